@@ -1,0 +1,49 @@
+# Every command a person needs. `make help` lists them.
+# Set PYTHON=python3.12 (or another) to choose the interpreter; nothing is installed outside .venv.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test lint format lock clean
+
+help:  ## List these commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+# Two layers of one environment: what runs the product, then what checks it.
+# A lock file that changes makes its layer be installed again.
+$(VENV)/embedded.ok: requirements-embedded.lock
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...")'
+	@echo "Setting up $(VENV) from requirements-embedded.lock ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r requirements-embedded.lock
+	@touch $@
+
+$(VENV)/dev.ok: requirements-dev.lock $(VENV)/embedded.ok
+	@echo "Adding the test and lint tools from requirements-dev.lock ..."
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r requirements-dev.lock
+	@touch $@
+
+setup: $(VENV)/embedded.ok  ## Install what the product needs into .venv
+
+demo: $(VENV)/embedded.ok  ## Run every ending of a checkout on throw-away servers and show what happened
+	@$(RUN) dev.py demo
+
+up: $(VENV)/embedded.ok  ## Keep Postgres, Temporal and a worker running on the default ports
+	@$(RUN) dev.py up
+
+test: $(VENV)/dev.ok  ## Run all tests on servers of their own
+	@$(RUN) -m pytest
+
+lint: $(VENV)/dev.ok  ## Check style, types and formatting
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy .
+
+format: $(VENV)/dev.ok  ## Format the code
+	@$(RUN) -m ruff check --fix .
+	@$(RUN) -m ruff format .
+
+clean:  ## Remove the environment and the data of `make up`
+	@rm -rf $(VENV) .data

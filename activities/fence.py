@@ -1,0 +1,185 @@
+"""The step fence: every step takes effect at most once, and never after its undo.
+
+One row per (saga id, step), written first, in the transaction of the effect. Whoever inserts it acts;
+everybody else reads what it says. Knows no shop words.
+
+The technique is the barrier table of dtm and the TCC fence of Seata, with two differences: a repeated step
+returns the *stored result*, and a step that comes after its undo gets an *error* instead of a silent success.
+
+How to fence a step of your own:
+
+* write its effect as **one** SQL statement that begins with CTEs ending in one named `outcome` with a column
+  `result` (jsonb), goes on with `GATE`, and reads everything it then writes from `gate`. When the gate stays
+  shut, nothing has happened;
+* take every other lock after the gate, in the step as in its undo, so that the two cannot deadlock;
+* give the statement to `do_once`. Write the undo as a block inside `undo_once`.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import TextClause, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from temporalio import activity
+
+from adapters.database import single_statement, transaction, violated_constraint
+from domain.errors import (
+    CheckoutError,
+    DatabaseRefusedStatement,
+    DatabaseUnavailable,
+    IdempotencyMismatch,
+    StepAlreadyCompensated,
+)
+from domain.policies import UNDO_ATTEMPTS_WHEN_REFUSED
+from domain.undo import UndoOutcome, UndoResult
+
+GATE = """
+gate AS (
+    INSERT INTO step_fence (saga_id, step, phase, had_effect, fingerprint, result)
+    SELECT :saga_id, :step, 'done', true, :fingerprint, outcome.result FROM outcome
+    ON CONFLICT DO NOTHING
+    RETURNING result
+)"""
+"""The CTE that only one attempt passes. It waits for a concurrent attempt to commit or roll back."""
+
+_READ = text("""
+    SELECT phase, fingerprint, result FROM step_fence WHERE saga_id = :saga_id AND step = :step
+""")
+
+_CLOSE = text("""
+    INSERT INTO step_fence (saga_id, step, phase, had_effect, fingerprint)
+    VALUES (:saga_id, :step, 'undone', false, :fingerprint)
+    ON CONFLICT (saga_id, step) DO UPDATE SET phase = 'undone', updated_at = now()
+     WHERE step_fence.phase = 'done' AND step_fence.fingerprint = excluded.fingerprint
+    RETURNING had_effect, result
+""")
+
+
+@dataclass(frozen=True)
+class FenceKey:
+    """Which step of which saga, and the fingerprint of the request it acts on.
+
+    Made of business identity alone. A run id, an attempt or an activity id would change on a retry or a
+    reset and let the effect happen twice.
+    """
+
+    saga_id: str
+    step: str
+    fingerprint: str
+
+    def parameters(self) -> dict[str, Any]:
+        """Give the bind values that `GATE` names."""
+        return {"saga_id": self.saga_id, "step": self.step, "fingerprint": self.fingerprint}
+
+
+Explain = Callable[[AsyncConnection], Awaitable[CheckoutError | None]]
+
+
+async def do_once(
+    engine: AsyncEngine,
+    key: FenceKey,
+    statement: TextClause,
+    parameters: Mapping[str, Any],
+    *,
+    explain: Explain,
+) -> dict[str, Any]:
+    """Run a step's effect unless it already happened, and return its first result either way.
+
+    One round trip when the gate opens. When it stays shut, a second statement, with a fresh snapshot,
+    reads why.
+
+    Args:
+        engine: where the fence and the effect live, together.
+        key: the step's identity.
+        statement: the effect, built around `GATE`; returns one row with `result`.
+        parameters: its bind values besides the key's.
+        explain: finds the business refusal that kept the gate shut, or None when it finds none.
+
+    Raises:
+        StepAlreadyCompensated: the undo came first.
+        IdempotencyMismatch: the row belongs to another request.
+        CheckoutError: what `explain` found.
+        DatabaseUnavailable: the reason is gone meanwhile; retried.
+    """
+    async with single_statement(engine) as connection:
+        try:
+            executed = await connection.execute(statement, {**parameters, **key.parameters()})
+            guard, result = None, executed.scalar_one_or_none()
+        except IntegrityError as error:
+            # A guard refused what the snapshot had allowed: another saga was faster.
+            guard, result = violated_constraint(error), None
+            if guard is None:
+                raise
+        if result is not None:
+            return dict(result)
+        stored = (await connection.execute(_READ, key.parameters())).one_or_none()
+        if stored is not None:
+            return _stored_result(key, stored.phase, stored.fingerprint, stored.result)
+        refusal = await explain(connection)
+    raise refusal or DatabaseUnavailable(
+        f"{key.step} of {key.saga_id} was refused by {guard or 'a state'} that has changed since"
+    )
+
+
+@dataclass
+class Undoing:
+    """What an undo works with inside `undo_once`."""
+
+    connection: AsyncConnection
+    stored: dict[str, Any]
+    had_effect: bool
+    outcome: UndoOutcome
+
+    def result(self) -> UndoResult:
+        """Say how the undo went."""
+        return UndoResult(self.outcome, self.stored)
+
+
+@asynccontextmanager
+async def undo_once(engine: AsyncEngine, key: FenceKey) -> AsyncIterator[Undoing]:
+    """Open the transaction in which a step is undone, with the fence already turned.
+
+    Where `had_effect` is true, reverse the effect in the block: its statements come after the fence's own,
+    so they see what a forward attempt committed while we waited for it. Otherwise there is nothing to
+    reverse, and the row that was left refuses the step for ever.
+
+    Raises:
+        IdempotencyMismatch: the row belongs to another request, whose effect must stay.
+    """
+    async with _patience(), transaction(engine) as connection:
+        row = (await connection.execute(_CLOSE, key.parameters())).one_or_none()
+        if row is None:
+            stored = (await connection.execute(_READ, key.parameters())).one()
+            if stored.fingerprint != key.fingerprint:
+                raise _mismatch(key)
+            yield Undoing(connection, stored.result or {}, False, UndoOutcome.ALREADY_UNDONE)
+        elif row.had_effect:
+            yield Undoing(connection, row.result, True, UndoOutcome.REVERSED)
+        else:
+            yield Undoing(connection, {}, False, UndoOutcome.NOTHING_TO_UNDO)
+
+
+@asynccontextmanager
+async def _patience() -> AsyncIterator[None]:
+    """End the round when Postgres has refused the undo's statements too often: only a person can mend that."""
+    try:
+        yield
+    except DatabaseRefusedStatement as refused:
+        if activity.in_activity() and activity.info().attempt >= UNDO_ATTEMPTS_WHEN_REFUSED:
+            raise DatabaseRefusedStatement(refused.message, non_retryable=True) from None
+        raise
+
+
+def _stored_result(key: FenceKey, phase: str, fingerprint: str, result: dict[str, Any] | None) -> dict[str, Any]:
+    if fingerprint != key.fingerprint:
+        raise _mismatch(key)
+    if phase != "done" or result is None:
+        raise StepAlreadyCompensated(f"{key.step} of {key.saga_id} was already undone; this attempt came too late")
+    return dict(result)
+
+
+def _mismatch(key: FenceKey) -> IdempotencyMismatch:
+    return IdempotencyMismatch(f"{key.saga_id} already belongs to a request with other content; choose another id")

@@ -1,0 +1,231 @@
+"""What is written about an order as a whole: the end of an unwind, and what an operator does."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from temporalio import activity
+
+from activities.fence import FenceKey
+from adapters.database import transaction
+from domain.errors import CompensationImpossible, UnknownSku
+from domain.model import CheckoutInput, OrderStatus, Step, UndoInput
+
+_BEGIN_UNWIND = text("""
+    UPDATE orders SET status = 'unwinding', changed_by = :changed_by,
+           reason = coalesce(reason, :reason), ending = coalesce(ending, :ending)
+     WHERE order_id = :order_id AND status IN ('pending', 'reserved', 'paid', 'completed', 'stuck')
+""")
+
+_CLOSE = text("""
+    INSERT INTO orders (order_id, customer, status, changed_by, reason, ending, fingerprint)
+    VALUES (:order_id, :customer, :ending, 'close', :reason, :ending, :fingerprint)
+    ON CONFLICT (order_id) DO UPDATE
+       SET status = coalesce(orders.ending, excluded.ending), changed_by = 'close',
+           reason = coalesce(orders.reason, excluded.reason), ending = coalesce(orders.ending, excluded.ending)
+     WHERE orders.status IN ('pending', 'unwinding', 'stuck')
+""")
+
+_KEEP_LINES = text("""
+    INSERT INTO order_lines (order_id, sku, quantity)
+    SELECT :order_id, sku, quantity
+      FROM unnest(CAST(:skus AS text[]), CAST(:quantities AS integer[])) AS wanted (sku, quantity)
+    ON CONFLICT DO NOTHING
+""")
+
+_CLOSE_INCIDENT = text("""
+    UPDATE incidents SET closed_at = now(), resolution = :resolution
+     WHERE order_id = :order_id AND closed_at IS NULL
+""")
+
+_HOW_IT_STANDS = text("""
+    SELECT o.status, o.reason, s.tracking_number FROM orders o
+      LEFT JOIN shipments s ON s.order_id = o.order_id AND s.state <> 'cancelled'
+     WHERE o.order_id = :order_id
+""")
+
+# A parcel that was handed over is the end of the matter, whatever undo could not be tried.
+_PARK = text("""
+    INSERT INTO orders (order_id, customer, status, changed_by, reason, ending, fingerprint)
+    VALUES (:order_id, :customer, 'stuck', 'park', :reason, :ending, :fingerprint)
+    ON CONFLICT (order_id) DO UPDATE
+       SET status = 'stuck', changed_by = 'park',
+           reason = coalesce(orders.reason, excluded.reason), ending = coalesce(orders.ending, excluded.ending)
+     WHERE orders.status NOT IN ('rejected', 'cancelled') AND NOT EXISTS (
+           SELECT FROM shipments s WHERE s.order_id = orders.order_id AND s.state = 'handed_over')
+""")
+
+_OPEN_INCIDENT = text("""
+    INSERT INTO incidents (order_id, steps, cause) VALUES (:order_id, CAST(:steps AS text[]), :cause)
+    ON CONFLICT (order_id) WHERE closed_at IS NULL DO UPDATE SET steps = excluded.steps, cause = excluded.cause
+""")
+
+_RESOLVE = text("""
+    INSERT INTO step_fence (saga_id, step, phase, had_effect, fingerprint)
+    VALUES (:saga_id, :step, 'resolved', false, :fingerprint)
+    ON CONFLICT (saga_id, step) DO UPDATE SET phase = 'resolved', updated_at = now()
+     WHERE step_fence.phase = 'done' AND step_fence.fingerprint = excluded.fingerprint
+    RETURNING step
+""")
+
+_NOTE = text("""
+    WITH numbered AS (
+        UPDATE orders SET event_seq = event_seq + 1
+         WHERE order_id = :order_id AND NOT EXISTS (
+               SELECT FROM order_events e
+                WHERE e.order_id = :order_id AND e.event = :event AND e.reason = :reason)
+        RETURNING event_seq, status
+    )
+    INSERT INTO order_events (order_id, seq, event, previous_status, status, changed_by, reason)
+    SELECT :order_id, event_seq, :event, status, status, 'operator', :reason FROM numbered
+""")
+
+_SHIPMENT_STANDS = text("""
+    SELECT EXISTS (SELECT FROM step_fence WHERE saga_id = :order_id AND step = 'ship' AND phase = 'done')
+""")
+
+
+@dataclass(frozen=True)
+class OrderState:
+    """How the order's row stands after an activity."""
+
+    status: str
+    reason: str | None = None
+    tracking_number: str | None = None
+
+
+@dataclass(frozen=True)
+class ParkInput:
+    """Which undos keep failing, and what the first of them said."""
+
+    undo: UndoInput
+    steps: list[str]
+    cause: str
+
+
+@dataclass(frozen=True)
+class OperatorNote:
+    """What an operator did to an order, and why. The same note is kept once."""
+
+    order: CheckoutInput
+    reason: str
+    step: str | None = None
+
+
+def fence_key(order: CheckoutInput, step: Step) -> FenceKey:
+    """Name a step of this order to the fence."""
+    return FenceKey(order.order_id, step.value, order.fingerprint)
+
+
+def line_arrays(order: CheckoutInput) -> dict[str, list[str] | list[int]]:
+    """Give the lines as two arrays, in SKU order: one bind value each, however many lines."""
+    return {
+        "skus": [line.sku for line in order.lines],
+        "quantities": [line.quantity for line in order.lines],
+    }
+
+
+async def begin_unwind(connection: AsyncConnection, undo: UndoInput, step: Step) -> None:
+    """Mark the order as unwinding, in the transaction of an undo, right after its fence row."""
+    await connection.execute(
+        _BEGIN_UNWIND,
+        {
+            "order_id": undo.order.order_id,
+            "changed_by": f"undo {step.value}",
+            "reason": undo.reason,
+            "ending": undo.ending.value,
+        },
+    )
+
+
+async def refuse_while_shipped(connection: AsyncConnection, order_id: str, undoing: str) -> None:
+    """Refuse an undo whose order still has a live parcel.
+
+    Call it after `begin_unwind`: with the order row locked no shipment can appear any more.
+
+    Raises:
+        CompensationImpossible: the undo of ship has to be settled first.
+    """
+    if (await connection.execute(_SHIPMENT_STANDS, {"order_id": order_id})).scalar_one():
+        raise CompensationImpossible(
+            f"{undoing} of order {order_id} must wait: its shipment still stands; settle step ship first"
+        )
+
+
+class Orders:
+    """Activities that write an order's row and nothing else."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    @activity.defn
+    async def close_order(self, undo: UndoInput) -> OrderState:
+        """Write the ending of an unwound order, with what was asked for, and close its incident.
+
+        An order that ended before keeps its ending; a repeat changes nothing.
+        """
+        order = undo.order
+        async with transaction(self._engine) as connection:
+            await connection.execute(_CLOSE, _row(undo))
+            await connection.execute(_KEEP_LINES, {"order_id": order.order_id, **line_arrays(order)})
+            await connection.execute(
+                _CLOSE_INCIDENT,
+                {"order_id": order.order_id, "resolution": "every undo was done or resolved"},
+            )
+            return await _state(connection, order.order_id)
+
+    @activity.defn
+    async def park_order(self, park: ParkInput) -> OrderState:
+        """Mark an order as stuck and open its incident, or bring the open one up to date.
+
+        Answers `completed` instead when the parcel turns out to have been handed over.
+        """
+        order = park.undo.order
+        async with transaction(self._engine) as connection:
+            await connection.execute(_PARK, _row(park.undo))
+            await connection.execute(_KEEP_LINES, {"order_id": order.order_id, **line_arrays(order)})
+            state = await _state(connection, order.order_id)
+            if state.status == OrderStatus.STUCK:
+                await connection.execute(
+                    _OPEN_INCIDENT,
+                    {"order_id": order.order_id, "steps": park.steps, "cause": park.cause[:1000]},
+                )
+            return state
+
+    @activity.defn
+    async def resolve_step(self, note: OperatorNote) -> None:
+        """Close a step's fence on an operator's word that it was settled by hand, and log who said why.
+
+        From now on neither the step nor its undo will ever act for this order.
+        """
+        if note.step is None:
+            raise UnknownSku("resolve_step needs a step")
+        key = fence_key(note.order, Step(note.step))
+        async with transaction(self._engine) as connection:
+            await connection.execute(_RESOLVE, key.parameters())
+            await _note(connection, note, "step_resolved", f"{note.step}: {note.reason}")
+
+    @activity.defn
+    async def note_retry(self, note: OperatorNote) -> None:
+        """Log that an operator asked for another round of undos."""
+        async with transaction(self._engine) as connection:
+            await _note(connection, note, "retry_requested", note.reason)
+
+
+def _row(undo: UndoInput) -> dict[str, str]:
+    return {
+        "order_id": undo.order.order_id,
+        "customer": undo.order.customer,
+        "reason": undo.reason,
+        "ending": undo.ending.value,
+        "fingerprint": undo.order.fingerprint,
+    }
+
+
+async def _state(connection: AsyncConnection, order_id: str) -> OrderState:
+    row = (await connection.execute(_HOW_IT_STANDS, {"order_id": order_id})).one()
+    return OrderState(row.status, row.reason, row.tracking_number)
+
+
+async def _note(connection: AsyncConnection, note: OperatorNote, event: str, reason: str) -> None:
+    await connection.execute(_NOTE, {"order_id": note.order.order_id, "event": event, "reason": reason})

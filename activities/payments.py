@@ -1,0 +1,113 @@
+"""Step pay and its undo: capture an order's total from the customer, and refund it."""
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from temporalio import activity
+
+from activities.fence import GATE, do_once, undo_once
+from activities.orders import begin_unwind, fence_key, refuse_while_shipped
+from domain.errors import CheckoutError, InsufficientFunds, StepAlreadyCompensated
+from domain.model import CheckoutInput, Payment, Step, UndoInput, format_money
+from domain.undo import UndoResult
+
+# The amount is the one that reserve priced; nothing a client sends can change it. Where the order has left
+# `reserved` meanwhile, the trigger on orders refuses the move and takes the gate back with it.
+_CHARGE = text(f"""
+WITH bill AS (
+    SELECT o.order_id, o.customer, o.total_minor, o.currency
+      FROM orders o JOIN accounts a ON a.account_id = o.customer
+     WHERE o.order_id = :order_id AND o.status = 'reserved' AND a.balance_minor >= o.total_minor
+), outcome AS (
+    SELECT jsonb_build_object('transfer_id', 'capture/' || order_id, 'amount_minor', total_minor,
+                              'currency', currency) AS result
+      FROM bill
+), {GATE}, advanced AS (
+    UPDATE orders o SET status = 'paid', changed_by = 'pay' FROM gate WHERE o.order_id = :order_id
+    RETURNING o.order_id
+), moved AS (
+    INSERT INTO transfers (transfer_id, order_id, kind, debit_account, credit_account, amount_minor, currency)
+    SELECT 'capture/' || bill.order_id, bill.order_id, 'capture', bill.customer, 'shop', bill.total_minor,
+           bill.currency
+      FROM bill JOIN advanced USING (order_id)
+    RETURNING debit_account, amount_minor
+), debited AS (
+    UPDATE accounts a SET balance_minor = a.balance_minor - moved.amount_minor
+      FROM moved WHERE a.account_id = moved.debit_account
+)
+SELECT result FROM gate
+""")  # noqa: S608 - put together from our own constants
+
+_WHY_NOT = text("""
+    SELECT o.status, o.customer, o.total_minor, o.currency, a.balance_minor
+      FROM orders o LEFT JOIN accounts a ON a.account_id = o.customer
+     WHERE o.order_id = :order_id
+""")
+
+_REFUND = text("""
+    WITH moved AS (
+        INSERT INTO transfers (transfer_id, order_id, kind, debit_account, credit_account, amount_minor, currency)
+        SELECT 'refund/' || order_id, order_id, 'refund', credit_account, debit_account, amount_minor, currency
+          FROM transfers WHERE order_id = :order_id AND kind = 'capture'
+        RETURNING credit_account, amount_minor
+    )
+    UPDATE accounts a SET balance_minor = a.balance_minor + moved.amount_minor
+      FROM moved WHERE a.account_id = moved.credit_account
+""")
+
+
+class Payments:
+    """The activities of step pay."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    @activity.defn
+    async def charge_payment(self, order: CheckoutInput) -> Payment:
+        """Capture the order's total from the customer's balance.
+
+        One statement. A repeat returns the first payment.
+
+        Raises:
+            InsufficientFunds: the balance is below the total.
+            StepAlreadyCompensated: the refund came first, or the order is not waiting for payment.
+        """
+
+        async def explain(connection: AsyncConnection) -> CheckoutError | None:
+            return await _refusal(connection, order.order_id)
+
+        result = await do_once(
+            self._engine,
+            fence_key(order, Step.PAY),
+            _CHARGE,
+            {"order_id": order.order_id},
+            explain=explain,
+        )
+        return Payment(**result)
+
+    @activity.defn
+    async def refund_payment(self, undo: UndoInput) -> UndoResult:
+        """Give back what was captured for an order: the same amount, once.
+
+        Raises:
+            CompensationImpossible: the order's parcel still stands.
+        """
+        order_id = undo.order.order_id
+        async with undo_once(self._engine, fence_key(undo.order, Step.PAY)) as undoing:
+            await begin_unwind(undoing.connection, undo, Step.PAY)
+            if undoing.had_effect:
+                await refuse_while_shipped(undoing.connection, order_id, "the refund")
+                await undoing.connection.execute(_REFUND, {"order_id": order_id})
+        return undoing.result()
+
+
+async def _refusal(connection: AsyncConnection, order_id: str) -> CheckoutError | None:
+    row = (await connection.execute(_WHY_NOT, {"order_id": order_id})).one_or_none()
+    if row is None or row.status != "reserved":
+        standing = "has no reservation" if row is None else f"is {row.status}"
+        return StepAlreadyCompensated(f"order {order_id} {standing}; it is not waiting for payment")
+    if row.balance_minor < row.total_minor:
+        return InsufficientFunds(
+            f"{row.customer} has {format_money(row.balance_minor, row.currency)}, "
+            f"the order costs {format_money(row.total_minor, row.currency)}"
+        )
+    return None

@@ -1,0 +1,143 @@
+"""Step ship and its undo. Ship is the pivot: once the carrier has the parcel there is no way back."""
+
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from temporalio import activity
+
+from activities.fence import GATE, do_once, undo_once
+from activities.orders import begin_unwind, fence_key
+from domain.errors import CheckoutError, StepAlreadyCompensated, UndeliverableAddress
+from domain.model import CheckoutInput, Shipment, Step, UndoInput
+from domain.undo import UndoOutcome, UndoResult
+
+_SHIP = text(f"""
+WITH parcel AS (
+    SELECT o.order_id, z.zone, z.carrier, z.hands_over_at_once,
+           'PX' || upper(left(encode(sha256(convert_to(o.order_id, 'UTF8')), 'hex'), 16)) AS tracking_number
+      FROM orders o JOIN accounts a ON a.account_id = o.customer
+      JOIN delivery_zones z ON z.zone = a.delivery_zone AND z.is_served
+     WHERE o.order_id = :order_id AND o.status = 'paid'
+), outcome AS (
+    SELECT jsonb_build_object('tracking_number', tracking_number, 'carrier', carrier,
+                              'is_handed_over', hands_over_at_once) AS result
+      FROM parcel
+), {GATE}, advanced AS (
+    UPDATE orders o SET status = 'completed', changed_by = 'ship' FROM gate WHERE o.order_id = :order_id
+    RETURNING o.order_id
+), labelled AS (
+    INSERT INTO shipments (order_id, tracking_number, carrier, zone, state, handed_over_at)
+    SELECT order_id, tracking_number, carrier, zone,
+           CASE WHEN hands_over_at_once THEN 'handed_over' ELSE 'label' END,
+           CASE WHEN hands_over_at_once THEN now() END
+      FROM parcel JOIN advanced USING (order_id)
+), consumed AS (
+    UPDATE reservations r SET state = 'consumed' FROM advanced
+     WHERE r.order_id = advanced.order_id AND r.state = 'held' RETURNING r.sku, r.quantity
+), locked AS (
+    SELECT i.sku, c.quantity FROM consumed c JOIN inventory i USING (sku)
+     ORDER BY i.sku FOR NO KEY UPDATE OF i
+), gone AS (
+    UPDATE inventory i SET on_hand = i.on_hand - locked.quantity, reserved = i.reserved - locked.quantity
+      FROM locked WHERE i.sku = locked.sku
+)
+SELECT result FROM gate
+""")  # noqa: S608 - put together from our own constants
+
+_WHY_NOT = text("""
+    SELECT o.status, o.customer, a.delivery_zone,
+           EXISTS (SELECT FROM delivery_zones z WHERE z.zone = a.delivery_zone AND z.is_served) AS is_served
+      FROM orders o LEFT JOIN accounts a ON a.account_id = o.customer
+     WHERE o.order_id = :order_id
+""")
+
+_CANCEL_LABEL = text("""
+    UPDATE shipments SET state = 'cancelled' WHERE order_id = :order_id AND state = 'label' RETURNING order_id
+""")
+
+_PUT_BACK = text("""
+    WITH held AS (
+        UPDATE reservations SET state = 'held'
+         WHERE order_id = :order_id AND state = 'consumed' RETURNING sku, quantity
+    ), locked AS (
+        SELECT i.sku, h.quantity FROM held h JOIN inventory i USING (sku)
+         ORDER BY i.sku FOR NO KEY UPDATE OF i
+    )
+    UPDATE inventory i SET on_hand = i.on_hand + locked.quantity, reserved = i.reserved + locked.quantity
+      FROM locked WHERE i.sku = locked.sku
+""")
+
+
+class _HandedOver(Exception):
+    """Rolls the undo's transaction back, fence row included."""
+
+    def __init__(self, result: UndoResult) -> None:
+        super().__init__()
+        self.result = result
+
+
+class Shipping:
+    """The activities of step ship."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    @activity.defn
+    async def ship_order(self, order: CheckoutInput) -> Shipment:
+        """Send the parcel: its stock leaves the shelf and the order is completed.
+
+        One statement. A repeat returns the first shipment. A courier takes the parcel at once; elsewhere
+        it is a label until the carrier collects it.
+
+        Raises:
+            UndeliverableAddress: no carrier serves the customer's zone.
+            StepAlreadyCompensated: the cancellation came first, or the order is not paid.
+        """
+
+        async def explain(connection: AsyncConnection) -> CheckoutError | None:
+            return await _refusal(connection, order.order_id)
+
+        result = await do_once(
+            self._engine,
+            fence_key(order, Step.SHIP),
+            _SHIP,
+            {"order_id": order.order_id},
+            explain=explain,
+        )
+        return Shipment(**result)
+
+    @activity.defn
+    async def cancel_shipment(self, undo: UndoInput) -> UndoResult:
+        """Cancel the label and put the goods back, or report that the parcel is already gone.
+
+        `IRREVOCABLE` changes nothing: the saga goes forward to `completed`.
+        """
+        order_id = undo.order.order_id
+        try:
+            async with undo_once(self._engine, fence_key(undo.order, Step.SHIP)) as undoing:
+                if undoing.had_effect:
+                    cancelled = await undoing.connection.execute(_CANCEL_LABEL, {"order_id": order_id})
+                    _require_cancelled(cancelled.one_or_none() is not None, undoing.stored)
+                await begin_unwind(undoing.connection, undo, Step.SHIP)
+                if undoing.had_effect:
+                    await undoing.connection.execute(_PUT_BACK, {"order_id": order_id})
+        except _HandedOver as handed_over:
+            return handed_over.result
+        return undoing.result()
+
+
+def _require_cancelled(is_cancelled: bool, stored: dict[str, Any]) -> None:
+    if not is_cancelled:
+        raise _HandedOver(UndoResult(UndoOutcome.IRREVOCABLE, stored))
+
+
+async def _refusal(connection: AsyncConnection, order_id: str) -> CheckoutError | None:
+    row = (await connection.execute(_WHY_NOT, {"order_id": order_id})).one_or_none()
+    if row is None or row.status != "paid":
+        standing = "does not exist" if row is None else f"is {row.status}"
+        return StepAlreadyCompensated(f"order {order_id} {standing}; it is not waiting to be shipped")
+    if not row.is_served:
+        zone = row.delivery_zone or "(none)"
+        return UndeliverableAddress(f"nobody delivers to {row.customer} in zone {zone}")
+    return None

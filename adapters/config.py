@@ -1,0 +1,104 @@
+"""Settings from the environment: ours as `CHECKOUT_*`; `TEMPORAL_*` belongs to the SDK's own loader."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from domain.policies import CHECKOUT_TASK_QUEUE
+
+PREFIX = "CHECKOUT_"
+DEFAULT_TEMPORAL_ADDRESS = "127.0.0.1:7233"
+DEFAULT_UI_URL = "http://127.0.0.1:8233"
+_DRIVER = "postgresql+asyncpg"
+
+
+class ConfigurationError(Exception):
+    """The environment is wrong. The message lists every problem, one per line, with its fix."""
+
+
+def _database_url(url: str) -> str:
+    """Accept the URL as other tools write it and name our driver."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in {_DRIVER, "postgresql", "postgres"}:
+        raise ValueError("must look like postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+    return f"{_DRIVER}://{rest}"
+
+
+def _log_level(level: str) -> str:
+    if level.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+        raise ValueError("must be DEBUG, INFO, WARNING or ERROR")
+    return level.upper()
+
+
+def _http_url(url: str) -> str:
+    if not re.match(r"https?://[^/]", url):
+        raise ValueError("must begin with http:// or https://")
+    return url.rstrip("/")
+
+
+class StarterSettings(BaseSettings):
+    """What a client of the checkout needs to know. It never learns where the database is."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
+
+    task_queue: Annotated[str, Field(min_length=1, max_length=200)] = CHECKOUT_TASK_QUEUE
+    ui_url: Annotated[str, AfterValidator(_http_url)] = DEFAULT_UI_URL
+    """Where the Temporal UI answers; links to histories begin with it."""
+
+
+class WorkerSettings(StarterSettings):
+    """What the worker needs to know."""
+
+    database_url: Annotated[str, AfterValidator(_database_url)] = (
+        f"{_DRIVER}://checkout:checkout@127.0.0.1:5432/checkout"
+    )
+    database_pool_size: Annotated[int, Field(ge=1, le=500)] = 20
+    """Connections at most. Activities beyond that wait for one, without holding up the others."""
+    max_concurrent_activities: Annotated[int, Field(ge=1, le=10_000)] = 100
+    max_cached_workflows: Annotated[int, Field(ge=0, le=100_000)] = 1_000
+    shutdown_grace_seconds: Annotated[float, Field(ge=0, le=3600)] = 20
+    """How long running activities may go on after SIGTERM before they are cancelled."""
+    startup_timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] = 120
+    """How long to wait for a Temporal or a Postgres that is not up yet."""
+    log_file: Path = Path("saga.log")
+    log_level: Annotated[str, AfterValidator(_log_level)] = "INFO"
+
+
+_SettingsT = TypeVar("_SettingsT", bound=StarterSettings)
+
+
+def load(kind: type[_SettingsT]) -> _SettingsT:
+    """Read the settings from the environment.
+
+    Raises:
+        ConfigurationError: with every wrong or unknown `CHECKOUT_*` variable at once.
+    """
+    problems = [
+        f"{name}: there is no such setting; known are {', '.join(sorted(_known_names()))}"
+        for name in sorted(os.environ)
+        if name.startswith(PREFIX) and name not in _known_names()
+    ]
+    try:
+        settings = kind()
+    except ValidationError as error:
+        problems += [
+            f"{PREFIX}{'_'.join(map(str, issue['loc'])).upper()}: "
+            f"{issue['msg'].removeprefix('Value error, ')} (it is {_redacted(issue['input'])})"
+            for issue in error.errors()
+        ]
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+    return settings
+
+
+def _known_names() -> set[str]:
+    return {PREFIX + field.upper() for field in WorkerSettings.model_fields}
+
+
+def _redacted(value: object) -> str:
+    """Show what was set, without a password that a database URL may carry."""
+    return re.sub(r"(:)[^:/@]+(@)", r"\1***\2", repr(value))

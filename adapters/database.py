@@ -1,0 +1,185 @@
+"""The door to Postgres: the engine, and the translation of its errors into failures with a name."""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import asyncpg
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from domain.errors import CheckoutError, DatabaseRefusedStatement, DatabaseUnavailable, InvalidInput
+
+_log = logging.getLogger("checkout.database")
+
+TABLES = frozenset(
+    {
+        "products",
+        "inventory",
+        "delivery_zones",
+        "accounts",
+        "transfers",
+        "orders",
+        "order_lines",
+        "reservations",
+        "shipments",
+        "step_fence",
+        "order_events",
+        "incidents",
+    }
+)
+"""What setup.sql makes."""
+# Connecting, and waiting for a free connection: below an attempt's start-to-close (5 s) together with the
+# statement itself (3 s).
+_CONNECT_TIMEOUT_SECONDS = 2.0
+_COMMAND_TIMEOUT_SECONDS = 4.5
+
+# SQLSTATE classes and codes that pass by themselves.
+# https://www.postgresql.org/docs/18/errcodes-appendix.html
+_TRANSIENT_CLASSES = frozenset({"08", "40", "55", "57"})
+_TRANSIENT_CODES = frozenset({"25006", "25P03", "25P04", "0A000", "XX000"})
+# Exhausted: everybody who comes back at once makes it worse.
+_OVERLOAD_CLASSES = frozenset({"53", "58"})
+_MALFORMED_CLASS = "22"
+
+
+class SchemaMissing(Exception):
+    """The database answers but setup.sql has not been run there."""
+
+
+def create_engine(url: str, *, pool_size: int = 20) -> AsyncEngine:
+    """Make the engine. Nothing is connected yet.
+
+    No pre-ping: it costs round trips on every checkout, and a connection that has died costs one attempt
+    of one step, which is retried after 100 ms with the pool already emptied.
+    """
+    return create_async_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=_CONNECT_TIMEOUT_SECONDS,
+        hide_parameters=True,
+        connect_args={
+            "timeout": _CONNECT_TIMEOUT_SECONDS,
+            "command_timeout": _COMMAND_TIMEOUT_SECONDS,
+            "server_settings": {"application_name": "checkout"},
+        },
+    )
+
+
+@asynccontextmanager
+async def single_statement(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Give a connection on which every statement is its own transaction: one round trip each."""
+    async with translated_errors(), engine.connect() as connection:
+        yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+
+
+@asynccontextmanager
+async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Give a connection inside one READ COMMITTED transaction; rolled back unless the block ends well."""
+    async with translated_errors(), engine.begin() as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def snapshot(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Give a connection that sees one committed state for the whole block, and may not write."""
+    async with translated_errors(), engine.connect() as connection:
+        await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        async with connection.begin():
+            yield connection
+
+
+@asynccontextmanager
+async def translated_errors() -> AsyncIterator[None]:
+    """Raise every database error of the block as the failure that it means."""
+    try:
+        yield
+    except (
+        SQLAlchemyError,
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        OSError,
+        TimeoutError,
+    ) as error:
+        failure = classify(error)
+        _log.warning("%s: %s", type(failure).__name__, failure.message, extra={"action": "database_error"})
+        raise failure from None
+
+
+def violated_constraint(error: BaseException) -> str | None:
+    """Name the constraint that a statement ran into, or None when it failed for another reason."""
+    for cause in _causes(error):
+        name = getattr(cause, "constraint_name", None)
+        if isinstance(name, str):
+            return name
+    return None
+
+
+def classify(error: BaseException) -> CheckoutError:
+    """Say what a database error means for the saga.
+
+    A lost connection after COMMIT was sent is *unknown*, never "failed": it is retried, and the fence
+    knows the answer. An error nobody foresaw counts as an outage, since retrying is bounded going forward
+    and going back must never stop.
+    """
+    code = sqlstate(error)
+    message = _message(error)
+    if code is None:
+        if isinstance(error, (PoolTimeoutError, asyncio.TimeoutError)):
+            return DatabaseUnavailable(
+                "no answer from Postgres in time; it is overloaded, stopped or unreachable",
+                next_retry_delay=_spread(),
+            )
+        return DatabaseUnavailable(f"no connection to Postgres: {message}")
+    if code[:2] in _OVERLOAD_CLASSES:
+        return DatabaseUnavailable(f"Postgres is overloaded: {message} ({code})", next_retry_delay=_spread())
+    if code[:2] in _TRANSIENT_CLASSES or code in _TRANSIENT_CODES:
+        return DatabaseUnavailable(f"Postgres asked to try again: {message} ({code})")
+    if code[:2] == _MALFORMED_CLASS:
+        return InvalidInput(f"Postgres cannot store this value: {message} ({code})")
+    return DatabaseRefusedStatement(f"Postgres refused: {message} ({code})")
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """Find the SQLSTATE under the layers of SQLAlchemy and asyncpg; None means no answer came."""
+    for cause in _causes(error):
+        code = getattr(cause, "sqlstate", None)
+        if isinstance(code, str) and len(code) == 5:
+            return code
+    return None
+
+
+async def missing_tables(engine: AsyncEngine) -> list[str]:
+    """List the tables of setup.sql that the database does not have."""
+    async with engine.connect() as connection:
+        rows = await connection.execute(
+            text("SELECT tablename FROM pg_tables WHERE schemaname = ANY (current_schemas(false))")
+        )
+        return sorted(TABLES - set(rows.scalars()))
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        wrapped = error.orig if isinstance(error, DBAPIError) else None
+        error = wrapped or error.__cause__
+    return found
+
+
+def _message(error: BaseException) -> str:
+    """Take the innermost cause's first line: no SQL, no parameters, short enough for a history."""
+    innermost = _causes(error)[-1]
+    first_line = (str(innermost) or type(innermost).__name__).splitlines()[0]
+    return first_line[:300]
+
+
+def _spread() -> timedelta:
+    """Draw a delay between 0.5 and 3 s, so that a thousand sagas do not come back in one instant."""
+    return timedelta(seconds=random.uniform(0.5, 3.0))  # noqa: S311 - spreads load, guards nothing

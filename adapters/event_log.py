@@ -1,0 +1,128 @@
+"""saga.log: every change of an order's state, in commit order, once, made from `order_events`.
+
+The file is its own bookmark: each line ends with the position of its event, and a worker that starts reads on
+from the last whole line. A lock on the file lets one worker of a machine write it; the others stand by and
+take over when it goes.
+
+Reading in commit order: an event's id says when it was written, not when it became visible. An event counts
+as settled once every transaction that began before its own has ended, that is, below the snapshot's xmin.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from adapters.database import single_statement
+from adapters.telemetry import ORDERS_LOGGER
+from domain.errors import CheckoutError
+from domain.policies import checkout_workflow_id
+
+_log = logging.getLogger("checkout.event_log")
+_orders_log = logging.getLogger(ORDERS_LOGGER)
+
+_POLL_SECONDS = 0.5
+_RETRY_SECONDS = 2.0
+_BATCH = 500
+_BEGINNING: Final = ("0", 0)
+_MARK = " pos="
+
+_NEXT = text("""
+    SELECT event_id, CAST(txid AS text) AS txid, order_id, seq, event, previous_status, status, changed_by, reason,
+           to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS at
+      FROM order_events
+     WHERE (txid, event_id) > (CAST(CAST(:txid AS text) AS xid8), CAST(:event_id AS bigint))
+       AND txid < pg_snapshot_xmin(pg_current_snapshot())
+     ORDER BY order_events.txid, event_id LIMIT :limit
+""")
+_KNOWS = text("""
+    SELECT EXISTS (SELECT FROM order_events WHERE event_id = :event_id AND txid = CAST(CAST(:txid AS text) AS xid8))
+""")
+
+Position = tuple[str, int]
+
+
+async def follow(engine: AsyncEngine, path: Path) -> None:
+    """Write saga.log and the console for as long as the worker runs. Never raises for a database that is away."""
+    with path.open("a+b") as file:
+        while not _claim(file):  # noqa: ASYNC110 - the lock is another process's; no event tells of it
+            await asyncio.sleep(_RETRY_SECONDS)
+        position: Position | None = None
+        while True:
+            try:
+                if position is None:
+                    position = await _bookmark(engine, file)
+                rows = await _read(engine, position)
+            except CheckoutError as failure:
+                _log.debug("saga.log waits: %s", failure.message)
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
+            if rows:
+                file.write("".join(f"{line(row)}{_MARK}{row.txid}.{row.event_id}\n" for row in rows).encode())
+                file.flush()
+                for row in rows:
+                    _orders_log.info("%s", line(row), extra={"action": "order_moved", "order_id": row.order_id})
+                position = (rows[-1].txid, rows[-1].event_id)
+            if len(rows) < _BATCH:
+                await asyncio.sleep(_POLL_SECONDS)
+
+
+def line(row: Row[tuple[object, ...]]) -> str:
+    """Tell one event in one line, beginning with what a person looks for and ending with where to look on."""
+    moved = row.status if row.event == row.status else f"{row.event} ({row.status})"
+    came_from = f"{row.previous_status} -> " if row.previous_status and row.event == row.status else ""
+    reason = " ".join(str(row.reason).split()) if row.reason else ""
+    return (
+        f"{row.at} {row.order_id} #{row.seq} {came_from}{moved} by {row.changed_by}"
+        + (f": {reason}" if reason else "")
+        + f" workflow={checkout_workflow_id(row.order_id)}"
+    )
+
+
+def last_position(file: BinaryIO) -> Position:
+    """Find the bookmark in the last whole line; cut off a line that a crash left half written."""
+    size = file.seek(0, os.SEEK_END)
+    tail_begins = max(0, size - 65_536)
+    file.seek(tail_begins)
+    tail = file.read()
+    whole = tail[: tail.rfind(b"\n") + 1]
+    file.truncate(tail_begins + len(whole))
+    file.seek(0, os.SEEK_END)
+    for entry in reversed(whole.decode(errors="replace").splitlines()):
+        _, mark, position = entry.rpartition(_MARK)
+        txid, _, event_id = position.partition(".")
+        if mark and txid.isdigit() and event_id.isdigit():
+            return txid, int(event_id)
+    return _BEGINNING
+
+
+async def _bookmark(engine: AsyncEngine, file: BinaryIO) -> Position:
+    position = last_position(file)
+    if position == _BEGINNING:
+        return position
+    async with single_statement(engine) as connection:
+        known = (await connection.execute(_KNOWS, {"txid": position[0], "event_id": position[1]})).scalar_one()
+    if known:
+        return position
+    file.write(b"# another database from here on\n")
+    return _BEGINNING
+
+
+async def _read(engine: AsyncEngine, position: Position) -> Sequence[Row[tuple[object, ...]]]:
+    async with single_statement(engine) as connection:
+        found = await connection.execute(_NEXT, {"txid": position[0], "event_id": position[1], "limit": _BATCH})
+        return found.all()
+
+
+def _claim(file: BinaryIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,95 @@
+"""The door to Temporal: the client, what it puts on the wire, and how malformed input is refused."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from temporalio.api.common.v1 import Payload
+from temporalio.client import Client
+from temporalio.converter import DataConverter, DefaultPayloadConverter
+from temporalio.envconfig import ClientConfig
+from temporalio.exceptions import FailureError
+from temporalio.runtime import Runtime
+from temporalio.worker import (
+    ExecuteWorkflowInput,
+    Interceptor,
+    WorkflowInboundInterceptor,
+    WorkflowInterceptorClassInput,
+)
+
+from adapters.config import DEFAULT_TEMPORAL_ADDRESS
+from domain.errors import InvalidInput
+
+
+class CheckoutPayloadConverter(DefaultPayloadConverter):
+    """JSON, with one addition: a saga's input that does not decode is a refusal.
+
+    The SDK would fail the workflow *task*, and the server would retry it until somebody terminates the
+    workflow. Other values keep that behaviour on purpose: an activity result that this build cannot read
+    is a bad deploy, and the saga waits for a good one.
+    """
+
+    def from_payloads(self, payloads: Sequence[Payload], type_hints: list[type] | None = None) -> list[Any]:
+        """Decode values; raise InvalidInput when a type that asks for it does not fit."""
+        try:
+            return super().from_payloads(payloads, type_hints)
+        except FailureError:
+            raise
+        except Exception as error:
+            wanted = [hint for hint in type_hints or () if getattr(hint, "refuse_malformed", False)]
+            if not wanted:
+                raise
+            cause = error.__cause__ or error
+            raise InvalidInput(f"the input is not a {wanted[0].__name__}: {str(cause).splitlines()[0][:300]}") from None
+
+
+DATA_CONVERTER = replace(DataConverter.default, payload_converter_class=CheckoutPayloadConverter)
+
+
+class RefuseWrongArguments(Interceptor):
+    """Refuses a workflow that was started with no input, or with more values than it takes."""
+
+    def workflow_interceptor_class(
+        self,
+        input: WorkflowInterceptorClassInput,  # noqa: A002, ARG002 - the SDK passes it by this name
+    ) -> type[WorkflowInboundInterceptor]:
+        """Name the class that wraps each workflow run."""
+        return _RefuseWrongArguments
+
+
+class _RefuseWrongArguments(WorkflowInboundInterceptor):
+    async def execute_workflow(
+        self,
+        input: ExecuteWorkflowInput,  # noqa: A002 - the SDK passes it by this name
+    ) -> Any:
+        takes = _parameter_count(input.run_fn)
+        if len(input.args) != takes:
+            raise InvalidInput(f"{input.type.__name__} takes {takes} input value, not {len(input.args)}")
+        return await super().execute_workflow(input)
+
+
+def _parameter_count(run: Callable[..., Any]) -> int:
+    return run.__code__.co_argcount - 1  # without self
+
+
+def connection_options() -> dict[str, Any]:
+    """Read `TEMPORAL_*` and temporal.toml the way every Temporal tool does, with our default address.
+
+    Raises:
+        Exception: whatever the SDK says of a profile that is unknown or a file that is malformed.
+    """
+    options: dict[str, Any] = {"target_host": DEFAULT_TEMPORAL_ADDRESS, "namespace": "default"}
+    options.update(ClientConfig.load_client_connect_config(config_file_strict=True))
+    return options
+
+
+async def connect(*, runtime: Runtime | None = None, identity: str | None = None) -> Client:
+    """Connect to Temporal.
+
+    Raises:
+        RuntimeError: nobody answers at the address.
+    """
+    options = connection_options()
+    if identity:
+        options["identity"] = identity
+    return await Client.connect(**options, data_converter=DATA_CONVERTER, runtime=runtime)

@@ -1,0 +1,291 @@
+"""Talking to checkouts through Temporal alone: start, look, cancel, mend. Never touches the database."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from temporalio.client import (
+    Client,
+    WorkflowExecutionDescription,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowHandle,
+    WorkflowUpdateFailedError,
+)
+from temporalio.common import TypedSearchAttributes, WorkflowIDReusePolicy
+from temporalio.converter import value_to_type
+from temporalio.exceptions import ApplicationError, TerminatedError, WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from activities.maintenance import AuditInput, AuditReport
+from domain import policies
+from domain.model import CheckoutInput, CheckoutStatus, OrderStatus, Resolution
+from workflows.checkout import CheckoutWorkflow
+from workflows.maintenance import AuditWorkflow, SweepInput, SweepReport, SweepWorkflow
+
+_T = TypeVar("_T")
+Handle = WorkflowHandle[CheckoutWorkflow, CheckoutStatus]
+
+TERMINATED = "terminated"
+"""The status of an order whose workflow was ended from outside and which the sweep has not repaired yet."""
+_GONE = frozenset(
+    {
+        WorkflowExecutionStatus.TERMINATED,
+        WorkflowExecutionStatus.TIMED_OUT,
+    }
+)
+# What visibility knows of each status. Eventually consistent: about a second behind.
+_QUERIES = {
+    "running": "ExecutionStatus = 'Running' AND (OrderStatus IS NULL OR OrderStatus = 'unwinding')",
+    "unwinding": "ExecutionStatus = 'Running' AND OrderStatus = 'unwinding'",
+    "stuck": "ExecutionStatus = 'Running' AND OrderStatus = 'stuck'",
+    "completed": "OrderStatus = 'completed'",
+    "rejected": "OrderStatus = 'rejected'",
+    "cancelled": "OrderStatus = 'cancelled'",
+    TERMINATED: "ExecutionStatus IN ('Terminated', 'TimedOut')",
+}
+LISTABLE = tuple(_QUERIES)
+_LOOK_SECONDS = 2.0
+_QUERY_TIMEOUT = timedelta(seconds=5)
+
+
+class NoSuchOrder(Exception):
+    """Temporal knows no saga of this order."""
+
+
+class OtherContent(Exception):
+    """The order id already belongs to an order with another customer or other lines."""
+
+
+class Refused(Exception):
+    """The saga refused the request. The message is its reason."""
+
+
+class NoWorker(Exception):
+    """Nobody works on the task queue, or too slowly."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One saga as visibility knows it."""
+
+    order_id: str
+    status: str
+    failed_step: str | None
+    started_at: datetime
+    closed_at: datetime | None
+
+
+class Checkouts:
+    """The checkouts of one Temporal namespace and task queue."""
+
+    def __init__(self, client: Client, task_queue: str, ui_url: str) -> None:
+        self._client = client
+        self._task_queue = task_queue
+        self._ui_url = ui_url
+
+    def ui_link(self, order_id: str) -> str:
+        """Give the address of the order's history in the Temporal UI."""
+        workflow_id = quote(policies.checkout_workflow_id(order_id), safe="")
+        return f"{self._ui_url}/namespaces/{self._client.namespace}/workflows/{workflow_id}"
+
+    async def start(self, order: CheckoutInput) -> bool:
+        """Start the order's saga, or join the one it has. Tells whether it is new.
+
+        Raises:
+            OtherContent: the id is taken by an order with other content, running or finished.
+        """
+        try:
+            await self._client.start_workflow(
+                CheckoutWorkflow.run,
+                order,
+                id=policies.checkout_workflow_id(order.order_id),
+                task_queue=self._task_queue,
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                static_summary=f"{order.summary} for {order.customer}",
+                memo={policies.FINGERPRINT_MEMO: order.fingerprint},
+            )
+        except WorkflowAlreadyStartedError:
+            if await self._fingerprint(order.order_id) != order.fingerprint:
+                raise OtherContent(
+                    f"order id {order.order_id} already belongs to an order with another customer or other "
+                    "lines; choose another id"
+                ) from None
+            return False
+        return True
+
+    async def outcome(self, order_id: str) -> CheckoutStatus:
+        """Wait until the order has reached its end, or is stuck and waits for a person."""
+        result = asyncio.ensure_future(self._result(order_id))
+        try:
+            while True:
+                done, _ = await asyncio.wait({result}, timeout=_LOOK_SECONDS)
+                if done:
+                    return result.result()
+                attributes = (await self._describe(order_id)).typed_search_attributes
+                if attributes.get(policies.ORDER_STATUS) == OrderStatus.STUCK:
+                    return await self.status(order_id)
+        finally:
+            result.cancel()
+
+    async def status(self, order_id: str) -> CheckoutStatus:
+        """Tell where an order stands.
+
+        Raises:
+            NoSuchOrder: Temporal has no history of it.
+        """
+        description = await self._describe(order_id)
+        if description.status is WorkflowExecutionStatus.RUNNING:
+            try:
+                return await self._handle(order_id).query(CheckoutWorkflow.status, rpc_timeout=_QUERY_TIMEOUT)
+            except RPCError as error:
+                if error.status not in {
+                    RPCStatusCode.DEADLINE_EXCEEDED,
+                    RPCStatusCode.CANCELLED,
+                    RPCStatusCode.FAILED_PRECONDITION,
+                }:
+                    raise
+                known = description.typed_search_attributes.get(policies.ORDER_STATUS)
+                return CheckoutStatus(order_id, known or "running", "no worker answers; start one to see the steps")
+        return await self._result(order_id)
+
+    async def list(self, status: str | None, limit: int) -> AsyncIterator[Listed]:
+        """List sagas, newest first where the server sorts them."""
+        query = "WorkflowType = 'Checkout'"
+        if status:
+            query += f" AND {_QUERIES[status]}"
+        async for found in self._client.list_workflows(query, limit=limit):
+            attributes = found.typed_search_attributes
+            yield Listed(
+                policies.order_id_of(found.id),
+                _listed_status(found.status, attributes),
+                attributes.get(policies.FAILED_STEP),
+                found.start_time,
+                found.close_time,
+            )
+
+    async def cancel(self, order_id: str, reason: str) -> None:
+        """Ask for an order to be undone.
+
+        Raises:
+            Refused: it is too late, or the reason is unusable.
+        """
+        await self._update(order_id, CheckoutWorkflow.cancel, reason)
+
+    async def retry(self, order_id: str) -> CheckoutStatus:
+        """Have the failed undos of a stuck order tried again; wait for what comes of it."""
+        return await self._settled(order_id, await self._update(order_id, CheckoutWorkflow.retry_compensation))
+
+    async def resolve(self, order_id: str, step: str, reason: str) -> CheckoutStatus:
+        """Count a stuck step as undone; wait for what comes of it."""
+        resolution = Resolution(step, reason)
+        return await self._settled(
+            order_id, await self._update(order_id, CheckoutWorkflow.resolve_compensation, resolution)
+        )
+
+    async def audit(self, at_rest_after: timedelta, timeout: timedelta) -> AuditReport:
+        """Check every invariant in the database."""
+        return await self._maintain(
+            self._client.execute_workflow(
+                AuditWorkflow.run,
+                AuditInput(at_rest_after.total_seconds()),
+                id=f"audit-{uuid.uuid4()}",
+                task_queue=self._task_queue,
+                execution_timeout=timeout,
+            ),
+            timeout,
+        )
+
+    async def sweep(self, stood_still: timedelta, timeout: timedelta) -> SweepReport:
+        """Start or repair the saga of every order that needs one."""
+        return await self._maintain(
+            self._client.execute_workflow(
+                SweepWorkflow.run,
+                SweepInput(stood_still.total_seconds()),
+                id=f"sweep-{uuid.uuid4()}",
+                task_queue=self._task_queue,
+                execution_timeout=timeout,
+            ),
+            timeout,
+        )
+
+    async def _settled(self, order_id: str, status: CheckoutStatus) -> CheckoutStatus:
+        stuck = any(step.state == "stuck" for step in status.steps)
+        return status if stuck else await self.outcome(order_id)
+
+    def _handle(self, order_id: str) -> Handle:
+        return self._client.get_workflow_handle_for(CheckoutWorkflow.run, policies.checkout_workflow_id(order_id))
+
+    async def _describe(self, order_id: str) -> WorkflowExecutionDescription:
+        try:
+            return await self._handle(order_id).describe()
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                raise NoSuchOrder(
+                    f"there is no saga of order {order_id}; starter.py list shows those that there are"
+                ) from None
+            raise
+
+    async def _fingerprint(self, order_id: str) -> str:
+        """Find what the existing saga of an order was started with."""
+        memo = await (await self._describe(order_id)).memo()
+        known = memo.get(policies.FINGERPRINT_MEMO)
+        return known if isinstance(known, str) else (await self.status(order_id)).fingerprint
+
+    async def _result(self, order_id: str) -> CheckoutStatus:
+        handle = self._handle(order_id)
+        try:
+            return await handle.result()
+        except WorkflowFailureError as failure:
+            cause = failure.cause
+        if isinstance(cause, TerminatedError) or not isinstance(cause, ApplicationError):
+            description = await self._describe(order_id)
+            if description.status in _GONE:
+                return CheckoutStatus(
+                    order_id, TERMINATED, "its workflow was ended from outside; starter.py sweep repairs it"
+                )
+            # A cancel leaves no details in the history; the closed workflow still answers.
+            return await handle.query(CheckoutWorkflow.status, rpc_timeout=_QUERY_TIMEOUT)
+        if cause.details:
+            status: CheckoutStatus = value_to_type(CheckoutStatus, cause.details[0])
+            return status
+        return CheckoutStatus(order_id, OrderStatus.REJECTED, f"{cause.type}: {cause.message}")
+
+    async def _update(self, order_id: str, update: Any, *arguments: Any) -> Any:
+        try:
+            return await self._handle(order_id).execute_update(update, *arguments)
+        except WorkflowUpdateFailedError as failure:
+            cause = failure.cause
+            raise Refused(cause.message if isinstance(cause, ApplicationError) else str(cause)) from None
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
+            status = await self.status(order_id)
+            raise Refused(f"order {order_id} is {status.status} already") from None
+
+    async def _maintain(self, work: Awaitable[_T], timeout: timedelta) -> _T:
+        try:
+            return await work
+        except WorkflowFailureError as failure:
+            if isinstance(failure.cause, ApplicationError):
+                raise Refused(failure.cause.message) from None
+            cause: BaseException | None = failure.cause
+            while cause is not None and cause.__cause__ is not None:
+                cause = cause.__cause__
+            raise NoWorker(
+                f"it did not finish within {timeout.total_seconds():g} s ({cause}); is a worker running on task queue "
+                f"{self._task_queue}? `python worker.py` starts one"
+            ) from None
+
+
+def _listed_status(status: WorkflowExecutionStatus | None, attributes: TypedSearchAttributes) -> str:
+    if status in _GONE:
+        return TERMINATED
+    known = attributes.get(policies.ORDER_STATUS)
+    if known:
+        return known
+    return status.name.lower() if status else "unknown"

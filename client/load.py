@@ -1,0 +1,112 @@
+"""A bounded load of orders, for a look at throughput and latency."""
+
+import asyncio
+import itertools
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from client.checkouts import Checkouts
+from domain.model import CheckoutInput, OrderLine
+
+_CUSTOMERS = [f"buyer-{number:03d}" for number in range(1, 101)]
+_ITEMS = [f"item-{number:03d}" for number in range(1, 101)]
+
+Recipe = Callable[[random.Random], tuple[str, tuple[OrderLine, ...]]]
+
+
+def _happy(draw: random.Random) -> tuple[str, tuple[OrderLine, ...]]:
+    lines = draw.sample(_ITEMS, draw.randint(1, 3))
+    return draw.choice(_CUSTOMERS), tuple(OrderLine(sku, draw.randint(1, 3)) for sku in lines)
+
+
+def _hot(draw: random.Random) -> tuple[str, tuple[OrderLine, ...]]:
+    return draw.choice(_CUSTOMERS), (OrderLine("item-001", 1),)
+
+
+def _mixed(draw: random.Random) -> tuple[str, tuple[OrderLine, ...]]:
+    customer, lines = _happy(draw)
+    kind = draw.random()
+    if kind < 0.10:
+        return "bob", (OrderLine("tea-mug", 1),)  # cannot pay
+    if kind < 0.20:
+        return "nemo", lines  # cannot be delivered to
+    if kind < 0.25:
+        return customer, (*lines, OrderLine("last-one", 2))  # cannot be had
+    return customer, lines
+
+
+MIXES: dict[str, tuple[str, Recipe]] = {
+    "happy": ("every order can be completed; 1 to 3 lines of 100 SKUs", _happy),
+    "mixed": ("a quarter is refused: no money, no delivery, no stock", _mixed),
+    "hot": ("every order wants the same SKU", _hot),
+}
+
+
+@dataclass
+class LoadReport:
+    """What came of a load."""
+
+    orders: int
+    concurrency: int
+    mix: str
+    seconds: float = 0.0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+    """Orders that could not be started or followed, with the reason."""
+    latencies_ms: list[float] = field(default_factory=list)
+    """From the start request to the outcome, of every order that has one."""
+
+    @property
+    def per_second(self) -> float:
+        """Orders that reached an outcome, per second."""
+        return len(self.latencies_ms) / self.seconds if self.seconds else 0.0
+
+    def percentile(self, percent: float) -> float:
+        """Give the latency in ms below which this share of the orders stayed (nearest rank)."""
+        if not self.latencies_ms:
+            return 0.0
+        ordered = sorted(self.latencies_ms)
+        return ordered[max(0, -int(-len(ordered) * percent // 100) - 1)]
+
+
+async def run_load(  # noqa: PLR0913 - the knobs of the command
+    checkouts: Checkouts,
+    *,
+    orders: int,
+    concurrency: int,
+    mix: str,
+    prefix: str,
+    on_done: Callable[[], None],
+) -> LoadReport:
+    """Start so many orders, never more than `concurrency` at once, and follow each to its outcome."""
+    report = LoadReport(orders, concurrency, mix)
+    waiting = _orders(orders, mix, prefix)
+
+    async def one_after_the_other() -> None:
+        for order in waiting:
+            begun = time.perf_counter()
+            try:
+                await checkouts.start(order)
+                status = await checkouts.outcome(order.order_id)
+            except Exception as error:  # noqa: BLE001 - a load counts what goes wrong and goes on
+                report.failures.append(f"{order.order_id}: {type(error).__name__}: {error}")
+            else:
+                report.outcomes[status.status] += 1
+                report.latencies_ms.append((time.perf_counter() - begun) * 1000)
+            on_done()
+
+    begun = time.perf_counter()
+    await asyncio.gather(*(one_after_the_other() for _ in range(min(concurrency, orders))))
+    report.seconds = time.perf_counter() - begun
+    return report
+
+
+def _orders(count: int, mix: str, prefix: str) -> Iterator[CheckoutInput]:
+    draw = random.Random(prefix)  # noqa: S311 - the same prefix is the same load
+    _, recipe = MIXES[mix]
+    for number in itertools.islice(itertools.count(1), count):
+        customer, lines = recipe(draw)
+        yield CheckoutInput(f"{prefix}-{number:06d}", customer, lines)

@@ -1,0 +1,165 @@
+"""What the starter shows: a few lines for people, one JSON document for programs."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from activities.maintenance import AuditReport
+from client.checkouts import TERMINATED, Listed
+from client.load import LoadReport
+from domain.model import CheckoutStatus, format_money
+from domain.policies import checkout_workflow_id
+from workflows.maintenance import SweepReport
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+COMPLETED, UNREACHABLE, USAGE, REFUSED, STUCK, VIOLATED = 0, 1, 2, 3, 4, 5
+"""Exit statuses."""
+
+_STYLES = {
+    "completed": "green",
+    "done": "green",
+    "rejected": "yellow",
+    "cancelled": "yellow",
+    "undone": "yellow",
+    "resolved": "yellow",
+    "stuck": "bold red",
+    TERMINATED: "bold red",
+    "failed": "red",
+    "running": "cyan",
+    "unwinding": "cyan",
+    "undoing": "cyan",
+}
+
+
+def exit_status(status: str) -> int:
+    """Give the exit status that tells how an order stands."""
+    if status in {"rejected", "cancelled"}:
+        return REFUSED
+    return STUCK if status in {"stuck", TERMINATED} else COMPLETED
+
+
+def order_document(status: CheckoutStatus, ui_url: str) -> dict[str, Any]:
+    """Put an order's state into the form that `--json` prints."""
+    return {
+        "order_id": status.order_id,
+        "workflow_id": checkout_workflow_id(status.order_id),
+        "status": status.status,
+        "reason": status.reason,
+        "total_minor": status.total_minor,
+        "currency": status.currency,
+        "tracking_number": status.tracking_number,
+        "steps": [asdict(step) for step in status.steps],
+        "ui_url": ui_url,
+    }
+
+
+def print_json(document: Mapping[str, Any] | Iterable[Any]) -> None:
+    """Print one JSON document, on one line when nobody reads it."""
+    print(json.dumps(document, indent=2 if console.is_terminal else None, default=str))  # noqa: T201
+
+
+def print_order(status: CheckoutStatus, ui_url: str) -> None:
+    """Show an order with its steps and where to look on."""
+    heading = Text.assemble(("order ", ""), (status.order_id, "bold"), "  ", _styled(status.status))
+    if status.total_minor is not None and status.currency:
+        heading.append(f"  {format_money(status.total_minor, status.currency)}")
+    if status.tracking_number:
+        heading.append(f"  parcel {status.tracking_number}")
+    console.print(heading)
+    if status.reason:
+        console.print(Text(f"  {status.reason}"), soft_wrap=True)
+    for step in status.steps:
+        line = Text.assemble("  ", (f"{step.step:<8}", ""), _styled(step.state))
+        if step.detail:
+            line.append(f"  {step.detail}", style="dim")
+        console.print(line, soft_wrap=True)
+    console.print(Text(f"  {ui_url}", style="dim"), soft_wrap=True)
+
+
+def print_list(orders: Iterable[tuple[Listed, str]]) -> None:
+    """Show orders as a table."""
+    table = Table("order", "status", "failed step", "started", "took", box=None, pad_edge=False)
+    for order, _ in orders:
+        took = f"{(order.closed_at - order.started_at).total_seconds():.1f} s" if order.closed_at else ""
+        table.add_row(
+            escape(order.order_id),
+            _styled(order.status),
+            order.failed_step or "",
+            f"{order.started_at.astimezone():%Y-%m-%d %H:%M:%S}",
+            took,
+        )
+    console.print(table if table.row_count else "no such orders")
+
+
+def print_audit(report: AuditReport) -> None:
+    """Show what the audit found, and what it had looked at."""
+    counted = ", ".join(f"{number} {status}" for status, number in report.orders.items()) or "no orders"
+    if not report.violation_count:
+        console.print(
+            f"[green]clean[/green]: {len(report.checks)} checks, not one violation; {counted}",
+            highlight=False,
+        )
+        return
+    table = Table("check", "what must hold", "subject", "found", box=None, pad_edge=False)
+    for found in report.violations:
+        table.add_row(found.check, report.checks[found.check], escape(found.subject), escape(found.detail))
+    console.print(table)
+    console.print(f"[bold red]{report.violation_count} violations[/bold red]; {counted}")
+    console.print("docs/operations.md says what to do about each.")
+
+
+def print_sweep(report: SweepReport) -> None:
+    """Show what the sweep did."""
+    for verb, orders in (("started", report.started), ("repairing", report.repaired)):
+        for order_id in orders:
+            console.print(Text(f"{verb} {order_id}"))
+    for problem in report.malformed:
+        console.print(Text(f"cannot start {problem}", style="yellow"))
+    console.print(
+        f"{len(report.started)} started, {len(report.repaired)} being repaired, {report.alive} already running"
+    )
+    if not report.is_complete:
+        console.print("There are more; run it again.")
+
+
+def print_load(report: LoadReport, *, as_json: bool) -> None:
+    """Show what came of a load: throughput, latency percentiles and outcomes."""
+    percentiles = {f"p{percent}_ms": round(report.percentile(percent), 1) for percent in (50, 95, 99)}
+    if as_json:
+        print_json(
+            {
+                "orders": report.orders,
+                "concurrency": report.concurrency,
+                "mix": report.mix,
+                "seconds": round(report.seconds, 3),
+                "per_second": round(report.per_second, 1),
+                **percentiles,
+                "outcomes": report.outcomes,
+                "failures": report.failures,
+            }
+        )
+        return
+    console.print(
+        f"{report.orders} orders ({report.mix}), {report.concurrency} at once: {report.seconds:.1f} s, "
+        f"[bold]{report.per_second:.1f}[/bold] orders/s"
+    )
+    console.print(
+        "latency  " + "  ".join(f"{name.removesuffix('_ms')} {ms:.0f} ms" for name, ms in percentiles.items())
+    )
+    console.print("outcome  " + ", ".join(f"{count} {name}" for name, count in report.outcomes.most_common()))
+    for failure in report.failures[:10]:
+        console.print(Text(f"failed   {failure}", style="red"))
+    if report.failures:
+        console.print(f"[bold red]{len(report.failures)} orders could not be followed[/bold red]")
+
+
+def _styled(state: str) -> Text:
+    return Text(state, style=_STYLES.get(state, ""))

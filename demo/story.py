@@ -1,0 +1,121 @@
+"""The demo, told: every scenario on throw-away servers, a table of what happened, and the audit at the end."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from demo.scenarios import ONE_BY_ONE, TOGETHER, Scenario, unspoiled
+from demo.stage import Holdings, Said, Stage, StageError
+from domain.model import format_money
+from embedded.stack import DevStack
+
+_console = Console(highlight=False, soft_wrap=True)
+# The table needs this many columns; a narrower terminal folds its lines, which is better than folding its cells.
+_console.width = max(_console.width, 100)
+
+
+@dataclass(frozen=True)
+class Told:
+    """A scenario and what came of it."""
+
+    scenario: Scenario
+    said: Said
+    before: Holdings
+    after: Holdings
+    seconds: float
+
+    @property
+    def is_as_it_should_be(self) -> bool:
+        """Tell whether the order ended as its scenario says, with the right stock and money."""
+        ended = self.said.document.get("status", self.scenario.ends) == self.scenario.ends
+        told = f"{self.said.reason} {self.said.complaint}"
+        return (
+            ended
+            and self.said.code == self.scenario.code
+            and self.scenario.says in told
+            and unspoiled(self.before, self.after, self.scenario)
+        )
+
+
+def tell(folder: Path) -> int:
+    """Run every scenario and the audit; 0 only if each ended as it should."""
+    begun = time.monotonic()
+    _console.print("Starting a real Postgres and a real Temporal on free ports ...")
+    with DevStack(folder) as stack:
+        stage = Stage(stack)
+        stage.add_worker()
+        _console.print(
+            f"Up after {time.monotonic() - begun:.1f} s. Histories, while this runs: {stack.temporal.ui_url}\n"
+        )
+        try:
+            told, audit = asyncio.run(_perform(stage))
+        except StageError as error:
+            _console.print(f"[red]The demo could not go on:[/red] {error}")
+            return 1
+    _console.print(_table(told), soft_wrap=False)
+    wrong = [one.scenario.order_id for one in told if not one.is_as_it_should_be]
+    violations = audit.document.get("violation_count", "no answer")
+    is_clean = audit.code == 0 and violations == 0
+    if wrong:
+        _console.print(f"[bold red]Not as it should be: {', '.join(wrong)}[/bold red]")
+    _console.print(
+        f"{len(told) - len(wrong)} of {len(told)} orders ended as they should. "
+        f"Audit of {len(audit.document.get('checks', {}))} invariants: {violations} violations. "
+        f"{time.monotonic() - begun:.0f} s, everything is stopped again."
+    )
+    return 0 if is_clean and not wrong else 1
+
+
+async def _perform(stage: Stage) -> tuple[list[Told], Said]:
+    told = list(await asyncio.gather(*(_one(stage, scenario) for scenario in TOGETHER)))
+    for scenario in ONE_BY_ONE:
+        told.append(await _one(stage, scenario))  # noqa: PERF401 - one after the other is the point
+    return told, await stage.starter("audit", "--at-rest")
+
+
+async def _one(stage: Stage, scenario: Scenario) -> Told:
+    before = await stage.holdings(scenario.sku, scenario.customer)
+    begun = time.monotonic()
+    said = await scenario.perform(stage, scenario.order_id)
+    seconds = time.monotonic() - begun
+    told = Told(scenario, said, before, await stage.holdings(scenario.sku, scenario.customer), seconds)
+    mark = "[green]ok[/green]" if told.is_as_it_should_be else "[bold red]NOT AS IT SHOULD[/bold red]"
+    _console.print(f"  {mark}  [bold]{scenario.order_id}[/bold]: an order that {scenario.tried}")
+    if not told.is_as_it_should_be:
+        _console.print(Text(f"      exit {said.code}, {said.document} {said.complaint}", style="red"))
+    return told
+
+
+def _table(told: Sequence[Told]) -> Table:
+    table = Table(title="\nWhat happened", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("order", no_wrap=True)
+    table.add_column("ended", no_wrap=True)
+    table.add_column("because", no_wrap=True)
+    table.add_column("stock", no_wrap=True)
+    table.add_column("balance, EUR", no_wrap=True)
+    table.add_column("took", no_wrap=True, justify="right")
+    for one in told:
+        style = {"completed": "green", "refused": "magenta"}.get(one.scenario.ends, "yellow")
+        table.add_row(
+            one.scenario.order_id,
+            Text(one.scenario.ends if one.is_as_it_should_be else one.said.status[:30], style=style),
+            Text(one.said.reason.partition(":")[0] or ("id taken" if one.said.code == 2 else "")),
+            _change(str(one.before.on_hand), str(one.after.on_hand)),
+            _change(_euros(one.before.balance_minor), _euros(one.after.balance_minor)),
+            f"{one.seconds:.1f} s",
+        )
+    return table
+
+
+def _euros(amount_minor: int) -> str:
+    return format_money(amount_minor, "EUR").removesuffix(" EUR")
+
+
+def _change(before: str, after: str) -> str:
+    return f"{before} → {after}" if before != after else f"{before}, same"

@@ -1,0 +1,109 @@
+"""Every failure by name. The name crosses the wire and is public: match on `.type`, never on the text.
+
+Three kinds, told apart by who must act:
+
+* *refusals* are facts about the order. Nobody retries them; the saga unwinds.
+* *outages* pass by themselves. They are retried by policy; the customer never notices.
+* *broken* states need a person. Going forward they end the saga; an undo keeps trying and parks the order.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+
+
+class CheckoutError(ApplicationError):
+    """The root of all of them. `type` is the class's name."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        details: Sequence[Any] = (),
+        non_retryable: bool = True,
+        next_retry_delay: timedelta | None = None,
+        category: ApplicationErrorCategory = ApplicationErrorCategory.UNSPECIFIED,
+    ) -> None:
+        super().__init__(
+            message,
+            *details,
+            type=type(self).__name__,
+            non_retryable=non_retryable,
+            next_retry_delay=next_retry_delay,
+            category=category,
+        )
+
+
+class Refusal(CheckoutError):
+    """A business refusal: expected, not retried, not an alarm."""
+
+    def __init__(self, message: str, *, details: Sequence[Any] = ()) -> None:
+        super().__init__(message, details=details, category=ApplicationErrorCategory.BENIGN)
+
+
+class InvalidInput(Refusal):
+    """The request is malformed. Its message names each problem and its fix."""
+
+
+class UnknownCustomer(Refusal):
+    """There is no such customer account."""
+
+
+class UnknownSku(Refusal):
+    """The catalogue does not have one of the SKUs."""
+
+
+class CurrencyMismatch(Refusal):
+    """The lines, or the customer's account, are not all in one currency."""
+
+
+class OutOfStock(Refusal):
+    """Fewer units are free than the order wants."""
+
+
+class InsufficientFunds(Refusal):
+    """The customer's balance is below the order's total."""
+
+
+class UndeliverableAddress(Refusal):
+    """No carrier serves the customer's delivery zone."""
+
+
+class StepAlreadyCompensated(Refusal):
+    """The step's undo came first: a late attempt finds the tombstone and has no effect."""
+
+
+class IdempotencyMismatch(Refusal):
+    """The id already belongs to a request with other content: another customer, or other lines."""
+
+
+class DatabaseUnavailable(CheckoutError):
+    """Postgres is away, busy or being restarted. Retried."""
+
+    def __init__(self, message: str, *, next_retry_delay: timedelta | None = None) -> None:
+        super().__init__(message, non_retryable=False, next_retry_delay=next_retry_delay)
+
+
+class DatabaseRefusedStatement(CheckoutError):
+    """Postgres answers, but refuses the statement: missing schema, missing right, a foreign trigger.
+
+    Only a person can mend that. The policies of forward steps name it as not worth a retry; an undo tries
+    a few times and then parks the order; what records an ending tries until it works.
+    """
+
+    def __init__(self, message: str, *, non_retryable: bool = False) -> None:
+        super().__init__(message, non_retryable=non_retryable)
+
+
+class CompensationImpossible(CheckoutError):
+    """The rows contradict each other: undoing this step now would break an invariant."""
+
+
+class OrderRejected(CheckoutError):
+    """How a rejected saga ends: with the failed step, the cause and each undo's outcome."""
+
+
+class OrderCancelled(Refusal):
+    """How a saga ends that was cancelled by the `cancel` update, after a full unwind."""

@@ -1,0 +1,227 @@
+"""The nouns of the shop, as frozen values that travel between starter, workflow, activities and database."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from domain.errors import InvalidInput
+
+MAX_LINES = 100
+MAX_QUANTITY = 1_000
+MAX_REASON_LENGTH = 200
+_IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_IDENTIFIER_RULE = "1 to 64 letters, digits, dots, dashes or underscores, beginning with a letter or digit"
+# ISO 4217 currencies without a minor unit; all others here have two decimals.
+_WITHOUT_MINOR_UNIT = frozenset({"CLP", "ISK", "JPY", "KRW", "VND", "XAF", "XOF", "XPF"})
+
+
+class OrderStatus(StrEnum):
+    """Where an order stands: `orders.status` has the same words."""
+
+    PENDING = "pending"
+    RESERVED = "reserved"
+    PAID = "paid"
+    COMPLETED = "completed"
+    UNWINDING = "unwinding"
+    STUCK = "stuck"
+    REJECTED = "rejected"
+    CANCELLED = "cancelled"
+
+
+class Ending(StrEnum):
+    """Where an unwind is heading."""
+
+    REJECTED = "rejected"
+    CANCELLED = "cancelled"
+
+
+class Step(StrEnum):
+    """The three steps, by the key that their fence rows carry."""
+
+    RESERVE = "reserve"
+    PAY = "pay"
+    SHIP = "ship"
+
+
+@dataclass(frozen=True)
+class OrderLine:
+    """So many units of one SKU."""
+
+    sku: str
+    quantity: int
+
+
+@dataclass(frozen=True)
+class CheckoutInput:
+    """One order as somebody asked for it; also the input of its saga.
+
+    Lines of the same SKU are merged into one, and lines are kept in SKU order, so that equal orders are
+    equal values with equal fingerprints.
+
+    Raises:
+        InvalidInput: anything is malformed or out of range; the message lists every problem.
+    """
+
+    # A payload that does not fit ends the saga at once instead of failing its workflow task for ever.
+    refuse_malformed: ClassVar[bool] = True
+
+    order_id: str
+    customer: str
+    lines: tuple[OrderLine, ...]
+    repair: bool = False
+    """Do no step: undo whatever an earlier run of this order may have left. Set by the sweep alone."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be an order; merge and sort the lines."""
+        problems = [
+            f"{name} {_shown(value)} is not {_IDENTIFIER_RULE}"
+            for name, value in (("order id", self.order_id), ("customer", self.customer))
+            if not is_identifier(value)
+        ]
+        problems += _line_problems(self.lines)
+        if not problems:
+            merged: dict[str, int] = {}
+            for line in self.lines:
+                merged[line.sku] = merged.get(line.sku, 0) + line.quantity
+            problems += [
+                f"{sku}: quantity {quantity} is above {MAX_QUANTITY} per order"
+                for sku, quantity in merged.items()
+                if quantity > MAX_QUANTITY
+            ]
+            lines = tuple(OrderLine(sku, quantity) for sku, quantity in sorted(merged.items()))
+            object.__setattr__(self, "lines", lines)
+        if problems:
+            raise InvalidInput(
+                "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+            )
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of who wants how many of what: equal exactly for orders with the same content."""
+        content = [self.customer, [[line.sku, line.quantity] for line in self.lines]]
+        return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
+
+    @property
+    def summary(self) -> str:
+        """The lines in words, shortened: `2 x poster, 1 x tea-mug`."""
+        return lines_summary(self.lines)
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """The stored result of reserve: stock is held, and the server has priced the order."""
+
+    total_minor: int
+    currency: str
+
+
+@dataclass(frozen=True)
+class Payment:
+    """The stored result of pay."""
+
+    transfer_id: str
+    amount_minor: int
+    currency: str
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """The stored result of ship."""
+
+    tracking_number: str
+    carrier: str
+    is_handed_over: bool
+
+
+@dataclass(frozen=True)
+class UndoInput:
+    """What every undo needs: whose order, and where the unwind is heading and why."""
+
+    order: CheckoutInput
+    ending: Ending
+    reason: str
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """An operator's word that a stuck step was settled by hand."""
+
+    step: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class StepView:
+    """One step as an operator sees it. `state` is a word of `workflows.saga.StepState`."""
+
+    step: str
+    state: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class CheckoutStatus:
+    """The answer of the `status` query, and the result of a completed saga."""
+
+    order_id: str
+    status: str
+    """running, completed, unwinding, rejected, cancelled or stuck"""
+    reason: str | None = None
+    total_minor: int | None = None
+    currency: str | None = None
+    tracking_number: str | None = None
+    steps: list[StepView] = field(default_factory=list)
+    fingerprint: str = ""
+
+
+def is_identifier(value: object) -> bool:
+    """Tell whether a value can be an order id, a customer or a SKU."""
+    return isinstance(value, str) and _IDENTIFIER.fullmatch(value) is not None
+
+
+def reason_problem(reason: object) -> str | None:
+    """Say what is wrong with the reason a person gave, or None: 1 to 200 printable characters."""
+    if not isinstance(reason, str) or not reason.strip():
+        return "a reason is needed: it is kept in the order's log"
+    if len(reason) > MAX_REASON_LENGTH:
+        return f"the reason has {len(reason)} characters; {MAX_REASON_LENGTH} are allowed"
+    if not reason.isprintable():
+        return "the reason has unprintable characters; use plain text on one line"
+    return None
+
+
+def lines_summary(lines: Iterable[OrderLine], limit: int = 3) -> str:
+    """Name the first few lines and count the rest."""
+    named = [f"{line.quantity} × {line.sku}" for line in lines]
+    more = f", and {len(named) - limit} more" if len(named) > limit else ""
+    return ", ".join(named[:limit]) + more
+
+
+def format_money(amount_minor: int, currency: str) -> str:
+    """Write an amount of minor units as people read it: `41.00 EUR`."""
+    if currency in _WITHOUT_MINOR_UNIT:
+        return f"{amount_minor} {currency}"
+    return f"{amount_minor // 100}.{amount_minor % 100:02d} {currency}"
+
+
+def _shown(value: Any) -> str:
+    text = ascii(value)
+    return text if len(text) <= 40 else f"{text[:36]}... ({len(str(value))} characters)"
+
+
+def _line_problems(lines: tuple[OrderLine, ...]) -> list[str]:
+    if not lines:
+        return ["the order has no lines; give at least one SKU and quantity"]
+    if len(lines) > MAX_LINES:
+        return [f"the order has {len(lines)} lines; {MAX_LINES} are allowed, split it"]
+    problems = []
+    for number, line in enumerate(lines, start=1):
+        if not is_identifier(line.sku):
+            problems.append(f"line {number}: SKU {_shown(line.sku)} is not {_IDENTIFIER_RULE}")
+        if isinstance(line.quantity, bool) or not 1 <= line.quantity <= MAX_QUANTITY:
+            problems.append(f"line {number}: quantity {line.quantity} is not between 1 and {MAX_QUANTITY}")
+    return problems

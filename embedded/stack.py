@@ -1,0 +1,165 @@
+"""The whole stack on loopback: Postgres with our schema, Temporal with our search attributes, and workers."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from domain.policies import SEARCH_ATTRIBUTES
+from embedded.ports import free_port
+from embedded.postgres import PostgresServer
+from embedded.process import ChildProcess, ServerFailed
+from embedded.temporal import TemporalServer
+
+ROOT = Path(__file__).resolve().parent.parent
+DATABASE = "checkout"
+ROLE = "checkout"
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where the servers listen, on 127.0.0.1."""
+
+    postgres: int
+    temporal: int
+    ui: int
+
+    @classmethod
+    def free(cls) -> "Ports":
+        """Choose ports that nobody listens on."""
+        return cls(free_port(), free_port(), free_port())
+
+
+DEFAULT_PORTS = Ports(postgres=5432, temporal=7233, ui=8233)
+"""What worker and starter use when nothing is configured."""
+
+
+class DevStack:
+    """Both servers as our children, with the schema applied. They die with us, however we die.
+
+    Args:
+        folder: holds the data and the logs of the servers; made when missing.
+        ports: where to listen; free ones by default.
+        keep: whether the data outlives us, for the next start on the same folder.
+    """
+
+    def __init__(self, folder: Path, *, ports: Ports | None = None, keep: bool = False) -> None:
+        self.folder = folder
+        self._keep = keep
+        self.ports = ports or Ports.free()
+        folder.mkdir(parents=True, exist_ok=True)
+        self.postgres = PostgresServer(folder / "postgres", port=self.ports.postgres, log=folder / "postgres.log")
+        self.temporal = TemporalServer(
+            port=self.ports.temporal,
+            ui_port=self.ports.ui,
+            log=folder / "temporal.log",
+            db_file=folder / "temporal.db" if keep else None,
+            search_attributes=SEARCH_ATTRIBUTES,
+        )
+        self._workers: list[ChildProcess] = []
+
+    def start(self) -> None:
+        """Start both servers and bring the schema up to date.
+
+        Raises:
+            ServerFailed: a server does not come up; the message says why and what to do.
+        """
+        try:
+            self.postgres.start()
+            apply_schema(self.postgres, DATABASE)
+            self.temporal.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop the workers, then the servers, and forget the data unless it is to be kept. Safe to repeat."""
+        for worker in self._workers:
+            worker.stop()
+        self.temporal.stop()
+        if self._keep:
+            self.postgres.stop()
+        else:
+            self.postgres.remove()
+
+    @property
+    def database_url(self) -> str:
+        """The database as the service's role sees it."""
+        return self.postgres.url(DATABASE, ROLE)
+
+    def environment(self, **more: str) -> Mapping[str, str]:
+        """Give the environment in which worker.py and starter.py find this stack and nothing else."""
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith(("CHECKOUT_", "TEMPORAL_"))
+        }
+        return inherited | {
+            "CHECKOUT_DATABASE_URL": self.database_url,
+            "CHECKOUT_UI_URL": f"http://127.0.0.1:{self.ports.ui}",
+            "CHECKOUT_LOG_FILE": str(self.folder / "saga.log"),
+            "TEMPORAL_ADDRESS": self.temporal.address,
+            **more,
+        }
+
+    def start_worker(self, **environment: str) -> ChildProcess:
+        """Start a worker.py on this stack; more settings as keyword arguments."""
+        number = len(self._workers) + 1
+        worker = ChildProcess(
+            f"worker {number}",
+            [sys.executable, str(ROOT / "worker.py")],
+            log=self.folder / f"worker-{number}.log",
+            env=self.environment(**environment),
+            cwd=ROOT,
+        )
+        worker.start()
+        self._workers.append(worker)
+        return worker
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def apply_schema(postgres: PostgresServer, database: str) -> None:
+    """Create the database when it is missing and run setup.sql on it, as anybody would with psql.
+
+    Raises:
+        ServerFailed: psql refused.
+    """
+    exists = psql(postgres, "postgres", "-Atc", f"SELECT 1 FROM pg_database WHERE datname = '{database}'")  # noqa: S608 - a name of ours
+    if not exists.strip():
+        psql(postgres, "postgres", "-c", f'CREATE DATABASE "{database}"')
+    psql(postgres, database, "-v", "ON_ERROR_STOP=1", "-f", str(ROOT / "setup.sql"))
+
+
+def psql(postgres: PostgresServer, database: str, *arguments: str) -> str:
+    """Run psql as the server's superuser and give what it printed.
+
+    Raises:
+        ServerFailed: with what psql complained about.
+    """
+    command = [
+        str(postgres.bin("psql")),
+        "--no-psqlrc",
+        "--quiet",
+        *("--host", "127.0.0.1", "--port", str(postgres.port), "--username", "postgres"),
+        *("--dbname", database),
+        *arguments,
+    ]
+    done = subprocess.run(  # noqa: S603 - our own binary and arguments
+        command, capture_output=True, text=True, check=False, timeout=60
+    )
+    if done.returncode != 0:
+        raise ServerFailed(f"psql on database {database} failed:\n{done.stderr.strip()}")
+    return done.stdout

@@ -1,0 +1,404 @@
+-- The checkout's database: the whole schema and a demo catalogue.
+--
+--   Run it as a superuser of an empty or an existing database, as often as you like:
+--       psql -d checkout -f setup.sql          (by hand)
+--       make up                                (does it for you)
+--
+-- How an order lives here. A row in `orders` is what somebody asked for; `order_lines` says how many of
+-- what. Three steps move it forward, each in one transaction with its fence row:
+--     reserve   stock is held            inventory.reserved, reservations
+--     pay       money is captured        accounts.balance_minor, transfers
+--     ship      a parcel leaves          inventory.on_hand, shipments
+-- Each step has an undo that restores what it changed. `step_fence` holds one row per order and step: the
+-- first attempt to insert it wins, and every later one reads the stored answer. An undo that finds nothing
+-- to undo leaves a row all the same (a tombstone), which refuses a forward step that arrives late.
+--
+-- Locks are always taken in the same sequence: fence row, order row, the step's own rows, and the shared
+-- stock rows last and in SKU order. Two transactions that keep to it cannot deadlock.
+--
+-- Money is integer minor units (cents). Instants carry a zone and come from this server's clock.
+-- Constraint names are public: the service turns a violation into an answer by its name.
+-- Worked on by one role, `checkout`, which may append to the ledger and to the event log but never change them.
+
+BEGIN;
+
+-- Two people who run this file at once take turns.
+SELECT pg_advisory_xact_lock(hashtext('checkout setup.sql'));
+
+-- Catalogue ---------------------------------------------------------------------------------------------
+
+-- What is sold, at the price the server charges. Rows do not change while orders refer to them.
+CREATE TABLE IF NOT EXISTS products (
+    sku              text   PRIMARY KEY,
+    name             text   NOT NULL,
+    unit_price_minor bigint NOT NULL,
+    currency         text   NOT NULL DEFAULT 'EUR',
+    -- A SKU is something a person can type: letters, digits, dot, dash, underscore.
+    CONSTRAINT products_sku_is_printable CHECK (sku ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'),
+    -- Nothing is free, and no price can overflow an order's total.
+    CONSTRAINT products_price_in_range CHECK (unit_price_minor BETWEEN 1 AND 100000000),
+    CONSTRAINT products_currency_is_iso CHECK (currency ~ '^[A-Z]{3}$')
+);
+
+-- How much there is. `on_hand` is on the shelf, `reserved` is the part of it that open orders hold; free
+-- stock is the difference. Hot rows: half-empty pages and no second index keep their updates in place.
+CREATE TABLE IF NOT EXISTS inventory (
+    sku      text   PRIMARY KEY REFERENCES products,
+    initial  bigint NOT NULL DEFAULT 0,  -- on the shelf when counting began
+    received bigint NOT NULL DEFAULT 0,  -- delivered since
+    on_hand  bigint NOT NULL,
+    reserved bigint NOT NULL DEFAULT 0,
+    -- Nothing is promised that is not there: the guard that refuses an oversell.
+    CONSTRAINT inventory_never_oversold CHECK (reserved <= on_hand),
+    CONSTRAINT inventory_never_negative CHECK (on_hand >= 0 AND reserved >= 0 AND initial >= 0 AND received >= 0)
+) WITH (fillfactor = 50);
+
+-- Where parcels go. A zone that is missing here, or not served, cannot be delivered to.
+CREATE TABLE IF NOT EXISTS delivery_zones (
+    zone       text    PRIMARY KEY,
+    carrier    text    NOT NULL,
+    is_served  boolean NOT NULL DEFAULT true,
+    -- A courier takes the parcel with the label: from then on it is irrevocable. Elsewhere the label waits
+    -- for a collection and can still be cancelled.
+    hands_over_at_once boolean NOT NULL DEFAULT true
+);
+
+-- Money -------------------------------------------------------------------------------------------------
+
+-- Customers, with the balance they can spend, and the two house accounts `bank` and `shop`. A house account
+-- has no running balance: it would be the one row that every payment of the day waits for. Sum its transfers.
+CREATE TABLE IF NOT EXISTS accounts (
+    account_id    text   PRIMARY KEY,
+    kind          text   NOT NULL,
+    name          text   NOT NULL,
+    balance_minor bigint,
+    currency      text   NOT NULL DEFAULT 'EUR',
+    delivery_zone text,
+    CONSTRAINT accounts_kind_is_known CHECK (kind IN ('customer', 'house')),
+    -- Exactly the customers carry a balance.
+    CONSTRAINT accounts_balance_is_a_customers CHECK ((balance_minor IS NOT NULL) = (kind = 'customer')),
+    -- Nobody spends what they do not have: the guard that declines a payment.
+    CONSTRAINT accounts_never_overdrawn CHECK (balance_minor >= 0),
+    CONSTRAINT accounts_currency_is_iso CHECK (currency ~ '^[A-Z]{3}$')
+) WITH (fillfactor = 50);
+
+-- The ledger: one row moves one amount from one account (debit) to another (credit), so an unbalanced entry
+-- cannot be written down. Rows are only ever added.
+CREATE TABLE IF NOT EXISTS transfers (
+    transfer_id    text        PRIMARY KEY,
+    order_id       text,
+    kind           text        NOT NULL,
+    debit_account  text        NOT NULL REFERENCES accounts,
+    credit_account text        NOT NULL REFERENCES accounts,
+    amount_minor   bigint      NOT NULL,
+    currency       text        NOT NULL,
+    created_at     timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT transfers_kind_is_known CHECK (kind IN ('deposit', 'capture', 'refund')),
+    CONSTRAINT transfers_amount_is_positive CHECK (amount_minor > 0),
+    CONSTRAINT transfers_between_two_accounts CHECK (debit_account <> credit_account),
+    -- A deposit comes from the bank, a capture goes to the shop, a refund comes back from it.
+    CONSTRAINT transfers_sides_fit_the_kind CHECK (
+        CASE kind WHEN 'deposit' THEN debit_account = 'bank' AND order_id IS NULL
+                  WHEN 'capture' THEN credit_account = 'shop' AND order_id IS NOT NULL
+                  WHEN 'refund'  THEN debit_account = 'shop' AND order_id IS NOT NULL END)
+);
+-- At most one capture and one refund per order.
+CREATE UNIQUE INDEX IF NOT EXISTS transfers_once_per_order ON transfers (order_id, kind) WHERE order_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS transfers_by_debit ON transfers (debit_account);
+CREATE INDEX IF NOT EXISTS transfers_by_credit ON transfers (credit_account);
+
+-- Orders ------------------------------------------------------------------------------------------------
+
+-- What was asked for and where it stands. Neither the customer nor a SKU is a foreign key: a refused order
+-- keeps what was asked, even when we know neither. Written by the first step, or by hand as `pending`
+-- (order_id, customer and lines are enough; `starter.py sweep` then starts its saga).
+CREATE TABLE IF NOT EXISTS orders (
+    order_id    text        PRIMARY KEY,
+    customer    text        NOT NULL,
+    status      text        NOT NULL DEFAULT 'pending',
+    changed_by  text        NOT NULL DEFAULT 'accept', -- the step or undo that set the status
+    reason      text,                                  -- why it was refused, cancelled or parked
+    ending      text,                                  -- where an unwind is heading: rejected or cancelled
+    fingerprint text,                                  -- of customer and lines; null until a saga has seen it
+    total_minor bigint,                                -- priced by the server in reserve
+    currency    text,
+    event_seq   integer     NOT NULL DEFAULT 0,        -- number of its newest row in order_events
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    updated_at  timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT orders_id_is_printable CHECK (order_id ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'),
+    CONSTRAINT orders_customer_is_printable CHECK (customer ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'),
+    CONSTRAINT orders_status_is_known CHECK (status IN (
+        'pending',    -- accepted by hand, no step has run
+        'reserved',   -- stock is held
+        'paid',       -- and the money is captured
+        'completed',  -- and the parcel is on its way: the good ending
+        'unwinding',  -- at least one undo has run
+        'stuck',      -- an undo keeps failing; an operator is needed (see incidents)
+        'rejected',   -- ended: refused for a business reason, nothing kept
+        'cancelled'   -- ended: asked for, nothing kept
+    )),
+    CONSTRAINT orders_ending_is_known CHECK (ending IN ('rejected', 'cancelled')),
+    CONSTRAINT orders_reason_is_bounded CHECK (length(reason) <= 1000),
+    CONSTRAINT orders_total_is_positive CHECK (total_minor > 0),
+    -- An order that holds stock or money knows its price.
+    CONSTRAINT orders_priced_when_reserved CHECK (
+        status NOT IN ('reserved', 'paid', 'completed') OR (total_minor IS NOT NULL AND currency IS NOT NULL))
+) WITH (fillfactor = 70);
+-- The sweep looks here, and only at what is unfinished.
+CREATE INDEX IF NOT EXISTS orders_unfinished ON orders (updated_at)
+    WHERE status IN ('pending', 'reserved', 'paid', 'unwinding', 'stuck');
+
+CREATE TABLE IF NOT EXISTS order_lines (
+    order_id         text    NOT NULL REFERENCES orders,
+    sku              text    NOT NULL,
+    quantity         integer NOT NULL,
+    unit_price_minor bigint,  -- frozen by reserve; null while nobody has priced it
+    PRIMARY KEY (order_id, sku),
+    CONSTRAINT order_lines_sku_is_printable CHECK (sku ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'),
+    CONSTRAINT order_lines_quantity_in_range CHECK (quantity BETWEEN 1 AND 1000)
+);
+
+-- Stock that an order has a claim on.
+CREATE TABLE IF NOT EXISTS reservations (
+    order_id text    NOT NULL REFERENCES orders,
+    sku      text    NOT NULL REFERENCES products,
+    quantity integer NOT NULL,
+    state    text    NOT NULL DEFAULT 'held',
+    PRIMARY KEY (order_id, sku),
+    CONSTRAINT reservations_quantity_is_positive CHECK (quantity > 0),
+    CONSTRAINT reservations_state_is_known CHECK (state IN (
+        'held',      -- counted in inventory.reserved
+        'consumed',  -- shipped: gone from inventory.on_hand
+        'released'   -- given back
+    ))
+);
+CREATE INDEX IF NOT EXISTS reservations_by_sku ON reservations (sku) WHERE state <> 'released';
+
+-- At most one parcel per order.
+CREATE TABLE IF NOT EXISTS shipments (
+    order_id        text        PRIMARY KEY REFERENCES orders,
+    tracking_number text        NOT NULL UNIQUE,
+    carrier         text        NOT NULL,
+    zone            text        NOT NULL,
+    state           text        NOT NULL,
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    handed_over_at  timestamptz,
+    CONSTRAINT shipments_state_is_known CHECK (state IN (
+        'label',        -- waits for the carrier; can be cancelled
+        'handed_over',  -- irrevocable: the point of no return
+        'cancelled'
+    )),
+    CONSTRAINT shipments_handed_over_has_an_instant CHECK ((state = 'handed_over') = (handed_over_at IS NOT NULL))
+);
+
+-- The fence ---------------------------------------------------------------------------------------------
+
+-- One row per saga and step, written in the transaction of the effect it stands for; here the saga's id is
+-- the order's. No foreign key: a tombstone may come before the order it is for.
+CREATE TABLE IF NOT EXISTS step_fence (
+    saga_id     text        NOT NULL,
+    step        text        NOT NULL,
+    phase       text        NOT NULL,
+    had_effect  boolean     NOT NULL,  -- false: a tombstone, its step never ran and never will
+    fingerprint text        NOT NULL,  -- of the request; the same key with another one is refused
+    result      jsonb,                 -- what the first attempt answered, and every later one repeats
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    updated_at  timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (saga_id, step),
+    CONSTRAINT step_fence_phase_is_known CHECK (phase IN (
+        'done',     -- the step's effect stands
+        'undone',   -- it was reversed, or there was none
+        'resolved'  -- an operator vouches that it was settled by hand
+    )),
+    CONSTRAINT step_fence_done_had_effect CHECK (phase <> 'done' OR (had_effect AND result IS NOT NULL))
+) WITH (fillfactor = 70);
+
+-- What happened, and what needs a person ----------------------------------------------------------------
+
+-- Every change of an order's status and every act of an operator, numbered per order without a gap, written
+-- in the transaction of the change. saga.log is made from it. `txid` lets a reader who follows the log know
+-- which rows can no longer be overtaken by a transaction that began earlier and commits later.
+CREATE TABLE IF NOT EXISTS order_events (
+    event_id        bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    txid            xid8        NOT NULL DEFAULT pg_current_xact_id(),
+    order_id        text        NOT NULL REFERENCES orders,
+    seq             integer     NOT NULL,
+    event           text        NOT NULL,  -- the new status, or retry_requested / step_resolved
+    previous_status text,                  -- null for the first
+    status          text        NOT NULL,
+    changed_by      text        NOT NULL,
+    reason          text,
+    at              timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT order_events_numbered_once UNIQUE (order_id, seq)
+);
+CREATE INDEX IF NOT EXISTS order_events_in_commit_order ON order_events (txid, event_id);
+
+-- An order that is stuck, until an operator or a later retry has settled it.
+CREATE TABLE IF NOT EXISTS incidents (
+    incident_id bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    order_id    text        NOT NULL REFERENCES orders,
+    steps       text[]      NOT NULL,  -- whose undo keeps failing
+    cause       text        NOT NULL,  -- what the undo said
+    opened_at   timestamptz NOT NULL DEFAULT now(),
+    closed_at   timestamptz,
+    resolution  text,
+    CONSTRAINT incidents_name_a_step CHECK (cardinality(steps) > 0),
+    CONSTRAINT incidents_closed_with_a_resolution CHECK ((closed_at IS NULL) = (resolution IS NULL))
+);
+-- One order has one open incident at most.
+CREATE UNIQUE INDEX IF NOT EXISTS incidents_one_open_per_order ON incidents (order_id) WHERE closed_at IS NULL;
+
+-- The state machine -------------------------------------------------------------------------------------
+
+-- Which status may follow which. `rejected` and `cancelled` absorb; `completed` does so once the parcel is
+-- handed over. Before that its label can be cancelled, or, if that keeps failing, the order be parked.
+CREATE OR REPLACE FUNCTION order_may_move(previous text, next text) RETURNS boolean
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE coalesce(previous, 'new')
+        WHEN 'new'       THEN next IN ('pending', 'reserved', 'rejected', 'cancelled', 'stuck')
+        WHEN 'pending'   THEN next IN ('reserved', 'unwinding', 'rejected', 'cancelled', 'stuck')
+        WHEN 'reserved'  THEN next IN ('paid', 'unwinding', 'stuck')
+        WHEN 'paid'      THEN next IN ('completed', 'unwinding', 'stuck')
+        WHEN 'completed' THEN next IN ('unwinding', 'stuck')
+        WHEN 'unwinding' THEN next IN ('rejected', 'cancelled', 'stuck')
+        WHEN 'stuck'     THEN next IN ('unwinding', 'rejected', 'cancelled', 'completed')
+        ELSE false END
+$$;
+
+-- Refuses an illegal move and numbers a legal one. An update that leaves the status as it is passes.
+CREATE OR REPLACE FUNCTION orders_move() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        IF NOT order_may_move(NULL, NEW.status) THEN
+            RAISE EXCEPTION 'order % cannot begin as %', NEW.order_id, NEW.status
+                USING ERRCODE = '23514', CONSTRAINT = 'orders_moves_are_legal', TABLE = 'orders';
+        END IF;
+        NEW.event_seq := 1;
+    ELSIF NEW.status <> OLD.status THEN
+        IF NOT order_may_move(OLD.status, NEW.status)
+           OR (OLD.status = 'completed' AND EXISTS (
+                   SELECT FROM shipments s WHERE s.order_id = NEW.order_id AND s.state = 'handed_over')) THEN
+            RAISE EXCEPTION 'order % cannot move from % to %', NEW.order_id, OLD.status, NEW.status
+                USING ERRCODE = '23514', CONSTRAINT = 'orders_moves_are_legal', TABLE = 'orders';
+        END IF;
+        NEW.event_seq := OLD.event_seq + 1;
+        NEW.updated_at := now();
+    END IF;
+    RETURN NEW;
+END $$;
+
+-- Writes the event of every move, whoever made it: the service, the sweep or a person with psql.
+CREATE OR REPLACE FUNCTION orders_log_move() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO order_events (order_id, seq, event, previous_status, status, changed_by, reason)
+        VALUES (NEW.order_id, NEW.event_seq, NEW.status, NULL, NEW.status, NEW.changed_by, NEW.reason);
+    ELSIF NEW.status <> OLD.status THEN
+        INSERT INTO order_events (order_id, seq, event, previous_status, status, changed_by, reason)
+        VALUES (NEW.order_id, NEW.event_seq, NEW.status, OLD.status, NEW.status, NEW.changed_by, NEW.reason);
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE TRIGGER orders_move BEFORE INSERT OR UPDATE OF status ON orders
+    FOR EACH ROW EXECUTE FUNCTION orders_move();
+CREATE OR REPLACE TRIGGER orders_log_move AFTER INSERT OR UPDATE OF status ON orders
+    FOR EACH ROW EXECUTE FUNCTION orders_log_move();
+
+-- Rights ------------------------------------------------------------------------------------------------
+
+-- The service's role. Give it a password where the server asks for one:  ALTER ROLE checkout PASSWORD '…'.
+-- The timeouts are nested on purpose: waiting for a lock ends before the statement, the statement before the
+-- transaction, and the transaction before Temporal gives the attempt up (5 s), so that an attempt that
+-- Temporal has written off can no longer commit.
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'checkout') THEN
+        CREATE ROLE checkout LOGIN;
+    END IF;
+EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;  -- another database of this server was first
+END $$;
+ALTER ROLE checkout SET lock_timeout = '1500ms';
+ALTER ROLE checkout SET statement_timeout = '3s';
+ALTER ROLE checkout SET transaction_timeout = '4s';
+ALTER ROLE checkout SET idle_in_transaction_session_timeout = '5s';
+-- A server busy with a statement notices within a second that its client was killed.
+ALTER ROLE checkout SET client_connection_check_interval = '1s';
+
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO checkout;
+GRANT INSERT ON orders, order_lines, reservations, transfers, shipments, step_fence, order_events, incidents TO checkout;
+GRANT UPDATE (on_hand, reserved) ON inventory TO checkout;
+GRANT UPDATE (balance_minor) ON accounts TO checkout;
+GRANT UPDATE (status, changed_by, reason, ending, fingerprint, total_minor, currency, event_seq, updated_at) ON orders TO checkout;
+GRANT UPDATE (unit_price_minor) ON order_lines TO checkout;
+GRANT UPDATE (state) ON reservations TO checkout;
+GRANT UPDATE (state, handed_over_at) ON shipments TO checkout;
+GRANT UPDATE (phase, updated_at) ON step_fence TO checkout;
+GRANT UPDATE (steps, cause, closed_at, resolution) ON incidents TO checkout;
+
+-- The demo catalogue ------------------------------------------------------------------------------------
+
+-- A second run adds what is missing and changes nothing that is there.
+INSERT INTO products (sku, name, unit_price_minor) VALUES
+    ('tea-mug',  'Tea mug, stoneware', 1200),
+    ('poster',   'Poster, A2',         1700),
+    ('notebook', 'Notebook, dotted',    950),
+    ('lamp',     'Desk lamp',          8900),
+    ('last-one', 'The last of its kind', 4200),
+    ('bag',      'Canvas bag',         2200),
+    ('bottle',   'Water bottle',       1600),
+    ('cap',      'Cap, one size',      1900),
+    ('game',     'Board game',         3400),
+    ('kite',     'Kite, two lines',    2700),
+    ('pen',      'Fountain pen',       4500),
+    ('scarf',    'Scarf, wool',        3100)
+ON CONFLICT DO NOTHING;
+INSERT INTO products (sku, name, unit_price_minor)
+    SELECT 'item-' || lpad(n::text, 3, '0'), 'Item ' || n, 100 + 7 * n FROM generate_series(1, 100) AS n
+ON CONFLICT DO NOTHING;
+
+INSERT INTO inventory (sku, initial, on_hand) VALUES
+    ('tea-mug', 1000, 1000), ('poster', 1000, 1000), ('notebook', 1000, 1000),
+    ('lamp', 20, 20), ('last-one', 1, 1), ('bag', 50, 50), ('bottle', 50, 50), ('cap', 50, 50),
+    ('game', 50, 50), ('kite', 50, 50), ('pen', 50, 50), ('scarf', 50, 50)
+ON CONFLICT DO NOTHING;
+INSERT INTO inventory (sku, initial, on_hand)
+    SELECT 'item-' || lpad(n::text, 3, '0'), 1000000, 1000000 FROM generate_series(1, 100) AS n
+ON CONFLICT DO NOTHING;
+
+INSERT INTO delivery_zones (zone, carrier, is_served, hands_over_at_once) VALUES
+    ('city',     'Bike Courier', true,  true),
+    ('country',  'Yellow Post',  true,  false),
+    ('overseas', 'Slow Boat',    true,  false),
+    ('atlantis', 'Submarine',    false, false)
+ON CONFLICT DO NOTHING;
+
+INSERT INTO accounts (account_id, kind, name, balance_minor, delivery_zone) VALUES
+    ('bank',  'house',    'Where customers'' money comes from', NULL, NULL),
+    ('shop',  'house',    'What customers have paid',           NULL, NULL)
+ON CONFLICT DO NOTHING;
+
+-- A customer is opened together with the deposit that explains the balance.
+WITH people (account_id, name, deposit, zone) AS (
+    VALUES ('alice', 'Alice, in town',                 100000, 'city'),
+           ('bob',   'Bob, who is nearly broke',          500, 'city'),
+           ('carol', 'Carol, in the country',          100000, 'country'),
+           ('dave',  'Dave, overseas',                 100000, 'overseas'),
+           ('erin',  'Erin, in town',                   20000, 'city'),
+           ('frank', 'Frank, in town',                  20000, 'city'),
+           ('grace', 'Grace, in the country',           20000, 'country'),
+           ('heidi', 'Heidi, in town',                  20000, 'city'),
+           ('ivan',  'Ivan, in town',                   20000, 'city'),
+           ('judy',  'Judy, overseas',                  20000, 'overseas'),
+           ('mallory', 'Mallory, where nobody delivers', 20000, 'atlantis'),
+           ('nemo',  'Nemo, where nobody delivers',     20000, 'atlantis')
+    UNION ALL
+    SELECT 'buyer-' || lpad(n::text, 3, '0'), 'Buyer ' || n, 1000000000, 'city' FROM generate_series(1, 100) AS n
+), opened AS (
+    INSERT INTO accounts (account_id, kind, name, balance_minor, delivery_zone)
+    SELECT account_id, 'customer', name, deposit, zone FROM people
+    ON CONFLICT DO NOTHING RETURNING account_id, balance_minor
+)
+INSERT INTO transfers (transfer_id, kind, debit_account, credit_account, amount_minor, currency)
+SELECT 'deposit/' || account_id, 'deposit', 'bank', account_id, balance_minor, 'EUR' FROM opened;
+
+COMMIT;

@@ -1,0 +1,170 @@
+"""One Postgres and one Temporal for the whole session; a database and a task queue of its own for each test."""
+
+import itertools
+import os
+import sys
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client, WorkflowHandle
+from temporalio.common import WorkflowIDReusePolicy
+from temporalio.worker import Interceptor, Worker
+
+from activities.maintenance import AuditInput, AuditReport, Maintenance
+from adapters.config import WorkerSettings
+from adapters.database import create_engine
+from adapters.temporal import DATA_CONVERTER
+from domain.model import CheckoutInput, CheckoutStatus, OrderLine
+from domain.policies import checkout_workflow_id
+from embedded.stack import DATABASE, ROLE, DevStack, psql
+from worker import build_worker
+from workflows.checkout import CheckoutWorkflow
+
+_exit_status = 0
+_numbers = itertools.count(1)
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    global _exit_status  # noqa: PLW0603 - the two hooks have nothing else in common
+    _exit_status = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    """Leave as the commands do: on Python 3.11 the teardown may abort (see adapters/telemetry.py)."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(_exit_status)
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevStack]:
+    """Both servers, the schema applied, no worker."""
+    with DevStack(tmp_path_factory.mktemp("stack")) as running:
+        yield running
+
+
+@dataclass
+class Database:
+    """A database of one test, cloned from the one that setup.sql made."""
+
+    name: str
+    url: str
+    """As the service's role."""
+    admin_url: str
+    """As the superuser, for asyncpg: to look at everything, and to break things."""
+
+    async def fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
+        connection = await asyncpg.connect(self.admin_url)
+        try:
+            return list(await connection.fetch(query, *arguments))
+        finally:
+            await connection.close()
+
+    async def value(self, query: str, *arguments: Any) -> Any:
+        [row] = await self.fetch(query, *arguments)
+        return row[0]
+
+    async def run(self, statements: str) -> None:
+        connection = await asyncpg.connect(self.admin_url)
+        try:
+            await connection.execute(statements)
+        finally:
+            await connection.close()
+
+
+@pytest.fixture
+def database(stack: DevStack) -> Iterator[Database]:
+    """A fresh database with the demo catalogue."""
+    name = f"test_{next(_numbers)}_{uuid.uuid4().hex[:8]}"
+    psql(stack.postgres, "postgres", "-c", f'CREATE DATABASE "{name}" TEMPLATE "{DATABASE}"')
+    yield Database(
+        name,
+        stack.postgres.url(name, ROLE),
+        stack.postgres.url(name, "postgres", driver="postgresql"),
+    )
+    psql(stack.postgres, "postgres", "-c", f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+async def engine(database: Database) -> AsyncIterator[AsyncEngine]:
+    """The service's engine on the test's database."""
+    made = create_engine(database.url, pool_size=20)
+    yield made
+    await made.dispose()
+
+
+@pytest.fixture(scope="session")
+async def client(stack: DevStack) -> Client:
+    return await Client.connect(stack.temporal.address, data_converter=DATA_CONVERTER)
+
+
+@dataclass
+class Shop:
+    """The checkout under test: workers on a task queue of this test alone, and how to talk to them."""
+
+    client: Client
+    engine: AsyncEngine
+    database: Database
+    task_queue: str = field(default_factory=lambda: f"test-{uuid.uuid4().hex[:12]}")
+
+    def order(self, customer: str = "alice", *lines: tuple[str, int], order_id: str = "") -> CheckoutInput:
+        """Make an order with an id of its own; one tea-mug unless lines are given."""
+        wanted = lines or (("tea-mug", 1),)
+        return CheckoutInput(
+            order_id or f"t-{uuid.uuid4().hex[:12]}", customer, tuple(OrderLine(*line) for line in wanted)
+        )
+
+    def working(
+        self, *, interceptors: tuple[Interceptor, ...] = (), **settings: Any
+    ) -> AbstractAsyncContextManager[Worker]:
+        """Run a worker inside the block."""
+
+        @asynccontextmanager
+        async def running() -> AsyncIterator[Worker]:
+            worker = build_worker(
+                self.client,
+                self.engine,
+                WorkerSettings(task_queue=self.task_queue, shutdown_grace_seconds=5, **settings),
+                interceptors=interceptors,
+            )
+            async with worker:
+                yield worker
+
+        return running()
+
+    async def start(self, order: CheckoutInput) -> WorkflowHandle[CheckoutWorkflow, CheckoutStatus]:
+        """Start an order's saga, as the starter does."""
+        return await self.client.start_workflow(
+            CheckoutWorkflow.run,
+            order,
+            id=checkout_workflow_id(order.order_id),
+            task_queue=self.task_queue,
+            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+        )
+
+    async def audit(self, *, at_rest: bool = True) -> AuditReport:
+        """Check every invariant, without going through Temporal."""
+        return await Maintenance(self.engine).run_audit(AuditInput(0.0 if at_rest else 3600.0))
+
+    async def order_status(self, order: CheckoutInput) -> str | None:
+        rows = await self.database.fetch("SELECT status FROM orders WHERE order_id = $1", order.order_id)
+        return rows[0][0] if rows else None
+
+
+@pytest.fixture
+async def shop(client: Client, engine: AsyncEngine, database: Database) -> Shop:
+    """The checkout, with no worker running yet."""
+    return Shop(client, engine, database)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path

@@ -1,0 +1,223 @@
+"""The worker: takes checkouts from Temporal and does them on Postgres. Run as many as you like.
+
+    python worker.py
+
+Settings come from the environment: `TEMPORAL_*` as for every Temporal tool, ours as `CHECKOUT_*` (see
+adapters/config.py). Without any, it works with what `make up` or `docker compose up` started.
+
+SIGTERM or Ctrl-C drains: running steps are finished, no new ones are taken.
+Exit status: 0 drained; 1 Temporal or Postgres cannot be used; 2 the configuration is wrong.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from typing import TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+from temporalio.worker import Interceptor, PollerBehaviorAutoscaling, Worker
+
+from activities.inventory import Inventory
+from activities.maintenance import Maintenance
+from activities.orders import Orders
+from activities.payments import Payments
+from activities.shipping import Shipping
+from adapters import event_log
+from adapters.config import ConfigurationError, WorkerSettings, load
+from adapters.database import create_engine, missing_tables, sqlstate
+from adapters.telemetry import configure_logging, leave
+from adapters.temporal import RefuseWrongArguments, connect, connection_options
+from domain import policies
+from workflows.checkout import CheckoutWorkflow
+from workflows.maintenance import AuditWorkflow, SweepWorkflow
+
+_log = logging.getLogger("checkout.worker")
+_T = TypeVar("_T")
+
+# A worker that is killed holds its cached workflows' tasks for this long before another worker gets them.
+_STICKY_TIMEOUT = timedelta(seconds=3)
+# Invalid authorization, no such database, no such role or right: waiting does not mend these.
+_UNMENDABLE = ("28", "3D", "42")
+
+
+class CannotStart(Exception):
+    """Something outside this process has to be put right first. The message says what and how."""
+
+
+def build_worker(
+    client: Client,
+    engine: AsyncEngine,
+    settings: WorkerSettings,
+    *,
+    interceptors: Sequence[Interceptor] = (),
+) -> Worker:
+    """Put the worker together: the one place that knows every workflow and activity.
+
+    Args:
+        client: where tasks come from.
+        engine: the database that the activities work on.
+        settings: the task queue and the limits.
+        interceptors: more of them, such as a demo's or a test's that injects faults.
+    """
+    inventory, payments, shipping = Inventory(engine), Payments(engine), Shipping(engine)
+    orders, maintenance = Orders(engine), Maintenance(engine)
+    return Worker(
+        client,
+        task_queue=settings.task_queue,
+        workflows=[CheckoutWorkflow, AuditWorkflow, SweepWorkflow],
+        activities=[
+            inventory.reserve_inventory,
+            inventory.release_inventory,
+            payments.charge_payment,
+            payments.refund_payment,
+            shipping.ship_order,
+            shipping.cancel_shipment,
+            orders.close_order,
+            orders.park_order,
+            orders.resolve_step,
+            orders.note_retry,
+            maintenance.run_audit,
+            maintenance.find_unfinished,
+        ],
+        interceptors=[RefuseWrongArguments(), *interceptors],
+        max_cached_workflows=settings.max_cached_workflows,
+        max_concurrent_activities=settings.max_concurrent_activities,
+        workflow_task_poller_behavior=PollerBehaviorAutoscaling(minimum=2, maximum=20, initial=5),
+        activity_task_poller_behavior=PollerBehaviorAutoscaling(minimum=2, maximum=20, initial=5),
+        sticky_queue_schedule_to_start_timeout=_STICKY_TIMEOUT,
+        graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_grace_seconds),
+    )
+
+
+async def run(settings: WorkerSettings) -> None:
+    """Work until SIGTERM or SIGINT.
+
+    Raises:
+        CannotStart: Temporal or Postgres cannot be used.
+    """
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    engine = create_engine(settings.database_url, pool_size=settings.database_pool_size)
+    try:
+        ready = asyncio.create_task(_wait_until_usable(settings, engine))
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            ready.cancel()
+            return
+        client = ready.result()
+        follower = asyncio.create_task(event_log.follow(engine, settings.log_file))
+        async with build_worker(client, engine, settings):
+            _log.info(
+                "ready: task queue %s, histories at %s, log in %s",
+                settings.task_queue,
+                settings.ui_url,
+                settings.log_file,
+                extra={"action": "worker_ready"},
+            )
+            await asyncio.wait({stopped, follower}, return_when=asyncio.FIRST_COMPLETED)
+            if follower.done():
+                follower.result()
+            _log.info("draining: running steps are finished", extra={"action": "worker_draining"})
+        follower.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await follower
+    finally:
+        await engine.dispose()
+    _log.info("stopped", extra={"action": "worker_stopped"})
+
+
+async def _wait_until_usable(settings: WorkerSettings, engine: AsyncEngine) -> Client:
+    deadline = time.monotonic() + settings.startup_timeout_seconds
+    await _until(deadline, "Postgres", lambda: _check_database(engine))
+    identity = f"checkout-worker@{socket.gethostname()}-{os.getpid()}"
+    try:
+        where = connection_options()["target_host"]
+    except Exception as error:
+        raise CannotStart(f"The Temporal settings are wrong: {error}") from error
+    client = await _until(deadline, f"Temporal at {where}", lambda: connect(identity=identity))
+    await _check_search_attributes(client)
+    return client
+
+
+async def _until(deadline: float, what: str, attempt: Callable[[], Awaitable[_T]]) -> _T:
+    """Try until it works, with waits of 0.2 s doubling to 5 s; give up at the deadline."""
+    wait = 0.2
+    while True:
+        try:
+            return await attempt()
+        except (SQLAlchemyError, OSError, TimeoutError, RuntimeError, RPCError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+            if (sqlstate(error) or "").startswith(_UNMENDABLE):
+                raise CannotStart(f"{what} refuses us: {reason}\nCheck CHECKOUT_DATABASE_URL.") from error
+            if time.monotonic() + wait > deadline:
+                raise CannotStart(
+                    f"{what} did not answer in time: {reason}\n"
+                    "Is it running? `make up` or `docker compose up` starts everything; otherwise set "
+                    "CHECKOUT_DATABASE_URL and TEMPORAL_ADDRESS."
+                ) from error
+            _log.info("waiting for %s: %s", what, reason, extra={"action": "waiting"})
+        await asyncio.sleep(wait)
+        wait = min(wait * 2, 5.0)
+
+
+async def _check_database(engine: AsyncEngine) -> None:
+    if missing := await missing_tables(engine):
+        raise CannotStart(
+            f"The database has no schema: {', '.join(missing)} missing.\n"
+            "Run setup.sql on it as a superuser: psql -d checkout -f setup.sql"
+        )
+
+
+async def _check_search_attributes(client: Client) -> None:
+    """Refuse a server that would reject every workflow task for an attribute it does not know."""
+    try:
+        known = await client.operator_service.list_search_attributes(
+            ListSearchAttributesRequest(namespace=client.namespace)
+        )
+    except RPCError as error:
+        if error.status in {RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED}:
+            _log.warning("cannot see whether %s are registered", ", ".join(policies.SEARCH_ATTRIBUTES))
+            return
+        raise
+    keyword = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
+    missing = [name for name in policies.SEARCH_ATTRIBUTES if known.custom_attributes.get(name) != keyword]
+    if missing:
+        arguments = " ".join(f"--name {name} --type Keyword" for name in missing)
+        raise CannotStart(
+            f"Temporal's namespace {client.namespace} lacks search attributes: {', '.join(missing)}.\n"
+            f"Run: temporal operator search-attribute create --namespace {client.namespace} {arguments}"
+        )
+
+
+def main() -> int:
+    """Run the worker and give the exit status."""
+    try:
+        settings = load(WorkerSettings)
+    except ConfigurationError as error:
+        sys.stderr.write(f"The configuration is wrong:\n{error}\n")
+        return 2
+    configure_logging(settings.log_level)
+    try:
+        asyncio.run(run(settings))
+    except CannotStart as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    leave(main())

@@ -1,0 +1,338 @@
+"""The checkout of one order: reserve, pay, ship; or everything undone."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from temporalio import workflow
+from temporalio.exceptions import ApplicationError, CancelledError
+
+with workflow.unsafe.imports_passed_through():
+    from activities.inventory import Inventory
+    from activities.orders import OperatorNote, Orders, OrderState, ParkInput
+    from activities.payments import Payments
+    from activities.shipping import Shipping
+    from domain import policies
+    from domain.errors import IdempotencyMismatch, InvalidInput, OrderCancelled, OrderRejected
+    from domain.model import (
+        CheckoutInput,
+        CheckoutStatus,
+        Ending,
+        OrderStatus,
+        Reservation,
+        Resolution,
+        Shipment,
+        Step,
+        StepView,
+        UndoInput,
+        format_money,
+        reason_problem,
+    )
+    from domain.undo import UndoOutcome, UndoResult
+    from workflows.saga import (
+        Compensation,
+        Completed,
+        Irrevocable,
+        Patience,
+        Saga,
+        Unwound,
+        describe,
+    )
+
+_Given = TypeVar("_Given")
+_Answer = TypeVar("_Answer")
+
+
+@workflow.defn(name="Checkout")
+class CheckoutWorkflow:
+    """The saga of one order. Its workflow id is `checkout-{order_id}`.
+
+    It ends *completed* with a `CheckoutStatus`, *failed* as `OrderRejected` or `OrderCancelled`, or
+    *cancelled* when the cancel came through Temporal; a failure carries the `CheckoutStatus` as its detail.
+    An order whose undo keeps failing stays open as *stuck*, for `retry_compensation` and
+    `resolve_compensation`.
+    """
+
+    def __init__(self) -> None:
+        self._saga = Saga(
+            patience=Patience(policies.STUCK_RETRY_FIRST, policies.STUCK_RETRY_LONGEST),
+            on_change=self._show,
+            on_unwind=self._unwind_begins,
+            on_stuck=self._park,
+        )
+        self._order: CheckoutInput | None = None
+        self._status = "running"
+        self._ending = Ending.REJECTED
+        self._reason: str | None = None
+        self._cancel_reason: str | None = None
+        self._reservation: Reservation | None = None
+        self._tracking_number: str | None = None
+        self._is_anothers_order = False
+
+    # The story ------------------------------------------------------------------------------------------
+
+    @workflow.run
+    async def run(self, order: CheckoutInput) -> CheckoutStatus:
+        """Carry one order to its end."""
+        self._order = order
+        outcome = await self._saga.run(self._abandon(order) if order.repair else self._buy(order))
+        if isinstance(outcome, Unwound):
+            await self._saga.protect(self._close())
+        elif isinstance(outcome, Irrevocable):
+            self._tracking_number = outcome.stored.get("tracking_number")
+        return await self._saga.protect(self._end(outcome))
+
+    async def _buy(self, order: CheckoutInput) -> None:
+        self._reservation = reservation = await self._saga.step(
+            Step.RESERVE,
+            do=lambda: self._reserve(order),
+            undo=lambda: self._undo_reserve(order),
+            detail=lambda held: f"{order.summary}: {format_money(held.total_minor, held.currency)}",
+        )
+        total = format_money(reservation.total_minor, reservation.currency)
+        await self._saga.step(
+            Step.PAY,
+            do=lambda: self._do(
+                Payments.charge_payment,
+                order,
+                policies.PAY,
+                "pay",
+                f"Charge {total} to {order.customer}",
+            ),
+            undo=lambda: self._undo(Payments.refund_payment, Step.PAY, f"↩ Refund {total}"),
+            detail=lambda paid: paid.transfer_id,
+        )
+        shipment: Shipment = await self._saga.step(
+            Step.SHIP,
+            do=lambda: self._do(Shipping.ship_order, order, policies.SHIP, "ship", f"Ship to {order.customer}"),
+            undo=lambda: self._undo(Shipping.cancel_shipment, Step.SHIP, "↩ Cancel the shipment"),
+            detail=lambda sent: f"{sent.tracking_number}, {sent.carrier}",
+        )
+        self._tracking_number = shipment.tracking_number
+
+    async def _abandon(self, order: CheckoutInput) -> None:
+        """Do nothing, so that everything which an earlier, lost run may have done is undone."""
+        self._saga.add_compensation(Step.RESERVE, lambda: self._undo_reserve(order))
+        self._saga.add_compensation(Step.PAY, lambda: self._undo(Payments.refund_payment, Step.PAY, "↩ Refund"))
+        self._saga.add_compensation(
+            Step.SHIP,
+            lambda: self._undo(Shipping.cancel_shipment, Step.SHIP, "↩ Cancel the shipment"),
+        )
+        raise ApplicationError("its workflow was terminated, timed out or lost; undone by the sweep", type="Abandoned")
+
+    # Steps and undos ------------------------------------------------------------------------------------
+
+    async def _reserve(self, order: CheckoutInput) -> Reservation:
+        try:
+            return await self._do(
+                Inventory.reserve_inventory,
+                order,
+                policies.RESERVE,
+                "reserve",
+                f"Reserve {order.summary}",
+            )
+        except Exception as error:
+            self._is_anothers_order = describe(error).startswith(f"{IdempotencyMismatch.__name__}:")
+            raise
+
+    async def _undo_reserve(self, order: CheckoutInput) -> UndoResult:
+        if self._is_anothers_order:
+            # A tombstone would now be written under the id of an order that is none of our business.
+            return UndoResult(UndoOutcome.NOTHING_TO_UNDO)
+        return await self._undo(Inventory.release_inventory, Step.RESERVE, f"↩ Release {order.summary}")
+
+    async def _undo(
+        self, undo: Callable[[Any, UndoInput], Awaitable[UndoResult]], step: Step, summary: str
+    ) -> UndoResult:
+        # A round of its own gets an activity id of its own: the history shows which try was which.
+        entry = next(entry for entry in self._saga.compensations if entry.step == step)
+        activity_id = f"undo-{step}" if entry.rounds == 1 else f"undo-{step}-{entry.rounds}"
+        return await self._do(undo, self._undo_input(), policies.UNDO, activity_id, summary)
+
+    async def _do(
+        self,
+        activity: Callable[[Any, _Given], Awaitable[_Answer]],
+        given: _Given,
+        policy: policies.ActivityPolicy,
+        activity_id: str | None,
+        summary: str,
+    ) -> _Answer:
+        return await workflow.execute_activity_method(
+            activity,
+            given,
+            activity_id=activity_id,
+            summary=summary,
+            start_to_close_timeout=policy.start_to_close,
+            schedule_to_close_timeout=policy.schedule_to_close,
+            retry_policy=policy.retry,
+            # An unwind should begin after the step has stopped, not beside it. That is a courtesy to the
+            # database; the fence is the guarantee.
+            cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        )
+
+    def _undo_input(self) -> UndoInput:
+        return UndoInput(self._known_order(), self._ending, self._reason or "")
+
+    def _known_order(self) -> CheckoutInput:
+        assert self._order is not None
+        return self._order
+
+    # Endings --------------------------------------------------------------------------------------------
+
+    def _unwind_begins(self, cause: BaseException | None, failed_step: str | None) -> None:
+        if cause is None:
+            self._ending = Ending.CANCELLED
+            asked = self._cancel_reason or workflow.cancellation_reason() or "no reason given"
+            self._reason = f"cancelled: {asked}"
+        else:
+            self._ending = Ending.CANCELLED if self._known_order().repair else Ending.REJECTED
+            self._reason = describe(cause)
+        self._set_status(OrderStatus.UNWINDING, failed_step)
+
+    async def _park(self, stuck: Sequence[Compensation]) -> Irrevocable | None:
+        self._set_status(OrderStatus.STUCK, stuck[0].step)
+        state = await self._do(
+            Orders.park_order,
+            ParkInput(self._undo_input(), [entry.step for entry in stuck], stuck[0].detail),
+            policies.RECORD,
+            None,
+            f"Park: the undo of {', '.join(entry.step for entry in stuck)} keeps failing",
+        )
+        if state.status == OrderStatus.COMPLETED:
+            return Irrevocable(Step.SHIP, {"tracking_number": state.tracking_number})
+        return None
+
+    async def _close(self) -> None:
+        if self._is_anothers_order:
+            self._set_status(OrderStatus.REJECTED)
+            return
+        state: OrderState = await self._do(
+            Orders.close_order,
+            self._undo_input(),
+            policies.RECORD,
+            "close",
+            f"Close the order as {self._ending}",
+        )
+        self._reason = state.reason
+        self._set_status(OrderStatus(state.status))
+
+    async def _end(self, outcome: Completed[None] | Unwound | Irrevocable) -> CheckoutStatus:
+        if not isinstance(outcome, Unwound):
+            self._set_status(OrderStatus.COMPLETED)
+        # An update that is still being answered would be cut off by the end of the run.
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        status = self.status()
+        if not isinstance(outcome, Unwound):
+            return status
+        if self._status == OrderStatus.COMPLETED:
+            return status
+        undone = "; ".join(f"{entry.step} {entry.state}" for entry in reversed(outcome.compensations))
+        where = f" at {outcome.failed_step}" if outcome.failed_step else ""
+        message = f"order {status.order_id} {self._status}{where}: {self._reason}. Undone: {undone or 'nothing'}"
+        if outcome.cause is None and workflow.cancellation_reason() is not None:
+            raise CancelledError(message)
+        if self._status == OrderStatus.CANCELLED:
+            raise OrderCancelled(message, details=[status]) from outcome.cause
+        raise OrderRejected(message, details=[status]) from outcome.cause
+
+    # What people see ------------------------------------------------------------------------------------
+
+    def _set_status(self, status: OrderStatus, failed_step: str | None = None) -> None:
+        self._status = status.value
+        attributes = [policies.ORDER_STATUS.value_set(status.value)]
+        if failed_step:
+            attributes.append(policies.FAILED_STEP.value_set(failed_step))
+        workflow.upsert_search_attributes(attributes)
+        self._show()
+
+    def _show(self) -> None:
+        """Bring the UI's current details up to date. Costs no history."""
+        lines = [f"**{self._status}**" + (f": {self._reason}" if self._reason else "")]
+        lines += [
+            f"* {entry.step}: {entry.state}" + (f" ({entry.detail})" if entry.detail else "")
+            for entry in self._saga.compensations
+        ]
+        if self._saga.stuck_steps:
+            order_id = self._known_order().order_id
+            hint = (
+                f"Mend the cause, then `starter.py retry {order_id}`; or settle it by hand, then "
+                f"`starter.py resolve {order_id} --step {self._saga.stuck_steps[0]} --reason ...`"
+            )
+            lines += ["", hint]
+        workflow.set_current_details("\n".join(lines))
+
+    @workflow.query(description="Where the order stands, step by step")
+    def status(self) -> CheckoutStatus:
+        """Answer with the order's state, step by step."""
+        order = self._order
+        reservation = self._reservation
+        return CheckoutStatus(
+            order_id=order.order_id if order else policies.order_id_of(workflow.info().workflow_id),
+            status=self._status,
+            reason=self._reason,
+            total_minor=reservation.total_minor if reservation else None,
+            currency=reservation.currency if reservation else None,
+            tracking_number=self._tracking_number,
+            steps=[StepView(e.step, e.state, e.detail) for e in self._saga.compensations],
+            fingerprint=order.fingerprint if order else "",
+        )
+
+    # What people ask for --------------------------------------------------------------------------------
+
+    @workflow.update(description="Cancel the order, with a reason; refused once it is being undone")
+    def cancel(self, reason: str) -> None:
+        """Ask for the order to be undone. Whether that was in time shows in how the saga ends."""
+        self._cancel_reason = reason
+        self._saga.cancel()
+
+    @cancel.validator
+    def _validate_cancel(self, reason: str) -> None:
+        if problem := reason_problem(reason):
+            raise InvalidInput(problem)
+        if self._saga.is_unwinding or self._status != "running":
+            raise InvalidInput(f"the order is {self._status} already: {self._reason or 'too late to cancel'}")
+
+    @workflow.update(description="Try the failed undos of a stuck order again, now")
+    async def retry_compensation(self) -> CheckoutStatus:
+        """Run another round of the failed undos and answer with what came of it."""
+        info = workflow.current_update_info()
+        assert info is not None
+        rounds = self._saga.rounds
+        await self._do(
+            Orders.note_retry,
+            OperatorNote(self._known_order(), f"request {info.id}"),
+            policies.RECORD,
+            None,
+            "Log the operator's retry",
+        )
+        self._saga.retry()
+        await workflow.wait_condition(lambda: self._saga.rounds > rounds or not self._saga.stuck_steps)
+        return self.status()
+
+    @retry_compensation.validator
+    def _validate_retry(self) -> None:
+        self._require_stuck()
+
+    @workflow.update(description="Count a stuck step as undone: somebody settled it by hand")
+    async def resolve_compensation(self, resolution: Resolution) -> CheckoutStatus:
+        """Close the step's fence for good, log who said why, and let the saga go on."""
+        await self._do(
+            Orders.resolve_step,
+            OperatorNote(self._known_order(), resolution.reason, resolution.step),
+            policies.RECORD,
+            None,
+            f"Resolve {resolution.step} on an operator's word",
+        )
+        self._saga.resolve(resolution.step, f"resolved by hand: {resolution.reason}")
+        return self.status()
+
+    @resolve_compensation.validator
+    def _validate_resolve(self, resolution: Resolution) -> None:
+        self._require_stuck()
+        if resolution.step not in self._saga.stuck_steps:
+            raise InvalidInput(f"step {resolution.step!r} is not stuck; stuck: {', '.join(self._saga.stuck_steps)}")
+        if problem := reason_problem(resolution.reason):
+            raise InvalidInput(problem)
+
+    def _require_stuck(self) -> None:
+        if not self._saga.stuck_steps:
+            raise InvalidInput(f"the order is {self._status}, not stuck: there is nothing to retry or resolve")

@@ -1,0 +1,116 @@
+"""The audit and the sweep, as workflows: whoever asks for them needs no way into the database."""
+
+from dataclasses import dataclass, field
+
+from temporalio import workflow
+from temporalio.common import WorkflowIDReusePolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
+
+with workflow.unsafe.imports_passed_through():
+    from activities.maintenance import (
+        AuditInput,
+        AuditReport,
+        Maintenance,
+        UnfinishedInput,
+        UnfinishedPage,
+    )
+    from domain import policies
+    from domain.model import CheckoutInput
+    from workflows.checkout import CheckoutWorkflow
+
+_SWEEP_PAGES = 20
+
+
+@dataclass(frozen=True)
+class SweepInput:
+    """How long an order must have stood still before its saga is looked for, in seconds."""
+
+    stood_still_seconds: float = policies.SWEEP_UNFINISHED_AFTER.total_seconds()
+    refuse_malformed = True
+
+
+@dataclass
+class SweepReport:
+    """What the sweep did."""
+
+    started: list[str] = field(default_factory=list)
+    """Pending orders that had no saga and have one now."""
+    repaired: list[str] = field(default_factory=list)
+    """Orders whose saga was gone; a new run undoes what it left."""
+    alive: int = 0
+    """Unfinished orders whose saga is running."""
+    malformed: list[str] = field(default_factory=list)
+    """Pending orders that no saga can take, with the reason."""
+    is_complete: bool = True
+    """False when there was more than one sweep takes; run it again."""
+
+
+@workflow.defn(name="Audit")
+class AuditWorkflow:
+    """Runs every check of activities/audit.sql. Violations are its result, not its failure."""
+
+    @workflow.run
+    async def run(self, audit: AuditInput) -> AuditReport:
+        """Audit once."""
+        return await workflow.execute_activity_method(
+            Maintenance.run_audit,
+            audit,
+            start_to_close_timeout=policies.MAINTENANCE.start_to_close,
+            schedule_to_close_timeout=policies.MAINTENANCE.schedule_to_close,
+            retry_policy=policies.MAINTENANCE.retry,
+            summary="Check every invariant on one snapshot",
+        )
+
+
+@workflow.defn(name="Sweep")
+class SweepWorkflow:
+    """Starts a saga for each order that should have one and has none.
+
+    Safe at any time and beside any other sweep: a workflow id has one open run, so an order whose saga is
+    alive is left alone, and the fences make a second run of an order harmless.
+    """
+
+    @workflow.run
+    async def run(self, sweep: SweepInput) -> SweepReport:
+        """Sweep once, oldest orders first, up to 20 pages."""
+        report = SweepReport(is_complete=False)
+        wanted = UnfinishedInput(policies.SWEEP_BATCH, sweep.stood_still_seconds)
+        for _ in range(_SWEEP_PAGES):
+            page = await self._find(wanted)
+            report.malformed += page.malformed
+            for order in page.orders:
+                await self._start(order, report)
+            if page.next_at is None:
+                report.is_complete = True
+                break
+            wanted = UnfinishedInput(policies.SWEEP_BATCH, sweep.stood_still_seconds, page.next_at, page.next_id)
+        return report
+
+    async def _find(self, wanted: UnfinishedInput) -> UnfinishedPage:
+        return await workflow.execute_activity_method(
+            Maintenance.find_unfinished,
+            wanted,
+            start_to_close_timeout=policies.MAINTENANCE.start_to_close,
+            schedule_to_close_timeout=policies.MAINTENANCE.schedule_to_close,
+            retry_policy=policies.MAINTENANCE.retry,
+            summary="Look for orders that stand still",
+        )
+
+    async def _start(self, order: CheckoutInput, report: SweepReport) -> None:
+        verb = "Repair" if order.repair else "Start"
+        try:
+            await workflow.start_child_workflow(
+                CheckoutWorkflow.run,
+                order,
+                id=policies.checkout_workflow_id(order.order_id),
+                # The database says that the order has not ended, and it is the authority: whatever run
+                # there was has closed without telling it.
+                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+                parent_close_policy=workflow.ParentClosePolicy.ABANDON,
+                static_summary=f"{verb}: {order.summary} for {order.customer}",
+                memo={policies.FINGERPRINT_MEMO: order.fingerprint},
+            )
+        except WorkflowAlreadyStartedError:
+            report.alive += 1
+        else:
+            (report.repaired if order.repair else report.started).append(order.order_id)

@@ -1,0 +1,342 @@
+"""Saga: the compensation stack. Knows no shop words; needs temporalio and `domain.undo` alone.
+
+Write the forward story as one coroutine of `saga.step(...)` calls and hand it to `saga.run(...)`:
+
+    async def story() -> str:
+        room = await saga.step("room", do=book_room, undo=cancel_room)
+        return await saga.step("flight", do=book_flight, undo=cancel_flight)
+
+    ended = await saga.run(story())
+
+What it promises:
+
+1. A step's undo is on the stack *before* the step runs: a step can take effect and still be reported as failed.
+2. Any failure, and any cancel, unwinds the stack last in, first out, beginning with the failed step's own undo.
+3. An undo that keeps failing does not stop the others. The saga is then *stuck*: it tells `on_stuck`, tries
+   again after ever longer waits, and listens to `retry()` and `resolve()`, until every undo is settled.
+4. Once begun, an unwind cannot be interrupted. Cancels that come later change nothing.
+5. The first cause is kept, and every undo's outcome beside it.
+
+Steps and undos are zero-argument coroutine functions, as a rule around one activity. An undo answers with a
+`domain.undo.UndoResult`. Both must be safe to repeat: put a fence in front of their effects.
+
+Failures that Temporal knows (`FailureError`, timeouts) unwind. Any other exception is a bug in workflow code:
+it fails the workflow task, and the saga waits, where it is, for a corrected deploy.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, FailureError, is_cancelled_exception
+from temporalio.exceptions import TimeoutError as TemporalTimeoutError
+
+with workflow.unsafe.imports_passed_through():
+    from domain.undo import UndoOutcome, UndoResult
+
+T = TypeVar("T")
+
+
+class StepState(StrEnum):
+    """What became of a step, for people who look at it."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    UNDOING = "undoing"
+    UNDONE = "undone"
+    NOTHING_TO_UNDO = "nothing to undo"
+    IRREVOCABLE = "irrevocable"
+    STUCK = "stuck"
+    RESOLVED = "resolved"
+
+
+_SETTLED = {
+    UndoOutcome.REVERSED: StepState.UNDONE,
+    UndoOutcome.ALREADY_UNDONE: StepState.UNDONE,
+    UndoOutcome.NOTHING_TO_UNDO: StepState.NOTHING_TO_UNDO,
+    UndoOutcome.IRREVOCABLE: StepState.IRREVOCABLE,
+}
+
+
+@dataclass
+class Compensation:
+    """One entry of the stack, and what became of it."""
+
+    step: str
+    undo: Callable[[], Awaitable[UndoResult]]
+    state: StepState
+    detail: str = ""
+    rounds: int = 0
+    """Rounds of its undo begun so far."""
+
+    @property
+    def is_stuck(self) -> bool:
+        """Tell whether its undo failed and nobody has settled it."""
+        return self.state is StepState.STUCK
+
+
+@dataclass(frozen=True)
+class Completed(Generic[T]):
+    """The forward story ran to its end."""
+
+    value: T
+
+
+@dataclass(frozen=True)
+class Unwound:
+    """The stack was unwound."""
+
+    cause: BaseException | None
+    """The first failure; None when a cancel was all there was."""
+    failed_step: str | None
+    compensations: Sequence[Compensation]
+
+
+@dataclass(frozen=True)
+class Irrevocable:
+    """The unwind found a step past its point of no return before anything was undone: go forward."""
+
+    step: str
+    stored: dict[str, Any] = field(default_factory=dict)
+    """The result that the step had stored."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a stuck saga waits before it tries again by itself: `first`, doubling up to `longest`."""
+
+    first: timedelta
+    longest: timedelta
+
+    def after(self, rounds: int) -> timedelta:
+        """Give the wait after so many fruitless rounds, counted from 1."""
+        doublings: int = min(rounds - 1, 30)
+        return min(self.first * (1 << doublings), self.longest)
+
+
+class Saga:
+    """The compensation stack of one workflow run.
+
+    Args:
+        patience: how long to wait between rounds when stuck.
+        on_change: called, without arguments, whenever a step changes state. Must not block.
+        on_unwind: called once when an unwind begins, with the first cause (None for a cancel) and the
+            step it struck, if any. Must not block.
+        on_stuck: called after each fruitless round with the stuck compensations. It may answer
+            `Irrevocable` when it finds that there is no way back. It must not give up.
+    """
+
+    def __init__(
+        self,
+        *,
+        patience: Patience,
+        on_change: Callable[[], None] = lambda: None,
+        on_unwind: Callable[[BaseException | None, str | None], None] = lambda _cause, _step: None,
+        on_stuck: Callable[[Sequence[Compensation]], Awaitable[Irrevocable | None]],
+    ) -> None:
+        self._stack: list[Compensation] = []
+        self._patience = patience
+        self._on_change = on_change
+        self._on_unwind = on_unwind
+        self._on_stuck = on_stuck
+        self._cancel_requested = False
+        self._unwinding = False
+        self._retry_requested = False
+        self._rounds = 0
+
+    @property
+    def compensations(self) -> Sequence[Compensation]:
+        """Every step begun so far, in the order of beginning."""
+        return tuple(self._stack)
+
+    @property
+    def stuck_steps(self) -> list[str]:
+        """The steps whose undo failed and that wait for a retry or a person."""
+        return [entry.step for entry in self._stack if entry.is_stuck]
+
+    @property
+    def is_unwinding(self) -> bool:
+        """Tell whether the point has passed at which a cancel can still change anything."""
+        return self._unwinding
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of undos finished so far."""
+        return self._rounds
+
+    @property
+    def is_cancel_requested(self) -> bool:
+        """Tell whether anybody has asked to cancel, through us or through Temporal."""
+        return self._cancel_requested or workflow.cancellation_reason() is not None
+
+    def cancel(self) -> None:
+        """Ask for an unwind; the same as Temporal's own cancel. Without effect once unwinding."""
+        self._cancel_requested = True
+
+    def retry(self) -> None:
+        """Ask a stuck saga for another round of its failed undos, now."""
+        self._retry_requested = True
+
+    def resolve(self, step: str, reason: str) -> None:
+        """Count a stuck step as undone, on a person's word."""
+        for entry in self._stack:
+            if entry.step == step and entry.is_stuck:
+                self._mark(entry, StepState.RESOLVED, reason)
+
+    def add_compensation(self, step: str, undo: Callable[[], Awaitable[UndoResult]]) -> Compensation:
+        """Put an undo on the stack. `step` must not be there yet."""
+        if any(entry.step == step for entry in self._stack):
+            raise ValueError(f"step {step} is already on the stack")
+        entry = Compensation(step, undo, StepState.RUNNING)
+        self._stack.append(entry)
+        return entry
+
+    async def step(
+        self,
+        name: str,
+        *,
+        do: Callable[[], Awaitable[T]],
+        undo: Callable[[], Awaitable[UndoResult]],
+        detail: Callable[[T], str] = lambda _: "",
+    ) -> T:
+        """Run one step of the story, with its undo registered first.
+
+        Args:
+            name: the step's name, unique in this saga.
+            do: the step; its failure ends the story.
+            undo: reverses it, or makes sure that it never takes effect.
+            detail: says in a few words what a successful step did.
+        """
+        if self.is_cancel_requested:
+            # An await can swallow a cancel that arrives together with its result.
+            raise asyncio.CancelledError
+        entry = self.add_compensation(name, undo)
+        self._on_change()
+        try:
+            value = await do()
+        except BaseException as error:
+            entry.state = StepState.CANCELLED if is_cancelled_exception(error) else StepState.FAILED
+            entry.detail = describe(error)
+            raise
+        self._mark(entry, StepState.DONE, detail(value))
+        return value
+
+    async def run(self, story: Coroutine[Any, Any, T]) -> Completed[T] | Unwound | Irrevocable:
+        """Run the forward story; when it fails or is cancelled, unwind. Returns only when all is settled."""
+        forward = asyncio.create_task(story)
+        await self._settled(forward, interruptible=True)
+        cause = _failure_of(forward)
+        if cause is None and not forward.cancelled() and not self.is_cancel_requested:
+            return Completed(forward.result())
+        if cause is not None and is_cancelled_exception(cause) and self.is_cancel_requested:
+            cause = None
+        failed = next(
+            (e.step for e in self._stack if e.state in {StepState.FAILED, StepState.CANCELLED}),
+            None,
+        )
+        self._unwinding = True
+        self._on_unwind(cause, failed)
+        if forward_after_all := await self.protect(self._unwind()):
+            return forward_after_all
+        return Unwound(cause, failed, self.compensations)
+
+    async def protect(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await something to its end, whatever cancels arrive meanwhile.
+
+        It runs as a task of its own, because a cancel strikes the workflow's main task, and strikes it
+        through a plain `asyncio.shield` too.
+        """
+        task = asyncio.create_task(work)
+        await self._settled(task, interruptible=False)
+        return task.result()
+
+    async def _settled(self, task: "asyncio.Task[Any]", *, interruptible: bool) -> None:
+        """Wait until a task is done. The first cancel request is passed on to it when `interruptible`."""
+        passed_on = not interruptible
+        while not task.done():
+            try:
+                await workflow.wait_condition(
+                    lambda: task.done() or (not passed_on and self.is_cancel_requested)  # noqa: B023
+                )
+            except asyncio.CancelledError:
+                # Eviction from the worker's cache also arrives as a cancellation, and swallowing that one
+                # would hold the worker for ever. Only a request of the server's comes with a reason. Where
+                # an eviction follows a request, the next wait_condition raises again, unswallowably.
+                if workflow.cancellation_reason() is None:
+                    raise
+            if not passed_on and self.is_cancel_requested and not task.done():
+                passed_on = True
+                task.cancel()
+
+    async def _unwind(self) -> Irrevocable | None:
+        waiting = list(reversed(self._stack))
+        while True:
+            for entry in waiting:
+                result = await self._undo(entry)
+                if result is not None and result.outcome is UndoOutcome.IRREVOCABLE:
+                    if not self._anything_undone():
+                        return Irrevocable(entry.step, result.stored)
+                    self._mark(entry, StepState.STUCK, "irrevocable, but other steps are undone already")
+            self._rounds += 1
+            waiting = [entry for entry in waiting if entry.is_stuck]
+            if not waiting:
+                return None
+            if forward_after_all := await self._on_stuck(waiting):
+                return forward_after_all
+            await self._wait_for_another_round()
+            waiting = [entry for entry in waiting if entry.is_stuck]
+
+    async def _undo(self, entry: Compensation) -> UndoResult | None:
+        entry.rounds += 1
+        self._mark(entry, StepState.UNDOING, entry.detail)
+        try:
+            result = await entry.undo()
+        except (FailureError, TimeoutError) as error:
+            self._mark(entry, StepState.STUCK, describe(error))
+            return None
+        self._mark(entry, _SETTLED[result.outcome], entry.detail)
+        return result
+
+    async def _wait_for_another_round(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await workflow.wait_condition(
+                lambda: self._retry_requested or not self.stuck_steps,
+                timeout=self._patience.after(self._rounds),
+                timeout_summary="try the failed undos again",
+            )
+        self._retry_requested = False
+
+    def _anything_undone(self) -> bool:
+        return any(e.state in {StepState.UNDONE, StepState.RESOLVED} for e in self._stack)
+
+    def _mark(self, entry: Compensation, state: StepState, detail: str) -> None:
+        entry.state, entry.detail = state, detail
+        self._on_change()
+
+
+def describe(error: BaseException) -> str:
+    """Say what went wrong, from the innermost failure: `OutOfStock: tea-mug: 5 wanted, 2 free`."""
+    while isinstance(error, (ActivityError, TemporalTimeoutError)) and error.cause is not None:
+        error = error.cause
+    kind = getattr(error, "type", None)
+    if not isinstance(kind, str):  # a TimeoutError's type is an enum
+        kind = type(error).__name__
+    message = getattr(error, "message", None) or str(error)
+    return f"{kind}: {message}" if message else kind
+
+
+def _failure_of(task: "asyncio.Task[Any]") -> BaseException | None:
+    """Give the failure that a finished story ended with, or None; raise what is a bug instead."""
+    if task.cancelled():
+        return None
+    error = task.exception()
+    if error is None or isinstance(error, (FailureError, TimeoutError)):
+        return error
+    raise error
