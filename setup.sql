@@ -317,12 +317,32 @@ DO $$ BEGIN
     END IF;
 EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;  -- another database of this server was first
 END $$;
-ALTER ROLE checkout SET lock_timeout = '1500ms';
-ALTER ROLE checkout SET statement_timeout = '3s';
-ALTER ROLE checkout SET transaction_timeout = '4s';
-ALTER ROLE checkout SET idle_in_transaction_session_timeout = '5s';
 -- A server busy with a statement notices within a second that its client was killed.
-ALTER ROLE checkout SET client_connection_check_interval = '1s';
+DO $$
+DECLARE
+    setting text;
+BEGIN
+    FOREACH setting IN ARRAY ARRAY[
+        'lock_timeout=1500ms',
+        'statement_timeout=3s',
+        'transaction_timeout=4s',
+        'idle_in_transaction_session_timeout=5s',
+        'client_connection_check_interval=1s'
+    ] LOOP
+        FOR attempt IN 1..20 LOOP
+            EXIT WHEN EXISTS (
+                SELECT FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole
+                 WHERE r.rolname = 'checkout' AND s.setdatabase = 0 AND setting = ANY (s.setconfig));
+            BEGIN
+                EXECUTE format('ALTER ROLE checkout SET %I = %L',
+                               split_part(setting, '=', 1), split_part(setting, '=', 2));
+            EXCEPTION WHEN internal_error THEN
+                -- A role belongs to the whole server: another of its databases is being set up right now.
+                PERFORM pg_sleep(0.05);
+            END;
+        END LOOP;
+    END LOOP;
+END $$;
 
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO checkout;
 GRANT INSERT ON orders, order_lines, reservations, transfers, shipments, step_fence, order_events, incidents TO checkout;

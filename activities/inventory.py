@@ -5,11 +5,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio import activity
 
 from activities.fence import GATE, do_once, undo_once
-from activities.orders import begin_unwind, fence_key, line_arrays, refuse_while_shipped
+from activities.orders import (
+    begin_unwind,
+    fence_key,
+    line_arrays,
+    lock_order,
+    refuse_while_shipped,
+    require_same_content,
+)
 from domain.errors import (
     CheckoutError,
     CurrencyMismatch,
-    IdempotencyMismatch,
     OutOfStock,
     StepAlreadyCompensated,
     UnknownCustomer,
@@ -82,11 +88,6 @@ _WHICH_LINES = text("""
      ORDER BY w.sku
 """)
 
-_PENDING_LINES = text("""
-    SELECT o.customer, l.sku, l.quantity FROM orders o JOIN order_lines l USING (order_id)
-     WHERE o.order_id = :order_id
-""")
-
 _RELEASE = text("""
     WITH released AS (
         UPDATE reservations SET state = 'released'
@@ -138,9 +139,11 @@ class Inventory:
         """
         order_id = undo.order.order_id
         async with undo_once(self._engine, fence_key(undo.order, Step.RESERVE)) as undoing:
-            await begin_unwind(undoing.connection, undo, Step.RESERVE)
+            await lock_order(undoing.connection, undo.order)
             if undoing.had_effect:
                 await refuse_while_shipped(undoing.connection, order_id, "the release")
+            await begin_unwind(undoing.connection, undo, Step.RESERVE)
+            if undoing.had_effect:
                 await undoing.connection.execute(_RELEASE, {"order_id": order_id})
         return undoing.result()
 
@@ -148,8 +151,10 @@ class Inventory:
 async def _refusal(connection: AsyncConnection, order: CheckoutInput) -> CheckoutError | None:
     asked = {"order_id": order.order_id, "customer": order.customer}
     why = (await connection.execute(_WHY_NOT, asked)).one()
-    if taken := await _taken_id(connection, order, why.order_status, why.order_fingerprint):
-        return taken
+    if why.order_status is not None:
+        await require_same_content(connection, order, why.order_fingerprint)
+        if why.order_status != OrderStatus.PENDING:
+            return StepAlreadyCompensated(f"order {order.order_id} is already {why.order_status}")
     lines = (await connection.execute(_WHICH_LINES, line_arrays(order))).all()
     if why.account_kind != "customer":
         return UnknownCustomer(f"there is no customer {order.customer}")
@@ -162,29 +167,3 @@ async def _refusal(connection: AsyncConnection, order: CheckoutInput) -> Checkou
     if short := [line for line in lines if line.free < line.quantity]:
         return OutOfStock("; ".join(f"{line.sku}: {line.quantity} wanted, {max(line.free, 0)} free" for line in short))
     return None
-
-
-async def _taken_id(
-    connection: AsyncConnection, order: CheckoutInput, status: str | None, fingerprint: str | None
-) -> CheckoutError | None:
-    if status is None:
-        return None
-    if status == OrderStatus.PENDING:
-        is_this_order = await _asks_for_this(connection, order)
-    else:
-        is_this_order = fingerprint == order.fingerprint
-    if not is_this_order:
-        return IdempotencyMismatch(
-            f"order id {order.order_id} already belongs to an order with another customer or other lines; "
-            "choose another id"
-        )
-    if status == OrderStatus.PENDING:
-        return None
-    return StepAlreadyCompensated(f"order {order.order_id} is already {status}")
-
-
-async def _asks_for_this(connection: AsyncConnection, order: CheckoutInput) -> bool:
-    """Compare a pending order, written by hand, with what the saga was started with."""
-    rows = await connection.execute(_PENDING_LINES, {"order_id": order.order_id})
-    found = {(row.customer, row.sku, row.quantity) for row in rows}
-    return found == {(order.customer, line.sku, line.quantity) for line in order.lines}

@@ -1,7 +1,6 @@
 """Reading the whole database: the audit of every invariant, and the search for unfinished orders."""
 
 import re
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from temporalio import activity
 
 from adapters.database import snapshot
 from domain.errors import InvalidInput
+from domain.maintenance import AuditInput, AuditReport, UnfinishedInput, UnfinishedPage, Violation
 from domain.model import CheckoutInput, OrderLine
 from domain.policies import AUDIT_VIOLATIONS_SHOWN
 
@@ -30,58 +30,6 @@ _UNFINISHED = text("""
        AND (o.status = 'pending' OR o.updated_at <= now() - CAST(:stood_still AS interval))
      GROUP BY o.order_id ORDER BY o.updated_at, o.order_id LIMIT :limit
 """)
-_BEGINNING = "0001-01-01T00:00:00+00:00"
-
-
-@dataclass(frozen=True)
-class Violation:
-    """One row that breaks an invariant."""
-
-    check: str
-    subject: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class AuditInput:
-    """How long an order must have stood still to count as at rest, in seconds."""
-
-    at_rest_after_seconds: float = 3600.0
-    refuse_malformed = True
-
-
-@dataclass(frozen=True)
-class AuditReport:
-    """What the audit found in one snapshot."""
-
-    checks: dict[str, str]
-    """What each check asserts, by its id."""
-    violations: list[Violation]
-    """The first few of each check."""
-    violation_count: int
-    orders: dict[str, int]
-    """How many orders stand at each status."""
-
-
-@dataclass(frozen=True)
-class UnfinishedInput:
-    """Where a page of the search begins, and its size."""
-
-    limit: int
-    stood_still_seconds: float
-    after_at: str = _BEGINNING
-    after_id: str = ""
-
-
-@dataclass(frozen=True)
-class UnfinishedPage:
-    """Orders that may need a saga, oldest first, and where the next page begins."""
-
-    orders: list[CheckoutInput] = field(default_factory=list)
-    malformed: list[str] = field(default_factory=list)
-    """Orders written by hand that no saga can take, each with the reason."""
-    next_at: str | None = None
-    next_id: str = ""
 
 
 class Maintenance:

@@ -8,7 +8,7 @@ from temporalio import activity
 
 from activities.fence import FenceKey
 from adapters.database import transaction
-from domain.errors import CompensationImpossible, UnknownSku
+from domain.errors import CompensationImpossible, IdempotencyMismatch, InvalidInput
 from domain.model import CheckoutInput, OrderStatus, Step, UndoInput
 
 _BEGIN_UNWIND = text("""
@@ -36,6 +36,15 @@ _KEEP_LINES = text("""
 _CLOSE_INCIDENT = text("""
     UPDATE incidents SET closed_at = now(), resolution = :resolution
      WHERE order_id = :order_id AND closed_at IS NULL
+""")
+
+_LOCK = text("""
+    SELECT status, fingerprint FROM orders WHERE order_id = :order_id FOR NO KEY UPDATE
+""")
+
+_CONTENT_BY_HAND = text("""
+    SELECT o.customer, l.sku, l.quantity FROM orders o JOIN order_lines l USING (order_id)
+     WHERE o.order_id = :order_id
 """)
 
 _HOW_IT_STANDS = text("""
@@ -125,8 +134,42 @@ def line_arrays(order: CheckoutInput) -> dict[str, list[str] | list[int]]:
     }
 
 
+async def lock_order(connection: AsyncConnection, order: CheckoutInput) -> str | None:
+    """Lock an order's row, after the fence's and before any other, and give its status; None without a row.
+
+    Statements that follow in the transaction see everything that was committed before the lock was granted.
+
+    Raises:
+        IdempotencyMismatch: the row belongs to an order with other content.
+    """
+    row = (await connection.execute(_LOCK, {"order_id": order.order_id})).one_or_none()
+    if row is None:
+        return None
+    await require_same_content(connection, order, row.fingerprint)
+    return str(row.status)
+
+
+async def require_same_content(connection: AsyncConnection, order: CheckoutInput, fingerprint: str | None) -> None:
+    """Compare an order with the row that has its id.
+
+    Raises:
+        IdempotencyMismatch: somebody else wants something else under this id.
+    """
+    if fingerprint is None:  # written by hand, and no saga has seen it yet
+        rows = await connection.execute(_CONTENT_BY_HAND, {"order_id": order.order_id})
+        found = {(row.customer, row.sku, row.quantity) for row in rows}
+        is_same = found == {(order.customer, line.sku, line.quantity) for line in order.lines}
+    else:
+        is_same = fingerprint == order.fingerprint
+    if not is_same:
+        raise IdempotencyMismatch(
+            f"order id {order.order_id} already belongs to an order with another customer or other lines; "
+            "choose another id"
+        )
+
+
 async def begin_unwind(connection: AsyncConnection, undo: UndoInput, step: Step) -> None:
-    """Mark the order as unwinding, in the transaction of an undo, right after its fence row."""
+    """Mark the order as unwinding, in the transaction of an undo, with its row locked."""
     await connection.execute(
         _BEGIN_UNWIND,
         {
@@ -141,7 +184,7 @@ async def begin_unwind(connection: AsyncConnection, undo: UndoInput, step: Step)
 async def refuse_while_shipped(connection: AsyncConnection, order_id: str, undoing: str) -> None:
     """Refuse an undo whose order still has a live parcel.
 
-    Call it after `begin_unwind`: with the order row locked no shipment can appear any more.
+    Call it with the order's row locked: from then on no shipment can appear.
 
     Raises:
         CompensationImpossible: the undo of ship has to be settled first.
@@ -166,6 +209,7 @@ class Orders:
         """
         order = undo.order
         async with transaction(self._engine) as connection:
+            await lock_order(connection, order)
             await connection.execute(_CLOSE, _row(undo))
             await connection.execute(_KEEP_LINES, {"order_id": order.order_id, **line_arrays(order)})
             await connection.execute(
@@ -182,6 +226,7 @@ class Orders:
         """
         order = park.undo.order
         async with transaction(self._engine) as connection:
+            await lock_order(connection, order)
             await connection.execute(_PARK, _row(park.undo))
             await connection.execute(_KEEP_LINES, {"order_id": order.order_id, **line_arrays(order)})
             state = await _state(connection, order.order_id)
@@ -199,16 +244,18 @@ class Orders:
         From now on neither the step nor its undo will ever act for this order.
         """
         if note.step is None:
-            raise UnknownSku("resolve_step needs a step")
+            raise InvalidInput("resolve_step needs a step")
         key = fence_key(note.order, Step(note.step))
         async with transaction(self._engine) as connection:
             await connection.execute(_RESOLVE, key.parameters())
+            await lock_order(connection, note.order)
             await _note(connection, note, "step_resolved", f"{note.step}: {note.reason}")
 
     @activity.defn
     async def note_retry(self, note: OperatorNote) -> None:
         """Log that an operator asked for another round of undos."""
         async with transaction(self._engine) as connection:
+            await lock_order(connection, note.order)
             await _note(connection, note, "retry_requested", note.reason)
 
 

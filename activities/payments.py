@@ -5,7 +5,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio import activity
 
 from activities.fence import GATE, do_once, undo_once
-from activities.orders import begin_unwind, fence_key, refuse_while_shipped
+from activities.orders import (
+    begin_unwind,
+    fence_key,
+    lock_order,
+    refuse_while_shipped,
+    require_same_content,
+)
 from domain.errors import CheckoutError, InsufficientFunds, StepAlreadyCompensated
 from domain.model import CheckoutInput, Payment, Step, UndoInput, format_money
 from domain.undo import UndoResult
@@ -16,7 +22,8 @@ _CHARGE = text(f"""
 WITH bill AS (
     SELECT o.order_id, o.customer, o.total_minor, o.currency
       FROM orders o JOIN accounts a ON a.account_id = o.customer
-     WHERE o.order_id = :order_id AND o.status = 'reserved' AND a.balance_minor >= o.total_minor
+     WHERE o.order_id = :order_id AND o.status = 'reserved' AND o.fingerprint = :fingerprint
+       AND a.balance_minor >= o.total_minor
 ), outcome AS (
     SELECT jsonb_build_object('transfer_id', 'capture/' || order_id, 'amount_minor', total_minor,
                               'currency', currency) AS result
@@ -38,7 +45,7 @@ SELECT result FROM gate
 """)  # noqa: S608 - put together from our own constants
 
 _WHY_NOT = text("""
-    SELECT o.status, o.customer, o.total_minor, o.currency, a.balance_minor
+    SELECT o.status, o.fingerprint, o.customer, o.total_minor, o.currency, a.balance_minor
       FROM orders o LEFT JOIN accounts a ON a.account_id = o.customer
      WHERE o.order_id = :order_id
 """)
@@ -73,7 +80,7 @@ class Payments:
         """
 
         async def explain(connection: AsyncConnection) -> CheckoutError | None:
-            return await _refusal(connection, order.order_id)
+            return await _refusal(connection, order)
 
         result = await do_once(
             self._engine,
@@ -93,18 +100,22 @@ class Payments:
         """
         order_id = undo.order.order_id
         async with undo_once(self._engine, fence_key(undo.order, Step.PAY)) as undoing:
-            await begin_unwind(undoing.connection, undo, Step.PAY)
+            await lock_order(undoing.connection, undo.order)
             if undoing.had_effect:
                 await refuse_while_shipped(undoing.connection, order_id, "the refund")
+            await begin_unwind(undoing.connection, undo, Step.PAY)
+            if undoing.had_effect:
                 await undoing.connection.execute(_REFUND, {"order_id": order_id})
         return undoing.result()
 
 
-async def _refusal(connection: AsyncConnection, order_id: str) -> CheckoutError | None:
-    row = (await connection.execute(_WHY_NOT, {"order_id": order_id})).one_or_none()
+async def _refusal(connection: AsyncConnection, order: CheckoutInput) -> CheckoutError | None:
+    row = (await connection.execute(_WHY_NOT, {"order_id": order.order_id})).one_or_none()
+    if row is not None:
+        await require_same_content(connection, order, row.fingerprint)
     if row is None or row.status != "reserved":
         standing = "has no reservation" if row is None else f"is {row.status}"
-        return StepAlreadyCompensated(f"order {order_id} {standing}; it is not waiting for payment")
+        return StepAlreadyCompensated(f"order {order.order_id} {standing}; it is not waiting for payment")
     if row.balance_minor < row.total_minor:
         return InsufficientFunds(
             f"{row.customer} has {format_money(row.balance_minor, row.currency)}, "

@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio import activity
 
 from activities.fence import GATE, do_once, undo_once
-from activities.orders import begin_unwind, fence_key
+from activities.orders import begin_unwind, fence_key, lock_order, require_same_content
 from domain.errors import CheckoutError, StepAlreadyCompensated, UndeliverableAddress
 from domain.model import CheckoutInput, Shipment, Step, UndoInput
 from domain.undo import UndoOutcome, UndoResult
@@ -18,7 +18,7 @@ WITH parcel AS (
            'PX' || upper(left(encode(sha256(convert_to(o.order_id, 'UTF8')), 'hex'), 16)) AS tracking_number
       FROM orders o JOIN accounts a ON a.account_id = o.customer
       JOIN delivery_zones z ON z.zone = a.delivery_zone AND z.is_served
-     WHERE o.order_id = :order_id AND o.status = 'paid'
+     WHERE o.order_id = :order_id AND o.status = 'paid' AND o.fingerprint = :fingerprint
 ), outcome AS (
     SELECT jsonb_build_object('tracking_number', tracking_number, 'carrier', carrier,
                               'is_handed_over', hands_over_at_once) AS result
@@ -46,7 +46,7 @@ SELECT result FROM gate
 """)  # noqa: S608 - put together from our own constants
 
 _WHY_NOT = text("""
-    SELECT o.status, o.customer, a.delivery_zone,
+    SELECT o.status, o.fingerprint, o.customer, a.delivery_zone,
            EXISTS (SELECT FROM delivery_zones z WHERE z.zone = a.delivery_zone AND z.is_served) AS is_served
       FROM orders o LEFT JOIN accounts a ON a.account_id = o.customer
      WHERE o.order_id = :order_id
@@ -96,7 +96,7 @@ class Shipping:
         """
 
         async def explain(connection: AsyncConnection) -> CheckoutError | None:
-            return await _refusal(connection, order.order_id)
+            return await _refusal(connection, order)
 
         result = await do_once(
             self._engine,
@@ -116,6 +116,7 @@ class Shipping:
         order_id = undo.order.order_id
         try:
             async with undo_once(self._engine, fence_key(undo.order, Step.SHIP)) as undoing:
+                await lock_order(undoing.connection, undo.order)
                 if undoing.had_effect:
                     cancelled = await undoing.connection.execute(_CANCEL_LABEL, {"order_id": order_id})
                     _require_cancelled(cancelled.one_or_none() is not None, undoing.stored)
@@ -132,11 +133,13 @@ def _require_cancelled(is_cancelled: bool, stored: dict[str, Any]) -> None:
         raise _HandedOver(UndoResult(UndoOutcome.IRREVOCABLE, stored))
 
 
-async def _refusal(connection: AsyncConnection, order_id: str) -> CheckoutError | None:
-    row = (await connection.execute(_WHY_NOT, {"order_id": order_id})).one_or_none()
+async def _refusal(connection: AsyncConnection, order: CheckoutInput) -> CheckoutError | None:
+    row = (await connection.execute(_WHY_NOT, {"order_id": order.order_id})).one_or_none()
+    if row is not None:
+        await require_same_content(connection, order, row.fingerprint)
     if row is None or row.status != "paid":
         standing = "does not exist" if row is None else f"is {row.status}"
-        return StepAlreadyCompensated(f"order {order_id} {standing}; it is not waiting to be shipped")
+        return StepAlreadyCompensated(f"order {order.order_id} {standing}; it is not waiting to be shipped")
     if not row.is_served:
         zone = row.delivery_zone or "(none)"
         return UndeliverableAddress(f"nobody delivers to {row.customer} in zone {zone}")

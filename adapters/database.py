@@ -142,7 +142,8 @@ def classify(error: BaseException) -> CheckoutError:
     if code[:2] in _TRANSIENT_CLASSES or code in _TRANSIENT_CODES:
         return DatabaseUnavailable(f"Postgres asked to try again: {message} ({code})")
     if code[:2] == _MALFORMED_CLASS:
-        return InvalidInput(f"Postgres cannot store this value: {message} ({code})")
+        # Postgres quotes the value here, and values have no place in a history.
+        return InvalidInput(f"Postgres cannot store one of the values ({code})")
     return DatabaseRefusedStatement(f"Postgres refused: {message} ({code})")
 
 

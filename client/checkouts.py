@@ -21,11 +21,11 @@ from temporalio.converter import value_to_type
 from temporalio.exceptions import ApplicationError, TerminatedError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities.maintenance import AuditInput, AuditReport
 from domain import policies
+from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
 from domain.model import CheckoutInput, CheckoutStatus, OrderStatus, Resolution
 from workflows.checkout import CheckoutWorkflow
-from workflows.maintenance import AuditWorkflow, SweepInput, SweepReport, SweepWorkflow
+from workflows.maintenance import AuditWorkflow, SweepWorkflow
 
 _T = TypeVar("_T")
 Handle = WorkflowHandle[CheckoutWorkflow, CheckoutStatus]
@@ -118,12 +118,15 @@ class Checkouts:
             return False
         return True
 
-    async def outcome(self, order_id: str) -> CheckoutStatus:
-        """Wait until the order has reached its end, or is stuck and waits for a person."""
+    async def outcome(self, order_id: str, *, look_every: float = _LOOK_SECONDS) -> CheckoutStatus:
+        """Wait until the order has reached its end, or is stuck and waits for a person.
+
+        The end is told as it comes; whether the order is stuck is looked up every so many seconds.
+        """
         result = asyncio.ensure_future(self._result(order_id))
         try:
             while True:
-                done, _ = await asyncio.wait({result}, timeout=_LOOK_SECONDS)
+                done, _ = await asyncio.wait({result}, timeout=look_every)
                 if done:
                     return result.result()
                 attributes = (await self._describe(order_id)).typed_search_attributes

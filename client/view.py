@@ -10,12 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from activities.maintenance import AuditReport
 from client.checkouts import TERMINATED, Listed
 from client.load import LoadReport
+from domain.maintenance import AuditReport, SweepReport
 from domain.model import CheckoutStatus, format_money
 from domain.policies import checkout_workflow_id
-from workflows.maintenance import SweepReport
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sysconfig
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from signal import SIGKILL
@@ -164,18 +163,19 @@ class TemporalServer:
             name: _kind(kind.removeprefix("INDEXED_VALUE_TYPE_"))
             for name, kind in listed.get("customAttributes", {}).items()
         }
-        missing: dict[str, list[str]] = defaultdict(list)
+        missing: list[str] = []
         for name, kind in self._search_attributes.items():
             if name not in known:
-                missing[kind] += ["--name", name]
+                # The n-th name is paired with the n-th type; a name without one is dropped in silence.
+                missing += ["--name", name, "--type", kind]
             elif known[name] != _kind(kind):
                 raise ServerFailed.of(
                     "Temporal",
                     f"search attribute {name} is {known[name]} in {self._db_file}, not {kind}",
                     advice="Remove that file, losing its workflows, or rename the attribute",
                 )
-        for kind, names in missing.items():
-            self._ask(child, "operator", "search-attribute", "create", "--type", kind, *names)
+        if missing:
+            self._ask(child, "operator", "search-attribute", "create", *missing)
         query = " AND ".join(f"{name} IS NOT NULL" for name in self._search_attributes)
         self._ask(child, "workflow", "count", "--query", query)
 

@@ -17,10 +17,11 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.worker import Interceptor, Worker
 
-from activities.maintenance import AuditInput, AuditReport, Maintenance
+from activities.maintenance import Maintenance
 from adapters.config import WorkerSettings
 from adapters.database import create_engine
 from adapters.temporal import DATA_CONVERTER
+from domain.maintenance import AuditInput, AuditReport
 from domain.model import CheckoutInput, CheckoutStatus, OrderLine
 from domain.policies import checkout_workflow_id
 from embedded.stack import DATABASE, ROLE, DevStack, psql

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from temporalio import workflow
-from temporalio.exceptions import ApplicationError, CancelledError
+from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
 
 with workflow.unsafe.imports_passed_through():
     from activities.inventory import Inventory
@@ -36,6 +36,7 @@ with workflow.unsafe.imports_passed_through():
         Saga,
         Unwound,
         describe,
+        is_caused_by,
     )
 
 _Given = TypeVar("_Given")
@@ -122,22 +123,11 @@ class CheckoutWorkflow:
     # Steps and undos ------------------------------------------------------------------------------------
 
     async def _reserve(self, order: CheckoutInput) -> Reservation:
-        try:
-            return await self._do(
-                Inventory.reserve_inventory,
-                order,
-                policies.RESERVE,
-                "reserve",
-                f"Reserve {order.summary}",
-            )
-        except Exception as error:
-            self._is_anothers_order = describe(error).startswith(f"{IdempotencyMismatch.__name__}:")
-            raise
+        return await self._do(
+            Inventory.reserve_inventory, order, policies.RESERVE, "reserve", f"Reserve {order.summary}"
+        )
 
     async def _undo_reserve(self, order: CheckoutInput) -> UndoResult:
-        if self._is_anothers_order:
-            # A tombstone would now be written under the id of an order that is none of our business.
-            return UndoResult(UndoOutcome.NOTHING_TO_UNDO)
         return await self._undo(Inventory.release_inventory, Step.RESERVE, f"↩ Release {order.summary}")
 
     async def _undo(
@@ -146,7 +136,14 @@ class CheckoutWorkflow:
         # A round of its own gets an activity id of its own: the history shows which try was which.
         entry = next(entry for entry in self._saga.compensations if entry.step == step)
         activity_id = f"undo-{step}" if entry.rounds == 1 else f"undo-{step}-{entry.rounds}"
-        return await self._do(undo, self._undo_input(), policies.UNDO, activity_id, summary)
+        try:
+            return await self._do(undo, self._undo_input(), policies.UNDO, activity_id, summary)
+        except ActivityError as error:
+            if not is_caused_by(error, IdempotencyMismatch.__name__):
+                raise
+            # The id belongs to another order. No step of ours can have taken effect under it, or ever will.
+            self._is_anothers_order = True
+            return UndoResult(UndoOutcome.NOTHING_TO_UNDO)
 
     async def _do(
         self,
@@ -246,7 +243,7 @@ class CheckoutWorkflow:
 
     def _show(self) -> None:
         """Bring the UI's current details up to date. Costs no history."""
-        lines = [f"**{self._status}**" + (f": {self._reason}" if self._reason else "")]
+        lines = [f"**{self._status}**" + (f": {self._reason}" if self._reason else ""), ""]
         lines += [
             f"* {entry.step}: {entry.state}" + (f" ({entry.detail})" if entry.detail else "")
             for entry in self._saga.compensations

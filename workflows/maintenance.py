@@ -1,48 +1,24 @@
 """The audit and the sweep, as workflows: whoever asks for them needs no way into the database."""
 
-from dataclasses import dataclass, field
-
 from temporalio import workflow
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.maintenance import (
+    from activities.maintenance import Maintenance
+    from domain import policies
+    from domain.maintenance import (
         AuditInput,
         AuditReport,
-        Maintenance,
+        SweepInput,
+        SweepReport,
         UnfinishedInput,
         UnfinishedPage,
     )
-    from domain import policies
     from domain.model import CheckoutInput
     from workflows.checkout import CheckoutWorkflow
 
 _SWEEP_PAGES = 20
-
-
-@dataclass(frozen=True)
-class SweepInput:
-    """How long an order must have stood still before its saga is looked for, in seconds."""
-
-    stood_still_seconds: float = policies.SWEEP_UNFINISHED_AFTER.total_seconds()
-    refuse_malformed = True
-
-
-@dataclass
-class SweepReport:
-    """What the sweep did."""
-
-    started: list[str] = field(default_factory=list)
-    """Pending orders that had no saga and have one now."""
-    repaired: list[str] = field(default_factory=list)
-    """Orders whose saga was gone; a new run undoes what it left."""
-    alive: int = 0
-    """Unfinished orders whose saga is running."""
-    malformed: list[str] = field(default_factory=list)
-    """Pending orders that no saga can take, with the reason."""
-    is_complete: bool = True
-    """False when there was more than one sweep takes; run it again."""
 
 
 @workflow.defn(name="Audit")

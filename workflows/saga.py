@@ -332,6 +332,15 @@ def describe(error: BaseException) -> str:
     return f"{kind}: {message}" if message else kind
 
 
+def is_caused_by(error: BaseException | None, kind: str) -> bool:
+    """Tell whether a failure of this type is somewhere in the chain of causes."""
+    while error is not None:
+        if getattr(error, "type", None) == kind:
+            return True
+        error = error.__cause__
+    return False
+
+
 def _failure_of(task: "asyncio.Task[Any]") -> BaseException | None:
     """Give the failure that a finished story ended with, or None; raise what is a bug instead."""
     if task.cancelled():

@@ -333,7 +333,7 @@ async def test_search_attributes_are_added_to_an_existing_file(new_temporal: New
     old = new_temporal(file=True, Stuck="Bool")
     old.start()
     old.stop()
-    server = new_temporal(file=True, Stuck="Bool", SagaStep="Keyword", Tags="KeywordList")
+    server = new_temporal(file=True, Stuck="Bool", SagaStep="Keyword", Cause="Keyword", Tags="KeywordList")
 
     server.start()
 
@@ -343,7 +343,7 @@ async def test_search_attributes_are_added_to_an_existing_file(new_temporal: New
     started = await client.start_workflow("Any", id="w", task_queue="nobody", search_attributes=given)
     assert (await started.describe()).typed_search_attributes[step] == "charge"
     # An unknown name would be refused; the count itself may lag.
-    await client.count_workflows("SagaStep = 'charge' AND Stuck IS NULL AND Tags IS NULL")
+    await client.count_workflows("SagaStep = 'charge' AND Cause IS NULL AND Stuck IS NULL AND Tags IS NULL")
 
 
 def test_a_search_attribute_of_another_type_is_refused(new_temporal: NewTemporal) -> None:

@@ -1,0 +1,458 @@
+"""The checker is checked: every check reports the damage it is for, and nothing in a healthy database."""
+
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import asyncpg
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from activities.inventory import Inventory
+from activities.maintenance import Maintenance, audit_checks
+from activities.orders import OperatorNote, Orders, ParkInput
+from activities.payments import Payments
+from activities.shipping import Shipping
+from adapters.database import create_engine
+from domain.maintenance import AuditInput, AuditReport
+from domain.model import CheckoutInput, Ending, OrderLine, UndoInput
+from domain.policies import AUDIT_VIOLATIONS_SHOWN
+from embedded.stack import DATABASE, ROLE, ROOT, DevStack, psql
+from tests.conftest import Database, Shop
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Something that must never happen, done by a superuser, and whom the check must name."""
+
+    check: str
+    claim: str
+    sql: str
+    subject: str
+
+
+_NEW_TRANSFER = (
+    "INSERT INTO transfers (transfer_id, order_id, kind, debit_account, credit_account, amount_minor, currency) VALUES "
+)
+_REFUND_OF_SHIPPED = _NEW_TRANSFER + "('x', 'shipped', 'refund', 'shop', 'carol', 4600, 'EUR')"
+_NO_CAPTURE_OF = "DELETE FROM transfers WHERE kind = 'capture' AND order_id = "
+_DAMAGES = [
+    Damage("A1", "stock vanishes", "UPDATE inventory SET on_hand = on_hand - 1 WHERE sku = 'poster'", "poster"),
+    Damage("A1", "stock appears", "UPDATE inventory SET on_hand = on_hand + 1 WHERE sku = 'lamp'", "lamp"),
+    Damage(
+        "A1",
+        "a consumed row vanishes",
+        "DELETE FROM reservations WHERE order_id = 'shipped' AND sku = 'poster'",
+        "poster",
+    ),
+    Damage("A2", "the counter is above", "UPDATE inventory SET reserved = 1 WHERE sku = 'lamp'", "lamp"),
+    Damage(
+        "A2",
+        "the counter is below",
+        "UPDATE reservations SET state = 'held' WHERE order_id = 'shipped' AND sku = 'poster'",
+        "poster",
+    ),
+    Damage(
+        "A3",
+        "oversold",
+        "ALTER TABLE inventory DROP CONSTRAINT inventory_never_oversold;"
+        "UPDATE inventory SET reserved = 21 WHERE sku = 'lamp'",
+        "lamp",
+    ),
+    Damage(
+        "A3",
+        "negative on hand",
+        "ALTER TABLE inventory DROP CONSTRAINT inventory_never_oversold;"
+        "ALTER TABLE inventory DROP CONSTRAINT inventory_never_negative;"
+        "UPDATE inventory SET on_hand = -1, reserved = -1 WHERE sku = 'lamp'",
+        "lamp",
+    ),
+    Damage(
+        "A3",
+        "negative reserved",
+        "ALTER TABLE inventory DROP CONSTRAINT inventory_never_negative;"
+        "UPDATE inventory SET reserved = -1 WHERE sku = 'lamp'",
+        "lamp",
+    ),
+    Damage(
+        "A4",
+        "money appears",
+        "UPDATE accounts SET balance_minor = balance_minor + 1 WHERE account_id = 'bob'",
+        "bob",
+    ),
+    Damage("A4", "a transfer vanishes", "DELETE FROM transfers WHERE transfer_id = 'deposit/bob'", "bob"),
+    Damage(
+        "A4",
+        "an amount is negative",
+        "ALTER TABLE transfers DROP CONSTRAINT transfers_amount_is_positive;"
+        + _NEW_TRANSFER
+        + "('x', NULL, 'deposit', 'bank', 'bob', -1, 'EUR')",
+        "x",
+    ),
+    Damage(
+        "A4",
+        "an account pays itself",
+        "ALTER TABLE transfers DROP CONSTRAINT transfers_between_two_accounts;"
+        + _NEW_TRANSFER
+        + "('x', NULL, 'deposit', 'bank', 'bank', 1, 'EUR')",
+        "x",
+    ),
+    *(
+        Damage(
+            "A5",
+            f"two of {kind}",
+            "DROP INDEX transfers_once_per_order;"
+            "INSERT INTO transfers SELECT 'x', order_id, kind, debit_account, credit_account, amount_minor,"
+            f" currency FROM transfers WHERE order_id = 'unwound' AND kind = '{kind}'",
+            "unwound",
+        )
+        for kind in ("capture", "refund")
+    ),
+    Damage(
+        "A6",
+        "another amount is captured",
+        "UPDATE transfers SET amount_minor = 1 WHERE order_id = 'shipped'",
+        "shipped",
+    ),
+    Damage(
+        "A6",
+        "an order without a total is captured",
+        _NEW_TRANSFER + "('x', 'refused', 'capture', 'carol', 'shop', 1, 'EUR')",
+        "refused",
+    ),
+    Damage(
+        "A6",
+        "another amount is refunded",
+        "UPDATE transfers SET amount_minor = 1 WHERE order_id = 'unwound' AND kind = 'refund'",
+        "unwound",
+    ),
+    Damage(
+        "A6",
+        "somebody else is refunded",
+        "UPDATE transfers SET credit_account = 'bob' WHERE order_id = 'unwound' AND kind = 'refund'",
+        "unwound",
+    ),
+    Damage("A6", "nothing was captured before a refund", _NO_CAPTURE_OF + "'unwound'", "unwound"),
+    Damage(
+        "A6",
+        "the lines have another price",
+        "UPDATE order_lines SET unit_price_minor = 1 WHERE order_id = 'shipped'",
+        "shipped",
+    ),
+    Damage("A7", "a parcel is unpaid", _NO_CAPTURE_OF + "'shipped'", "shipped"),
+    Damage("A7", "a parcel is refunded", _REFUND_OF_SHIPPED, "shipped"),
+    Damage(
+        "A8",
+        "less is reserved than ordered",
+        "UPDATE order_lines SET quantity = 9 WHERE order_id = 'shipped' AND sku = 'poster'",
+        "shipped",
+    ),
+    Damage(
+        "A8",
+        "a line is not reserved",
+        "DELETE FROM reservations WHERE order_id = 'shipped' AND sku = 'poster'",
+        "shipped",
+    ),
+    Damage(
+        "A8",
+        "more is reserved than ordered",
+        "DELETE FROM order_lines WHERE order_id = 'shipped' AND sku = 'poster'",
+        "shipped",
+    ),
+    *(
+        Damage(
+            "A9",
+            f"{step} took effect without its fence",
+            f"DELETE FROM step_fence WHERE saga_id = 'shipped' AND step = '{step}'",
+            "shipped",
+        )
+        for step in ("reserve", "pay", "ship")
+    ),
+    *(
+        Damage(
+            "A9",
+            f"{step} is undone, but its effect stands",
+            f"UPDATE step_fence SET phase = 'undone' WHERE saga_id = 'shipped' AND step = '{step}'",
+            "shipped",
+        )
+        for step in ("reserve", "pay", "ship")
+    ),
+    *(
+        Damage(
+            "A9",
+            f"{step} is done without an effect",
+            f"INSERT INTO step_fence VALUES ('ghost', '{step}', 'done', true, 'f', '{{}}')",
+            "ghost",
+        )
+        for step in ("reserve", "pay", "ship")
+    ),
+    *(
+        Damage(
+            "A10",
+            f"{step} rose from the dead",
+            f"UPDATE step_fence SET phase = 'undone', had_effect = false WHERE saga_id = 'shipped' AND step = '{step}'",
+            "shipped",
+        )
+        for step in ("reserve", "pay", "ship")
+    ),
+    Damage(
+        "A11",
+        "an event is missing",
+        "DELETE FROM order_events WHERE order_id = 'shipped' AND seq = 2",
+        "shipped",
+    ),
+    Damage(
+        "A11",
+        "the newest event is missing",
+        "DELETE FROM order_events WHERE order_id = 'shipped' AND seq = 3",
+        "shipped",
+    ),
+    Damage(
+        "A11",
+        "the first event is missing",
+        "DELETE FROM order_events WHERE order_id = 'shipped' AND seq = 1",
+        "shipped",
+    ),
+    Damage(
+        "A11",
+        "the numbers have a gap",
+        "UPDATE order_events SET seq = 4 WHERE order_id = 'shipped' AND seq = 3;"
+        "UPDATE orders SET event_seq = 4 WHERE order_id = 'shipped'",
+        "shipped",
+    ),
+    Damage(
+        "A11",
+        "an event lies about its past",
+        "UPDATE order_events SET previous_status = 'stuck' WHERE order_id = 'shipped' AND seq = 2",
+        "shipped",
+    ),
+    Damage(
+        "A11",
+        "an order moved illegally",
+        "UPDATE orders SET status = 'cancelled', event_seq = 4 WHERE order_id = 'shipped';"
+        "INSERT INTO order_events (order_id, seq, event, previous_status, status, changed_by)"
+        " VALUES ('shipped', 4, 'cancelled', 'completed', 'cancelled', 'somebody')",
+        "shipped",
+    ),
+    Damage(
+        "A11",
+        "an order moved without an event",
+        "UPDATE orders SET status = 'unwinding' WHERE order_id = 'shipped'",
+        "shipped",
+    ),
+    Damage("A11", "an order has no log", "DELETE FROM order_events WHERE order_id = 'refused'", "refused"),
+    *(
+        Damage(
+            "Q1",
+            f"an order rests as {status}",
+            f"UPDATE orders SET status = '{status}', updated_at = now() WHERE order_id = 'shipped'",
+            "shipped",
+        )
+        for status in ("pending", "reserved", "paid", "unwinding")
+    ),
+    *(
+        Damage(
+            "Q2",
+            f"an order that is {status} holds stock",
+            "UPDATE reservations SET state = 'held' WHERE order_id = 'shipped';"
+            f"UPDATE orders SET status = '{status}' WHERE order_id = 'shipped'",
+            "shipped",
+        )
+        for status in ("completed", "rejected", "cancelled")
+    ),
+    Damage("Q3", "completed and not captured", _NO_CAPTURE_OF + "'shipped'", "shipped"),
+    Damage("Q3", "completed and refunded", _REFUND_OF_SHIPPED, "shipped"),
+    Damage("Q3", "completed and not shipped", "DELETE FROM shipments WHERE order_id = 'shipped'", "shipped"),
+    Damage(
+        "Q3",
+        "completed and its label cancelled",
+        "UPDATE shipments SET state = 'cancelled' WHERE order_id = 'shipped'",
+        "shipped",
+    ),
+    *(
+        Damage(
+            "Q4",
+            f"an order that is {status} has a step that stands",
+            f"UPDATE orders SET status = '{status}' WHERE order_id = 'shipped'",
+            "shipped",
+        )
+        for status in ("rejected", "cancelled")
+    ),
+    *(
+        Damage(
+            "Q4",
+            f"an order ended and {what} stands without a fence",
+            f"UPDATE orders SET status = 'rejected' WHERE order_id = 'shipped';"
+            f"DELETE FROM step_fence WHERE saga_id = 'shipped'; {others}",
+            "shipped",
+        )
+        for what, others in (
+            ("its stock", "DELETE FROM shipments; DELETE FROM transfers WHERE order_id = 'shipped'"),
+            ("its payment", "DELETE FROM shipments; DELETE FROM reservations WHERE order_id = 'shipped'"),
+            (
+                "its parcel",
+                "DELETE FROM transfers WHERE order_id = 'shipped';DELETE FROM reservations WHERE order_id = 'shipped'",
+            ),
+        )
+    ),
+    Damage(
+        "Q7",
+        "stuck and nobody knows",
+        "UPDATE incidents SET closed_at = now(), resolution = 'shrug' WHERE order_id = 'parked'",
+        "parked",
+    ),
+    *(
+        Damage(
+            "Q7",
+            f"{status} and still an incident",
+            f"UPDATE orders SET status = '{status}' WHERE order_id = 'parked'",
+            "parked",
+        )
+        for status in ("completed", "rejected", "cancelled")
+    ),
+    Damage(
+        "Q7",
+        "stuck, and another step stands",
+        "UPDATE incidents SET steps = '{pay}' WHERE order_id = 'parked'",
+        "parked",
+    ),
+]
+
+
+async def test_every_check_has_damage_that_it_must_report() -> None:
+    assert {damage.check for damage in _DAMAGES} == set(audit_checks())
+
+
+@pytest.mark.parametrize("damage", _DAMAGES, ids=lambda damage: f"{damage.check}-{damage.claim}")
+async def test_damage_is_reported(busy: Database, damage: Damage) -> None:
+    _, query = audit_checks()[damage.check]
+    connection = await asyncpg.connect(busy.admin_url)
+
+    try:
+        transaction = connection.transaction()
+        await transaction.start()
+        before = await connection.fetch(query.text.replace(":at_rest_after", "'0'"))
+        await connection.execute("SET LOCAL session_replication_role = replica; " + damage.sql)
+        after = await connection.fetch(query.text.replace(":at_rest_after", "'0'"))
+        await transaction.rollback()  # the next damage needs a healthy database
+    finally:
+        await connection.close()
+
+    assert before == []
+    assert damage.subject in {row["subject"] for row in after}
+
+
+@pytest.mark.parametrize("check", audit_checks())
+async def test_the_activity_reports_what_the_check_finds(shop: Shop, check: str) -> None:
+    await _do_business(shop.engine)
+    damage = next(damage for damage in _DAMAGES if damage.check == check)
+    await shop.database.run("SET session_replication_role = replica; " + damage.sql)
+
+    report = await shop.audit()
+
+    assert (check, damage.subject) in {(v.check, v.subject) for v in report.violations}
+
+
+async def test_a_fresh_database_has_no_violations(shop: Shop) -> None:
+    report = await shop.audit()
+
+    assert report == AuditReport({id_: claim for id_, (claim, _) in audit_checks().items()}, [], 0, {})
+
+
+async def test_orders_of_every_ending_have_no_violations(shop: Shop) -> None:
+    await _do_business(shop.engine)
+
+    report = await shop.audit()
+
+    assert report.violations == []
+    assert report.violation_count == 0
+    assert report.orders == {"completed": 1, "rejected": 2, "cancelled": 1, "stuck": 1}
+
+
+async def test_an_order_on_its_way_is_not_at_rest_until_it_has_stood_still(shop: Shop) -> None:
+    await Inventory(shop.engine).reserve_inventory(shop.order("carol", order_id="open"))
+
+    recent = await Maintenance(shop.engine).run_audit(AuditInput(3600.0))
+    later = await Maintenance(shop.engine).run_audit(AuditInput(0.0))
+
+    assert recent.violations == []
+    assert [(v.check, v.subject) for v in later.violations] == [("Q1", "open")]
+
+
+async def test_what_an_operator_vouched_for_is_not_counted_against_the_order(shop: Shop) -> None:
+    order = shop.order("carol")
+    await _complete(shop.engine, order)
+    undo = UndoInput(order, Ending.REJECTED, "a reason")
+    await Orders(shop.engine).park_order(ParkInput(undo, ["ship", "pay", "reserve"], "a cause"))
+
+    for step in ("ship", "pay", "reserve"):
+        await Orders(shop.engine).resolve_step(OperatorNote(order, "settled by hand", step))
+    state = await Orders(shop.engine).close_order(undo)
+
+    assert state.status == "rejected"
+    assert (await shop.audit()).violations == []
+
+
+async def test_all_violations_are_counted_and_the_first_few_of_each_check_are_shown(shop: Shop) -> None:
+    await shop.database.run("UPDATE inventory SET on_hand = on_hand - 1 WHERE sku LIKE 'item-%'")
+
+    report = await shop.audit()
+
+    assert report.violation_count == 100
+    assert [v.check for v in report.violations] == ["A1"] * AUDIT_VIOLATIONS_SHOWN
+
+
+async def test_the_audit_needs_no_right_to_write(shop: Shop, database: Database) -> None:
+    await database.run("REVOKE INSERT, UPDATE ON ALL TABLES IN SCHEMA public FROM checkout")
+
+    report = await shop.audit()
+
+    assert report.violation_count == 0
+
+
+async def test_the_audit_can_be_run_by_hand(database: Database, stack: DevStack) -> None:
+    await database.run("UPDATE inventory SET on_hand = on_hand - 1 WHERE sku = 'lamp'")
+
+    arguments = ("-v", "ON_ERROR_STOP=1", "-v", "at_rest_after='1 hour'", "-At")
+    printed = psql(stack.postgres, database.name, *arguments, "-f", str(ROOT / "activities" / "audit.sql"))
+
+    assert printed == "lamp|on hand 19, accounted for 20\n"
+
+
+@pytest.fixture(scope="module")
+async def busy(stack: DevStack) -> AsyncIterator[Database]:
+    """One database for all damages, each of which is rolled back."""
+    name = f"busy_{uuid.uuid4().hex[:8]}"
+    psql(stack.postgres, "postgres", "-c", f'CREATE DATABASE "{name}" TEMPLATE "{DATABASE}"')
+    database = Database(name, stack.postgres.url(name, ROLE), stack.postgres.url(name, driver="postgresql"))
+    engine = create_engine(database.url)
+    await _do_business(engine)
+    await engine.dispose()
+    yield database
+    psql(stack.postgres, "postgres", "-c", f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+async def _do_business(engine: AsyncEngine) -> None:
+    """Ship one order, refuse one, unwind one, cancel one and park one."""
+    goods = (OrderLine("poster", 2), OrderLine("tea-mug", 1))
+    shipped, refused, unwound, cancelled, parked = (
+        CheckoutInput(order_id, "carol", goods) for order_id in ("shipped", "refused", "unwound", "cancelled", "parked")
+    )
+    orders, inventory = Orders(engine), Inventory(engine)
+    await _complete(engine, shipped)
+    await orders.close_order(UndoInput(refused, Ending.REJECTED, "a reason"))
+    await _complete(engine, unwound)
+    for order, ending in ((unwound, Ending.REJECTED), (cancelled, Ending.CANCELLED)):
+        undo = UndoInput(order, ending, "a reason")
+        await Shipping(engine).cancel_shipment(undo)
+        await Payments(engine).refund_payment(undo)
+        await inventory.release_inventory(undo)
+        await orders.close_order(undo)
+    await inventory.reserve_inventory(parked)
+    await orders.park_order(ParkInput(UndoInput(parked, Ending.REJECTED, "a reason"), ["reserve"], "a cause"))
+
+
+async def _complete(engine: AsyncEngine, order: CheckoutInput) -> None:
+    await Inventory(engine).reserve_inventory(order)
+    await Payments(engine).charge_payment(order)
+    await Shipping(engine).ship_order(order)

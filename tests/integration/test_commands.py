@@ -1,0 +1,414 @@
+"""worker.py and starter.py as processes: what they say, how they end, and that they end as they mean to."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embedded.ports import free_port
+from embedded.process import ChildProcess
+from embedded.stack import ROOT, DevStack
+from tests.conftest import Database
+
+DEADLINE_SECONDS = 60
+
+
+@dataclass
+class Ran:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+    def assert_readable(self) -> None:
+        assert "Traceback" not in self.out + self.err
+        assert (self.out + self.err).strip()
+
+
+@dataclass
+class Commands:
+    """Both commands on a database and a task queue of this test."""
+
+    environment: dict[str, str]
+    folder: Path
+    workers: list[ChildProcess] = field(default_factory=list)
+
+    def starter(self, *arguments: str, **environment: str) -> Ran:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "starter.py"), *arguments],
+            env=self.environment | environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_SECONDS,
+            check=False,
+        )
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    def worker(self, **environment: str) -> ChildProcess:
+        started = ChildProcess(
+            "worker",
+            [sys.executable, str(ROOT / "worker.py")],
+            log=self.folder / f"worker-{len(self.workers)}.log",
+            env=self.environment | environment,
+            cwd=self.folder,
+        )
+        started.start()
+        self.workers.append(started)
+        return started
+
+    def ready_worker(self, **environment: str) -> ChildProcess:
+        started = self.worker(**environment)
+        started.until(lambda: "ready: task queue" in started.tail(100), timeout=DEADLINE_SECONDS)
+        return started
+
+
+@pytest.fixture
+def commands(stack: DevStack, database: Database, tmp_path: Path) -> Iterator[Commands]:
+    environment = stack.environment(
+        CHECKOUT_DATABASE_URL=database.url,
+        CHECKOUT_TASK_QUEUE=f"test-{uuid.uuid4().hex[:12]}",
+        CHECKOUT_LOG_FILE=str(tmp_path / "saga.log"),
+    )
+    made = Commands(dict(environment), tmp_path)
+    yield made
+    for worker in made.workers:
+        if worker.running:
+            worker.kill()
+
+
+def unique(name: str) -> str:
+    return f"{name}-{uuid.uuid4().hex[:8]}"
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.1)
+
+
+def test_an_order_is_started_shown_listed_and_audited(commands: Commands) -> None:
+    commands.ready_worker()
+    order_id = unique("order")
+
+    started = commands.starter("start", "--order-id", order_id, "--customer", "alice", "--line", "tea-mug:2", "--json")
+
+    assert started.code == 0, started.err
+    assert set(started.document) == {
+        "order_id", "workflow_id", "status", "reason", "total_minor", "currency", "tracking_number", "steps", "ui_url",
+    }  # fmt: skip
+    assert started.document["status"] == "completed"
+    assert started.document["total_minor"] == 2400
+    assert started.document["ui_url"].endswith(f"/workflows/checkout-{order_id}")
+    assert commands.starter("status", order_id, "--json").document == started.document
+    assert commands.starter("audit", "--at-rest").code == 0
+    until(lambda: order_id in commands.starter("list", "--status", "completed").out)
+
+
+def test_people_see_what_programs_see(commands: Commands) -> None:
+    commands.ready_worker()
+    order_id = unique("order")
+
+    shown = commands.starter("start", "--order-id", order_id, "--customer", "bob", "--line", "lamp:1")
+
+    assert shown.code == 3
+    for expected in (order_id, "rejected", "InsufficientFunds", "reserve", "undone", "pay", "nothing to undo"):
+        assert expected in shown.out
+
+
+def test_the_same_order_again_joins_and_other_content_is_refused(commands: Commands) -> None:
+    commands.ready_worker()
+    order_id = unique("order")
+    same = ("start", "--order-id", order_id, "--customer", "alice", "--line", "poster:1", "--json")
+
+    first, again = commands.starter(*same), commands.starter(*same)
+    merged = commands.starter(*same[:-2], "poster:1", "--json")
+    other = commands.starter("start", "--order-id", order_id, "--customer", "alice", "--line", "poster:2")
+
+    assert (first.code, again.code, merged.code) == (0, 0, 0)
+    assert first.document == again.document == merged.document
+    assert other.code == 2
+    assert "choose another id" in other.err
+
+
+def test_a_stuck_order_is_found_and_resolved(commands: Commands, database: Database) -> None:
+    commands.ready_worker()
+    order_id = unique("order")
+    asyncio.run(
+        database.run(
+            "CREATE FUNCTION no_refund() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE EXCEPTION 'the bank does not answer'; END $$;"
+            " CREATE TRIGGER no_refund BEFORE INSERT ON transfers FOR EACH ROW WHEN (NEW.kind = 'refund')"
+            " EXECUTE FUNCTION no_refund()"
+        )
+    )
+
+    stuck = commands.starter("start", "--order-id", order_id, "--customer", "nemo", "--line", "poster:1", "--json")
+    until(lambda: order_id in commands.starter("list", "--status", "stuck", "--json").out)
+    fruitless = commands.starter("retry", order_id)
+    wrong_step = commands.starter("resolve", order_id, "--step", "reserve", "--reason", "by hand")
+    resolved = commands.starter("resolve", order_id, "--step", "pay", "--reason", "paid back in cash", "--json")
+
+    assert stuck.code == 4
+    assert fruitless.code == 4
+    assert wrong_step.code == 3
+    assert "not stuck" in wrong_step.err
+    assert (resolved.code, resolved.document["status"]) == (0, "rejected")
+    assert commands.starter("audit", "--at-rest").code == 0
+
+
+def test_an_audit_that_finds_something_says_so_with_its_exit_status(commands: Commands, database: Database) -> None:
+    commands.ready_worker()
+    asyncio.run(database.run("UPDATE inventory SET on_hand = on_hand - 1 WHERE sku = 'lamp'"))
+
+    told, document = commands.starter("audit"), commands.starter("audit", "--json")
+
+    assert (told.code, document.code) == (5, 5)
+    assert "A1" in told.out
+    assert document.document["violation_count"] == 1
+
+
+def test_an_order_inserted_by_hand_is_swept(commands: Commands, database: Database) -> None:
+    commands.ready_worker()
+    order_id = unique("by-hand")
+    asyncio.run(
+        database.run(
+            f"INSERT INTO orders (order_id, customer) VALUES ('{order_id}', 'alice');"
+            f"INSERT INTO order_lines (order_id, sku, quantity) VALUES ('{order_id}', 'pen', 1)"
+        )
+    )
+
+    swept = commands.starter("sweep", "--json")
+
+    assert swept.document["started"] == [order_id]
+    until(lambda: commands.starter("status", order_id, "--json").document["status"] == "completed")
+
+
+def test_a_small_load_reports_throughput_and_latency(commands: Commands) -> None:
+    commands.ready_worker()
+
+    loaded = commands.starter("load", "--orders", "20", "--concurrency", "5", "--mix", "mixed", "--json")
+
+    assert loaded.code == 0, loaded.err
+    assert loaded.document["failures"] == []
+    assert sum(loaded.document["outcomes"].values()) == 20
+    assert 0 < loaded.document["p50_ms"] <= loaded.document["p95_ms"] <= loaded.document["p99_ms"]
+
+
+WRONG_USAGE = {
+    "no line": ("start", "--customer", "alice"),
+    "no quantity": ("start", "--customer", "alice", "--line", "tea-mug"),
+    "quantity in words": ("start", "--customer", "alice", "--line", "tea-mug:two"),
+    "zero": ("start", "--customer", "alice", "--line", "tea-mug:0"),
+    "negative": ("start", "--customer", "alice", "--line", "tea-mug:-1"),
+    "huge": ("start", "--customer", "alice", "--line", "tea-mug:99999999999999999999"),
+    "a quantity of 5000 digits": ("start", "--customer", "alice", "--line", "tea-mug:" + "9" * 5000),
+    "arabic digits": ("start", "--customer", "alice", "--line", "tea-mug:٣"),
+    "unprintable SKU": ("start", "--customer", "alice", "--line", "tea\x07mug:1"),
+    "unprintable customer": ("start", "--customer", "al\x1bice", "--line", "tea-mug:1"),
+    "empty customer": ("start", "--customer", "", "--line", "tea-mug:1"),
+    "id of 300 characters": ("start", "--customer", "alice", "--line", "tea-mug:1", "--order-id", "x" * 300),
+    "too many after merging": ("start", "--customer", "alice", "--line", "tea-mug:600", "--line", "tea-mug:600"),
+    "10 000 lines": ("start", "--customer", "alice", *(part for n in range(10_000) for part in ("--line", f"s{n}:1"))),
+    "unknown order": ("status", "no-such-order"),
+    "unknown status": ("list", "--status", "lost"),
+    "unknown mix": ("load", "--orders", "1", "--concurrency", "1", "--mix", "sour"),
+    "no orders": ("load", "--orders", "0", "--concurrency", "1"),
+    "cancel without a reason": ("cancel", "order-1"),
+    "cancel with an empty reason": ("cancel", "order-1", "--reason", " "),
+    "cancel with an unprintable reason": ("cancel", "order-1", "--reason", "a\x00b".replace("\x00", "\x07")),
+    "unknown command": ("strat",),
+    "unknown option": ("start", "--costumer", "alice"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(WRONG_USAGE))
+def test_wrong_usage_is_told_in_words_and_ends_with_2(case: str, commands: Commands) -> None:
+    ran = commands.starter(*WRONG_USAGE[case])
+
+    assert ran.code == 2, (ran.out, ran.err)
+    ran.assert_readable()
+
+
+def test_an_unreachable_temporal_is_told_in_words_and_ends_with_1(commands: Commands) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+
+    ran = commands.starter("list", TEMPORAL_ADDRESS=nobody)
+
+    assert ran.code == 1
+    ran.assert_readable()
+    assert nobody in ran.err
+    assert "TEMPORAL_ADDRESS" in ran.err
+
+
+def test_a_wrong_temporal_profile_is_a_matter_of_configuration(commands: Commands) -> None:
+    ran = commands.starter("list", TEMPORAL_PROFILE="nobody-wrote-this")
+
+    assert ran.code == 2
+    ran.assert_readable()
+
+
+def test_maintenance_without_a_worker_ends_with_1_and_says_so(commands: Commands) -> None:
+    ran = commands.starter("audit", "--timeout", "1")
+
+    assert ran.code == 1
+    ran.assert_readable()
+    assert "worker" in ran.err
+
+
+def test_the_status_of_an_order_without_a_worker_is_told_without_its_steps(commands: Commands) -> None:
+    order_id = unique("waiting")
+    commands.starter("start", "--order-id", order_id, "--customer", "alice", "--line", "pen:1", "--no-wait")
+
+    ran = commands.starter("status", order_id, "--json")
+
+    assert ran.code == 0
+    assert ran.document["status"] == "running"
+    assert "no worker" in ran.document["reason"]
+
+
+def test_every_command_has_help_with_an_example(commands: Commands) -> None:
+    for command in ("start", "status", "list", "cancel", "retry", "resolve", "audit", "sweep", "load"):
+        ran = commands.starter(command, "--help")
+
+        assert ran.code == 0
+        assert "Example:" in ran.out
+        assert f"starter.py {command}" in " ".join(ran.out.split())
+
+
+def test_a_worker_tells_all_that_is_wrong_with_its_configuration_at_once(commands: Commands) -> None:
+    worker = commands.worker(
+        CHECKOUT_DATABASE_URL="mysql://u:geheim@host/db",
+        CHECKOUT_DATABASE_POOL_SIZE="many",
+        CHECKOUT_LOG_LEVEL="loud",
+        CHECKOUT_TASKQUEUE="typo",
+    )
+
+    assert worker.wait(DEADLINE_SECONDS) == 2
+    told = worker.tail(50)
+    for problem in ("DATABASE_URL", "DATABASE_POOL_SIZE", "LOG_LEVEL", "CHECKOUT_TASKQUEUE"):
+        assert problem in told
+    assert "geheim" not in told
+    assert "Traceback" not in told
+
+
+def _wrong(stack: DevStack, database: Database) -> dict[str, tuple[dict[str, str], str]]:
+    url = database.url
+    return {
+        "no such database": ({"CHECKOUT_DATABASE_URL": url.replace(database.name, "nowhere")}, "CHECKOUT_DATABASE_URL"),
+        "no such role": ({"CHECKOUT_DATABASE_URL": url.replace("checkout@", "stranger@")}, "CHECKOUT_DATABASE_URL"),
+        "no schema": (
+            {"CHECKOUT_DATABASE_URL": stack.postgres.url("template1", "postgres")},
+            "setup.sql",
+        ),
+        "no Postgres": (
+            {
+                "CHECKOUT_DATABASE_URL": f"postgresql://checkout@127.0.0.1:{free_port()}/checkout",
+                "CHECKOUT_STARTUP_TIMEOUT_SECONDS": "1",
+            },
+            "Is it running?",
+        ),
+        "no Temporal": (
+            {"TEMPORAL_ADDRESS": f"127.0.0.1:{free_port()}", "CHECKOUT_STARTUP_TIMEOUT_SECONDS": "1"},
+            "TEMPORAL_ADDRESS",
+        ),
+    }
+
+
+@pytest.mark.parametrize("case", ["no such database", "no such role", "no schema", "no Postgres", "no Temporal"])
+def test_a_worker_that_cannot_start_says_why_and_what_to_do(
+    case: str, commands: Commands, stack: DevStack, database: Database
+) -> None:
+    environment, advice = _wrong(stack, database)[case]
+
+    worker = commands.worker(**environment)
+
+    assert worker.wait(DEADLINE_SECONDS) == 1
+    assert advice in worker.tail(50)
+    assert "Traceback" not in worker.tail(50)
+
+
+def test_a_worker_waits_for_a_postgres_that_comes_later(commands: Commands, tmp_path: Path) -> None:
+    late = DevStack(tmp_path / "late")
+    worker = commands.worker(
+        CHECKOUT_DATABASE_URL=late.database_url, TEMPORAL_ADDRESS=late.temporal.address, CHECKOUT_LOG_LEVEL="INFO"
+    )
+    until(lambda: "waiting for Postgres" in worker.tail(50))
+
+    with late:
+        worker.until(lambda: "ready: task queue" in worker.tail(50), timeout=DEADLINE_SECONDS)
+        assert worker.stop() == 0
+
+
+def test_a_worker_finishes_what_it_is_doing_when_told_to_stop(commands: Commands, database: Database) -> None:
+    worker = commands.ready_worker()
+    order_id = unique("drain")
+
+    async def stop_while_paying() -> None:
+        import asyncpg  # noqa: PLC0415
+
+        connection = await asyncpg.connect(database.admin_url)
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute("SELECT FROM accounts WHERE account_id = 'alice' FOR UPDATE")
+        await asyncio.to_thread(
+            commands.starter, "start", "--order-id", order_id, "--customer", "alice", "--line", "pen:1", "--no-wait"
+        )
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock'"
+        while not await connection.fetchval(waiting, database.name):
+            await asyncio.sleep(0.05)
+        worker.signal(signal.SIGTERM)
+        while "draining" not in worker.tail(50):
+            await asyncio.sleep(0.05)
+        await transaction.rollback()
+        await connection.close()
+
+    asyncio.run(stop_while_paying())
+
+    assert worker.wait(DEADLINE_SECONDS) == 0
+    [status] = asyncio.run(database.fetch("SELECT status FROM orders WHERE order_id = $1", order_id))
+    assert status[0] in {"paid", "completed"}
+    commands.ready_worker()
+    until(lambda: commands.starter("status", order_id, "--json").document["status"] == "completed")
+
+
+def test_commands_leave_with_the_status_that_they_mean(commands: Commands) -> None:
+    worker = commands.ready_worker()
+    order_id = unique("order")
+    commands.starter("start", "--order-id", order_id, "--customer", "bob", "--line", "lamp:1")
+
+    codes = [commands.starter("status", order_id).code for _ in range(10)]
+
+    assert codes == [3] * 10
+    assert worker.stop() == 0
+
+
+def test_the_log_tells_every_change_once_across_restarts_and_workers(commands: Commands, database: Database) -> None:
+    first = commands.ready_worker()
+    second = commands.ready_worker()
+    commands.starter("load", "--orders", "10", "--concurrency", "5")
+    first.kill()
+    commands.starter("load", "--orders", "10", "--concurrency", "5")
+    second.stop()
+    third = commands.ready_worker()
+    log = commands.folder / "saga.log"
+    [[events]] = asyncio.run(database.fetch("SELECT count(*) FROM order_events"))
+
+    until(lambda: len(log.read_text().splitlines()) >= events)
+
+    positions = [line.rsplit("pos=", 1)[1] for line in log.read_text().splitlines()]
+    assert len(positions) == len(set(positions)) == events
+    assert third.stop() == 0

@@ -1,0 +1,486 @@
+"""What the service makes of the errors that a real Postgres gives."""
+
+import asyncio
+import dataclasses
+import socket
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.testing import ActivityEnvironment
+
+from activities.inventory import Inventory
+from adapters.database import (
+    TABLES,
+    classify,
+    create_engine,
+    missing_tables,
+    single_statement,
+    snapshot,
+    transaction,
+    translated_errors,
+)
+from domain import policies
+from domain.errors import CheckoutError, DatabaseRefusedStatement, DatabaseUnavailable, InvalidInput
+from domain.model import Ending, UndoInput
+from embedded.ports import free_port
+from embedded.stack import DevStack
+from tests.conftest import Database, Shop
+
+_SECRET = "4111-1111-1111-1111"
+_SLOW = "SELECT pg_sleep(30), CAST(:secret AS text) AS leaky_column"
+
+
+async def _run(engine: AsyncEngine, statement: str = _SLOW, **parameters: Any) -> None:
+    async with single_statement(engine) as connection:
+        await connection.execute(text(statement), parameters or {"secret": _SECRET})
+
+
+async def _failure(attempt: Awaitable[Any]) -> CheckoutError:
+    with pytest.raises(CheckoutError) as raised:
+        await attempt
+    return raised.value
+
+
+def _assert_outage(failure: CheckoutError) -> None:
+    assert type(failure) is DatabaseUnavailable
+    assert failure.type == "DatabaseUnavailable"
+    assert not failure.non_retryable
+    _assert_discreet(failure)
+
+
+def _assert_discreet(failure: CheckoutError) -> None:
+    """Nothing of the statement or its values, and nothing below it that would tell."""
+    for word in ("CAST", "INSERT INTO", "leaky_column", "[SQL", "[parameters", _SECRET, "\n"):
+        assert word not in failure.message
+    assert 0 < len(failure.message) < 500
+    assert failure.__cause__ is None
+    assert failure.__suppress_context__
+
+
+@asynccontextmanager
+async def _engine(url: str, **settings: Any) -> AsyncIterator[AsyncEngine]:
+    made = create_engine(url, **settings)
+    try:
+        yield made
+    finally:
+        await made.dispose()
+
+
+async def _for_the_service(database: Database, setting: str) -> None:
+    """Change a setting for the service's new sessions on the test's database."""
+    await database.run(f'ALTER ROLE checkout IN DATABASE "{database.name}" SET {setting}')
+
+
+async def _until(database: Database, condition: str) -> None:
+    """Return once a session of the service's meets the condition."""
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        f" AND usename = 'checkout' AND {condition}"
+    )
+    async with asyncio.timeout(5):
+        while not await database.value(query):
+            await asyncio.sleep(0.005)
+
+
+# Nobody answers -----------------------------------------------------------------------------------------
+
+
+async def test_a_refused_connection_is_an_outage() -> None:
+    async with _engine(f"postgresql+asyncpg://checkout@127.0.0.1:{free_port()}/checkout") as engine:
+        failure = await _failure(_run(engine))
+
+    _assert_outage(failure)
+
+
+async def test_a_host_that_cannot_be_found_is_an_outage() -> None:
+    async with _engine("postgresql+asyncpg://checkout@no-such-host.invalid/checkout") as engine:
+        failure = await _failure(_run(engine))
+
+    _assert_outage(failure)
+
+
+async def test_a_server_that_accepts_and_never_answers_is_an_outage() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        async with _engine(f"postgresql+asyncpg://checkout@127.0.0.1:{silent.getsockname()[1]}/checkout") as engine:
+            failure = await _failure(asyncio.wait_for(_run(engine), 4.5))
+
+    _assert_outage(failure)
+    assert failure.next_retry_delay is not None
+
+
+async def test_a_server_that_closes_the_connection_at_once_is_an_outage() -> None:
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with _engine(f"postgresql+asyncpg://checkout@127.0.0.1:{port}/checkout") as engine:
+            failure = await _failure(_run(engine))
+
+    _assert_outage(failure)
+
+
+async def test_an_exhausted_pool_is_an_outage_from_which_not_all_come_back_at_once(
+    database: Database,
+) -> None:
+    async with _engine(database.url, pool_size=1) as engine, engine.connect():
+        failures = await asyncio.gather(*(_failure(_run(engine)) for _ in range(5)))
+
+    for failure in failures:
+        _assert_outage(failure)
+    delays = {failure.next_retry_delay for failure in failures}
+    assert len(delays) == 5
+    assert all(delay and timedelta(0) < delay < timedelta(seconds=5) for delay in delays)
+
+
+# It passes by itself ------------------------------------------------------------------------------------
+
+
+async def test_a_session_that_is_terminated_amid_its_statement_is_an_outage(
+    database: Database, engine: AsyncEngine
+) -> None:
+    running = asyncio.create_task(_failure(_run(engine)))
+    await _until(database, "wait_event = 'PgSleep'")
+
+    await database.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+
+    _assert_outage(await running)
+
+
+async def test_the_pool_recovers_by_itself_after_its_sessions_were_terminated(
+    database: Database, engine: AsyncEngine
+) -> None:
+    await asyncio.gather(*(_run(engine, "SELECT pg_sleep(0.05)") for _ in range(5)))
+    await database.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'checkout'")
+
+    failure = await _failure(_run(engine, "SELECT 1"))
+    await asyncio.gather(*(_run(engine, "SELECT 1") for _ in range(5)))
+
+    _assert_outage(failure)
+
+
+async def test_a_statement_that_an_operator_cancels_is_an_outage(database: Database, engine: AsyncEngine) -> None:
+    running = asyncio.create_task(_failure(_run(engine)))
+    await _until(database, "wait_event = 'PgSleep'")
+
+    await database.run("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+
+    _assert_outage(await running)
+
+
+@pytest.mark.parametrize("timeout", ["statement_timeout", "transaction_timeout"])
+async def test_a_statement_that_takes_too_long_is_an_outage(
+    database: Database, engine: AsyncEngine, timeout: str
+) -> None:
+    await _for_the_service(database, f"{timeout} = '50ms'")
+
+    failure = await _failure(_run(engine))
+
+    _assert_outage(failure)
+
+
+async def test_a_transaction_that_stands_idle_too_long_cannot_commit_and_is_an_outage(
+    database: Database, engine: AsyncEngine
+) -> None:
+    await _for_the_service(database, "transaction_timeout = '50ms'")
+
+    async def dawdle() -> None:
+        async with transaction(engine) as connection:
+            await connection.execute(text("UPDATE inventory SET reserved = 1 WHERE sku = 'lamp'"))
+            async with asyncio.timeout(5):
+                while await database.value(
+                    "SELECT count(*) FROM pg_stat_activity WHERE usename = 'checkout' AND datname = current_database()"
+                ):
+                    await asyncio.sleep(0.01)
+
+    failure = await _failure(dawdle())
+
+    _assert_outage(failure)
+    assert await database.value("SELECT reserved FROM inventory WHERE sku = 'lamp'") == 0
+
+
+async def test_a_hot_row_that_somebody_else_holds_is_an_outage(shop: Shop, database: Database) -> None:
+    await _for_the_service(database, "lock_timeout = '50ms'")
+    holder = await asyncpg.connect(database.admin_url)
+
+    try:
+        async with holder.transaction():
+            await holder.execute("SELECT FROM inventory WHERE sku = 'tea-mug' FOR UPDATE")
+            failure = await _failure(Inventory(shop.engine).reserve_inventory(shop.order()))
+    finally:
+        await holder.close()
+
+    _assert_outage(failure)
+
+
+async def test_a_deadlock_is_an_outage_for_one_of_the_two(database: Database, engine: AsyncEngine) -> None:
+    await _for_the_service(database, "deadlock_timeout = '20ms'")
+    both_hold_one = asyncio.Barrier(2)
+
+    async def cross(first: str, second: str) -> None:
+        update = text("UPDATE inventory SET on_hand = on_hand WHERE sku = :sku")
+        async with transaction(engine) as connection:
+            await connection.execute(update, {"sku": first})
+            await both_hold_one.wait()
+            await connection.execute(update, {"sku": second})
+
+    answers = await asyncio.gather(cross("lamp", "poster"), cross("poster", "lamp"), return_exceptions=True)
+    await engine.dispose()  # a session hands its counters in when it ends
+
+    [failure] = [answer for answer in answers if answer is not None]
+    assert isinstance(failure, CheckoutError)
+    _assert_outage(failure)
+    assert "40P01" in failure.message
+    counted = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    async with asyncio.timeout(5):
+        while await database.value(counted) != 1:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_serialization_failure_is_an_outage(database: Database, engine: AsyncEngine) -> None:
+    async def overtaken() -> None:
+        async with translated_errors(), engine.connect() as connection:
+            await connection.execution_options(isolation_level="REPEATABLE READ")
+            await connection.execute(text("SELECT count(*) FROM inventory"))
+            await database.run("UPDATE inventory SET on_hand = on_hand WHERE sku = 'lamp'")
+            await connection.execute(text("UPDATE inventory SET on_hand = on_hand WHERE sku = 'lamp'"))
+
+    failure = await _failure(overtaken())
+
+    _assert_outage(failure)
+    assert "40001" in failure.message
+
+
+async def test_too_many_connections_are_an_outage_from_which_not_all_come_back_at_once(
+    database: Database, engine: AsyncEngine
+) -> None:
+    await database.run(f'ALTER DATABASE "{database.name}" CONNECTION LIMIT 0')
+
+    failures = [await _failure(_run(engine)) for _ in range(3)]
+
+    for failure in failures:
+        _assert_outage(failure)
+        assert "53300" in failure.message
+    assert len({failure.next_retry_delay for failure in failures}) == 3
+
+
+async def test_a_replica_that_was_not_promoted_yet_is_an_outage(shop: Shop, database: Database) -> None:
+    await _for_the_service(database, "default_transaction_read_only = on")
+
+    failure = await _failure(Inventory(shop.engine).reserve_inventory(shop.order()))
+
+    _assert_outage(failure)
+
+
+async def test_a_plan_that_a_migration_made_stale_costs_at_most_one_attempt(
+    database: Database,
+) -> None:
+    async with _engine(database.url, pool_size=1) as engine:
+        await _run(engine, "SELECT * FROM delivery_zones WHERE zone = :zone", zone="city")
+        await database.run("ALTER TABLE delivery_zones ADD COLUMN note text")
+
+        attempts = await asyncio.gather(
+            *(_run(engine, "SELECT * FROM delivery_zones WHERE zone = :zone", zone="city") for _ in range(3)),
+            return_exceptions=True,
+        )
+
+    failures = [answer for answer in attempts if isinstance(answer, CheckoutError)]
+    assert len(failures) <= 1
+    for failure in failures:
+        _assert_outage(failure)
+
+
+async def test_an_error_that_nobody_foresaw_is_retried(database: Database, engine: AsyncEngine) -> None:
+    await database.run(
+        "CREATE FUNCTION odd() RETURNS int LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'odd' USING ERRCODE = 'XX000'; END $$"
+    )
+
+    failure = await _failure(_run(engine, "SELECT odd()"))
+
+    _assert_outage(failure)
+
+
+# The request is malformed -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("statement", "value"),
+    [
+        ("SELECT CAST(:value AS text)", f"{_SECRET}\0"),
+        ("SELECT CAST(:value AS text)", f"{_SECRET}\ud800"),
+        ("SELECT CAST(:value AS integer)", 4111111111111111),
+        ("SELECT CAST(:value AS bigint)", 2**63),
+        ("SELECT CAST(CAST(:value AS text) AS integer)", _SECRET),
+        ("SELECT CAST(CAST(:value AS text) AS jsonb)", _SECRET),
+    ],
+    ids=["NUL", "half a surrogate", "above integer", "above bigint", "no number", "no JSON"],
+)
+async def test_a_value_that_postgres_cannot_store_is_invalid_input(
+    engine: AsyncEngine, statement: str, value: object
+) -> None:
+    failure = await _failure(_run(engine, statement, value=value))
+
+    assert type(failure) is InvalidInput
+    assert failure.non_retryable
+    _assert_discreet(failure)
+    assert str(value) not in failure.message
+
+
+# A person is needed -------------------------------------------------------------------------------------
+
+
+def _assert_refused(failure: CheckoutError, sqlstate: str) -> None:
+    assert type(failure) is DatabaseRefusedStatement
+    assert failure.type == "DatabaseRefusedStatement"
+    assert not failure.non_retryable  # the policies decide; see the next test
+    assert sqlstate in failure.message
+    _assert_discreet(failure)
+
+
+def test_only_forward_steps_give_up_at_once_when_a_person_is_needed() -> None:
+    name = DatabaseRefusedStatement.__name__
+
+    for policy in (policies.RESERVE, policies.PAY, policies.SHIP):
+        assert name in (policy.retry.non_retryable_error_types or ())
+    for policy in (policies.UNDO, policies.RECORD):
+        assert name not in (policy.retry.non_retryable_error_types or ())
+
+
+async def test_an_undo_gives_its_round_up_after_a_few_attempts_when_a_person_is_needed(
+    shop: Shop, database: Database
+) -> None:
+    await database.run("REVOKE INSERT ON step_fence FROM checkout")
+    undo = UndoInput(shop.order(), Ending.REJECTED, "a reason")
+
+    given_up = []
+    for attempt in range(1, policies.UNDO_ATTEMPTS_WHEN_REFUSED + 1):
+        environment = ActivityEnvironment()
+        environment.info = dataclasses.replace(environment.info, attempt=attempt)
+        failure = await _failure(environment.run(Inventory(shop.engine).release_inventory, undo))
+        given_up.append(failure.non_retryable)
+
+    assert given_up == [False] * (policies.UNDO_ATTEMPTS_WHEN_REFUSED - 1) + [True]
+
+
+async def test_an_undo_never_gives_up_because_of_an_outage(shop: Shop, database: Database) -> None:
+    await database.run(f'ALTER DATABASE "{database.name}" CONNECTION LIMIT 0')
+    environment = ActivityEnvironment()
+    environment.info = dataclasses.replace(environment.info, attempt=1000)
+    undo = UndoInput(shop.order(), Ending.REJECTED, "a reason")
+
+    failure = await _failure(environment.run(Inventory(shop.engine).release_inventory, undo))
+
+    _assert_outage(failure)
+
+
+@pytest.mark.parametrize(
+    ("user", "database_name", "sqlstate"),
+    [("checkout", "no_such_database", "3D000"), ("no_such_role", "checkout", "28000")],
+)
+async def test_a_login_that_postgres_refuses_needs_a_person(
+    stack: DevStack, user: str, database_name: str, sqlstate: str
+) -> None:
+    async with _engine(stack.postgres.url(database_name, user)) as engine:
+        failure = await _failure(_run(engine))
+
+    _assert_refused(failure, sqlstate)
+
+
+@pytest.mark.parametrize(
+    ("damage", "sqlstate"),
+    [
+        ("REVOKE INSERT ON step_fence FROM checkout", "42501"),
+        ("REVOKE SELECT ON inventory FROM checkout", "42501"),
+        ("ALTER TABLE step_fence RENAME TO fence", "42P01"),
+        ("ALTER TABLE orders RENAME COLUMN fingerprint TO print", "42703"),
+    ],
+)
+async def test_a_broken_schema_needs_a_person(shop: Shop, database: Database, damage: str, sqlstate: str) -> None:
+    await database.run(damage)
+
+    failure = await _failure(Inventory(shop.engine).reserve_inventory(shop.order()))
+
+    _assert_refused(failure, sqlstate)
+    assert await database.value("SELECT sum(reserved) FROM inventory") == 0
+
+
+async def test_a_violated_constraint_is_named_without_its_row(engine: AsyncEngine) -> None:
+    insert = "INSERT INTO orders (order_id, customer) VALUES (:secret, :secret), (:secret, :secret)"
+
+    failure = await _failure(_run(engine, insert, secret=_SECRET))
+
+    _assert_refused(failure, "23505")
+    assert "orders_pkey" in failure.message
+
+
+async def test_a_trigger_that_is_not_ours_needs_a_person(shop: Shop, database: Database) -> None:
+    await database.run(
+        "CREATE FUNCTION veto() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'not today'; END $$;"
+        "CREATE TRIGGER veto BEFORE INSERT ON reservations FOR EACH ROW EXECUTE FUNCTION veto()"
+    )
+
+    failure = await _failure(Inventory(shop.engine).reserve_inventory(shop.order()))
+
+    _assert_refused(failure, "P0001")
+    assert "not today" in failure.message
+
+
+async def test_the_snapshot_may_not_write(database: Database, engine: AsyncEngine) -> None:
+    async def write() -> None:
+        async with snapshot(engine) as connection:
+            await connection.execute(text("UPDATE inventory SET reserved = 1"))
+
+    await _failure(write())
+
+    assert await database.value("SELECT sum(reserved) FROM inventory") == 0
+
+
+# The rest -----------------------------------------------------------------------------------------------
+
+
+async def test_a_refusal_inside_a_transaction_leaves_as_it_is_and_rolls_back(
+    database: Database, engine: AsyncEngine
+) -> None:
+    refusal = InvalidInput("of our own")
+
+    async def refuse() -> None:
+        async with transaction(engine) as connection:
+            await connection.execute(text("UPDATE inventory SET reserved = 1 WHERE sku = 'lamp'"))
+            raise refusal
+
+    failure = await _failure(refuse())
+
+    assert failure is refusal
+    assert await database.value("SELECT sum(reserved) FROM inventory") == 0
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError(_SECRET * 1000), OSError(), TimeoutError(), asyncpg.InterfaceError("closed")]
+)
+def test_an_error_without_a_sqlstate_is_an_outage_in_a_few_words(error: Exception) -> None:
+    failure = classify(error)
+
+    assert type(failure) is DatabaseUnavailable
+    assert not failure.non_retryable
+    assert 0 < len(failure.message) < 500
+
+
+@pytest.mark.parametrize("tables", [[], ["step_fence"], ["incidents", "orders"]])
+async def test_missing_tables_are_listed(database: Database, engine: AsyncEngine, tables: list[str]) -> None:
+    for table in tables:
+        await database.run(f"ALTER TABLE {table} RENAME TO gone_{table}")
+
+    assert await missing_tables(engine) == tables
+
+
+async def test_a_database_in_which_setup_sql_never_ran_misses_every_table(stack: DevStack) -> None:
+    async with _engine(stack.postgres.url("postgres")) as engine:
+        assert await missing_tables(engine) == sorted(TABLES)

@@ -1,0 +1,435 @@
+"""setup.sql: it can be run again and by several people at once, and the database itself refuses what is wrong."""
+
+import asyncio
+import itertools
+import re
+import subprocess
+import uuid
+from collections.abc import Iterator
+
+import asyncpg
+import pytest
+from sqlalchemy.engine import make_url
+
+from activities.inventory import Inventory
+from activities.payments import Payments
+from activities.shipping import Shipping
+from adapters.database import TABLES
+from domain import policies
+from domain.model import OrderStatus
+from embedded.stack import DATABASE, ROOT, DevStack, apply_schema, psql
+from tests.conftest import Database, Shop
+
+_SETUP = ("-v", "ON_ERROR_STOP=1", "-f", str(ROOT / "setup.sql"))
+
+
+def _dump(stack: DevStack, database: str) -> str:
+    """Schema, rights and rows of a database, and the roles of its server."""
+    address = ["--host", "127.0.0.1", "--port", str(stack.postgres.port), "--username", "postgres"]
+    parts = (
+        [str(stack.postgres.bin("pg_dump")), *address, "--restrict-key=same", "--inserts", database],
+        [str(stack.postgres.bin("pg_dumpall")), *address, "--restrict-key=same", "--roles-only"],
+    )
+    return "\n".join(subprocess.run(part, capture_output=True, text=True, check=True).stdout for part in parts)
+
+
+def _timeless(dump: str) -> str:
+    return re.sub(r"'\d{4}-\d\d-\d\d [\d:.+]+'", "'some time'", dump)
+
+
+@pytest.fixture
+def empty_databases(stack: DevStack) -> Iterator[list[str]]:
+    """Two databases in which nothing was ever run."""
+    names = [f"empty_{uuid.uuid4().hex[:8]}" for _ in range(2)]
+    for name in names:
+        psql(stack.postgres, "postgres", "-c", f'CREATE DATABASE "{name}" TEMPLATE template0')
+    yield names
+    for name in names:
+        psql(stack.postgres, "postgres", "-c", f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+# Running it again ---------------------------------------------------------------------------------------
+
+
+def test_a_second_run_changes_nothing(stack: DevStack, database: Database) -> None:
+    before = _dump(stack, database.name)
+
+    psql(stack.postgres, database.name, *_SETUP)
+
+    assert _dump(stack, database.name) == before
+
+
+async def test_a_run_among_orders_changes_nothing(stack: DevStack, database: Database, shop: Shop) -> None:
+    for customer in ("alice", "carol"):
+        order = shop.order(customer, ("tea-mug", 2), ("last-one", 1) if customer == "alice" else ("poster", 1))
+        await Inventory(shop.engine).reserve_inventory(order)
+        await Payments(shop.engine).charge_payment(order)
+        await Shipping(shop.engine).ship_order(order)
+    await Inventory(shop.engine).reserve_inventory(shop.order("bob"))
+    before = _dump(stack, database.name)
+
+    psql(stack.postgres, database.name, *_SETUP)
+
+    assert _dump(stack, database.name) == before
+
+
+async def test_a_run_keeps_what_the_shop_has_changed_in_its_catalogue(stack: DevStack, database: Database) -> None:
+    await database.run(
+        "UPDATE products SET unit_price_minor = 1, name = 'Sale'; DELETE FROM inventory WHERE sku = 'lamp';"
+        "UPDATE inventory SET on_hand = 7, initial = 7; UPDATE delivery_zones SET is_served = false"
+    )
+
+    psql(stack.postgres, database.name, *_SETUP)
+
+    assert await database.value("SELECT count(*) FROM products WHERE name <> 'Sale'") == 0
+    assert await database.fetch("SELECT FROM inventory WHERE sku <> 'lamp' AND on_hand <> 7") == []
+    assert await database.value("SELECT on_hand FROM inventory WHERE sku = 'lamp'") == 20  # it was missing
+    assert await database.value("SELECT count(*) FROM delivery_zones WHERE is_served") == 0
+
+
+async def test_two_people_can_run_it_on_one_database_at_once(stack: DevStack, empty_databases: list[str]) -> None:
+    name = empty_databases[0]
+
+    await asyncio.gather(*(asyncio.to_thread(psql, stack.postgres, name, *_SETUP) for _ in range(4)))
+
+    assert _timeless(_dump(stack, name)) == _timeless(_dump(stack, DATABASE))
+
+
+async def test_two_databases_of_one_server_can_be_set_up_at_once(stack: DevStack, empty_databases: list[str]) -> None:
+    for _ in range(5):
+        await asyncio.gather(*(asyncio.to_thread(psql, stack.postgres, name, *_SETUP) for name in empty_databases))
+
+    one, other = (_timeless(_dump(stack, name)) for name in empty_databases)
+    assert one == other
+
+
+def test_it_can_be_run_on_a_database_that_does_not_exist_yet(stack: DevStack) -> None:
+    name = f"new_{uuid.uuid4().hex[:8]}"
+
+    try:
+        apply_schema(stack.postgres, name)
+        tables = psql(stack.postgres, name, "-Atc", "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    finally:
+        psql(stack.postgres, "postgres", "-c", f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+    assert set(tables.split()) == TABLES
+
+
+async def test_the_service_knows_every_table(database: Database) -> None:
+    tables = await database.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+
+    assert {row[0] for row in tables} == TABLES
+
+
+async def test_every_balance_is_explained_by_a_deposit(database: Database) -> None:
+    unexplained = await database.fetch(
+        "SELECT account_id FROM accounts a WHERE kind = 'customer' AND balance_minor IS DISTINCT FROM"
+        " (SELECT sum(amount_minor) FROM transfers t WHERE t.credit_account = a.account_id)"
+    )
+
+    assert unexplained == []
+
+
+# Constraints --------------------------------------------------------------------------------------------
+
+_ORDER = "INSERT INTO orders (order_id, customer) VALUES ('o-1', 'alice'); "
+_TRANSFER = (
+    "INSERT INTO transfers (transfer_id, order_id, kind, debit_account, credit_account, amount_minor, currency) VALUES "
+)
+_PARCEL = "INSERT INTO shipments (order_id, tracking_number, carrier, zone, state, handed_over_at) VALUES "
+_VIOLATIONS = {
+    "products_sku_is_printable": "INSERT INTO products VALUES ('tea mug', 'A space', 100)",
+    "products_price_in_range": "INSERT INTO products VALUES ('gift', 'For nothing', 0)",
+    "products_currency_is_iso": "INSERT INTO products VALUES ('gift', 'In euros', 100, 'euro')",
+    "inventory_never_oversold": "UPDATE inventory SET reserved = on_hand + 1 WHERE sku = 'lamp'",
+    "inventory_never_negative": "UPDATE inventory SET reserved = -1 WHERE sku = 'lamp'",
+    "accounts_kind_is_known": "INSERT INTO accounts VALUES ('x', 'supplier', 'X')",
+    "accounts_balance_is_a_customers": "UPDATE accounts SET balance_minor = 0 WHERE account_id = 'shop'",
+    "accounts_never_overdrawn": "UPDATE accounts SET balance_minor = -1 WHERE account_id = 'bob'",
+    "accounts_currency_is_iso": "UPDATE accounts SET currency = '€' WHERE account_id = 'bob'",
+    "transfers_kind_is_known": _TRANSFER + "('t', NULL, 'gift', 'bank', 'bob', 1, 'EUR')",
+    "transfers_amount_is_positive": _TRANSFER + "('t', NULL, 'deposit', 'bank', 'bob', 0, 'EUR')",
+    "transfers_between_two_accounts": _TRANSFER + "('t', NULL, 'deposit', 'bank', 'bank', 1, 'EUR')",
+    "transfers_sides_fit_the_kind": _TRANSFER + "('t', 'o-1', 'capture', 'bob', 'alice', 1, 'EUR')",
+    "transfers_once_per_order": _TRANSFER
+    + "('t1', 'o-1', 'capture', 'bob', 'shop', 1, 'EUR'), ('t2', 'o-1', 'capture', 'alice', 'shop', 1, 'EUR')",
+    "orders_id_is_printable": "INSERT INTO orders (order_id, customer) VALUES ('../o', 'alice')",
+    "orders_customer_is_printable": "INSERT INTO orders (order_id, customer) VALUES ('o', E'al\\nice')",
+    # The trigger on moves would be faster to refuse it.
+    "orders_status_is_known": _ORDER
+    + "SET LOCAL session_replication_role = replica; UPDATE orders SET status = 'lost'",
+    "orders_moves_are_legal": _ORDER + "UPDATE orders SET status = 'completed'",
+    "orders_ending_is_known": _ORDER + "UPDATE orders SET ending = 'completed'",
+    "orders_reason_is_bounded": _ORDER + "UPDATE orders SET reason = repeat('x', 1001)",
+    "orders_total_is_positive": _ORDER + "UPDATE orders SET total_minor = 0",
+    "orders_priced_when_reserved": _ORDER + "UPDATE orders SET status = 'reserved'",
+    "order_lines_sku_is_printable": _ORDER + "INSERT INTO order_lines VALUES ('o-1', '', 1)",
+    "order_lines_quantity_in_range": _ORDER + "INSERT INTO order_lines VALUES ('o-1', 'lamp', 1001)",
+    "reservations_quantity_is_positive": _ORDER + "INSERT INTO reservations VALUES ('o-1', 'lamp', 0)",
+    "reservations_state_is_known": _ORDER + "INSERT INTO reservations VALUES ('o-1', 'lamp', 1, 'lost')",
+    "shipments_state_is_known": _ORDER + _PARCEL + "('o-1', 'T', 'Post', 'city', 'lost', NULL)",
+    "shipments_handed_over_has_an_instant": _ORDER + _PARCEL + "('o-1', 'T', 'Post', 'city', 'handed_over', NULL)",
+    "shipments_tracking_number_key": _ORDER
+    + "INSERT INTO orders (order_id, customer) VALUES ('o-2', 'bob'); "
+    + _PARCEL
+    + "('o-1', 'T', 'Post', 'city', 'label', NULL), ('o-2', 'T', 'Post', 'city', 'label', NULL)",
+    "step_fence_phase_is_known": "INSERT INTO step_fence VALUES ('o-1', 'pay', 'perhaps', true, 'f', '{}')",
+    "step_fence_done_had_effect": "INSERT INTO step_fence VALUES ('o-1', 'pay', 'done', true, 'f', NULL)",
+    "order_events_numbered_once": _ORDER
+    + "INSERT INTO order_events (order_id, seq, event, status, changed_by) VALUES ('o-1', 1, 'x', 'x', 'x')",
+    "incidents_name_a_step": _ORDER + "INSERT INTO incidents (order_id, steps, cause) VALUES ('o-1', '{}', 'x')",
+    "incidents_closed_with_a_resolution": _ORDER
+    + "INSERT INTO incidents (order_id, steps, cause, closed_at) VALUES ('o-1', '{pay}', 'x', now())",
+    "incidents_one_open_per_order": _ORDER
+    + "INSERT INTO incidents (order_id, steps, cause) VALUES ('o-1', '{pay}', 'x'), ('o-1', '{ship}', 'y')",
+}
+
+
+@pytest.mark.parametrize("constraint", _VIOLATIONS)
+async def test_the_database_refuses_what_its_constraint_forbids(stack: DevStack, constraint: str) -> None:
+    connection = await asyncpg.connect(stack.postgres.url(DATABASE, driver="postgresql"))
+
+    try:
+        transaction = connection.transaction()
+        await transaction.start()
+        with pytest.raises(asyncpg.IntegrityConstraintViolationError) as refused:
+            await connection.execute(_VIOLATIONS[constraint])
+        await transaction.rollback()
+    finally:
+        await connection.close()
+
+    assert refused.value.constraint_name == constraint
+
+
+async def test_every_constraint_has_a_row_that_violates_it(database: Database) -> None:
+    named = await database.fetch(
+        "SELECT conname FROM pg_constraint"
+        " WHERE connamespace = 'public'::regnamespace AND contype IN ('c', 'u')"
+        " UNION SELECT indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
+        " WHERE c.relnamespace = 'public'::regnamespace AND i.indisunique AND NOT i.indisprimary"
+    )
+
+    assert {row[0] for row in named} | {"orders_moves_are_legal"} == set(_VIOLATIONS)
+
+
+# Rights -------------------------------------------------------------------------------------------------
+
+_FROZEN_COLUMNS = {
+    "products": ["sku", "name", "unit_price_minor", "currency"],
+    "inventory": ["sku", "initial", "received"],
+    "delivery_zones": ["zone", "carrier", "is_served", "hands_over_at_once"],
+    "accounts": ["account_id", "kind", "name", "currency", "delivery_zone"],
+    "transfers": [
+        "transfer_id",
+        "order_id",
+        "kind",
+        "debit_account",
+        "credit_account",
+        "amount_minor",
+        "currency",
+        "created_at",
+    ],
+    "orders": ["order_id", "customer", "created_at"],
+    "order_lines": ["order_id", "sku", "quantity"],
+    "reservations": ["order_id", "sku", "quantity"],
+    "shipments": ["order_id", "tracking_number", "carrier", "zone", "created_at"],
+    "step_fence": ["saga_id", "step", "had_effect", "fingerprint", "result", "created_at"],
+    "order_events": [
+        "event_id",
+        "txid",
+        "order_id",
+        "seq",
+        "event",
+        "previous_status",
+        "status",
+        "changed_by",
+        "reason",
+        "at",
+    ],
+    "incidents": ["incident_id", "order_id", "opened_at"],
+}
+_DENIED = [
+    *(f"DELETE FROM {table}" for table in sorted(TABLES)),
+    *(f"TRUNCATE {table} CASCADE" for table in sorted(TABLES)),
+    *(f"UPDATE {table} SET {name} = DEFAULT" for table, names in _FROZEN_COLUMNS.items() for name in names),
+    *(f"INSERT INTO {t} SELECT * FROM {t}" for t in ("products", "inventory", "delivery_zones", "accounts")),
+    "CREATE TABLE mine ()",
+    "CREATE SCHEMA mine",
+    "ALTER TABLE orders DISABLE TRIGGER ALL",
+    "ALTER TABLE inventory DROP CONSTRAINT inventory_never_oversold",
+    "DROP TABLE incidents",
+    "CREATE OR REPLACE FUNCTION order_may_move(previous text, next text) RETURNS boolean LANGUAGE sql AS 'SELECT true'",
+    "SET session_replication_role = replica",
+    "CREATE ROLE mine",
+    "ALTER ROLE checkout SUPERUSER",
+    "COPY orders TO PROGRAM 'cat'",
+    "COPY orders FROM '/etc/passwd'",
+]
+
+
+@pytest.mark.parametrize("statement", _DENIED)
+async def test_the_service_may_not(stack: DevStack, statement: str) -> None:
+    url = make_url(stack.database_url).set(drivername="postgresql")
+    connection = await asyncpg.connect(url.render_as_string())
+
+    try:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+async def test_the_service_may_update_exactly_what_the_steps_change(database: Database) -> None:
+    granted = await database.fetch(
+        "SELECT table_name, column_name FROM information_schema.column_privileges"
+        " WHERE grantee IN ('checkout', 'PUBLIC') AND table_schema = 'public' AND privilege_type = 'UPDATE'"
+    )
+    columns = await database.fetch(
+        "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public'"
+    )
+
+    frozen = {(table, name) for table, names in _FROZEN_COLUMNS.items() for name in names}
+    assert {tuple(row) for row in columns} - {tuple(row) for row in granted} == frozen
+
+
+async def test_the_service_is_an_ordinary_role(database: Database) -> None:
+    [role] = await database.fetch(
+        "SELECT rolsuper, rolcreaterole, rolcreatedb, rolreplication, rolbypassrls FROM pg_roles"
+        " WHERE rolname = 'checkout'"
+    )
+
+    assert not any(role)
+    assert await database.value("SELECT count(*) FROM pg_auth_members WHERE member = 'checkout'::regrole") == 0
+    assert await database.value("SELECT count(*) FROM pg_class WHERE relowner = 'checkout'::regrole") == 0
+
+
+async def test_the_services_timeouts_are_nested_inside_one_attempt(stack: DevStack) -> None:
+    connection = await asyncpg.connect(make_url(stack.database_url).set(drivername="postgresql").render_as_string())
+
+    try:
+        rows = await connection.fetch("SELECT name, setting::int FROM pg_settings WHERE name LIKE '%_timeout'")
+    finally:
+        await connection.close()
+    timeout = {row["name"]: row["setting"] for row in rows}
+
+    shortest_attempt = min(
+        policy.start_to_close.total_seconds() * 1000
+        for policy in (policies.RESERVE, policies.PAY, policies.SHIP, policies.UNDO, policies.RECORD)
+    )
+    assert 0 < timeout["lock_timeout"] < timeout["statement_timeout"]
+    assert timeout["statement_timeout"] < timeout["transaction_timeout"] < shortest_attempt
+    assert 0 < timeout["idle_in_transaction_session_timeout"] <= shortest_attempt
+
+
+# The state machine --------------------------------------------------------------------------------------
+
+_LEGAL = {
+    "pending": {"reserved", "unwinding", "rejected", "cancelled", "stuck"},
+    "reserved": {"paid", "unwinding", "stuck"},
+    "paid": {"completed", "unwinding", "stuck"},
+    "completed": {"unwinding", "stuck"},
+    "unwinding": {"rejected", "cancelled", "stuck"},
+    "stuck": {"unwinding", "rejected", "cancelled", "completed"},
+    "rejected": set(),
+    "cancelled": set(),
+}
+_FIRST = {"pending", "reserved", "rejected", "cancelled", "stuck"}
+
+
+def test_the_moves_speak_of_every_status() -> None:
+    assert set(_LEGAL) == {status.value for status in OrderStatus}
+
+
+@pytest.mark.parametrize("previous", _LEGAL)
+async def test_a_status_moves_only_to_where_it_may(database: Database, previous: str) -> None:
+    connection = await asyncpg.connect(database.admin_url)
+    moved = set()
+
+    try:
+        for following in _LEGAL:
+            transaction = connection.transaction()
+            await transaction.start()
+            await connection.execute(
+                "SET LOCAL session_replication_role = replica;"
+                " INSERT INTO orders (order_id, customer, status, total_minor, currency, event_seq)"
+                f" VALUES ('o-1', 'alice', '{previous}', 100, 'EUR', 4);"
+                " SET LOCAL session_replication_role = origin"
+            )
+            try:
+                await connection.execute(f"UPDATE orders SET status = '{following}', reason = 'by hand'")
+                logged = await connection.fetch("SELECT seq, event, previous_status, status, reason FROM order_events")
+                moved |= {following} if following != previous else set()
+                expected = [(5, following, previous, following, "by hand")] if following != previous else []
+                assert [tuple(row) for row in logged] == expected
+            except asyncpg.CheckViolationError as refused:
+                assert refused.constraint_name == "orders_moves_are_legal"  # noqa: PT017
+            await transaction.rollback()
+    finally:
+        await connection.close()
+
+    assert moved == _LEGAL[previous]
+
+
+@pytest.mark.parametrize("status", _LEGAL)
+async def test_an_order_begins_only_where_it_may(database: Database, status: str) -> None:
+    insert = (
+        "INSERT INTO orders (order_id, customer, status, total_minor, currency, event_seq)"
+        f" VALUES ('o-1', 'alice', '{status}', 100, 'EUR', 77)"
+    )
+
+    if status in _FIRST:
+        await database.run(insert)
+    else:
+        with pytest.raises(asyncpg.CheckViolationError, match="cannot begin as"):
+            await database.run(insert)
+
+    logged = await database.fetch("SELECT seq, previous_status, status FROM order_events")
+    assert [tuple(row) for row in logged] == ([(1, None, status)] if status in _FIRST else [])
+
+
+@pytest.mark.parametrize("following", ["unwinding", "stuck"])
+async def test_an_order_stays_completed_once_its_parcel_is_handed_over(database: Database, following: str) -> None:
+    await database.run(
+        "INSERT INTO orders (order_id, customer, status, total_minor, currency)"
+        " VALUES ('o-1', 'alice', 'reserved', 100, 'EUR');"
+        "UPDATE orders SET status = 'paid'; UPDATE orders SET status = 'completed';"
+        + _PARCEL
+        + "('o-1', 'T', 'Post', 'city', 'handed_over', now())"
+    )
+
+    with pytest.raises(asyncpg.CheckViolationError, match="cannot move from completed") as refused:
+        await database.run(f"UPDATE orders SET status = '{following}'")
+
+    assert refused.value.constraint_name == "orders_moves_are_legal"
+    assert await database.value("SELECT status FROM orders") == "completed"
+
+
+async def test_moves_made_by_hand_are_numbered_without_a_gap_whoever_makes_them(
+    database: Database, stack: DevStack
+) -> None:
+    insert = "INSERT INTO orders (order_id, customer) VALUES ('o-1', 'alice')"
+    reserved = "UPDATE orders SET status = 'reserved', changed_by = 'me', total_minor = 1, currency = 'EUR'"
+    moves = [insert, reserved, "UPDATE orders SET reason = 'not a move'"]
+    moves += [f"UPDATE orders SET status = '{status}'" for status in ("paid", "paid", "unwinding", "rejected")]
+
+    for move, role in zip(moves, itertools.cycle(["postgres", "checkout"]), strict=False):
+        psql(stack.postgres, database.name, "-c", f"SET ROLE {role}", "-c", move)
+
+    logged = await database.fetch("SELECT seq, status, changed_by FROM order_events ORDER BY event_id")
+    assert [tuple(row) for row in logged] == [
+        (1, "pending", "accept"),
+        (2, "reserved", "me"),
+        (3, "paid", "me"),
+        (4, "unwinding", "me"),
+        (5, "rejected", "me"),
+    ]
+
+
+async def test_an_undone_move_leaves_no_event(database: Database) -> None:
+    await database.run(_ORDER)
+
+    await database.run("BEGIN; UPDATE orders SET status = 'cancelled'; ROLLBACK")
+    await database.run("UPDATE orders SET status = 'rejected'")
+
+    logged = await database.fetch("SELECT seq, status FROM order_events ORDER BY seq")
+    assert [tuple(row) for row in logged] == [(1, "pending"), (2, "rejected")]

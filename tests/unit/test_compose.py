@@ -1,0 +1,359 @@
+"""The files for people who have Docker: checked here without it, and the jobs' commands run on real servers."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from adapters.config import DEFAULT_TEMPORAL_ADDRESS, DEFAULT_UI_URL, WorkerSettings, load
+from domain.policies import SEARCH_ATTRIBUTES
+from embedded import temporal
+from embedded.stack import ROOT, DevStack, psql
+
+COMPOSE_FILE = ROOT / "docker-compose.yml"
+_VARIABLE = re.compile(r"\$\{(\w+):-([^{}]*)\}")
+_SERVERS = {"postgres", "temporal", "temporal-ui", "worker"}
+_JOBS = {"schema", "temporal-schema", "temporal-namespace"}
+
+
+def _resolved() -> str:
+    """Give the file as Compose reads it when no variable is set."""
+    return _VARIABLE.sub(lambda found: found[2], COMPOSE_FILE.read_text(encoding="utf-8")).replace("$$", "$")
+
+
+def _services() -> dict[str, dict[str, Any]]:
+    services: dict[str, dict[str, Any]] = yaml.safe_load(_resolved())["services"]
+    return services
+
+
+def _check_schema(document: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(document)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def _dockerfile() -> list[list[str]]:
+    """Give the Dockerfile's instructions, each as its words."""
+    text = re.sub(r"\\\n", " ", (ROOT / "Dockerfile").read_text(encoding="utf-8"))
+    return [line.split() for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def _copied() -> set[str]:
+    """Name the files and folders that the image gets."""
+    return {
+        source.rstrip("/") for instruction, *words in _dockerfile() if instruction == "COPY" for source in words[:-1]
+    }
+
+
+def _imported_by(*programs: str) -> set[str]:
+    """Name every file of the project that the programs import, directly or not."""
+    seen: set[str] = set()
+    waiting = list(programs)
+    while waiting:
+        file = waiting.pop()
+        if file in seen:
+            continue
+        seen.add(file)
+        for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                modules = [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
+            elif isinstance(node, ast.Import):
+                modules = [name.name for name in node.names]
+            else:
+                continue
+            candidates = [module.replace(".", "/") + ".py" for module in modules]
+            waiting += [candidate for candidate in candidates if (ROOT / candidate).is_file()]
+    return seen
+
+
+def test_the_compose_file_follows_the_compose_specification() -> None:
+    done = _check_schema(COMPOSE_FILE)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("depends_on:", "depend_on:"),
+        ("condition: service_healthy", "condition: service_is_healthy"),
+        ("read_only: true", "read_only: [1]"),
+        ("services:", "service:"),
+    ],
+)
+def test_a_compose_file_with_a_mistake_is_refused(tmp_path: Path, right: str, wrong: str) -> None:
+    text = COMPOSE_FILE.read_text(encoding="utf-8")
+    assert right in text
+    broken = tmp_path / "docker-compose.yml"
+    broken.write_text(text.replace(right, wrong), encoding="utf-8")
+
+    done = _check_schema(broken)
+
+    assert done.returncode == 1
+    assert "Schema validation errors" in done.stdout
+
+
+def test_every_service_is_a_server_that_is_kept_running_or_a_job_that_runs_once() -> None:
+    services = _services()
+
+    assert {name for name, service in services.items() if service["restart"] == "unless-stopped"} == _SERVERS
+    assert {name for name, service in services.items() if service["restart"] == "no"} == _JOBS
+
+
+def test_every_long_running_service_has_a_healthcheck_or_waits_for_what_it_needs() -> None:
+    services = _services()
+
+    ungated = [name for name in _SERVERS if not services[name].keys() & {"healthcheck", "depends_on"}]
+
+    assert ungated == []
+
+
+def test_a_service_waits_for_the_health_of_servers_and_the_success_of_jobs() -> None:
+    services = _services()
+
+    waits = [
+        (needed, wait["condition"])
+        for service in services.values()
+        for needed, wait in service.get("depends_on", {}).items()
+    ]
+
+    assert waits
+    for needed, condition in waits:
+        if needed in _JOBS:
+            assert condition == "service_completed_successfully"
+        else:
+            assert condition == "service_healthy"
+            assert "healthcheck" in services[needed]
+
+
+def test_the_worker_starts_after_the_schema_and_the_search_attributes() -> None:
+    needs = _services()["worker"]["depends_on"]
+
+    assert {name for name, wait in needs.items() if wait["condition"] == "service_completed_successfully"} == {
+        "schema",
+        "temporal-namespace",
+    }
+
+
+def test_every_port_is_published_on_this_machine_alone() -> None:
+    published = [port for service in _services().values() for port in service.get("ports", [])]
+
+    assert len(published) == 3
+    assert all(re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port) for port in published)
+    assert not any("network_mode" in service for service in _services().values())
+
+
+def test_without_any_setting_programs_on_this_machine_find_what_compose_started() -> None:
+    services = _services()
+    [postgres] = services["postgres"]["ports"]
+    [frontend] = services["temporal"]["ports"]
+    [ui] = services["temporal-ui"]["ports"]
+    password = services["schema"]["environment"]["CHECKOUT_ROLE_PASSWORD"]
+    database = services["schema"]["environment"]["PGDATABASE"]
+
+    assert frontend == f"{DEFAULT_TEMPORAL_ADDRESS}:7233"
+    assert f"http://{ui}" == f"{DEFAULT_UI_URL}:8080"
+    assert postgres.endswith(":5432")
+    assert WorkerSettings.model_fields["database_url"].default == (
+        f"postgresql+asyncpg://checkout:{password}@{postgres.removesuffix(':5432')}/{database}"
+    )
+
+
+def test_env_example_lists_every_variable_of_the_compose_file_with_its_default() -> None:
+    text = COMPOSE_FILE.read_text(encoding="utf-8")
+    used = set(_VARIABLE.findall(text))
+    lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
+    listed = [tuple(line.split("=", 1)) for line in lines if line and not line.startswith("#")]
+
+    assert sorted(used) == sorted(listed)
+    assert "$" not in _VARIABLE.sub("", text).replace("$$", ""), "a variable without a default"
+
+
+def test_env_example_names_nothing_that_the_service_would_take_for_its_own_setting() -> None:
+    """Somebody may export the file's variables; the worker refuses a CHECKOUT_ variable that it does not know."""
+    names = re.findall(r"^(\w+)=", (ROOT / ".env.example").read_text(encoding="utf-8"), re.MULTILINE)
+
+    assert [name for name in names if name.startswith("CHECKOUT_")] == []
+    assert {"TEMPORAL_ADDRESS", "TEMPORAL_NAMESPACE", "TEMPORAL_PROFILE"}.isdisjoint(names)
+
+
+def test_every_image_has_an_exact_version() -> None:
+    images = {name: service["image"] for name, service in _services().items() if "image" in service}
+
+    assert images.keys() == _services().keys() - {"worker"}
+    assert all(re.search(r":\d+\.\d+(\.\d+)?$", image) for image in images.values())
+
+
+def test_every_file_that_is_mounted_exists_and_cannot_be_written() -> None:
+    mounts = [
+        mount for service in _services().values() for mount in service.get("volumes", []) if isinstance(mount, dict)
+    ]
+
+    assert len(mounts) == 3
+    for mount in mounts:
+        assert (ROOT / mount["source"]).is_file()
+        assert mount["read_only"] is True
+
+
+def test_the_worker_runs_with_the_least_rights_and_time_to_drain() -> None:
+    worker = _services()["worker"]
+
+    assert worker["read_only"] is True
+    assert worker["cap_drop"] == ["ALL"]
+    assert worker["security_opt"] == ["no-new-privileges:true"]
+    assert worker["stop_grace_period"] == "45s"
+    assert WorkerSettings.model_fields["shutdown_grace_seconds"].default < 45
+
+
+def test_the_workers_settings_are_accepted_and_its_log_survives_the_container(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = _services()["worker"]
+    for name in [name for name in os.environ if name.startswith("CHECKOUT_")]:
+        monkeypatch.delenv(name)
+    for name, value in worker["environment"].items():
+        monkeypatch.setenv(name, value)
+
+    settings = load(WorkerSettings)
+
+    assert settings.database_url == "postgresql+asyncpg://checkout:checkout@postgres:5432/checkout"
+    assert f"saga-log:{settings.log_file.parent}" in worker["volumes"]
+    assert "saga-log" in yaml.safe_load(_resolved())["volumes"]
+    assert worker["environment"]["TEMPORAL_ADDRESS"] == "temporal:7233"
+
+
+def test_the_search_attributes_are_those_of_the_policies() -> None:
+    [script] = _services()["temporal-namespace"]["command"]
+    created = dict(re.findall(r"--name (\w+) --type (\w+)", script))
+
+    assert created == SEARCH_ATTRIBUTES
+    assert re.findall(r"--name (\w+)", script) == list(created), "a name without a type is left out in silence"
+    for name in SEARCH_ATTRIBUTES:
+        assert f"{name} IS NULL" in script, "the job ends before the attribute can be used"
+
+
+def test_the_server_is_tuned_as_the_embedded_one() -> None:
+    text = (ROOT / "deploy/compose/dynamic-config.yaml").read_text(encoding="utf-8")
+    settings = {name: value["value"] for name, [value] in yaml.safe_load(text).items()}
+
+    assert settings == temporal._TUNING
+
+
+def test_the_namespace_job_may_run_again(stack: DevStack) -> None:
+    job = _services()["temporal-namespace"]
+    environment = {
+        "PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}",
+        **job["environment"],
+        "TEMPORAL_ADDRESS": stack.temporal.address,
+        "TEMPORAL_NAMESPACE": "compose-job",
+    }
+
+    for _ in range(2):
+        done = subprocess.run(
+            [*job["entrypoint"], *job["command"]],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
+        )
+
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Total: 0" in done.stdout
+
+
+def test_the_schema_job_may_run_again_and_sets_the_passwords(stack: DevStack) -> None:
+    job = _services()["schema"]
+    sources = {mount["target"]: str(ROOT / mount["source"]) for mount in job["volumes"]}
+    program, *options = job["entrypoint"]
+    database = "compose_job"
+    environment = {
+        "PATH": os.environ["PATH"],
+        **job["environment"],
+        "PGHOST": "127.0.0.1",
+        "PGPORT": str(stack.postgres.port),
+        "PGDATABASE": database,
+    }
+    psql(stack.postgres, "postgres", "-c", f"CREATE DATABASE {database}")
+    try:
+        for _ in range(2):
+            done = subprocess.run(
+                [
+                    str(stack.postgres.bin(program)),
+                    *options,
+                    *(sources.get(word, word) for word in job["command"]),
+                ],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
+
+            assert done.returncode == 0, done.stderr
+        passwords = psql(
+            stack.postgres,
+            database,
+            "-Atc",
+            "SELECT rolname FROM pg_authid WHERE rolpassword LIKE 'SCRAM%' ORDER BY 1",
+        )
+
+        assert passwords.split() == ["checkout", "temporal"]
+    finally:
+        psql(stack.postgres, "postgres", "-c", f"DROP DATABASE {database}")
+
+
+@pytest.mark.parametrize("job", ["temporal-schema", "temporal-namespace"])
+def test_the_scripts_of_the_jobs_are_shell_that_ends_at_the_first_error(job: str) -> None:
+    service = _services()[job]
+    [script] = service["command"]
+
+    assert service["entrypoint"] == ["/bin/sh", "-euc"]
+    assert subprocess.run(["/bin/sh", "-n"], input=script, text=True, check=False).returncode == 0
+
+
+def test_every_path_that_the_dockerfile_copies_exists_and_is_let_in() -> None:
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    rules = [line for line in lines if line and not line.startswith("#")]
+
+    assert [path for path in _copied() if not (ROOT / path).exists()] == []
+    assert rules[0] == "*"
+    assert {rule[1:] for rule in rules if rule.startswith("!")} == _copied()
+
+
+def test_the_image_has_every_file_that_worker_and_starter_need() -> None:
+    needed = _imported_by("worker.py", "starter.py") | {"requirements.lock", "activities/audit.sql"}
+
+    assert {"workflows/saga.py", "adapters/config.py", "domain/policies.py"} <= needed
+    assert (ROOT / "activities/audit.sql").is_file()
+    assert {Path(file).parts[0] for file in needed} == _copied()
+
+
+def test_the_image_installs_only_what_the_lock_file_names() -> None:
+    installs = [words for words in _dockerfile() if "install" in words and "pip" in words]
+
+    assert len(installs) == 1
+    assert installs[0][-3:] == ["--require-hashes", "-r", "requirements.lock"]
+
+
+def test_the_image_ends_as_a_user_without_rights() -> None:
+    *_, last = [words for words in _dockerfile() if words[0] == "USER"]
+    [create] = [words for words in _dockerfile() if "useradd" in words]
+    uid = create[create.index("--uid") + 1]
+
+    assert int(uid) >= 1000
+    assert last == ["USER", f"{uid}:{uid}"]
+
+
+def test_signals_reach_python_and_not_a_shell() -> None:
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+
+    assert text.endswith('CMD ["python", "worker.py"]\n')
+    assert "ENTRYPOINT" not in text
+    assert "PYTHONUNBUFFERED=1" in text
