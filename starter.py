@@ -118,7 +118,7 @@ def cancel(
     *,
     as_json: Json = False,
 ) -> int:
-    """Cancel an order: everything done so far is undone. Refused once the parcel is handed over."""
+    """Cancel an order that is under way: everything done so far is undone. Refused once it has ended."""
     _require_reason(reason)
 
     async def work(checkouts: Checkouts) -> int:

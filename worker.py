@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -61,6 +62,7 @@ def build_worker(
     engine: AsyncEngine,
     settings: WorkerSettings,
     *,
+    patient_engine: AsyncEngine | None = None,
     interceptors: Sequence[Interceptor] = (),
 ) -> Worker:
     """Put the worker together: the one place that knows every workflow and activity.
@@ -68,11 +70,12 @@ def build_worker(
     Args:
         client: where tasks come from.
         engine: the database that the activities work on.
+        patient_engine: the same database, for the audit and the sweep; `engine` by default.
         settings: the task queue and the limits.
         interceptors: more of them, such as a demo's or a test's that injects faults.
     """
     inventory, payments, shipping = Inventory(engine), Payments(engine), Shipping(engine)
-    orders, maintenance = Orders(engine), Maintenance(engine)
+    orders, maintenance = Orders(engine), Maintenance(patient_engine or engine)
     return Worker(
         client,
         task_queue=settings.task_queue,
@@ -85,6 +88,7 @@ def build_worker(
             shipping.ship_order,
             shipping.cancel_shipment,
             orders.close_order,
+            orders.complete_order,
             orders.park_order,
             orders.resolve_step,
             orders.note_retry,
@@ -110,7 +114,9 @@ async def run(settings: WorkerSettings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    _require_writable(settings.log_file)
     engine = create_engine(settings.database_url, pool_size=settings.database_pool_size)
+    patient_engine = create_engine(settings.database_url, pool_size=2, is_patient=True)
     try:
         ready = asyncio.create_task(_wait_until_usable(settings, engine))
         stopped = asyncio.create_task(stop.wait())
@@ -120,7 +126,7 @@ async def run(settings: WorkerSettings) -> None:
             return
         client = ready.result()
         follower = asyncio.create_task(event_log.follow(engine, settings.log_file))
-        async with build_worker(client, engine, settings):
+        async with build_worker(client, engine, settings, patient_engine=patient_engine):
             _log.info(
                 "ready: task queue %s, histories at %s, log in %s",
                 settings.task_queue,
@@ -137,6 +143,7 @@ async def run(settings: WorkerSettings) -> None:
             await follower
     finally:
         await engine.dispose()
+        await patient_engine.dispose()
     _log.info("stopped", extra={"action": "worker_stopped"})
 
 
@@ -192,7 +199,12 @@ async def _check_search_attributes(client: Client) -> None:
         if error.status in {RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED}:
             _log.warning("cannot see whether %s are registered", ", ".join(policies.SEARCH_ATTRIBUTES))
             return
-        raise
+        if error.status is RPCStatusCode.NOT_FOUND:
+            raise CannotStart(
+                f"Temporal has no namespace {client.namespace}.\nSet TEMPORAL_NAMESPACE, or run: "
+                f"temporal operator namespace create --namespace {client.namespace}"
+            ) from error
+        raise CannotStart(f"Temporal does not tell its search attributes: {error.message}") from error
     keyword = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
     missing = [name for name in policies.SEARCH_ATTRIBUTES if known.custom_attributes.get(name) != keyword]
     if missing:
@@ -201,6 +213,15 @@ async def _check_search_attributes(client: Client) -> None:
             f"Temporal's namespace {client.namespace} lacks search attributes: {', '.join(missing)}.\n"
             f"Run: temporal operator search-attribute create --namespace {client.namespace} {arguments}"
         )
+
+
+def _require_writable(log_file: Path) -> None:
+    try:
+        log_file.open("ab").close()
+    except OSError as error:
+        raise CannotStart(
+            f"The log cannot be written: {error}.\nSet CHECKOUT_LOG_FILE to a file in a folder that exists."
+        ) from error
 
 
 def main() -> int:

@@ -5,6 +5,8 @@
 -- :at_rest_after (an interval; '0' when nothing is running).
 -- By hand: psql -v at_rest_after="'1 hour'" -f activities/audit.sql
 --
+-- Goods that a resolved shipment consumed stay consumed: where they are is part of what that person vouches for.
+--
 -- The first column of each row names what is wrong: an order, a SKU or an account. A step that an operator
 -- resolved is vouched for by a person, with a reason in order_events, and is not counted against the order.
 
@@ -71,14 +73,15 @@ SELECT coalesce(f.saga_id, e.order_id) AS subject,
        coalesce(f.step, e.step) || ': fence ' || coalesce(f.phase, 'missing') || ', effect ' || CASE WHEN e.order_id IS NULL THEN 'missing' ELSE 'stands' END AS detail
   FROM (SELECT * FROM step_fence WHERE phase = 'done') f
   FULL JOIN (
-      SELECT DISTINCT order_id, 'reserve' AS step FROM reservations WHERE state <> 'released'
+      SELECT order_id, 'reserve' AS step, CASE WHEN bool_and(state <> 'held') THEN 'ship' ELSE 'reserve' END AS vouched_by
+        FROM reservations WHERE state <> 'released' GROUP BY order_id
       UNION ALL
-      SELECT c.order_id, 'pay' FROM transfers c WHERE c.kind = 'capture'
+      SELECT c.order_id, 'pay', 'pay' FROM transfers c WHERE c.kind = 'capture'
          AND NOT EXISTS (SELECT FROM transfers r WHERE r.order_id = c.order_id AND r.kind = 'refund')
       UNION ALL
-      SELECT order_id, 'ship' FROM shipments WHERE state <> 'cancelled'
+      SELECT order_id, 'ship', 'ship' FROM shipments WHERE state <> 'cancelled'
   ) e ON e.order_id = f.saga_id AND e.step = f.step
-  LEFT JOIN step_fence v ON v.saga_id = e.order_id AND v.step = e.step AND v.phase = 'resolved'
+  LEFT JOIN step_fence v ON v.saga_id = e.order_id AND v.step IN (e.step, e.vouched_by) AND v.phase = 'resolved'
  WHERE (f.saga_id IS NULL OR e.order_id IS NULL) AND v.saga_id IS NULL;
 
 -- A10: a step with a tombstone never had an effect
@@ -128,15 +131,18 @@ SELECT o.order_id AS subject, f.step || ' still stands' AS detail
 UNION ALL
 SELECT o.order_id, 'effect of ' || e.step || ' still stands'
   FROM orders o JOIN (
-      SELECT order_id, 'reserve' AS step FROM reservations WHERE state <> 'released'
+      SELECT order_id, 'reserve' AS step, CASE WHEN bool_and(state <> 'held') THEN 'ship' ELSE 'reserve' END AS vouched_by
+        FROM reservations WHERE state <> 'released' GROUP BY order_id
       UNION ALL
-      SELECT c.order_id, 'pay' FROM transfers c WHERE c.kind = 'capture'
+      SELECT c.order_id, 'pay', 'pay' FROM transfers c WHERE c.kind = 'capture'
          AND NOT EXISTS (SELECT FROM transfers r WHERE r.order_id = c.order_id AND r.kind = 'refund')
       UNION ALL
-      SELECT order_id, 'ship' FROM shipments WHERE state <> 'cancelled'
+      SELECT order_id, 'ship', 'ship' FROM shipments WHERE state <> 'cancelled'
   ) e USING (order_id)
   LEFT JOIN step_fence f ON f.saga_id = e.order_id AND f.step = e.step
- WHERE o.status IN ('rejected', 'cancelled') AND f.phase IS DISTINCT FROM 'resolved' AND f.phase IS DISTINCT FROM 'done';
+ WHERE o.status IN ('rejected', 'cancelled') AND f.phase IS DISTINCT FROM 'done' AND NOT EXISTS (
+       SELECT FROM step_fence v
+        WHERE v.saga_id = e.order_id AND v.step IN (e.step, e.vouched_by) AND v.phase = 'resolved');
 
 -- Q7: a stuck order has one open incident, no other order has one, and its other steps are undone
 SELECT o.order_id AS subject, 'is stuck without an open incident' AS detail

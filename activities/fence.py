@@ -57,6 +57,13 @@ _CLOSE = text("""
     RETURNING had_effect, result
 """)
 
+_RESOLVE = text("""
+    INSERT INTO step_fence (saga_id, step, phase, had_effect, fingerprint)
+    VALUES (:saga_id, :step, 'resolved', false, :fingerprint)
+    ON CONFLICT (saga_id, step) DO UPDATE SET phase = 'resolved', updated_at = now()
+     WHERE step_fence.phase = 'done' AND step_fence.fingerprint = excluded.fingerprint
+""")
+
 
 @dataclass(frozen=True)
 class FenceKey:
@@ -160,6 +167,14 @@ async def undo_once(engine: AsyncEngine, key: FenceKey) -> AsyncIterator[Undoing
             yield Undoing(connection, row.result, True, UndoOutcome.REVERSED)
         else:
             yield Undoing(connection, {}, False, UndoOutcome.NOTHING_TO_UNDO)
+
+
+async def resolve_once(connection: AsyncConnection, key: FenceKey) -> None:
+    """Close a step for good on a person's word: neither it nor its undo will ever act for this saga.
+
+    Changes nothing when the step is undone or resolved already. Call it inside a transaction.
+    """
+    await connection.execute(_RESOLVE, key.parameters())
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio import activity
 
-from activities.fence import FenceKey
+from activities.fence import FenceKey, resolve_once
 from adapters.database import transaction
 from domain.errors import CompensationImpossible, IdempotencyMismatch, InvalidInput
 from domain.model import CheckoutInput, OrderStatus, Step, UndoInput
@@ -24,6 +24,11 @@ _CLOSE = text("""
        SET status = coalesce(orders.ending, excluded.ending), changed_by = 'close',
            reason = coalesce(orders.reason, excluded.reason), ending = coalesce(orders.ending, excluded.ending)
      WHERE orders.status IN ('pending', 'unwinding', 'stuck')
+""")
+
+_COMPLETE = text("""
+    UPDATE orders SET status = 'completed', changed_by = 'handed over', reason = NULL, ending = NULL
+     WHERE order_id = :order_id AND status = 'stuck'
 """)
 
 _KEEP_LINES = text("""
@@ -67,14 +72,6 @@ _PARK = text("""
 _OPEN_INCIDENT = text("""
     INSERT INTO incidents (order_id, steps, cause) VALUES (:order_id, CAST(:steps AS text[]), :cause)
     ON CONFLICT (order_id) WHERE closed_at IS NULL DO UPDATE SET steps = excluded.steps, cause = excluded.cause
-""")
-
-_RESOLVE = text("""
-    INSERT INTO step_fence (saga_id, step, phase, had_effect, fingerprint)
-    VALUES (:saga_id, :step, 'resolved', false, :fingerprint)
-    ON CONFLICT (saga_id, step) DO UPDATE SET phase = 'resolved', updated_at = now()
-     WHERE step_fence.phase = 'done' AND step_fence.fingerprint = excluded.fingerprint
-    RETURNING step
 """)
 
 _NOTE = text("""
@@ -219,6 +216,18 @@ class Orders:
             return await _state(connection, order.order_id)
 
     @activity.defn
+    async def complete_order(self, order: CheckoutInput) -> OrderState:
+        """Write that an order is completed after all, because its parcel was handed over, and close its incident."""
+        async with transaction(self._engine) as connection:
+            await lock_order(connection, order)
+            await connection.execute(_COMPLETE, {"order_id": order.order_id})
+            await connection.execute(
+                _CLOSE_INCIDENT,
+                {"order_id": order.order_id, "resolution": "the parcel was handed over: completed"},
+            )
+            return await _state(connection, order.order_id)
+
+    @activity.defn
     async def park_order(self, park: ParkInput) -> OrderState:
         """Mark an order as stuck and open its incident, or bring the open one up to date.
 
@@ -247,7 +256,7 @@ class Orders:
             raise InvalidInput("resolve_step needs a step")
         key = fence_key(note.order, Step(note.step))
         async with transaction(self._engine) as connection:
-            await connection.execute(_RESOLVE, key.parameters())
+            await resolve_once(connection, key)
             await lock_order(connection, note.order)
             await _note(connection, note, "step_resolved", f"{note.step}: {note.reason}")
 

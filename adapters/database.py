@@ -38,6 +38,12 @@ TABLES = frozenset(
 # statement itself (3 s).
 _CONNECT_TIMEOUT_SECONDS = 2.0
 _COMMAND_TIMEOUT_SECONDS = 4.5
+# Below the start-to-close of the audit and the sweep (60 s).
+_PATIENT_SECONDS = 55
+_PATIENT_SETTINGS = {
+    "statement_timeout": f"{_PATIENT_SECONDS}s",
+    "transaction_timeout": f"{_PATIENT_SECONDS + 1}s",
+}
 
 # SQLSTATE classes and codes that pass by themselves.
 # https://www.postgresql.org/docs/18/errcodes-appendix.html
@@ -52,8 +58,11 @@ class SchemaMissing(Exception):
     """The database answers but setup.sql has not been run there."""
 
 
-def create_engine(url: str, *, pool_size: int = 20) -> AsyncEngine:
+def create_engine(url: str, *, pool_size: int = 20, is_patient: bool = False) -> AsyncEngine:
     """Make the engine. Nothing is connected yet.
+
+    A patient one is for reading everything: its statements may take most of a minute, where the role's own
+    timeouts (see setup.sql) end a step's after 3 s.
 
     No pre-ping: it costs round trips on every checkout, and a connection that has died costs one attempt
     of one step, which is retried after 100 ms with the pool already emptied.
@@ -66,8 +75,8 @@ def create_engine(url: str, *, pool_size: int = 20) -> AsyncEngine:
         hide_parameters=True,
         connect_args={
             "timeout": _CONNECT_TIMEOUT_SECONDS,
-            "command_timeout": _COMMAND_TIMEOUT_SECONDS,
-            "server_settings": {"application_name": "checkout"},
+            "command_timeout": _PATIENT_SECONDS + 2 if is_patient else _COMMAND_TIMEOUT_SECONDS,
+            "server_settings": {"application_name": "checkout", **(_PATIENT_SETTINGS if is_patient else {})},
         },
     )
 

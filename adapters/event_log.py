@@ -1,10 +1,10 @@
-"""saga.log: every change of an order's state, in commit order, once, made from `order_events`.
+"""saga.log: every change of an order's state, in the order's own sequence, once, made from `order_events`.
 
 The file is its own bookmark: each line ends with the position of its event, and a worker that starts reads on
 from the last whole line. A lock on the file lets one worker of a machine write it; the others stand by and
 take over when it goes.
 
-Reading in commit order: an event's id says when it was written, not when it became visible. An event counts
+Reading without gaps: an event's id says when it was written, not when it became visible. An event counts
 as settled once every transaction that began before its own has ended, that is, below the snapshot's xmin.
 """
 
@@ -12,7 +12,7 @@ import asyncio
 import fcntl
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -33,13 +33,34 @@ _BATCH = 500
 _BEGINNING: Final = ("0", 0)
 _MARK = " pos="
 
+# A row's place is that of the earliest transaction which wrote it or a later event of its order: a transaction
+# that had begun earlier, and then waited for the order, has the lower txid and the higher number. `due` finds the
+# rows whose own place counts; `ahead` adds the events of the same order that have to be told before them.
 _NEXT = text("""
-    SELECT event_id, CAST(txid AS text) AS txid, order_id, seq, event, previous_status, status, changed_by, reason,
-           to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS at
-      FROM order_events
-     WHERE (txid, event_id) > (CAST(CAST(:txid AS text) AS xid8), CAST(:event_id AS bigint))
-       AND txid < pg_snapshot_xmin(pg_current_snapshot())
-     ORDER BY order_events.txid, event_id LIMIT :limit
+    WITH due AS (
+        SELECT * FROM order_events e
+         WHERE (txid, event_id) > (CAST(CAST(:txid AS text) AS xid8), CAST(:event_id AS bigint))
+           AND txid < pg_snapshot_xmin(pg_current_snapshot())
+           AND NOT EXISTS (
+               SELECT FROM order_events later
+                WHERE later.order_id = e.order_id AND later.seq > e.seq
+                  AND (later.txid, later.event_id) < (e.txid, e.event_id))
+         ORDER BY e.txid, e.event_id LIMIT :limit
+    ), ahead AS (
+        SELECT due.txid AS place_txid, due.event_id AS place_id, e.*
+          FROM due JOIN order_events e ON e.order_id = due.order_id AND e.seq <= due.seq
+           AND (e.txid, e.event_id) >= (due.txid, due.event_id)
+           AND NOT EXISTS (
+               SELECT FROM order_events between_them
+                WHERE between_them.order_id = e.order_id AND between_them.seq > e.seq
+                  AND (between_them.txid, between_them.event_id) < (due.txid, due.event_id))
+    )
+    SELECT CAST(place_txid AS text) AS place_txid, place_id, order_id, seq, event, previous_status, status,
+           changed_by, reason, to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS at
+      FROM ahead ORDER BY ahead.place_txid, ahead.place_id, ahead.seq
+""")
+_IS_RESTORED = text("""
+    SELECT coalesce(max(txid) >= pg_snapshot_xmax(pg_current_snapshot()), false) FROM order_events
 """)
 _KNOWS = text("""
     SELECT EXISTS (SELECT FROM order_events WHERE event_id = :event_id AND txid = CAST(CAST(:txid AS text) AS xid8))
@@ -64,11 +85,11 @@ async def follow(engine: AsyncEngine, path: Path) -> None:
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
             if rows:
-                file.write("".join(f"{line(row)}{_MARK}{row.txid}.{row.event_id}\n" for row in rows).encode())
+                file.write("".join(marked_lines(rows, position)).encode())
                 file.flush()
                 for row in rows:
                     _orders_log.info("%s", line(row), extra={"action": "order_moved", "order_id": row.order_id})
-                position = (rows[-1].txid, rows[-1].event_id)
+                position = (rows[-1].place_txid, rows[-1].place_id)
             if len(rows) < _BATCH:
                 await asyncio.sleep(_POLL_SECONDS)
 
@@ -83,6 +104,16 @@ def line(row: Row[tuple[object, ...]]) -> str:
         + (f": {reason}" if reason else "")
         + f" workflow={checkout_workflow_id(row.order_id)}"
     )
+
+
+def marked_lines(rows: Sequence[Row[tuple[object, ...]]], before: Position) -> Iterator[str]:
+    """Write each event's line with the position up to which everything has been told once it is there."""
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
+        place = (row.place_txid, row.place_id)
+        # Told ahead of its own transaction: only the last line of such a group completes the place.
+        is_last = following is None or (following.place_txid, following.place_id) != place
+        before = place if is_last else before
+        yield f"{line(row)}{_MARK}{before[0]}.{before[1]}\n"
 
 
 def last_position(file: BinaryIO) -> Position:
@@ -103,6 +134,12 @@ def last_position(file: BinaryIO) -> Position:
 
 
 async def _bookmark(engine: AsyncEngine, file: BinaryIO) -> Position:
+    async with single_statement(engine) as connection:
+        if (await connection.execute(_IS_RESTORED)).scalar_one():
+            _log.error(
+                "order_events comes from another server's dump and hides new events from saga.log; run as its "
+                "owner: UPDATE order_events SET txid = '0', then start the worker again"
+            )
     position = last_position(file)
     if position == _BEGINNING:
         return position

@@ -6,7 +6,13 @@ from typing import Any
 
 from temporalio.api.common.v1 import Payload
 from temporalio.client import Client
-from temporalio.converter import DataConverter, DefaultPayloadConverter
+from temporalio.converter import (
+    CompositePayloadConverter,
+    DataConverter,
+    DefaultPayloadConverter,
+    JSONPlainPayloadConverter,
+    JSONTypeConverter,
+)
 from temporalio.envconfig import ClientConfig
 from temporalio.exceptions import FailureError
 from temporalio.runtime import Runtime
@@ -21,13 +27,32 @@ from adapters.config import DEFAULT_TEMPORAL_ADDRESS
 from domain.errors import InvalidInput
 
 
-class CheckoutPayloadConverter(DefaultPayloadConverter):
+class _WholeNumbers(JSONTypeConverter):
+    """Refuses 1.5, true and "1" where a whole number is meant; the SDK would make each of them a 1."""
+
+    def to_typed_value(self, hint: type[Any], value: Any) -> Any:
+        if hint is int and type(value) is not int:
+            raise TypeError(f"{value!r} is not a whole number")
+        return JSONTypeConverter.Unhandled
+
+
+class CheckoutPayloadConverter(CompositePayloadConverter):
     """JSON, with one addition: a saga's input that does not decode is a refusal.
 
     The SDK would fail the workflow *task*, and the server would retry it until somebody terminates the
     workflow. Other values keep that behaviour on purpose: an activity result that this build cannot read
     is a bad deploy, and the saga waits for a good one.
     """
+
+    def __init__(self) -> None:
+        super().__init__(
+            *(
+                JSONPlainPayloadConverter(custom_type_converters=[_WholeNumbers()])
+                if isinstance(converter, JSONPlainPayloadConverter)
+                else converter
+                for converter in DefaultPayloadConverter.default_encoding_payload_converters
+            )
+        )
 
     def from_payloads(self, payloads: Sequence[Payload], type_hints: list[type] | None = None) -> list[Any]:
         """Decode values; raise InvalidInput when a type that asks for it does not fit."""
@@ -65,6 +90,8 @@ class _RefuseWrongArguments(WorkflowInboundInterceptor):
         takes = _parameter_count(input.run_fn)
         if len(input.args) != takes:
             raise InvalidInput(f"{input.type.__name__} takes {takes} input value, not {len(input.args)}")
+        if None in input.args:
+            raise InvalidInput(f"{input.type.__name__} needs an input value; null is none")
         return await super().execute_workflow(input)
 
 

@@ -15,6 +15,8 @@ from temporalio.client import (
     WorkflowFailureError,
     WorkflowHandle,
     WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+    WorkflowUpdateStage,
 )
 from temporalio.common import TypedSearchAttributes, WorkflowIDReusePolicy
 from temporalio.converter import value_to_type
@@ -50,6 +52,7 @@ _QUERIES = {
 }
 LISTABLE = tuple(_QUERIES)
 _LOOK_SECONDS = 2.0
+_ACCEPT_SECONDS = 15.0
 _QUERY_TIMEOUT = timedelta(seconds=5)
 
 
@@ -157,14 +160,19 @@ class Checkouts:
         return await self._result(order_id)
 
     async def list(self, status: str | None, limit: int) -> AsyncIterator[Listed]:
-        """List sagas, newest first where the server sorts them."""
+        """List orders by their newest run, newest first where the server sorts them."""
+        told: set[str] = set()
         query = "WorkflowType = 'Checkout'"
         if status:
             query += f" AND {_QUERIES[status]}"
         async for found in self._client.list_workflows(query, limit=limit):
+            order_id = policies.order_id_of(found.id)
+            if order_id in told or (status == TERMINATED and await self._is_repaired(order_id, found.run_id)):
+                continue
+            told.add(order_id)
             attributes = found.typed_search_attributes
             yield Listed(
-                policies.order_id_of(found.id),
+                order_id,
                 _listed_status(found.status, attributes),
                 attributes.get(policies.FAILED_STEP),
                 found.start_time,
@@ -216,6 +224,9 @@ class Checkouts:
             timeout,
         )
 
+    async def _is_repaired(self, order_id: str, run_id: str) -> bool:
+        return (await self._describe(order_id)).run_id != run_id
+
     async def _settled(self, order_id: str, status: CheckoutStatus) -> CheckoutStatus:
         stuck = any(step.state == "stuck" for step in status.steps)
         return status if stuck else await self.outcome(order_id)
@@ -260,7 +271,16 @@ class Checkouts:
 
     async def _update(self, order_id: str, update: Any, *arguments: Any) -> Any:
         try:
-            return await self._handle(order_id).execute_update(update, *arguments)
+            async with asyncio.timeout(_ACCEPT_SECONDS):
+                accepted = await self._handle(order_id).start_update(
+                    update, *arguments, wait_for_stage=WorkflowUpdateStage.ACCEPTED
+                )
+            return await accepted.result()
+        except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
+            raise NoWorker(
+                f"nobody took the request within {_ACCEPT_SECONDS:g} s; is a worker running on task queue "
+                f"{self._task_queue}? `python worker.py` starts one"
+            ) from None
         except WorkflowUpdateFailedError as failure:
             cause = failure.cause
             raise Refused(cause.message if isinstance(cause, ApplicationError) else str(cause)) from None

@@ -194,6 +194,12 @@ def reason_problem(reason: object) -> str | None:
     return None
 
 
+def tidy(text: str, limit: int = 500) -> str:
+    """Make a text of unknown origin fit for a log line and a database column: printable, one line, bounded."""
+    printable = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    return printable if len(printable) <= limit else f"{printable[: limit - 3]}..."
+
+
 def lines_summary(lines: Iterable[OrderLine], limit: int = 3) -> str:
     """Name the first few lines and count the rest."""
     named = [f"{line.quantity} × {line.sku}" for line in lines]
@@ -222,6 +228,9 @@ def _line_problems(lines: tuple[OrderLine, ...]) -> list[str]:
     for number, line in enumerate(lines, start=1):
         if not is_identifier(line.sku):
             problems.append(f"line {number}: SKU {_shown(line.sku)} is not {_IDENTIFIER_RULE}")
-        if isinstance(line.quantity, bool) or not 1 <= line.quantity <= MAX_QUANTITY:
+        # A bool is an int to Python, and 1.5 would pass for one on the wire.
+        if type(line.quantity) is not int:
+            problems.append(f"line {number}: quantity {_shown(line.quantity)} is not a whole number")
+        elif not 1 <= line.quantity <= MAX_QUANTITY:
             problems.append(f"line {number}: quantity {line.quantity} is not between 1 and {MAX_QUANTITY}")
     return problems

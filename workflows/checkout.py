@@ -26,18 +26,19 @@ with workflow.unsafe.imports_passed_through():
         UndoInput,
         format_money,
         reason_problem,
+        tidy,
     )
     from domain.undo import UndoOutcome, UndoResult
-    from workflows.saga import (
+    from workflows.compensation import (
         Compensation,
         Completed,
         Irrevocable,
         Patience,
-        Saga,
         Unwound,
         describe,
         is_caused_by,
     )
+    from workflows.saga import Saga
 
 _Given = TypeVar("_Given")
 _Answer = TypeVar("_Answer")
@@ -79,7 +80,7 @@ class CheckoutWorkflow:
         if isinstance(outcome, Unwound):
             await self._saga.protect(self._close())
         elif isinstance(outcome, Irrevocable):
-            self._tracking_number = outcome.stored.get("tracking_number")
+            await self._saga.protect(self._complete(outcome))
         return await self._saga.protect(self._end(outcome))
 
     async def _buy(self, order: CheckoutInput) -> None:
@@ -179,17 +180,17 @@ class CheckoutWorkflow:
         if cause is None:
             self._ending = Ending.CANCELLED
             asked = self._cancel_reason or workflow.cancellation_reason() or "no reason given"
-            self._reason = f"cancelled: {asked}"
+            self._reason = tidy(f"cancelled: {asked}")
         else:
             self._ending = Ending.CANCELLED if self._known_order().repair else Ending.REJECTED
-            self._reason = describe(cause)
+            self._reason = tidy(describe(cause))
         self._set_status(OrderStatus.UNWINDING, failed_step)
 
     async def _park(self, stuck: Sequence[Compensation]) -> Irrevocable | None:
         self._set_status(OrderStatus.STUCK, stuck[0].step)
         state = await self._do(
             Orders.park_order,
-            ParkInput(self._undo_input(), [entry.step for entry in stuck], stuck[0].detail),
+            ParkInput(self._undo_input(), [entry.step for entry in stuck], tidy(stuck[0].detail)),
             policies.RECORD,
             None,
             f"Park: the undo of {', '.join(entry.step for entry in stuck)} keeps failing",
@@ -211,6 +212,18 @@ class CheckoutWorkflow:
         )
         self._reason = state.reason
         self._set_status(OrderStatus(state.status))
+
+    async def _complete(self, found: Irrevocable) -> None:
+        """Go forward: the parcel is gone, whatever somebody asked for."""
+        self._reason = None
+        self._tracking_number = found.stored.get("tracking_number")
+        await self._do(
+            Orders.complete_order,
+            self._known_order(),
+            policies.RECORD,
+            "complete",
+            "Complete the order: its parcel was handed over",
+        )
 
     async def _end(self, outcome: Completed[None] | Unwound | Irrevocable) -> CheckoutStatus:
         if not isinstance(outcome, Unwound):
@@ -278,7 +291,7 @@ class CheckoutWorkflow:
     @workflow.update(description="Cancel the order, with a reason; refused once it is being undone")
     def cancel(self, reason: str) -> None:
         """Ask for the order to be undone. Whether that was in time shows in how the saga ends."""
-        self._cancel_reason = reason
+        self._cancel_reason = self._cancel_reason or reason
         self._saga.cancel()
 
     @cancel.validator
@@ -293,7 +306,6 @@ class CheckoutWorkflow:
         """Run another round of the failed undos and answer with what came of it."""
         info = workflow.current_update_info()
         assert info is not None
-        rounds = self._saga.rounds
         await self._do(
             Orders.note_retry,
             OperatorNote(self._known_order(), f"request {info.id}"),
@@ -302,7 +314,7 @@ class CheckoutWorkflow:
             "Log the operator's retry",
         )
         self._saga.retry()
-        await workflow.wait_condition(lambda: self._saga.rounds > rounds or not self._saga.stuck_steps)
+        await self._saga.round_ended()
         return self.status()
 
     @retry_compensation.validator
@@ -331,5 +343,5 @@ class CheckoutWorkflow:
             raise InvalidInput(problem)
 
     def _require_stuck(self) -> None:
-        if not self._saga.stuck_steps:
+        if not self._saga.is_stuck:
             raise InvalidInput(f"the order is {self._status}, not stuck: there is nothing to retry or resolve")

@@ -75,7 +75,7 @@ class SweepWorkflow:
     async def _start(self, order: CheckoutInput, report: SweepReport) -> None:
         verb = "Repair" if order.repair else "Start"
         try:
-            await workflow.start_child_workflow(
+            child = await workflow.start_child_workflow(
                 CheckoutWorkflow.run,
                 order,
                 id=policies.checkout_workflow_id(order.order_id),
@@ -89,4 +89,6 @@ class SweepWorkflow:
         except WorkflowAlreadyStartedError:
             report.alive += 1
         else:
+            # How the order ends is its own affair; asyncio would report an ending that nobody asked about.
+            child.add_done_callback(lambda done: done.cancelled() or done.exception())
             (report.repaired if order.repair else report.started).append(order.order_id)

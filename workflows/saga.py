@@ -1,4 +1,4 @@
-"""Saga: the compensation stack. Knows no shop words; needs temporalio and `domain.undo` alone.
+"""Saga: the compensation stack. Knows no shop words; needs temporalio, `compensation` and `domain.undo` alone.
 
 Write the forward story as one coroutine of `saga.step(...)` calls and hand it to `saga.run(...)`:
 
@@ -27,98 +27,26 @@ it fails the workflow task, and the saga waits, where it is, for a corrected dep
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
-from datetime import timedelta
-from enum import StrEnum
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, FailureError, is_cancelled_exception
-from temporalio.exceptions import TimeoutError as TemporalTimeoutError
+from temporalio.exceptions import FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from domain.undo import UndoOutcome, UndoResult
+    from workflows.compensation import (
+        SETTLED,
+        Compensation,
+        Completed,
+        Irrevocable,
+        Patience,
+        StepState,
+        Unwound,
+        describe,
+        is_cut_short,
+    )
 
 T = TypeVar("T")
-
-
-class StepState(StrEnum):
-    """What became of a step, for people who look at it."""
-
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    UNDOING = "undoing"
-    UNDONE = "undone"
-    NOTHING_TO_UNDO = "nothing to undo"
-    IRREVOCABLE = "irrevocable"
-    STUCK = "stuck"
-    RESOLVED = "resolved"
-
-
-_SETTLED = {
-    UndoOutcome.REVERSED: StepState.UNDONE,
-    UndoOutcome.ALREADY_UNDONE: StepState.UNDONE,
-    UndoOutcome.NOTHING_TO_UNDO: StepState.NOTHING_TO_UNDO,
-    UndoOutcome.IRREVOCABLE: StepState.IRREVOCABLE,
-}
-
-
-@dataclass
-class Compensation:
-    """One entry of the stack, and what became of it."""
-
-    step: str
-    undo: Callable[[], Awaitable[UndoResult]]
-    state: StepState
-    detail: str = ""
-    rounds: int = 0
-    """Rounds of its undo begun so far."""
-
-    @property
-    def is_stuck(self) -> bool:
-        """Tell whether its undo failed and nobody has settled it."""
-        return self.state is StepState.STUCK
-
-
-@dataclass(frozen=True)
-class Completed(Generic[T]):
-    """The forward story ran to its end."""
-
-    value: T
-
-
-@dataclass(frozen=True)
-class Unwound:
-    """The stack was unwound."""
-
-    cause: BaseException | None
-    """The first failure; None when a cancel was all there was."""
-    failed_step: str | None
-    compensations: Sequence[Compensation]
-
-
-@dataclass(frozen=True)
-class Irrevocable:
-    """The unwind found a step past its point of no return before anything was undone: go forward."""
-
-    step: str
-    stored: dict[str, Any] = field(default_factory=dict)
-    """The result that the step had stored."""
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a stuck saga waits before it tries again by itself: `first`, doubling up to `longest`."""
-
-    first: timedelta
-    longest: timedelta
-
-    def after(self, rounds: int) -> timedelta:
-        """Give the wait after so many fruitless rounds, counted from 1."""
-        doublings: int = min(rounds - 1, 30)
-        return min(self.first * (1 << doublings), self.longest)
 
 
 class Saga:
@@ -153,7 +81,7 @@ class Saga:
 
     @property
     def compensations(self) -> Sequence[Compensation]:
-        """Every step begun so far, in the order of beginning."""
+        """Every step begun so far, the earliest first."""
         return tuple(self._stack)
 
     @property
@@ -162,13 +90,19 @@ class Saga:
         return [entry.step for entry in self._stack if entry.is_stuck]
 
     @property
+    def is_stuck(self) -> bool:
+        """Tell whether a whole round of undos has left some that failed, be they tried again right now."""
+        again = any(entry.state is StepState.UNDOING for entry in self._stack)
+        return bool(self.stuck_steps) or (self._rounds > 0 and again)
+
+    @property
     def is_unwinding(self) -> bool:
         """Tell whether the point has passed at which a cancel can still change anything."""
         return self._unwinding
 
     @property
     def rounds(self) -> int:
-        """Rounds of undos finished so far."""
+        """Rounds of undos ended so far."""
         return self._rounds
 
     @property
@@ -181,8 +115,16 @@ class Saga:
         self._cancel_requested = True
 
     def retry(self) -> None:
-        """Ask a stuck saga for another round of its failed undos, now."""
-        self._retry_requested = True
+        """Ask a stuck saga for another round of its failed undos, now. Joins a round that is running."""
+        if not any(entry.state is StepState.UNDOING for entry in self._stack):
+            self._retry_requested = True
+
+    async def round_ended(self) -> None:
+        """Wait until the round that is running or due next has ended; return at once when nothing is stuck."""
+        if not self.is_stuck:
+            return
+        ended = self._rounds
+        await workflow.wait_condition(lambda: self._rounds > ended)
 
     def resolve(self, step: str, reason: str) -> None:
         """Count a stuck step as undone, on a person's word."""
@@ -235,7 +177,7 @@ class Saga:
         cause = _failure_of(forward)
         if cause is None and not forward.cancelled() and not self.is_cancel_requested:
             return Completed(forward.result())
-        if cause is not None and is_cancelled_exception(cause) and self.is_cancel_requested:
+        if self.is_cancel_requested and is_cut_short(cause):
             cause = None
         failed = next(
             (e.step for e in self._stack if e.state in {StepState.FAILED, StepState.CANCELLED}),
@@ -282,6 +224,7 @@ class Saga:
                 result = await self._undo(entry)
                 if result is not None and result.outcome is UndoOutcome.IRREVOCABLE:
                     if not self._anything_undone():
+                        self._rounds += 1
                         return Irrevocable(entry.step, result.stored)
                     self._mark(entry, StepState.STUCK, "irrevocable, but other steps are undone already")
             self._rounds += 1
@@ -301,7 +244,7 @@ class Saga:
         except (FailureError, TimeoutError) as error:
             self._mark(entry, StepState.STUCK, describe(error))
             return None
-        self._mark(entry, _SETTLED[result.outcome], entry.detail)
+        self._mark(entry, SETTLED[result.outcome], entry.detail)
         return result
 
     async def _wait_for_another_round(self) -> None:
@@ -319,26 +262,6 @@ class Saga:
     def _mark(self, entry: Compensation, state: StepState, detail: str) -> None:
         entry.state, entry.detail = state, detail
         self._on_change()
-
-
-def describe(error: BaseException) -> str:
-    """Say what went wrong, from the innermost failure: `OutOfStock: tea-mug: 5 wanted, 2 free`."""
-    while isinstance(error, (ActivityError, TemporalTimeoutError)) and error.cause is not None:
-        error = error.cause
-    kind = getattr(error, "type", None)
-    if not isinstance(kind, str):  # a TimeoutError's type is an enum
-        kind = type(error).__name__
-    message = getattr(error, "message", None) or str(error)
-    return f"{kind}: {message}" if message else kind
-
-
-def is_caused_by(error: BaseException | None, kind: str) -> bool:
-    """Tell whether a failure of this type is somewhere in the chain of causes."""
-    while error is not None:
-        if getattr(error, "type", None) == kind:
-            return True
-        error = error.__cause__
-    return False
 
 
 def _failure_of(task: "asyncio.Task[Any]") -> BaseException | None:

@@ -1,0 +1,198 @@
+"""saga.log: nothing missing, nothing twice, each order's events in their own sequence."""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import asyncpg
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from adapters import event_log
+from tests.conftest import Database
+
+DEADLINE_SECONDS = 20
+
+
+@contextlib.asynccontextmanager
+async def following(engine: AsyncEngine, path: Path) -> AsyncIterator[None]:
+    task = asyncio.create_task(event_log.follow(engine, path))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not holds():
+            await asyncio.sleep(0.02)
+
+
+def told(path: Path, order_id: str = "") -> list[tuple[str, int]]:
+    """Give what the log says: order and number of each line."""
+    text = path.read_text() if path.exists() else ""
+    found = [(name, int(number)) for name, number in re.findall(r"^\S+Z (\S+) #(\d+) ", text, re.MULTILINE)]
+    return [one for one in found if not order_id or one[0] == order_id]
+
+
+async def insert(database: Database, *order_ids: str) -> None:
+    values = ", ".join(f"('{order_id}', 'alice')" for order_id in order_ids)
+    await database.run(f"INSERT INTO orders (order_id, customer) VALUES {values}")
+
+
+async def test_each_change_is_one_line_that_leads_to_the_history(
+    engine: AsyncEngine, database: Database, folder: Path
+) -> None:
+    log = folder / "saga.log"
+
+    async with following(engine, log):
+        await insert(database, "one")
+        await database.run(
+            "UPDATE orders SET status = 'rejected', changed_by = 'a person', reason = E'too\\nlate'"
+            " WHERE order_id = 'one'"
+        )
+        await until(lambda: len(told(log)) == 2)
+
+    first, second = log.read_text().splitlines()
+    assert re.match(
+        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z one #1 pending by accept workflow=checkout-one pos=", first
+    )
+    assert "one #2 pending -> rejected by a person: too late workflow=checkout-one" in second
+
+
+async def test_a_restart_goes_on_where_the_last_whole_line_ends(
+    engine: AsyncEngine, database: Database, folder: Path
+) -> None:
+    log = folder / "saga.log"
+    await insert(database, "one", "two", "three")
+    async with following(engine, log):
+        await until(lambda: len(told(log)) == 3)
+    torn = log.read_text()[:-10]
+    log.write_text(torn)
+    await insert(database, "four")
+
+    async with following(engine, log):
+        await until(lambda: len(told(log)) == 4)
+
+    assert sorted(told(log)) == [("four", 1), ("one", 1), ("three", 1), ("two", 1)]
+    assert all(line.startswith("20") for line in log.read_text().splitlines())
+
+
+async def test_an_event_is_held_back_while_an_earlier_transaction_may_still_commit(
+    engine: AsyncEngine, database: Database, folder: Path
+) -> None:
+    log = folder / "saga.log"
+    slow = await asyncpg.connect(database.admin_url)
+    transaction = slow.transaction()
+    await transaction.start()
+    await slow.execute("INSERT INTO orders (order_id, customer) VALUES ('slow', 'alice')")
+
+    async with following(engine, log):
+        await insert(database, "fast")
+        await database.run("SELECT 1")
+        assert told(log) == []
+        await transaction.commit()
+        await slow.close()
+        await until(lambda: len(told(log)) == 2)
+
+    assert told(log) == [("slow", 1), ("fast", 1)]
+
+
+@pytest.mark.parametrize("begins_while_following", [True, False])
+async def test_an_orders_events_keep_their_sequence_when_its_transactions_began_in_another(
+    begins_while_following: bool, engine: AsyncEngine, database: Database, folder: Path
+) -> None:
+    log = folder / "saga.log"
+    await insert(database, "one")
+    early = await asyncpg.connect(database.admin_url)
+    transaction = early.transaction()
+    await transaction.start()
+    await early.fetchval("SELECT pg_current_xact_id()")
+    await database.run("UPDATE orders SET status = 'unwinding' WHERE order_id = 'one'")
+
+    async def finish() -> None:
+        await early.execute("UPDATE orders SET status = 'cancelled' WHERE order_id = 'one'")
+        await transaction.commit()
+        await early.close()
+
+    if not begins_while_following:
+        await finish()
+    async with following(engine, log):
+        if begins_while_following:
+            await until(lambda: len(told(log)) == 1)
+            await finish()
+        await insert(database, "two")
+        await until(lambda: len(told(log)) == 4)
+
+    assert told(log, "one") == [("one", 1), ("one", 2), ("one", 3)]
+    async with following(engine, log):
+        await insert(database, "three")
+        await until(lambda: ("three", 1) in told(log))
+    assert len(told(log)) == len(set(told(log))) == 5
+
+
+async def test_one_follower_writes_and_another_takes_over(
+    engine: AsyncEngine, database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_log, "_RETRY_SECONDS", 0.05)
+    log = folder / "saga.log"
+
+    async with following(engine, log):
+        await until(log.exists)
+        async with following(engine, log):
+            await insert(database, "one", "two")
+            await until(lambda: len(told(log)) == 2)
+    async with following(engine, log):
+        await insert(database, "three")
+        await until(lambda: len(told(log)) == 3)
+
+    assert len(set(told(log))) == 3
+
+
+async def test_a_log_of_another_database_is_continued_from_the_beginning_of_this_one(
+    engine: AsyncEngine, database: Database, folder: Path
+) -> None:
+    log = folder / "saga.log"
+    log.write_text("2026-01-01T00:00:00.000Z old #1 pending by accept workflow=checkout-old pos=999999999.42\n")
+    await insert(database, "one")
+
+    async with following(engine, log):
+        await until(lambda: len(told(log)) == 2)
+
+    assert "# another database from here on" in log.read_text()
+
+
+async def test_a_restored_dump_is_noticed(
+    engine: AsyncEngine, database: Database, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await insert(database, "one")
+    await database.run("UPDATE order_events SET txid = '4000000000'")
+
+    async with following(engine, folder / "saga.log"):
+        await until(lambda: "another server's dump" in caplog.text)
+        await database.run("UPDATE order_events SET txid = '0'")
+
+    async with following(engine, folder / "again.log"):
+        await until(lambda: told(folder / "again.log") == [("one", 1)])
+
+
+async def test_a_database_that_is_away_does_not_end_the_follower(
+    engine: AsyncEngine, database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_log, "_RETRY_SECONDS", 0.05)
+    log = folder / "saga.log"
+
+    async with following(engine, log):
+        await insert(database, "one")
+        await until(lambda: len(told(log)) == 1)
+        await database.run(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE usename = 'checkout' AND datname = current_database()"
+        )
+        await insert(database, "two")
+        await until(lambda: len(told(log)) == 2)

@@ -1,0 +1,247 @@
+"""The nouns and the failures: what is accepted, what is refused, and in which words."""
+
+import inspect
+from typing import Any
+
+import pytest
+from temporalio.exceptions import ApplicationErrorCategory
+
+from domain import errors
+from domain.errors import CheckoutError, DatabaseUnavailable, InvalidInput, Refusal
+from domain.model import (
+    MAX_LINES,
+    MAX_QUANTITY,
+    MAX_REASON_LENGTH,
+    CheckoutInput,
+    OrderLine,
+    format_money,
+    is_identifier,
+    lines_summary,
+    reason_problem,
+)
+
+ERRORS = [
+    kind
+    for _, kind in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(kind, CheckoutError) and kind is not CheckoutError
+]
+
+
+def order(*lines: tuple[Any, Any], order_id: Any = "o-1", customer: Any = "alice") -> CheckoutInput:
+    return CheckoutInput(order_id, customer, tuple(OrderLine(*line) for line in lines))
+
+
+# Orders -------------------------------------------------------------------------------------------------
+
+
+def test_lines_of_one_sku_are_merged_and_all_are_sorted() -> None:
+    made = order(("poster", 1), ("lamp", 2), ("poster", 3))
+
+    assert made.lines == (OrderLine("lamp", 2), OrderLine("poster", 4))
+
+
+def test_orders_with_equal_content_are_equal_and_have_one_fingerprint() -> None:
+    one, other = order(("lamp", 1), ("poster", 2)), order(("poster", 1), ("lamp", 1), ("poster", 1))
+
+    assert one == other
+    assert one.fingerprint == other.fingerprint
+
+
+def test_the_fingerprint_is_of_the_content_and_not_of_the_id() -> None:
+    assert order(("lamp", 1), order_id="o-1").fingerprint == order(("lamp", 1), order_id="o-2").fingerprint
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        order(("lamp", 2)),
+        order(("poster", 1)),
+        order(("lamp", 1), customer="bob"),
+        order(("lamp", 1), ("poster", 1)),
+    ],
+)
+def test_other_content_has_another_fingerprint(other: CheckoutInput) -> None:
+    assert other.fingerprint != order(("lamp", 1)).fingerprint
+
+
+def test_the_fingerprint_does_not_change_between_releases() -> None:
+    assert order(("lamp", 1), ("poster", 2)).fingerprint == (
+        "02ab3e5013d7fa41c645e92b170ab3a92ebaa7cf1a9bb2b77e02da54b55b7ea5"
+    )
+
+
+def test_the_largest_order_is_accepted() -> None:
+    made = order(*((f"sku-{n}", MAX_QUANTITY) for n in range(MAX_LINES)))
+
+    assert len(made.lines) == MAX_LINES
+
+
+@pytest.mark.parametrize("name", ["a", "A.b-c_9", "9", "x" * 64])
+def test_identifiers_are_letters_digits_dots_dashes_and_underscores(name: str) -> None:
+    assert is_identifier(name)
+    assert order((name, 1), order_id=name, customer=name).order_id == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        " ",
+        "-a",
+        ".a",
+        "_a",
+        "a b",
+        "a\n",
+        "a\x00b",
+        "x" * 65,
+        "x" * 300,
+        "né",
+        "a/b",
+        "a'b",
+        "a\u202eb",
+        "\u0660",
+        None,
+        7,
+        True,
+        ["a"],
+    ],
+)
+def test_what_is_not_an_identifier_is_refused_by_name(name: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"^InvalidInput: order id .* is not 1 to 64 letters"):
+        order(("lamp", 1), order_id=name)
+    with pytest.raises(InvalidInput, match=r"^InvalidInput: customer .* is not 1 to 64 letters"):
+        order(("lamp", 1), customer=name)
+    with pytest.raises(InvalidInput, match=r"^InvalidInput: line 1: SKU .* is not 1 to 64 letters"):
+        order((name, 1))
+
+
+@pytest.mark.parametrize("quantity", [0, -1, MAX_QUANTITY + 1, 10**30])
+def test_a_quantity_out_of_range_is_refused(quantity: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"^InvalidInput: line 1: quantity .* is not between 1 and 1000$"):
+        order(("lamp", quantity))
+
+
+@pytest.mark.parametrize("quantity", ["1", None, 1.5, float("nan"), True, False])
+def test_a_quantity_that_is_no_whole_number_is_refused(quantity: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"^InvalidInput: line 1: quantity .* is not a whole number$"):
+        order(("lamp", quantity))
+
+
+def test_an_order_without_lines_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="the order has no lines; give at least one SKU and quantity"):
+        order()
+
+
+@pytest.mark.parametrize("count", [MAX_LINES + 1, 10_000])
+def test_an_order_with_too_many_lines_is_refused(count: int) -> None:
+    with pytest.raises(InvalidInput, match=f"^InvalidInput: the order has {count} lines; 100 are allowed, split it$"):
+        order(*((f"sku-{n}", 1) for n in range(count)))
+
+
+def test_a_quantity_that_is_too_large_only_after_merging_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"^InvalidInput: lamp: quantity 1200 is above 1000 per order$"):
+        order(("lamp", 600), ("poster", 1), ("lamp", 600))
+
+
+def test_every_problem_is_named() -> None:
+    with pytest.raises(InvalidInput) as refused:
+        order(("lamp", 0), ("", 1), order_id="", customer=" ")
+
+    for problem in ("order id ''", "customer ' '", "line 1: quantity 0", "line 2: SKU ''"):
+        assert problem in refused.value.message
+
+
+def test_many_problems_are_shortened_to_five_and_counted() -> None:
+    with pytest.raises(InvalidInput, match=r"and 95 more$") as refused:
+        order(*((f"sku-{n}", 0) for n in range(100)))
+
+    assert refused.value.message.count("quantity 0") == 5
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "\x00\x1b[31m", "\u202e" * 100, "x" * 100_000])
+def test_a_refusal_is_short_and_printable_whatever_was_sent(name: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        order(*((name, 1),) * 100, order_id=name, customer=name)
+
+    assert len(refused.value.message) < 2_000
+    assert refused.value.message.isprintable()
+
+
+# Reasons, sums and summaries ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reason", ["x", "changed my mind", "größer, ελληνικά, 日本", "x" * MAX_REASON_LENGTH])
+def test_a_plain_reason_is_accepted(reason: str) -> None:
+    assert reason_problem(reason) is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "problem"),
+    [
+        ("", "a reason is needed"),
+        ("   ", "a reason is needed"),
+        (None, "a reason is needed"),
+        (7, "a reason is needed"),
+        ("x" * (MAX_REASON_LENGTH + 1), "has 201 characters; 200 are allowed"),
+        ("a\nb", "unprintable"),
+        ("a\x00b", "unprintable"),
+        ("a\x1b[31mb", "unprintable"),
+        ("a\u202eb", "unprintable"),
+    ],
+)
+def test_the_problem_with_a_reason_is_named(reason: Any, problem: str) -> None:
+    assert problem in (reason_problem(reason) or "")
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "written"),
+    [
+        (0, "EUR", "0.00 EUR"),
+        (5, "EUR", "0.05 EUR"),
+        (4100, "EUR", "41.00 EUR"),
+        (10**15 + 1, "USD", "10000000000000.01 USD"),
+        (4100, "JPY", "4100 JPY"),
+    ],
+)
+def test_money_is_written_with_the_decimals_of_its_currency(amount: int, currency: str, written: str) -> None:
+    assert format_money(amount, currency) == written
+
+
+@pytest.mark.parametrize(
+    ("lines", "summary"),
+    [
+        ([], ""),
+        ([("lamp", 1)], "1 × lamp"),
+        ([("a", 1), ("b", 2), ("c", 3)], "1 × a, 2 × b, 3 × c"),
+        ([("a", 1), ("b", 2), ("c", 3), ("d", 4), ("e", 5)], "1 × a, 2 × b, 3 × c, and 2 more"),
+    ],
+)
+def test_a_summary_names_three_lines_and_counts_the_rest(lines: list[tuple[str, int]], summary: str) -> None:
+    assert lines_summary(OrderLine(*line) for line in lines) == summary
+
+
+# Failures -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_a_failures_type_is_its_class_name(kind: type[CheckoutError]) -> None:
+    assert kind("what happened").type == kind.__name__
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ERRORS if issubclass(kind, Refusal)])
+def test_a_refusal_is_not_retried_and_no_alarm(kind: type[Refusal]) -> None:
+    refusal = kind("no")
+
+    assert refusal.non_retryable
+    assert refusal.category is ApplicationErrorCategory.BENIGN
+
+
+def test_an_outage_is_retried() -> None:
+    assert not DatabaseUnavailable("away").non_retryable
+
+
+def test_a_failure_carries_its_message_and_details() -> None:
+    failure = InvalidInput("no lines", details=[{"line": 1}])
+
+    assert failure.message == "no lines"
+    assert list(failure.details) == [{"line": 1}]

@@ -1,0 +1,221 @@
+"""The house itself: which room may look into which, and that nothing written has drifted from what is."""
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from adapters.config import PREFIX, WorkerSettings
+from embedded.stack import ROOT
+
+ROOMS = ("activities", "adapters", "client", "demo", "domain", "embedded", "workflows")
+COMMANDS = ("worker", "starter", "dev")
+
+# Who may import what of ours. The bottom is `domain`.
+ALLOWED = {
+    "domain": {"domain"},
+    "adapters": {"domain", "adapters"},
+    "activities": {"domain", "adapters.database", "activities"},
+    "workflows": {"domain", "activities", "workflows"},
+    "client": {"domain", "workflows", "client", "adapters.config", "adapters.temporal"},
+    "embedded": {"domain.policies", "embedded"},
+    "demo": {"domain.model", "embedded", "demo"},
+    "worker": {"domain", "adapters", "activities", "workflows"},
+    "starter": {"domain", "workflows", "client", "adapters.config", "adapters.temporal", "adapters.telemetry"},
+    "dev": {"adapters.telemetry", "demo", "embedded"},
+}
+
+# Third parties that must not be seen in a room.
+FORBIDDEN = {
+    "domain": {"sqlalchemy", "asyncpg", "temporalio.client", "temporalio.worker", "temporalio.workflow"},
+    "activities": {"temporalio.client", "temporalio.workflow", "asyncpg"},
+    "workflows": {"sqlalchemy", "asyncpg", "temporalio.client", "temporalio.activity"},
+    "client": {"sqlalchemy", "asyncpg", "temporalio.activity", "temporalio.workflow"},
+    "starter": {"sqlalchemy", "asyncpg"},
+}
+
+
+def sources(room: str) -> list[Path]:
+    return [ROOT / f"{room}.py"] if room in COMMANDS else sorted((ROOT / room).glob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def is_under(module: str, names: set[str]) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in names)
+
+
+@pytest.mark.parametrize("room", sorted(ALLOWED))
+def test_a_room_imports_only_the_rooms_below_it(room: str) -> None:
+    ours = {*ROOMS, *COMMANDS, "tests", "benchmarks"}
+
+    strays = {
+        f"{path.name} imports {module}"
+        for path in sources(room)
+        for module in imports(path)
+        if is_under(module, ours) and not is_under(module, ALLOWED[room])
+    }
+
+    assert strays == set()
+
+
+@pytest.mark.parametrize("room", sorted(FORBIDDEN))
+def test_a_room_does_not_see_what_is_none_of_its_business(room: str) -> None:
+    strays = {
+        f"{path.name} imports {module}"
+        for path in sources(room)
+        for module in imports(path)
+        if is_under(module, FORBIDDEN[room])
+    }
+
+    assert strays == set()
+
+
+def test_every_room_and_command_has_a_rule() -> None:
+    rooms = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
+    commands = {path.stem for path in ROOT.glob("*.py")}
+
+    assert rooms | commands == set(ALLOWED)
+
+
+def test_the_saga_and_the_fence_know_no_shop_words() -> None:
+    shop_words = re.compile(
+        r"\b(order|customer|stock|inventory|payment|shipment|parcel|sku|refund|checkout)s?\b", re.IGNORECASE
+    )
+
+    for path in ("workflows/saga.py", "workflows/compensation.py", "activities/fence.py", "domain/undo.py"):
+        text = (ROOT / path).read_text(encoding="utf-8")
+        # "in reverse order", "checkout" as this project's name: none of it should be needed.
+        assert shop_words.findall(text) == [], path
+
+
+def test_every_file_stays_readable_in_one_go() -> None:
+    longest = {
+        str(path.relative_to(ROOT)): lines
+        for room in (*ROOMS, *COMMANDS)
+        for path in sources(room)
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 350
+    }
+
+    assert longest == {}
+
+
+def documents() -> list[Path]:
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_every_make_target_that_the_documents_name_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+
+    named = {
+        (path.name, target)
+        for path in documents()
+        for target in re.findall(r"\bmake ([a-z-]+)\b", path.read_text(encoding="utf-8"))
+        if f"`make {target}" in path.read_text(encoding="utf-8")
+        or re.search(rf"^\s*(\$ )?make {target}\b", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+
+    assert {(name, target) for name, target in named if target not in targets} == set()
+    assert {target for _, target in named} >= {"demo", "test", "lint", "up"}
+
+
+def test_every_starter_command_that_the_documents_name_exists_and_every_one_is_documented() -> None:
+    source = (ROOT / "starter.py").read_text(encoding="utf-8")
+    commands = set(re.findall(r"^@app\.command\([^\n]*\)\ndef (\w+)\(", source, re.MULTILINE))
+    commands = {{"list_orders": "list", "load_orders": "load"}.get(name, name) for name in commands}
+
+    named = {
+        command
+        for path in documents()
+        for command in re.findall(r"starter\.py (\w+)", path.read_text(encoding="utf-8"))
+    }
+
+    assert commands >= {"start", "status", "list", "cancel", "retry", "resolve", "audit", "sweep", "load"}
+    assert named - commands == set()
+    assert commands - named == set()
+
+
+def test_every_option_that_the_documents_give_the_starter_exists() -> None:
+    source = (ROOT / "starter.py").read_text(encoding="utf-8")
+    known = set(re.findall(r'"(--[a-z-]+)', source)) | {"--help", "--no-wait", "--wait"}
+    known |= {f"--{name.replace('_', '-')}" for name in re.findall(r"^    (\w+): Annotated\[", source, re.MULTILINE)}
+
+    named = {
+        option
+        for path in documents()
+        for line in re.findall(r"starter\.py [^\n`]*", path.read_text(encoding="utf-8"))
+        for option in re.findall(r"(--[a-z-]+)", line)
+    }
+
+    assert named - known == set()
+
+
+def test_every_setting_is_documented_and_every_documented_one_exists() -> None:
+    settings = {PREFIX + name.upper() for name in WorkerSettings.model_fields}
+    text = "\n".join(path.read_text(encoding="utf-8") for path in documents())
+
+    named = set(re.findall(rf"\b{PREFIX}[A-Z_]*[A-Z]\b", text))
+
+    assert named == settings
+
+
+def test_every_relative_link_in_the_documents_leads_somewhere() -> None:
+    broken = {
+        f"{path.name}: {target}"
+        for path in documents()
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8"))
+        if "://" not in target and not (path.parent / target).exists()
+    }
+
+    assert broken == set()
+
+
+def test_every_test_that_the_readme_points_at_exists() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+
+    missing = {
+        f"{path}::{name}"
+        for path, name in re.findall(r"(tests/[\w/]+\.py)::(test_\w+)", text)
+        if f"def {name}(" not in (ROOT / path).read_text(encoding="utf-8")
+    }
+
+    assert missing == set()
+    assert len(re.findall(r"tests/[\w/]+\.py::test_\w+", text)) >= 8
+
+
+def test_make_help_lists_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    [phony] = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    for target in phony.split():
+        assert f"make {target} " in shown
+
+
+def test_the_locks_hold_the_versions_that_the_project_asks_for() -> None:
+    pins = {
+        lock: dict(
+            re.findall(r"^([\w.-]+)(?:\[[\w,]+\])?==(\S+)", (ROOT / lock).read_text(encoding="utf-8"), re.MULTILINE)
+        )
+        for lock in ("requirements.lock", "requirements-embedded.lock", "requirements-dev.lock")
+    }
+
+    assert pins["requirements.lock"].items() <= pins["requirements-embedded.lock"].items()
+    assert pins["requirements-embedded.lock"].items() <= pins["requirements-dev.lock"].items()
+    assert {"temporalio", "sqlalchemy", "asyncpg"} <= set(pins["requirements.lock"])
+    for lock in pins:
+        entries = re.split(r"^(?=\S)", (ROOT / lock).read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+        assert [entry for entry in entries if "--hash=sha256:" not in entry] == [], lock

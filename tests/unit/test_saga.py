@@ -1,0 +1,734 @@
+"""The compensation stack without a server: asyncio stands in for the workflow's event loop."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from temporalio.api.enums.v1 import RetryState
+from temporalio.exceptions import ActivityError, ApplicationError, TimeoutType
+from temporalio.exceptions import CancelledError as TemporalCancelledError
+from temporalio.exceptions import TimeoutError as TemporalTimeoutError
+
+import workflows.saga as saga_module
+from domain.undo import UndoOutcome, UndoResult
+from workflows.compensation import (
+    Compensation,
+    Completed,
+    Irrevocable,
+    Patience,
+    Unwound,
+    describe,
+)
+from workflows.saga import Saga
+
+STEPS = ("one", "two", "three")
+FOR_EVER = Patience(timedelta(hours=1), timedelta(hours=1))
+Ended = Completed[None] | Unwound | Irrevocable
+
+
+@dataclass
+class World:
+    """One workflow run: its cancel, its event loop's wait_condition, and a diary of what happened."""
+
+    diary: list[str] = field(default_factory=list)
+    parked: list[list[str]] = field(default_factory=list)
+    unwinds: list[tuple[BaseException | None, str | None]] = field(default_factory=list)
+    changes: int = 0
+    patience: Patience = FOR_EVER
+    way_back: list[Irrevocable | None] = field(default_factory=list)
+    gates: dict[str, asyncio.Event] = field(default_factory=dict)
+    reason: str | None = None
+    main: "asyncio.Task[Any] | None" = None
+
+    def __post_init__(self) -> None:
+        self.saga = Saga(
+            patience=self.patience,
+            on_change=self._on_change,
+            on_unwind=lambda cause, step: self.unwinds.append((cause, step)),
+            on_stuck=self._on_stuck,
+        )
+        self._reached: dict[str, asyncio.Event] = {}
+
+    def cancel(self, reason: str = "asked for") -> None:
+        """Do as the server's cancel does: note the first reason, then strike the main task."""
+        self.reason = self.reason or reason
+        assert self.main is not None
+        self.main.cancel()
+
+    def evict(self) -> None:
+        """Do as the worker does when it drops a run from its cache: strike without a reason."""
+        assert self.main is not None
+        self.main.cancel()
+
+    def begin(self, story: Coroutine[Any, Any, None]) -> "asyncio.Task[Ended]":
+        task = asyncio.create_task(self.saga.run(story))
+        self.main = task
+        return task
+
+    async def run(self, story: Coroutine[Any, Any, None]) -> Ended:
+        return await asyncio.wait_for(asyncio.shield(self.begin(story)), 5)
+
+    def hold(self, entry: str) -> None:
+        """Stop at this entry of the diary until `let_go`."""
+        self.gates[entry] = asyncio.Event()
+
+    def let_go(self, entry: str) -> None:
+        self.gates[entry].set()
+
+    async def at(self, entry: str) -> None:
+        """Wait until the diary has this entry."""
+        await asyncio.wait_for(self._reached.setdefault(entry, asyncio.Event()).wait(), 5)
+
+    async def note(self, entry: str) -> None:
+        self.diary.append(entry)
+        self._reached.setdefault(entry, asyncio.Event()).set()
+        if gate := self.gates.get(entry):
+            await gate.wait()
+
+    def do(self, name: str, error: BaseException | None = None) -> Callable[[], Awaitable[str]]:
+        async def step() -> str:
+            await self.note(f"do {name}")
+            if error is not None:
+                raise error
+            self.diary.append(f"did {name}")
+            return name
+
+        return step
+
+    def undo(
+        self, name: str, *outcomes: UndoOutcome | Exception, stored: dict[str, Any] | None = None
+    ) -> Callable[[], Awaitable[UndoResult]]:
+        """Answer with these outcomes in turn, then with success for ever."""
+        left = list(outcomes)
+
+        async def step() -> UndoResult:
+            await self.note(f"undo {name}")
+            outcome = left.pop(0) if left else UndoOutcome.REVERSED
+            if isinstance(outcome, Exception):
+                raise outcome
+            self.diary.append(f"undid {name}")
+            return UndoResult(outcome, stored or {})
+
+        return step
+
+    async def story(
+        self,
+        failing: dict[str, BaseException] | None = None,
+        undos: dict[str, Sequence[UndoOutcome | Exception]] | None = None,
+    ) -> None:
+        """Run steps one, two and three."""
+        for name in STEPS:
+            await self.saga.step(
+                name,
+                do=self.do(name, (failing or {}).get(name)),
+                undo=self.undo(name, *(undos or {}).get(name, ())),
+                detail=lambda value: f"did {value}",
+            )
+
+    def undone(self) -> list[str]:
+        return [entry.removeprefix("undid ") for entry in self.diary if entry.startswith("undid ")]
+
+    def tried_to_undo(self) -> list[str]:
+        return [entry.removeprefix("undo ") for entry in self.diary if entry.startswith("undo ")]
+
+    def states(self) -> dict[str, str]:
+        return {entry.step: entry.state.value for entry in self.saga.compensations}
+
+    def _on_change(self) -> None:
+        self.changes += 1
+
+    async def _on_stuck(self, stuck: Sequence[Compensation]) -> Irrevocable | None:
+        self.parked.append([entry.step for entry in stuck])
+        self._reached.setdefault(f"parked {len(self.parked)}", asyncio.Event()).set()
+        return self.way_back.pop(0) if self.way_back else None
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    made = World()
+
+    async def wait_condition(
+        fn: Callable[[], bool], *, timeout: timedelta | None = None, timeout_summary: str = ""
+    ) -> None:
+        del timeout_summary
+        async with asyncio.timeout(timeout.total_seconds() if timeout else None):
+            while not fn():
+                await asyncio.sleep(0)
+
+    monkeypatch.setattr(
+        saga_module,
+        "workflow",
+        SimpleNamespace(wait_condition=wait_condition, cancellation_reason=lambda: made.reason),
+    )
+    return made
+
+
+def refusal(message: str = "no") -> ApplicationError:
+    return ApplicationError(message, type="Refused", non_retryable=True)
+
+
+def activity_error(cause: BaseException) -> ActivityError:
+    error = ActivityError(
+        "Activity task failed",
+        scheduled_event_id=1,
+        started_event_id=2,
+        identity="worker",
+        activity_type="any",
+        activity_id="1",
+        retry_state=cast("Any", RetryState.RETRY_STATE_NON_RETRYABLE_FAILURE),
+    )
+    error.__cause__ = cause
+    return error
+
+
+async def some_turns() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+# Forward ------------------------------------------------------------------------------------------------
+
+
+async def test_a_story_that_succeeds_undoes_nothing(world: World) -> None:
+    ended = await world.run(world.story())
+
+    assert ended == Completed(None)
+    assert world.undone() == []
+    assert world.states() == dict.fromkeys(STEPS, "done")
+
+
+async def test_a_step_says_what_it_did(world: World) -> None:
+    await world.run(world.story())
+
+    assert [entry.detail for entry in world.saga.compensations] == ["did one", "did two", "did three"]
+
+
+async def test_every_change_of_a_step_is_reported(world: World) -> None:
+    await world.run(world.story())
+
+    assert world.changes == 2 * len(STEPS)
+
+
+async def test_the_undo_is_on_the_stack_before_its_step_starts(world: World) -> None:
+    stack_at_start: list[list[str]] = []
+
+    async def look() -> None:
+        stack_at_start.append([entry.step for entry in world.saga.compensations])
+
+    async def story() -> None:
+        await world.saga.step("one", do=look, undo=world.undo("one"))
+
+    await world.run(story())
+
+    assert stack_at_start == [["one"]]
+
+
+async def test_the_same_step_name_twice_is_refused(world: World) -> None:
+    world.saga.add_compensation("one", world.undo("one"))
+
+    with pytest.raises(ValueError, match="step one is already on the stack"):
+        world.saga.add_compensation("one", world.undo("one"))
+
+
+# Unwinding ----------------------------------------------------------------------------------------------
+
+
+async def test_undos_run_last_in_first_out_beginning_with_the_failed_steps_own(world: World) -> None:
+    await world.run(world.story(failing={"three": refusal()}))
+
+    assert world.undone() == ["three", "two", "one"]
+
+
+@pytest.mark.parametrize(("failing", "undone"), [("one", ["one"]), ("two", ["two", "one"])])
+async def test_only_steps_that_began_are_undone(world: World, failing: str, undone: list[str]) -> None:
+    await world.run(world.story(failing={failing: refusal()}))
+
+    assert world.undone() == undone
+
+
+async def test_the_end_of_an_unwind_tells_cause_failed_step_and_what_became_of_each(world: World) -> None:
+    cause = refusal()
+
+    ended = await world.run(world.story(failing={"two": cause}, undos={"two": [UndoOutcome.NOTHING_TO_UNDO]}))
+
+    assert isinstance(ended, Unwound)
+    assert (ended.cause, ended.failed_step) == (cause, "two")
+    assert world.states() == {"one": "undone", "two": "nothing to undo"}
+
+
+async def test_the_begin_of_an_unwind_is_told_once_with_its_cause(world: World) -> None:
+    cause = refusal()
+
+    await world.run(world.story(failing={"two": cause}))
+
+    assert world.unwinds == [(cause, "two")]
+
+
+@pytest.mark.parametrize("error", [refusal(), TimeoutError("late"), activity_error(refusal())])
+async def test_every_failure_that_temporal_knows_unwinds(world: World, error: Exception) -> None:
+    ended = await world.run(world.story(failing={"one": error}))
+
+    assert isinstance(ended, Unwound)
+    assert ended.cause is error
+
+
+@pytest.mark.parametrize("bug", [KeyError("typo"), ValueError("wrong"), AssertionError()])
+async def test_a_bug_in_the_story_comes_out_as_itself_and_undoes_nothing(world: World, bug: Exception) -> None:
+    with pytest.raises(type(bug)):
+        await world.run(world.story(failing={"two": bug}))
+
+    assert world.tried_to_undo() == []
+
+
+async def test_a_bug_in_an_undo_comes_out_as_itself(world: World) -> None:
+    with pytest.raises(KeyError):
+        await world.run(world.story(failing={"two": refusal()}, undos={"two": [KeyError("typo")]}))
+
+    assert world.undone() == []
+
+
+# Stuck --------------------------------------------------------------------------------------------------
+
+
+async def test_an_unwind_goes_on_past_an_undo_that_fails(world: World) -> None:
+    run = world.begin(world.story(failing={"three": refusal()}, undos={"two": [refusal("broken")]}))
+
+    await world.at("parked 1")
+
+    assert world.undone() == ["three", "one"]
+    assert world.parked == [["two"]]
+    assert world.states()["two"] == "stuck"
+    run.cancel()
+
+
+async def test_a_stuck_saga_keeps_the_first_cause(world: World) -> None:
+    cause = refusal("first")
+    run = world.begin(world.story(failing={"three": cause}, undos={"two": [refusal("second")]}))
+    await world.at("parked 1")
+
+    world.saga.retry()
+    ended = await run
+
+    assert isinstance(ended, Unwound)
+    assert ended.cause is cause
+
+
+async def test_the_undos_own_failure_is_kept_beside_the_first_cause(world: World) -> None:
+    run = world.begin(world.story(failing={"two": refusal("first")}, undos={"one": [refusal("second")]}))
+
+    await world.at("parked 1")
+
+    assert next(e.detail for e in world.saga.compensations if e.step == "one") == "Refused: second"
+    run.cancel()
+
+
+async def test_a_retry_runs_only_the_stuck_undos(world: World) -> None:
+    run = world.begin(
+        world.story(failing={"three": refusal()}, undos={"three": [refusal()], "one": [refusal(), refusal()]})
+    )
+    await world.at("parked 1")
+    world.diary.clear()
+
+    world.saga.retry()
+    await world.at("parked 2")
+
+    assert world.tried_to_undo() == ["three", "one"]
+    assert world.parked == [["three", "one"], ["one"]]
+    run.cancel()
+
+
+async def test_rounds_are_counted_for_the_saga_and_for_each_undo(world: World) -> None:
+    run = world.begin(world.story(failing={"two": refusal()}, undos={"one": [refusal()]}))
+    await world.at("parked 1")
+
+    world.saga.retry()
+    await run
+
+    assert world.saga.rounds == 2
+    assert [entry.rounds for entry in world.saga.compensations] == [2, 1]
+
+
+async def test_a_resolved_step_is_not_undone_and_the_saga_ends(world: World) -> None:
+    run = world.begin(world.story(failing={"two": refusal()}, undos={"one": [refusal()]}))
+    await world.at("parked 1")
+    world.diary.clear()
+
+    world.saga.resolve("one", "by hand")
+    ended = await run
+
+    assert isinstance(ended, Unwound)
+    assert world.tried_to_undo() == []
+    assert world.states()["one"] == "resolved"
+
+
+async def test_resolving_one_of_two_stuck_steps_leaves_the_other_to_a_retry(world: World) -> None:
+    run = world.begin(world.story(failing={"two": refusal()}, undos={"two": [refusal()], "one": [refusal()]}))
+    await world.at("parked 1")
+    world.diary.clear()
+
+    world.saga.resolve("one", "by hand")
+    await some_turns()
+    assert not run.done()
+    world.saga.retry()
+    await run
+
+    assert world.tried_to_undo() == ["two"]
+
+
+async def test_resolving_a_step_that_is_not_stuck_changes_nothing(world: World) -> None:
+    run = world.begin(world.story(failing={"two": refusal()}, undos={"one": [refusal()]}))
+    await world.at("parked 1")
+
+    world.saga.resolve("two", "by hand")
+
+    assert world.states()["two"] == "undone"
+    run.cancel()
+
+
+async def test_a_stuck_saga_tries_again_by_itself(world: World) -> None:
+    world.saga._patience = Patience(timedelta(milliseconds=5), timedelta(milliseconds=5))
+
+    ended = await world.run(world.story(failing={"two": refusal()}, undos={"one": [refusal(), refusal(), refusal()]}))
+
+    assert isinstance(ended, Unwound)
+    assert world.parked == [["one"], ["one"], ["one"]]
+    assert world.undone() == ["two", "one"]
+
+
+async def test_a_park_that_finds_no_way_back_goes_forward(world: World) -> None:
+    world.way_back = [Irrevocable("three", {"parcel": 7})]
+
+    ended = await world.run(world.story(failing={"three": refusal()}, undos={"three": [refusal()]}))
+
+    assert ended == Irrevocable("three", {"parcel": 7})
+
+
+# The point of no return ---------------------------------------------------------------------------------
+
+
+async def test_an_irrevocable_pivot_goes_forward_and_nothing_else_is_undone(world: World) -> None:
+    async def story() -> None:
+        await world.saga.step("one", do=world.do("one"), undo=world.undo("one"))
+        await world.saga.step(
+            "two",
+            do=world.do("two", refusal()),
+            undo=world.undo("two", UndoOutcome.IRREVOCABLE, stored={"parcel": 7}),
+        )
+
+    ended = await world.run(story())
+
+    assert ended == Irrevocable("two", {"parcel": 7})
+    assert world.tried_to_undo() == ["two"]
+
+
+async def test_irrevocable_after_another_undo_succeeded_is_stuck_and_never_forward(world: World) -> None:
+    run = world.begin(world.story(failing={"three": refusal()}, undos={"two": [UndoOutcome.IRREVOCABLE]}))
+
+    await world.at("parked 1")
+
+    assert not run.done()
+    assert world.parked == [["two"]]
+    assert world.undone() == ["three", "two", "one"]
+    run.cancel()
+
+
+async def test_irrevocable_beside_an_undo_that_found_nothing_goes_forward(world: World) -> None:
+    ended = await world.run(
+        world.story(
+            failing={"three": refusal()},
+            undos={"three": [UndoOutcome.NOTHING_TO_UNDO], "two": [UndoOutcome.IRREVOCABLE]},
+        )
+    )
+
+    assert isinstance(ended, Irrevocable)
+    assert world.tried_to_undo() == ["three", "two"]
+
+
+# Cancels ------------------------------------------------------------------------------------------------
+
+Ask = Callable[[World], None]
+BOTH_WAYS = pytest.mark.parametrize(
+    "ask",
+    [pytest.param(World.cancel, id="server"), pytest.param(lambda w: w.saga.cancel(), id="update")],
+)
+
+
+async def test_a_server_cancel_before_the_first_step_does_nothing_at_all(world: World) -> None:
+    world.reason = "asked for"
+    run = world.begin(world.story())
+    # The SDK lets the main task begin before the cancel strikes it.
+    asyncio.get_running_loop().call_soon(run.cancel)
+
+    ended = await run
+
+    assert ended == Unwound(None, None, ())
+    assert world.diary == []
+
+
+async def test_a_cancel_update_before_the_first_step_does_nothing_at_all(world: World) -> None:
+    world.saga.cancel()
+
+    ended = await world.run(world.story())
+
+    assert ended == Unwound(None, None, ())
+    assert world.diary == []
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("step", STEPS[:-1])
+async def test_a_cancel_between_two_steps_undoes_what_was_done(world: World, ask: Ask, step: str) -> None:
+    async def story() -> None:
+        for name in STEPS:
+            await world.saga.step(name, do=world.do(name), undo=world.undo(name))
+            if name == step:
+                ask(world)
+
+    ended = await world.run(story())
+
+    done = STEPS[: STEPS.index(step) + 1]
+    assert isinstance(ended, Unwound)
+    assert (ended.cause, ended.failed_step) == (None, None)
+    assert world.undone() == list(reversed(done))
+
+
+@BOTH_WAYS
+async def test_a_cancel_after_the_last_step_undoes_everything(world: World, ask: Ask) -> None:
+    async def story() -> None:
+        await world.story()
+        ask(world)
+
+    ended = await world.run(story())
+
+    assert isinstance(ended, Unwound)
+    assert world.undone() == ["three", "two", "one"]
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_cancel_during_a_step_unwinds_from_that_step(world: World, ask: Ask, step: str) -> None:
+    world.hold(f"do {step}")
+    run = world.begin(world.story())
+    await world.at(f"do {step}")
+
+    ask(world)
+    ended = await run
+
+    assert isinstance(ended, Unwound)
+    assert (ended.cause, ended.failed_step) == (None, step)
+    assert world.undone() == list(reversed(STEPS[: STEPS.index(step) + 1]))
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_cancel_that_a_step_swallows_unwinds_before_the_next_step(world: World, ask: Ask, step: str) -> None:
+    async def story() -> None:
+        for name in STEPS:
+            await world.saga.step(name, do=swallowing if name == step else world.do(name), undo=world.undo(name))
+
+    async def swallowing() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await world.note(f"do {step}")
+
+    world.hold(f"do {step}")
+    run = world.begin(story())
+    await world.at(f"do {step}")
+
+    ask(world)
+    ended = await run
+
+    begun = STEPS[: STEPS.index(step) + 1]
+    assert isinstance(ended, Unwound)
+    assert ended.cause is None
+    assert [entry for entry in world.diary if entry.startswith("do ")] == [f"do {name}" for name in begun]
+    assert world.undone() == list(reversed(begun))
+
+
+@BOTH_WAYS
+async def test_a_step_that_fails_although_a_cancel_was_asked_for_keeps_its_failure(world: World, ask: Ask) -> None:
+    cause = refusal()
+
+    async def stubborn() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await world.note("do one")
+        raise cause
+
+    async def story() -> None:
+        await world.saga.step("one", do=stubborn, undo=world.undo("one"))
+
+    world.hold("do one")
+    run = world.begin(story())
+    await world.at("do one")
+
+    ask(world)
+    ended = await run
+
+    assert isinstance(ended, Unwound)
+    assert ended.cause is cause
+
+
+async def test_a_cancelled_activity_counts_as_a_cancel_and_not_as_a_failure(world: World) -> None:
+    async def step() -> None:
+        try:
+            await world.note("do one")
+        except asyncio.CancelledError:
+            cancelled = TemporalCancelledError("Activity cancelled")
+            raise activity_error(cancelled) from cancelled
+
+    async def story() -> None:
+        await world.saga.step("one", do=step, undo=world.undo("one"))
+
+    world.hold("do one")
+    run = world.begin(story())
+    await world.at("do one")
+
+    world.cancel()
+    ended = await run
+
+    assert isinstance(ended, Unwound)
+    assert ended.cause is None
+    assert ended.failed_step == "one"
+
+
+@pytest.mark.parametrize("during", STEPS)
+@pytest.mark.parametrize("cancels", [1, 2, 3])
+async def test_cancels_during_an_unwind_change_nothing(world: World, during: str, cancels: int) -> None:
+    cause = refusal()
+    world.hold(f"undo {during}")
+    run = world.begin(world.story(failing={"three": cause}))
+    await world.at(f"undo {during}")
+
+    for _ in range(cancels):
+        world.cancel()
+        world.saga.cancel()
+        await some_turns()
+    world.let_go(f"undo {during}")
+    ended = await run
+
+    assert isinstance(ended, Unwound)
+    assert ended.cause is cause
+    assert world.tried_to_undo() == ["three", "two", "one"]
+    assert world.undone() == ["three", "two", "one"]
+
+
+async def test_cancels_while_stuck_neither_end_the_wait_nor_the_saga(world: World) -> None:
+    run = world.begin(world.story(failing={"one": refusal()}, undos={"one": [refusal()]}))
+    await world.at("parked 1")
+
+    for _ in range(3):
+        world.cancel()
+        world.saga.cancel()
+        await some_turns()
+
+    assert not run.done()
+    assert world.parked == [["one"]]
+    world.saga.retry()
+    assert isinstance(await run, Unwound)
+
+
+async def test_protect_carries_its_work_to_the_end_through_cancels(world: World) -> None:
+    async def work() -> str:
+        await world.note("work")
+        return "done"
+
+    world.hold("work")
+    world.main = task = asyncio.create_task(world.saga.protect(work()))
+    await world.at("work")
+
+    for _ in range(3):
+        world.cancel()
+        await some_turns()
+    world.let_go("work")
+
+    assert await task == "done"
+
+
+async def test_protect_gives_its_works_failure(world: World) -> None:
+    async def work() -> None:
+        raise refusal("broken")
+
+    with pytest.raises(ApplicationError, match="broken"):
+        await world.saga.protect(work())
+
+
+# Eviction -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("entry", ["do two", "undo two"])
+async def test_eviction_gets_out_of_a_run(world: World, entry: str) -> None:
+    world.hold(entry)
+    run = world.begin(world.story(failing={"three": refusal()}))
+    await world.at(entry)
+
+    world.evict()
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(run, 5)
+
+
+async def test_eviction_gets_out_of_protect(world: World) -> None:
+    world.hold("work")
+    world.main = task = asyncio.create_task(world.saga.protect(world.note("work")))
+    await world.at("work")
+
+    world.evict()
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 5)
+
+
+async def test_an_eviction_undoes_nothing(world: World) -> None:
+    world.hold("do two")
+    run = world.begin(world.story())
+    await world.at("do two")
+
+    world.evict()
+    with contextlib.suppress(asyncio.CancelledError):
+        await run
+    await some_turns()
+
+    assert world.tried_to_undo() == []
+
+
+# Words --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (refusal("tea-mug: 5 wanted, 2 free"), "Refused: tea-mug: 5 wanted, 2 free"),
+        (activity_error(refusal("no")), "Refused: no"),
+        (activity_error(activity_error(refusal("no"))), "Refused: no"),
+        (
+            activity_error(TemporalTimeoutError("late", type=TimeoutType.START_TO_CLOSE, last_heartbeat_details=[])),
+            "TimeoutError: late",
+        ),
+        (TimeoutError(), "TimeoutError"),
+        (ApplicationError("untyped"), "ApplicationError: untyped"),
+    ],
+)
+def test_a_failure_is_described_from_its_innermost_cause(error: BaseException, said: str) -> None:
+    assert describe(error) == said
+
+
+def test_a_timeout_that_has_a_cause_is_described_by_that_cause() -> None:
+    timeout = TemporalTimeoutError("late", type=TimeoutType.SCHEDULE_TO_CLOSE, last_heartbeat_details=[])
+    timeout.__cause__ = refusal("away")
+
+    assert describe(activity_error(timeout)) == "Refused: away"
+
+
+def test_patience_doubles_up_to_its_cap() -> None:
+    patience = Patience(timedelta(hours=1), timedelta(hours=24))
+
+    assert [patience.after(n) // timedelta(hours=1) for n in range(1, 8)] == [1, 2, 4, 8, 16, 24, 24]
+
+
+def test_patience_holds_for_any_number_of_rounds() -> None:
+    patience = Patience(timedelta(milliseconds=1), timedelta(hours=24))
+
+    assert patience.after(10_000) == timedelta(hours=24)

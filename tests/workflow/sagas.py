@@ -1,0 +1,152 @@
+"""What the tests of whole sagas ask about them, in words."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import WorkflowFailureError, WorkflowHandle
+from temporalio.common import RetryPolicy
+from temporalio.converter import value_to_type
+from temporalio.exceptions import ApplicationError, CancelledError
+
+from domain.model import CheckoutInput, CheckoutStatus, Resolution
+from domain.policies import ActivityPolicy
+from tests.conftest import Database, Shop
+from tests.workflow.gates import PATIENCE_SECONDS
+from workflows.checkout import CheckoutWorkflow
+
+DOES = ("reserve_inventory", "charge_payment", "ship_order")
+UNDOS = ("cancel_shipment", "refund_payment", "release_inventory")
+UNDO_OF = {"reserve": "release_inventory", "pay": "refund_payment", "ship": "cancel_shipment"}
+
+# What breaks the undo of each step, and only the undo, and what mends it again.
+BREAK_UNDO = {
+    "reserve": "CREATE OR REPLACE FUNCTION broken_reserve() RETURNS trigger LANGUAGE plpgsql AS "
+    "$$ BEGIN IF NEW.state = 'released' THEN RAISE EXCEPTION 'injected'; END IF; RETURN NEW; END $$;"
+    "CREATE TRIGGER broken BEFORE UPDATE ON reservations FOR EACH ROW EXECUTE FUNCTION broken_reserve()",
+    "pay": "CREATE OR REPLACE FUNCTION broken_pay() RETURNS trigger LANGUAGE plpgsql AS "
+    "$$ BEGIN IF NEW.kind = 'refund' THEN RAISE EXCEPTION 'injected'; END IF; RETURN NEW; END $$;"
+    "CREATE TRIGGER broken BEFORE INSERT ON transfers FOR EACH ROW EXECUTE FUNCTION broken_pay()",
+    "ship": "CREATE OR REPLACE FUNCTION broken_ship() RETURNS trigger LANGUAGE plpgsql AS "
+    "$$ BEGIN IF NEW.state = 'cancelled' THEN RAISE EXCEPTION 'injected'; END IF; RETURN NEW; END $$;"
+    "CREATE TRIGGER broken BEFORE UPDATE ON shipments FOR EACH ROW EXECUTE FUNCTION broken_ship()",
+}
+MEND_UNDO = {
+    "reserve": "DROP TRIGGER broken ON reservations",
+    "pay": "DROP TRIGGER broken ON transfers",
+    "ship": "DROP TRIGGER broken ON shipments",
+}
+
+
+async def failure_of(handle: WorkflowHandle[Any, Any]) -> ApplicationError:
+    """Wait for a saga that must fail, and give what it failed with."""
+    with pytest.raises(WorkflowFailureError) as failed:
+        await asyncio.wait_for(handle.result(), PATIENCE_SECONDS)
+    cause = failed.value.cause
+    assert isinstance(cause, ApplicationError), repr(cause)
+    return cause
+
+
+async def how_it_ended(handle: WorkflowHandle[Any, Any]) -> str:
+    """Wait for a saga's end and name it: `completed`, `CANCELED` or the type of its failure."""
+    try:
+        status = await asyncio.wait_for(handle.result(), PATIENCE_SECONDS)
+    except WorkflowFailureError as failed:
+        if isinstance(failed.cause, CancelledError):
+            return "CANCELED"
+        return str(getattr(failed.cause, "type", failed.cause))
+    assert isinstance(status, CheckoutStatus)
+    return status.status
+
+
+def status_in(failure: ApplicationError) -> CheckoutStatus:
+    """Read the status that a failed saga leaves as its detail."""
+    [detail] = failure.details
+    status = value_to_type(CheckoutStatus, detail)
+    assert isinstance(status, CheckoutStatus)
+    return status
+
+
+def causes_of(failure: BaseException) -> list[str]:
+    """Name the types along the chain of causes."""
+    found: list[str] = []
+    cause = failure.__cause__
+    while cause is not None:
+        found.append(str(getattr(cause, "type", None) or type(cause).__name__))
+        cause = cause.__cause__
+    return found
+
+
+async def events_of(handle: WorkflowHandle[Any, Any]) -> list[str]:
+    """Name the events of a history."""
+    return [EventType.Name(event.event_type) async for event in handle.fetch_history_events()]
+
+
+async def goods_and_money(database: Database) -> list[tuple[Any, ...]]:
+    """Everything that an order without a net effect leaves as it was."""
+    rows = await database.fetch(
+        "SELECT 'stock', sku, on_hand, reserved FROM inventory UNION ALL "
+        "SELECT 'money', account_id, balance_minor, 0 FROM accounts WHERE kind = 'customer' ORDER BY 1, 2"
+    )
+    return [tuple(row) for row in rows]
+
+
+async def reason_of(shop: Shop, order: CheckoutInput) -> str | None:
+    reason: str | None = await shop.database.value("SELECT reason FROM orders WHERE order_id = $1", order.order_id)
+    return reason
+
+
+async def open_incidents(shop: Shop, order: CheckoutInput) -> list[list[str]]:
+    rows = await shop.database.fetch(
+        "SELECT steps FROM incidents WHERE order_id = $1 AND closed_at IS NULL", order.order_id
+    )
+    return [row[0] for row in rows]
+
+
+async def violations(shop: Shop) -> list[Any]:
+    """Ask the audit, with nothing counted as still moving."""
+    return (await shop.audit()).violations
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Wait for something that only polling can see, with a deadline."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not await condition():
+            await asyncio.sleep(0.02)
+
+
+async def until_status(shop: Shop, order: CheckoutInput, status: str) -> None:
+    async def stands_so() -> bool:
+        return await shop.order_status(order) == status
+
+    await until(stands_so)
+
+
+def hasty(policy: ActivityPolicy, *, give_up_ms: int | None = None, attempt_ms: int | None = None) -> ActivityPolicy:
+    """Make a policy that retries within milliseconds and, if asked to, gives up soon."""
+    return replace(
+        policy,
+        start_to_close=timedelta(milliseconds=attempt_ms) if attempt_ms else policy.start_to_close,
+        schedule_to_close=timedelta(milliseconds=give_up_ms) if give_up_ms else policy.schedule_to_close,
+        retry=RetryPolicy(initial_interval=timedelta(milliseconds=20), maximum_interval=timedelta(milliseconds=100)),
+    )
+
+
+async def retry(handle: WorkflowHandle[CheckoutWorkflow, CheckoutStatus]) -> CheckoutStatus:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        status: CheckoutStatus = await handle.execute_update("retry_compensation", result_type=CheckoutStatus)
+    return status
+
+
+async def resolve(
+    handle: WorkflowHandle[CheckoutWorkflow, CheckoutStatus], step: str, reason: str = "paid back by hand"
+) -> CheckoutStatus:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        status: CheckoutStatus = await handle.execute_update(
+            "resolve_compensation", Resolution(step, reason), result_type=CheckoutStatus
+        )
+    return status

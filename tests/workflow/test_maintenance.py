@@ -1,0 +1,390 @@
+"""The sweep finds every order that was lost, and only those; the audit reports what is wrong."""
+
+import asyncio
+import gc
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from temporalio.client import WorkflowHandle
+
+from domain import policies
+from domain.maintenance import AuditInput, SweepInput, SweepReport
+from domain.model import CheckoutInput, CheckoutStatus
+from domain.policies import checkout_workflow_id
+from tests.conftest import Shop
+from tests.workflow.gates import Gates, Moment
+from tests.workflow.sagas import (
+    BREAK_UNDO,
+    MEND_UNDO,
+    UNDOS,
+    goods_and_money,
+    hasty,
+    how_it_ended,
+    open_incidents,
+    reason_of,
+    until_status,
+    violations,
+)
+from workflows.checkout import CheckoutWorkflow
+from workflows.maintenance import AuditWorkflow, SweepWorkflow
+
+
+@pytest.fixture(autouse=True)
+def _hasty_undos(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO))
+
+
+async def sweep(shop: Shop) -> SweepReport:
+    return await shop.client.execute_workflow(
+        SweepWorkflow.run, SweepInput(0), id=f"sweep-{uuid.uuid4()}", task_queue=shop.task_queue
+    )
+
+
+async def accept_by_hand(
+    shop: Shop, customer: str = "alice", lines: Sequence[tuple[str, int]] = (("tea-mug", 1),)
+) -> CheckoutInput:
+    """Write a pending order as a person with psql would."""
+    order = shop.order(customer)
+    await shop.database.run(
+        f"INSERT INTO orders (order_id, customer) VALUES ('{order.order_id}', '{customer}');"
+        + "".join(
+            f"INSERT INTO order_lines (order_id, sku, quantity) VALUES ('{order.order_id}', '{sku}', {quantity});"
+            for sku, quantity in lines
+        )
+    )
+    return order
+
+
+def saga_of(shop: Shop, order: CheckoutInput) -> WorkflowHandle[Any, CheckoutStatus]:
+    """Give the newest run of an order's saga."""
+    return shop.client.get_workflow_handle(checkout_workflow_id(order.order_id), result_type=CheckoutStatus)
+
+
+# Orders by hand -----------------------------------------------------------------------------------------
+
+
+async def test_an_order_written_by_hand_is_started_and_completes(shop: Shop) -> None:
+    order = await accept_by_hand(shop, "carol", (("poster", 2), ("lamp", 1)))
+
+    async with shop.working():
+        report = await sweep(shop)
+        ended = await how_it_ended(saga_of(shop, order))
+
+    assert (report.started, report.repaired, report.is_complete) == ([order.order_id], [], True)
+    assert ended == "completed"
+    assert await violations(shop) == []
+
+
+async def test_an_order_written_by_hand_that_is_refused_is_rejected(shop: Shop) -> None:
+    order = await accept_by_hand(shop, "nobody")
+
+    async with shop.working():
+        await sweep(shop)
+        ended = await how_it_ended(saga_of(shop, order))
+
+    assert ended == "OrderRejected"
+    assert await shop.order_status(order) == "rejected"
+    assert await violations(shop) == []
+
+
+async def test_an_order_whose_lines_are_not_written_yet_is_left_alone(shop: Shop) -> None:
+    order = await accept_by_hand(shop, "alice", ())
+
+    async with shop.working():
+        report = await sweep(shop)
+
+    assert report == SweepReport()
+    assert await shop.order_status(order) == "pending"
+
+
+async def test_an_order_that_no_saga_can_take_is_reported_and_does_not_stop_the_others(shop: Shop) -> None:
+    malformed = await accept_by_hand(shop, "alice", [(f"sku-{n:03}", 1) for n in range(101)])
+    good = await accept_by_hand(shop)
+
+    async with shop.working():
+        report = await sweep(shop)
+        ended = await how_it_ended(saga_of(shop, good))
+
+    assert report.started == [good.order_id]
+    assert report.malformed == [f"{malformed.order_id}: the order has 101 lines; 100 are allowed, split it"]
+    assert ended == "completed"
+
+
+async def test_more_orders_than_a_page_are_all_started(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policies, "SWEEP_BATCH", 4)
+    await shop.database.run(
+        "INSERT INTO orders (order_id, customer) SELECT current_database() || '-' || n, 'nobody' "
+        "FROM generate_series(1, 12) n;"
+        "INSERT INTO order_lines (order_id, sku, quantity) SELECT order_id, 'lamp', 1 FROM orders"
+    )
+
+    async with shop.working():
+        report = await sweep(shop)
+        ends = [
+            await how_it_ended(shop.client.get_workflow_handle(checkout_workflow_id(order_id)))
+            for order_id in report.started
+        ]
+
+    assert len(set(report.started)) == 12
+    assert report.is_complete
+    assert set(ends) == {"OrderRejected"}
+
+
+# Terminated sagas ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "moment", "repaired"),
+    [
+        ("reserve_inventory", "after", True),
+        ("charge_payment", "before", True),
+        ("charge_payment", "after", True),
+        ("ship_order", "before", True),
+    ],
+)
+async def test_what_a_terminated_saga_left_is_undone_and_the_order_cancelled(
+    shop: Shop, name: str, moment: Moment, repaired: bool
+) -> None:
+    before, gates, order = await goods_and_money(shop.database), Gates(), shop.order("alice")
+    gate = gates.hold(order, name, moment)
+
+    async with shop.working(interceptors=(gates,)):
+        handle = await shop.start(order)
+        await gate.reached()
+        await handle.terminate()
+        report = await sweep(shop)
+        ended = await how_it_ended(saga_of(shop, order))
+        gate.open()
+        await gate.passed()
+
+    assert (order.order_id in report.repaired) is repaired
+    assert ended == "OrderCancelled"
+    assert await shop.order_status(order) == "cancelled"
+    assert (await reason_of(shop, order) or "").startswith("Abandoned: ")
+    assert await goods_and_money(shop.database) == before
+    assert await violations(shop) == []
+
+
+@pytest.mark.parametrize("customer", ["alice", "carol"])
+async def test_a_saga_that_was_terminated_after_its_parcel_left_is_completed_and_needs_nothing(
+    shop: Shop, customer: str
+) -> None:
+    gates, order = Gates(), shop.order(customer)
+    gate = gates.hold(order, "ship_order", "after")
+
+    async with shop.working(interceptors=(gates,)):
+        handle = await shop.start(order)
+        await gate.reached()
+        await handle.terminate()
+        report = await sweep(shop)
+        gate.open()
+
+    assert report == SweepReport()
+    assert await shop.order_status(order) == "completed"
+    assert await violations(shop) == []
+
+
+async def test_an_attempt_that_outlives_its_terminated_saga_is_undone_by_the_next_sweep(shop: Shop) -> None:
+    before, gates, order = await goods_and_money(shop.database), Gates(), shop.order("alice")
+    gate = gates.hold(order, "reserve_inventory", "before")
+
+    async with shop.working(interceptors=(gates,)):
+        handle = await shop.start(order)
+        await gate.reached()
+        await handle.terminate()
+        while_held = await sweep(shop)
+        gate.open()
+        await until_status(shop, order, "reserved")
+        afterwards = await sweep(shop)
+        await how_it_ended(saga_of(shop, order))
+
+    assert while_held == SweepReport()
+    assert afterwards.repaired == [order.order_id]
+    assert await shop.order_status(order) == "cancelled"
+    assert await goods_and_money(shop.database) == before
+    assert await violations(shop) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "moment"), [("cancel_shipment", "after"), ("refund_payment", "after"), ("close_order", "before")]
+)
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_an_unwind_that_was_terminated_is_finished_with_the_ending_it_was_heading_to(
+    shop: Shop, name: str, moment: Moment, cancelled: bool
+) -> None:
+    before, gates = await goods_and_money(shop.database), Gates()
+    order = shop.order("carol" if cancelled else "nemo")
+    shipped, gate = gates.hold(order, "ship_order", "after"), gates.hold(order, name, moment)
+
+    async with shop.working(interceptors=(gates,)):
+        handle = await shop.start(order)
+        if cancelled:
+            await shipped.reached()
+            await handle.cancel(reason="changed my mind")
+        shipped.open()
+        await gate.reached()
+        await handle.terminate()
+        report = await sweep(shop)
+        gate.open()
+        await how_it_ended(saga_of(shop, order))
+
+    assert report.repaired == [order.order_id]
+    assert await shop.order_status(order) == ("cancelled" if cancelled else "rejected")
+    assert (await reason_of(shop, order) or "").startswith(
+        "cancelled: changed my mind" if cancelled else "UndeliverableAddress: "
+    )
+    assert await goods_and_money(shop.database) == before
+    assert await violations(shop) == []
+
+
+async def test_a_stuck_order_whose_saga_was_terminated_is_finished(shop: Shop) -> None:
+    before = await goods_and_money(shop.database)
+    await shop.database.run(BREAK_UNDO["pay"])
+    order = shop.order("nemo")
+
+    async with shop.working():
+        handle = await shop.start(order)
+        await until_status(shop, order, "stuck")
+        await handle.terminate()
+        await shop.database.run(MEND_UNDO["pay"])
+        report = await sweep(shop)
+        ended = await how_it_ended(saga_of(shop, order))
+
+    assert report.repaired == [order.order_id]
+    assert ended == "OrderRejected"
+    assert await shop.order_status(order) == "rejected"
+    assert await open_incidents(shop, order) == []
+    assert await goods_and_money(shop.database) == before
+    assert await violations(shop) == []
+
+
+async def test_a_sweep_logs_no_errors_for_orders_that_are_refused_while_it_works(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    orders = [await accept_by_hand(shop, "nobody") for _ in range(8)]
+
+    async with shop.working():
+        await sweep(shop)
+        for order in orders:
+            await how_it_ended(saga_of(shop, order))
+    gc.collect()
+
+    assert [record.message for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}] == []
+
+
+# Sagas that are alive -----------------------------------------------------------------------------------
+
+
+async def test_running_and_stuck_sagas_are_left_alone_and_counted(shop: Shop) -> None:
+    gates, running, stuck = Gates(), shop.order("alice"), shop.order("nemo")
+    await shop.database.run(BREAK_UNDO["pay"])
+    gate = gates.hold(running, "charge_payment", "before")
+
+    async with shop.working(interceptors=(gates,)):
+        handles = [await shop.start(running), await shop.start(stuck)]
+        await gate.reached()
+        await until_status(shop, stuck, "stuck")
+        report = await sweep(shop)
+        gate.open()
+        ended = await how_it_ended(handles[0])
+        await handles[1].terminate()
+
+    assert report == SweepReport(alive=2)
+    assert ended == "completed"
+
+
+async def test_an_order_that_moved_a_moment_ago_is_not_looked_at(shop: Shop) -> None:
+    gates, order = Gates(), shop.order("alice")
+    gate = gates.hold(order, "charge_payment", "before")
+
+    async with shop.working(interceptors=(gates,)):
+        handle = await shop.start(order)
+        await gate.reached()
+        await handle.terminate()
+        report = await shop.client.execute_workflow(
+            SweepWorkflow.run, SweepInput(60), id=f"sweep-{uuid.uuid4()}", task_queue=shop.task_queue
+        )
+        gate.open()
+
+    assert report == SweepReport()
+
+
+async def test_sweeps_at_the_same_time_are_harmless(shop: Shop) -> None:
+    before, gates, lost = await goods_and_money(shop.database), Gates(), shop.order("alice")
+    gate = gates.hold(lost, "ship_order", "before")
+    by_hand = [await accept_by_hand(shop) for _ in range(5)]
+
+    async with shop.working(interceptors=(gates,)):
+        handle = await shop.start(lost)
+        await gate.reached()
+        await handle.terminate()
+        reports = await asyncio.gather(*(sweep(shop) for _ in range(4)))
+        ends = [await how_it_ended(saga_of(shop, order)) for order in by_hand]
+        ended = await how_it_ended(saga_of(shop, lost))
+        gate.open()
+
+    assert {order_id for report in reports for order_id in report.started} == {o.order_id for o in by_hand}
+    assert ends == ["completed"] * 5
+    assert ended == "OrderCancelled"
+    assert await goods_and_money(shop.database) != before
+    assert await violations(shop) == []
+
+
+async def test_a_second_sweep_finds_nothing_left_to_do(shop: Shop) -> None:
+    order = await accept_by_hand(shop)
+
+    async with shop.working():
+        await sweep(shop)
+        await how_it_ended(saga_of(shop, order))
+        report = await sweep(shop)
+
+    assert report == SweepReport()
+
+
+# The audit ----------------------------------------------------------------------------------------------
+
+
+async def test_the_audit_of_a_healthy_database_counts_orders_and_finds_nothing(shop: Shop) -> None:
+    orders = [shop.order("alice"), shop.order("nemo"), shop.order("carol")]
+
+    async with shop.working():
+        await asyncio.gather(*[how_it_ended(await shop.start(order)) for order in orders])
+        report = await shop.client.execute_workflow(
+            AuditWorkflow.run, AuditInput(0.0), id=f"audit-{uuid.uuid4()}", task_queue=shop.task_queue
+        )
+
+    assert report.violations == []
+    assert report.orders == {"completed": 2, "rejected": 1}
+    assert len(report.checks) >= 15
+
+
+async def test_the_audit_gives_violations_as_its_result(shop: Shop) -> None:
+    order = shop.order("alice")
+
+    async with shop.working():
+        await (await shop.start(order)).result()
+        await shop.database.run("UPDATE inventory SET on_hand = on_hand - 1 WHERE sku = 'tea-mug'")
+        report = await shop.client.execute_workflow(
+            AuditWorkflow.run, AuditInput(0.0), id=f"audit-{uuid.uuid4()}", task_queue=shop.task_queue
+        )
+
+    assert report.violation_count == 1
+    assert [(found.check, found.subject) for found in report.violations] == [("A1", "tea-mug")]
+
+
+async def test_undos_of_a_repair_are_tried_once_each(shop: Shop) -> None:
+    gates, order = Gates(), shop.order("carol")
+    gate = gates.hold(order, "ship_order", "before")
+
+    async with shop.working(interceptors=(gates,)):
+        handle = await shop.start(order)
+        await gate.reached()
+        await handle.terminate()
+        await sweep(shop)
+        repair: WorkflowHandle[CheckoutWorkflow, CheckoutStatus] = saga_of(shop, order)
+        await how_it_ended(repair)
+        gate.open()
+
+    assert [gates.attempts_of(order, undo) for undo in UNDOS] == [1, 1, 1]

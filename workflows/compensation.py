@@ -1,0 +1,126 @@
+"""What a saga is made of: the compensations on its stack, and the three ways in which it can end."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+
+from temporalio.exceptions import ActivityError, ApplicationError, RetryState, is_cancelled_exception
+from temporalio.exceptions import TimeoutError as TemporalTimeoutError
+
+from domain.undo import UndoOutcome, UndoResult
+
+T = TypeVar("T")
+
+
+class StepState(StrEnum):
+    """What became of a step, for people who look at it."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    UNDOING = "undoing"
+    UNDONE = "undone"
+    NOTHING_TO_UNDO = "nothing to undo"
+    IRREVOCABLE = "irrevocable"
+    STUCK = "stuck"
+    RESOLVED = "resolved"
+
+
+SETTLED = {
+    UndoOutcome.REVERSED: StepState.UNDONE,
+    UndoOutcome.ALREADY_UNDONE: StepState.UNDONE,
+    UndoOutcome.NOTHING_TO_UNDO: StepState.NOTHING_TO_UNDO,
+    UndoOutcome.IRREVOCABLE: StepState.IRREVOCABLE,
+}
+"""How each outcome of an undo shows in its step's state."""
+
+
+@dataclass
+class Compensation:
+    """One entry of the stack, and what became of it."""
+
+    step: str
+    undo: Callable[[], Awaitable[UndoResult]]
+    state: StepState
+    detail: str = ""
+    rounds: int = 0
+    """Rounds of its undo begun so far."""
+
+    @property
+    def is_stuck(self) -> bool:
+        """Tell whether its undo failed and nobody has settled it."""
+        return self.state is StepState.STUCK
+
+
+@dataclass(frozen=True)
+class Completed(Generic[T]):
+    """The forward story ran to its end."""
+
+    value: T
+
+
+@dataclass(frozen=True)
+class Unwound:
+    """The stack was unwound."""
+
+    cause: BaseException | None
+    """The first failure; None when a cancel was all there was."""
+    failed_step: str | None
+    compensations: Sequence[Compensation]
+
+
+@dataclass(frozen=True)
+class Irrevocable:
+    """The unwind found a step past its point of no return before anything was undone: go forward."""
+
+    step: str
+    stored: dict[str, Any] = field(default_factory=dict)
+    """The result that the step had stored."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a stuck saga waits before it tries again by itself: `first`, doubling up to `longest`."""
+
+    first: timedelta
+    longest: timedelta
+
+    def after(self, rounds: int) -> timedelta:
+        """Give the wait after so many fruitless rounds, counted from 1."""
+        doublings: int = min(rounds - 1, 30)
+        return min(self.first * (1 << doublings), self.longest)
+
+
+def describe(error: BaseException) -> str:
+    """Say what went wrong, from the innermost failure: `OutOfStock: tea-mug: 5 wanted, 2 free`."""
+    while isinstance(error, (ActivityError, TemporalTimeoutError)) and error.cause is not None:
+        error = error.cause
+    kind = getattr(error, "type", None)
+    if not isinstance(kind, str):  # a TimeoutError's type is an enum
+        kind = type(error).__name__
+    message = getattr(error, "message", None) or str(error)
+    return f"{kind}: {message}" if message else kind
+
+
+def is_caused_by(error: BaseException | None, kind: str) -> bool:
+    """Tell whether a failure of this type is somewhere in the chain of causes."""
+    while error is not None:
+        if getattr(error, "type", None) == kind:
+            return True
+        error = error.__cause__
+    return False
+
+
+def is_cut_short(cause: BaseException | None) -> bool:
+    """Tell whether a failure is no more than the echo of a cancel.
+
+    An attempt that fails after the cancel was requested is not tried again: what it failed of would have
+    been retried otherwise, and is not why the saga ends.
+    """
+    if isinstance(cause, ActivityError) and cause.retry_state is RetryState.CANCEL_REQUESTED:
+        # A refusal would have ended the story without the cancel, too.
+        return not (isinstance(cause.cause, ApplicationError) and cause.cause.non_retryable)
+    return cause is not None and is_cancelled_exception(cause)
