@@ -1,4 +1,4 @@
-"""The yardstick: a workflow of the checkout's shape whose activities do nothing. Run as a worker process."""
+"""The yardsticks: workflows of the checkout's shape whose activities do nothing. Run as a worker process."""
 
 import asyncio
 import contextlib
@@ -9,33 +9,53 @@ from datetime import timedelta
 from temporalio import activity, workflow
 from temporalio.client import Client
 from temporalio.worker import PollerBehaviorAutoscaling, Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+with workflow.unsafe.imports_passed_through():
+    from adapters.temporal import DATA_CONVERTER
+    from domain import policies
+    from domain.model import CheckoutInput, OrderStatus
 
 TASK_QUEUE = "empty"
 
 
 @activity.defn
-async def nothing(order_id: str) -> str:
+async def nothing(order: CheckoutInput) -> str:
     """Answer at once."""
-    return order_id
+    return order.order_id
+
+
+@workflow.defn(name="Bare")
+class BareWorkflow:
+    """Three activities, one after the other, and nothing else."""
+
+    @workflow.run
+    async def run(self, order: CheckoutInput) -> str:
+        """Do nothing three times."""
+        for _ in range(3):
+            await workflow.execute_activity(nothing, order, start_to_close_timeout=timedelta(seconds=5))
+        return order.order_id
 
 
 @workflow.defn(name="Empty")
 class EmptyWorkflow:
-    """Three activities, one after the other, with the checkout's ids and summaries, and no saga around them."""
+    """The checkout's history, event for event, with activities that do nothing and no saga around them."""
 
     @workflow.run
-    async def run(self, order_id: str) -> str:
+    async def run(self, order: CheckoutInput) -> str:
         """Do nothing three times."""
-        for step in ("reserve", "pay", "ship"):
+        for step, policy in (("reserve", policies.RESERVE), ("pay", policies.PAY), ("ship", policies.SHIP)):
             await workflow.execute_activity(
                 nothing,
-                order_id,
+                order,
                 activity_id=step,
-                summary=step,
-                start_to_close_timeout=timedelta(seconds=5),
-                schedule_to_close_timeout=timedelta(seconds=60),
+                summary=f"{step} {order.summary}",
+                start_to_close_timeout=policy.start_to_close,
+                schedule_to_close_timeout=policy.schedule_to_close,
+                retry_policy=policy.retry,
             )
-        return order_id
+        workflow.upsert_search_attributes([policies.ORDER_STATUS.value_set(OrderStatus.COMPLETED)])
+        return order.order_id
 
 
 async def main(address: str) -> None:
@@ -43,10 +63,14 @@ async def main(address: str) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     worker = Worker(
-        await Client.connect(address),
+        await Client.connect(address, data_converter=DATA_CONVERTER),
         task_queue=TASK_QUEUE,
-        workflows=[EmptyWorkflow],
+        workflows=[BareWorkflow, EmptyWorkflow],
         activities=[nothing],
+        workflow_runner=SandboxedWorkflowRunner(
+            # This module carries a client and a worker as well; imported once, it costs what workflows/ costs.
+            restrictions=SandboxRestrictions.default.with_passthrough_modules("benchmarks", "__main__")
+        ),
         max_cached_workflows=1_000,
         max_concurrent_activities=100,
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(minimum=2, maximum=20, initial=5),

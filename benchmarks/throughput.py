@@ -1,13 +1,15 @@
-"""Checkouts per second beside an empty workflow of the same shape, on one server, in one run.
+"""Checkouts per second beside workflows of the same shape that do nothing, on one server, in one run.
 
     .venv/bin/python -m benchmarks.throughput [--orders 500] [--concurrency 50] [--rounds 3]
 
-The two take turns, so that whatever else the machine does strikes both; compare their ratio, not the figures.
+They take turns, so that whatever else the machine does strikes both; compare their ratio, not the figures.
 """
 
 import argparse
 import asyncio
+import functools
 import itertools
+import random
 import statistics
 import sys
 import tempfile
@@ -17,13 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from temporalio.client import Client
+from temporalio.common import WorkflowIDReusePolicy
 
 from adapters.telemetry import leave
 from adapters.temporal import DATA_CONVERTER
-from benchmarks.empty import TASK_QUEUE, EmptyWorkflow
+from benchmarks.empty import TASK_QUEUE
 from client.checkouts import Checkouts
-from client.load import run_load
-from domain.policies import CHECKOUT_TASK_QUEUE
+from client.load import MIXES, run_load
+from domain.model import CheckoutInput
+from domain.policies import CHECKOUT_TASK_QUEUE, FINGERPRINT_MEMO
 from embedded.process import ChildProcess
 from embedded.stack import ROOT, DevStack
 
@@ -39,16 +43,25 @@ class Round:
     p99_ms: float
 
 
-async def empty_round(client: Client, orders: int, concurrency: int) -> Round:
-    """Run so many empty workflows."""
+async def yardstick_round(workflow: str, client: Client, orders: int, concurrency: int) -> Round:
+    """Run so many workflows whose activities do nothing, started as the starter starts a checkout."""
+    draw = random.Random(workflow)
+    _, recipe = MIXES["happy"]
     waiting = iter(range(orders))
     latencies: list[float] = []
 
     async def one_after_the_other() -> None:
         for _ in waiting:
+            order = CheckoutInput(f"{workflow}-{next(_numbers)}", *recipe(draw))
             begun = time.perf_counter()
             handle = await client.start_workflow(
-                EmptyWorkflow.run, "order", id=f"empty-{next(_numbers)}", task_queue=TASK_QUEUE
+                workflow,
+                order,
+                id=order.order_id,
+                task_queue=TASK_QUEUE,
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                static_summary=f"{order.summary} for {order.customer}",
+                memo={FINGERPRINT_MEMO: order.fingerprint},
             )
             await handle.result()
             latencies.append((time.perf_counter() - begun) * 1000)
@@ -82,7 +95,8 @@ async def compare(stack: DevStack, orders: int, concurrency: int, rounds: int) -
     """Take turns and print medians and ratios."""
     client = await Client.connect(stack.temporal.address, data_converter=DATA_CONVERTER)
     kinds: dict[str, Callable[[Client, int, int], Awaitable[Round]]] = {
-        "empty activities": empty_round,
+        "bare": functools.partial(yardstick_round, "Bare"),
+        "empty activities": functools.partial(yardstick_round, "Empty"),
         "checkout": checkout_round,
     }
     measured: dict[str, list[Round]] = {name: [] for name in kinds}
@@ -101,12 +115,13 @@ async def compare(stack: DevStack, orders: int, concurrency: int, rounds: int) -
             f"{name:18} {medians[name]:6.1f}/s   p50 {statistics.median(one.p50_ms for one in found):6.0f} ms"
             f"   p99 {statistics.median(one.p99_ms for one in found):6.0f} ms"
         )
-    ratios = [
-        done.per_second / empty.per_second
-        for empty, done in zip(measured["empty activities"], measured["checkout"], strict=True)
-    ]
-    shown = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-    print(f"checkout / empty   {statistics.median(ratios):6.2f}   (rounds: {shown})")
+    for yardstick in ("bare", "empty activities"):
+        ratios = [
+            done.per_second / empty.per_second
+            for empty, done in zip(measured[yardstick], measured["checkout"], strict=True)
+        ]
+        shown = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+        print(f"checkout / {yardstick:16} {statistics.median(ratios):5.2f}   (rounds: {shown})")
     return 0
 
 

@@ -38,8 +38,10 @@ def pytest_sessionfinish(exitstatus: int) -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_unconfigure() -> None:
+def pytest_unconfigure(config: pytest.Config) -> None:
     """Leave as the commands do: on Python 3.11 the teardown may abort (see adapters/telemetry.py)."""
+    if hasattr(config, "workerinput"):
+        return  # one of several: the process that collects their results decides the status
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(_exit_status)
@@ -135,6 +137,7 @@ class Shop:
                 self.engine,
                 WorkerSettings(task_queue=self.task_queue, shutdown_grace_seconds=5, **settings),
                 interceptors=interceptors,
+                is_strict=True,
             )
             async with worker:
                 yield worker
