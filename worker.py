@@ -50,8 +50,9 @@ _T = TypeVar("_T")
 
 # A worker that is killed holds its cached workflows' tasks for this long before another worker gets them.
 _STICKY_TIMEOUT = timedelta(seconds=3)
-# Invalid authorization, no such database, no such role or right: waiting does not mend these.
+# Invalid authorization, no such database, no such role or right: waiting does not mend these for long.
 _UNMENDABLE = ("28", "3D", "42")
+_GRACE_SECONDS = 5.0
 
 
 _STRICT = SandboxRestrictions.default
@@ -171,16 +172,27 @@ async def _wait_until_usable(settings: WorkerSettings, engine: AsyncEngine) -> C
 
 
 async def _until(deadline: float, what: str, attempt: Callable[[], Awaitable[_T]]) -> _T:
-    """Try until it works, with waits of 0.2 s doubling to 5 s; give up at the deadline."""
+    """Try until it works, with waits of 0.2 s doubling to 5 s; give up at the deadline.
+
+    A server that answers with a refusal gets a few seconds: on a first start its role, database and schema
+    may be in the making.
+    """
     wait = 0.2
+    refused_until: float | None = None
     while True:
         try:
             return await attempt()
+        except CannotStart:
+            refused_until = refused_until or time.monotonic() + _GRACE_SECONDS
+            if time.monotonic() > refused_until:
+                raise
         except (SQLAlchemyError, OSError, TimeoutError, RuntimeError, RPCError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0][:200]
             if (sqlstate(error) or "").startswith(_UNMENDABLE):
-                raise CannotStart(f"{what} refuses us: {reason}\nCheck CHECKOUT_DATABASE_URL.") from error
-            if time.monotonic() + wait > deadline:
+                refused_until = refused_until or time.monotonic() + _GRACE_SECONDS
+                if time.monotonic() > refused_until:
+                    raise CannotStart(f"{what} refuses us: {reason}\nCheck CHECKOUT_DATABASE_URL.") from error
+            elif time.monotonic() + wait > deadline:
                 raise CannotStart(
                     f"{what} did not answer in time: {reason}\n"
                     "Is it running? `make up` or `docker compose up` starts everything; otherwise set "
