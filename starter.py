@@ -26,6 +26,7 @@ from domain.model import CheckoutInput, CheckoutStatus, OrderLine, reason_proble
 
 app = typer.Typer(
     help=__doc__,
+    epilog="Examples: `starter.py start --customer alice --line tea-mug:2`, `starter.py list --status stuck`",
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="markdown",
