@@ -111,7 +111,7 @@ CREATE INDEX IF NOT EXISTS transfers_by_credit ON transfers (credit_account);
 
 -- What was asked for and where it stands. Neither the customer nor a SKU is a foreign key: a refused order
 -- keeps what was asked, even when we know neither. Written by the first step, or by hand as `pending`
--- (order_id, customer and lines are enough; `starter.py sweep` then starts its saga).
+-- (order_id, customer and lines, in one transaction, are enough; `starter.py sweep` then starts its saga).
 CREATE TABLE IF NOT EXISTS orders (
     order_id    text        PRIMARY KEY,
     customer    text        NOT NULL,
@@ -309,8 +309,8 @@ CREATE OR REPLACE TRIGGER orders_log_move AFTER INSERT OR UPDATE OF status ON or
 
 -- The service's role. Give it a password where the server asks for one:  ALTER ROLE checkout PASSWORD '…'.
 -- The timeouts are nested on purpose: waiting for a lock ends before the statement, the statement before the
--- transaction, and the transaction before Temporal gives the attempt up (5 s), so that an attempt that
--- Temporal has written off can no longer commit.
+-- transaction, and the transaction before Temporal gives the attempt up (5 s). An attempt that Temporal has
+-- written off ends soon after, and until then the fence keeps it harmless.
 DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'checkout') THEN
         CREATE ROLE checkout LOGIN;

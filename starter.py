@@ -310,6 +310,8 @@ def main() -> int:
         message, code = f"refused: {error}", view.REFUSED
     except (Unreachable, NoWorker) as error:
         message, code = str(error), view.UNREACHABLE
+    except BrokenPipeError:
+        return view.UNREACHABLE  # whoever read our output is gone; nobody is left to be told
     except KeyboardInterrupt:
         message, code = "interrupted; what was started goes on", 130
     view.errors.print(message, style="red", markup=False)

@@ -22,7 +22,7 @@ _COUNTS = text("""
 
 # Orders by hand (`pending`) are taken as soon as they have lines; others only once they have stood still.
 _UNFINISHED = text("""
-    SELECT o.order_id, o.customer, o.status, o.updated_at,
+    SELECT o.order_id, o.customer, o.status, o.updated_at, o.fingerprint,
            array_agg(l.sku ORDER BY l.sku) AS skus, array_agg(l.quantity ORDER BY l.sku) AS quantities
       FROM orders o JOIN order_lines l USING (order_id)
      WHERE o.status IN ('pending', 'reserved', 'paid', 'unwinding', 'stuck')
@@ -76,9 +76,14 @@ class Maintenance:
         for row in rows:
             lines = tuple(OrderLine(sku, n) for sku, n in zip(row.skus, row.quantities, strict=True))
             try:
-                orders.append(CheckoutInput(row.order_id, row.customer, lines, repair=row.status != "pending"))
+                order = CheckoutInput(row.order_id, row.customer, lines, repair=row.status != "pending")
             except InvalidInput as problem:
                 malformed.append(f"{row.order_id}: {problem.message}")
+                continue
+            if row.fingerprint in {None, order.fingerprint}:
+                orders.append(order)
+            else:
+                malformed.append(f"{row.order_id}: its lines were changed after a saga took it; put them back")
         if len(rows) < page.limit:
             return UnfinishedPage(orders, malformed)
         return UnfinishedPage(orders, malformed, rows[-1].updated_at.isoformat(), rows[-1].order_id)

@@ -1,6 +1,6 @@
 """What is written about an order as a whole: the end of an unwind, and what an operator does."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -86,6 +86,11 @@ _NOTE = text("""
     SELECT :order_id, event_seq, :event, status, status, 'operator', :reason FROM numbered
 """)
 
+_STANDING = text("""
+    SELECT step FROM step_fence
+     WHERE saga_id = :order_id AND fingerprint = :fingerprint AND phase = 'done' ORDER BY created_at, step
+""")
+
 _SHIPMENT_STANDS = text("""
     SELECT EXISTS (SELECT FROM step_fence WHERE saga_id = :order_id AND step = 'ship' AND phase = 'done')
 """)
@@ -98,6 +103,8 @@ class OrderState:
     status: str
     reason: str | None = None
     tracking_number: str | None = None
+    standing: list[str] = field(default_factory=list)
+    """Steps whose effect still stands, earliest first: the order cannot be closed yet."""
 
 
 @dataclass(frozen=True)
@@ -202,12 +209,24 @@ class Orders:
     async def close_order(self, undo: UndoInput) -> OrderState:
         """Write the ending of an unwound order, with what was asked for, and close its incident.
 
-        An order that ended before keeps its ending; a repeat changes nothing.
+        An order that ended before keeps its ending; a repeat changes nothing. An order of which a step still
+        stands, because an earlier run of its saga did more than this one knows of, is not closed: the answer
+        names the steps.
+
+        Raises:
+            IdempotencyMismatch: the order id belongs to an order with other content.
         """
         order = undo.order
         async with transaction(self._engine) as connection:
-            await lock_order(connection, order)
+            status = await lock_order(connection, order)
+            standing = await connection.scalars(
+                _STANDING, {"order_id": order.order_id, "fingerprint": order.fingerprint}
+            )
+            steps = list(standing)
+            if steps and status != OrderStatus.COMPLETED:
+                return replace(await _state(connection, order.order_id), standing=steps)
             await connection.execute(_CLOSE, _row(undo))
+            await lock_order(connection, order)  # somebody else's order may have come while the row was missing
             await connection.execute(_KEEP_LINES, {"order_id": order.order_id, **line_arrays(order)})
             await connection.execute(
                 _CLOSE_INCIDENT,
@@ -237,6 +256,7 @@ class Orders:
         async with transaction(self._engine) as connection:
             await lock_order(connection, order)
             await connection.execute(_PARK, _row(park.undo))
+            await lock_order(connection, order)  # as in close_order
             await connection.execute(_KEEP_LINES, {"order_id": order.order_id, **line_arrays(order)})
             state = await _state(connection, order.order_id)
             if state.status == OrderStatus.STUCK:

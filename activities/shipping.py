@@ -9,7 +9,7 @@ from temporalio import activity
 from activities.fence import GATE, do_once, undo_once
 from activities.orders import begin_unwind, fence_key, lock_order, require_same_content
 from domain.errors import CheckoutError, StepAlreadyCompensated, UndeliverableAddress
-from domain.model import CheckoutInput, Shipment, Step, UndoInput
+from domain.model import CheckoutInput, OrderStatus, Shipment, Step, UndoInput
 from domain.undo import UndoOutcome, UndoResult
 
 _SHIP = text(f"""
@@ -69,7 +69,7 @@ _PUT_BACK = text("""
 """)
 
 
-class _HandedOver(Exception):
+class _Stands(Exception):
     """Rolls the undo's transaction back, fence row included."""
 
     def __init__(self, result: UndoResult) -> None:
@@ -116,21 +116,24 @@ class Shipping:
         order_id = undo.order.order_id
         try:
             async with undo_once(self._engine, fence_key(undo.order, Step.SHIP)) as undoing:
-                await lock_order(undoing.connection, undo.order)
+                status = await lock_order(undoing.connection, undo.order)
+                # Where a repair finds a completed order, its saga was alive after all, and has ended well since
+                # the sweep listed it as lost.
+                _require(not (undo.order.repair and status == OrderStatus.COMPLETED), undoing.stored)
                 if undoing.had_effect:
                     cancelled = await undoing.connection.execute(_CANCEL_LABEL, {"order_id": order_id})
-                    _require_cancelled(cancelled.one_or_none() is not None, undoing.stored)
+                    _require(cancelled.one_or_none() is not None, undoing.stored)
                 await begin_unwind(undoing.connection, undo, Step.SHIP)
                 if undoing.had_effect:
                     await undoing.connection.execute(_PUT_BACK, {"order_id": order_id})
-        except _HandedOver as handed_over:
-            return handed_over.result
+        except _Stands as stands:
+            return stands.result
         return undoing.result()
 
 
-def _require_cancelled(is_cancelled: bool, stored: dict[str, Any]) -> None:
-    if not is_cancelled:
-        raise _HandedOver(UndoResult(UndoOutcome.IRREVOCABLE, stored))
+def _require(can_be_undone: bool, stored: dict[str, Any]) -> None:
+    if not can_be_undone:
+        raise _Stands(UndoResult(UndoOutcome.IRREVOCABLE, stored))
 
 
 async def _refusal(connection: AsyncConnection, order: CheckoutInput) -> CheckoutError | None:

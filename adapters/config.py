@@ -7,6 +7,8 @@ from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from domain.policies import CHECKOUT_TASK_QUEUE
 
@@ -14,6 +16,7 @@ PREFIX = "CHECKOUT_"
 DEFAULT_TEMPORAL_ADDRESS = "127.0.0.1:7233"
 DEFAULT_UI_URL = "http://127.0.0.1:8233"
 _DRIVER = "postgresql+asyncpg"
+_URL_SHAPE = "must look like postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with special characters percent-encoded"
 
 
 class ConfigurationError(Exception):
@@ -21,11 +24,19 @@ class ConfigurationError(Exception):
 
 
 def _database_url(url: str) -> str:
-    """Accept the URL as other tools write it and name our driver."""
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme not in {_DRIVER, "postgresql", "postgres"}:
-        raise ValueError("must look like postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
-    return f"{_DRIVER}://{rest}"
+    """Accept the URL as other tools write it, name our driver and spell `sslmode` as the driver does."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise ValueError(_URL_SHAPE) from error
+    if parsed.drivername not in {_DRIVER, "postgresql", "postgres"} or not parsed.database:
+        raise ValueError(_URL_SHAPE)
+    query = dict(parsed.query)
+    if "sslmode" in query:
+        query["ssl"] = query.pop("sslmode")
+    if unknown := sorted(set(query) - {"ssl"}):
+        raise ValueError(f"has unknown parameters {', '.join(unknown)}; only sslmode is understood")
+    return parsed.set(drivername=_DRIVER, query=query).render_as_string(hide_password=False)
 
 
 def _log_level(level: str) -> str:
@@ -85,11 +96,11 @@ def load(kind: type[_SettingsT]) -> _SettingsT:
     try:
         settings = kind()
     except ValidationError as error:
-        problems += [
-            f"{PREFIX}{'_'.join(map(str, issue['loc'])).upper()}: "
-            f"{issue['msg'].removeprefix('Value error, ')} (it is {_redacted(issue['input'])})"
-            for issue in error.errors()
-        ]
+        for issue in error.errors():
+            name = "_".join(map(str, issue["loc"]))
+            # A database URL may carry a password, well-formed or not.
+            shown = "" if name == "database_url" else f" (it is {issue['input']!r})"
+            problems.append(f"{PREFIX}{name.upper()}: {issue['msg'].removeprefix('Value error, ')}{shown}")
     if problems:
         raise ConfigurationError("\n".join(problems))
     return settings
@@ -97,8 +108,3 @@ def load(kind: type[_SettingsT]) -> _SettingsT:
 
 def _known_names() -> set[str]:
     return {PREFIX + field.upper() for field in WorkerSettings.model_fields}
-
-
-def _redacted(value: object) -> str:
-    """Show what was set, without a password that a database URL may carry."""
-    return re.sub(r"(:)[^:/@]+(@)", r"\1***\2", repr(value))

@@ -52,6 +52,10 @@ _TRANSIENT_CODES = frozenset({"25006", "25P03", "25P04", "0A000", "XX000"})
 # Exhausted: everybody who comes back at once makes it worse.
 _OVERLOAD_CLASSES = frozenset({"53", "58"})
 _MALFORMED_CLASS = "22"
+# Postgres has understood, and says no: a constraint, a right, a login, a missing object, somebody's trigger.
+_REFUSING_CLASSES = frozenset({"23", "28", "3D", "3F", "42", "44", "P0"})
+# Prepared statements that a connection pooler has lost: the next connection makes them again.
+_TRANSIENT_IN_REFUSING_CLASSES = frozenset({"42P05"})
 
 
 class SchemaMissing(Exception):
@@ -140,12 +144,7 @@ def classify(error: BaseException) -> CheckoutError:
     code = sqlstate(error)
     message = _message(error)
     if code is None:
-        if isinstance(error, (PoolTimeoutError, asyncio.TimeoutError)):
-            return DatabaseUnavailable(
-                "no answer from Postgres in time; it is overloaded, stopped or unreachable",
-                next_retry_delay=_spread(),
-            )
-        return DatabaseUnavailable(f"no connection to Postgres: {message}")
+        return _unanswered(error, message)
     if code[:2] in _OVERLOAD_CLASSES:
         return DatabaseUnavailable(f"Postgres is overloaded: {message} ({code})", next_retry_delay=_spread())
     if code[:2] in _TRANSIENT_CLASSES or code in _TRANSIENT_CODES:
@@ -153,7 +152,17 @@ def classify(error: BaseException) -> CheckoutError:
     if code[:2] == _MALFORMED_CLASS:
         # Postgres quotes the value here, and values have no place in a history.
         return InvalidInput(f"Postgres cannot store one of the values ({code})")
-    return DatabaseRefusedStatement(f"Postgres refused: {message} ({code})")
+    if code[:2] in _REFUSING_CLASSES and code not in _TRANSIENT_IN_REFUSING_CLASSES:
+        return DatabaseRefusedStatement(f"Postgres refused: {message} ({code})")
+    return DatabaseUnavailable(f"Postgres failed: {message} ({code})")
+
+
+def _unanswered(error: BaseException, message: str) -> DatabaseUnavailable:
+    if isinstance(error, (PoolTimeoutError, asyncio.TimeoutError)):
+        return DatabaseUnavailable(
+            "no answer from Postgres in time; it is overloaded, stopped or unreachable", next_retry_delay=_spread()
+        )
+    return DatabaseUnavailable(f"no connection to Postgres: {message}")
 
 
 def sqlstate(error: BaseException) -> str | None:

@@ -13,8 +13,9 @@ import fcntl
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -71,7 +72,7 @@ Position = tuple[str, int]
 
 async def follow(engine: AsyncEngine, path: Path) -> None:
     """Write saga.log and the console for as long as the worker runs. Never raises for a database that is away."""
-    with path.open("a+b") as file:
+    with path.open("a+b", buffering=0) as file:
         while not _claim(file):  # noqa: ASYNC110 - the lock is another process's; no event tells of it
             await asyncio.sleep(_RETRY_SECONDS)
         position: Position | None = None
@@ -85,8 +86,14 @@ async def follow(engine: AsyncEngine, path: Path) -> None:
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
             if rows:
-                file.write("".join(marked_lines(rows, position)).encode())
-                file.flush()
+                try:
+                    _append(file, "".join(marked_lines(rows, position)))
+                except OSError as failure:
+                    # A full disk must not stop the checkout. Whatever was half written is cut off again.
+                    _log.error("saga.log cannot be written and will catch up: %s", failure)
+                    position = None
+                    await asyncio.sleep(_RETRY_SECONDS)
+                    continue
                 for row in rows:
                     _orders_log.info("%s", line(row), extra={"action": "order_moved", "order_id": row.order_id})
                 position = (rows[-1].place_txid, rows[-1].place_id)
@@ -116,12 +123,12 @@ def marked_lines(rows: Sequence[Row[tuple[object, ...]]], before: Position) -> I
         yield f"{line(row)}{_MARK}{before[0]}.{before[1]}\n"
 
 
-def last_position(file: BinaryIO) -> Position:
+def last_position(file: FileIO) -> Position:
     """Find the bookmark in the last whole line; cut off a line that a crash left half written."""
     size = file.seek(0, os.SEEK_END)
     tail_begins = max(0, size - 65_536)
     file.seek(tail_begins)
-    tail = file.read()
+    tail = file.readall()
     whole = tail[: tail.rfind(b"\n") + 1]
     file.truncate(tail_begins + len(whole))
     file.seek(0, os.SEEK_END)
@@ -133,7 +140,7 @@ def last_position(file: BinaryIO) -> Position:
     return _BEGINNING
 
 
-async def _bookmark(engine: AsyncEngine, file: BinaryIO) -> Position:
+async def _bookmark(engine: AsyncEngine, file: FileIO) -> Position:
     async with single_statement(engine) as connection:
         if (await connection.execute(_IS_RESTORED)).scalar_one():
             _log.error(
@@ -147,7 +154,7 @@ async def _bookmark(engine: AsyncEngine, file: BinaryIO) -> Position:
         known = (await connection.execute(_KNOWS, {"txid": position[0], "event_id": position[1]})).scalar_one()
     if known:
         return position
-    file.write(b"# another database from here on\n")
+    _append(file, "# another database from here on\n")
     return _BEGINNING
 
 
@@ -157,7 +164,13 @@ async def _read(engine: AsyncEngine, position: Position) -> Sequence[Row[tuple[o
         return found.all()
 
 
-def _claim(file: BinaryIO) -> bool:
+def _append(file: FileIO, text: str) -> None:
+    data = text.encode()
+    if file.write(data) != len(data):
+        raise OSError("only a part of the lines could be written")
+
+
+def _claim(file: FileIO) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

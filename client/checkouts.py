@@ -14,13 +14,14 @@ from temporalio.client import (
     WorkflowExecutionStatus,
     WorkflowFailureError,
     WorkflowHandle,
+    WorkflowQueryFailedError,
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
     WorkflowUpdateStage,
 )
 from temporalio.common import TypedSearchAttributes, WorkflowIDReusePolicy
 from temporalio.converter import value_to_type
-from temporalio.exceptions import ApplicationError, TerminatedError, WorkflowAlreadyStartedError
+from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from domain import policies
@@ -51,6 +52,9 @@ _QUERIES = {
     TERMINATED: "ExecutionStatus IN ('Terminated', 'TimedOut')",
 }
 LISTABLE = tuple(_QUERIES)
+_NOBODY_ANSWERS = frozenset(
+    {RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED, RPCStatusCode.FAILED_PRECONDITION}
+)
 _LOOK_SECONDS = 2.0
 _ACCEPT_SECONDS = 15.0
 _QUERY_TIMEOUT = timedelta(seconds=5)
@@ -134,7 +138,10 @@ class Checkouts:
                     return result.result()
                 attributes = (await self._describe(order_id)).typed_search_attributes
                 if attributes.get(policies.ORDER_STATUS) == OrderStatus.STUCK:
-                    return await self.status(order_id)
+                    # The attribute lags a moment behind an order that has just been mended.
+                    status = await self.status(order_id)
+                    if status.status == OrderStatus.STUCK:
+                        return status
         finally:
             result.cancel()
 
@@ -146,17 +153,7 @@ class Checkouts:
         """
         description = await self._describe(order_id)
         if description.status is WorkflowExecutionStatus.RUNNING:
-            try:
-                return await self._handle(order_id).query(CheckoutWorkflow.status, rpc_timeout=_QUERY_TIMEOUT)
-            except RPCError as error:
-                if error.status not in {
-                    RPCStatusCode.DEADLINE_EXCEEDED,
-                    RPCStatusCode.CANCELLED,
-                    RPCStatusCode.FAILED_PRECONDITION,
-                }:
-                    raise
-                known = description.typed_search_attributes.get(policies.ORDER_STATUS)
-                return CheckoutStatus(order_id, known or "running", "no worker answers; start one to see the steps")
+            return await self._ask(order_id, description)
         return await self._result(order_id)
 
     async def list(self, status: str | None, limit: int) -> AsyncIterator[Listed]:
@@ -250,24 +247,41 @@ class Checkouts:
         known = memo.get(policies.FINGERPRINT_MEMO)
         return known if isinstance(known, str) else (await self.status(order_id)).fingerprint
 
-    async def _result(self, order_id: str) -> CheckoutStatus:
-        handle = self._handle(order_id)
+    async def _ask(self, order_id: str, description: WorkflowExecutionDescription) -> CheckoutStatus:
+        """Ask the workflow itself, open or closed; without a worker, tell what Temporal knows."""
         try:
-            return await handle.result()
-        except WorkflowFailureError as failure:
-            cause = failure.cause
-        if isinstance(cause, TerminatedError) or not isinstance(cause, ApplicationError):
+            return await self._handle(order_id).query(CheckoutWorkflow.status, rpc_timeout=_QUERY_TIMEOUT)
+        except WorkflowQueryFailedError as failure:
+            why = f"the worker cannot tell: {failure}"
+        except RPCError as error:
+            if error.status not in _NOBODY_ANSWERS:
+                raise
+            why = "no worker answers; start one to see the steps"
+        known = description.typed_search_attributes.get(policies.ORDER_STATUS)
+        if known is None and description.status is WorkflowExecutionStatus.CANCELED:
+            known = OrderStatus.CANCELLED
+        return CheckoutStatus(order_id, known or "running", why)
+
+    async def _result(self, order_id: str) -> CheckoutStatus:
+        while True:
+            try:
+                return await self._handle(order_id).result()
+            except WorkflowFailureError as failure:
+                cause = failure.cause
+            if isinstance(cause, ApplicationError):
+                if cause.details:
+                    status: CheckoutStatus = value_to_type(CheckoutStatus, cause.details[0])
+                    return status
+                return CheckoutStatus(order_id, OrderStatus.REJECTED, f"{cause.type}: {cause.message}")
             description = await self._describe(order_id)
+            if description.status is WorkflowExecutionStatus.RUNNING:
+                continue  # a reset, or a repair by the sweep, has begun a newer run
             if description.status in _GONE:
                 return CheckoutStatus(
                     order_id, TERMINATED, "its workflow was ended from outside; starter.py sweep repairs it"
                 )
             # A cancel leaves no details in the history; the closed workflow still answers.
-            return await handle.query(CheckoutWorkflow.status, rpc_timeout=_QUERY_TIMEOUT)
-        if cause.details:
-            status: CheckoutStatus = value_to_type(CheckoutStatus, cause.details[0])
-            return status
-        return CheckoutStatus(order_id, OrderStatus.REJECTED, f"{cause.type}: {cause.message}")
+            return await self._ask(order_id, description)
 
     async def _update(self, order_id: str, update: Any, *arguments: Any) -> Any:
         try:

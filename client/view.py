@@ -123,10 +123,10 @@ def print_sweep(report: SweepReport) -> None:
     for problem in report.malformed:
         console.print(Text(f"cannot start {problem}", style="yellow"))
     console.print(
-        f"{len(report.started)} started, {len(report.repaired)} being repaired, {report.alive} already running"
+        f"{report.started_count} started, {report.repaired_count} being repaired, {report.alive} already running"
     )
-    if not report.is_complete:
-        console.print("There are more; run it again.")
+    if report.malformed_count:
+        console.print(f"[yellow]{report.malformed_count} cannot be started[/yellow]")
 
 
 def print_load(report: LoadReport, *, as_json: bool) -> None:

@@ -64,9 +64,8 @@ async def _cancel_while_paying(stage: Stage, order_id: str) -> Said:
     async with stage.purse_held("grace"):
         await stage.starter("start", *_order(order_id, "grace", "game:1"), "--no-wait")
         await stage.until_paying()
-        cancelling = asyncio.create_task(stage.starter("cancel", order_id, "--reason", "found it cheaper"))
-        await asyncio.sleep(1.0)  # long enough for the cancel to arrive while the payment is still waiting
-    return await cancelling
+        # The purse stays locked until the order has ended: the payment cannot win.
+        return await stage.starter("cancel", order_id, "--reason", "found it cheaper")
 
 
 async def _stuck_then_resolved(stage: Stage, order_id: str) -> Said:

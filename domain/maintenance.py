@@ -60,25 +60,49 @@ class UnfinishedPage:
     next_id: str = ""
 
 
-@dataclass(frozen=True)
-class SweepInput:
-    """How long an order must have stood still before its saga is looked for, in seconds."""
-
-    stood_still_seconds: float = SWEEP_UNFINISHED_AFTER.total_seconds()
-    refuse_malformed: ClassVar[bool] = True
+_LISTED = 1_000
 
 
 @dataclass
 class SweepReport:
-    """What the sweep did."""
+    """What the sweep did. Each list names the first thousand, the counts count all."""
 
     started: list[str] = field(default_factory=list)
     """Pending orders that had no saga and have one now."""
+    started_count: int = 0
     repaired: list[str] = field(default_factory=list)
     """Orders whose saga was gone; a new run undoes what it left."""
+    repaired_count: int = 0
     alive: int = 0
     """Unfinished orders whose saga is running."""
     malformed: list[str] = field(default_factory=list)
-    """Pending orders that no saga can take, with the reason."""
-    is_complete: bool = True
-    """False when there was more than one sweep takes; run it again."""
+    """Orders that no saga can take, with the reason."""
+    malformed_count: int = 0
+
+    def add_started(self, order_id: str, *, is_repair: bool) -> None:
+        """Count an order that has got a run."""
+        if is_repair:
+            self.repaired_count += 1
+            self.repaired += [order_id] if len(self.repaired) < _LISTED else []
+        else:
+            self.started_count += 1
+            self.started += [order_id] if len(self.started) < _LISTED else []
+
+    def add_malformed(self, problems: list[str]) -> None:
+        """Count orders that cannot get one."""
+        self.malformed_count += len(problems)
+        self.malformed += problems[: max(0, _LISTED - len(self.malformed))]
+
+
+@dataclass(frozen=True)
+class SweepInput:
+    """How long an order must have stood still before its saga is looked for, in seconds.
+
+    The rest is how one run of a long sweep hands over to the next.
+    """
+
+    stood_still_seconds: float = SWEEP_UNFINISHED_AFTER.total_seconds()
+    after_at: str = _BEGINNING
+    after_id: str = ""
+    so_far: SweepReport = field(default_factory=SweepReport)
+    refuse_malformed: ClassVar[bool] = True

@@ -35,7 +35,8 @@ class ActivityPolicy:
     """How long one operation may take and how it is retried.
 
     `start_to_close` bounds one attempt; it is above the database role's own transaction timeout (4 s, see
-    setup.sql), so an attempt that Temporal gave up cannot commit any more. `schedule_to_close` bounds all
+    setup.sql), so the transaction of an attempt that Temporal gave up ends soon after; until then the fence keeps it
+    harmless. `schedule_to_close` bounds all
     attempts together, backoff included; None means never give up.
     """
 

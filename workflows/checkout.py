@@ -78,8 +78,8 @@ class CheckoutWorkflow:
         self._order = order
         outcome = await self._saga.run(self._abandon(order) if order.repair else self._buy(order))
         if isinstance(outcome, Unwound):
-            await self._saga.protect(self._close())
-        elif isinstance(outcome, Irrevocable):
+            outcome = await self._saga.protect(self._close(outcome))
+        if isinstance(outcome, Irrevocable):
             await self._saga.protect(self._complete(outcome))
         return await self._saga.protect(self._end(outcome))
 
@@ -113,13 +113,20 @@ class CheckoutWorkflow:
 
     async def _abandon(self, order: CheckoutInput) -> None:
         """Do nothing, so that everything which an earlier, lost run may have done is undone."""
-        self._saga.add_compensation(Step.RESERVE, lambda: self._undo_reserve(order))
-        self._saga.add_compensation(Step.PAY, lambda: self._undo(Payments.refund_payment, Step.PAY, "↩ Refund"))
-        self._saga.add_compensation(
-            Step.SHIP,
-            lambda: self._undo(Shipping.cancel_shipment, Step.SHIP, "↩ Cancel the shipment"),
-        )
+        for step in Step:
+            self._register_undo(step, order)
         raise ApplicationError("its workflow was terminated, timed out or lost; undone by the sweep", type="Abandoned")
+
+    def _register_undo(self, step: Step, order: CheckoutInput) -> None:
+        """Put a step's undo on the stack without doing the step, unless it is there."""
+        if any(entry.step == step for entry in self._saga.compensations):
+            return
+        undos: dict[Step, Callable[[], Awaitable[UndoResult]]] = {
+            Step.RESERVE: lambda: self._undo_reserve(order),
+            Step.PAY: lambda: self._undo(Payments.refund_payment, Step.PAY, "↩ Refund"),
+            Step.SHIP: lambda: self._undo(Shipping.cancel_shipment, Step.SHIP, "↩ Cancel the shipment"),
+        }
+        self._saga.add_compensation(step, undos[step])
 
     # Steps and undos ------------------------------------------------------------------------------------
 
@@ -140,10 +147,7 @@ class CheckoutWorkflow:
         try:
             return await self._do(undo, self._undo_input(), policies.UNDO, activity_id, summary)
         except ActivityError as error:
-            if not is_caused_by(error, IdempotencyMismatch.__name__):
-                raise
-            # The id belongs to another order. No step of ours can have taken effect under it, or ever will.
-            self._is_anothers_order = True
+            self._require_anothers_order(error)
             return UndoResult(UndoOutcome.NOTHING_TO_UNDO)
 
     async def _do(
@@ -188,30 +192,58 @@ class CheckoutWorkflow:
 
     async def _park(self, stuck: Sequence[Compensation]) -> Irrevocable | None:
         self._set_status(OrderStatus.STUCK, stuck[0].step)
-        state = await self._do(
-            Orders.park_order,
-            ParkInput(self._undo_input(), [entry.step for entry in stuck], tidy(stuck[0].detail)),
-            policies.RECORD,
-            None,
-            f"Park: the undo of {', '.join(entry.step for entry in stuck)} keeps failing",
-        )
+        steps = [entry.step for entry in stuck]
+        try:
+            state = await self._do(
+                Orders.park_order,
+                ParkInput(self._undo_input(), steps, tidy(stuck[0].detail)),
+                policies.RECORD,
+                None,
+                f"Park: the undo of {', '.join(steps)} keeps failing",
+            )
+        except ActivityError as error:
+            self._require_anothers_order(error)
+            for step in steps:
+                self._saga.resolve(step, "the order id belongs to another order")
+            return None
         if state.status == OrderStatus.COMPLETED:
             return Irrevocable(Step.SHIP, {"tracking_number": state.tracking_number})
         return None
 
-    async def _close(self) -> None:
-        if self._is_anothers_order:
-            self._set_status(OrderStatus.REJECTED)
-            return
-        state: OrderState = await self._do(
-            Orders.close_order,
-            self._undo_input(),
-            policies.RECORD,
-            "close",
-            f"Close the order as {self._ending}",
-        )
-        self._reason = state.reason
-        self._set_status(OrderStatus(state.status))
+    async def _close(self, unwound: Unwound) -> Unwound | Irrevocable:
+        """Write the ending; first undo what an earlier, lost run of this order may have left standing."""
+        while not self._is_anothers_order:
+            try:
+                state: OrderState = await self._do(
+                    Orders.close_order,
+                    self._undo_input(),
+                    policies.RECORD,
+                    "close",
+                    f"Close the order as {self._ending}",
+                )
+            except ActivityError as error:
+                self._require_anothers_order(error)
+                break
+            if not state.standing:
+                self._reason = state.reason
+                self._set_status(OrderStatus(state.status))
+                return unwound
+            for step in Step:
+                if step in state.standing:
+                    self._register_undo(step, self._known_order())
+            if found := await self._saga.unwind_more():
+                return found
+        self._set_status(OrderStatus(self._ending))
+        return unwound
+
+    def _require_anothers_order(self, error: ActivityError) -> None:
+        """Note that the order id belongs to another order, or raise the error where it says something else.
+
+        No step of ours can have taken effect under such an id, or ever will.
+        """
+        if not is_caused_by(error, IdempotencyMismatch.__name__):
+            raise error
+        self._is_anothers_order = True
 
     async def _complete(self, found: Irrevocable) -> None:
         """Go forward: the parcel is gone, whatever somebody asked for."""

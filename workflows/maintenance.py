@@ -18,7 +18,7 @@ with workflow.unsafe.imports_passed_through():
     from domain.model import CheckoutInput
     from workflows.checkout import CheckoutWorkflow
 
-_SWEEP_PAGES = 20
+_PAGES_PER_RUN = 20
 
 
 @workflow.defn(name="Audit")
@@ -48,19 +48,21 @@ class SweepWorkflow:
 
     @workflow.run
     async def run(self, sweep: SweepInput) -> SweepReport:
-        """Sweep once, oldest orders first, up to 20 pages."""
-        report = SweepReport(is_complete=False)
-        wanted = UnfinishedInput(policies.SWEEP_BATCH, sweep.stood_still_seconds)
-        for _ in range(_SWEEP_PAGES):
-            page = await self._find(wanted)
-            report.malformed += page.malformed
+        """Sweep once through all unfinished orders, the oldest first."""
+        report = sweep.so_far
+        place = (sweep.after_at, sweep.after_id)
+        pages = 0
+        while True:
+            page = await self._find(UnfinishedInput(policies.SWEEP_BATCH, sweep.stood_still_seconds, *place))
+            report.add_malformed(page.malformed)
             for order in page.orders:
                 await self._start(order, report)
             if page.next_at is None:
-                report.is_complete = True
-                break
-            wanted = UnfinishedInput(policies.SWEEP_BATCH, sweep.stood_still_seconds, page.next_at, page.next_id)
-        return report
+                return report
+            place, pages = (page.next_at, page.next_id), pages + 1
+            if pages == _PAGES_PER_RUN:
+                # A run's history is bounded. The next goes on from here: nobody starves behind the oldest.
+                workflow.continue_as_new(SweepInput(sweep.stood_still_seconds, *place, report))
 
     async def _find(self, wanted: UnfinishedInput) -> UnfinishedPage:
         return await workflow.execute_activity_method(
@@ -91,4 +93,4 @@ class SweepWorkflow:
         else:
             # How the order ends is its own affair; asyncio would report an ending that nobody asked about.
             child.add_done_callback(lambda done: done.cancelled() or done.exception())
-            (report.repaired if order.repair else report.started).append(order.order_id)
+            report.add_started(order.order_id, is_repair=order.repair)

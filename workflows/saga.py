@@ -78,6 +78,8 @@ class Saga:
         self._unwinding = False
         self._retry_requested = False
         self._rounds = 0
+        self._has_settled = False
+        self._resolved: dict[str, str] = {}
 
     @property
     def compensations(self) -> Sequence[Compensation]:
@@ -87,12 +89,12 @@ class Saga:
     @property
     def stuck_steps(self) -> list[str]:
         """The steps whose undo failed and that wait for a retry or a person."""
-        return [entry.step for entry in self._stack if entry.is_stuck]
+        return [] if self._has_settled else [entry.step for entry in self._stack if entry.is_stuck]
 
     @property
     def is_stuck(self) -> bool:
         """Tell whether a whole round of undos has left some that failed, be they tried again right now."""
-        again = any(entry.state is StepState.UNDOING for entry in self._stack)
+        again = not self._has_settled and any(entry.state is StepState.UNDOING for entry in self._stack)
         return bool(self.stuck_steps) or (self._rounds > 0 and again)
 
     @property
@@ -124,10 +126,11 @@ class Saga:
         if not self.is_stuck:
             return
         ended = self._rounds
-        await workflow.wait_condition(lambda: self._rounds > ended)
+        await workflow.wait_condition(lambda: self._rounds > ended or self._has_settled)
 
     def resolve(self, step: str, reason: str) -> None:
         """Count a stuck step as undone, on a person's word."""
+        self._resolved[step] = reason
         for entry in self._stack:
             if entry.step == step and entry.is_stuck:
                 self._mark(entry, StepState.RESOLVED, reason)
@@ -189,6 +192,11 @@ class Saga:
             return forward_after_all
         return Unwound(cause, failed, self.compensations)
 
+    async def unwind_more(self) -> Irrevocable | None:
+        """Undo what was put on the stack after `run` had unwound it. Call it inside `protect`."""
+        self._has_settled = False
+        return await self._unwind()
+
     async def protect(self, work: Coroutine[Any, Any, T]) -> T:
         """Await something to its end, whatever cancels arrive meanwhile.
 
@@ -218,7 +226,18 @@ class Saga:
                 task.cancel()
 
     async def _unwind(self) -> Irrevocable | None:
-        waiting = list(reversed(self._stack))
+        try:
+            if found := await self._rounds_until_settled():
+                for entry in self._stack:
+                    if entry.is_stuck:  # there was nothing to undo after all: it stands
+                        self._mark(entry, StepState.DONE, "")
+            return found
+        finally:
+            self._has_settled = True
+
+    async def _rounds_until_settled(self) -> Irrevocable | None:
+        settled = {*SETTLED.values(), StepState.RESOLVED}
+        waiting = [entry for entry in reversed(self._stack) if entry.state not in settled]
         while True:
             for entry in waiting:
                 result = await self._undo(entry)
@@ -242,7 +261,10 @@ class Saga:
         try:
             result = await entry.undo()
         except (FailureError, TimeoutError) as error:
-            self._mark(entry, StepState.STUCK, describe(error))
+            if entry.step in self._resolved:  # a person was faster than this round
+                self._mark(entry, StepState.RESOLVED, self._resolved[entry.step])
+            else:
+                self._mark(entry, StepState.STUCK, describe(error))
             return None
         self._mark(entry, SETTLED[result.outcome], entry.detail)
         return result

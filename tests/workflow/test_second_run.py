@@ -1,0 +1,255 @@
+"""A second run of an order: after a reset, a lost history, a repair that comes too late, or under a taken id."""
+
+import asyncio
+import uuid
+from dataclasses import replace
+from typing import Any
+
+import asyncpg
+import pytest
+from temporalio.client import WorkflowHandle
+from temporalio.common import WorkflowIDReusePolicy
+
+from activities.inventory import Inventory
+from activities.payments import Payments
+from activities.shipping import Shipping
+from client.checkouts import Checkouts
+from domain import policies
+from domain.errors import IdempotencyMismatch
+from domain.maintenance import SweepInput, SweepReport
+from domain.model import CheckoutInput, OrderLine
+from domain.policies import checkout_workflow_id
+from tests.conftest import Shop
+from tests.workflow.gates import Gates
+from tests.workflow.sagas import MEND_UNDO, goods_and_money, hasty, how_it_ended, retry, violations
+from tests.workflow.test_stuck import stuck_with_a_label
+from workflows.checkout import CheckoutWorkflow
+from workflows.maintenance import SweepWorkflow
+
+
+@pytest.fixture(autouse=True)
+def _hasty_undos(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO))
+    monkeypatch.setattr(policies, "SHIP", hasty(policies.SHIP, give_up_ms=1_000))
+
+
+async def run_again(shop: Shop, order: CheckoutInput) -> WorkflowHandle[Any, Any]:
+    return await shop.client.start_workflow(
+        CheckoutWorkflow.run,
+        order,
+        id=checkout_workflow_id(order.order_id),
+        task_queue=shop.task_queue,
+        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+    )
+
+
+async def sweep(shop: Shop) -> SweepReport:
+    return await shop.client.execute_workflow(
+        SweepWorkflow.run, SweepInput(0), id=f"sweep-{uuid.uuid4()}", task_queue=shop.task_queue
+    )
+
+
+@pytest.mark.parametrize("customer", ["alice", "carol"])
+async def test_a_repair_of_an_order_that_completed_meanwhile_leaves_it_completed(shop: Shop, customer: str) -> None:
+    order = shop.order(customer)
+
+    async with shop.working():
+        await (await shop.start(order)).result()
+        before = await goods_and_money(shop.database)
+        ended = await how_it_ended(await run_again(shop, replace(order, repair=True)))
+
+    assert ended == "completed"
+    assert await shop.order_status(order) == "completed"
+    assert await goods_and_money(shop.database) == before
+    assert await violations(shop) == []
+
+
+@pytest.mark.parametrize("done", ["reserve", "reserve and pay"])
+async def test_a_second_run_that_is_cancelled_before_its_first_step_undoes_what_the_first_run_left(
+    shop: Shop, done: str
+) -> None:
+    order = shop.order("alice")
+    before = await goods_and_money(shop.database)
+    await Inventory(shop.engine).reserve_inventory(order)
+    if done != "reserve":
+        await Payments(shop.engine).charge_payment(order)
+    handle = await run_again(shop, order)
+    await handle.cancel()
+
+    async with shop.working():
+        ended = await how_it_ended(handle)
+
+    assert ended == "CANCELED"
+    assert await shop.order_status(order) == "cancelled"
+    assert await goods_and_money(shop.database) == before
+    assert await violations(shop) == []
+
+
+async def test_a_second_run_that_is_cancelled_while_it_reserves_undoes_the_first_runs_payment(shop: Shop) -> None:
+    order = shop.order("alice")
+    before = await goods_and_money(shop.database)
+    await Inventory(shop.engine).reserve_inventory(order)
+    await Payments(shop.engine).charge_payment(order)
+    gates = Gates()
+    gate = gates.hold(order, "reserve_inventory", "before")
+
+    async with shop.working(interceptors=(gates,)):
+        handle = await run_again(shop, order)
+        await gate.reached()
+        await handle.execute_update(CheckoutWorkflow.cancel, "found it cheaper")
+        gate.open()
+        ended = await how_it_ended(handle)
+
+    assert ended == "OrderCancelled"
+    assert await goods_and_money(shop.database) == before
+    assert await violations(shop) == []
+
+
+async def test_an_intruder_that_is_cancelled_before_its_first_step_ends_cancelled_and_touches_nothing(
+    shop: Shop,
+) -> None:
+    order = shop.order("alice")
+    async with shop.working():
+        await (await shop.start(order)).result()
+    before = await goods_and_money(shop.database)
+    handle = await run_again(shop, replace(order, lines=(OrderLine("poster", 3),)))
+    await handle.cancel()
+
+    async with shop.working():
+        ended = await how_it_ended(handle)
+
+    assert ended == "CANCELED"
+    attributes = (await handle.describe()).typed_search_attributes
+    assert attributes.get(policies.ORDER_STATUS) == "cancelled"
+    assert await shop.order_status(order) == "completed"
+    assert await goods_and_money(shop.database) == before
+    assert await violations(shop) == []
+
+
+async def test_retries_that_find_the_parcel_gone_are_all_answered_and_the_saga_ends(shop: Shop) -> None:
+    gates = Gates()
+
+    async with shop.working(interceptors=(gates,)):
+        order, handle = await stuck_with_a_label(shop, gates, ("ship",))
+        completing = gates.hold(order, "complete_order", "before")
+        await shop.database.run(
+            "UPDATE shipments SET state = 'handed_over', handed_over_at = now();" + MEND_UNDO["ship"]
+        )
+        first = await retry(handle)
+        await completing.reached()
+        late = asyncio.create_task(retry(handle))
+        await asyncio.sleep(0)
+        completing.open()
+        await asyncio.gather(late, return_exceptions=True)
+        ended = await how_it_ended(handle)
+
+    assert [step.state for step in first.steps if step.state == "stuck"] == []
+    assert ended == "completed"
+    assert await violations(shop) == []
+
+
+async def test_an_outcome_is_waited_for_across_a_terminated_run_and_its_repair(shop: Shop) -> None:
+    order = shop.order("alice")
+    gates = Gates()
+    gate = gates.hold(order, "charge_payment", "before")
+    checkouts = Checkouts(shop.client, shop.task_queue, "http://ui")
+
+    async with shop.working(interceptors=(gates,)):
+        await shop.start(order)
+        await gate.reached()
+        handle = shop.client.get_workflow_handle(checkout_workflow_id(order.order_id))
+        repairing = gates.hold(order, "release_inventory", "before")
+        await handle.terminate("by hand")
+        gate.open()
+        await sweep(shop)
+        await repairing.reached()
+        waiting = asyncio.create_task(checkouts.outcome(order.order_id))
+        await asyncio.sleep(0)
+        repairing.open()
+        outcome = await waiting
+
+    assert outcome.status == "cancelled"
+
+
+async def test_the_status_of_a_cancelled_order_is_told_without_a_worker(shop: Shop) -> None:
+    order = shop.order("alice")
+    handle = await shop.start(order)
+    await handle.cancel()
+    async with shop.working():
+        await how_it_ended(handle)
+
+    status = await Checkouts(shop.client, shop.task_queue, "http://ui").status(order.order_id)
+
+    assert status.status == "cancelled"
+
+
+async def test_a_sweep_of_more_pages_than_one_run_takes_reaches_the_last_order(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policies, "SWEEP_BATCH", 1)
+    await shop.database.run(
+        "INSERT INTO orders (order_id, customer, created_at, updated_at)"
+        " SELECT current_database() || '-' || n, 'alice', now(), now() + n * interval '1 ms'"
+        " FROM generate_series(1, 45) n;"
+        # The first forty cannot be started, and stay.
+        "INSERT INTO order_lines (order_id, sku, quantity)"
+        " SELECT o.order_id, 's-' || l, 1 FROM (SELECT order_id FROM orders ORDER BY updated_at LIMIT 43) o,"
+        " generate_series(1, 101) l;"
+        "INSERT INTO order_lines (order_id, sku, quantity)"
+        " SELECT order_id, 'pen', 1 FROM orders ORDER BY updated_at DESC LIMIT 2"
+    )
+
+    async with shop.working():
+        report = await sweep(shop)
+
+    assert (report.started_count, report.malformed_count) == (2, 43)
+
+
+async def test_an_order_whose_lines_changed_after_a_saga_took_it_is_reported_and_left_alone(shop: Shop) -> None:
+    order = shop.order("alice")
+    await Inventory(shop.engine).reserve_inventory(order)
+    await shop.database.run(f"INSERT INTO order_lines (order_id, sku, quantity) VALUES ('{order.order_id}', 'pen', 1)")
+
+    async with shop.working():
+        report = await sweep(shop)
+
+    assert (report.repaired, report.malformed_count) == ([], 1)
+    assert "lines were changed" in report.malformed[0]
+    assert await shop.order_status(order) == "reserved"
+
+
+async def test_a_row_that_is_committed_while_reserve_waits_for_it_is_not_taken_over(shop: Shop) -> None:
+    order = shop.order("alice")
+    by_hand = await asyncpg.connect(shop.database.admin_url)
+    transaction = by_hand.transaction()
+    await transaction.start()
+    await by_hand.execute("INSERT INTO orders (order_id, customer) VALUES ($1, 'carol')", order.order_id)
+    await by_hand.execute("INSERT INTO order_lines (order_id, sku, quantity) VALUES ($1, 'lamp', 1)", order.order_id)
+    reserving = asyncio.create_task(Inventory(shop.engine).reserve_inventory(order))
+    async with asyncio.timeout(10):
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock'"
+        while not await shop.database.value(waiting, shop.database.name):
+            await asyncio.sleep(0.02)
+    await transaction.commit()
+    await by_hand.close()
+
+    with pytest.raises(IdempotencyMismatch):
+        await reserving
+
+    [row] = await shop.database.fetch("SELECT customer, status FROM orders WHERE order_id = $1", order.order_id)
+    assert tuple(row) == ("carol", "pending")
+    assert await shop.database.value("SELECT count(*) FROM step_fence") == 0
+    assert (await shop.audit(at_rest=False)).violations == []
+
+
+async def test_ship_in_flight_beside_a_repair_is_undone_or_stands_as_a_whole(shop: Shop) -> None:
+    order = shop.order("carol")
+    await Inventory(shop.engine).reserve_inventory(order)
+    await Payments(shop.engine).charge_payment(order)
+
+    async with shop.working():
+        handle = await run_again(shop, replace(order, repair=True))
+        await asyncio.gather(Shipping(shop.engine).ship_order(order), how_it_ended(handle), return_exceptions=True)
+
+    assert await shop.order_status(order) in {"completed", "cancelled"}
+    assert await violations(shop) == []
