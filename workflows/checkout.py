@@ -1,7 +1,7 @@
 """The checkout of one order: reserve, pay, ship; or everything undone."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
@@ -29,6 +29,7 @@ with workflow.unsafe.imports_passed_through():
         tidy,
     )
     from domain.undo import UndoOutcome, UndoResult
+    from workflows import wording
     from workflows.compensation import (
         Compensation,
         Completed,
@@ -38,10 +39,8 @@ with workflow.unsafe.imports_passed_through():
         describe,
         is_caused_by,
     )
+    from workflows.operation import perform
     from workflows.saga import Saga
-
-_Given = TypeVar("_Given")
-_Answer = TypeVar("_Answer")
 
 
 @workflow.defn(name="Checkout")
@@ -93,7 +92,7 @@ class CheckoutWorkflow:
         total = format_money(reservation.total_minor, reservation.currency)
         await self._saga.step(
             Step.PAY,
-            do=lambda: self._do(
+            do=lambda: perform(
                 Payments.charge_payment,
                 order,
                 policies.PAY,
@@ -105,7 +104,7 @@ class CheckoutWorkflow:
         )
         shipment: Shipment = await self._saga.step(
             Step.SHIP,
-            do=lambda: self._do(Shipping.ship_order, order, policies.SHIP, "ship", f"Ship to {order.customer}"),
+            do=lambda: perform(Shipping.ship_order, order, policies.SHIP, "ship", f"Ship to {order.customer}"),
             undo=lambda: self._undo(Shipping.cancel_shipment, Step.SHIP, "↩ Cancel the shipment"),
             detail=lambda sent: f"{sent.tracking_number}, {sent.carrier}",
         )
@@ -131,7 +130,7 @@ class CheckoutWorkflow:
     # Steps and undos ------------------------------------------------------------------------------------
 
     async def _reserve(self, order: CheckoutInput) -> Reservation:
-        return await self._do(
+        return await perform(
             Inventory.reserve_inventory, order, policies.RESERVE, "reserve", f"Reserve {order.summary}"
         )
 
@@ -145,31 +144,10 @@ class CheckoutWorkflow:
         entry = next(entry for entry in self._saga.compensations if entry.step == step)
         activity_id = f"undo-{step}" if entry.rounds == 1 else f"undo-{step}-{entry.rounds}"
         try:
-            return await self._do(undo, self._undo_input(), policies.UNDO, activity_id, summary)
+            return await perform(undo, self._undo_input(), policies.UNDO, activity_id, summary)
         except ActivityError as error:
             self._require_anothers_order(error)
             return UndoResult(UndoOutcome.NOTHING_TO_UNDO)
-
-    async def _do(
-        self,
-        activity: Callable[[Any, _Given], Awaitable[_Answer]],
-        given: _Given,
-        policy: policies.ActivityPolicy,
-        activity_id: str | None,
-        summary: str,
-    ) -> _Answer:
-        return await workflow.execute_activity_method(
-            activity,
-            given,
-            activity_id=activity_id,
-            summary=summary,
-            start_to_close_timeout=policy.start_to_close,
-            schedule_to_close_timeout=policy.schedule_to_close,
-            retry_policy=policy.retry,
-            # An unwind should begin after the step has stopped, not beside it. That is a courtesy to the
-            # database; the fence is the guarantee.
-            cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-        )
 
     def _undo_input(self) -> UndoInput:
         return UndoInput(self._known_order(), self._ending, self._reason or "")
@@ -194,7 +172,7 @@ class CheckoutWorkflow:
         self._set_status(OrderStatus.STUCK, stuck[0].step)
         steps = [entry.step for entry in stuck]
         try:
-            state = await self._do(
+            state = await perform(
                 Orders.park_order,
                 ParkInput(self._undo_input(), steps, tidy(stuck[0].detail)),
                 policies.RECORD,
@@ -214,7 +192,7 @@ class CheckoutWorkflow:
         """Write the ending; first undo what an earlier, lost run of this order may have left standing."""
         while not self._is_anothers_order:
             try:
-                state: OrderState = await self._do(
+                state: OrderState = await perform(
                     Orders.close_order,
                     self._undo_input(),
                     policies.RECORD,
@@ -249,7 +227,7 @@ class CheckoutWorkflow:
         """Go forward: the parcel is gone, whatever somebody asked for."""
         self._reason = None
         self._tracking_number = found.stored.get("tracking_number")
-        await self._do(
+        await perform(
             Orders.complete_order,
             self._known_order(),
             policies.RECORD,
@@ -263,13 +241,9 @@ class CheckoutWorkflow:
         # An update that is still being answered would be cut off by the end of the run.
         await workflow.wait_condition(workflow.all_handlers_finished)
         status = self.status()
-        if not isinstance(outcome, Unwound):
+        if not isinstance(outcome, Unwound) or self._status == OrderStatus.COMPLETED:
             return status
-        if self._status == OrderStatus.COMPLETED:
-            return status
-        undone = "; ".join(f"{entry.step} {entry.state}" for entry in reversed(outcome.compensations))
-        where = f" at {outcome.failed_step}" if outcome.failed_step else ""
-        message = f"order {status.order_id} {self._status}{where}: {self._reason}. Undone: {undone or 'nothing'}"
+        message = wording.failure(status, outcome)
         if outcome.cause is None and workflow.cancellation_reason() is not None:
             raise CancelledError(message)
         if self._status == OrderStatus.CANCELLED:
@@ -288,19 +262,7 @@ class CheckoutWorkflow:
 
     def _show(self) -> None:
         """Bring the UI's current details up to date. Costs no history."""
-        lines = [f"**{self._status}**" + (f": {self._reason}" if self._reason else ""), ""]
-        lines += [
-            f"* {entry.step}: {entry.state}" + (f" ({entry.detail})" if entry.detail else "")
-            for entry in self._saga.compensations
-        ]
-        if self._saga.stuck_steps:
-            order_id = self._known_order().order_id
-            hint = (
-                f"Mend the cause, then `starter.py retry {order_id}`; or settle it by hand, then "
-                f"`starter.py resolve {order_id} --step {self._saga.stuck_steps[0]} --reason ...`"
-            )
-            lines += ["", hint]
-        workflow.set_current_details("\n".join(lines))
+        workflow.set_current_details(wording.details(self.status(), self._saga.stuck_steps))
 
     @workflow.query(description="Where the order stands, step by step")
     def status(self) -> CheckoutStatus:
@@ -338,7 +300,7 @@ class CheckoutWorkflow:
         """Run another round of the failed undos and answer with what came of it."""
         info = workflow.current_update_info()
         assert info is not None
-        await self._do(
+        await perform(
             Orders.note_retry,
             OperatorNote(self._known_order(), f"request {info.id}"),
             policies.RECORD,
@@ -356,7 +318,7 @@ class CheckoutWorkflow:
     @workflow.update(description="Count a stuck step as undone: somebody settled it by hand")
     async def resolve_compensation(self, resolution: Resolution) -> CheckoutStatus:
         """Close the step's fence for good, log who said why, and let the saga go on."""
-        await self._do(
+        await perform(
             Orders.resolve_step,
             OperatorNote(self._known_order(), resolution.reason, resolution.step),
             policies.RECORD,
