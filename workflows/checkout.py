@@ -35,6 +35,7 @@ with workflow.unsafe.imports_passed_through():
         Completed,
         Irrevocable,
         Patience,
+        StepState,
         Unwound,
         describe,
         is_caused_by,
@@ -117,9 +118,11 @@ class CheckoutWorkflow:
         raise ApplicationError("its workflow was terminated, timed out or lost; undone by the sweep", type="Abandoned")
 
     def _register_undo(self, step: Step, order: CheckoutInput) -> None:
-        """Put a step's undo on the stack without doing the step, unless it is there."""
-        if any(entry.step == step for entry in self._saga.compensations):
-            return
+        """Put a step's undo on the stack without doing the step; where it is there, have it run again."""
+        for entry in self._saga.compensations:
+            if entry.step == step:
+                entry.state = StepState.DONE
+                return
         undos: dict[Step, Callable[[], Awaitable[UndoResult]]] = {
             Step.RESERVE: lambda: self._undo_reserve(order),
             Step.PAY: lambda: self._undo(Payments.refund_payment, Step.PAY, "↩ Refund"),
