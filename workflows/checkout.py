@@ -76,7 +76,7 @@ class CheckoutWorkflow:
     async def run(self, order: CheckoutInput) -> CheckoutStatus:
         """Carry one order to its end."""
         self._order = order
-        outcome = await self._saga.run(self._abandon(order) if order.repair else self._buy(order))
+        outcome = await self._saga.run(self._abandon() if order.repair else self._buy(order))
         if isinstance(outcome, Unwound):
             outcome = await self._saga.protect(self._close(outcome))
         if isinstance(outcome, Irrevocable):
@@ -86,8 +86,14 @@ class CheckoutWorkflow:
     async def _buy(self, order: CheckoutInput) -> None:
         self._reservation = reservation = await self._saga.step(
             Step.RESERVE,
-            do=lambda: self._reserve(order),
-            undo=lambda: self._undo_reserve(order),
+            do=lambda: perform(
+                Inventory.reserve_inventory,
+                order,
+                policies.RESERVE,
+                "reserve",
+                f"Reserve {order.summary}",
+            ),
+            undo=lambda: self._undo(Step.RESERVE),
             detail=lambda held: f"{order.summary}: {format_money(held.total_minor, held.currency)}",
         )
         total = format_money(reservation.total_minor, reservation.currency)
@@ -100,49 +106,42 @@ class CheckoutWorkflow:
                 "pay",
                 f"Charge {total} to {order.customer}",
             ),
-            undo=lambda: self._undo(Payments.refund_payment, Step.PAY, f"↩ Refund {total}"),
+            undo=lambda: self._undo(Step.PAY),
             detail=lambda paid: paid.transfer_id,
         )
         shipment: Shipment = await self._saga.step(
             Step.SHIP,
             do=lambda: perform(Shipping.ship_order, order, policies.SHIP, "ship", f"Ship to {order.customer}"),
-            undo=lambda: self._undo(Shipping.cancel_shipment, Step.SHIP, "↩ Cancel the shipment"),
+            undo=lambda: self._undo(Step.SHIP),
             detail=lambda sent: f"{sent.tracking_number}, {sent.carrier}",
         )
         self._tracking_number = shipment.tracking_number
 
-    async def _abandon(self, order: CheckoutInput) -> None:
+    async def _abandon(self) -> None:
         """Do nothing, so that everything which an earlier, lost run may have done is undone."""
         for step in Step:
-            self._register_undo(step, order)
+            self._register_undo(step)
         raise ApplicationError("its workflow was terminated, timed out or lost; undone by the sweep", type="Abandoned")
 
-    def _register_undo(self, step: Step, order: CheckoutInput) -> None:
+    def _register_undo(self, step: Step) -> None:
         """Put a step's undo on the stack without doing the step; where it is there, have it run again."""
         for entry in self._saga.compensations:
             if entry.step == step:
                 entry.state = StepState.DONE
                 return
-        undos: dict[Step, Callable[[], Awaitable[UndoResult]]] = {
-            Step.RESERVE: lambda: self._undo_reserve(order),
-            Step.PAY: lambda: self._undo(Payments.refund_payment, Step.PAY, "↩ Refund"),
-            Step.SHIP: lambda: self._undo(Shipping.cancel_shipment, Step.SHIP, "↩ Cancel the shipment"),
+        self._saga.add_compensation(step, lambda: self._undo(step))
+
+    # Undos ----------------------------------------------------------------------------------------------
+
+    async def _undo(self, step: Step) -> UndoResult:
+        order, held = self._known_order(), self._reservation
+        total = f" {format_money(held.total_minor, held.currency)}" if held else ""
+        undos: dict[Step, tuple[Callable[[Any, UndoInput], Awaitable[UndoResult]], str]] = {
+            Step.RESERVE: (Inventory.release_inventory, f"↩ Release {order.summary}"),
+            Step.PAY: (Payments.refund_payment, f"↩ Refund{total}"),
+            Step.SHIP: (Shipping.cancel_shipment, "↩ Cancel the shipment"),
         }
-        self._saga.add_compensation(step, undos[step])
-
-    # Steps and undos ------------------------------------------------------------------------------------
-
-    async def _reserve(self, order: CheckoutInput) -> Reservation:
-        return await perform(
-            Inventory.reserve_inventory, order, policies.RESERVE, "reserve", f"Reserve {order.summary}"
-        )
-
-    async def _undo_reserve(self, order: CheckoutInput) -> UndoResult:
-        return await self._undo(Inventory.release_inventory, Step.RESERVE, f"↩ Release {order.summary}")
-
-    async def _undo(
-        self, undo: Callable[[Any, UndoInput], Awaitable[UndoResult]], step: Step, summary: str
-    ) -> UndoResult:
+        undo, summary = undos[step]
         # A round of its own gets an activity id of its own: the history shows which try was which.
         entry = next(entry for entry in self._saga.compensations if entry.step == step)
         activity_id = f"undo-{step}" if entry.rounds == 1 else f"undo-{step}-{entry.rounds}"
@@ -211,7 +210,7 @@ class CheckoutWorkflow:
                 return unwound
             for step in Step:
                 if step in state.standing:
-                    self._register_undo(step, self._known_order())
+                    self._register_undo(step)
             if found := await self._saga.unwind_more():
                 return found
         self._set_status(OrderStatus(self._ending))
