@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint format clean
+.PHONY: help setup demo up test faults lint format clean
 
 help:  ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ up: $(VENV)/embedded.ok  ## Keep Postgres, Temporal and a worker running on the 
 
 test: $(VENV)/dev.ok  ## Run all tests on servers of their own
 	@$(RUN) -m pytest
+
+faults: $(VENV)/dev.ok  ## Run every fault suite whole: each boundary, interleaving, event and outage
+	@$(RUN) -m pytest tests/faults -m "exhaustive or not exhaustive"
 
 lint: $(VENV)/dev.ok  ## Check style, types and formatting
 	@$(RUN) -m ruff check .
