@@ -248,6 +248,20 @@ CREATE TABLE IF NOT EXISTS incidents (
 -- One order has one open incident at most.
 CREATE UNIQUE INDEX IF NOT EXISTS incidents_one_open_per_order ON incidents (order_id) WHERE closed_at IS NULL;
 
+-- What the audit found wrong, and when that was over, told once each. saga.log tells it between the orders' events,
+-- so both number theirs from one sequence.
+CREATE TABLE IF NOT EXISTS audit_events (
+    event_id bigint      PRIMARY KEY DEFAULT nextval(pg_get_serial_sequence('order_events', 'event_id')),
+    txid     xid8        NOT NULL DEFAULT pg_current_xact_id(),
+    check_id text        NOT NULL,  -- of activities/audit.sql
+    subject  text        NOT NULL,  -- the order, SKU or account that is wrong
+    event    text        NOT NULL,
+    detail   text        NOT NULL,
+    at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT audit_events_event_is_known CHECK (event IN ('violated', 'cleared'))
+);
+CREATE INDEX IF NOT EXISTS audit_events_in_commit_order ON audit_events (txid, event_id);
+
 -- The state machine -------------------------------------------------------------------------------------
 
 -- Which status may follow which. `rejected` and `cancelled` absorb; `completed` does so once the parcel is
@@ -345,7 +359,8 @@ BEGIN
 END $$;
 
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO checkout;
-GRANT INSERT ON orders, order_lines, reservations, transfers, shipments, step_fence, order_events, incidents TO checkout;
+GRANT INSERT ON orders, order_lines, reservations, transfers, shipments, step_fence, order_events, incidents,
+             audit_events TO checkout;
 GRANT UPDATE (on_hand, reserved) ON inventory TO checkout;
 GRANT UPDATE (balance_minor) ON accounts TO checkout;
 GRANT UPDATE (status, changed_by, reason, ending, fingerprint, total_minor, currency, event_seq, updated_at) ON orders TO checkout;
@@ -354,6 +369,10 @@ GRANT UPDATE (state) ON reservations TO checkout;
 GRANT UPDATE (state, handed_over_at) ON shipments TO checkout;
 GRANT UPDATE (phase, updated_at) ON step_fence TO checkout;
 GRANT UPDATE (steps, cause, closed_at, resolution) ON incidents TO checkout;
+
+DO $$ BEGIN
+    EXECUTE format('GRANT USAGE ON SEQUENCE %s TO checkout', pg_get_serial_sequence('order_events', 'event_id'));
+END $$;
 
 -- The demo catalogue ------------------------------------------------------------------------------------
 

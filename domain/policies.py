@@ -82,5 +82,10 @@ STUCK_RETRY_LONGEST = timedelta(hours=24)
 SWEEP_UNFINISHED_AFTER = timedelta(seconds=60)
 """How long an order must have stood still before the sweep looks whether its saga is alive."""
 SWEEP_BATCH = 100
+SWEEP_EVERY = timedelta(minutes=1)
+AUDIT_EVERY = timedelta(minutes=5)
+"""How often a worker's schedules run them, unless its settings say otherwise."""
+AUDIT_AT_REST_AFTER = timedelta(hours=1)
+"""How long an order must have stood still before the audit calls it unfinished."""
 AUDIT_VIOLATIONS_SHOWN = 20
 """Violating rows that the audit returns for each check; it counts them all."""

@@ -182,6 +182,8 @@ _VIOLATIONS = {
     + "INSERT INTO incidents (order_id, steps, cause, closed_at) VALUES ('o-1', '{pay}', 'x', now())",
     "incidents_one_open_per_order": _ORDER
     + "INSERT INTO incidents (order_id, steps, cause) VALUES ('o-1', '{pay}', 'x'), ('o-1', '{ship}', 'y')",
+    "audit_events_event_is_known": "INSERT INTO audit_events (check_id, subject, event, detail)"
+    " VALUES ('A1', 'lamp', 'perhaps', 'x')",
 }
 
 
@@ -247,6 +249,7 @@ _FROZEN_COLUMNS = {
         "at",
     ],
     "incidents": ["incident_id", "order_id", "opened_at"],
+    "audit_events": ["event_id", "txid", "check_id", "subject", "event", "detail", "at"],
 }
 _DENIED = [
     *(f"DELETE FROM {table}" for table in sorted(TABLES)),
