@@ -322,9 +322,10 @@ CREATE OR REPLACE TRIGGER orders_log_move AFTER INSERT OR UPDATE OF status ON or
 -- Rights ------------------------------------------------------------------------------------------------
 
 -- The service's role. Give it a password where the server asks for one:  ALTER ROLE checkout PASSWORD '…'.
--- The timeouts are nested on purpose: waiting for a lock ends before the statement, the statement before the
--- transaction, and the transaction before Temporal gives the attempt up (5 s). An attempt that Temporal has
--- written off ends soon after, and until then the fence keeps it harmless.
+-- The timeouts are nested on purpose: waiting for a lock ends before the statement. A step is one statement, and ends
+-- before Temporal gives its attempt up (5 s); an undo is a transaction of a few, and ends before its own attempt (10 s).
+-- Ten round trips fit into it even when each takes most of a second: where none fits, no undo would ever commit.
+-- An attempt that Temporal has written off ends soon after, and until then the fence keeps it harmless.
 DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'checkout') THEN
         CREATE ROLE checkout LOGIN;
@@ -339,7 +340,7 @@ BEGIN
     FOREACH setting IN ARRAY ARRAY[
         'lock_timeout=1500ms',
         'statement_timeout=3s',
-        'transaction_timeout=4s',
+        'transaction_timeout=9s',
         'idle_in_transaction_session_timeout=5s',
         'client_connection_check_interval=1s'
     ] LOOP
