@@ -27,7 +27,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from domain import policies
 from domain.errors import AuditViolation
 from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
-from domain.model import CheckoutInput, CheckoutStatus, OrderStatus, Resolution
+from domain.model import CheckoutInput, CheckoutStatus, OrderStatus, Resolution, reason_problem
 from workflows.checkout import CheckoutWorkflow
 from workflows.maintenance import AuditWorkflow, SweepWorkflow
 
@@ -182,6 +182,7 @@ class Checkouts:
         Raises:
             Refused: it is too late, or the reason is unusable.
         """
+        _require_reason(reason)
         await self._update(order_id, CheckoutWorkflow.cancel, reason)
 
     async def retry(self, order_id: str) -> CheckoutStatus:
@@ -190,6 +191,7 @@ class Checkouts:
 
     async def resolve(self, order_id: str, step: str, reason: str) -> CheckoutStatus:
         """Count a stuck step as undone; wait for what comes of it."""
+        _require_reason(reason)
         resolution = Resolution(step, reason)
         return await self._settled(
             order_id, await self._update(order_id, CheckoutWorkflow.resolve_compensation, resolution)
@@ -319,6 +321,12 @@ class Checkouts:
             f"it did not finish within {timeout.total_seconds():g} s ({cause}); is a worker running on task queue "
             f"{self._task_queue}? `python worker.py` starts one"
         )
+
+
+def _require_reason(reason: str) -> None:
+    # Before sending: the refusal of a reason of megabytes would not fit into the workflow task's answer.
+    if problem := reason_problem(reason):
+        raise Refused(problem)
 
 
 def _listed_status(status: WorkflowExecutionStatus | None, attributes: TypedSearchAttributes) -> str:

@@ -68,6 +68,8 @@ class CheckoutInput:
 
     # A payload that does not fit ends the saga at once instead of failing its workflow task for ever.
     refuse_malformed: ClassVar[bool] = True
+    # Several times the longest order there can be: 100 lines of about 100 bytes.
+    max_payload_bytes: ClassVar[int] = 65_536
 
     order_id: str
     customer: str
