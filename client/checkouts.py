@@ -251,7 +251,18 @@ class Checkouts:
         """Find what the existing saga of an order was started with."""
         memo = await (await self._describe(order_id)).memo()
         known = memo.get(policies.FINGERPRINT_MEMO)
-        return known if isinstance(known, str) else (await self.status(order_id)).fingerprint
+        return known if isinstance(known, str) else await self._fingerprint_in_history(order_id)
+
+    async def _fingerprint_in_history(self, order_id: str) -> str:
+        """Read it from the input of a saga that was started without our memo; empty where that is no order."""
+        async for first in self._handle(order_id).fetch_history_events(page_size=1):
+            payloads = first.workflow_execution_started_event_attributes.input.payloads
+            try:
+                [order] = await self._client.data_converter.decode(payloads, [CheckoutInput])
+            except (ApplicationError, RuntimeError, TypeError, ValueError):
+                break
+            return str(order.fingerprint)
+        return ""
 
     async def _ask(self, order_id: str, description: WorkflowExecutionDescription) -> CheckoutStatus:
         """Ask the workflow itself, open or closed; without a worker, tell what Temporal knows."""
@@ -297,6 +308,9 @@ class Checkouts:
                 )
             return await accepted.result()
         except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
+            caller = asyncio.current_task()
+            if caller is not None and caller.cancelling():  # the SDK makes a timeout of our caller's own cancel
+                raise asyncio.CancelledError from None
             raise NoWorker(
                 f"nobody took the request within {_ACCEPT_SECONDS:g} s; is a worker running on task queue "
                 f"{self._task_queue}? `python worker.py` starts one"
