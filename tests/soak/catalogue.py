@@ -43,7 +43,7 @@ def catalogue(orders: int) -> Catalogue:
     """Stock a shop for so many orders."""
     stock = dict.fromkeys(PLENTY, 10 * orders + 100) | {POPULAR: 10 * orders + 100}
     stock |= dict.fromkeys(SCARCE, 3 + orders // 150)
-    zones = {customer: "city" for customer in (*CITY, *TIGHT, *BROKE)}
+    zones = dict.fromkeys((*CITY, *TIGHT, *BROKE), "city")
     zones |= {customer: customer.split("-")[0] for customer in (*LABEL, *NOWHERE)}
     deposits = dict.fromkeys(zones, _RICH)
     deposits |= dict.fromkeys(TIGHT, 2_000 * (1 + orders // 150))

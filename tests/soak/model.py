@@ -6,7 +6,7 @@ the database holds: equal, or wrong.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from domain.model import OrderLine
@@ -17,7 +17,7 @@ NEVER_BEGUN = "never begun"
 """Terminated before its first step: Temporal knows of it, the database does not, and nothing has happened."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Effect:
     """What one order has changed for good."""
 
@@ -99,7 +99,7 @@ class ShopModel:
 
 def differences(expected: Picture, found: Picture) -> list[str]:
     """List everything in which the database is not what the model says, one line each."""
-    pairs = {
+    pairs: dict[str, tuple[Mapping[str, object], Mapping[str, object]]] = {
         "on hand": (expected.on_hand, found.on_hand),
         "reserved": (expected.reserved, found.reserved),
         "balance": (expected.balances, found.balances),

@@ -23,7 +23,7 @@ _ENDINGS = {
     "unknown": {"rejected"},
 }
 
-# Every fault, with its weight. The link faults strike only workers behind a link.
+# Every fault, with its weight. The link faults strike the one worker that is behind links.
 FAULTS = {
     "worker-kill": 5,
     "worker-pause": 5,
@@ -32,9 +32,29 @@ FAULTS = {
     "sessions-kill": 5,
     "temporal-kill": 2,
     "row-lock": 4,
+    "postgres-link-slow": 2,
+    "postgres-link-hole": 3,
+    "postgres-link-reset": 3,
+    "temporal-link-slow": 2,
+    "temporal-link-hole": 3,
+    "temporal-link-reset": 3,
 }
-_LONGEST = {"worker-kill": 6.0, "worker-pause": 12.0, "worker-term": 2.0, "postgres-restart": 5.0, "row-lock": 4.0}
-_SHORTEST = {"worker-pause": 2.0, "row-lock": 1.0}
+# The shortest and the longest, in seconds: how long it lasts, or how long something stays down.
+_DURATIONS = {
+    "worker-kill": (0.0, 6.0),
+    "worker-pause": (2.0, 12.0),
+    "worker-term": (0.0, 2.0),
+    "postgres-restart": (0.0, 5.0),
+    "sessions-kill": (0.0, 0.0),
+    "temporal-kill": (0.0, 3.0),
+    "row-lock": (1.0, 4.0),
+    "postgres-link-slow": (1.0, 5.0),
+    "postgres-link-hole": (1.0, 8.0),
+    "postgres-link-reset": (0.0, 0.0),
+    "temporal-link-slow": (1.0, 5.0),
+    "temporal-link-hole": (1.0, 8.0),
+    "temporal-link-reset": (0.0, 0.0),
+}
 
 # Faults come in storms, with quiet windows between them in which everything has to recover.
 WINDOW = 120
@@ -102,7 +122,7 @@ class Plan:
     seed: int
     orders: int
     faults_per_thousand: int = 36
-    with_links: bool = False
+    with_links: bool = True
 
     def order_id(self, number: int) -> str:
         """Name an order."""
@@ -172,7 +192,7 @@ class Plan:
 
     def _kinds(self, draw: random.Random, count: int) -> list[str]:
         """Choose kinds by weight, every kind at least once where there are enough faults."""
-        weights = FAULTS | (LINK_FAULTS if self.with_links else {})
+        weights = {kind: weight for kind, weight in FAULTS.items() if self.with_links or "-link-" not in kind}
         kinds = list(weights)[:count]
         kinds += draw.choices(list(weights), list(weights.values()), k=count - len(kinds))
         draw.shuffle(kinds)
@@ -180,11 +200,7 @@ class Plan:
 
     @staticmethod
     def _fault(draw: random.Random, number: int, at: int, kind: str) -> PlannedFault:
-        seconds = draw.uniform(_SHORTEST.get(kind, 0.0), _LONGEST.get(kind, 0.0))
-        return PlannedFault(number, at, kind, draw.randrange(1_000), round(seconds, 2))
-
-
-LINK_FAULTS: dict[str, int] = {}
+        return PlannedFault(number, at, kind, draw.randrange(1_000), round(draw.uniform(*_DURATIONS[kind]), 2))
 
 
 def _customer(draw: random.Random, kind: str) -> str:
