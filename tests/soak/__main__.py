@@ -37,7 +37,7 @@ from tests.soak.verdict import Verdict
 from tests.soak.watchdog import Watchdog, dump
 
 _SWEEP_EVERY_SECONDS = 3.0
-_STOOD_STILL = timedelta(seconds=10)
+_STOOD_STILL = timedelta(seconds=15)
 _SWEEP_TIMEOUT = timedelta(seconds=60)
 _RECENT = 300
 """How many of the orders that ended last a partial audit looks at, beside the open ones."""
@@ -69,7 +69,8 @@ async def soak(stage: Stage, plan: Plan, chosen: argparse.Namespace) -> Report:
         numbers = {*driver.open, *list(book.endings)[-_RECENT:]}
         return [plan.order_id(number) for number in numbers]
 
-    auditor, watchdog = Auditor(stage, lately), Watchdog(book, nemesis, patience_seconds=chosen.patience)
+    auditor = Auditor(stage, lately, lambda: nemesis.has_downtime)
+    watchdog = Watchdog(book, nemesis, patience_seconds=chosen.patience)
     broken = [(planned.order.order_id, step) for planned in plan.all_orders() for step in planned.broken]
     await stage.seed(shop, broken)
     await auditor.prepare()

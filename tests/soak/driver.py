@@ -5,6 +5,7 @@ or when it waits for a sweep or for the operator.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
@@ -49,6 +50,7 @@ class Driver:
         self._accepted_cancels: set[int] = set()
         self._vouched: dict[int, set[str]] = {}
         self._aside: set[asyncio.Task[None]] = set()
+        self._usual_seconds = 1.0
         self.open: set[int] = set()
 
     async def run(self, concurrency: int) -> None:
@@ -75,8 +77,11 @@ class Driver:
             await asyncio.wait([following], timeout=_SLOT_SECONDS if waits_for_people else None)
 
     async def _follow(self, planned: PlannedOrder) -> None:
+        begun = time.monotonic()
         acts = [asyncio.create_task(act) for act in self._acts(planned)]
         ended = await self._ending(planned)
+        if planned.kind == "plain" and not acts:
+            self._usual_seconds += 0.1 * (time.monotonic() - begun - self._usual_seconds)
         for act in acts:
             await act
         vouched = set(ended.vouched) | self._vouched.pop(planned.number, set())
@@ -168,7 +173,7 @@ class Driver:
     async def _interrupt(self, planned: PlannedOrder) -> None:
         assert planned.interruption is not None
         kind = planned.interruption.kind
-        await asyncio.sleep(planned.interruption.after)
+        await asyncio.sleep(planned.interruption.after * self._usual_seconds)
         handle = self._client.get_workflow_handle(checkout_workflow_id(planned.order.order_id))
         said = "accepted"
         try:

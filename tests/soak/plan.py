@@ -69,7 +69,7 @@ class Interruption:
     kind: str
     """cancel (Temporal's own), update (ours) or terminate"""
     after: float
-    """Seconds after its start."""
+    """How long after its start, as a share of what orders take at present: instants in its life, not on a clock."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Plan:
         interruption = None
         if draw.random() < 0.10:
             act = draw.choices(["cancel", "update", "terminate"], [4, 4, 2])[0]
-            interruption = Interruption(act, round(draw.uniform(0.0, 2.5) ** 2 / 2.5, 3))
+            interruption = Interruption(act, round(draw.uniform(0.0, 1.2), 3))
         broken = _broken(draw, kind, interruption)
         remedy = draw.choice(["retry", "retry", "resolve"])
         if interruption is not None and interruption.kind == "terminate":

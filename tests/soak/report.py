@@ -74,6 +74,7 @@ class Report:
             "snapshots": self.audit.snapshots,
             "snapshots_whole": self.audit.whole,
             "snapshots_per_second": round(self.audit.snapshots / self.seconds, 2) if self.seconds else 0.0,
+            "snapshots_put_off": self.audit.waited,
             "longest_without_a_snapshot": round(self.audit.longest_gap, 1),
             "slowest_whole_snapshot": round(self.audit.slowest_whole, 3),
             "slowest_partial_snapshot": round(self.audit.slowest_partial, 3),

@@ -20,7 +20,14 @@ from embedded.stack import DATABASE, ROLE, DevStack
 from tests.faults.lab.link import Link
 from tests.soak.catalogue import Catalogue, seeding
 
-AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 """What a question to Postgres may raise while somebody restarts it."""
 _ADMIN = "soak"
 _T = TypeVar("_T")
