@@ -97,7 +97,8 @@ async def soak(stage: Stage, plan: Plan, chosen: argparse.Namespace) -> Report:
         report.failure = "; ".join(sorted({str(failure) for failure in _leaves(failures)}))
     report.seconds = report.seconds or time.monotonic() - begun
     report.sizes = stage.sizes()
-    report.judge(unplanned_percent=chosen.unplanned_percent)
+    if report.failure is None:
+        report.judge(unplanned_percent=chosen.unplanned_percent)
     if not report.is_clean:
         why = report.failure or "; ".join(report.problems) or "something does not hold at rest"
         await dump(chosen.dump, why, stage, client, plan, book, nemesis, driver.open)

@@ -41,21 +41,24 @@ class Book:
     """Orders that were stuck, because an undo of theirs was broken on purpose."""
     special: set[int] = field(default_factory=set)
     """Orders whose histories have an unusual shape: all of them are replayed."""
+    suspects: set[int] = field(default_factory=set)
+    """Orders with a problem."""
     counts: Counter[str] = field(default_factory=Counter)
     unplanned: list[str] = field(default_factory=list)
     """Orders that faults have cost."""
     problems: list[str] = field(default_factory=list)
     """What could not happen and has happened."""
 
-    def end(self, planned: PlannedOrder, ended: Ended, *, was_honoured_late: bool = False) -> None:
+    def end(self, planned: PlannedOrder, ended: Ended, *, is_cancel_accepted: bool = False) -> None:
         """Write down an ending and judge it.
 
         Args:
             planned: the order.
             ended: how it ended.
-            was_honoured_late: somebody's cancel was accepted while the order was open.
+            is_cancel_accepted: somebody's cancel was accepted while the order was open.
         """
         name = planned.order.order_id
+        before = len(self.problems)
         if planned.number in self.endings:
             self.problems.append(f"{name} ended twice: {self.endings[planned.number]} and {ended.status}")
             return
@@ -70,8 +73,10 @@ class Book:
             self._judge_refusal(planned, ended)
         elif ended.status not in planned.endings:
             self.problems.append(f"{name} ({planned.kind}) is {ended.status}: {ended.reason}")
-        if was_honoured_late and ended.status == "completed" and planned.can_be_recalled:
+        if is_cancel_accepted and ended.status == "completed" and planned.can_be_recalled:
             self.problems.append(f"{name}: its cancel was accepted and lost; its label could have been cancelled")
+        if len(self.problems) > before:
+            self.suspects.add(planned.number)
 
     @property
     def unplanned_percent(self) -> float:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 import asyncpg
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.converter import value_to_type
 from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError
@@ -88,10 +89,21 @@ class Driver:
         if planned.broken and ended.status == "cancelled" and not vouched:
             vouched = await self._vouched_in_history(planned.order.order_id)
         ended = Ended(ended.status, ended.reason, frozenset(vouched), ended.runs_lost)
-        self._book.end(planned, ended, was_honoured_late=planned.number in self._accepted_cancels)
+        is_asked = planned.number in self._accepted_cancels
+        if is_asked and ended.status == "completed" and planned.can_be_recalled:
+            is_asked = await self._persist(lambda: self._was_asked(planned))
+        self._book.end(planned, ended, is_cancel_accepted=is_asked)
         self.open.discard(planned.number)
         if self._book.problems:
             raise SoakFailed("; ".join(self._book.problems))
+
+    async def _was_asked(self, planned: PlannedOrder) -> bool:
+        """Tell whether a cancel came while the run was open: Temporal says yes to one that comes after its end, too."""
+        if planned.interruption is None or planned.interruption.kind != "cancel":
+            return True
+        handle = self._client.get_workflow_handle(checkout_workflow_id(planned.order.order_id))
+        asked = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED
+        return any([event.event_type == asked async for event in handle.fetch_history_events()])
 
     # Starting -------------------------------------------------------------------------------------------
 

@@ -92,7 +92,7 @@ async def dump(
     )
     for name, query in _TABLES.items():
         await attempt(name, lambda query=query: _rows(stage, query))  # type: ignore[misc]
-    for number in sorted(opened)[:_HISTORIES]:
+    for number in [*sorted(book.suspects), *sorted(opened - book.suspects)][:_HISTORIES]:
         order_id = plan.order_id(number)
         await attempt(f"workflow-{order_id}", lambda order_id=order_id: _workflow(client, order_id))  # type: ignore[misc]
 

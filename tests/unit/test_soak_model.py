@@ -169,7 +169,7 @@ def booked(kind: str, ended: Ended, **about: object) -> Book:
         one for one in plan.all_orders() if one.kind == kind and one.interruption is None and not one.broken
     )
     is_cancelled = bool(about.pop("is_cancelled", False))
-    book.end(replace(planned, **about), ended, was_honoured_late=is_cancelled)  # type: ignore[arg-type]
+    book.end(replace(planned, **about), ended, is_cancel_accepted=is_cancelled)  # type: ignore[arg-type]
     return book
 
 
