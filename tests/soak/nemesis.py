@@ -25,8 +25,8 @@ from tests.soak.catalogue import PLENTY, POPULAR
 from tests.soak.plan import Plan, PlannedFault
 from tests.soak.stage import AWAY, SoakFailed, Stage
 
-_EVIDENCE_SECONDS = 30.0
-_READY_SECONDS = 30.0
+_EVIDENCE_SECONDS = 60.0
+_READY_SECONDS = 60.0
 _DRAIN_SECONDS = 90.0
 _AHEAD = 40
 """How many orders may be started while a fault that is due waits for its target."""
@@ -236,16 +236,25 @@ class Nemesis:
         return None
 
     async def _lock_row(self, fault: PlannedFault) -> str | None:
-        """Hold rows that many orders want, as somebody with a psql and a phone call would."""
-        skus = [POPULAR, *PLENTY[: fault.target % 10]]
+        """Hold rows that many orders want, as somebody with a psql and a phone call would; again if nobody came."""
+        deadline = time.monotonic() + _EVIDENCE_SECONDS
+        while time.monotonic() < deadline:
+            if waiting := await self._hold_rows(fault):
+                return f"{waiting} sessions waited"
+            await asyncio.sleep(0.2)
+        return None
+
+    async def _hold_rows(self, fault: PlannedFault) -> int:
+        """Hold the rows once; tell how many sessions waited for them at the same time."""
+        skus = [POPULAR, *PLENTY[: 5 + fault.target % 20]]
         waiting = 0
-        deadline = time.monotonic() + fault.seconds
+        until = time.monotonic() + fault.seconds
         try:
             async with self._stage.asking() as connection, connection.transaction():
                 await connection.fetch(
                     "SELECT FROM inventory WHERE sku = ANY ($1::text[]) ORDER BY sku FOR UPDATE", skus
                 )
-                while time.monotonic() < deadline:
+                while time.monotonic() < until:
                     found = await connection.fetchval(
                         "SELECT count(*) FROM pg_locks"
                         " WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
@@ -254,7 +263,7 @@ class Nemesis:
                     await asyncio.sleep(0.1)
         except AWAY:
             pass  # a restart has taken the lock away; what was seen until then counts
-        return f"{waiting} sessions waited" if waiting else None
+        return waiting
 
     # Links ----------------------------------------------------------------------------------------------
 
