@@ -9,7 +9,7 @@ ORDERS ?= 1000
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test faults soak lint format clean
+.PHONY: help setup demo up test faults coverage soak lint format clean
 
 help:  ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -42,8 +42,7 @@ test: $(VENV)/dev.ok  ## Run all tests on servers of their own
 faults: $(VENV)/dev.ok  ## Run every fault suite whole: each boundary, interleaving, event and outage
 	@$(RUN) -m pytest tests/faults -m "exhaustive or not exhaustive"
 
-soak: $(VENV)/dev.ok  ## Run ORDERS orders through random faults that follow from SEED, and check every promise
-	@$(RUN) -m tests.soak --orders $(ORDERS) --seed $(SEED)
+.PHONY: help setup demo up test faults coverage soak lint format clean
 
 lint: $(VENV)/dev.ok  ## Check style, types and formatting
 	@$(RUN) -m ruff check .

@@ -44,15 +44,15 @@ _RECENT = 300
 
 
 async def sweep(checkouts: Checkouts, book: Book) -> None:
-    """Sweep every few seconds, as production does."""
+    """Sweep more often than the workers' schedule does, and orders that have stood still for less."""
     while True:
         with contextlib.suppress(RPCError, NoWorker, Refused):
             report = await checkouts.sweep(_STOOD_STILL, _SWEEP_TIMEOUT)
             book.counts["sweeps"] += 1
             book.counts["orders started by a sweep"] += report.started_count
             book.counts["orders repaired by a sweep"] += report.repaired_count
-            if report.malformed:
-                raise SoakFailed(f"a sweep found malformed orders: {report.malformed[:5]}")
+            if odd := [*report.malformed, *report.parked]:
+                raise SoakFailed(f"a sweep found orders that it cannot repair: {odd[:5]}")
         await asyncio.sleep(_SWEEP_EVERY_SECONDS)
 
 

@@ -59,7 +59,8 @@ class Stage:
         self._stack.start()
         for number in range(self._wanted):
             behind = self._link_up() if number == self._wanted - 1 and self._wanted > 1 else {}
-            self.workers.append(self._stack.start_worker(CHECKOUT_LOG_LEVEL="WARNING", **behind))
+            settings = {"CHECKOUT_LOG_LEVEL": "WARNING", "CHECKOUT_SWEEP_EVERY_SECONDS": "10"}
+            self.workers.append(self._stack.start_worker(**settings, **behind))
 
     async def by_hand(self, act: Callable[..., _T], *arguments: Any, **named: Any) -> _T:
         """Start or stop a process without holding up the event loop."""

@@ -83,7 +83,7 @@ class Verdict:
 
     async def _sweep(self) -> list[str]:
         report = await self._checkouts.sweep(timedelta(0), timedelta(seconds=_PATIENCE_SECONDS))
-        found = [*report.started, *report.repaired, *report.malformed]
+        found = [*report.started, *report.repaired, *report.parked, *report.malformed]
         return [f"still found by a sweep: {name}" for name in found]
 
     async def _audit(self) -> list[str]:
