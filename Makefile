@@ -42,7 +42,11 @@ test: $(VENV)/dev.ok  ## Run all tests on servers of their own
 faults: $(VENV)/dev.ok  ## Run every fault suite whole: each boundary, interleaving, event and outage
 	@$(RUN) -m pytest tests/faults -m "exhaustive or not exhaustive"
 
-.PHONY: help setup demo up test faults coverage soak lint format clean
+coverage: $(VENV)/dev.ok  ## Run the tests and require every line and branch of the saga, the steps and the domain
+	@$(RUN) -m pytest --cov --cov-report=term
+
+soak: $(VENV)/dev.ok  ## Run ORDERS orders through random faults that follow from SEED
+	@$(RUN) -m tests.soak --orders $(ORDERS) --seed $(SEED)
 
 lint: $(VENV)/dev.ok  ## Check style, types and formatting
 	@$(RUN) -m ruff check .

@@ -175,12 +175,8 @@ class Driver:
     # What is done to an order ---------------------------------------------------------------------------
 
     def _acts(self, planned: PlannedOrder) -> list[Coroutine[Any, Any, None]]:
-        acts: list[Coroutine[Any, Any, None]] = []
-        if planned.second_start:
-            acts.append(self._start_again(planned))
-        if planned.interruption:
-            acts.append(self._interrupt(planned))
-        return acts
+        again = [self._start_again(planned)] if planned.second_start else []
+        return again + ([self._interrupt(planned)] if planned.interruption else [])
 
     async def _interrupt(self, planned: PlannedOrder) -> None:
         assert planned.interruption is not None
@@ -237,8 +233,7 @@ class Driver:
                 return _ended(failure.cause)
             except RPCError as error:
                 # Not found: written by hand, and no sweep has seen it yet.
-                expected = {RPCStatusCode.NOT_FOUND} if planned.is_by_hand else set()
-                if error.status is RPCStatusCode.NOT_FOUND and not expected:
+                if error.status is RPCStatusCode.NOT_FOUND and not planned.is_by_hand:
                     raise SoakFailed(
                         f"{planned.order.order_id} was acknowledged, and Temporal has no such run"
                     ) from None
