@@ -5,8 +5,11 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
+ORDERS ?= 1000
+SEED ?= 1
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test faults coverage lint format clean
+.PHONY: help setup demo up test faults coverage soak lint format clean
 
 help:  ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -41,6 +44,9 @@ faults: $(VENV)/dev.ok  ## Run every fault suite whole: each boundary, interleav
 
 coverage: $(VENV)/dev.ok  ## Run the tests and require every line and branch of the saga, the steps and the domain
 	@$(RUN) -m pytest --cov --cov-report=term
+
+soak: $(VENV)/dev.ok  ## Run ORDERS orders through random faults that follow from SEED
+	@$(RUN) -m tests.soak --orders $(ORDERS) --seed $(SEED)
 
 lint: $(VENV)/dev.ok  ## Check style, types and formatting
 	@$(RUN) -m ruff check .
