@@ -14,7 +14,7 @@ from domain.model import CheckoutStatus
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
 from tests.workflow.builds import TellsMore, WaitsFirst
-from tests.workflow.deployments import Build, builds_of, make_current, temporal_cli
+from tests.workflow.deployments import Build, builds_of, is_known, make_current, temporal_cli
 from tests.workflow.gates import PATIENCE_SECONDS
 from tests.workflow.sagas import BREAK_UNDO, MEND_UNDO, hasty, how_it_ended, retry, until, until_status, violations
 from workflows.maintenance import SweepWorkflow
