@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from adapters.config import WorkerSettings
 from adapters.temporal import DATA_CONVERTER
 from domain.policies import SEARCH_ATTRIBUTES
 from embedded.ports import free_port
+from embedded.process import ChildProcess
+from embedded.stack import ROOT, DevStack
 from embedded.temporal import TemporalServer
 from tests.conftest import Database, Shop
 from tests.workflow.deployments import Build, is_known, make_current, temporal_cli
@@ -71,6 +74,42 @@ async def test_a_worker_whose_version_is_not_current_says_the_command_that_makes
     assert command[0] == "temporal"
     assert ran.returncode == 0, ran.stderr
     assert len(told) == 2
+
+
+async def test_worker_py_tells_how_to_make_its_version_current_and_then_that_it_is(
+    shop: Shop, stack: DevStack, tmp_path: Path
+) -> None:
+    settings = {
+        "CHECKOUT_DATABASE_URL": shop.database.url,
+        "CHECKOUT_TASK_QUEUE": shop.task_queue,
+        "CHECKOUT_DEPLOYMENT_NAME": shop.task_queue,
+        "CHECKOUT_BUILD_ID": "v1",
+        "CHECKOUT_LOG_FILE": str(tmp_path / "saga.log"),
+    }
+    worker = ChildProcess(
+        "worker",
+        [sys.executable, str(ROOT / "worker.py")],
+        log=tmp_path / "worker.log",
+        env=stack.environment(**settings),
+        cwd=ROOT,
+    )
+    handle = await shop.start(shop.order())
+
+    worker.start()
+    try:
+        await asyncio.to_thread(worker.until, lambda: "is not current, none is" in worker.tail(50), timeout=60)
+        [command] = [line.partition("runs: ")[2] for line in worker.tail(50).splitlines() if "runs: " in line]
+        await until(lambda: is_known(shop, "v1"))
+        ran = await temporal_cli(shop, *command.split()[1:])
+        ended = await how_it_ended(handle)
+        status = await asyncio.to_thread(worker.stop)
+    finally:
+        worker.kill()
+
+    assert ran.returncode == 0, ran.stderr
+    assert ended == "completed"
+    assert status == 0
+    assert "Traceback" not in worker.tail(50)
 
 
 async def test_an_unversioned_worker_says_when_its_task_queue_belongs_to_a_version(shop: Shop, told: list[str]) -> None:
