@@ -21,7 +21,9 @@ from tests.workflow.builds import TellsMore, WaitsFirst, WaitsFirstPatched
 from tests.workflow.deployments import Build, is_refused_by_its_worker, temporal_cli
 from tests.workflow.sagas import (
     BREAK_UNDO,
+    DOES,
     MEND_UNDO,
+    UNDOS,
     goods_and_money,
     hasty,
     how_it_ended,
@@ -97,6 +99,12 @@ async def test_a_build_with_other_commands_stops_a_saga_and_harms_it_in_no_way(s
     assert ended == story.ending
     assert await violations(shop) == []
     _struck["incompatible"] += 1
+
+
+def test_the_cells_meet_every_activity_of_the_checkout() -> None:
+    others = {"close_order", "complete_order", "park_order", "resolve_step", "note_retry"}
+
+    assert {cell.activity for cell in CELLS} == {*DOES, *UNDOS, *others}
 
 
 async def test_a_stuck_order_waits_through_a_deploy_and_is_mended_on_the_next_build(shop: Shop) -> None:

@@ -221,6 +221,33 @@ async def test_a_stuck_order_whose_build_is_gone_is_moved_to_another_and_mended_
     assert await violations(shop) == []
 
 
+async def test_an_order_of_a_bad_build_whose_workers_must_go_is_reset_to_the_good_one_and_done_once(shop: Shop) -> None:
+    v1, v2 = Build(shop, build_id="v1"), Build(shop, WaitsFirst, build_id="v2")
+    order = shop.order("alice")
+    held = v2.gates.hold(order, "charge_payment", "after")
+
+    async with v1.working():
+        async with v2.working():
+            await make_current(shop, "v2")
+            handle = await shop.start(order)
+            await held.reached()
+        await make_current(shop, "v1")
+        reset = await temporal_cli(
+            shop,
+            *("workflow", "reset", "with-workflow-update-options", "--workflow-id", handle.id),
+            *("--type", "FirstWorkflowTask", "--reason", "bad deploy"),
+            *("--versioning-override-behavior", "auto_upgrade"),
+        )
+        newest = shop.client.get_workflow_handle(handle.id, result_type=CheckoutStatus)
+        ended = await how_it_ended(newest)
+
+    assert reset.returncode == 0, reset.stderr
+    assert ended == "completed"
+    assert "v1" in await builds_of(newest)
+    assert await shop.database.value("SELECT count(*) FROM transfers WHERE order_id = $1", order.order_id) == 1
+    assert await violations(shop) == []
+
+
 async def test_a_cancelled_order_whose_build_is_gone_is_still_known_as_cancelled(shop: Shop) -> None:
     v1, v2 = Build(shop, build_id="v1"), Build(shop, build_id="v2")
     order = shop.order("carol")
