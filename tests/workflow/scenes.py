@@ -299,6 +299,11 @@ async def audits(shop: Shop, _gates: Gates) -> Handle:
     )
 
 
+async def audits_and_finds(shop: Shop, gates: Gates) -> Handle:
+    await shop.database.run("UPDATE inventory SET reserved = reserved + 1 WHERE sku = 'lamp'")
+    return await audits(shop, gates)
+
+
 SCENES: dict[str, Scene] = {
     "completed": ordered("carol"),
     "completed-because-irrevocable": irrevocable,
@@ -336,4 +341,5 @@ SCENES: dict[str, Scene] = {
     "sweep": sweeps,
     "sweep-that-goes-on": sweeps_on_and_on,
     "audit": audits,
+    "audit-that-finds": audits_and_finds,
 }

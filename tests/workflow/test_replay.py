@@ -113,7 +113,7 @@ def test_the_recordings_have_every_activity_every_update_and_every_kind_of_comma
         *("reserve_inventory", "charge_payment", "ship_order"),
         *("release_inventory", "refund_payment", "cancel_shipment"),
         *("close_order", "complete_order", "park_order", "resolve_step", "note_retry"),
-        *("run_audit", "find_unfinished"),
+        *("run_audit", "record_findings", "find_unfinished", "find_contradictions"),
     }
     assert updates == {"cancel", "retry_compensation", "resolve_compensation"}
     assert kinds >= {
@@ -142,7 +142,7 @@ async def test_a_recorded_history_replays(recording: Path) -> None:
 
 
 async def test_a_recorded_sweep_replays_on_a_versioned_worker() -> None:
-    for name in ("sweep", "sweep-that-goes-on", "audit"):
+    for name in ("sweep", "sweep-that-goes-on", "audit", "audit-that-finds"):
         await require_replay([VersionedAudit, VersionedSweep], FOLDER / f"{name}.json")
 
 
