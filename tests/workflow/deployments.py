@@ -2,14 +2,16 @@
 
 import asyncio
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
-from temporalio.api.enums.v1 import EventType, RoutingConfigUpdateState, WorkflowTaskFailedCause
+from temporalio.api.enums.v1 import EventType, RoutingConfigUpdateState, TaskQueueType, WorkflowTaskFailedCause
+from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import (
+    DescribeTaskQueueRequest,
     DescribeWorkerDeploymentRequest,
     SetWorkerDeploymentCurrentVersionRequest,
 )
@@ -22,10 +24,12 @@ from adapters.config import WorkerSettings
 from embedded import temporal
 from tests.conftest import Shop
 from tests.workflow.gates import Gates
-from tests.workflow.sagas import until
 from workflows.checkout import CheckoutWorkflow
 
 UNVERSIONED = ""
+
+# Not known yet; changed at the same time by the arrival of another worker; asked too often.
+_ASK_AGAIN = frozenset({RPCStatusCode.NOT_FOUND, RPCStatusCode.FAILED_PRECONDITION, RPCStatusCode.RESOURCE_EXHAUSTED})
 
 
 @dataclass
@@ -74,21 +78,42 @@ async def make_current(shop: Shop, build_id: str) -> None:
                 )
             )
         except RPCError as error:
-            # Not known yet, or changed at the same time by the arrival of another worker.
-            if error.status in {RPCStatusCode.NOT_FOUND, RPCStatusCode.FAILED_PRECONDITION}:
+            if error.status in _ASK_AGAIN:
                 return False
             raise
         return True
 
     async def is_everywhere() -> bool:
-        described = await shop.client.workflow_service.describe_worker_deployment(
-            DescribeWorkerDeploymentRequest(namespace=shop.client.namespace, deployment_name=shop.task_queue)
+        try:
+            described = await shop.client.workflow_service.describe_worker_deployment(
+                DescribeWorkerDeploymentRequest(namespace=shop.client.namespace, deployment_name=shop.task_queue)
+            )
+        except RPCError as error:
+            if error.status in _ASK_AGAIN:
+                return False
+            raise
+        queue = await shop.client.workflow_service.describe_task_queue(
+            DescribeTaskQueueRequest(
+                namespace=shop.client.namespace,
+                task_queue=TaskQueue(name=shop.task_queue),
+                task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+            )
         )
         state = described.worker_deployment_info.routing_config_update_state
-        return state == RoutingConfigUpdateState.ROUTING_CONFIG_UPDATE_STATE_COMPLETED
+        return (
+            state == RoutingConfigUpdateState.ROUTING_CONFIG_UPDATE_STATE_COMPLETED
+            and queue.versioning_info.current_deployment_version.build_id == build_id
+        )
 
-    await until(is_done)
-    await until(is_everywhere)
+    await _slowly_until(is_done)
+    await _slowly_until(is_everywhere)
+
+
+async def _slowly_until(condition: Callable[[], Awaitable[bool]]) -> None:
+    # A deployment is a workflow of the server's own: who asks it fifty times a second holds it up.
+    async with asyncio.timeout(60):
+        while not await condition():
+            await asyncio.sleep(0.25)
 
 
 async def is_known(shop: Shop, build_id: str) -> bool:

@@ -28,7 +28,7 @@ from tests.workflow.sagas import how_it_ended, until
 @pytest.fixture
 def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Give what the log says of versions, as it grows."""
-    monkeypatch.setattr(deployment, "LOOK_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(deployment, "LOOK_EVERY_SECONDS", 0.2)
     lines: list[str] = []
 
     class Listener(logging.Handler):
