@@ -36,7 +36,7 @@ from activities.maintenance import Maintenance
 from activities.orders import Orders
 from activities.payments import Payments
 from activities.shipping import Shipping
-from adapters import event_log
+from adapters import deployment, event_log
 from adapters.config import ConfigurationError, WorkerSettings, load
 from adapters.database import create_engine, missing_tables, sqlstate
 from adapters.telemetry import configure_logging, leave
@@ -45,6 +45,7 @@ from client import schedules
 from domain import policies
 from workflows.checkout import CheckoutWorkflow
 from workflows.maintenance import AuditWorkflow, SweepWorkflow
+from workflows.versioned import VersionedAudit, VersionedSweep
 
 _log = logging.getLogger("checkout.worker")
 _T = TypeVar("_T")
@@ -78,17 +79,19 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
         client: where tasks come from.
         engine: the database that the activities work on.
         patient_engine: the same database, for the audit and the sweep; `engine` by default.
-        settings: the task queue and the limits.
+        settings: the task queue, the limits and the version.
         interceptors: more of them, such as a test's that injects faults.
         is_strict: import the workflow modules anew for each run, so that the SDK's sandbox sees what they do.
             The tests do; a worker saves the time, about a tenth of its own (docs/performance.md).
     """
     inventory, payments, shipping = Inventory(engine), Payments(engine), Shipping(engine)
     orders, maintenance = Orders(engine), Maintenance(patient_engine or engine)
+    version = deployment.deployment_of(settings)
+    maintenance_workflows = (VersionedAudit, VersionedSweep) if version else (AuditWorkflow, SweepWorkflow)
     return Worker(
         client,
         task_queue=settings.task_queue,
-        workflows=[CheckoutWorkflow, AuditWorkflow, SweepWorkflow],
+        workflows=[CheckoutWorkflow, *maintenance_workflows],
         activities=[
             inventory.reserve_inventory,
             inventory.release_inventory,
@@ -106,6 +109,7 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
             maintenance.find_unfinished,
             maintenance.find_contradictions,
         ],
+        deployment_config=version,
         interceptors=[RefuseWrongArguments(), *interceptors],
         workflow_runner=SandboxedWorkflowRunner(
             restrictions=_STRICT if is_strict else _STRICT.with_passthrough_modules("workflows")
@@ -149,7 +153,9 @@ async def run(settings: WorkerSettings) -> None:
                 settings.log_file,
                 extra={"action": "worker_ready"},
             )
+            version = asyncio.create_task(deployment.follow(client, settings))
             await asyncio.wait({stopped, follower}, return_when=asyncio.FIRST_COMPLETED)
+            version.cancel()
             if follower.done():
                 follower.result()
             _log.info("draining: running steps are finished", extra={"action": "worker_draining"})
