@@ -19,7 +19,8 @@ from adapters.config import ConfigurationError, StarterSettings, load
 from adapters.telemetry import leave
 from adapters.temporal import connect, connection_options
 from client import view
-from client.checkouts import LISTABLE, Checkouts, NoSuchOrder, NoWorker, OtherContent, Refused
+from client.checkouts import LISTABLE, Checkouts
+from client.failures import NoSuchOrder, NoWorker, OtherContent, Refused
 from client.load import MIXES, run_load
 from domain.errors import InvalidInput
 from domain.model import CheckoutInput, CheckoutStatus, OrderLine, reason_problem

@@ -24,6 +24,7 @@ from temporalio.converter import value_to_type
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
+from client.failures import NoSuchOrder, NoWorker, OtherContent, Refused
 from domain import policies
 from domain.errors import AuditViolation
 from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
@@ -55,25 +56,11 @@ LISTABLE = tuple(_QUERIES)
 _NOBODY_ANSWERS = frozenset(
     {RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED, RPCStatusCode.FAILED_PRECONDITION}
 )
+# What the server says of a query to a workflow that the worker's code cannot go on with.
+_TASK_FAILS = "in failed state"
 _LOOK_SECONDS = 2.0
 _ACCEPT_SECONDS = 15.0
 _QUERY_TIMEOUT = timedelta(seconds=5)
-
-
-class NoSuchOrder(Exception):
-    """Temporal knows no saga of this order."""
-
-
-class OtherContent(Exception):
-    """The order id already belongs to an order with another customer or other lines."""
-
-
-class Refused(Exception):
-    """The saga refused the request. The message is its reason."""
-
-
-class NoWorker(Exception):
-    """Nobody works on the task queue, or too slowly."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +99,7 @@ class Checkouts:
                 order,
                 id=policies.checkout_workflow_id(order.order_id),
                 task_queue=self._task_queue,
+                task_timeout=policies.WORKFLOW_TASK,
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 static_summary=f"{order.summary} for {order.customer}",
                 memo={policies.FINGERPRINT_MEMO: order.fingerprint},
@@ -273,7 +261,11 @@ class Checkouts:
         except RPCError as error:
             if error.status not in _NOBODY_ANSWERS:
                 raise
-            why = "no worker answers; start one to see the steps"
+            why = (
+                "its workflow task keeps failing; the history says why, docs/upgrades.md what to do"
+                if _TASK_FAILS in error.message
+                else "no worker answers; start one to see the steps"
+            )
         known = description.typed_search_attributes.get(policies.ORDER_STATUS)
         if known is None and description.status is WorkflowExecutionStatus.CANCELED:
             known = OrderStatus.CANCELLED

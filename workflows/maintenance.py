@@ -103,6 +103,7 @@ class SweepWorkflow:
                 CheckoutWorkflow.run,
                 order,
                 id=policies.checkout_workflow_id(order.order_id),
+                task_timeout=policies.WORKFLOW_TASK,
                 id_reuse_policy=reuse,
                 parent_close_policy=workflow.ParentClosePolicy.ABANDON,
                 static_summary=f"{verb}: {order.summary} for {order.customer}",

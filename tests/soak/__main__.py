@@ -23,7 +23,8 @@ from pathlib import Path
 from temporalio.service import RPCError
 
 from adapters.telemetry import leave
-from client.checkouts import Checkouts, NoWorker, Refused
+from client.checkouts import Checkouts
+from client.failures import NoWorker, Refused
 from tests.soak.auditor import Auditor
 from tests.soak.book import Book
 from tests.soak.catalogue import catalogue

@@ -16,7 +16,8 @@ from temporalio.converter import value_to_type
 from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from client.checkouts import Checkouts, NoSuchOrder, NoWorker, OtherContent, Refused
+from client.checkouts import Checkouts
+from client.failures import NoSuchOrder, NoWorker, OtherContent, Refused
 from domain.model import CheckoutInput, CheckoutStatus, OrderLine
 from domain.policies import checkout_workflow_id
 from tests.soak.book import Book, Ended
