@@ -44,6 +44,8 @@ Disk = Callable[[Site, Counter[str]], AbstractAsyncContextManager[None]]
 async def file_size_limit(site: Site, fired: Counter[str]) -> AsyncIterator[None]:
     """Let no file of Postgres grow beyond what the fence's table has reached."""
     await site.database.run(
+        # No vacuum: what it finds free in the pages would last for many orders.
+        "ALTER TABLE step_fence SET (autovacuum_enabled = off);"
         "INSERT INTO step_fence (saga_id, step, phase, had_effect, fingerprint) "
         "SELECT 'filler-' || n, 'filler', 'undone', false, repeat(md5(n::text), 30) "
         f"FROM generate_series(1, {_ROWS_BEYOND_A_SEGMENT}) AS n"
@@ -56,7 +58,9 @@ async def file_size_limit(site: Site, fired: Counter[str]) -> AsyncIterator[None
         fired["statements refused"] = sum(said(worker, "could not extend file") for worker in site.workers)
     finally:
         limit_files(site, resource.RLIM_INFINITY)
-    await site.database.run("DELETE FROM step_fence WHERE saga_id LIKE 'filler-%'")
+    await site.database.run(
+        "DELETE FROM step_fence WHERE saga_id LIKE 'filler-%'; ALTER TABLE step_fence RESET (autovacuum_enabled)"
+    )
 
 
 def limit_files(site: Site, size: int) -> None:
