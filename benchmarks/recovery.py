@@ -31,6 +31,7 @@ from typing import TypeVar
 import asyncpg
 from temporalio.api.enums.v1 import EventType, TimeoutType
 from temporalio.client import Client
+from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.service import RPCError
 
 from adapters.telemetry import leave
@@ -243,7 +244,9 @@ def _shares(waited: Counter[str], struck: int) -> list[str]:
 
 async def run(stack: DevStack, faults: list[str], rounds: int, at_once: int) -> int:
     """Take turns, so that whatever else the machine does strikes all of them."""
-    client = await Client.connect(stack.temporal.address, data_converter=DATA_CONVERTER)
+    # The SDK's core tells of every call that meets the server while it is away.
+    quiet = Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(TelemetryFilter("OFF", "OFF"))))
+    client = await Client.connect(stack.temporal.address, data_converter=DATA_CONVERTER, runtime=quiet)
     strikes = Strikes(stack)
     stream = Stream(Checkouts(client, CHECKOUT_TASK_QUEUE, ""), at_once)
     measured: dict[str, list[Round]] = {fault: [] for fault in faults}

@@ -28,7 +28,7 @@ from tests.conftest import Database
 from tests.faults.lab.link import Link
 
 # Waiting costs nothing where nothing is wrong; a machine five times slower must not look like a bug.
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 180.0
 _POLL_SECONDS = 0.05
 # Whether an order is stuck need not be asked often: nothing here is allowed to be.
 _LOOK_SECONDS = 15.0

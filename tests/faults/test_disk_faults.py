@@ -28,7 +28,7 @@ from embedded.stack import DevStack
 from tests.faults.evidence import Evidence
 from tests.faults.sites import Site, open_site, said, until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 EVIDENCE = Evidence()
 FULL_FOR_SECONDS = 2.0
@@ -40,16 +40,20 @@ _SMALL_DISK = "192m"
 Disk = Callable[[Site, Counter[str]], AbstractAsyncContextManager[None]]
 
 
+async def outgrow_a_segment(site: Site) -> None:
+    """Make the fence's table larger than a segment of the log; it takes seconds, so before orders come in."""
+    await site.database.run(
+        "INSERT INTO step_fence (saga_id, step, phase, had_effect, fingerprint) "
+        "SELECT 'filler-' || n, 'filler', 'undone', false, repeat(md5(n::text), 30) "
+        f"FROM generate_series(1, {_ROWS_BEYOND_A_SEGMENT}) AS n;"
+        # What is free in the pages would last for many orders: count every page as full.
+        "ALTER TABLE step_fence SET (autovacuum_enabled = off, fillfactor = 10)"
+    )
+
+
 @asynccontextmanager
 async def file_size_limit(site: Site, fired: Counter[str]) -> AsyncIterator[None]:
     """Let no file of Postgres grow beyond what the fence's table has reached."""
-    await site.database.run(
-        # No vacuum: what it finds free in the pages would last for many orders.
-        "ALTER TABLE step_fence SET (autovacuum_enabled = off);"
-        "INSERT INTO step_fence (saga_id, step, phase, had_effect, fingerprint) "
-        "SELECT 'filler-' || n, 'filler', 'undone', false, repeat(md5(n::text), 30) "
-        f"FROM generate_series(1, {_ROWS_BEYOND_A_SEGMENT}) AS n"
-    )
     size: int = await site.database.value("SELECT pg_relation_size('step_fence')")
     assert size > _SEGMENT_BYTES
     limit_files(site, size)
@@ -59,7 +63,8 @@ async def file_size_limit(site: Site, fired: Counter[str]) -> AsyncIterator[None
     finally:
         limit_files(site, resource.RLIM_INFINITY)
     await site.database.run(
-        "DELETE FROM step_fence WHERE saga_id LIKE 'filler-%'; ALTER TABLE step_fence RESET (autovacuum_enabled)"
+        "DELETE FROM step_fence WHERE saga_id LIKE 'filler-%'; "
+        "ALTER TABLE step_fence SET (autovacuum_enabled = on, fillfactor = 70)"
     )
 
 
@@ -142,8 +147,10 @@ def servers(disk: str, tmp_path: Path) -> Iterator[DevStack]:
 
 
 @pytest.fixture
-async def site(servers: DevStack, tmp_path: Path) -> AsyncIterator[Site]:
+async def site(servers: DevStack, disk: str, tmp_path: Path) -> AsyncIterator[Site]:
     async with open_site(servers, tmp_path) as opened:
+        if disk == "file-size-limit":
+            await outgrow_a_segment(opened)
         yield opened
 
 
@@ -154,7 +161,7 @@ def fired(request: pytest.FixtureRequest) -> Counter[str]:
 
 async def test_a_full_disk_delays_orders_and_costs_none(site: Site, fired: Counter[str], disk: str) -> None:
     worker = await site.ready_worker()
-    load = site.load(80)
+    load = site.load(60)
     await load.ended(10)
 
     async with DISKS[disk](site, fired):

@@ -18,7 +18,7 @@ from tests.faults.evidence import Evidence
 from tests.faults.lab.link import Link
 from tests.faults.sites import Site, must_end, open_site, said, until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 EVIDENCE = Evidence()
 OUTAGE_SECONDS = 4.0
@@ -86,8 +86,8 @@ async def test_an_outage_beyond_the_budget_of_reserve_ends_orders_whole_and_neve
     await asyncio.sleep(BEYOND_RESERVE_SECONDS)
     site.stack.postgres.start()
     # Ship waits for up to 30 s between two attempts.
-    await struck.all_ended(patience=120)
-    await hopeless.all_ended(patience=120)
+    await struck.all_ended()
+    await hopeless.all_ended()
 
     assert {end.status for end in hopeless.ends.values()} == {"rejected"}
     given_up = [end for load in (struck, hopeless) for end in load.ends.values() if "Postgres" in (end.reason or "")]
@@ -109,7 +109,7 @@ async def test_a_pool_of_one_serves_a_hundred_orders_at_once(site: Site, fired: 
         load = site.load(100, at_once=100)
         await site.logged(worker, POOL_TIMEOUT, times=3)
         fired["orders in flight"] = len(load.open)
-        await load.all_ended(patience=120)
+        await load.all_ended()
 
         fired["chunks delayed"] = link.counts.chunks_delayed
         assert load.surprises() == []

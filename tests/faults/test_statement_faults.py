@@ -16,7 +16,7 @@ from embedded.stack import ROLE, DevStack
 from tests.faults.evidence import Evidence
 from tests.faults.sites import Site, open_site, until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 EVIDENCE = Evidence()
 HOT = "item-001"

@@ -18,7 +18,7 @@ from embedded.stack import ROLE, DevStack
 from tests.faults.evidence import Evidence
 from tests.faults.sites import Load, Site, open_site, said
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 EVIDENCE = Evidence()
 # Longer than an attempt may take, and than a killed worker's cached workflows stay with it.
