@@ -41,6 +41,7 @@ from adapters.config import ConfigurationError, WorkerSettings, load
 from adapters.database import create_engine, missing_tables, sqlstate
 from adapters.telemetry import configure_logging, leave
 from adapters.temporal import RefuseWrongArguments, connect, connection_options
+from client import schedules
 from domain import policies
 from workflows.checkout import CheckoutWorkflow
 from workflows.maintenance import AuditWorkflow, SweepWorkflow
@@ -101,7 +102,9 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
             orders.resolve_step,
             orders.note_retry,
             maintenance.run_audit,
+            maintenance.record_findings,
             maintenance.find_unfinished,
+            maintenance.find_contradictions,
         ],
         interceptors=[RefuseWrongArguments(), *interceptors],
         workflow_runner=SandboxedWorkflowRunner(
@@ -136,6 +139,7 @@ async def run(settings: WorkerSettings) -> None:
             ready.cancel()
             return
         client = ready.result()
+        await _ensure_schedules(client, settings)
         follower = asyncio.create_task(event_log.follow(engine, settings.log_file))
         async with build_worker(client, engine, settings, patient_engine=patient_engine):
             _log.info(
@@ -156,6 +160,18 @@ async def run(settings: WorkerSettings) -> None:
         await engine.dispose()
         await patient_engine.dispose()
     _log.info("stopped", extra={"action": "worker_stopped"})
+
+
+async def _ensure_schedules(client: Client, settings: WorkerSettings) -> None:
+    every = schedules.Every(
+        sweep=timedelta(seconds=settings.sweep_every_seconds),
+        audit=timedelta(seconds=settings.audit_every_seconds),
+    )
+    try:
+        await schedules.ensure(client, settings.task_queue, every)
+    except RPCError as error:
+        # The checkout works without; the next worker that starts tries again.
+        _log.warning("the schedules of sweep and audit could not be made: %s", error.message)
 
 
 async def _wait_until_usable(settings: WorkerSettings, engine: AsyncEngine) -> Client:

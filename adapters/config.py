@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from domain.policies import CHECKOUT_TASK_QUEUE
+from domain.policies import AUDIT_EVERY, CHECKOUT_TASK_QUEUE, SWEEP_EVERY
 
 PREFIX = "CHECKOUT_"
 DEFAULT_TEMPORAL_ADDRESS = "127.0.0.1:7233"
@@ -75,6 +75,9 @@ class WorkerSettings(StarterSettings):
     """How long running activities may go on after SIGTERM before they are cancelled."""
     startup_timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] = 120
     """How long to wait for a Temporal or a Postgres that is not up yet."""
+    sweep_every_seconds: Annotated[int, Field(ge=0, le=86_400)] = int(SWEEP_EVERY.total_seconds())
+    audit_every_seconds: Annotated[int, Field(ge=0, le=86_400)] = int(AUDIT_EVERY.total_seconds())
+    """How often the sweep and the audit run by themselves; 0 for never."""
     log_file: Path = Path("saga.log")
     log_level: Annotated[str, AfterValidator(_log_level)] = "INFO"
 

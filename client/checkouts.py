@@ -2,10 +2,10 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 from temporalio.client import (
@@ -25,12 +25,12 @@ from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from domain import policies
+from domain.errors import AuditViolation
 from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
 from domain.model import CheckoutInput, CheckoutStatus, OrderStatus, Resolution
 from workflows.checkout import CheckoutWorkflow
 from workflows.maintenance import AuditWorkflow, SweepWorkflow
 
-_T = TypeVar("_T")
 Handle = WorkflowHandle[CheckoutWorkflow, CheckoutStatus]
 
 TERMINATED = "terminated"
@@ -195,31 +195,35 @@ class Checkouts:
             order_id, await self._update(order_id, CheckoutWorkflow.resolve_compensation, resolution)
         )
 
-    async def audit(self, at_rest_after: timedelta, timeout: timedelta) -> AuditReport:
-        """Check every invariant in the database."""
-        return await self._maintain(
-            self._client.execute_workflow(
+    async def audit(self, timeout: timedelta, *, is_at_rest: bool = False) -> AuditReport:
+        """Check every invariant in the database; at rest, without leaving an hour to what is unfinished."""
+        audit = AuditInput(0.0, is_recorded=False) if is_at_rest else AuditInput()
+        try:
+            return await self._client.execute_workflow(
                 AuditWorkflow.run,
-                AuditInput(at_rest_after.total_seconds()),
+                audit,
                 id=f"audit-{uuid.uuid4()}",
                 task_queue=self._task_queue,
                 execution_timeout=timeout,
-            ),
-            timeout,
-        )
+            )
+        except WorkflowFailureError as failure:
+            if isinstance(failure.cause, ApplicationError) and failure.cause.type == AuditViolation.__name__:
+                report: AuditReport = value_to_type(AuditReport, failure.cause.details[0])
+                return report
+            raise self._unfinished(failure, timeout) from None
 
     async def sweep(self, stood_still: timedelta, timeout: timedelta) -> SweepReport:
         """Start or repair the saga of every order that needs one."""
-        return await self._maintain(
-            self._client.execute_workflow(
+        try:
+            return await self._client.execute_workflow(
                 SweepWorkflow.run,
                 SweepInput(stood_still.total_seconds()),
                 id=f"sweep-{uuid.uuid4()}",
                 task_queue=self._task_queue,
                 execution_timeout=timeout,
-            ),
-            timeout,
-        )
+            )
+        except WorkflowFailureError as failure:
+            raise self._unfinished(failure, timeout) from None
 
     async def _is_repaired(self, order_id: str, run_id: str) -> bool:
         return (await self._describe(order_id)).run_id != run_id
@@ -304,19 +308,17 @@ class Checkouts:
             status = await self.status(order_id)
             raise Refused(f"order {order_id} is {status.status} already") from None
 
-    async def _maintain(self, work: Awaitable[_T], timeout: timedelta) -> _T:
-        try:
-            return await work
-        except WorkflowFailureError as failure:
-            if isinstance(failure.cause, ApplicationError):
-                raise Refused(failure.cause.message) from None
-            cause: BaseException | None = failure.cause
-            while cause is not None and cause.__cause__ is not None:
-                cause = cause.__cause__
-            raise NoWorker(
-                f"it did not finish within {timeout.total_seconds():g} s ({cause}); is a worker running on task queue "
-                f"{self._task_queue}? `python worker.py` starts one"
-            ) from None
+    def _unfinished(self, failure: WorkflowFailureError, timeout: timedelta) -> Refused | NoWorker:
+        """Say why an audit or a sweep did not come to its end."""
+        if isinstance(failure.cause, ApplicationError):
+            return Refused(failure.cause.message)
+        cause: BaseException | None = failure.cause
+        while cause is not None and cause.__cause__ is not None:
+            cause = cause.__cause__
+        return NoWorker(
+            f"it did not finish within {timeout.total_seconds():g} s ({cause}); is a worker running on task queue "
+            f"{self._task_queue}? `python worker.py` starts one"
+        )
 
 
 def _listed_status(status: WorkflowExecutionStatus | None, attributes: TypedSearchAttributes) -> str:

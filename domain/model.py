@@ -74,6 +74,8 @@ class CheckoutInput:
     lines: tuple[OrderLine, ...]
     repair: bool = False
     """Do no step: undo whatever an earlier run of this order may have left. Set by the sweep alone."""
+    doubt: str = ""
+    """With `repair`: why only a person may decide what is undone. Set by the sweep alone."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be an order; merge and sort the lines."""

@@ -143,6 +143,14 @@ class Saga:
         self._stack.append(entry)
         return entry
 
+    def must_undo(self, step: str, undo: Callable[[], Awaitable[UndoResult]]) -> None:
+        """Have a step undone that this run did not do, or has undone before; see `unwind_more`."""
+        for entry in self._stack:
+            if entry.step == step:
+                entry.state = StepState.DONE
+                return
+        self.add_compensation(step, undo).state = StepState.DONE
+
     async def step(
         self,
         name: str,
