@@ -18,8 +18,10 @@ PATIENCE_SECONDS = 20.0
 async def heard() -> AsyncIterator[tuple[int, list[bytes]]]:
     """Run a server that answers each line with itself, and give its port and what it heard."""
     lines: list[bytes] = []
+    answering: set[asyncio.Task[None] | None] = set()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answering.add(asyncio.current_task())
         with contextlib.suppress(ConnectionResetError):
             while line := await reader.readline():
                 lines.append(line)
@@ -29,6 +31,7 @@ async def heard() -> AsyncIterator[tuple[int, list[bytes]]]:
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     yield server.sockets[0].getsockname()[1], lines
     server.close()
+    await asyncio.wait_for(asyncio.gather(*filter(None, answering)), PATIENCE_SECONDS)
 
 
 @pytest.fixture
