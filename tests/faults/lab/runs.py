@@ -1,0 +1,101 @@
+"""One run for each group of cells, on one pair of servers for all of them."""
+
+import asyncio
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from temporalio.client import Client
+
+from adapters.temporal import DATA_CONVERTER
+from embedded.stack import DATABASE, ROLE, DevStack, psql
+from tests.conftest import Database
+from tests.faults.lab.aftermath import Aftermath, Inspection, inspect, look
+from tests.faults.lab.cells import Cell, Fault, Group, Operation, recognise
+from tests.faults.lab.crew import Crew
+from tests.faults.lab.desk import Desk
+from tests.faults.lab.scene import Scene
+from tests.faults.lab.strikes import STRIKES
+from tests.faults.lab.wire import Proxy
+
+# How long an attempt may take. Where nothing but the end of this time tells Temporal that an attempt is lost, it is
+# short; it must outlast the staging, though.
+_ATTEMPT_SECONDS = {Fault.WORKER_KILLED: 3.0, Fault.WORKER_STOPPED: 3.0, Fault.TEMPORAL_KILLED: 10.0}
+_UNHURRIED_SECONDS = 60.0
+# What a stopped worker holds open ends by the role's own timeout; elsewhere that would be a second fault.
+_TRANSACTION_SECONDS = {Fault.WORKER_STOPPED: 6}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of one group."""
+
+    cells: dict[Operation, Aftermath]
+    inspection: Inspection
+
+
+class Laboratory:
+    """Runs each group once, however many of its cells ask for it."""
+
+    def __init__(self, stack: DevStack, folder: Path) -> None:
+        self._stack = stack
+        self._folder = folder
+        self._runs: dict[Group, asyncio.Task[Run]] = {}
+
+    async def run_of(self, cell: Cell) -> Run:
+        """Give the run that a cell is part of; its failure is the failure of each of its cells."""
+        if cell.group not in self._runs:
+            self._runs[cell.group] = asyncio.create_task(self._run(cell.group))
+        return await asyncio.shield(self._runs[cell.group])
+
+    async def close(self) -> None:
+        """End what nobody waits for any more."""
+        for run in self._runs.values():
+            run.cancel()
+        await asyncio.gather(*self._runs.values(), return_exceptions=True)
+
+    async def _run(self, group: Group) -> Run:
+        with self._database(group) as database:
+            async with Proxy(self._stack.ports.postgres, recognise) as proxy, Desk() as desk:
+                crew = Crew(
+                    self._stack,
+                    self._folder / str(group),
+                    database_url=f"postgresql://{ROLE}@127.0.0.1:{proxy.port}/{database.name}",
+                    desk_port=desk.port,
+                    attempt_seconds=_ATTEMPT_SECONDS.get(group.fault, _UNHURRIED_SECONDS),
+                )
+                with crew:
+                    client = await Client.connect(self._stack.temporal.address, data_converter=DATA_CONVERTER)
+                    return await self._drive(Scene(group, self._stack, client, database, proxy, desk, crew))
+
+    async def _drive(self, scene: Scene) -> Run:
+        victim = scene.crew.hire()
+        try:
+            await scene.stage()
+            proofs = await STRIKES[scene.group.fault](scene, victim)
+            await scene.ended()
+            await scene.crew.dismiss()
+        except Exception as error:
+            error.add_note(scene.crew.log())
+            raise
+        cells = {
+            saga.cell.operation: await look(saga, scene.database, scene.desk, proofs.get(saga.cell.operation))
+            for saga in scene.sagas
+        }
+        return Run(cells, await inspect(scene.database))
+
+    @contextmanager
+    def _database(self, group: Group) -> Iterator[Database]:
+        postgres = self._stack.postgres
+        name = f"cells_{uuid.uuid4().hex[:12]}"
+        psql(postgres, "postgres", "-c", f'CREATE DATABASE "{name}" TEMPLATE "{DATABASE}"')
+        limit = _TRANSACTION_SECONDS.get(group.fault, _UNHURRIED_SECONDS)
+        for setting in ("transaction_timeout", "idle_in_transaction_session_timeout"):
+            psql(postgres, "postgres", "-c", f"ALTER ROLE {ROLE} IN DATABASE \"{name}\" SET {setting} = '{limit:.0f}s'")
+        try:
+            yield Database(name, postgres.url(name, ROLE), postgres.url(name, "postgres", driver="postgresql"))
+        finally:
+            if postgres.running:
+                psql(postgres, "postgres", "-c", f'DROP DATABASE "{name}" WITH (FORCE)')
