@@ -97,9 +97,9 @@ BEFORE = {
 ZONE_OF = {
     # The courier takes the parcel at once: ship is the pivot.
     Operation.RESERVE: "city",
-    Operation.CHARGE: "city",
     Operation.SHIP: "city",
-    # Its parcel is a label that can be cancelled.
+    # The parcel is a label that can be cancelled, by a cancel that comes when ship has begun, too.
+    Operation.CHARGE: "country",
     Operation.CANCEL_SHIPMENT: "country",
     # Nobody delivers there: ship is refused, and everything undone.
     Operation.REFUND: "atlantis",
@@ -201,6 +201,13 @@ def is_found_at_once(cell: Cell) -> bool:
 
 
 RETURNED = "returned"
+_CUTS_CONNECTIONS = frozenset({Fault.BACKEND_TERMINATED, Fault.POSTGRES_RESTARTED, Fault.CONNECTION_CUT})
+_ANSWERS_WHEN_CUT: dict[Boundary, set[str | None]] = {
+    Boundary.B1: {RETURNED, "DatabaseUnavailable"},  # the attempt may open a connection of its own
+    Boundary.B2: {"DatabaseUnavailable"},
+    Boundary.B3: {"DatabaseUnavailable"},
+    Boundary.B4: {RETURNED},
+}
 
 
 def answers_of(cell: Cell) -> set[str | None]:
@@ -210,10 +217,8 @@ def answers_of(cell: Cell) -> set[str | None]:
         return {RETURNED}
     if fault is Fault.WORKER_KILLED:
         return {None}
-    if fault in {Fault.BACKEND_TERMINATED, Fault.POSTGRES_RESTARTED, Fault.CONNECTION_CUT}:
-        if boundary is Boundary.B1:
-            return {RETURNED, "DatabaseUnavailable"}  # the pool may have a connection that was not used yet
-        return {RETURNED} if boundary is Boundary.B4 else {"DatabaseUnavailable"}
+    if fault in _CUTS_CONNECTIONS:
+        return _ANSWERS_WHEN_CUT[boundary]
     if fault is Fault.WORKER_STOPPED and boundary is Boundary.B2:
         return {"DatabaseUnavailable"}  # the role's transaction timeout was faster
     if fault is Fault.TERMINATED and not ending_of(cell).had_effect:

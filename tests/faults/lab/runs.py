@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from temporalio.client import Client
@@ -20,12 +21,25 @@ from tests.faults.lab.scene import Scene
 from tests.faults.lab.strikes import STRIKES
 from tests.faults.lab.wire import Proxy
 
-# How long an attempt may take. Where nothing but the end of this time tells Temporal that an attempt is lost, it is
-# short; it must outlast the staging, though.
-_ATTEMPT_SECONDS = {Fault.WORKER_KILLED: 3.0, Fault.WORKER_STOPPED: 3.0, Fault.TEMPORAL_KILLED: 10.0}
-_UNHURRIED_SECONDS = 60.0
-# What a stopped worker holds open ends by the role's own timeout; elsewhere that would be a second fault.
-_TRANSACTION_SECONDS = {Fault.WORKER_STOPPED: 6}
+
+@dataclass(frozen=True)
+class Patience:
+    """How many seconds the parts give one another. None may run out while the sagas are brought to their places."""
+
+    attempt: float = 60.0
+    """Start-to-close of the operations that are struck."""
+    workflow_task: float = 10.0
+    transaction: int = 60
+    """Timeouts of the service's role, for a transaction and for an idle one."""
+
+
+# Where nothing else tells Temporal that a worker is lost, time does. What a stopped worker holds open is ended by
+# the role's own timeout; under another fault that would be a second one.
+_HURRIED = {
+    Fault.WORKER_KILLED: Patience(attempt=5.0, workflow_task=3.0),
+    Fault.WORKER_STOPPED: Patience(attempt=5.0, workflow_task=3.0, transaction=7),
+    Fault.TEMPORAL_KILLED: Patience(attempt=10.0),
+}
 
 
 @dataclass(frozen=True)
@@ -57,18 +71,22 @@ class Laboratory:
         await asyncio.gather(*self._runs.values(), return_exceptions=True)
 
     async def _run(self, group: Group) -> Run:
-        with self._database(group) as database:
+        patience = _HURRIED.get(group.fault, Patience())
+        with self._database(patience.transaction) as database:
             async with Proxy(self._stack.ports.postgres, recognise) as proxy, Desk() as desk:
                 crew = Crew(
                     self._stack,
                     self._folder / str(group),
                     database_url=f"postgresql://{ROLE}@127.0.0.1:{proxy.port}/{database.name}",
                     desk_port=desk.port,
-                    attempt_seconds=_ATTEMPT_SECONDS.get(group.fault, _UNHURRIED_SECONDS),
+                    attempt_seconds=patience.attempt,
                 )
                 with crew:
                     client = await Client.connect(self._stack.temporal.address, data_converter=DATA_CONVERTER)
-                    return await self._drive(Scene(group, self._stack, client, database, proxy, desk, crew))
+                    task_timeout = timedelta(seconds=patience.workflow_task)
+                    return await self._drive(
+                        Scene(group, self._stack, client, database, proxy, desk, crew, task_timeout=task_timeout)
+                    )
 
     async def _drive(self, scene: Scene) -> Run:
         victim = scene.crew.hire()
@@ -87,13 +105,12 @@ class Laboratory:
         return Run(cells, await inspect(scene.database))
 
     @contextmanager
-    def _database(self, group: Group) -> Iterator[Database]:
+    def _database(self, limit: int) -> Iterator[Database]:
         postgres = self._stack.postgres
         name = f"cells_{uuid.uuid4().hex[:12]}"
         psql(postgres, "postgres", "-c", f'CREATE DATABASE "{name}" TEMPLATE "{DATABASE}"')
-        limit = _TRANSACTION_SECONDS.get(group.fault, _UNHURRIED_SECONDS)
         for setting in ("transaction_timeout", "idle_in_transaction_session_timeout"):
-            psql(postgres, "postgres", "-c", f"ALTER ROLE {ROLE} IN DATABASE \"{name}\" SET {setting} = '{limit:.0f}s'")
+            psql(postgres, "postgres", "-c", f"ALTER ROLE {ROLE} IN DATABASE \"{name}\" SET {setting} = '{limit}s'")
         try:
             yield Database(name, postgres.url(name, ROLE), postgres.url(name, "postgres", driver="postgresql"))
         finally:

@@ -25,8 +25,6 @@ STOCK = 10
 QUANTITY = 2
 PRICE = 1_000
 
-_WORKFLOW_TASK = timedelta(seconds=3)
-
 
 @dataclass(frozen=True)
 class Standing:
@@ -74,7 +72,16 @@ class Scene:
     """Everything that a strike can reach."""
 
     def __init__(
-        self, group: Group, stack: DevStack, client: Client, database: Database, proxy: Proxy, desk: Desk, crew: Crew
+        self,
+        group: Group,
+        stack: DevStack,
+        client: Client,
+        database: Database,
+        proxy: Proxy,
+        desk: Desk,
+        crew: Crew,
+        *,
+        task_timeout: timedelta,
     ) -> None:
         self.group = group
         self.stack = stack
@@ -84,6 +91,7 @@ class Scene:
         self.desk = desk
         self.crew = crew
         self.sagas: list[Saga] = []
+        self._task_timeout = task_timeout
         self._places: dict[Operation, Stop | Gate] = {}
 
     async def stage(self) -> None:
@@ -103,8 +111,9 @@ class Scene:
         for approach in approaches.values():
             approach.open()
         await self._start(Operation.RESERVE, orders[Operation.RESERVE])
-        for saga in self.sagas:
-            saga.standing = await self._stand(saga)
+        for place in self._places.values():
+            await place.reached()
+        await asyncio.gather(*(self._note_standing(saga) for saga in self.sagas))
 
     def saga(self, operation: Operation) -> Saga:
         [found] = [saga for saga in self.sagas if saga.cell.operation is operation]
@@ -148,7 +157,7 @@ class Scene:
             id=workflow_id,
             task_queue=self.crew.task_queue,
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-            task_timeout=_WORKFLOW_TASK,
+            task_timeout=self._task_timeout,
         )
         first = self.client.get_workflow_handle(workflow_id, run_id=handle.result_run_id, result_type=CheckoutStatus)
         newest = self.client.get_workflow_handle(workflow_id, result_type=CheckoutStatus)
@@ -164,9 +173,8 @@ class Scene:
             case boundary:
                 return self.desk.stop(order_id, operation, boundary)
 
-    async def _stand(self, saga: Saga) -> Standing:
+    async def _note_standing(self, saga: Saga) -> None:
         operation, order_id = saga.cell.operation, saga.order_id
-        await self._places[operation].reached()
         errands = [errand for errand in self.proxy.errands if errand.work == (order_id, operation.value)]
         backend_pid = errands[-1].backend_pid if errands else None
         backends = await self.database.fetch(
@@ -175,7 +183,7 @@ class Scene:
         phases = await self.database.fetch(
             "SELECT phase FROM step_fence WHERE saga_id = $1 AND step = $2", order_id, STEP_OF[operation]
         )
-        return Standing(
+        saga.standing = Standing(
             # An attempt that has not ended is the last that began.
             report=self.desk.attempts_of(order_id, operation)[-1],
             backend_pid=backend_pid,

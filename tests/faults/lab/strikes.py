@@ -207,18 +207,18 @@ async def _until_gone(scene: Scene, sessions: Iterable[Session]) -> None:
 
 async def _cancel_by_update(saga: Saga) -> str:
     """Ask for the order's cancel. Once it is being undone the answer is a refusal with a reason."""
-    is_too_late = saga.cell.operation in UNDOS
+    refusal = None
     try:
         await saga.handle.execute_update("cancel", "struck")
     except WorkflowUpdateFailedError as refused:
-        assert is_too_late, repr(refused.cause)
-        assert "already" in str(refused.cause), repr(refused.cause)
-        return f"refused: {refused.cause}"
+        refusal = str(refused.cause)
     except RPCError as closed:
-        assert is_too_late, repr(closed)
-        assert closed.status is RPCStatusCode.NOT_FOUND, repr(closed)
-        return "refused: the workflow is closed"
-    assert not is_too_late, "an order that is being undone took a cancel"
+        refusal = "already closed" if closed.status is RPCStatusCode.NOT_FOUND else str(closed)
+    if saga.cell.operation in UNDOS:
+        assert refusal is not None, "an order that is being undone took a cancel"
+        assert "already" in refusal
+        return f"refused: {refusal}"
+    assert refusal is None, refusal
     await _require_event(saga, EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED)
     return "the update is in the history"
 
