@@ -19,6 +19,7 @@ class Aftermath:
     """All that a cell is judged by."""
 
     cell: Cell
+    order_id: str
     standing: Standing
     """Before the strike."""
     proof: str | None
@@ -57,9 +58,19 @@ class Inspection:
     """What the whole database looks like after a run."""
 
     violations: list[str]
-    unfinished: int
-    prepared_or_open: int
-    """Transactions that somebody left open."""
+    """Each begins with the order, or the goods or the customer that are named after it."""
+    unfinished: list[str]
+    """Orders that have not ended."""
+    open_transactions: int
+    """Those that the service's role has left behind."""
+
+    def violations_for(self, order_id: str, others: set[str]) -> list[str]:
+        """Give what concerns this order, and what concerns no order of the run in particular."""
+        return [
+            violation
+            for violation in self.violations
+            if order_id in violation or not any(other in violation for other in others)
+        ]
 
 
 async def inspect(database: Database) -> Inspection:
@@ -70,8 +81,13 @@ async def inspect(database: Database) -> Inspection:
     finally:
         await engine.dispose()
     return Inspection(
-        [f"{found.check} {found.subject}: {found.detail}" for found in report.violations],
-        await database.value("SELECT count(*) FROM orders WHERE status NOT IN ('completed', 'rejected', 'cancelled')"),
+        [f"{found.subject}: {found.check}, {found.detail}" for found in report.violations],
+        [
+            row[0]
+            for row in await database.fetch(
+                "SELECT order_id FROM orders WHERE status NOT IN ('completed', 'rejected', 'cancelled')"
+            )
+        ],
         await database.value(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = 'checkout' "
             "AND xact_start IS NOT NULL"
@@ -91,6 +107,7 @@ async def look(saga: Saga, database: Database, desk: Desk, proof: str | None) ->
     assert description.status is not None
     return Aftermath(
         cell=saga.cell,
+        order_id=order_id,
         standing=saga.stood,
         proof=proof,
         answer=desk.answer_of(saga.stood.report),

@@ -190,14 +190,17 @@ def _ending_when_terminated(cell: Cell) -> Ending:
     return Ending("rejected" if operation in {Operation.REFUND, Operation.RELEASE} else "cancelled", "FAILED")
 
 
-def is_found_at_once(cell: Cell) -> bool:
-    """Tell whether a sweep finds a terminated order while its last attempt is still held up.
+def sweeps_that_repair(cell: Cell) -> list[int]:
+    """Number the sweeps that repair a terminated order.
 
-    It does not where the order's row does not exist yet, or says `completed`.
+    The first comes while its last attempt is held up, the second when that has ended, the third finds nothing. An
+    order whose row does not exist yet, or says `completed`, is not found.
     """
-    if cell.operation is Operation.RESERVE or cell.operation is Operation.CANCEL_SHIPMENT:
-        return not is_early(cell.group.boundary)
-    return cell.operation is not Operation.SHIP or is_early(cell.group.boundary)
+    is_shipped = cell.operation is Operation.SHIP and not is_early(cell.group.boundary)
+    if is_shipped:
+        return []
+    is_hidden = cell.operation in {Operation.RESERVE, Operation.CANCEL_SHIPMENT} and is_early(cell.group.boundary)
+    return [2] if is_hidden else [1]
 
 
 RETURNED = "returned"

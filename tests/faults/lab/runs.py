@@ -71,6 +71,9 @@ class Laboratory:
         await asyncio.gather(*self._runs.values(), return_exceptions=True)
 
     async def _run(self, group: Group) -> Run:
+        # A run that failed may have left a server down.
+        self._stack.postgres.start()
+        self._stack.temporal.start()
         patience = _HURRIED.get(group.fault, Patience())
         with self._database(patience.transaction) as database:
             async with Proxy(self._stack.ports.postgres, recognise) as proxy, Desk() as desk:

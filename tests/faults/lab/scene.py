@@ -25,6 +25,8 @@ STOCK = 10
 QUANTITY = 2
 PRICE = 1_000
 
+_PATIENCE_SECONDS = 90.0
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -129,9 +131,12 @@ class Scene:
         await self.desk.heard(lambda _: all(self.desk.answer_of(saga.stood.report) is not None for saga in self.sagas))
 
     async def ended(self) -> None:
-        """Wait until the newest run of every saga is closed."""
-        async with asyncio.timeout(90):
-            await asyncio.gather(*(saga.newest.result() for saga in self.sagas), return_exceptions=True)
+        """Wait until the newest run of every saga is closed, or has had time enough: its cell will say so."""
+        results = [asyncio.create_task(saga.newest.result()) for saga in self.sagas]
+        _, open_still = await asyncio.wait(results, timeout=_PATIENCE_SECONDS)
+        for result in open_still:
+            result.cancel()
+        await asyncio.gather(*results, return_exceptions=True)
 
     # On the way ------------------------------------------------------------------------------------------
 

@@ -11,20 +11,19 @@ transaction does, or says None. The proxy speaks protocol 3 without encryption, 
 """
 
 import asyncio
-import contextlib
-import socket
 import struct
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
-from typing import Self, cast
+from typing import Self
+
+from tests.faults.lab.messages import Side, bound_values
 
 _PATIENCE_SECONDS = 60.0
 _CANCEL_REQUEST = 80877102
 _ENCRYPTION_REQUESTS = {80877103, 80877104}
 _FLUSH = b"H\x00\x00\x00\x04"
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 Recognise = Callable[[str, Sequence[bytes | None]], Hashable | None]
 
@@ -147,59 +146,6 @@ class Proxy:
         return session.client
 
 
-class _Side(asyncio.Protocol):
-    """One end of a connection: cuts what it hears into messages."""
-
-    def __init__(self, hear: Callable[[bytes, bytes], None], lost: Callable[["_Side"], None]) -> None:
-        self.transport: asyncio.Transport | None = None
-        self.gone = asyncio.Event()
-        self.is_starting = False
-        """A client's first messages have no type byte."""
-        self._hear = hear
-        self._lost = lost
-        self._unread = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._unread += data
-        for kind, message in self._messages():
-            self._hear(kind, message)
-
-    def _messages(self) -> Iterator[tuple[bytes, bytes]]:
-        while True:
-            head = 0 if self.is_starting else 1
-            if len(self._unread) < head + 4:
-                return
-            (length,) = struct.unpack_from("!i", self._unread, head)
-            end = head + length
-            if len(self._unread) < end:
-                return
-            message, self._unread = self._unread[:end], self._unread[end:]
-            yield message[:head], message
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio passes it
-        self.gone.set()
-        self._lost(self)
-
-    def write(self, data: bytes) -> None:
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.write(data)
-
-    def close(self) -> None:
-        if self.transport is not None:
-            self.transport.close()
-
-    def reset(self) -> None:
-        """End the connection so that the other end sees a reset, not an orderly close."""
-        if self.transport is None or self.transport.is_closing():
-            return
-        with contextlib.suppress(OSError):
-            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        self.transport.abort()
-
-
 @dataclass
 class _Passing:
     """The transaction that is under way on a connection."""
@@ -219,9 +165,9 @@ class Session:
     """One client's connection and the server's end of it."""
 
     def __init__(self, proxy: Proxy) -> None:
-        self.client = _Side(self._hear_client, self._lose)
+        self.client = Side(self._hear_client, self._lose)
         self.client.is_starting = True
-        self.server = _Side(self._hear_server, self._lose)
+        self.server = Side(self._hear_server, self._lose)
         self.backend_pid = 0
         """The server process behind it; 0 until it has introduced itself, and for cancel requests."""
         self.was_reset = False
@@ -308,7 +254,7 @@ class Session:
         self.server.write(startup)
 
     def _hear_bind(self, message: bytes) -> None:
-        statement, values = _bound(message)
+        statement, values = bound_values(message)
         work = self._proxy.recognise(self._statements.get(statement, ""), values)
         if work is None:
             return
@@ -376,26 +322,10 @@ class Session:
 
     # The end --------------------------------------------------------------------------------------------
 
-    def _lose(self, side: _Side) -> None:
+    def _lose(self, side: Side) -> None:
         other = self.server if side is self.client else self.client
         if self._passing.is_answering or self._passing.is_held:
             # What was kept back is lost with the connection that it came from.
             other.reset()
         else:
             other.close()
-
-
-def _bound(bind: bytes) -> tuple[bytes, list[bytes | None]]:
-    """Read a Bind message: the name of its statement and the values."""
-    _portal, statement, rest = bind[5:].split(b"\0", 2)
-    (formats,) = struct.unpack_from("!h", rest)
-    at = 2 + 2 * formats
-    (count,) = struct.unpack_from("!h", rest, at)
-    at += 2
-    values: list[bytes | None] = []
-    for _ in range(count):
-        (length,) = struct.unpack_from("!i", rest, at)
-        at += 4
-        values.append(None if length < 0 else rest[at : at + length])
-        at += max(length, 0)
-    return statement, values
