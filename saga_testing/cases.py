@@ -130,7 +130,7 @@ class Case:
 
 
 def matrix(steps: Sequence[Step], *, can_be_retried: bool = False) -> list[Case]:
-    """Generate every case of these steps, given in the order in which the saga does them.
+    """Generate every case of these steps, the first that the saga does first.
 
     Args:
         steps: all steps of the saga; they run one after the other.

@@ -8,6 +8,7 @@ What was not given stays as the saga wants it: above all the failures that it do
 import asyncio
 import dataclasses
 from collections import Counter
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, TypeVar
@@ -130,10 +131,13 @@ class Faults(Interceptor):
         """Bound one attempt of an activity, or their number."""
         self._limits[name] = _Limits(start_to_close, attempts)
 
-    def lose_whoever_is_held(self) -> None:
-        """Let every attempt that stands before a gate die with its worker."""
+    async def stop(self, worker: AbstractAsyncContextManager[Any]) -> None:
+        """Stop a worker; every attempt that stands before a gate dies with it."""
+        stopping = asyncio.ensure_future(worker.__aexit__(None, None, None))
+        await asyncio.sleep(0)  # it stops taking tasks before it loses those it has
         for gate in self._gates.values():
             gate.lose()
+        await stopping
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002
         """Stand before every activity of the worker."""

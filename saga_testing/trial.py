@@ -38,10 +38,9 @@ class Trial:
         try:
             yield
         finally:
-            stopping = asyncio.ensure_future(worker.__aexit__(None, None, None))
-            await asyncio.sleep(0)  # the worker stops taking tasks before it loses those it has
-            self.faults.lose_whoever_is_held()
-            await self._in_time(stopping, "A worker stops when it is told to: the saga swallows its own eviction.")
+            await self._in_time(
+                self.faults.stop(worker), "A worker stops when it is told to: the saga swallows its own eviction."
+            )
 
     # What can be waited for ------------------------------------------------------------------------------
 
