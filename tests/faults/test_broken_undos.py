@@ -19,7 +19,7 @@ from domain import policies
 from domain.model import Step
 from embedded.stack import DevStack
 from saga_testing.faults import Moment
-from tests.conftest import Database, Shop
+from tests.conftest import Shop
 from tests.faults.share import share
 from tests.faults.shared import shared_database
 from tests.faults.stuck import BREAKABLE, ENDINGS, UNWIND, Handle, Stuck, retry_until, taken
@@ -42,18 +42,18 @@ class Cell:
 
 
 @pytest.fixture(scope="module")
-async def breakable(stack: DevStack) -> AsyncIterator[Database]:
-    with shared_database(stack) as database:
+async def breakable(client: Client, stack: DevStack) -> AsyncIterator[Shop]:
+    async with shared_database(stack) as database:
         await database.run(BREAKABLE)
-        yield database
+        engine = create_engine(database.url, pool_size=5)
+        yield Shop(client, engine, database)
+        await engine.dispose()
 
 
 @pytest.fixture
-async def shop(client: Client, breakable: Database) -> AsyncIterator[Shop]:
+def shop(breakable: Shop) -> Shop:
     """A task queue of its own for each cell, on the one database."""
-    engine = create_engine(breakable.url, pool_size=5)
-    yield Shop(client, engine, breakable)
-    await engine.dispose()
+    return Shop(breakable.client, breakable.engine, breakable.database)
 
 
 # For a while --------------------------------------------------------------------------------------------

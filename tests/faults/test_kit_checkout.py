@@ -55,7 +55,7 @@ _played: Counter[str] = Counter()
 
 @pytest.fixture(scope="module")
 async def shop(client: Client, stack: DevStack) -> AsyncIterator[Shop]:
-    with shared_database(stack) as database:
+    async with shared_database(stack) as database:
         engine = create_engine(database.url, pool_size=5)
         yield Shop(client, engine, database)
         await engine.dispose()

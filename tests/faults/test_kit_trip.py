@@ -21,7 +21,7 @@ _played: Counter[str] = Counter()
 @pytest.fixture(scope="module")
 async def agency(client: Client, stack: DevStack) -> AsyncIterator[Agency]:
     """An agency that never runs out of rooms and seats."""
-    with shared_database(stack) as database:
+    async with shared_database(stack) as database:
         await database.run(TABLES + "INSERT INTO hotels VALUES ('Seaside', 99); INSERT INTO flights VALUES ('PX1', 99)")
         engine = create_engine(database.url, pool_size=5)
         yield Agency(client, engine, database, f"trips-{uuid.uuid4().hex[:12]}")
