@@ -34,22 +34,18 @@ UNWIND = (Step.SHIP, Step.PAY, Step.RESERVE)
 """The steps in the order in which they are undone."""
 ENDINGS = ("rejected", "cancelled")
 
-# Breaks the undos of single orders, and only the undos: they reach the database, and it says no.
+# Breaks the undos of single orders, and only the undos: they do all their work, and their commit is refused.
 BREAKABLE = """
 CREATE TABLE broken_undos (order_id text, step text, PRIMARY KEY (order_id, step));
 GRANT SELECT ON broken_undos TO checkout;
 CREATE FUNCTION break_undo() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    IF EXISTS (SELECT FROM broken_undos b WHERE b.order_id = NEW.order_id AND b.step = TG_ARGV[0]) THEN
-        RAISE EXCEPTION 'the undo of % is broken on purpose', TG_ARGV[0];
+    IF EXISTS (SELECT FROM broken_undos b WHERE b.order_id = NEW.saga_id AND b.step = NEW.step) THEN
+        RAISE EXCEPTION 'the undo of % is broken on purpose', NEW.step;
     END IF;
-    RETURN NEW;
+    RETURN NULL;
 END $$;
-CREATE TRIGGER broken BEFORE UPDATE ON shipments
-    FOR EACH ROW WHEN (NEW.state = 'cancelled') EXECUTE FUNCTION break_undo('ship');
-CREATE TRIGGER broken BEFORE INSERT ON transfers
-    FOR EACH ROW WHEN (NEW.kind = 'refund') EXECUTE FUNCTION break_undo('pay');
-CREATE TRIGGER broken BEFORE UPDATE ON reservations
-    FOR EACH ROW WHEN (NEW.state = 'released') EXECUTE FUNCTION break_undo('reserve');
+CREATE CONSTRAINT TRIGGER broken AFTER UPDATE ON step_fence DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW WHEN (NEW.phase = 'undone') EXECUTE FUNCTION break_undo();
 """
 
 _HOW_IT_STANDS = """

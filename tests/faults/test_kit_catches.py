@@ -206,6 +206,7 @@ SHOWS: dict[str, Kinds] = {
         Kind.DO_GIVES_UP: True,
         Kind.DO_REPORT_LOST_FOR_GOOD: True,
         Kind.DO_LATE: True,
+        Kind.CANCEL_BEFORE_EFFECT: False,
         Kind.CANCEL_AFTER_EFFECT: False,
         Kind.CANCEL_BESIDE_REPORT: False,
         **dict.fromkeys(UNDOS, True),  # the unwind begins with a step that took effect and reported a failure
