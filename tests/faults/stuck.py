@@ -17,7 +17,6 @@ from saga_testing.faults import Faults
 from tests.conftest import Shop
 from tests.workflow.sagas import (
     UNDO_OF,
-    open_incidents,
     reason_of,
     retry,
     status_in,
@@ -46,6 +45,13 @@ CREATE FUNCTION break_undo() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 END $$;
 CREATE CONSTRAINT TRIGGER broken AFTER UPDATE ON step_fence DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW WHEN (NEW.phase = 'undone') EXECUTE FUNCTION break_undo();
+"""
+
+# What is resolved by hand is not paid back: the customer needs more money than one order costs.
+RICH = """
+INSERT INTO transfers (transfer_id, kind, debit_account, credit_account, amount_minor, currency)
+VALUES ('deposit/carol/more', 'deposit', 'bank', 'carol', 100000000, 'EUR');
+UPDATE accounts SET balance_minor = balance_minor + 100000000 WHERE account_id = 'carol';
 """
 
 _HOW_IT_STANDS = """
@@ -110,11 +116,18 @@ class Stuck:
     async def until_stuck(self, broken: tuple[Step, ...]) -> None:
         """Wait until the open incident names exactly the steps that these broken undos hold up."""
 
-        async def names_them() -> bool:
-            return await open_incidents(self.shop, self.order) == [self.stuck_steps(broken)]
+        async def has_parked() -> bool:
+            return await self.has_parked(broken)
 
         await until_status(self.shop, self.order, "stuck")
-        await until(names_them)
+        await until(has_parked)
+
+    async def has_parked(self, broken: tuple[Step, ...]) -> bool:
+        """Tell whether the last round found exactly these broken, rather than waiting for the parcel."""
+        rows = await self.shop.database.fetch(
+            "SELECT steps, cause FROM incidents WHERE order_id = $1 AND closed_at IS NULL", self.order.order_id
+        )
+        return [(steps, "broken on purpose" in cause) for steps, cause in rows] == [(self.stuck_steps(broken), True)]
 
     async def mend(self, steps: tuple[Step, ...]) -> None:
         await self.shop.database.fetch(
@@ -128,18 +141,16 @@ class Stuck:
 
         async def is_reported() -> bool:
             status = await handle.query(CheckoutWorkflow.status)
-            return [view.step for view in reversed(status.steps) if view.state == "stuck"] == stuck
+            return [
+                (view.step, "broken on purpose" in view.detail, "its shipment still stands" in view.detail)
+                for view in reversed(status.steps)
+                if view.state == "stuck"
+            ] == [(step, not must_wait(step), must_wait(step)) for step in stuck]
+
+        def must_wait(step: Step) -> bool:
+            return Step.SHIP in broken and step is not Step.SHIP
 
         await until(is_reported)
-        status = await handle.query(CheckoutWorkflow.status)
-        details = {view.step: view.detail for view in status.steps}
-        for step in stuck:
-            expected = (
-                "broken on purpose"
-                if step in broken and (step is Step.SHIP or Step.SHIP not in broken)
-                else ("its shipment still stands")
-            )
-            assert expected in details[step], details
         assert await reason_of(self.shop, self.order) == self.first_cause
         assert await self._incidents() == [(stuck, True)]
         phases = await self._phases()
@@ -232,7 +243,7 @@ async def retry_until(handle: Handle, stuck: Stuck, broken: tuple[Step, ...]) ->
             description = await handle.describe()
             if description.close_time is not None:
                 return True
-        elif await open_incidents(stuck.shop, stuck.order) == [stuck.stuck_steps(broken)]:
+        elif await stuck.has_parked(broken):
             return True
         await taken(retry(handle))
         return False

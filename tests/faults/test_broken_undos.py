@@ -22,7 +22,7 @@ from saga_testing.faults import Moment
 from tests.conftest import Shop
 from tests.faults.share import share
 from tests.faults.shared import shared_database
-from tests.faults.stuck import BREAKABLE, ENDINGS, UNWIND, Handle, Stuck, retry_until, taken
+from tests.faults.stuck import BREAKABLE, ENDINGS, RICH, UNWIND, Handle, Stuck, retry_until, taken
 from tests.workflow.sagas import UNDO_OF, resolve, retry, until
 
 BROKEN = [(step,) for step in UNWIND] + list(combinations(UNWIND, 2)) + [UNWIND]
@@ -44,7 +44,7 @@ class Cell:
 @pytest.fixture(scope="module")
 async def breakable(client: Client, stack: DevStack) -> AsyncIterator[Shop]:
     async with shared_database(stack) as database:
-        await database.run(BREAKABLE)
+        await database.run(BREAKABLE + RICH)
         engine = create_engine(database.url, pool_size=5)
         yield Shop(client, engine, database)
         await engine.dispose()
