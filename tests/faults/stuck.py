@@ -11,6 +11,7 @@ from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
+from adapters.config import WorkerSettings
 from domain.model import CheckoutInput, CheckoutStatus, Step
 from domain.policies import checkout_workflow_id
 from saga_testing.faults import Faults
@@ -25,6 +26,7 @@ from tests.workflow.sagas import (
     violations,
 )
 from tests.workflow.sagas import failure_of as failure_of_saga
+from worker import build_worker
 from workflows.checkout import CheckoutWorkflow
 
 Handle = WorkflowHandle[CheckoutWorkflow, CheckoutStatus]
@@ -85,7 +87,8 @@ class Stuck:
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """Run a worker inside the block; whatever is held up at the end of the block is lost with it."""
-        worker = self.shop.working(interceptors=(self.faults,))
+        settings = WorkerSettings(task_queue=self.shop.task_queue, shutdown_grace_seconds=5)
+        worker = build_worker(self.shop.client, self.shop.engine, settings, interceptors=[self.faults])
         await worker.__aenter__()
         try:
             yield

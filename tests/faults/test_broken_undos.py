@@ -168,7 +168,7 @@ async def test_undos_that_fail_for_good_park_the_order_once_and_every_remedy_end
     shop: Shop, cell: Cell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if cell.twist.startswith("time"):
-        # The sandbox imports workflows.checkout anew for every run, and so reads these anew.
+        # Read by each run as it begins.
         monkeypatch.setattr(policies, "STUCK_RETRY_FIRST", timedelta(milliseconds=200))
         monkeypatch.setattr(policies, "STUCK_RETRY_LONGEST", timedelta(milliseconds=200))
     stuck, left = await Stuck.prepare(shop, cell.ending, cell.broken), cell.broken
