@@ -70,7 +70,7 @@ RECORD = ActivityPolicy(timedelta(seconds=10), None, _retry(200, 60))
 # Reading for the audit or the sweep; somebody waits for the answer.
 MAINTENANCE = ActivityPolicy(timedelta(seconds=60), timedelta(minutes=5), _retry(500, 10, unless=_FORWARD_GIVES_UP_ON))
 
-WORKFLOW_TASK = timedelta(seconds=10)
+WORKFLOW_TASK = timedelta(seconds=5)
 """When a workflow task goes to another worker because this one, or its answer, was lost. Temporal's default is 10 s.
 
 Above the 2 s after which the SDK calls a task deadlocked, so that a slow one is told as what it is."""
