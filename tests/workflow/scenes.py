@@ -12,6 +12,7 @@ from temporalio.common import WorkflowIDReusePolicy
 
 from activities.inventory import Inventory
 from activities.payments import Payments
+from activities.shipping import Shipping
 from domain import policies
 from domain.maintenance import AuditInput, SweepInput
 from domain.model import CheckoutInput, OrderLine
@@ -247,6 +248,69 @@ async def intruder_cancelled(shop: Shop, _gates: Gates) -> Handle:
     return await start_and_cancel(shop, await anothers_order(shop))
 
 
+async def cancelled_before_it_knows_of_the_parcel(shop: Shop, gates: Gates) -> Handle:
+    """Have a run that is cancelled while it reserves, where an earlier one has a label."""
+    order = shop.order("carol")
+    await Inventory(shop.engine).reserve_inventory(order)
+    await Payments(shop.engine).charge_payment(order)
+    await Shipping(shop.engine).ship_order(order)
+    gate = gates.hold(order, "reserve_inventory", "before")
+    handle = await run_again(shop, order)
+    await gate.reached()
+    await handle.execute_update(CheckoutWorkflow.cancel, "found it cheaper")
+    gate.open()
+    return handle
+
+
+# Restored databases -------------------------------------------------------------------------------------
+
+
+_AS_IF_RESTORED = "SET session_replication_role = replica;"
+
+
+async def forgotten(shop: Shop, gates: Gates) -> Handle:
+    """Have a saga find its payment gone, be parked, and be undone once somebody has looked."""
+    order = shop.order("carol")
+    gate = gates.hold(order, "ship_order", "before")
+    handle = await shop.start(order)
+    await gate.reached()
+    await shop.database.run(
+        f"{_AS_IF_RESTORED} UPDATE orders SET status = 'reserved';"
+        "DELETE FROM step_fence WHERE step = 'pay'; DELETE FROM transfers WHERE kind = 'capture';"
+        "UPDATE accounts SET balance_minor = 100000 WHERE account_id = 'carol'"
+    )
+    gate.open()
+    await until_status(shop, order, "stuck")
+    await retry(handle)
+    return handle
+
+
+async def forgotten_after_its_end(shop: Shop) -> CheckoutInput:
+    order = shop.order("alice")
+    await (await shop.start(order)).result()
+    await shop.database.run(
+        f"{_AS_IF_RESTORED} UPDATE orders SET status = 'paid'; DELETE FROM step_fence WHERE step = 'ship';"
+        "DELETE FROM shipments; UPDATE reservations SET state = 'held';"
+        "UPDATE inventory SET on_hand = initial, reserved = 1 WHERE sku = 'tea-mug'"
+    )
+    return order
+
+
+async def parked_by_the_sweep(shop: Shop, _gates: Gates) -> Handle:
+    """Have the sweep park an order that Temporal has completed; somebody then has it undone."""
+    order = await forgotten_after_its_end(shop)
+    await (await sweep(shop)).result()
+    handle = shop.client.get_workflow_handle_for(CheckoutWorkflow.run, checkout_workflow_id(order.order_id))
+    await until_status(shop, order, "stuck")
+    await retry(handle)
+    return handle
+
+
+async def sweeps_and_parks(shop: Shop, _gates: Gates) -> Handle:
+    await forgotten_after_its_end(shop)
+    return await sweep(shop)
+
+
 # Maintenance --------------------------------------------------------------------------------------------
 
 
@@ -338,7 +402,11 @@ SCENES: dict[str, Scene] = {
     "stuck-until-it-tried-again": stuck_until_it_tries_again,
     "stuck-and-resolved": stuck_and_resolved,
     "stuck-in-two-steps": stuck_in_two_steps,
+    "cancelled-before-it-knew-of-the-parcel": cancelled_before_it_knows_of_the_parcel,
+    "parked-and-undone": forgotten,
+    "parked-by-the-sweep-and-undone": parked_by_the_sweep,
     "sweep": sweeps,
+    "sweep-that-parks": sweeps_and_parks,
     "sweep-that-goes-on": sweeps_on_and_on,
     "audit": audits,
     "audit-that-finds": audits_and_finds,
