@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test faults lint format clean
+.PHONY: help setup demo up test faults mutants lint format clean
 
 help:  ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ test: $(VENV)/dev.ok  ## Run all tests on servers of their own
 
 faults: $(VENV)/dev.ok  ## Run every fault suite whole: each boundary, interleaving, event and outage
 	@$(RUN) -m pytest tests/faults -m "exhaustive or not exhaustive"
+
+mutants: $(VENV)/dev.ok  ## Put one fault after another into the code and see that a test notices each
+	@$(RUN) -m tests.mutants
 
 lint: $(VENV)/dev.ok  ## Check style, types and formatting
 	@$(RUN) -m ruff check .

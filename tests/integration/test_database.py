@@ -443,6 +443,17 @@ async def test_the_snapshot_may_not_write(database: Database, engine: AsyncEngin
     assert await database.value("SELECT sum(reserved) FROM inventory") == 0
 
 
+async def test_the_snapshot_sees_one_state_for_the_whole_block(database: Database, engine: AsyncEngine) -> None:
+    on_hand = text("SELECT on_hand FROM inventory WHERE sku = 'lamp'")
+
+    async with snapshot(engine) as connection:
+        first = await connection.scalar(on_hand)
+        await database.run("UPDATE inventory SET on_hand = on_hand - 1 WHERE sku = 'lamp'")
+        second = await connection.scalar(on_hand)
+
+    assert first == second == await database.value("SELECT on_hand + 1 FROM inventory WHERE sku = 'lamp'")
+
+
 # The rest -----------------------------------------------------------------------------------------------
 
 

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -84,9 +85,20 @@ async def test_a_restart_goes_on_where_the_last_whole_line_ends(
 
 
 async def test_an_event_is_held_back_while_an_earlier_transaction_may_still_commit(
-    engine: AsyncEngine, database: Database, folder: Path
+    engine: AsyncEngine, database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = folder / "saga.log"
+    reads = 0
+    read = event_log._read
+
+    async def count(engine: AsyncEngine, position: event_log.Position) -> Sequence[Any]:
+        nonlocal reads
+        rows = await read(engine, position)
+        reads += 1
+        return rows
+
+    monkeypatch.setattr(event_log, "_read", count)
+    monkeypatch.setattr(event_log, "_POLL_SECONDS", 0.01)
     slow = await asyncpg.connect(database.admin_url)
     transaction = slow.transaction()
     await transaction.start()
@@ -94,7 +106,8 @@ async def test_an_event_is_held_back_while_an_earlier_transaction_may_still_comm
 
     async with following(engine, log):
         await insert(database, "fast")
-        await database.run("SELECT 1")
+        already = reads
+        await until(lambda: reads >= already + 3)  # it has looked, and what it saw then is written
         assert told(log) == []
         await transaction.commit()
         await slow.close()

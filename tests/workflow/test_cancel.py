@@ -274,6 +274,26 @@ async def test_a_cancel_in_the_instant_of_a_completion_is_never_half_done(
     assert await violations(shop) == []
 
 
+@both_ways
+async def test_an_unwind_begins_after_the_cancelled_step_has_stopped(shop: Shop, ask: Ask, end: str) -> None:
+    gates, order = Gates(), shop.order("alice")
+    gate = gates.hold(order, "charge_payment", "before")
+
+    async with shop.working(interceptors=(gates,)):
+        handle = await shop.start(order)
+        await gate.reached()
+        await ask(handle)
+        # Answered after the cancel was taken in: what it sets off at once has been set off by now.
+        await handle.query(CheckoutWorkflow.status)
+        while_it_runs = await handle.query(CheckoutWorkflow.status)
+        gate.open()
+        ended = await how_it_ended(handle)
+
+    assert while_it_runs.status == "running"
+    assert gates.attempts_of(order, "refund_payment") == 1
+    assert ended == end
+
+
 # After the end ------------------------------------------------------------------------------------------
 
 

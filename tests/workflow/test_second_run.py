@@ -126,6 +126,28 @@ async def test_an_intruder_that_is_cancelled_before_its_first_step_ends_cancelle
     assert await violations(shop) == []
 
 
+async def test_a_step_that_stands_although_it_was_undone_is_undone_again(shop: Shop) -> None:
+    gates, order = Gates(), shop.order("nemo")
+    before = await goods_and_money(shop.database)
+    gate = gates.hold(order, "close_order", "before")
+
+    async with shop.working(interceptors=(gates,)):
+        handle = await shop.start(order)
+        await gate.reached()
+        # As after a restore of the database to a minute ago: the release is lost, and Temporal knows of it.
+        await shop.database.run(
+            "UPDATE step_fence SET phase = 'done' WHERE step = 'reserve'; UPDATE reservations SET state = 'held';"
+            "UPDATE inventory SET reserved = reserved + 1 WHERE sku = 'tea-mug'"
+        )
+        gate.open()
+        ended = await how_it_ended(handle)
+
+    assert ended == "OrderRejected"
+    assert gates.attempts_of(order, "release_inventory") == 2
+    assert await goods_and_money(shop.database) == before
+    assert await violations(shop) == []
+
+
 async def test_retries_that_find_the_parcel_gone_are_all_answered_and_the_saga_ends(shop: Shop) -> None:
     gates = Gates()
 
