@@ -457,8 +457,9 @@ async def test_nothing_is_refunded_or_released_while_a_label_still_stands(shop: 
 
 
 @pytest.mark.parametrize("customer", ["alice", "carol"])
-async def test_a_refund_waits_for_a_shipment_in_flight_and_is_then_refused(
-    shop: Shop, database: Database, customer: str
+@pytest.mark.parametrize("taken_back", ["payment", "stock"])
+async def test_what_is_taken_back_waits_for_a_shipment_in_flight_and_is_then_refused(
+    shop: Shop, database: Database, customer: str, taken_back: str
 ) -> None:
     order = shop.order(customer)
     await pay(shop, order)
@@ -469,13 +470,17 @@ async def test_a_refund_waits_for_a_shipment_in_flight_and_is_then_refused(
             await holder.execute("SELECT FROM inventory WHERE sku = 'tea-mug' FOR UPDATE")
             shipping = asyncio.create_task(Shipping(shop.engine).ship_order(order))
             await _until_blocked(database)
-            refunding = asyncio.create_task(Payments(shop.engine).refund_payment(undo(order)))
+            taking_back = asyncio.create_task(
+                Payments(shop.engine).refund_payment(undo(order))
+                if taken_back == "payment"
+                else Inventory(shop.engine).release_inventory(undo(order))
+            )
             await _until_blocked(database, sessions=2)
     finally:
         await holder.close()
     await shipping
     with pytest.raises(CompensationImpossible):
-        await refunding
+        await taking_back
 
     assert await shop.order_status(order) == "completed"
     assert (await shop.audit()).violations == []

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import errno
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +149,56 @@ async def test_an_orders_events_keep_their_sequence_when_its_transactions_began_
         await insert(database, "three")
         await until(lambda: ("three", 1) in told(log))
     assert len(told(log)) == len(set(told(log))) == 5
+
+
+async def test_a_crash_among_lines_that_belong_together_loses_none_of_them(
+    engine: AsyncEngine, database: Database, folder: Path
+) -> None:
+    log = folder / "saga.log"
+    await insert(database, "one")
+    early = await asyncpg.connect(database.admin_url)
+    async with early.transaction():
+        await early.fetchval("SELECT pg_current_xact_id()")
+        await database.run("UPDATE orders SET status = 'unwinding' WHERE order_id = 'one'")
+        await early.execute("UPDATE orders SET status = 'cancelled' WHERE order_id = 'one'")
+    await early.close()
+    async with following(engine, log):
+        await until(lambda: len(told(log)) == 3)
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[:2]))  # the second is told ahead of its own transaction, because of the third
+
+    async with following(engine, log):
+        await insert(database, "two")
+        await until(lambda: ("two", 1) in told(log))
+
+    assert ("one", 3) in told(log)
+
+
+async def test_a_full_disk_does_not_end_the_follower_and_leaves_no_half_line(
+    engine: AsyncEngine, database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = folder / "saga.log"
+    append = event_log._append
+    monkeypatch.setattr(event_log, "_RETRY_SECONDS", 0.05)
+    full = asyncio.Event()
+
+    def half(file: FileIO, text: str) -> None:
+        if full.is_set():
+            append(file, text)
+            return
+        full.set()
+        append(file, text[: len(text) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(event_log, "_append", half)
+
+    async with following(engine, log):
+        await insert(database, "one", "two")
+        await until(lambda: len(told(log)) == 2)
+
+    assert full.is_set()
+    assert sorted(told(log)) == [("one", 1), ("two", 1)]
+    assert all(re.search(r" pos=\d+\.\d+$", line) for line in log.read_text().splitlines())
 
 
 async def test_one_follower_writes_and_another_takes_over(

@@ -28,7 +28,7 @@ MUTANTS = (
         _FILE,
         "            outcome = await self._saga.protect(self._close(outcome))",
         "            outcome = await self._close(outcome)",
-        at(CANCEL, "test_a_cancel_by_temporal_during_an_unwind_changes_nothing[before-close_order-1]"),
+        at(CANCEL, "test_a_cancel_by_temporal_while_an_unwind_waits_for_the_database_changes_nothing[close_order]"),
     ),
     Mutant(
         "completing-not-protected",

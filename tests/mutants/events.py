@@ -47,6 +47,22 @@ MUTANTS = (
         at(EVENT_LOG, "test_one_follower_writes_and_another_takes_over"),
     ),
     Mutant(
+        "log-marks-a-place-that-is-not-complete",
+        "a crash between two lines that belong together would lose the second",
+        _FILE,
+        "        before = place if is_last else before\n",
+        "        before = place if is_last or before else before\n",
+        at(EVENT_LOG, "test_a_crash_among_lines_that_belong_together_loses_none_of_them"),
+    ),
+    Mutant(
+        "log-dies-of-a-full-disk",
+        "a full disk would stop the checkout",
+        _FILE,
+        "                except OSError as failure:\n",
+        "                except KeyError as failure:\n",
+        at(EVENT_LOG, "test_a_full_disk_does_not_end_the_follower_and_leaves_no_half_line"),
+    ),
+    Mutant(
         "log-dies-with-a-database-that-is-away",
         "a restart of Postgres would stop the worker",
         _FILE,

@@ -51,6 +51,14 @@ MUTANTS = (
         at(MAINTENANCE, "test_an_order_written_by_hand_is_started_and_completes"),
     ),
     Mutant(
+        "sweep-asks-how-its-sagas-ended",
+        "each order that is refused while a sweep works would be logged as an error of ours",
+        _FILE,
+        "            child.add_done_callback(lambda done: done.cancelled() or done.exception())\n",
+        "            del child\n",
+        at(MAINTENANCE, "test_a_sweep_logs_no_errors_for_orders_that_are_refused_while_it_works"),
+    ),
+    Mutant(
         "sweep-reads-one-page",
         "orders behind the first page would starve",
         _FILE,

@@ -164,7 +164,15 @@ MUTANTS = (
         _PAYMENTS,
         "            await lock_order(undoing.connection, undo.order)\n",
         "",
-        at(ACTIVITIES, "test_a_refund_waits_for_a_shipment_in_flight_and_is_then_refused[carol]"),
+        at(ACTIVITIES, "test_what_is_taken_back_waits_for_a_shipment_in_flight_and_is_then_refused[payment-carol]"),
+    ),
+    Mutant(
+        "release-without-the-orders-lock",
+        "an order would be unwinding with a parcel on its way",
+        _INVENTORY,
+        "            await lock_order(undoing.connection, undo.order)\n",
+        "",
+        at(ACTIVITIES, "test_what_is_taken_back_waits_for_a_shipment_in_flight_and_is_then_refused[stock-carol]"),
     ),
     Mutant(
         "ship-somebody-elses-order",

@@ -454,6 +454,28 @@ async def test_a_cancel_by_temporal_during_an_unwind_changes_nothing(
 
 
 @pytest.mark.parametrize("name", [*UNDOS, "close_order"])
+async def test_a_cancel_by_temporal_while_an_unwind_waits_for_the_database_changes_nothing(
+    shop: Shop, name: str
+) -> None:
+    before, gates, order = await goods_and_money(shop.database), Gates(), shop.order("nemo")
+    fault = gates.fail(order, name)
+
+    async with shop.working(interceptors=(gates,)):
+        handle = await shop.start(order)
+        await fault.struck()
+        await until(lambda: is_in_backoff(handle))
+        await by_temporal(handle)
+        await handle.query(CheckoutWorkflow.status)
+        fault.mend()
+        ended = await how_it_ended(handle)
+
+    assert ended == "OrderRejected"
+    assert await shop.order_status(order) == "rejected"
+    assert await goods_and_money(shop.database) == before
+    assert await violations(shop) == []
+
+
+@pytest.mark.parametrize("name", [*UNDOS, "close_order"])
 async def test_a_cancel_update_during_an_unwind_is_refused_with_the_reason_of_the_unwind(shop: Shop, name: str) -> None:
     gates, order = Gates(), shop.order("nemo")
     gate = gates.hold(order, name, "before")

@@ -434,14 +434,15 @@ async def test_a_cancel_while_the_way_forward_is_written_changes_nothing(shop: S
 
     async with shop.working(interceptors=(gates,)):
         order, handle = await stuck_with_a_label(shop, gates, ("ship",))
-        completing = gates.hold(order, "complete_order", "before")
+        completing = gates.fail(order, "complete_order")
         await shop.database.run(
             "UPDATE shipments SET state = 'handed_over', handed_over_at = now();" + MEND_UNDO["ship"]
         )
         await retry(handle)
-        await completing.reached()
+        await completing.struck()
         await handle.cancel(reason="too late")
-        completing.open()
+        await handle.query(CheckoutWorkflow.status)
+        completing.mend()
         ended = await how_it_ended(handle)
 
     assert ended == "completed"
