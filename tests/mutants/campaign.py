@@ -18,7 +18,7 @@ Killer = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one mutant. `note` says why where nothing was learned."""
+    """What became of one mutant. `note` says what killed it, or why nothing was learned."""
 
     mutant: Mutant
     verdict: Verdict

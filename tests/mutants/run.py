@@ -88,9 +88,9 @@ def run_tests(
 
 
 def judge(run: Run, *, hangs: bool = False) -> tuple[Verdict, str]:
-    """Say what a run tells about the fault that was in its tree, and why where that is not plain."""
+    """Say what a run tells about the fault that was in its tree, and why."""
     if run.has_hung:
-        return (Verdict.KILLED, "") if hangs else (Verdict.ERROR, "it hung; say hangs=True if that is the fault")
+        return (Verdict.KILLED, "it hung") if hangs else (Verdict.ERROR, "it hung; say hangs=True if that is the fault")
     if run.code == _OK:
         return (Verdict.SURVIVED, "") if run.is_green else (Verdict.ERROR, "the killer did not run, or was skipped")
     if run.code != _TESTS_FAILED:
@@ -99,7 +99,7 @@ def judge(run: Run, *, hangs: bool = False) -> tuple[Verdict, str]:
         return Verdict.ERROR, f"no test failed, a fixture did: {_first_line(run.errors)}"
     if broken := _BROKEN.search(run.output):
         return Verdict.ERROR, f"the mutant is broken, not wrong: {broken.group().strip()[:200]}"
-    return Verdict.KILLED, ""
+    return Verdict.KILLED, _first_line(run.failures)
 
 
 def _environment() -> dict[str, str]:
@@ -122,7 +122,7 @@ def _read(code: int | None, report: Path, output: str, seconds: float) -> Run:
 
 
 def _first_line(messages: Sequence[str]) -> str:
-    return messages[0].splitlines()[0][:200] if messages and messages[0] else "without a message"
+    return messages[0].splitlines()[0][:100] if messages and messages[0] else "without a message"
 
 
 def _last_line(output: str) -> str:
