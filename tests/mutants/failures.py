@@ -25,13 +25,13 @@ MUTANTS = (
         at(DATABASE, "test_a_deadlock_is_an_outage_for_one_of_the_two"),
     ),
     Mutant(
-        "terminated-session-needs-a-person",
+        "restart-of-postgres-needs-a-person",
         "a failover would end every order that was in flight",
         _FILE,
         _TRANSIENT,
         '    if code[:2] == "57":\n        return DatabaseRefusedStatement(f"Postgres refused: {message} ({code})")\n'
         + _TRANSIENT,
-        at(DATABASE, "test_a_session_that_is_terminated_amid_its_statement_is_an_outage"),
+        at(DATABASE, "test_the_sqlstate_alone_decides_who_must_act"),
     ),
     Mutant(
         "replica-needs-a-person",
