@@ -19,6 +19,7 @@ from tests.workflow.sagas import (
     BREAK_UNDO,
     MEND_UNDO,
     UNDOS,
+    events_of,
     goods_and_money,
     hasty,
     how_it_ended,
@@ -279,16 +280,21 @@ async def test_an_order_that_is_open_although_its_saga_completed_gets_another(sh
 
 
 async def test_a_sweep_logs_no_errors_for_orders_that_are_refused_while_it_works(
-    shop: Shop, caplog: pytest.LogCaptureFixture
+    shop: Shop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    orders = [await accept_by_hand(shop, "nobody") for _ in range(8)]
+    monkeypatch.setattr(policies, "SWEEP_BATCH", 1)  # it works on while the first are refused already
+    orders = [await accept_by_hand(shop, "nobody") for _ in range(15)]
 
     async with shop.working():
-        await sweep(shop)
+        handle = await shop.client.start_workflow(
+            SweepWorkflow.run, SweepInput(0), id=f"sweep-{uuid.uuid4()}", task_queue=shop.task_queue
+        )
+        await handle.result()
         for order in orders:
             await how_it_ended(saga_of(shop, order))
     gc.collect()
 
+    assert "EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_FAILED" in await events_of(handle)
     assert [record.message for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}] == []
 
 
