@@ -224,6 +224,7 @@ async def test_one_follower_writes_and_another_takes_over(
     async with following(engine, log):
         await until(log.exists)
         async with following(engine, log):
+            await looks.happen()
             await insert(database, "one", "two")
             await until(lambda: len(told(log)) >= 2)
             await looks.happen()
