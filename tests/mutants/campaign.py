@@ -96,7 +96,8 @@ class Campaign:
             path.write_text(mutant.applied_to(copy), encoding="utf-8")
             try:
                 seconds = HANG_SECONDS if mutant.hangs else TEST_SECONDS
-                run = run_tests(copy, mutant.killer, copy.with_name("report.xml"), seconds=seconds)
+                limit = 3 * HANG_SECONDS if mutant.hangs else HARD_LIMIT_SECONDS
+                run = run_tests(copy, mutant.killer, copy.with_name("report.xml"), seconds=seconds, limit=limit)
             finally:
                 path.write_bytes(original)
         verdict, note = judge(run, hangs=mutant.hangs)

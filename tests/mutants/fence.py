@@ -62,8 +62,11 @@ MUTANTS = (
         "late-do-after-a-tombstone-succeeds",
         "the saga would go on with a step that was undone (P4)",
         _FILE,
-        'this attempt came too late")\n    return dict(result)\n',
-        'this attempt came too late") if result else DatabaseUnavailable(key.step)\n    return dict(result)\n',
+        '    if phase != "done" or result is None:\n'
+        '        raise StepAlreadyCompensated(f"{key.step} of {key.saga_id} was already undone; '
+        'this attempt came too late")\n'
+        "    return dict(result)\n",
+        "    return dict(result or {})\n",
         at(FENCE, "test_a_step_that_was_undone_or_resolved_never_takes_effect"),
     ),
     Mutant(

@@ -15,6 +15,7 @@ TEST_SECONDS = 60
 HANG_SECONDS = 20
 """What a test gets when it is expected to hang."""
 HARD_LIMIT_SECONDS = 180
+"""What pytest gets where even its own time limit does not end it."""
 _OK, _TESTS_FAILED = 0, 1
 
 # A mutant must be wrong, not broken. Python says so at the start of a line, Postgres by its code.
