@@ -6,6 +6,7 @@ import re
 import subprocess
 import uuid
 from collections.abc import Iterator
+from datetime import timedelta
 
 import asyncpg
 import pytest
@@ -427,6 +428,19 @@ async def test_moves_made_by_hand_are_numbered_without_a_gap_whoever_makes_them(
         (4, "unwinding", "me"),
         (5, "rejected", "me"),
     ]
+
+
+async def test_a_move_sets_the_clock_of_how_long_an_order_has_stood_still(database: Database) -> None:
+    since = "SELECT now() - updated_at FROM orders"
+    await database.run("INSERT INTO orders (order_id, customer, updated_at) VALUES ('o-1', 'alice', '2020-01-01')")
+
+    await database.run("UPDATE orders SET reason = 'not a move'")
+    stood_still = await database.value(since)
+    await database.run("UPDATE orders SET status = 'unwinding'")
+    moved = await database.value(since)
+
+    assert stood_still > timedelta(days=365)
+    assert moved < timedelta(minutes=1)
 
 
 async def test_an_undone_move_leaves_no_event(database: Database) -> None:

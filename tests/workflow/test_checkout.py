@@ -459,6 +459,7 @@ async def test_an_id_of_a_finished_order_with_other_content_is_refused(shop: Sho
         failure = await failure_of(other)
 
     assert failure.type == "OrderRejected"
+    assert failure.message.endswith("Undone: reserve nothing to undo")
     assert causes_of(failure)[-1] == "IdempotencyMismatch"
     assert await shop.database.fetch(WHOLE_ORDER, first.order_id) == row
     assert await shop.database.fetch(WHOLE_FENCE, first.order_id) == fence
