@@ -2,7 +2,8 @@
 
 import pytest
 
-from client.checkouts import Checkouts, OtherContent
+from client.checkouts import Checkouts
+from client.failures import OtherContent
 from domain.model import CheckoutInput
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
