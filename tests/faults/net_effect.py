@@ -1,5 +1,7 @@
 """What one order has done to stock and money, looked up in the tables."""
 
+from typing import Any
+
 from tests.faults.stepping import Stage
 
 _QUERY = """
@@ -21,3 +23,17 @@ async def assert_net_effect(stage: Stage, status: str | None) -> None:
         assert (row["parcels"], row["held"], row["consumed"]) == (0, 0, 0), dict(row)
         # A refund that a person has settled by hand is that person's word.
         assert row["captures"] == row["refunds"] + row["vouched"], dict(row)
+
+
+_ROWS = """
+SELECT 'order', order_id, status, coalesce(reason, '') FROM orders WHERE order_id = $1 UNION ALL
+SELECT 'transfer', transfer_id, kind, amount_minor::text FROM transfers WHERE order_id = $1 UNION ALL
+SELECT 'shipment', tracking_number, state, zone FROM shipments WHERE order_id = $1 UNION ALL
+SELECT 'reservation', sku, state, quantity::text FROM reservations WHERE order_id = $1 UNION ALL
+SELECT 'fence', step, phase, had_effect::text FROM step_fence WHERE saga_id = $1 ORDER BY 1, 2
+"""
+
+
+async def rows_of(stage: Stage) -> list[tuple[Any, ...]]:
+    """Everything that the database holds of one order, but for its log."""
+    return [tuple(row) for row in await stage.shop.database.fetch(_ROWS, stage.order.order_id)]

@@ -1,9 +1,11 @@
 """The sagas that are struck: every way in which a checkout ends, and what each stop of its course means."""
 
 import asyncio
+import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import takewhile
 
 import pytest
 from temporalio.api.enums.v1 import EventType
@@ -13,14 +15,19 @@ from temporalio.service import RPCError
 
 from domain import policies
 from domain.errors import DatabaseRefusedStatement
+from domain.maintenance import SweepInput, SweepReport
 from domain.model import CheckoutInput
+from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
 from tests.faults.stepping import DEADLINE_SECONDS, TASK, Stage, Stop
 from tests.workflow.sagas import hasty, resolve, retry
 from workflows.checkout import CheckoutWorkflow
+from workflows.maintenance import SweepWorkflow
 
 REASON = "changed my mind"
 OPERATOR = "operator"
+_NO_COMMANDS = ("WORKFLOW_TASK_SCHEDULED", "ACTIVITY_TASK_STARTED", "TIMER_FIRED")
+"""What can follow directly on what a workflow task's completion wrote."""
 _ALWAYS = 1_000
 
 
@@ -90,6 +97,16 @@ def name_of(event: HistoryEvent) -> str:
 async def wait_for_the_end(stage: Stage) -> None:
     """Wait until the saga has ended, in whatever way."""
     await asyncio.wait_for(asyncio.gather(stage.handle.result(), return_exceptions=True), DEADLINE_SECONDS)
+
+
+async def sweep(shop: Shop) -> SweepReport:
+    """Sweep the whole database once, and wait until every repair has ended."""
+    report = await shop.client.execute_workflow(
+        SweepWorkflow.run, SweepInput(0), id=f"sweep-{uuid.uuid4()}", task_queue=shop.task_queue
+    )
+    ends = [shop.client.get_workflow_handle(checkout_workflow_id(order_id)).result() for order_id in report.repaired]
+    await asyncio.wait_for(asyncio.gather(*ends, return_exceptions=True), DEADLINE_SECONDS)
+    return report
 
 
 async def waits_for_somebody(stage: Stage) -> None:
@@ -210,18 +227,13 @@ class Course:
 
     def commands(self, completed: int) -> list[str]:
         """Name the events that a workflow task's completion wrote."""
-        event_id = self.events[completed].event_id
-        return [name_of(event) for event in self.events[completed + 1 :] if _completed_by(event) == event_id]
+        later = (name_of(event) for event in self.events[completed + 1 :])
+        return list(takewhile(lambda name: name not in _NO_COMMANDS, later))
 
 
-def _completed_by(event: HistoryEvent) -> int | None:
-    attributes = getattr(event, event.WhichOneof("attributes") or "", None)
-    return getattr(attributes, "workflow_task_completed_event_id", None)
-
-
-async def perform(shop: Shop, script: Script, *, cached: int = 100) -> tuple[Stage, Course]:
+async def perform(shop: Shop, script: Script) -> tuple[Stage, Course]:
     """Run a script undisturbed."""
-    stage = Stage(shop, script.order(shop), cached=cached)
+    stage = Stage(shop, script.order(shop))
     async with stage:
         script.prepare(stage)
         await stage.employ()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import temporalio.bridge.proto.workflow_activation as activation_proto
 import temporalio.bridge.proto.workflow_completion as completion_proto
@@ -107,14 +107,16 @@ class Fault:
 class Stage(Interceptor):
     """The two workers of one order's saga, and everything that happens on them."""
 
-    def __init__(self, shop: Shop, order: CheckoutInput, *, cached: int = 100) -> None:
-        self.shop = replace(shop, task_queue=f"stage-{uuid.uuid4().hex[:12]}")
+    def __init__(self, shop: Shop, order: CheckoutInput, *, task_queue: str = "", cached: int = 100) -> None:
+        self.shop = replace(shop, task_queue=task_queue or f"stage-{uuid.uuid4().hex[:12]}")
         self.order = order
         self.trace: list[Stop] = []
         """Every stop that was come to, in order."""
         self.evictions = 0
         self.alive = 0
         """Attempts of activities that are running."""
+        self.attempts: list[tuple[str, int]] = []
+        """Every attempt, with the number that the server gave it."""
         self._cached = cached
         self._numbers: Counter[str] = Counter()
         self._holds: dict[Stop, Hold] = {}
@@ -140,6 +142,11 @@ class Stage(Interceptor):
 
     def fail(self, name: str, moment: str, error: Callable[[], Exception], times: int | None = None) -> Fault:
         return self._faults.setdefault((name, moment), Fault(times, error))
+
+    def mend(self) -> None:
+        """Let no more attempt fail."""
+        for fault in self._faults.values():
+            fault.left = 0
 
     def open_all(self) -> None:
         for hold in self._holds.values():
@@ -224,6 +231,7 @@ class _Activities(ActivityInboundInterceptor):
             return await super().execute_activity(input)
         name = info.activity_type
         number = self._stage.next_number(name)
+        self._stage.attempts.append((name, info.attempt))
         self._stage.alive += 1
         try:
             await self._stage.come_to(Stop(name, number, "before"))
@@ -235,10 +243,20 @@ class _Activities(ActivityInboundInterceptor):
             self._stage.alive -= 1
 
 
-class StageRunner(WorkflowRunner):
-    """Runs workflows as the product's runner does, and tells the stage of each task."""
+class Watcher(Protocol):
+    """Who is told of what a worker does with its workflows."""
 
-    def __init__(self, inner: WorkflowRunner, stage: Stage) -> None:
+    evictions: int
+
+    def is_ours(self, workflow_id: str | None) -> bool: ...
+
+    def come_from_thread(self) -> None: ...
+
+
+class StageRunner(WorkflowRunner):
+    """Runs workflows as the product's runner does, and tells the watcher of each task and each eviction."""
+
+    def __init__(self, inner: WorkflowRunner, stage: Watcher) -> None:
         self._inner = inner
         self._stage = stage
 
@@ -256,7 +274,7 @@ class StageRunner(WorkflowRunner):
 class StageInstance(WorkflowInstance):
     """One workflow run in a worker's cache."""
 
-    def __init__(self, inner: WorkflowInstance, stage: Stage) -> None:
+    def __init__(self, inner: WorkflowInstance, stage: Watcher) -> None:
         self._inner = inner
         self._stage = stage
 

@@ -4,23 +4,20 @@ Attempts that outlive their saga are held until the first sweep is through, and 
 """
 
 import asyncio
-import uuid
 from collections import Counter
 from contextlib import AsyncExitStack
 
 import pytest
 
-from domain.maintenance import SweepInput, SweepReport
-from domain.policies import checkout_workflow_id
+from domain.maintenance import SweepReport
 from tests.conftest import Shop
 from tests.faults.histories import replay_all
 from tests.faults.net_effect import assert_net_effect
-from tests.faults.scripts import SCRIPTS, Course, Script, be_patient, history_of, perform, until
+from tests.faults.scripts import SCRIPTS, Course, Script, be_patient, history_of, perform, sweep, until
 from tests.faults.share import share
-from tests.faults.stepping import DEADLINE_SECONDS, Stop
+from tests.faults.stepping import Stop
 from tests.faults.strikes import TERMINATE, TERMINATED, Case
 from tests.workflow.sagas import UNDOS, violations
-from workflows.maintenance import SweepWorkflow
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -76,16 +73,6 @@ async def terminate(case: Case, stages: AsyncExitStack, turn: asyncio.Semaphore)
         case.events = await history_of(case.stage)
         await case.leave()
         executed[str(case)] += 1
-
-
-async def sweep(shop: Shop) -> SweepReport:
-    """Sweep once, and wait until every repair has ended."""
-    report = await shop.client.execute_workflow(
-        SweepWorkflow.run, SweepInput(0), id=f"sweep-{uuid.uuid4()}", task_queue=shop.task_queue
-    )
-    ends = [shop.client.get_workflow_handle(checkout_workflow_id(order_id)).result() for order_id in report.repaired]
-    await asyncio.wait_for(asyncio.gather(*ends, return_exceptions=True), DEADLINE_SECONDS)
-    return report
 
 
 async def let_late_attempts_go(case: Case) -> None:
