@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from typing import NamedTuple
 
 import pytest
 from temporalio.api.enums.v1 import WorkflowTaskFailedCause
@@ -10,6 +11,7 @@ from tests.conftest import Shop
 from tests.faults.histories import replay_all
 from tests.faults.net_effect import assert_net_effect
 from tests.faults.scripts import REASON, SCRIPTS, Script, be_patient, name_of, perform
+from tests.faults.share import share
 from tests.faults.stepping import TASK
 from tests.faults.strikes import ACCEPTED, CANCELLED, CANCELS, Case, Strike, without
 from tests.workflow.sagas import DOES, violations
@@ -125,11 +127,24 @@ async def run(case: Case, turn: asyncio.Semaphore) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("strike", CANCELS, ids=str)
-@pytest.mark.parametrize("script", SCRIPTS, ids=str)
+class Play(NamedTuple):
+    """A saga, and what strikes it at every event."""
+
+    script: Script
+    strike: Strike
+
+    def __str__(self) -> str:
+        return f"{self.script}-{self.strike}"
+
+
+PLAYS = [Play(script, strike) for script in SCRIPTS for strike in CANCELS]
+
+
+@pytest.mark.parametrize("play", share(PLAYS, every=15))
 async def test_a_cancel_at_every_event_ends_the_order_properly(
-    shop: Shop, script: Script, strike: Strike, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    script, strike = play
     be_patient(monkeypatch, stuck_wait=script.stuck_wait)
     _, course = await perform(shop, script)
     cases = [Case(shop, course, strike, instant) for instant in course.instants()]

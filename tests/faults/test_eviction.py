@@ -106,8 +106,8 @@ async def test_a_worker_without_a_cache_commands_the_same_as_one_with_a_cache(
         assert await shop.order_status(stage.order) == course.script.ends
         await assert_net_effect(stage, course.script.ends)
     tasks = sum(name_of(event) == "WORKFLOW_TASK_COMPLETED" for _, events in histories for event in events)
-    # Without a cache every task ends with an eviction; with room for one, the next saga's task brings it.
-    assert evictions.evictions >= (tasks if cached == 0 or len(stages) < 4 else len(stages))
+    # Without a cache every task ends with an eviction; with room for one, another saga's task may bring it.
+    assert evictions.evictions >= (tasks if cached == 0 else len(stages))
     assert await violations(shop) == []
     await replay_all(histories)
 

@@ -102,7 +102,7 @@ async def run_id_of(stage: Stage) -> str:
     return run_id
 
 
-@pytest.mark.parametrize("script", share(ENDED, every=4))
+@pytest.mark.parametrize("script", share(ENDED, every=5))
 async def test_an_ended_saga_that_is_reset_ends_as_before_and_moves_nothing(
     shop: Shop, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,7 +208,7 @@ def is_left_to_the_sweep(case: Case) -> bool:
     return case.course.script.is_cancelled_before and case.stop.what == "cancel_shipment" and forgets
 
 
-@pytest.mark.parametrize("script", share(ALIVE, every=3))
+@pytest.mark.parametrize("script", share(ALIVE, every=4))
 async def test_a_saga_that_is_reset_while_an_attempt_is_alive_ends_as_it_would_have(
     shop: Shop, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
