@@ -145,7 +145,8 @@ async def test_an_activity_that_an_operator_interferes_with_has_one_effect(
 
     numbers = [number for name, number in stage.attempts if name == case.activity]
     assert len(numbers) == case.struck + 1
-    assert (numbers[-1] <= case.struck) is (case.verb != "pause")  # the server has forgotten the attempts, or not
+    if case.verb != "reset" or case.when != "running":  # there the server goes on counting
+        assert (numbers[-1] <= case.struck) is (case.verb != "pause")
     assert await shop.order_status(stage.order) == case.script.ends
     await assert_net_effect(stage, case.script.ends)
     assert "WORKFLOW_TASK_FAILED" not in {name_of(event) for event in events}
