@@ -99,6 +99,12 @@ async def is_paused(stage: Stage) -> bool:
     return stage.alive == 0 and found.paused and found.state == PAUSED
 
 
+def be_impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RESERVE", "PAY", "SHIP", "UNDO"):
+        policy = replace(getattr(policies, name), start_to_close=timedelta(seconds=5))
+        monkeypatch.setattr(policies, name, policy)
+
+
 def retry_after(monkeypatch: pytest.MonkeyPatch, wait: timedelta) -> None:
     for name in ("RESERVE", "PAY", "SHIP", "UNDO"):
         slow = replace(getattr(policies, name), retry=RetryPolicy(initial_interval=wait), schedule_to_close=None)
@@ -130,6 +136,9 @@ async def test_an_activity_that_an_operator_interferes_with_has_one_effect(
     shop: Shop, case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     be_patient(monkeypatch)
+    if (case.when, case.verb) == ("running", "reset"):
+        # The server no longer takes the report of the attempt that runs: the next comes when that has timed out.
+        be_impatient(monkeypatch)
     if case.when == "backing-off":
         retry_after(monkeypatch, timedelta(hours=1))  # only the operator brings the next attempt
     stage = Stage(shop, case.script.order(shop))
@@ -145,8 +154,7 @@ async def test_an_activity_that_an_operator_interferes_with_has_one_effect(
 
     numbers = [number for name, number in stage.attempts if name == case.activity]
     assert len(numbers) == case.struck + 1
-    if case.verb != "reset" or case.when != "running":  # there the server goes on counting
-        assert (numbers[-1] <= case.struck) is (case.verb != "pause")
+    assert (numbers[-1] <= case.struck) is (case.verb != "pause")  # the server has forgotten the attempts, or not
     assert await shop.order_status(stage.order) == case.script.ends
     await assert_net_effect(stage, case.script.ends)
     assert "WORKFLOW_TASK_FAILED" not in {name_of(event) for event in events}
