@@ -10,6 +10,7 @@ from itertools import takewhile
 import pytest
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import HistoryEvent
+from temporalio.client import WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 
@@ -76,7 +77,7 @@ class Script:
         if self.operator:
             try:
                 await self.operator(stage)
-            except (RPCError, asyncio.CancelledError):
+            except (RPCError, WorkflowUpdateFailedError, asyncio.CancelledError):
                 return
 
 
@@ -92,6 +93,15 @@ async def history_of(stage: Stage) -> list[HistoryEvent]:
 
 def name_of(event: HistoryEvent) -> str:
     return EventType.Name(event.event_type).removeprefix("EVENT_TYPE_")
+
+
+def is_brought_by_an_update(names: Sequence[str], started: int) -> bool:
+    """Tell of a workflow task, by its start's place, whether nothing but an update has brought it.
+
+    The server writes such a task into the history only when it is completed.
+    """
+    before, after = names[started - 2], names[started + 2 : started + 3]
+    return after == ["WORKFLOW_EXECUTION_UPDATE_ACCEPTED"] and before in {"ACTIVITY_TASK_SCHEDULED", "TIMER_STARTED"}
 
 
 async def wait_for_the_end(stage: Stage) -> None:

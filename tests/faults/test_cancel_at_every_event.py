@@ -54,6 +54,8 @@ def refusal_of_update(case: Case) -> str | None:
     """Say why an update is refused: a task has told the saga how its last step ended, or that it is cancelled."""
     if case.is_closing_task and "cancel" not in case.strike.blows:
         return "aborted by closing workflow"
+    if case.is_closing_task:
+        return "already"  # being undone, or ended: whichever the server tells first
     last = last_do(case.script)
     told = [stop.what for stop in case.course.before(case.instant) if stop.what == TASK or stop == (last, 1, "after")]
     tasks_since = len(told) - 1 - told.index(last) if last in told else 0
