@@ -10,7 +10,7 @@ from itertools import takewhile
 import pytest
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import HistoryEvent
-from temporalio.client import WorkflowUpdateFailedError
+from temporalio.client import RPCTimeoutOrCancelledError, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 
@@ -77,7 +77,7 @@ class Script:
         if self.operator:
             try:
                 await self.operator(stage)
-            except (RPCError, WorkflowUpdateFailedError, asyncio.CancelledError):
+            except (RPCError, RPCTimeoutOrCancelledError, WorkflowUpdateFailedError, asyncio.CancelledError):
                 return
 
 

@@ -121,7 +121,8 @@ async def test_an_ended_saga_that_is_reset_ends_as_before_and_moves_nothing(
             operator = asyncio.create_task(keep_operating(script, stage)) if needs_a_person(course) else None
             await wait_for_the_end(stage)
             if operator:
-                await operator
+                operator.cancel()
+                await asyncio.gather(operator, return_exceptions=True)
             events = await history_of(stage)
             executed[case] += 1
             assert_was_reset(course.events, events, place)
@@ -170,7 +171,7 @@ class Case:
             held.open()
             await until(self._is_quiet)
             operator.cancel()
-            await operator
+            await asyncio.gather(operator, return_exceptions=True)
             self.events = await history_of(stage)
             assert name_of((await old_handle.fetch_history()).events[-1]) == TERMINATED
             assert_was_reset(old, self.events, place)
