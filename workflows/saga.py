@@ -48,6 +48,11 @@ with workflow.unsafe.imports_passed_through():
 
 T = TypeVar("T")
 
+_HOPS = 5
+"""Turns of the loop within which an activity's outcome reaches the story through future, handle and step; and to spare.
+
+A turn is a bare yield: it makes no command, and the same number of them comes with every replay."""
+
 
 class Saga:
     """The compensation stack of one workflow run.
@@ -58,7 +63,8 @@ class Saga:
         on_unwind: called once when an unwind begins, with the first cause (None for a cancel) and the
             step it struck, if any. Must not block.
         on_stuck: called after each fruitless round with the stuck compensations. It may answer
-            `Irrevocable` when it finds that there is no way back. It must not give up.
+            `Irrevocable` when it finds that there is no way back. Where it finds more to undo, it says so with
+            `must_undo`, and the next round begins at once. It must not give up.
     """
 
     def __init__(
@@ -143,6 +149,14 @@ class Saga:
         self._stack.append(entry)
         return entry
 
+    def must_undo(self, step: str, undo: Callable[[], Awaitable[UndoResult]]) -> None:
+        """Have a step undone that this run did not do, or has undone before; see `unwind_more`."""
+        for entry in self._stack:
+            if entry.step == step:
+                entry.state = StepState.DONE
+                return
+        self.add_compensation(step, undo).state = StepState.DONE
+
     async def step(
         self,
         name: str,
@@ -210,18 +224,24 @@ class Saga:
     async def _settled(self, task: "asyncio.Task[Any]", *, interruptible: bool) -> None:
         """Wait until a task is done. The first cancel request is passed on to it when `interruptible`."""
         passed_on = not interruptible
+        hops = 0
         while not task.done():
             try:
-                await workflow.wait_condition(
-                    lambda: task.done() or (not passed_on and self.is_cancel_requested)  # noqa: B023
-                )
+                if not passed_on and self.is_cancel_requested:
+                    # A refusal that arrived together with the cancel comes first: the SDK would drop it.
+                    hops += 1
+                    await asyncio.sleep(0)
+                else:
+                    await workflow.wait_condition(
+                        lambda: task.done() or (not passed_on and self.is_cancel_requested)  # noqa: B023
+                    )
             except asyncio.CancelledError:
                 # Eviction from the worker's cache also arrives as a cancellation, and swallowing that one
                 # would hold the worker for ever. Only a request of the server's comes with a reason. Where
                 # an eviction follows a request, the next wait_condition raises again, unswallowably.
                 if workflow.cancellation_reason() is None:
                     raise
-            if not passed_on and self.is_cancel_requested and not task.done():
+            if hops == _HOPS and not passed_on and not task.done():
                 passed_on = True
                 task.cancel()
 
@@ -236,10 +256,8 @@ class Saga:
             self._has_settled = True
 
     async def _rounds_until_settled(self) -> Irrevocable | None:
-        settled = {*SETTLED.values(), StepState.RESOLVED}
-        waiting = [entry for entry in reversed(self._stack) if entry.state not in settled]
         while True:
-            for entry in waiting:
+            for entry in self._unsettled():
                 result = await self._undo(entry)
                 if result is not None and result.outcome is UndoOutcome.IRREVOCABLE:
                     if not self._anything_undone():
@@ -247,13 +265,17 @@ class Saga:
                         return Irrevocable(entry.step, result.stored)
                     self._mark(entry, StepState.STUCK, "irrevocable, but other steps are undone already")
             self._rounds += 1
-            waiting = [entry for entry in waiting if entry.is_stuck]
-            if not waiting:
+            if not (stuck := self._unsettled()):
                 return None
-            if forward_after_all := await self._on_stuck(waiting):
+            if forward_after_all := await self._on_stuck(stuck):
                 return forward_after_all
-            await self._wait_for_another_round()
-            waiting = [entry for entry in waiting if entry.is_stuck]
+            if all(entry.is_stuck for entry in self._unsettled()):
+                await self._wait_for_another_round()
+
+    def _unsettled(self) -> list[Compensation]:
+        """List what has to be undone, the latest first."""
+        settled = {*SETTLED.values(), StepState.RESOLVED}
+        return [entry for entry in reversed(self._stack) if entry.state not in settled]
 
     async def _undo(self, entry: Compensation) -> UndoResult | None:
         entry.rounds += 1

@@ -19,6 +19,7 @@ from domain.errors import (
     CheckoutError,
     CompensationImpossible,
     CurrencyMismatch,
+    DatabaseContradictsHistory,
     IdempotencyMismatch,
     InsufficientFunds,
     InvalidInput,
@@ -317,15 +318,33 @@ async def test_a_balance_is_spent_once_by_orders_that_pay_at_once(shop: Shop) ->
     assert (await shop.audit(at_rest=False)).violations == []
 
 
+async def test_a_price_that_changes_on_the_way_changes_nothing_for_the_order(shop: Shop) -> None:
+    order = shop.order("carol", ("poster", 2), ("tea-mug", 1))
+    before = await shop.database.value("SELECT balance_minor FROM accounts WHERE account_id = 'carol'")
+    reservation = await reserve(shop, order)
+    await shop.database.run("UPDATE products SET unit_price_minor = unit_price_minor * 2")
+
+    payment = await Payments(shop.engine).charge_payment(order)
+    charged = await shop.database.value("SELECT balance_minor FROM accounts WHERE account_id = 'carol'")
+    await shop.database.run("UPDATE products SET unit_price_minor = unit_price_minor * 2")
+    await Payments(shop.engine).refund_payment(undo(order))
+
+    assert payment.amount_minor == reservation.total_minor == before - charged
+    assert await shop.database.value("SELECT balance_minor FROM accounts WHERE account_id = 'carol'") == before
+    assert (await shop.audit(at_rest=False)).violations == []
+
+
 @pytest.mark.parametrize("step", [Payments.charge_payment, Shipping.ship_order])
-async def test_a_step_whose_order_does_not_exist_is_refused(
+async def test_a_step_whose_order_is_gone_says_that_the_database_has_forgotten_the_step_before(
     shop: Shop, step: Callable[[Any, CheckoutInput], Awaitable[Any]]
 ) -> None:
     room = Payments(shop.engine) if step is Payments.charge_payment else Shipping(shop.engine)
     before = await every_row(shop.database)
 
-    with pytest.raises(StepAlreadyCompensated):
+    with pytest.raises(DatabaseContradictsHistory) as found:
         await step(room, shop.order())
+
+    assert found.value.non_retryable
 
     assert await every_row(shop.database) == before
 
@@ -335,7 +354,7 @@ async def test_an_unpaid_order_is_not_shipped(shop: Shop) -> None:
     await reserve(shop, order)
     before = await every_row(shop.database)
 
-    with pytest.raises(StepAlreadyCompensated):
+    with pytest.raises(DatabaseContradictsHistory, match="step pay"):
         await Shipping(shop.engine).ship_order(order)
 
     assert await every_row(shop.database) == before
@@ -441,8 +460,9 @@ async def test_nothing_is_refunded_or_released_while_a_label_still_stands(shop: 
 
 
 @pytest.mark.parametrize("customer", ["alice", "carol"])
-async def test_a_refund_waits_for_a_shipment_in_flight_and_is_then_refused(
-    shop: Shop, database: Database, customer: str
+@pytest.mark.parametrize("taken_back", ["payment", "stock"])
+async def test_what_is_taken_back_waits_for_a_shipment_in_flight_and_is_then_refused(
+    shop: Shop, database: Database, customer: str, taken_back: str
 ) -> None:
     order = shop.order(customer)
     await pay(shop, order)
@@ -453,13 +473,17 @@ async def test_a_refund_waits_for_a_shipment_in_flight_and_is_then_refused(
             await holder.execute("SELECT FROM inventory WHERE sku = 'tea-mug' FOR UPDATE")
             shipping = asyncio.create_task(Shipping(shop.engine).ship_order(order))
             await _until_blocked(database)
-            refunding = asyncio.create_task(Payments(shop.engine).refund_payment(undo(order)))
+            taking_back = asyncio.create_task(
+                Payments(shop.engine).refund_payment(undo(order))
+                if taken_back == "payment"
+                else Inventory(shop.engine).release_inventory(undo(order))
+            )
             await _until_blocked(database, sessions=2)
     finally:
         await holder.close()
     await shipping
     with pytest.raises(CompensationImpossible):
-        await refunding
+        await taking_back
 
     assert await shop.order_status(order) == "completed"
     assert (await shop.audit()).violations == []
@@ -617,6 +641,56 @@ async def test_a_completed_order_is_not_closed_as_anything_else(shop: Shop) -> N
     tracking_number = await shop.database.value("SELECT tracking_number FROM shipments")
     assert state == OrderState("completed", None, tracking_number)
     assert await every_row(shop.database) == before
+
+
+async def test_a_stranger_under_an_orders_id_can_change_nothing_of_it(shop: Shop) -> None:
+    order, orders = shop.order("carol", ("lamp", 1)), Orders(shop.engine)
+    await reserve(shop, order)
+    await orders.park_order(ParkInput(undo(order), ["reserve"], "a cause"))
+    stranger = shop.order("alice", ("poster", 2), order_id=order.order_id)
+    before = await every_row(shop.database)
+
+    for attempt in (
+        orders.close_order(undo(stranger)),
+        orders.park_order(ParkInput(undo(stranger), ["pay"], "another cause")),
+        orders.complete_order(stranger),
+        orders.note_retry(OperatorNote(stranger, "request 1")),
+        orders.resolve_step(OperatorNote(stranger, "settled by hand", "reserve")),
+        orders.resolve_step(OperatorNote(stranger, "settled by hand", "pay")),
+    ):
+        with pytest.raises(IdempotencyMismatch):
+            await attempt
+
+    assert await every_row(shop.database) == before
+
+
+@pytest.mark.parametrize("end", ["close_order", "park_order"])
+async def test_an_order_that_comes_while_a_stranger_ends_its_id_is_left_alone(
+    shop: Shop, database: Database, end: str
+) -> None:
+    order, orders = shop.order("carol", ("lamp", 1)), Orders(shop.engine)
+    stranger = undo(shop.order("alice", ("poster", 2), order_id=order.order_id))
+    by_hand = await asyncpg.connect(database.admin_url)
+
+    try:
+        async with by_hand.transaction():
+            await by_hand.execute("INSERT INTO orders (order_id, customer) VALUES ($1, 'carol')", order.order_id)
+            await by_hand.execute("INSERT INTO order_lines VALUES ($1, 'lamp', 1)", order.order_id)
+            ending: Awaitable[OrderState] = (
+                orders.close_order(stranger)
+                if end == "close_order"
+                else orders.park_order(ParkInput(stranger, ["reserve"], "a cause"))
+            )
+            waiting = asyncio.ensure_future(ending)
+            await _until_blocked(database)
+    finally:
+        await by_hand.close()
+    with pytest.raises(IdempotencyMismatch):
+        await waiting
+
+    assert await log_of(database, order) == [(1, "pending", "pending", "accept")]
+    assert await database.value("SELECT count(*) FROM order_lines") == 1
+    assert await database.value("SELECT count(*) FROM incidents") == 0
 
 
 async def test_a_full_unwind_leaves_a_gap_free_log(shop: Shop) -> None:

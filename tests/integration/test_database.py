@@ -296,6 +296,29 @@ async def test_a_plan_that_a_migration_made_stale_costs_at_most_one_attempt(
         _assert_outage(failure)
 
 
+async def test_a_session_whose_triggers_planned_before_a_schema_change_is_left(database: Database) -> None:
+    await database.run(
+        "CREATE TABLE touched (reason text);"
+        "CREATE FUNCTION remember() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN NEW.reason := NEW.reason || '!'; RETURN NEW; END $$;"
+        "CREATE TRIGGER remember BEFORE INSERT ON touched FOR EACH ROW EXECUTE FUNCTION remember();"
+        "GRANT INSERT ON touched TO checkout"
+    )
+    insert = "INSERT INTO touched VALUES ('x')"
+    engine = create_engine(database.url, pool_size=1)
+    try:
+        await _run(engine, insert)
+        await database.run("ALTER TABLE touched ALTER COLUMN reason TYPE varchar(200)")
+
+        first = await asyncio.gather(_run(engine, insert), return_exceptions=True)
+        await _run(engine, insert)
+    finally:
+        await engine.dispose()
+
+    [failure] = first
+    assert isinstance(failure, DatabaseUnavailable)
+
+
 async def test_an_error_that_nobody_foresaw_is_retried(database: Database, engine: AsyncEngine) -> None:
     await database.run(
         "CREATE FUNCTION odd() RETURNS int LANGUAGE plpgsql AS"
@@ -351,6 +374,12 @@ def test_only_forward_steps_give_up_at_once_when_a_person_is_needed() -> None:
         assert name in (policy.retry.non_retryable_error_types or ())
     for policy in (policies.UNDO, policies.RECORD):
         assert name not in (policy.retry.non_retryable_error_types or ())
+
+
+def test_writing_down_what_has_happened_is_never_given_up() -> None:
+    assert policies.RECORD.schedule_to_close is None
+    assert policies.RECORD.retry.maximum_attempts == 0
+    assert not policies.RECORD.retry.non_retryable_error_types
 
 
 async def test_an_undo_gives_its_round_up_after_a_few_attempts_when_a_person_is_needed(
@@ -443,6 +472,17 @@ async def test_the_snapshot_may_not_write(database: Database, engine: AsyncEngin
     assert await database.value("SELECT sum(reserved) FROM inventory") == 0
 
 
+async def test_the_snapshot_sees_one_state_for_the_whole_block(database: Database, engine: AsyncEngine) -> None:
+    on_hand = text("SELECT on_hand FROM inventory WHERE sku = 'lamp'")
+
+    async with snapshot(engine) as connection:
+        first = await connection.scalar(on_hand)
+        await database.run("UPDATE inventory SET on_hand = on_hand - 1 WHERE sku = 'lamp'")
+        second = await connection.scalar(on_hand)
+
+    assert first == second == await database.value("SELECT on_hand + 1 FROM inventory WHERE sku = 'lamp'")
+
+
 # The rest -----------------------------------------------------------------------------------------------
 
 
@@ -460,6 +500,38 @@ async def test_a_refusal_inside_a_transaction_leaves_as_it_is_and_rolls_back(
 
     assert failure is refusal
     assert await database.value("SELECT sum(reserved) FROM inventory") == 0
+
+
+_ACTS = {
+    DatabaseUnavailable: (
+        *("08000", "08006", "0A000", "25006", "25P03", "25P04", "40001", "40P01", "42P05", "53100", "53200", "53300"),
+        *("55P03", "57014", "57P01", "57P02", "57P03", "58030", "XX000", "XX001", "99999"),
+    ),
+    DatabaseRefusedStatement: (
+        "23502",
+        "23505",
+        "28000",
+        "28P01",
+        "3D000",
+        "3F000",
+        "42501",
+        "42P01",
+        "44000",
+        "P0001",
+    ),
+    InvalidInput: ("22001", "22021", "22P02", "22P05"),
+}
+
+
+@pytest.mark.parametrize(("kind", "code"), [(kind, code) for kind, codes in _ACTS.items() for code in codes])
+def test_the_sqlstate_alone_decides_who_must_act(kind: type[CheckoutError], code: str) -> None:
+    error = asyncpg.PostgresError("in words")
+    error.sqlstate = code
+
+    failure = classify(error)
+
+    assert type(failure) is kind
+    assert code in failure.message
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import errno
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -38,6 +41,31 @@ def told(path: Path, order_id: str = "") -> list[tuple[str, int]]:
     text = path.read_text() if path.exists() else ""
     found = [(name, int(number)) for name, number in re.findall(r"^\S+Z (\S+) #(\d+) ", text, re.MULTILINE)]
     return [one for one in found if not order_id or one[0] == order_id]
+
+
+class Looks:
+    """Counts how often followers have looked into the database, and has them look often."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._ended = 0
+        self._read = event_log._read
+        monkeypatch.setattr(event_log, "_read", self._look)
+        monkeypatch.setattr(event_log, "_POLL_SECONDS", 0.01)
+
+    async def happen(self) -> None:
+        """Wait for several looks, so that what the first of them saw is written by now."""
+        enough = self._ended + 8
+        await until(lambda: self._ended >= enough)
+
+    async def _look(self, engine: AsyncEngine, position: event_log.Position) -> Sequence[Any]:
+        rows = await self._read(engine, position)
+        self._ended += 1
+        return rows
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
+    return Looks(monkeypatch)
 
 
 async def insert(database: Database, *order_ids: str) -> None:
@@ -80,11 +108,12 @@ async def test_a_restart_goes_on_where_the_last_whole_line_ends(
         await until(lambda: len(told(log)) == 4)
 
     assert sorted(told(log)) == [("four", 1), ("one", 1), ("three", 1), ("two", 1)]
-    assert all(line.startswith("20") for line in log.read_text().splitlines())
+    whole = re.compile(r"20\S+Z \S+ #1 pending by accept workflow=checkout-\w+ pos=\d+\.\d+")
+    assert all(whole.fullmatch(line) for line in log.read_text().splitlines())
 
 
 async def test_an_event_is_held_back_while_an_earlier_transaction_may_still_commit(
-    engine: AsyncEngine, database: Database, folder: Path
+    engine: AsyncEngine, database: Database, folder: Path, looks: Looks
 ) -> None:
     log = folder / "saga.log"
     slow = await asyncpg.connect(database.admin_url)
@@ -94,7 +123,7 @@ async def test_an_event_is_held_back_while_an_earlier_transaction_may_still_comm
 
     async with following(engine, log):
         await insert(database, "fast")
-        await database.run("SELECT 1")
+        await looks.happen()
         assert told(log) == []
         await transaction.commit()
         await slow.close()
@@ -136,8 +165,58 @@ async def test_an_orders_events_keep_their_sequence_when_its_transactions_began_
     assert len(told(log)) == len(set(told(log))) == 5
 
 
-async def test_one_follower_writes_and_another_takes_over(
+async def test_a_crash_among_lines_that_belong_together_loses_none_of_them(
+    engine: AsyncEngine, database: Database, folder: Path
+) -> None:
+    log = folder / "saga.log"
+    await insert(database, "one")
+    early = await asyncpg.connect(database.admin_url)
+    async with early.transaction():
+        await early.fetchval("SELECT pg_current_xact_id()")
+        await database.run("UPDATE orders SET status = 'unwinding' WHERE order_id = 'one'")
+        await early.execute("UPDATE orders SET status = 'cancelled' WHERE order_id = 'one'")
+    await early.close()
+    async with following(engine, log):
+        await until(lambda: len(told(log)) == 3)
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[:2]))  # the second is told ahead of its own transaction, because of the third
+
+    async with following(engine, log):
+        await insert(database, "two")
+        await until(lambda: ("two", 1) in told(log))
+
+    assert ("one", 3) in told(log)
+
+
+async def test_a_full_disk_does_not_end_the_follower_and_leaves_no_half_line(
     engine: AsyncEngine, database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = folder / "saga.log"
+    append = event_log._append
+    monkeypatch.setattr(event_log, "_RETRY_SECONDS", 0.05)
+    full = asyncio.Event()
+
+    def half(file: FileIO, text: str) -> None:
+        if full.is_set():
+            append(file, text)
+            return
+        full.set()
+        append(file, text[: len(text) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(event_log, "_append", half)
+
+    async with following(engine, log):
+        await insert(database, "one", "two")
+        await until(lambda: len(told(log)) == 2)
+
+    assert full.is_set()
+    assert sorted(told(log)) == [("one", 1), ("two", 1)]
+    assert all(re.search(r" pos=\d+\.\d+$", line) for line in log.read_text().splitlines())
+
+
+async def test_one_follower_writes_and_another_takes_over(
+    engine: AsyncEngine, database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch, looks: Looks
 ) -> None:
     monkeypatch.setattr(event_log, "_RETRY_SECONDS", 0.05)
     log = folder / "saga.log"
@@ -145,13 +224,15 @@ async def test_one_follower_writes_and_another_takes_over(
     async with following(engine, log):
         await until(log.exists)
         async with following(engine, log):
+            await looks.happen()
             await insert(database, "one", "two")
-            await until(lambda: len(told(log)) == 2)
+            await until(lambda: len(told(log)) >= 2)
+            await looks.happen()
     async with following(engine, log):
         await insert(database, "three")
-        await until(lambda: len(told(log)) == 3)
+        await until(lambda: ("three", 1) in told(log))
 
-    assert len(set(told(log))) == 3
+    assert sorted(told(log)) == [("one", 1), ("three", 1), ("two", 1)]
 
 
 async def test_a_log_of_another_database_is_continued_from_the_beginning_of_this_one(
@@ -196,3 +277,43 @@ async def test_a_database_that_is_away_does_not_end_the_follower(
         )
         await insert(database, "two")
         await until(lambda: len(told(log)) == 2)
+
+
+async def test_what_the_audit_found_is_told_between_the_orders_events(
+    engine: AsyncEngine, database: Database, folder: Path
+) -> None:
+    log = folder / "saga.log"
+    await insert(database, "one")
+    await database.run(
+        "INSERT INTO audit_events (check_id, subject, event, detail)"
+        " VALUES ('A2', 'lamp', 'violated', E'reserved 1,\nheld 0')"
+    )
+    await insert(database, "two")
+
+    async with following(engine, log):
+        await until(lambda: len(told(log)) == 2)
+    async with following(engine, log):
+        await insert(database, "three")
+        await until(lambda: len(told(log)) == 3)
+
+    lines = log.read_text().splitlines()
+    assert len(lines) == 4
+    assert re.match(r"\S+Z audit A2 violated on lamp: reserved 1, held 0 pos=\d+\.\d+$", lines[1])
+
+
+async def test_a_log_that_ends_with_a_finding_goes_on_after_it(
+    engine: AsyncEngine, database: Database, folder: Path
+) -> None:
+    log = folder / "saga.log"
+    await database.run(
+        "INSERT INTO audit_events (check_id, subject, event, detail) SELECT 'A1', 'sku-' || n, 'violated', 'x'"
+        " FROM generate_series(1, 3) n"
+    )
+    async with following(engine, log):
+        await until(lambda: log.exists() and log.read_text().count("audit A1") == 3)
+
+    async with following(engine, log):
+        await insert(database, "one")
+        await until(lambda: len(told(log)) == 1)
+
+    assert len(log.read_text().splitlines()) == 4

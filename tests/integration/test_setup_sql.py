@@ -6,6 +6,7 @@ import re
 import subprocess
 import uuid
 from collections.abc import Iterator
+from datetime import timedelta
 
 import asyncpg
 import pytest
@@ -182,6 +183,8 @@ _VIOLATIONS = {
     + "INSERT INTO incidents (order_id, steps, cause, closed_at) VALUES ('o-1', '{pay}', 'x', now())",
     "incidents_one_open_per_order": _ORDER
     + "INSERT INTO incidents (order_id, steps, cause) VALUES ('o-1', '{pay}', 'x'), ('o-1', '{ship}', 'y')",
+    "audit_events_event_is_known": "INSERT INTO audit_events (check_id, subject, event, detail)"
+    " VALUES ('A1', 'lamp', 'perhaps', 'x')",
 }
 
 
@@ -247,6 +250,7 @@ _FROZEN_COLUMNS = {
         "at",
     ],
     "incidents": ["incident_id", "order_id", "opened_at"],
+    "audit_events": ["event_id", "txid", "check_id", "subject", "event", "detail", "at"],
 }
 _DENIED = [
     *(f"DELETE FROM {table}" for table in sorted(TABLES)),
@@ -312,13 +316,14 @@ async def test_the_services_timeouts_are_nested_inside_one_attempt(stack: DevSta
         await connection.close()
     timeout = {row["name"]: row["setting"] for row in rows}
 
-    shortest_attempt = min(
-        policy.start_to_close.total_seconds() * 1000
-        for policy in (policies.RESERVE, policies.PAY, policies.SHIP, policies.UNDO, policies.RECORD)
-    )
-    assert 0 < timeout["lock_timeout"] < timeout["statement_timeout"]
-    assert timeout["statement_timeout"] < timeout["transaction_timeout"] < shortest_attempt
-    assert 0 < timeout["idle_in_transaction_session_timeout"] <= shortest_attempt
+    def shortest(*of: policies.ActivityPolicy) -> float:
+        return min(policy.start_to_close.total_seconds() * 1000 for policy in of)
+
+    one_statement = shortest(policies.RESERVE, policies.PAY, policies.SHIP)
+    one_transaction = shortest(policies.UNDO, policies.RECORD)
+    assert 0 < timeout["lock_timeout"] < timeout["statement_timeout"] < one_statement
+    assert timeout["statement_timeout"] < timeout["transaction_timeout"] < one_transaction
+    assert 0 < timeout["idle_in_transaction_session_timeout"] < timeout["transaction_timeout"]
 
 
 # The state machine --------------------------------------------------------------------------------------
@@ -423,6 +428,19 @@ async def test_moves_made_by_hand_are_numbered_without_a_gap_whoever_makes_them(
         (4, "unwinding", "me"),
         (5, "rejected", "me"),
     ]
+
+
+async def test_a_move_sets_the_clock_of_how_long_an_order_has_stood_still(database: Database) -> None:
+    since = "SELECT now() - updated_at FROM orders"
+    await database.run("INSERT INTO orders (order_id, customer, updated_at) VALUES ('o-1', 'alice', '2020-01-01')")
+
+    await database.run("UPDATE orders SET reason = 'not a move'")
+    stood_still = await database.value(since)
+    await database.run("UPDATE orders SET status = 'unwinding'")
+    moved = await database.value(since)
+
+    assert stood_still > timedelta(days=365)
+    assert moved < timedelta(minutes=1)
 
 
 async def test_an_undone_move_leaves_no_event(database: Database) -> None:

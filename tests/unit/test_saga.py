@@ -342,6 +342,34 @@ async def test_a_retry_runs_only_the_stuck_undos(world: World) -> None:
     run.cancel()
 
 
+async def test_a_retry_is_good_for_one_round(world: World) -> None:
+    run = world.begin(world.story(failing={"two": refusal()}, undos={"one": [refusal(), refusal(), refusal()]}))
+    await world.at("parked 1")
+
+    world.saga.retry()
+    await world.at("parked 2")
+    await some_turns()
+
+    assert world.parked == [["one"], ["one"]]
+    run.cancel()
+
+
+async def test_a_retry_during_a_round_joins_it(world: World) -> None:
+    run = world.begin(world.story(failing={"two": refusal()}, undos={"one": [refusal(), refusal(), refusal()]}))
+    await world.at("parked 1")
+    world.hold("undo one")
+    world.saga.retry()
+    await some_turns()
+
+    world.saga.retry()
+    world.let_go("undo one")
+    await world.at("parked 2")
+    await some_turns()
+
+    assert world.parked == [["one"], ["one"]]
+    run.cancel()
+
+
 async def test_rounds_are_counted_for_the_saga_and_for_each_undo(world: World) -> None:
     run = world.begin(world.story(failing={"two": refusal()}, undos={"one": [refusal()]}))
     await world.at("parked 1")
@@ -390,6 +418,22 @@ async def test_resolving_a_step_that_is_not_stuck_changes_nothing(world: World) 
     run.cancel()
 
 
+async def test_a_step_that_is_resolved_while_its_undo_runs_stays_resolved_when_that_fails(world: World) -> None:
+    run = world.begin(world.story(failing={"two": refusal()}, undos={"one": [refusal(), refusal()]}))
+    await world.at("parked 1")
+    world.hold("undo one")
+    world.saga.retry()
+    await some_turns()
+
+    world.saga.resolve("one", "by hand")
+    world.let_go("undo one")
+    ended = await asyncio.wait_for(run, 5)
+
+    assert isinstance(ended, Unwound)
+    assert world.states()["one"] == "resolved"
+    assert world.parked == [["one"]]
+
+
 async def test_a_stuck_saga_tries_again_by_itself(world: World) -> None:
     world.saga._patience = Patience(timedelta(milliseconds=5), timedelta(milliseconds=5))
 
@@ -406,6 +450,28 @@ async def test_a_park_that_finds_no_way_back_goes_forward(world: World) -> None:
     ended = await world.run(world.story(failing={"three": refusal()}, undos={"three": [refusal()]}))
 
     assert ended == Irrevocable("three", {"parcel": 7})
+
+
+async def test_whoever_waits_for_a_round_is_answered_when_a_park_finds_no_way_back(world: World) -> None:
+    parking, parked = asyncio.Event(), asyncio.Event()
+
+    async def park(_: Sequence[Compensation]) -> Irrevocable:
+        parking.set()
+        await parked.wait()
+        return Irrevocable("three")
+
+    world.saga._on_stuck = park
+    run = world.begin(world.story(failing={"three": refusal()}, undos={"three": [refusal()]}))
+    await asyncio.wait_for(parking.wait(), 5)
+
+    asker = asyncio.create_task(world.saga.round_ended())
+    await some_turns()
+    waited = not asker.done()
+    parked.set()
+    await asyncio.wait_for(asker, 5)
+
+    assert waited
+    assert await run == Irrevocable("three")
 
 
 # The point of no return ---------------------------------------------------------------------------------
@@ -435,6 +501,41 @@ async def test_irrevocable_after_another_undo_succeeded_is_stuck_and_never_forwa
     assert world.parked == [["two"]]
     assert world.undone() == ["three", "two", "one"]
     run.cancel()
+
+
+async def test_irrevocable_after_another_step_was_resolved_is_stuck_and_never_forward(world: World) -> None:
+    run = world.begin(
+        world.story(
+            failing={"two": refusal()},
+            undos={"two": [refusal(), UndoOutcome.IRREVOCABLE], "one": [refusal()]},
+        )
+    )
+    await world.at("parked 1")
+
+    world.saga.resolve("one", "given back by hand")
+    world.saga.retry()
+    await world.at("parked 2")
+
+    assert not run.done()
+    assert world.parked == [["two", "one"], ["two"]]
+    run.cancel()
+
+
+async def test_a_saga_that_goes_forward_after_all_has_no_stuck_steps(world: World) -> None:
+    run = world.begin(
+        world.story(
+            failing={"two": refusal()},
+            undos={"two": [refusal(), UndoOutcome.IRREVOCABLE], "one": [refusal()]},
+        )
+    )
+    await world.at("parked 1")
+
+    world.saga.retry()
+    ended = await asyncio.wait_for(run, 5)
+
+    assert isinstance(ended, Irrevocable)
+    assert world.states() == {"one": "done", "two": "irrevocable"}
+    assert world.saga.stuck_steps == []
 
 
 async def test_irrevocable_beside_an_undo_that_found_nothing_goes_forward(world: World) -> None:

@@ -274,6 +274,26 @@ async def test_a_cancel_in_the_instant_of_a_completion_is_never_half_done(
     assert await violations(shop) == []
 
 
+@both_ways
+async def test_an_unwind_begins_after_the_cancelled_step_has_stopped(shop: Shop, ask: Ask, end: str) -> None:
+    gates, order = Gates(), shop.order("alice")
+    gate = gates.hold(order, "charge_payment", "before")
+
+    async with shop.working(interceptors=(gates,)):
+        handle = await shop.start(order)
+        await gate.reached()
+        await ask(handle)
+        # Answered after the cancel was taken in: what it sets off at once has been set off by now.
+        await handle.query(CheckoutWorkflow.status)
+        while_it_runs = await handle.query(CheckoutWorkflow.status)
+        gate.open()
+        ended = await how_it_ended(handle)
+
+    assert while_it_runs.status == "running"
+    assert gates.attempts_of(order, "refund_payment") == 1
+    assert ended == end
+
+
 # After the end ------------------------------------------------------------------------------------------
 
 
@@ -429,6 +449,28 @@ async def test_a_cancel_by_temporal_during_an_unwind_changes_nothing(
     assert ended == "OrderRejected"
     assert await shop.order_status(order) == "rejected"
     assert [gates.attempts_of(order, undo) for undo in UNDOS] == [1, 1, 1]
+    assert await goods_and_money(shop.database) == before
+    assert await violations(shop) == []
+
+
+@pytest.mark.parametrize("name", [*UNDOS, "close_order"])
+async def test_a_cancel_by_temporal_while_an_unwind_waits_for_the_database_changes_nothing(
+    shop: Shop, name: str
+) -> None:
+    before, gates, order = await goods_and_money(shop.database), Gates(), shop.order("nemo")
+    fault = gates.fail(order, name)
+
+    async with shop.working(interceptors=(gates,)):
+        handle = await shop.start(order)
+        await fault.struck()
+        await until(lambda: is_in_backoff(handle))
+        await by_temporal(handle)
+        await handle.query(CheckoutWorkflow.status)
+        fault.mend()
+        ended = await how_it_ended(handle)
+
+    assert ended == "OrderRejected"
+    assert await shop.order_status(order) == "rejected"
     assert await goods_and_money(shop.database) == before
     assert await violations(shop) == []
 

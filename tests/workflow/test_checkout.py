@@ -409,7 +409,9 @@ MALFORMED = {
     "id of 300 characters": (GOOD | {"order_id": "x" * 300},),
     "sku with NUL": (GOOD | {"lines": [LINE | {"sku": "tea\x00mug"}]},),
     "too many lines": (GOOD | {"lines": [{"sku": f"s-{n}", "quantity": 1} for n in range(101)]},),
+    "a megabyte of lines": (GOOD | {"lines": [{"sku": f"s-{n}", "quantity": 1} for n in range(30_000)]},),
     "repair is a word": (GOOD | {"repair": "yes"},),
+    "doubt is a number": (GOOD | {"repair": True, "doubt": 7},),
 }
 
 
@@ -457,6 +459,7 @@ async def test_an_id_of_a_finished_order_with_other_content_is_refused(shop: Sho
         failure = await failure_of(other)
 
     assert failure.type == "OrderRejected"
+    assert failure.message.endswith("Undone: reserve nothing to undo")
     assert causes_of(failure)[-1] == "IdempotencyMismatch"
     assert await shop.database.fetch(WHOLE_ORDER, first.order_id) == row
     assert await shop.database.fetch(WHOLE_FENCE, first.order_id) == fence

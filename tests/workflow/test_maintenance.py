@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from temporalio.client import WorkflowHandle
+from temporalio.client import WorkflowFailureError, WorkflowHandle
+from temporalio.converter import value_to_type
+from temporalio.exceptions import ApplicationError
 
 from domain import policies
-from domain.maintenance import AuditInput, SweepInput, SweepReport
+from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
 from domain.model import CheckoutInput, CheckoutStatus
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
@@ -19,6 +21,7 @@ from tests.workflow.sagas import (
     BREAK_UNDO,
     MEND_UNDO,
     UNDOS,
+    events_of,
     goods_and_money,
     hasty,
     how_it_ended,
@@ -55,6 +58,12 @@ async def accept_by_hand(
         )
     )
     return order
+
+
+async def audit(shop: Shop, given: AuditInput | None = None) -> AuditReport:
+    return await shop.client.execute_workflow(
+        AuditWorkflow.run, given or AuditInput(), id=f"audit-{uuid.uuid4()}", task_queue=shop.task_queue
+    )
 
 
 def saga_of(shop: Shop, order: CheckoutInput) -> WorkflowHandle[Any, CheckoutStatus]:
@@ -255,22 +264,45 @@ async def test_a_stuck_order_whose_saga_was_terminated_is_finished(shop: Shop) -
     assert report.repaired == [order.order_id]
     assert ended == "OrderRejected"
     assert await shop.order_status(order) == "rejected"
+    assert (await reason_of(shop, order) or "").startswith("UndeliverableAddress: ")
     assert await open_incidents(shop, order) == []
     assert await goods_and_money(shop.database) == before
     assert await violations(shop) == []
 
 
-async def test_a_sweep_logs_no_errors_for_orders_that_are_refused_while_it_works(
-    shop: Shop, caplog: pytest.LogCaptureFixture
-) -> None:
-    orders = [await accept_by_hand(shop, "nobody") for _ in range(8)]
+async def test_an_order_that_is_open_although_its_saga_completed_gets_another(shop: Shop) -> None:
+    order, other = await accept_by_hand(shop), shop.order("carol")
 
     async with shop.working():
-        await sweep(shop)
+        # As after a restore of the database: Temporal knows of an end that the order has not come to.
+        ended = await shop.client.start_workflow(
+            CheckoutWorkflow.run, other, id=checkout_workflow_id(order.order_id), task_queue=shop.task_queue
+        )
+        await ended.result()
+        report = await sweep(shop)
+        second = await how_it_ended(saga_of(shop, order))
+
+    assert report.started == [order.order_id]
+    assert second == "completed"
+    assert await shop.order_status(order) == "completed"
+
+
+async def test_a_sweep_logs_no_errors_for_orders_that_are_refused_while_it_works(
+    shop: Shop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policies, "SWEEP_BATCH", 1)  # it works on while the first are refused already
+    orders = [await accept_by_hand(shop, "nobody") for _ in range(15)]
+
+    async with shop.working():
+        handle = await shop.client.start_workflow(
+            SweepWorkflow.run, SweepInput(0), id=f"sweep-{uuid.uuid4()}", task_queue=shop.task_queue
+        )
+        await handle.result()
         for order in orders:
             await how_it_ended(saga_of(shop, order))
     gc.collect()
 
+    assert "EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_FAILED" in await events_of(handle)
     assert [record.message for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}] == []
 
 
@@ -360,18 +392,64 @@ async def test_the_audit_of_a_healthy_database_counts_orders_and_finds_nothing(s
     assert len(report.checks) >= 15
 
 
-async def test_the_audit_gives_violations_as_its_result(shop: Shop) -> None:
+async def test_an_audit_that_finds_something_fails_with_its_report(shop: Shop) -> None:
     order = shop.order("alice")
 
     async with shop.working():
         await (await shop.start(order)).result()
         await shop.database.run("UPDATE inventory SET on_hand = on_hand - 1 WHERE sku = 'tea-mug'")
-        report = await shop.client.execute_workflow(
-            AuditWorkflow.run, AuditInput(0.0), id=f"audit-{uuid.uuid4()}", task_queue=shop.task_queue
-        )
+        with pytest.raises(WorkflowFailureError) as failed:
+            await audit(shop)
 
-    assert report.violation_count == 1
+    assert isinstance(failed.value.cause, ApplicationError)
+    assert failed.value.cause.type == "AuditViolation"
+    assert failed.value.cause.message == "1 violations: A1 tea-mug: on hand 998, accounted for 999"
+    report = value_to_type(AuditReport, failed.value.cause.details[0])
     assert [(found.check, found.subject) for found in report.violations] == [("A1", "tea-mug")]
+
+
+async def findings(shop: Shop) -> list[tuple[str, str, str]]:
+    rows = await shop.database.fetch("SELECT check_id, subject, event FROM audit_events ORDER BY event_id")
+    return [tuple(row) for row in rows]
+
+
+async def test_a_violation_is_told_once_when_it_comes_and_once_when_it_is_over(shop: Shop) -> None:
+    async with shop.working():
+        await shop.database.run("UPDATE inventory SET on_hand = on_hand - 1 WHERE sku IN ('lamp', 'cap')")
+        for _ in range(2):
+            with pytest.raises(WorkflowFailureError):
+                await audit(shop)
+        await shop.database.run("UPDATE inventory SET on_hand = on_hand + 1 WHERE sku = 'lamp'")
+        with pytest.raises(WorkflowFailureError):
+            await audit(shop)
+        await shop.database.run("UPDATE inventory SET on_hand = on_hand + 1 WHERE sku = 'cap'")
+        await audit(shop)
+        await audit(shop)
+
+    assert sorted((await findings(shop))[:2]) == [("A1", "cap", "violated"), ("A1", "lamp", "violated")]
+    assert (await findings(shop))[2:] == [("A1", "lamp", "cleared"), ("A1", "cap", "cleared")]
+
+
+async def test_a_check_that_found_more_than_it_lists_clears_nothing(shop: Shop) -> None:
+    async with shop.working():
+        await shop.database.run("UPDATE inventory SET on_hand = on_hand - 1 WHERE sku = 'item-090'")
+        with pytest.raises(WorkflowFailureError):
+            await audit(shop)
+        await shop.database.run("UPDATE inventory SET on_hand = on_hand - 1 WHERE sku LIKE 'item-%'")
+        with pytest.raises(WorkflowFailureError):
+            await audit(shop)
+
+    assert {event for _, _, event in await findings(shop)} == {"violated"}
+
+
+async def test_an_audit_on_somebodys_word_that_all_is_at_rest_tells_the_log_nothing(shop: Shop) -> None:
+    await accept_by_hand(shop)
+
+    async with shop.working():
+        with pytest.raises(WorkflowFailureError):
+            await audit(shop, AuditInput(0.0, is_recorded=False))
+
+    assert await findings(shop) == []
 
 
 async def test_undos_of_a_repair_are_tried_once_each(shop: Shop) -> None:

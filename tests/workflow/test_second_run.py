@@ -3,12 +3,14 @@
 import asyncio
 import uuid
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
 import pytest
-from temporalio.client import WorkflowHandle
+from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 from temporalio.common import WorkflowIDReusePolicy
+from temporalio.exceptions import TerminatedError
 
 from activities.inventory import Inventory
 from activities.payments import Payments
@@ -17,7 +19,7 @@ from client.checkouts import Checkouts
 from domain import policies
 from domain.errors import IdempotencyMismatch
 from domain.maintenance import SweepInput, SweepReport
-from domain.model import CheckoutInput, OrderLine
+from domain.model import CheckoutInput, CheckoutStatus, OrderLine
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
 from tests.workflow.gates import Gates
@@ -105,6 +107,30 @@ async def test_a_second_run_that_is_cancelled_while_it_reserves_undoes_the_first
     assert await violations(shop) == []
 
 
+@pytest.mark.parametrize("at", ["reserve_inventory", "charge_payment"])
+async def test_a_second_run_that_is_cancelled_before_it_knows_of_the_first_runs_parcel_undoes_that_first(
+    shop: Shop, at: str
+) -> None:
+    order, gates = shop.order("carol"), Gates()
+    before = await goods_and_money(shop.database)
+    await Inventory(shop.engine).reserve_inventory(order)
+    await Payments(shop.engine).charge_payment(order)
+    await Shipping(shop.engine).ship_order(order)
+    gate = gates.hold(order, at, "before")
+
+    async with shop.working(interceptors=(gates,)):
+        handle = await run_again(shop, order)
+        await gate.reached()
+        await handle.execute_update(CheckoutWorkflow.cancel, "found it cheaper")
+        gate.open()
+        ended = await how_it_ended(handle)
+
+    assert ended == "OrderCancelled"
+    assert await goods_and_money(shop.database) == before
+    assert await shop.database.value("SELECT count(*) FROM incidents") == 0
+    assert await violations(shop) == []
+
+
 async def test_an_intruder_that_is_cancelled_before_its_first_step_ends_cancelled_and_touches_nothing(
     shop: Shop,
 ) -> None:
@@ -122,6 +148,28 @@ async def test_an_intruder_that_is_cancelled_before_its_first_step_ends_cancelle
     attributes = (await handle.describe()).typed_search_attributes
     assert attributes.get(policies.ORDER_STATUS) == "cancelled"
     assert await shop.order_status(order) == "completed"
+    assert await goods_and_money(shop.database) == before
+    assert await violations(shop) == []
+
+
+async def test_a_step_that_stands_although_it_was_undone_is_undone_again(shop: Shop) -> None:
+    gates, order = Gates(), shop.order("nemo")
+    before = await goods_and_money(shop.database)
+    gate = gates.hold(order, "close_order", "before")
+
+    async with shop.working(interceptors=(gates,)):
+        handle = await shop.start(order)
+        await gate.reached()
+        # As after a restore of the database to a minute ago: the release is lost, and Temporal knows of it.
+        await shop.database.run(
+            "UPDATE step_fence SET phase = 'done' WHERE step = 'reserve'; UPDATE reservations SET state = 'held';"
+            "UPDATE inventory SET reserved = reserved + 1 WHERE sku = 'tea-mug'"
+        )
+        gate.open()
+        ended = await how_it_ended(handle)
+
+    assert ended == "OrderRejected"
+    assert gates.attempts_of(order, "release_inventory") == 2
     assert await goods_and_money(shop.database) == before
     assert await violations(shop) == []
 
@@ -169,6 +217,34 @@ async def test_an_outcome_is_waited_for_across_a_terminated_run_and_its_repair(s
         outcome = await waiting
 
     assert outcome.status == "cancelled"
+
+
+async def test_whoever_waits_for_a_run_that_was_replaced_waits_for_the_newer_one(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = WorkflowFailureError(cause=TerminatedError("reset"))
+    ends: list[WorkflowFailureError | CheckoutStatus] = [first, CheckoutStatus("o-1", "cancelled")]
+
+    class Replaced:
+        async def result(self) -> CheckoutStatus:
+            end = ends.pop(0)
+            if isinstance(end, WorkflowFailureError):
+                raise end
+            return end
+
+        async def describe(self) -> Any:
+            return SimpleNamespace(status=WorkflowExecutionStatus.RUNNING, typed_search_attributes={})
+
+        async def query(self, *_: Any, **__: Any) -> CheckoutStatus:
+            return CheckoutStatus("o-1", "running")
+
+    checkouts = Checkouts(shop.client, shop.task_queue, "http://ui")
+    monkeypatch.setattr(checkouts, "_handle", lambda _: Replaced())
+
+    outcome = await checkouts.outcome("o-1")
+
+    assert outcome.status == "cancelled"
+    assert ends == []
 
 
 async def test_the_status_of_a_cancelled_order_is_told_without_a_worker(shop: Shop) -> None:

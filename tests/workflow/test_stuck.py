@@ -122,6 +122,7 @@ async def test_a_stuck_order_keeps_its_first_cause_and_reports_the_undos_own_bes
         await handle.terminate()
 
     assert (await reason_of(shop, order) or "").startswith("UndeliverableAddress: ")
+    assert (status.reason or "").startswith("UndeliverableAddress: ")
     assert "injected" in await shop.database.value("SELECT cause FROM incidents")
     assert "injected" in next(view.detail for view in status.steps if view.step == "pay")
 
@@ -423,7 +424,58 @@ async def test_a_parcel_that_is_collected_while_its_undo_is_stuck_completes_the_
 
     assert ended == "completed"
     assert await shop.order_status(order) == "completed"
+    assert await reason_of(shop, order) is None
     assert await open_incidents(shop, order) == []
+    assert await violations(shop) == []
+
+
+async def test_a_cancel_while_the_way_forward_is_written_changes_nothing(shop: Shop) -> None:
+    gates = Gates()
+
+    async with shop.working(interceptors=(gates,)):
+        order, handle = await stuck_with_a_label(shop, gates, ("ship",))
+        completing = gates.fail(order, "complete_order")
+        await shop.database.run(
+            "UPDATE shipments SET state = 'handed_over', handed_over_at = now();" + MEND_UNDO["ship"]
+        )
+        await retry(handle)
+        await completing.struck()
+        await handle.cancel(reason="too late")
+        await handle.query(CheckoutWorkflow.status)
+        completing.mend()
+        ended = await how_it_ended(handle)
+
+    assert ended == "completed"
+    assert await shop.order_status(order) == "completed"
+    assert await violations(shop) == []
+
+
+async def test_a_cancel_while_an_update_is_still_answered_changes_nothing(shop: Shop) -> None:
+    gates = Gates()
+    await shop.database.run(BREAK_UNDO["pay"])
+    order = shop.order("nemo")
+    noting = gates.hold(order, "note_retry", "before")
+
+    async with shop.working(interceptors=(gates,)):
+        handle = await shop.start(order)
+        await until_status(shop, order, "stuck")
+        retrying = asyncio.create_task(retry(handle))
+        await noting.reached()
+        await resolve(handle, "pay")
+
+        async def is_closed() -> bool:
+            return (await handle.query(CheckoutWorkflow.status)).status == "rejected"
+
+        await until(is_closed)
+        await handle.cancel(reason="too late")
+        await handle.query(CheckoutWorkflow.status)
+        noting.open()
+        ended = await how_it_ended(handle)
+        [answer] = await asyncio.gather(retrying, return_exceptions=True)
+
+    assert ended == "OrderRejected"
+    assert isinstance(answer, CheckoutStatus)
+    assert answer.status == "rejected"
     assert await violations(shop) == []
 
 

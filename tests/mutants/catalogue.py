@@ -1,0 +1,28 @@
+"""Every mutant, by area."""
+
+from tests.mutants import (
+    checkout,
+    events,
+    failures,
+    fence,
+    maintenance,
+    orders,
+    saga,
+    schema,
+    starting,
+    steps,
+)
+from tests.mutants.mutant import Mutant
+
+MUTANTS: tuple[Mutant, ...] = (
+    *fence.MUTANTS,
+    *steps.MUTANTS,
+    *orders.MUTANTS,
+    *saga.MUTANTS,
+    *checkout.MUTANTS,
+    *schema.MUTANTS,
+    *failures.MUTANTS,
+    *maintenance.MUTANTS,
+    *starting.MUTANTS,
+    *events.MUTANTS,
+)

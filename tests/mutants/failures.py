@@ -1,0 +1,151 @@
+"""Faults in what an error is taken for: an outage, a refusal, a broken state."""
+
+from tests.mutants.killers import DATABASE, MODEL, at
+from tests.mutants.mutant import Mutant
+
+_FILE = "adapters/database.py"
+_TRANSIENT = "    if code[:2] in _TRANSIENT_CLASSES or code in _TRANSIENT_CODES:\n"
+
+MUTANTS = (
+    Mutant(
+        "serialization-failure-is-a-refusal",
+        "two shoppers at once would cost one of them the order",
+        _FILE,
+        _TRANSIENT,
+        '    if code == "40001":\n        return InvalidInput(f"Postgres refused: {message} ({code})")\n' + _TRANSIENT,
+        at(DATABASE, "test_a_serialization_failure_is_an_outage"),
+    ),
+    Mutant(
+        "deadlock-needs-a-person",
+        "a deadlock would end an order that the next attempt would have saved",
+        _FILE,
+        _TRANSIENT,
+        '    if code == "40P01":\n        return DatabaseRefusedStatement(f"Postgres refused: {message} ({code})")\n'
+        + _TRANSIENT,
+        at(DATABASE, "test_a_deadlock_is_an_outage_for_one_of_the_two"),
+    ),
+    Mutant(
+        "restart-of-postgres-needs-a-person",
+        "a failover would end every order that was in flight",
+        _FILE,
+        _TRANSIENT,
+        '    if code[:2] == "57":\n        return DatabaseRefusedStatement(f"Postgres refused: {message} ({code})")\n'
+        + _TRANSIENT,
+        at(DATABASE, "test_the_sqlstate_alone_decides_who_must_act"),
+    ),
+    Mutant(
+        "replica-needs-a-person",
+        "a failover would end every order that came a second too early",
+        _FILE,
+        _TRANSIENT,
+        '    if code == "25006":\n        return DatabaseRefusedStatement(f"Postgres refused: {message} ({code})")\n'
+        + _TRANSIENT,
+        at(DATABASE, "test_a_replica_that_was_not_promoted_yet_is_an_outage"),
+    ),
+    Mutant(
+        "lost-connection-is-a-refusal",
+        "a COMMIT whose answer was lost would be taken for a failure",
+        _FILE,
+        '    return DatabaseUnavailable(f"no connection to Postgres: {message}")',
+        '    return InvalidInput(f"no connection to Postgres: {message}")  # type: ignore[return-value]',
+        at(DATABASE, "test_a_refused_connection_is_an_outage"),
+    ),
+    Mutant(
+        "connection-errors-come-out-raw",
+        "what asyncpg raises while connecting would have no name, and no policy",
+        _FILE,
+        "        OSError,\n        TimeoutError,\n    ) as error:",
+        "    ) as error:",
+        at(DATABASE, "test_a_refused_connection_is_an_outage"),
+    ),
+    Mutant(
+        "overload-comes-back-at-once",
+        "a thousand orders would come back in the same instant",
+        _FILE,
+        '{message} ({code})", next_retry_delay=_spread())',
+        '{message} ({code})")',
+        at(DATABASE, "test_too_many_connections_are_an_outage_from_which_not_all_come_back_at_once"),
+    ),
+    Mutant(
+        "malformed-value-is-quoted",
+        "a card number would end up in a history",
+        _FILE,
+        '        return InvalidInput(f"Postgres cannot store one of the values ({code})")',
+        '        return InvalidInput(f"Postgres cannot store one of the values: {message} ({code})")',
+        at(DATABASE, "test_a_value_that_postgres_cannot_store_is_invalid_input"),
+    ),
+    Mutant(
+        "missing-right-is-an-outage",
+        "an order would be tried for a minute where only a person can help",
+        _FILE,
+        '"3D", "3F", "42", "44", "P0"',
+        '"3D", "3F", "44", "P0"',
+        at(DATABASE, "test_a_broken_schema_needs_a_person"),
+    ),
+    Mutant(
+        "lost-prepared-statement-needs-a-person",
+        "a connection pooler in between would cost orders",
+        _FILE,
+        "    if code[:2] in _REFUSING_CLASSES and code not in _TRANSIENT_IN_REFUSING_CLASSES:\n",
+        "    if code[:2] in _REFUSING_CLASSES:\n",
+        at(DATABASE, "test_the_sqlstate_alone_decides_who_must_act"),
+    ),
+    Mutant(
+        "unknown-error-is-a-refusal",
+        "an error that nobody foresaw would end an order, and an undo",
+        _FILE,
+        '    return DatabaseUnavailable(f"Postgres failed: {message} ({code})")',
+        '    return InvalidInput(f"Postgres failed: {message} ({code})")',
+        at(DATABASE, "test_the_sqlstate_alone_decides_who_must_act"),
+    ),
+    Mutant(
+        "endings-are-given-up",
+        "an outage of 15 minutes would end a saga without the order's ending",
+        "domain/policies.py",
+        "RECORD = ActivityPolicy(timedelta(seconds=5), None, _retry(200, 60))",
+        "RECORD = ActivityPolicy(timedelta(seconds=5), timedelta(minutes=15), _retry(200, 60))",
+        at(DATABASE, "test_writing_down_what_has_happened_is_never_given_up"),
+    ),
+    Mutant(
+        "forward-steps-retry-what-needs-a-person",
+        "a customer would wait a minute, or fifteen, for a missing right",
+        "domain/policies.py",
+        "_FORWARD_GIVES_UP_ON = (DatabaseRefusedStatement,)",
+        "_FORWARD_GIVES_UP_ON: tuple[type[Exception], ...] = ()",
+        at(DATABASE, "test_only_forward_steps_give_up_at_once_when_a_person_is_needed"),
+    ),
+    Mutant(
+        "refusals-are-retried",
+        "an order that is out of stock would be tried for a minute",
+        "domain/errors.py",
+        "        super().__init__(message, details=details, category=ApplicationErrorCategory.BENIGN)",
+        "        super().__init__(\n"
+        "            message, details=details, category=ApplicationErrorCategory.BENIGN, non_retryable=False\n"
+        "        )",
+        at(MODEL, "test_a_refusal_is_not_retried_and_no_alarm"),
+    ),
+    Mutant(
+        "outages-are-not-retried",
+        "a customer would notice each restart of Postgres",
+        "domain/errors.py",
+        "        super().__init__(message, non_retryable=False, next_retry_delay=next_retry_delay)",
+        "        super().__init__(message, non_retryable=True, next_retry_delay=next_retry_delay)",
+        at(MODEL, "test_an_outage_is_retried"),
+    ),
+    Mutant(
+        "audit-reads-many-states",
+        "checks that compare two moments would report what never was",
+        _FILE,
+        'isolation_level="REPEATABLE READ", postgresql_readonly=True',
+        'isolation_level="READ COMMITTED", postgresql_readonly=True',
+        at(DATABASE, "test_the_snapshot_sees_one_state_for_the_whole_block"),
+    ),
+    Mutant(
+        "audit-may-write",
+        "a check with a mistake in it could change what it looks at",
+        _FILE,
+        'isolation_level="REPEATABLE READ", postgresql_readonly=True',
+        'isolation_level="REPEATABLE READ"',
+        at(DATABASE, "test_the_snapshot_may_not_write"),
+    ),
+)

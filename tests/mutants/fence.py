@@ -1,0 +1,185 @@
+"""Faults in the step fence: at most once, never after the undo, the first result, no other content."""
+
+from tests.mutants.killers import ACTIVITIES, CHECKOUT, CONTRACT, DATABASE, FENCE, SECOND_RUN, at
+from tests.mutants.mutant import Mutant
+
+_FILE = "activities/fence.py"
+
+MUTANTS = (
+    Mutant(
+        "gate-opens-for-everybody",
+        "the fence's conflict clause alone keeps an effect without a natural key from happening twice",
+        _FILE,
+        "    ON CONFLICT DO NOTHING\n    RETURNING result\n)",
+        "    ON CONFLICT (saga_id, step) DO UPDATE SET updated_at = now()\n    RETURNING result\n)",
+        at(FENCE, "test_a_repeat_adds_nothing_and_answers_the_first_result"),
+    ),
+    Mutant(
+        "do-ignores-the-fingerprint",
+        "another order under the same id would be answered with the first one's result",
+        _FILE,
+        "    if fingerprint != key.fingerprint:\n        raise _mismatch(key)\n    if phase",
+        "    if phase",
+        at(CONTRACT, "test_other_content_under_the_same_order_id_is_refused_after_the_step[reserve-do]"),
+    ),
+    Mutant(
+        "undo-ignores-the-fingerprint",
+        "a stranger's undo would turn the fence of an effect that is not its own",
+        _FILE,
+        "     WHERE step_fence.phase = 'done' AND step_fence.fingerprint = excluded.fingerprint\n"
+        "    RETURNING had_effect",
+        "     WHERE step_fence.phase = 'done'\n    RETURNING had_effect",
+        at(FENCE, "test_another_request_can_neither_do_nor_undo_nor_resolve_a_step"),
+    ),
+    Mutant(
+        "repeated-undo-ignores-the-fingerprint",
+        "a stranger would be told that its step is undone",
+        _FILE,
+        "            if stored.fingerprint != key.fingerprint:\n                raise _mismatch(key)\n",
+        "",
+        at(CONTRACT, "test_other_content_under_the_same_order_id_is_refused_after_a_tombstone[reserve-undo]"),
+    ),
+    Mutant(
+        "resolve-ignores-the-fingerprint",
+        "an operator's word on one order would close the fence of another",
+        _FILE,
+        '     WHERE step_fence.phase = \'done\' AND step_fence.fingerprint = excluded.fingerprint\n""")',
+        '     WHERE step_fence.phase = \'done\'\n""")',
+        at(FENCE, "test_another_request_can_neither_do_nor_undo_nor_resolve_a_step"),
+    ),
+    Mutant(
+        "no-tombstone",
+        "a step in flight would take effect after its undo found nothing",
+        _FILE,
+        "        row = (await connection.execute(_CLOSE, key.parameters())).one_or_none()\n",
+        "        if (await connection.execute(_READ, key.parameters())).one_or_none() is None:\n"
+        "            yield Undoing(connection, {}, False, UndoOutcome.NOTHING_TO_UNDO)\n"
+        "            return\n"
+        "        row = (await connection.execute(_CLOSE, key.parameters())).one_or_none()\n",
+        at(CONTRACT, "test_undo_without_do_succeeds_and_leaves_a_tombstone[pay]"),
+    ),
+    Mutant(
+        "late-do-after-a-tombstone-succeeds",
+        "the saga would go on with a step that was undone (P4)",
+        _FILE,
+        '    if phase != "done" or result is None:\n'
+        '        raise StepAlreadyCompensated(f"{key.step} of {key.saga_id} was already undone; '
+        'this attempt came too late")\n'
+        "    return dict(result)\n",
+        "    return dict(result or {})\n",
+        at(FENCE, "test_a_step_that_was_undone_or_resolved_never_takes_effect"),
+    ),
+    Mutant(
+        "do-after-its-undo-answers-the-old-result",
+        "a late attempt would report success for an effect that was reversed",
+        _FILE,
+        '    if phase != "done" or result is None:',
+        "    if result is None:",
+        at(CONTRACT, "test_a_do_after_do_and_undo_is_refused[reserve]"),
+    ),
+    Mutant(
+        "undo-leaves-the-fence-open",
+        "the effect would be reversed again by every repeat of the undo",
+        _FILE,
+        "DO UPDATE SET phase = 'undone', updated_at = now()",
+        "DO UPDATE SET updated_at = now()",
+        at(CONTRACT, "test_undo_twice_is_undone_once[reserve]"),
+    ),
+    Mutant(
+        "undo-closes-the-fence-and-reverses-nothing",
+        "stock or money would stay taken, with a fence that says otherwise",
+        _FILE,
+        "            yield Undoing(connection, row.result, True, UndoOutcome.REVERSED)",
+        "            yield Undoing(connection, row.result, False, UndoOutcome.ALREADY_UNDONE)",
+        at(CONTRACT, "test_undo_restores_what_do_changed[pay]"),
+    ),
+    Mutant(
+        "undo-answers-already-undone-without-closing-the-fence",
+        "the first attempt to come in late would pass",
+        _FILE,
+        "        row = (await connection.execute(_CLOSE, key.parameters())).one_or_none()\n",
+        "        if (await connection.execute(_READ, key.parameters())).one_or_none() is None:\n"
+        "            yield Undoing(connection, {}, False, UndoOutcome.ALREADY_UNDONE)\n"
+        "            return\n"
+        "        row = (await connection.execute(_CLOSE, key.parameters())).one_or_none()\n",
+        at(FENCE, "test_a_step_that_was_undone_or_resolved_never_takes_effect"),
+    ),
+    Mutant(
+        "resolve-leaves-the-fence-open",
+        "an undo that comes later would act on what a person has settled already",
+        _FILE,
+        "DO UPDATE SET phase = 'resolved', updated_at = now()",
+        "DO UPDATE SET updated_at = now()",
+        at(ACTIVITIES, "test_a_resolved_step_never_acts_again"),
+    ),
+    Mutant(
+        "resolve-leaves-no-tombstone",
+        "a step that a person has settled before it ran could still run",
+        "activities/orders.py",
+        "            await resolve_once(connection, key)\n",
+        "",
+        at(ACTIVITIES, "test_a_resolved_step_never_acts_again"),
+    ),
+    Mutant(
+        "reason-that-has-passed-is-a-refusal",
+        "an order would be rejected for a shortage that is over",
+        _FILE,
+        "    raise refusal or DatabaseUnavailable(",
+        "    raise refusal or StepAlreadyCompensated(",
+        at(FENCE, "test_a_reason_that_has_passed_meanwhile_is_worth_another_attempt"),
+    ),
+    Mutant(
+        "unnamed-violation-is-a-guard",
+        "a broken statement would be retried as if somebody had been faster",
+        _FILE,
+        "            if guard is None:\n                raise\n",
+        "",
+        at(FENCE, "test_a_violation_that_no_guard_made_needs_a_person"),
+    ),
+    Mutant(
+        "undo-gives-up-at-the-first-refusal",
+        "a grant that comes a second late would cost an operator's night",
+        _FILE,
+        "activity.info().attempt >= UNDO_ATTEMPTS_WHEN_REFUSED",
+        "activity.info().attempt >= 1",
+        at(DATABASE, "test_an_undo_gives_its_round_up_after_a_few_attempts_when_a_person_is_needed"),
+    ),
+    Mutant(
+        "undo-never-gives-its-round-up",
+        "an order that needs a person would not be parked for 15 minutes",
+        _FILE,
+        "activity.info().attempt >= UNDO_ATTEMPTS_WHEN_REFUSED",
+        "activity.info().attempt >= 1000",
+        at(DATABASE, "test_an_undo_gives_its_round_up_after_a_few_attempts_when_a_person_is_needed"),
+    ),
+    Mutant(
+        "fence-key-has-the-attempt",
+        "each retry would be a step of its own",
+        "activities/orders.py",
+        "    return FenceKey(order.order_id, step.value, order.fingerprint)",
+        "    attempt = activity.info().attempt if activity.in_activity() else 1\n"
+        '    return FenceKey(order.order_id, f"{step.value}/{attempt}", order.fingerprint)',
+        at(CHECKOUT, "test_a_step_that_committed_and_then_failed_has_its_effect_once[charge_payment]"),
+    ),
+    Mutant(
+        "fence-key-has-the-run-id",
+        "a second run of an order could not undo what the first has left",
+        "activities/orders.py",
+        "    return FenceKey(order.order_id, step.value, order.fingerprint)",
+        '    run = activity.info().workflow_run_id if activity.in_activity() else "by hand"\n'
+        '    return FenceKey(f"{order.order_id}/{run}", step.value, order.fingerprint)',
+        at(
+            SECOND_RUN,
+            "test_a_second_run_that_is_cancelled_before_its_first_step_undoes_what_the_first_run_left[reserve]",
+        ),
+    ),
+    Mutant(
+        "fence-key-has-the-activity-id",
+        "a step and its undo would stand before two different fences",
+        "activities/orders.py",
+        "    return FenceKey(order.order_id, step.value, order.fingerprint)",
+        "    doing = activity.info().activity_id if activity.in_activity() else step.value\n"
+        "    return FenceKey(order.order_id, doing, order.fingerprint)",
+        at(CHECKOUT, "test_a_refused_order_is_rejected_with_everything_undone_and_explained[InsufficientFunds-bob]"),
+    ),
+)

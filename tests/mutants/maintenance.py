@@ -1,0 +1,120 @@
+"""Faults in the sweep: it must find every lost order, and touch no other."""
+
+from tests.mutants.killers import MAINTENANCE, SECOND_RUN, at
+from tests.mutants.mutant import Mutant
+
+_FILE = "workflows/maintenance.py"
+_SEARCH = "activities/maintenance.py"
+
+MUTANTS = (
+    Mutant(
+        "sweep-takes-a-new-workflow-id",
+        "an order whose saga is alive would get a second one",
+        _FILE,
+        "                id=policies.checkout_workflow_id(order.order_id),\n",
+        '                id=policies.checkout_workflow_id(order.order_id) + "-repair",\n',
+        at(MAINTENANCE, "test_running_and_stuck_sagas_are_left_alone_and_counted"),
+    ),
+    Mutant(
+        "sweep-terminates-running-sagas",
+        "each sweep would interrupt every slow order",
+        _FILE,
+        "id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,",
+        "id_reuse_policy=WorkflowIDReusePolicy.TERMINATE_IF_RUNNING,",
+        at(MAINTENANCE, "test_running_and_stuck_sagas_are_left_alone_and_counted"),
+    ),
+    Mutant(
+        "sweep-starts-no-second-run",
+        "a saga that was terminated would never be repaired (P8)",
+        _FILE,
+        "id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,",
+        "id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,",
+        at(
+            MAINTENANCE,
+            "test_what_a_terminated_saga_left_is_undone_and_the_order_cancelled[charge_payment-before-True]",
+        ),
+    ),
+    Mutant(
+        "sweep-believes-temporal",
+        "an order that the database says is open would stay so, because Temporal says that it ended well",
+        _FILE,
+        "id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,",
+        "id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,",
+        at(MAINTENANCE, "test_an_order_that_is_open_although_its_saga_completed_gets_another"),
+    ),
+    Mutant(
+        "sweeps-end-ends-its-sagas",
+        "every order that a sweep starts would be terminated with it",
+        _FILE,
+        "parent_close_policy=workflow.ParentClosePolicy.ABANDON,",
+        "parent_close_policy=workflow.ParentClosePolicy.TERMINATE,",
+        at(MAINTENANCE, "test_an_order_written_by_hand_is_started_and_completes"),
+    ),
+    Mutant(
+        "sweep-asks-how-its-sagas-ended",
+        "each order that is refused while a sweep works would be logged as an error of ours",
+        _FILE,
+        "            child.add_done_callback(lambda done: done.cancelled() or done.exception())\n",
+        "            del child\n",
+        at(MAINTENANCE, "test_a_sweep_logs_no_errors_for_orders_that_are_refused_while_it_works"),
+    ),
+    Mutant(
+        "sweep-reads-one-page",
+        "orders behind the first page would starve",
+        _FILE,
+        "            if page.next_at is None:\n",
+        "            if page.next_at is None or page.orders:\n",
+        at(MAINTENANCE, "test_more_orders_than_a_page_are_all_started"),
+    ),
+    Mutant(
+        "sweep-forgets-its-report",
+        "a long sweep would tell of its last pages alone",
+        _FILE,
+        "                workflow.continue_as_new(SweepInput(sweep.stood_still_seconds, *place, report))",
+        "                workflow.continue_as_new(SweepInput(sweep.stood_still_seconds, *place))",
+        at(SECOND_RUN, "test_a_sweep_of_more_pages_than_one_run_takes_reaches_the_last_order"),
+    ),
+    Mutant(
+        "sweep-takes-orders-that-move",
+        "an order would be repaired while it is on its way",
+        _SEARCH,
+        "       AND (o.status = 'pending' OR o.updated_at <= now() - CAST(:stood_still AS interval))\n",
+        "       AND CAST(:stood_still AS interval) IS NOT NULL\n",
+        at(MAINTENANCE, "test_an_order_that_moved_a_moment_ago_is_not_looked_at"),
+    ),
+    Mutant(
+        "sweep-overlooks-stuck-orders",
+        "a stuck order whose saga was terminated would wait for ever",
+        _SEARCH,
+        "'paid', 'unwinding', 'stuck')",
+        "'paid', 'unwinding')",
+        at(MAINTENANCE, "test_a_stuck_order_whose_saga_was_terminated_is_finished"),
+    ),
+    Mutant(
+        "sweep-buys-what-was-abandoned",
+        "a lost order would be carried on days later",
+        _SEARCH,
+        'repair=row.status != "pending")',
+        'repair=row.status == "nowhere")',
+        at(
+            MAINTENANCE,
+            "test_what_a_terminated_saga_left_is_undone_and_the_order_cancelled[charge_payment-before-True]",
+        ),
+    ),
+    Mutant(
+        "sweep-trusts-changed-lines",
+        "a repair under another fingerprint would undo nothing, and close",
+        _SEARCH,
+        "            if row.fingerprint in {None, order.fingerprint}:\n",
+        "            if row.customer:\n",
+        at(SECOND_RUN, "test_an_order_whose_lines_changed_after_a_saga_took_it_is_reported_and_left_alone"),
+    ),
+    Mutant(
+        "one-malformed-order-stops-the-sweep",
+        "a typo in one order by hand would strand all others",
+        _SEARCH,
+        "            except InvalidInput as problem:\n                malformed.append",
+        "            except KeyError as problem:\n                malformed.append",
+        at(MAINTENANCE, "test_an_order_that_no_saga_can_take_is_reported_and_does_not_stop_the_others"),
+    ),
+)

@@ -1,0 +1,161 @@
+"""Faults in what is written about an order as a whole: its ending, its reason, its incident, its notes."""
+
+from tests.mutants.killers import ACTIVITIES, MAINTENANCE, SECOND_RUN, STUCK, at
+from tests.mutants.mutant import Mutant
+
+_FILE = "activities/orders.py"
+
+MUTANTS = (
+    Mutant(
+        "close-does-not-compare-the-content",
+        "an intruder under a taken id would end somebody else's order",
+        _FILE,
+        "        is_same = fingerprint == order.fingerprint\n",
+        "        is_same = True\n",
+        at(ACTIVITIES, "test_a_stranger_under_an_orders_id_can_change_nothing_of_it"),
+    ),
+    Mutant(
+        "content-by-hand-is-not-compared",
+        "an order by hand would be taken with other lines",
+        _FILE,
+        "        is_same = found == {(order.customer, line.sku, line.quantity) for line in order.lines}\n",
+        "        is_same = True\n",
+        at(ACTIVITIES, "test_an_order_that_was_written_by_hand_is_not_taken_with_other_content"),
+    ),
+    Mutant(
+        "close-does-not-look-again",
+        "an order that came while the row was missing would be closed by a stranger",
+        _FILE,
+        "            await lock_order(connection, order)  # somebody else's order may "
+        "have come while the row was missing\n",
+        "",
+        at(ACTIVITIES, "test_an_order_that_comes_while_a_stranger_ends_its_id_is_left_alone[close_order]"),
+    ),
+    Mutant(
+        "park-does-not-look-again",
+        "an order that came while the row was missing would get a stranger's incident",
+        _FILE,
+        "            await lock_order(connection, order)  # as in close_order\n",
+        "",
+        at(ACTIVITIES, "test_an_order_that_comes_while_a_stranger_ends_its_id_is_left_alone[park_order]"),
+    ),
+    Mutant(
+        "close-before-standing-steps-are-undone",
+        "an order would end as cancelled and keep its stock and money (P1)",
+        _FILE,
+        "            if steps and status != OrderStatus.COMPLETED:\n",
+        "            if steps and status is None:\n",
+        at(SECOND_RUN, "test_a_second_run_that_is_cancelled_before_its_first_step_undoes_what_the_first_run_left"),
+    ),
+    Mutant(
+        "close-takes-the-newest-ending",
+        "an order that was cancelled would end as rejected by its repair",
+        _FILE,
+        "       SET status = coalesce(orders.ending, excluded.ending), changed_by = 'close',",
+        "       SET status = excluded.ending, changed_by = 'close',",
+        at(ACTIVITIES, "test_an_order_ends_the_way_its_unwind_began"),
+    ),
+    Mutant(
+        "unwind-forgets-its-first-reason",
+        "a repair would hide why the order was refused",
+        _FILE,
+        "           reason = coalesce(reason, :reason), ending = coalesce(ending, :ending)\n",
+        "           reason = :reason, ending = coalesce(ending, :ending)\n",
+        at(MAINTENANCE, "test_a_stuck_order_whose_saga_was_terminated_is_finished"),
+    ),
+    Mutant(
+        "unwind-forgets-where-it-was-heading",
+        "a repair would turn a rejection into a cancellation",
+        _FILE,
+        "           reason = coalesce(reason, :reason), ending = coalesce(ending, :ending)\n",
+        "           reason = coalesce(reason, :reason), ending = :ending\n",
+        at(MAINTENANCE, "test_a_stuck_order_whose_saga_was_terminated_is_finished"),
+    ),
+    Mutant(
+        "refused-order-keeps-no-lines",
+        "nobody would know what a refused customer had wanted",
+        _FILE,
+        '            await connection.execute(_KEEP_LINES, {"order_id": order.order_id, **line_arrays(order)})\n'
+        "            await connection.execute(\n                _CLOSE_INCIDENT",
+        "            await connection.execute(\n                _CLOSE_INCIDENT",
+        at(ACTIVITIES, "test_closing_an_order_that_never_had_a_row_writes_what_was_asked_for_and_why"),
+    ),
+    Mutant(
+        "incident-stays-open",
+        "operators would be called to an order that has ended",
+        _FILE,
+        '                {"order_id": order.order_id, "resolution": "every undo was done or resolved"},\n',
+        '                {"order_id": "", "resolution": "every undo was done or resolved"},\n',
+        at(ACTIVITIES, "test_closing_a_parked_order_closes_its_incident"),
+    ),
+    Mutant(
+        "incident-of-a-completed-order-stays-open",
+        "operators would be called to a parcel that has arrived",
+        _FILE,
+        '                {"order_id": order.order_id, "resolution": "the parcel was handed over: completed"},\n',
+        '                {"order_id": "", "resolution": "the parcel was handed over: completed"},\n',
+        at(STUCK, "test_a_parcel_that_is_collected_while_its_undo_is_stuck_completes_the_order"),
+    ),
+    Mutant(
+        "completed-order-keeps-its-reason-to-fail",
+        "a customer would be told why an order failed that did not",
+        _FILE,
+        "changed_by = 'handed over', reason = NULL, ending = NULL\n",
+        "changed_by = 'handed over'\n",
+        at(STUCK, "test_a_parcel_that_is_collected_while_its_undo_is_stuck_completes_the_order"),
+    ),
+    Mutant(
+        "park-opens-another-incident",
+        "each fruitless round would open, or fail to open, one more",
+        _FILE,
+        "    ON CONFLICT (order_id) WHERE closed_at IS NULL DO UPDATE SET steps = "
+        "excluded.steps, cause = excluded.cause\n",
+        "",
+        at(ACTIVITIES, "test_parking_opens_one_incident_and_parking_again_brings_it_up_to_date"),
+    ),
+    Mutant(
+        "park-keeps-the-old-incident",
+        "the operator would read of steps that are settled and causes that are gone",
+        _FILE,
+        "    ON CONFLICT (order_id) WHERE closed_at IS NULL DO UPDATE SET steps = "
+        "excluded.steps, cause = excluded.cause\n",
+        "    ON CONFLICT (order_id) WHERE closed_at IS NULL DO NOTHING\n",
+        at(ACTIVITIES, "test_parking_opens_one_incident_and_parking_again_brings_it_up_to_date"),
+    ),
+    Mutant(
+        "park-although-the-parcel-is-gone",
+        "an order that has ended well would wait for a person",
+        _FILE,
+        " AND NOT EXISTS (\n"
+        "           SELECT FROM shipments s WHERE s.order_id = orders.order_id AND s.state = 'handed_over')",
+        "",
+        at(ACTIVITIES, "test_parking_an_order_whose_parcel_is_gone_answers_completed"),
+    ),
+    Mutant(
+        "cause-of-any-length",
+        "a long message would fail the park itself, and stop the saga",
+        _FILE,
+        '"cause": park.cause[:1000]',
+        '"cause": park.cause',
+        at(ACTIVITIES, "test_a_cause_of_any_length_can_be_parked"),
+    ),
+    Mutant(
+        "note-is-written-by-each-attempt",
+        "the log would tell of retries that nobody asked for",
+        _FILE,
+        "         WHERE order_id = :order_id AND NOT EXISTS (\n"
+        "               SELECT FROM order_events e\n"
+        "                WHERE e.order_id = :order_id AND e.event = :event AND e.reason = :reason)\n",
+        "         WHERE order_id = :order_id AND :reason <> ''\n",
+        at(ACTIVITIES, "test_a_retry_is_logged_once_however_often_it_is_repeated"),
+    ),
+    Mutant(
+        "note-without-the-orders-lock",
+        "two attempts at once would both find the note missing",
+        _FILE,
+        "            await lock_order(connection, note.order)\n"
+        '            await _note(connection, note, "retry_requested"',
+        '            await _note(connection, note, "retry_requested"',
+        at(ACTIVITIES, "test_a_retry_is_logged_once_when_an_abandoned_attempt_is_still_writing_it"),
+    ),
+)

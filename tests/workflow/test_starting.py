@@ -1,0 +1,87 @@
+"""Starting an order as the starter does: one saga for each id, one content for each id, no timeout of Temporal's."""
+
+import pytest
+
+from client.checkouts import Checkouts
+from client.failures import OtherContent
+from domain.model import CheckoutInput
+from domain.policies import checkout_workflow_id
+from tests.conftest import Shop
+from tests.workflow.gates import Gates
+from tests.workflow.sagas import how_it_ended
+from tests.workflow.test_maintenance import accept_by_hand, saga_of, sweep
+
+
+@pytest.fixture
+def checkouts(shop: Shop) -> Checkouts:
+    return Checkouts(shop.client, shop.task_queue, "http://ui")
+
+
+def other_contents(shop: Shop, order: CheckoutInput) -> list[CheckoutInput]:
+    return [
+        shop.order("bob", ("tea-mug", 1), order_id=order.order_id),
+        shop.order("alice", ("tea-mug", 2), order_id=order.order_id),
+        shop.order("alice", ("poster", 1), order_id=order.order_id),
+    ]
+
+
+async def test_a_second_start_joins_the_order_running_or_finished(shop: Shop, checkouts: Checkouts) -> None:
+    gates, order = Gates(), shop.order("alice")
+    gate = gates.hold(order, "charge_payment", "before")
+
+    async with shop.working(interceptors=(gates,)):
+        first = await checkouts.start(order)
+        await gate.reached()
+        while_running = await checkouts.start(order)
+        gate.open()
+        await checkouts.outcome(order.order_id)
+        when_finished = await checkouts.start(order)
+
+    assert (first, while_running, when_finished) == (True, False, False)
+    assert gates.attempts_of(order, "reserve_inventory") == 1
+
+
+async def test_a_start_with_other_content_is_refused_running_or_finished(shop: Shop, checkouts: Checkouts) -> None:
+    gates, order = Gates(), shop.order("alice", ("tea-mug", 1))
+    gate = gates.hold(order, "charge_payment", "before")
+    others = other_contents(shop, order)
+
+    async with shop.working(interceptors=(gates,)):
+        await checkouts.start(order)
+        await gate.reached()
+        for other in others:
+            with pytest.raises(OtherContent, match="choose another id"):
+                await checkouts.start(other)
+        gate.open()
+        await checkouts.outcome(order.order_id)
+        for other in others:
+            with pytest.raises(OtherContent, match="choose another id"):
+                await checkouts.start(other)
+
+
+async def test_a_second_start_joins_an_order_that_no_worker_has_seen(shop: Shop, checkouts: Checkouts) -> None:
+    order = shop.order("alice", ("tea-mug", 1))
+
+    answers = [await checkouts.start(order) for _ in range(2)]
+    with pytest.raises(OtherContent):
+        await checkouts.start(other_contents(shop, order)[0])
+
+    assert answers == [True, False]
+    await saga_of(shop, order).terminate()
+
+
+async def test_no_saga_has_a_timeout_of_temporals(shop: Shop, checkouts: Checkouts) -> None:
+    started, swept = shop.order("alice"), await accept_by_hand(shop)
+
+    async with shop.working():
+        await checkouts.start(started)
+        await sweep(shop)
+        for order in (started, swept):
+            await how_it_ended(saga_of(shop, order))
+
+    for order in (started, swept):
+        handle = shop.client.get_workflow_handle(checkout_workflow_id(order.order_id))
+        [began, *_] = [event async for event in handle.fetch_history_events()]
+        attributes = began.workflow_execution_started_event_attributes
+        assert attributes.workflow_execution_timeout.ToSeconds() == 0
+        assert attributes.workflow_run_timeout.ToSeconds() == 0
