@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.enums.v1 import PendingWorkflowTaskState, TimeoutType
+from temporalio.api.enums.v1 import PendingWorkflowTaskState
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.update.v1 import UpdateRef
 from temporalio.api.workflowservice.v1 import PollWorkflowExecutionUpdateRequest
@@ -77,14 +77,12 @@ class Case:
 
     @property
     def names(self) -> list[str]:
-        """Name the events, without the detour that a task takes when the worker that it was meant for is gone."""
+        """Name the events, without the detour that a task takes when its worker is gone, or starved of time."""
         found: list[str] = []
         for event in self.events:
-            if (
-                event.workflow_task_timed_out_event_attributes.timeout_type
-                == TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START
-            ):
-                del found[len(found) - 1 - found[::-1].index("WORKFLOW_TASK_SCHEDULED")]
+            if name_of(event) == "WORKFLOW_TASK_TIMED_OUT":
+                while found.pop() != "WORKFLOW_TASK_SCHEDULED":
+                    assert found
             else:
                 found.append(name_of(event))
         return found

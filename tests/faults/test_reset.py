@@ -227,7 +227,7 @@ async def test_a_saga_that_is_reset_while_an_attempt_is_alive_ends_as_it_would_h
     async with shop.working():
         swept = await sweep(shop)
 
-    assert [problem for problem in problems if problem] == []
+    assert not any(problems), "\n".join(problem for problem in problems if problem)
     assert sorted(swept.repaired) == sorted(case.stage.order.order_id for case in cases if is_left_to_the_sweep(case))
     for case in cases:
         assert (str(case), await shop.order_status(case.stage.order)) == (str(case), script.ends)
