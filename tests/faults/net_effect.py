@@ -1,0 +1,39 @@
+"""What one order has done to stock and money, looked up in the tables."""
+
+from typing import Any
+
+from tests.faults.stepping import Stage
+
+_QUERY = """
+SELECT (SELECT count(*) FROM transfers WHERE order_id = $1 AND kind = 'capture') AS captures,
+       (SELECT count(*) FROM transfers WHERE order_id = $1 AND kind = 'refund') AS refunds,
+       (SELECT count(*) FROM shipments WHERE order_id = $1 AND state <> 'cancelled') AS parcels,
+       (SELECT count(*) FROM reservations WHERE order_id = $1 AND state = 'held') AS held,
+       (SELECT count(*) FROM reservations WHERE order_id = $1 AND state = 'consumed') AS consumed,
+       (SELECT count(*) FROM step_fence WHERE saga_id = $1 AND step = 'pay' AND phase = 'resolved') AS vouched
+"""
+
+
+async def assert_net_effect(stage: Stage, status: str | None) -> None:
+    """Nothing at all unless the order is completed; then one capture, one parcel and its goods."""
+    [row] = await stage.shop.database.fetch(_QUERY, stage.order.order_id)
+    if status == "completed":
+        assert tuple(row) == (1, 0, 1, 0, 1, 0), dict(row)
+    else:
+        assert (row["parcels"], row["held"], row["consumed"]) == (0, 0, 0), dict(row)
+        # A refund that a person has settled by hand is that person's word.
+        assert row["captures"] == row["refunds"] + row["vouched"], dict(row)
+
+
+_ROWS = """
+SELECT 'order', order_id, status, coalesce(reason, '') FROM orders WHERE order_id = $1 UNION ALL
+SELECT 'transfer', transfer_id, kind, amount_minor::text FROM transfers WHERE order_id = $1 UNION ALL
+SELECT 'shipment', tracking_number, state, zone FROM shipments WHERE order_id = $1 UNION ALL
+SELECT 'reservation', sku, state, quantity::text FROM reservations WHERE order_id = $1 UNION ALL
+SELECT 'fence', step, phase, had_effect::text FROM step_fence WHERE saga_id = $1 ORDER BY 1, 2
+"""
+
+
+async def rows_of(stage: Stage) -> list[tuple[Any, ...]]:
+    """Everything that the database holds of one order, but for its log."""
+    return [tuple(row) for row in await stage.shop.database.fetch(_ROWS, stage.order.order_id)]

@@ -1,0 +1,298 @@
+"""A stage for one saga: its workflow tasks and activities are watched, counted, and held where the test says.
+
+Two workers with the product's own parts serve it, one for workflow tasks and one for activities, on a task queue
+of its own. Either may be absent for a while, so that a task stays scheduled and nobody takes it.
+"""
+
+import asyncio
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, Protocol, Self
+
+import temporalio.bridge.proto.workflow_activation as activation_proto
+import temporalio.bridge.proto.workflow_completion as completion_proto
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio import activity
+from temporalio.client import Client, WorkflowHandle
+from temporalio.worker import (
+    ActivityInboundInterceptor,
+    ExecuteActivityInput,
+    Interceptor,
+    PollerBehaviorSimpleMaximum,
+    Worker,
+    WorkerConfig,
+    WorkflowInstance,
+    WorkflowInstanceDetails,
+    WorkflowRunner,
+)
+
+from adapters.config import WorkerSettings
+from domain.model import CheckoutInput, CheckoutStatus
+from domain.policies import checkout_workflow_id
+from tests.conftest import Shop
+from worker import build_worker
+from workflows.checkout import CheckoutWorkflow
+
+Handle = WorkflowHandle[CheckoutWorkflow, CheckoutStatus]
+Role = Literal["workflows", "activities"]
+ROLES: tuple[Role, ...] = ("workflows", "activities")
+TASK = "task"
+DEADLINE_SECONDS = 60.0
+
+
+class Stop(NamedTuple):
+    """A place in a saga's course: the n-th workflow task, or the n-th attempt of an activity, and a moment of it.
+
+    Moments: `scheduled`, and nobody has taken it; `started`, a workflow task that is held; `before` and `after`
+    an activity's work; `waiting`, where only a timer or a person goes on.
+    """
+
+    what: str
+    number: int
+    moment: str
+
+    def __str__(self) -> str:
+        return f"{self.what}-{self.number}-{self.moment}"
+
+
+@lru_cache(maxsize=1)
+def _product_worker(client: Client, engine: AsyncEngine) -> Worker:
+    # It registers itself when it is made, though it never runs: give it a task queue that nobody uses.
+    nowhere = f"nowhere-{uuid.uuid4().hex[:12]}"
+    return build_worker(client, engine, WorkerSettings(task_queue=nowhere, shutdown_grace_seconds=30))
+
+
+def product_parts(client: Client, engine: AsyncEngine) -> WorkerConfig:
+    """Give what the product makes its worker of."""
+    return _product_worker(client, engine).config()
+
+
+class Hold:
+    """Keeps whoever comes to its stop until it is opened."""
+
+    def __init__(self) -> None:
+        self._reached = asyncio.Event()
+        self._opened = asyncio.Event()
+
+    async def reached(self) -> None:
+        await asyncio.wait_for(self._reached.wait(), DEADLINE_SECONDS)
+
+    def open(self) -> None:
+        self._opened.set()
+
+    async def pass_through(self) -> None:
+        self._reached.set()
+        await self._opened.wait()
+
+
+class Fault:
+    """Fails the next `times` attempts that come to a place; None fails every one."""
+
+    def __init__(self, times: int | None, error: Callable[[], Exception]) -> None:
+        self.left = times
+        self._error = error
+
+    def strike(self) -> None:
+        if self.left == 0:
+            return
+        if self.left is not None:
+            self.left -= 1
+        raise self._error()
+
+
+class Stage(Interceptor):
+    """The two workers of one order's saga, and everything that happens on them."""
+
+    def __init__(self, shop: Shop, order: CheckoutInput, *, task_queue: str = "", cached: int = 100) -> None:
+        self.shop = replace(shop, task_queue=task_queue or f"stage-{uuid.uuid4().hex[:12]}")
+        self.order = order
+        self.trace: list[Stop] = []
+        """Every stop that was come to, in order."""
+        self.evictions = 0
+        self.alive = 0
+        """Attempts of activities that are running."""
+        self.attempts: list[tuple[str, int]] = []
+        """Every attempt, with the number that the server gave it."""
+        self._cached = cached
+        self._numbers: Counter[str] = Counter()
+        self._holds: dict[Stop, Hold] = {}
+        self._faults: dict[tuple[str, str], Fault] = {}
+        self._workers: dict[Role, Worker] = {}
+        self._loop = asyncio.get_running_loop()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let everything go, whatever happened: a held thread would hold the whole session."""
+        self.open_all()
+        for role in ROLES:
+            await self.dismiss(role)
+
+    # What the test says ---------------------------------------------------------------------------------
+
+    def hold(self, stop: Stop) -> Hold:
+        return self._holds.setdefault(stop, Hold())
+
+    def fail(self, name: str, moment: str, error: Callable[[], Exception], times: int | None = None) -> Fault:
+        return self._faults.setdefault((name, moment), Fault(times, error))
+
+    def mend(self) -> None:
+        """Let no more attempt fail."""
+        for fault in self._faults.values():
+            fault.left = 0
+
+    def open_all(self) -> None:
+        for hold in self._holds.values():
+            hold.open()
+
+    async def employ(self, *roles: Role) -> None:
+        """Start the workers that are not there."""
+        for role in roles or ROLES:
+            if role not in self._workers:
+                self._workers[role] = self._made(role)
+                await self._workers[role].__aenter__()
+
+    async def dismiss(self, role: Role) -> None:
+        """Stop a worker; its cached workflows are evicted. It has to end in time."""
+        if worker := self._workers.pop(role, None):
+            await asyncio.wait_for(worker.__aexit__(None, None, None), DEADLINE_SECONDS)
+
+    def attempts_of(self, name: str) -> int:
+        return self._numbers[name]
+
+    @property
+    def handle(self) -> Handle:
+        """The newest run of the order's saga."""
+        return self.shop.client.get_workflow_handle_for(CheckoutWorkflow.run, checkout_workflow_id(self.order.order_id))
+
+    # What the workers ask -------------------------------------------------------------------------------
+
+    def is_ours(self, workflow_id: str | None) -> bool:
+        return workflow_id == checkout_workflow_id(self.order.order_id)
+
+    def next_number(self, what: str) -> int:
+        self._numbers[what] += 1
+        return self._numbers[what]
+
+    async def come_to(self, stop: Stop) -> None:
+        self.trace.append(stop)
+        if hold := self._holds.get(stop):
+            await hold.pass_through()
+        if fault := self._faults.get((stop.what, stop.moment)):
+            fault.strike()
+
+    def come_from_thread(self) -> None:
+        """Count a workflow task, and keep its thread where the test holds it."""
+
+        async def come() -> None:
+            await self.come_to(Stop(TASK, self.next_number(TASK), "started"))
+
+        asyncio.run_coroutine_threadsafe(come(), self._loop).result()
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002
+        return _Activities(next, self)
+
+    def _made(self, role: Role) -> Worker:
+        """Make a worker of the product's own parts, for one role, with its workflow runner wrapped."""
+        parts = product_parts(self.shop.client, self.shop.engine)
+        parts["task_queue"] = self.shop.task_queue
+        parts["interceptors"] = [*parts["interceptors"], self]
+        parts["max_cached_workflows"] = self._cached
+        # One saga needs no more, and polls are most of what a stage costs.
+        parts["workflow_task_poller_behavior"] = PollerBehaviorSimpleMaximum(2)
+        parts["activity_task_poller_behavior"] = PollerBehaviorSimpleMaximum(1)
+        if role == "activities":
+            parts["workflows"] = []
+            return Worker(**parts)
+        parts["activities"] = []
+        parts["workflow_runner"] = StageRunner(parts["workflow_runner"], self)
+        worker = Worker(**parts)
+        # The SDK takes a workflow thread that is held for a deadlock after 2 s, and has no setting for that.
+        assert worker._workflow_worker is not None
+        worker._workflow_worker._deadlock_timeout_seconds = None
+        return worker
+
+
+class _Activities(ActivityInboundInterceptor):
+    def __init__(self, next: ActivityInboundInterceptor, stage: Stage) -> None:  # noqa: A002
+        super().__init__(next)
+        self._stage = stage
+
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002
+        info = activity.info()
+        if not self._stage.is_ours(info.workflow_id):
+            return await super().execute_activity(input)
+        name = info.activity_type
+        number = self._stage.next_number(name)
+        self._stage.attempts.append((name, info.attempt))
+        self._stage.alive += 1
+        try:
+            await self._stage.come_to(Stop(name, number, "before"))
+            try:
+                return await super().execute_activity(input)
+            finally:
+                await self._stage.come_to(Stop(name, number, "after"))
+        finally:
+            self._stage.alive -= 1
+
+
+class Watcher(Protocol):
+    """Who is told of what a worker does with its workflows."""
+
+    evictions: int
+
+    def is_ours(self, workflow_id: str | None) -> bool: ...
+
+    def come_from_thread(self) -> None: ...
+
+
+class StageRunner(WorkflowRunner):
+    """Runs workflows as the product's runner does, and tells the watcher of each task and each eviction."""
+
+    def __init__(self, inner: WorkflowRunner, stage: Watcher) -> None:
+        self._inner = inner
+        self._stage = stage
+
+    def prepare_workflow(self, defn: Any) -> None:
+        self._inner.prepare_workflow(defn)
+
+    def set_worker_level_failure_exception_types(self, types: Any) -> None:
+        self._inner.set_worker_level_failure_exception_types(types)
+
+    def create_instance(self, det: WorkflowInstanceDetails) -> WorkflowInstance:
+        inner = self._inner.create_instance(det)
+        return StageInstance(inner, self._stage) if self._stage.is_ours(det.info.workflow_id) else inner
+
+
+class StageInstance(WorkflowInstance):
+    """One workflow run in a worker's cache."""
+
+    def __init__(self, inner: WorkflowInstance, stage: Watcher) -> None:
+        self._inner = inner
+        self._stage = stage
+
+    def activate(self, act: activation_proto.WorkflowActivation) -> completion_proto.WorkflowActivationCompletion:
+        if any(job.HasField("remove_from_cache") for job in act.jobs):
+            self._stage.evictions += 1
+        elif not act.is_replaying:
+            self._stage.come_from_thread()
+        return self._inner.activate(act)
+
+    def get_serialization_context(self, command_info: Any) -> Any:
+        return self._inner.get_serialization_context(command_info)
+
+    def get_external_store_context(self, command_info: Any) -> Any:
+        return self._inner.get_external_store_context(command_info)
+
+    def get_info(self) -> Any:
+        return self._inner.get_info()
+
+    def get_thread_id(self) -> int | None:
+        return self._inner.get_thread_id()

@@ -1,0 +1,164 @@
+"""A cancel at every event of every saga's history: honoured or refused with a reason, never lost, never half done."""
+
+import asyncio
+from collections import Counter
+from typing import NamedTuple
+
+import pytest
+from temporalio.api.enums.v1 import WorkflowTaskFailedCause
+
+from tests.conftest import Shop
+from tests.faults.histories import replay_all
+from tests.faults.net_effect import assert_net_effect
+from tests.faults.scripts import REASON, SCRIPTS, Script, be_patient, name_of, perform
+from tests.faults.share import share
+from tests.faults.stepping import TASK
+from tests.faults.strikes import ACCEPTED, CANCELLED, CANCELS, Case, Strike, without
+from tests.workflow.sagas import DOES, violations
+
+pytestmark = pytest.mark.timeout(600)
+
+AT_ONCE = 6
+generated: Counter[str] = Counter()
+executed: Counter[str] = Counter()
+fired: Counter[str] = Counter()
+
+
+def last_do(script: Script) -> str:
+    """Name the forward step after which nothing forward comes: the refused one, or ship."""
+    return script.refused_step or "ship_order"
+
+
+def expected_status(case: Case) -> str:
+    """A cancel decides the order's ending until the last forward step is at work; from then on that step does."""
+    if case.is_closing_task and "cancel" not in case.strike.blows:
+        return case.script.ends  # an update does not keep the server from ending a saga
+    begun = {stop.what for stop in case.course.before(case.instant)}
+    if case.instant.moment in {"before", "after"}:
+        begun.add(case.instant.what)
+    if case.script.is_cancelled_before or last_do(case.script) not in begun:
+        return "cancelled"
+    return case.script.cancelled_last_step
+
+
+def expected_close(status: str, strike: Strike) -> str:
+    """Name the event that a saga ends with, by the order's status and by who cancelled."""
+    if status == "completed":
+        return "WORKFLOW_EXECUTION_COMPLETED"
+    if status == "cancelled" and "cancel" in strike.blows:
+        return "WORKFLOW_EXECUTION_CANCELED"
+    return "WORKFLOW_EXECUTION_FAILED"
+
+
+def refusal_of_update(case: Case) -> str | None:
+    """Say why an update is refused: a task has told the saga how its last step ended, or that it is cancelled."""
+    if case.is_closing_task and "cancel" not in case.strike.blows:
+        return "aborted by closing workflow"
+    if case.is_closing_task:  # both are told to the task that is tried again, in either order
+        return None if case.answer == "accepted" else "already"
+    last = last_do(case.script)
+    told = [stop.what for stop in case.course.before(case.instant) if stop.what == TASK or stop == (last, 1, "after")]
+    tasks_since = len(told) - 1 - told.index(last) if last in told else 0
+    is_at_work = case.instant.what == TASK and case.instant.moment == "started" and last in told
+    return "already: " if tasks_since or is_at_work or case.script.is_cancelled_before else None
+
+
+def assert_struck_where_it_should(case: Case) -> None:
+    """Compare what the history has before the strike with what an undisturbed run has there."""
+    first = case.strike.blows[0]
+    if "cancel" in case.strike.blows:
+        place = case.place_of("cancel")
+        assert place is not None, "the cancel is not in the history"
+        before = case.names[:place]
+        if first == "cancel":
+            assert before == case.expected_before("cancel")
+        assert case.names.count(CANCELLED) == 1
+    if "update" in case.strike.blows:
+        if refusal := refusal_of_update(case):
+            assert case.place_of("update") is None
+            assert refusal in (case.answer or "")
+            return
+        assert case.answer == "accepted"
+        place = case.place_of("update")
+        assert place is not None, "the update is not in the history"
+        assert without(case.names[:place], CANCELLED) == case.expected_before("update")
+
+
+def assert_no_task_failed(case: Case) -> None:
+    """The only failed task is the one that the server itself refuses: it ended a saga that had news waiting."""
+    failed = [event for event in case.events if name_of(event) == "WORKFLOW_TASK_FAILED"]
+    causes = [event.workflow_task_failed_event_attributes.cause for event in failed]
+    unhandled = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND
+    assert causes == ([unhandled] if case.is_closing_task and "cancel" in case.strike.blows else [])
+
+
+def assert_nothing_forward_after(case: Case) -> None:
+    """A step that was not scheduled when the cancel was noticed never is."""
+    seen = [n for n, name in enumerate(case.names) if name in {CANCELLED, ACCEPTED}]
+    later = case.events[min(seen) :] if seen else []
+    scheduled = [event.activity_task_scheduled_event_attributes.activity_type.name for event in later]
+    assert not set(scheduled) & set(DOES)
+
+
+async def assert_outcome(case: Case) -> None:
+    status = expected_status(case)
+    assert_struck_where_it_should(case)
+    fired[str(case)] += 1
+    assert_no_task_failed(case)
+    assert_nothing_forward_after(case)
+    assert case.names[-1] == expected_close(status, case.strike)
+    assert await case.stage.shop.order_status(case.stage.order) == status
+    if status == "cancelled" and not case.script.is_cancelled_before:
+        reason = await case.stage.shop.database.value(
+            "SELECT reason FROM orders WHERE order_id = $1", case.stage.order.order_id
+        )
+        assert reason == f"cancelled: {REASON}"
+    await assert_net_effect(case.stage, status)
+
+
+async def run(case: Case, turn: asyncio.Semaphore) -> str | None:
+    """Run one case, and say what is wrong with it."""
+    async with turn:
+        try:
+            await case.carry_out()
+            executed[str(case)] += 1
+            await assert_outcome(case)
+        except Exception as problem:  # noqa: BLE001 - collected, so that every failing case is named
+            return f"{case}: {type(problem).__name__}: {problem}\n    {case.names}"
+    return None
+
+
+class Play(NamedTuple):
+    """A saga, and what strikes it at every event."""
+
+    script: Script
+    strike: Strike
+
+    def __str__(self) -> str:
+        return f"{self.script}-{self.strike}"
+
+
+PLAYS = [Play(script, strike) for script in SCRIPTS for strike in CANCELS]
+
+
+@pytest.mark.parametrize("play", share(PLAYS, every=15))
+async def test_a_cancel_at_every_event_ends_the_order_properly(
+    shop: Shop, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, strike = play
+    be_patient(monkeypatch, stuck_wait=script.stuck_wait)
+    _, course = await perform(shop, script)
+    cases = [Case(shop, course, strike, instant) for instant in course.instants()]
+    generated.update(map(str, cases))
+    turn = asyncio.Semaphore(AT_ONCE)
+
+    problems = await asyncio.gather(*(run(case, turn) for case in cases))
+
+    assert not any(problems), "\n".join(problem for problem in problems if problem)
+    assert await violations(shop) == []
+    await replay_all((case.stage, case.events) for case in cases)
+
+
+def test_every_case_was_generated_once_executed_once_and_fired_once() -> None:
+    assert set(generated.values()) == {1}
+    assert generated == executed == fired

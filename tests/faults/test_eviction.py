@@ -1,0 +1,154 @@
+"""A worker that forgets a workflow at every await: the same commands, the same endings, and it always stops."""
+
+import asyncio
+import re
+import uuid
+from collections.abc import Sequence
+
+import pytest
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.worker import Worker
+
+from tests.conftest import Shop
+from tests.faults.histories import replay_all
+from tests.faults.net_effect import assert_net_effect
+from tests.faults.scripts import (
+    SCRIPTS,
+    Course,
+    Script,
+    be_patient,
+    history_of,
+    name_of,
+    perform,
+    wait_for_the_end,
+)
+from tests.faults.share import share
+from tests.faults.stepping import ROLES, TASK, Stage, StageRunner, product_parts
+from tests.workflow.sagas import violations
+
+pytestmark = pytest.mark.timeout(600)
+
+BY_TIME = [script for script in SCRIPTS if script.name == "stuck-and-mended-by-time"]
+OTHERS = [script for script in SCRIPTS if script not in BY_TIME]
+STOPS_WITHIN_SECONDS = 30.0
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+class Evictions:
+    """Counts what a worker evicts, of any workflow."""
+
+    def __init__(self) -> None:
+        self.evictions = 0
+
+    def is_ours(self, workflow_id: str | None) -> bool:
+        return workflow_id is not None
+
+    def come_from_thread(self) -> None:
+        """Nothing is held."""
+
+
+def commands_of(events: Sequence[HistoryEvent], order_id: str) -> list[tuple[str, ...]]:
+    """Give what the workflow has commanded, in order, with its inputs."""
+    found: list[tuple[str, ...]] = []
+    for event in events:
+        name = name_of(event)
+        if name == "ACTIVITY_TASK_SCHEDULED":
+            activity = event.activity_task_scheduled_event_attributes
+            given = [_alike(payload.data.decode(), order_id) for payload in activity.input.payloads]
+            found.append((name, activity.activity_type.name, activity.activity_id, *given))
+        elif name.startswith(("TIMER_", "UPSERT_", "WORKFLOW_EXECUTION_")) or name.endswith("CANCEL_REQUESTED"):
+            found.append((name,))
+    return found
+
+
+def _alike(text: str, order_id: str) -> str:
+    """Take out what differs between two orders, and between two requests of an operator."""
+    return _UUID.sub("UUID", text.replace(order_id, "ORDER"))
+
+
+def worker_that_remembers(shop: Shop, cached: int, stages: Sequence[Stage], evictions: Evictions) -> Worker:
+    """Make the product's worker with so small a cache, on the shop's task queue."""
+    parts = product_parts(shop.client, shop.engine)
+    parts["task_queue"] = shop.task_queue
+    parts["interceptors"] = [*parts["interceptors"], *stages]
+    parts["max_cached_workflows"] = cached
+    parts["workflow_runner"] = StageRunner(parts["workflow_runner"], evictions)
+    return Worker(**parts)
+
+
+async def play(stage: Stage, script: Script) -> None:
+    script.prepare(stage)
+    await stage.shop.start(stage.order)
+    operator = asyncio.create_task(script.operate(stage))
+    await wait_for_the_end(stage)
+    await asyncio.wait_for(operator, STOPS_WITHIN_SECONDS)
+
+
+@pytest.mark.parametrize("scripts", [OTHERS, BY_TIME], ids=["alternating", "by-time"])
+@pytest.mark.parametrize("cached", [0, 1])
+async def test_a_worker_without_a_cache_commands_the_same_as_one_with_a_cache(
+    shop: Shop, cached: int, scripts: list[Script], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be_patient(monkeypatch, stuck_wait=scripts[0].stuck_wait)
+    courses = [(await perform(shop, script)) for script in scripts]
+    queue = f"forgetful-{uuid.uuid4().hex[:12]}"
+    stages = [Stage(shop, script.order(shop), task_queue=queue) for script in scripts for _ in range(2)]
+    played = list(zip(stages, [course for course in courses for _ in range(2)], strict=True))
+    evictions = Evictions()
+
+    async with worker_that_remembers(stages[0].shop, cached, stages, evictions):
+        await asyncio.gather(*(play(stage, course.script) for stage, (_, course) in played))
+    histories = [(stage, await history_of(stage)) for stage in stages]
+
+    for (stage, events), (_, (usual, course)) in zip(histories, played, strict=True):
+        usually = commands_of(course.events, usual.order.order_id)
+        assert (course.script.name, commands_of(events, stage.order.order_id)) == (course.script.name, usually)
+        assert await shop.order_status(stage.order) == course.script.ends
+        await assert_net_effect(stage, course.script.ends)
+    tasks = sum(name_of(event) == "WORKFLOW_TASK_COMPLETED" for _, events in histories for event in events)
+    # Without a cache every task ends with an eviction; with room for one, another saga's task may bring it.
+    assert evictions.evictions >= (tasks if cached == 0 else len(stages))
+    assert await violations(shop) == []
+    await replay_all(histories)
+
+
+async def stop_at_every_await(stage: Stage, course: Course) -> int:
+    """Stop the workflow worker, and start another, wherever the saga waits; give how often."""
+    stops = [stop for stop in course.trace if stop.what != TASK and stop.moment in {"before", "waiting"}]
+    holds = [stage.hold(stop) for stop in stops]
+    await stage.employ()
+    await stage.shop.start(stage.order)
+    operator = asyncio.create_task(course.script.operate(stage))
+    for hold in holds:
+        await hold.reached()
+        await asyncio.wait_for(stage.dismiss("workflows"), STOPS_WITHIN_SECONDS)
+        await stage.employ("workflows")
+        hold.open()
+    await wait_for_the_end(stage)
+    await asyncio.wait_for(operator, STOPS_WITHIN_SECONDS)
+    return len(holds)
+
+
+@pytest.mark.parametrize("script", share(SCRIPTS, every=4))
+async def test_a_worker_stops_wherever_the_saga_waits_and_another_goes_on(
+    shop: Shop, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be_patient(monkeypatch, stuck_wait=script.stuck_wait)
+    usual, course = await perform(shop, script)
+    stage = Stage(shop, script.order(shop), cached=0)  # whatever waits has been evicted, or keeps the worker
+    script.prepare(stage)
+
+    async with stage:
+        stopped = await stop_at_every_await(stage, course)
+        evicted = stage.evictions
+        events = await history_of(stage)
+        for role in ROLES:
+            await asyncio.wait_for(stage.dismiss(role), STOPS_WITHIN_SECONDS)
+
+    assert evicted >= stopped
+    assert commands_of(events, stage.order.order_id) == commands_of(course.events, usual.order.order_id)
+    assert "WORKFLOW_TASK_FAILED" not in map(name_of, events)
+    assert await shop.order_status(stage.order) == script.ends
+    await assert_net_effect(stage, script.ends)
+    assert await violations(shop) == []
+    await replay_all([(stage, events)])

@@ -1,0 +1,241 @@
+"""A reset to any workflow task: the new run meets the fences of the old one, and the order ends as it would have.
+
+Where the old run has an attempt under way, the attempt is held until the new run has ended.
+"""
+
+import asyncio
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import WorkflowTaskFailedCause
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
+from temporalio.client import WorkflowExecutionStatus
+
+from tests.conftest import Shop
+from tests.faults.histories import replay_all
+from tests.faults.net_effect import assert_net_effect, rows_of
+from tests.faults.scripts import (
+    OPERATOR,
+    SCRIPTS,
+    Course,
+    Script,
+    be_patient,
+    history_of,
+    is_brought_by_an_update,
+    name_of,
+    perform,
+    sweep,
+    until,
+    wait_for_the_end,
+)
+from tests.faults.share import share
+from tests.faults.stepping import TASK, Stage, Stop
+from tests.faults.strikes import TERMINATED
+from tests.workflow.sagas import DOES, violations
+
+pytestmark = pytest.mark.timeout(600)
+
+AT_ONCE = 6
+BY_NAME = {script.name: script for script in SCRIPTS}
+ENDED = [script for script in SCRIPTS if script.name != "stuck-and-mended-by-time"]
+ALIVE = [
+    BY_NAME[name]
+    for name in ("completed", "completed-with-a-label", "rejected-at-ship", "cancelled", "stuck-and-resolved")
+]
+generated: Counter[str] = Counter()
+executed: Counter[str] = Counter()
+fired: Counter[str] = Counter()
+
+
+def started_tasks(events: Sequence[HistoryEvent]) -> list[int]:
+    """Give the place in a history of every start of a workflow task to which the server can reset.
+
+    It writes a task that only an update has brought in one batch with its completion, and refuses to part them.
+    """
+    names = [name_of(event) for event in events]
+    started = [n for n, name in enumerate(names) if name == "WORKFLOW_TASK_STARTED"]
+    return [n for n in started if not is_brought_by_an_update(names, n)]
+
+
+def needs_a_person(course: Course) -> bool:
+    """Tell whether a run whose history says that an undo has failed waits for somebody."""
+    return any(stop.what == OPERATOR for stop in course.trace)
+
+
+async def keep_operating(script: Script, stage: Stage) -> None:
+    """Ask again and again: a run that was reset says that it has been stuck before it is."""
+    while (await stage.handle.describe()).status == WorkflowExecutionStatus.RUNNING:
+        await script.operate(stage)
+        await asyncio.sleep(0.1)
+
+
+async def reset(stage: Stage, events: Sequence[HistoryEvent], place: int, run_id: str) -> None:
+    """Reset a run to the workflow task that started at a place of its history; the new run is the newest."""
+    await stage.shop.client.workflow_service.reset_workflow_execution(
+        ResetWorkflowExecutionRequest(
+            namespace="default",
+            workflow_execution=WorkflowExecution(workflow_id=stage.handle.id, run_id=run_id),
+            reason="a test",
+            workflow_task_finish_event_id=events[place].event_id,
+            request_id=uuid.uuid4().hex,
+        )
+    )
+
+
+def assert_was_reset(old: Sequence[HistoryEvent], new: Sequence[HistoryEvent], place: int) -> None:
+    """The new history is the old one up to the task, which then counts as failed."""
+    kept = place + 1
+    assert [name_of(event) for event in new[:kept]] == [name_of(event) for event in old[:kept]]
+    assert name_of(new[kept]) == "WORKFLOW_TASK_FAILED"
+    cause = new[kept].workflow_task_failed_event_attributes.cause
+    assert cause == WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW
+    assert [name_of(event) for event in new].count("WORKFLOW_TASK_FAILED") == 1
+
+
+async def run_id_of(stage: Stage) -> str:
+    run_id = (await stage.handle.describe()).run_id
+    assert run_id
+    return run_id
+
+
+@pytest.mark.parametrize("script", share(ENDED, every=5))
+async def test_an_ended_saga_that_is_reset_ends_as_before_and_moves_nothing(
+    shop: Shop, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be_patient(monkeypatch, stuck_wait=script.stuck_wait)
+    stage, course = await perform(shop, script)
+    stage.mend()
+    before, run_id = await rows_of(stage), await run_id_of(stage)
+    histories: list[tuple[Stage, Sequence[HistoryEvent]]] = []
+
+    async with stage:
+        await stage.employ()
+        for number, place in enumerate(started_tasks(course.events), start=1):
+            case = f"ended {script} to task {number}"
+            generated[case] += 1
+            await reset(stage, course.events, place, run_id)
+            operator = asyncio.create_task(keep_operating(script, stage)) if needs_a_person(course) else None
+            await wait_for_the_end(stage)
+            if operator:
+                operator.cancel()
+                await asyncio.gather(operator, return_exceptions=True)
+            events = await history_of(stage)
+            executed[case] += 1
+            assert_was_reset(course.events, events, place)
+            fired[case] += 1
+            assert (case, await rows_of(stage)) == (case, before)
+            assert name_of(events[-1]) == name_of(course.events[-1]), case
+            histories.append((stage, events))
+
+    assert await violations(shop) == []
+    await replay_all(histories)
+
+
+class Case:
+    """One reset of a saga that is held at a stop, to one of the tasks that it has behind it."""
+
+    def __init__(self, shop: Shop, course: Course, stop: Stop, number: int) -> None:
+        self.course = course
+        self.stop = stop
+        self.number = number
+        self.stage = Stage(shop, course.script.order(shop))
+        self.events: list[HistoryEvent] = []
+
+    def __str__(self) -> str:
+        return f"{self.course.script} at {self.stop} to task {self.number}"
+
+    async def carry_out(self) -> None:
+        script, stage = self.course.script, self.stage
+        async with stage:
+            script.prepare(stage)
+            held = stage.hold(self.stop)
+            await stage.employ()
+            await stage.shop.start(stage.order)
+            operator = asyncio.create_task(script.operate(stage))
+            await held.reached()
+            old, run_id = await history_of(stage), await run_id_of(stage)
+            old_handle = stage.shop.client.get_workflow_handle(stage.handle.id, run_id=run_id)
+            place = started_tasks(old)[self.number - 1]
+            stage.mend()
+            await reset(stage, old, place, run_id)
+            if needs_a_person(self.course):  # who comes again when the old run is gone
+                operator.cancel()
+                held.open()
+                operator = asyncio.create_task(keep_operating(script, stage))
+            await wait_for_the_end(stage)
+            executed[str(self)] += 1
+            held.open()
+            await until(self._is_quiet)
+            operator.cancel()
+            await asyncio.gather(operator, return_exceptions=True)
+            self.events = await history_of(stage)
+            assert name_of((await old_handle.fetch_history()).events[-1]) == TERMINATED
+            assert_was_reset(old, self.events, place)
+            fired[str(self)] += 1
+
+    async def _is_quiet(self) -> bool:
+        return self.stage.alive == 0
+
+
+def cases_of(shop: Shop, course: Course) -> list[Case]:
+    """Hold every attempt: a step's before and after its effect, an undo's before; reset to every task behind it."""
+    stops = [
+        stop
+        for stop in course.instants()
+        if stop.what != TASK
+        and (stop.moment in {"before", "waiting"} or (stop.what in DOES and stop.moment == "after"))
+    ]
+    if needs_a_person(course):
+        stops = [stop for stop in stops if stop.what == OPERATOR]
+    return [
+        Case(shop, course, stop, number)
+        for stop in stops
+        for number, _ in enumerate(started_tasks(course.events[: len(course.prefix(stop))]), start=1)
+    ]
+
+
+async def run(case: Case, turn: asyncio.Semaphore) -> str | None:
+    async with turn:
+        try:
+            await case.carry_out()
+        except Exception as problem:  # noqa: BLE001 - collected, so that every failing case is named
+            return f"{case}: {type(problem).__name__}: {problem}\n    {[name_of(event) for event in case.events]}"
+    return None
+
+
+def is_left_to_the_sweep(case: Case) -> bool:
+    """A reset forgets the cancel, and the new run completes; then the old run's attempt cancels the label."""
+    forgets = not any(name_of(event) == "WORKFLOW_EXECUTION_UPDATE_ACCEPTED" for event in case.events)
+    return case.course.script.is_cancelled_before and case.stop.what == "cancel_shipment" and forgets
+
+
+@pytest.mark.parametrize("script", share(ALIVE, every=4))
+async def test_a_saga_that_is_reset_while_an_attempt_is_alive_ends_as_it_would_have(
+    shop: Shop, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be_patient(monkeypatch, stuck_wait=script.stuck_wait)
+    _, course = await perform(shop, script)
+    cases = cases_of(shop, course)
+    generated.update(map(str, cases))
+    turn = asyncio.Semaphore(AT_ONCE)
+
+    problems = await asyncio.gather(*(run(case, turn) for case in cases))
+    async with shop.working():
+        swept = await sweep(shop)
+
+    assert not any(problems), "\n".join(problem for problem in problems if problem)
+    assert sorted(swept.repaired) == sorted(case.stage.order.order_id for case in cases if is_left_to_the_sweep(case))
+    for case in cases:
+        assert (str(case), await shop.order_status(case.stage.order)) == (str(case), script.ends)
+        await assert_net_effect(case.stage, script.ends)
+    assert await violations(shop) == []
+    await replay_all((case.stage, case.events) for case in cases)
+
+
+def test_every_case_was_generated_once_executed_once_and_fired_once() -> None:
+    assert set(generated.values()) == {1}
+    assert generated == executed == fired
