@@ -222,3 +222,19 @@ async def test_an_intruder_is_refused_although_the_first_saga_does_not_know_yet_
 
     assert (await asking).outcome.status == "completed"
     assert await violations(taken.shop) == []
+
+
+@pytest.mark.parametrize("gone", ["terminated", "without a worker"])
+async def test_the_same_content_joins_a_saga_that_somebody_else_started_and_that_cannot_tell_its_own(
+    shop: Shop, gone: str
+) -> None:
+    """Whoever starts a saga without our memo leaves its input in the history all the same."""
+    order = shop.order("carol")
+    handle = await shop.start(order)
+    if gone == "terminated":
+        await handle.terminate()
+
+    assert await checkouts_of(shop).start(order) is False
+    for change in ("another customer", "another quantity"):
+        with pytest.raises(OtherContent):
+            await checkouts_of(shop).start(OTHERS[change](order))
