@@ -5,8 +5,11 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
+ORDERS ?= 1000
+SEED ?= 1
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test faults lint format clean
+.PHONY: help setup demo up test faults coverage soak lint format clean
 
 help:  ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -38,6 +41,12 @@ test: $(VENV)/dev.ok  ## Run all tests on servers of their own
 
 faults: $(VENV)/dev.ok  ## Run every fault suite whole: each boundary, interleaving, event and outage
 	@$(RUN) -m pytest tests/faults -m "exhaustive or not exhaustive"
+
+coverage: $(VENV)/dev.ok  ## Run the tests and require every line and branch of the saga, the steps and the domain
+	@$(RUN) -m pytest --cov --cov-report=term
+
+soak: $(VENV)/dev.ok  ## Run ORDERS orders through random faults that follow from SEED
+	@$(RUN) -m tests.soak --orders $(ORDERS) --seed $(SEED)
 
 lint: $(VENV)/dev.ok  ## Check style, types and formatting
 	@$(RUN) -m ruff check .

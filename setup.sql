@@ -248,6 +248,20 @@ CREATE TABLE IF NOT EXISTS incidents (
 -- One order has one open incident at most.
 CREATE UNIQUE INDEX IF NOT EXISTS incidents_one_open_per_order ON incidents (order_id) WHERE closed_at IS NULL;
 
+-- What the audit found wrong, and when that was over, told once each. saga.log tells it between the orders' events,
+-- so both number theirs from one sequence.
+CREATE TABLE IF NOT EXISTS audit_events (
+    event_id bigint      PRIMARY KEY DEFAULT nextval(pg_get_serial_sequence('order_events', 'event_id')),
+    txid     xid8        NOT NULL DEFAULT pg_current_xact_id(),
+    check_id text        NOT NULL,  -- of activities/audit.sql
+    subject  text        NOT NULL,  -- the order, SKU or account that is wrong
+    event    text        NOT NULL,
+    detail   text        NOT NULL,
+    at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT audit_events_event_is_known CHECK (event IN ('violated', 'cleared'))
+);
+CREATE INDEX IF NOT EXISTS audit_events_in_commit_order ON audit_events (txid, event_id);
+
 -- The state machine -------------------------------------------------------------------------------------
 
 -- Which status may follow which. `rejected` and `cancelled` absorb; `completed` does so once the parcel is
@@ -308,9 +322,10 @@ CREATE OR REPLACE TRIGGER orders_log_move AFTER INSERT OR UPDATE OF status ON or
 -- Rights ------------------------------------------------------------------------------------------------
 
 -- The service's role. Give it a password where the server asks for one:  ALTER ROLE checkout PASSWORD '…'.
--- The timeouts are nested on purpose: waiting for a lock ends before the statement, the statement before the
--- transaction, and the transaction before Temporal gives the attempt up (5 s). An attempt that Temporal has
--- written off ends soon after, and until then the fence keeps it harmless.
+-- The timeouts are nested on purpose: waiting for a lock ends before the statement. A step is one statement, and ends
+-- before Temporal gives its attempt up (5 s); an undo is a transaction of a few, and ends before its own attempt (10 s).
+-- Ten round trips fit into it even when each takes most of a second: where none fits, no undo would ever commit.
+-- An attempt that Temporal has written off ends soon after, and until then the fence keeps it harmless.
 DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'checkout') THEN
         CREATE ROLE checkout LOGIN;
@@ -325,7 +340,7 @@ BEGIN
     FOREACH setting IN ARRAY ARRAY[
         'lock_timeout=1500ms',
         'statement_timeout=3s',
-        'transaction_timeout=4s',
+        'transaction_timeout=9s',
         'idle_in_transaction_session_timeout=5s',
         'client_connection_check_interval=1s'
     ] LOOP
@@ -345,7 +360,8 @@ BEGIN
 END $$;
 
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO checkout;
-GRANT INSERT ON orders, order_lines, reservations, transfers, shipments, step_fence, order_events, incidents TO checkout;
+GRANT INSERT ON orders, order_lines, reservations, transfers, shipments, step_fence, order_events, incidents,
+             audit_events TO checkout;
 GRANT UPDATE (on_hand, reserved) ON inventory TO checkout;
 GRANT UPDATE (balance_minor) ON accounts TO checkout;
 GRANT UPDATE (status, changed_by, reason, ending, fingerprint, total_minor, currency, event_seq, updated_at) ON orders TO checkout;
@@ -354,6 +370,10 @@ GRANT UPDATE (state) ON reservations TO checkout;
 GRANT UPDATE (state, handed_over_at) ON shipments TO checkout;
 GRANT UPDATE (phase, updated_at) ON step_fence TO checkout;
 GRANT UPDATE (steps, cause, closed_at, resolution) ON incidents TO checkout;
+
+DO $$ BEGIN
+    EXECUTE format('GRANT USAGE ON SEQUENCE %s TO checkout', pg_get_serial_sequence('order_events', 'event_id'));
+END $$;
 
 -- The demo catalogue ------------------------------------------------------------------------------------
 

@@ -19,7 +19,8 @@ from adapters.config import ConfigurationError, StarterSettings, load
 from adapters.telemetry import leave
 from adapters.temporal import connect, connection_options
 from client import view
-from client.checkouts import LISTABLE, Checkouts, NoSuchOrder, NoWorker, OtherContent, Refused
+from client.checkouts import LISTABLE, Checkouts
+from client.failures import NoSuchOrder, NoWorker, OtherContent, Refused
 from client.load import MIXES, run_load
 from domain.errors import InvalidInput
 from domain.model import CheckoutInput, CheckoutStatus, OrderLine, reason_problem
@@ -170,11 +171,13 @@ def audit(
     timeout: Timeout = 60,
     as_json: Json = False,
 ) -> int:
-    """Check every invariant of the database. Without --at-rest, unfinished orders get an hour."""
+    """Check every invariant of the database. Without --at-rest, unfinished orders get an hour.
+
+    Exits with 5 when a check finds something, with 4 when nothing is wrong but an order is stuck.
+    """
 
     async def work(checkouts: Checkouts) -> int:
-        grace = timedelta() if at_rest else timedelta(hours=1)
-        report = await checkouts.audit(grace, timedelta(seconds=timeout))
+        report = await checkouts.audit(timedelta(seconds=timeout), is_at_rest=at_rest)
         if as_json:
             view.print_json(
                 {
@@ -186,7 +189,9 @@ def audit(
             )
         else:
             view.print_audit(report)
-        return view.VIOLATED if report.violation_count else view.COMPLETED
+        if not report.is_clean:
+            return view.VIOLATED
+        return view.STUCK if report.orders.get("stuck") else view.COMPLETED
 
     return _run(work)
 

@@ -36,14 +36,16 @@ from activities.maintenance import Maintenance
 from activities.orders import Orders
 from activities.payments import Payments
 from activities.shipping import Shipping
-from adapters import event_log
+from adapters import deployment, event_log
 from adapters.config import ConfigurationError, WorkerSettings, load
 from adapters.database import create_engine, missing_tables, sqlstate
 from adapters.telemetry import configure_logging, leave
 from adapters.temporal import RefuseWrongArguments, connect, connection_options
+from client import schedules
 from domain import policies
 from workflows.checkout import CheckoutWorkflow
 from workflows.maintenance import AuditWorkflow, SweepWorkflow
+from workflows.versioned import VersionedAudit, VersionedSweep
 
 _log = logging.getLogger("checkout.worker")
 _T = TypeVar("_T")
@@ -77,17 +79,19 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
         client: where tasks come from.
         engine: the database that the activities work on.
         patient_engine: the same database, for the audit and the sweep; `engine` by default.
-        settings: the task queue and the limits.
+        settings: the task queue, the limits and the version.
         interceptors: more of them, such as a test's that injects faults.
         is_strict: import the workflow modules anew for each run, so that the SDK's sandbox sees what they do.
             The tests do; a worker saves the time, about a tenth of its own (docs/performance.md).
     """
     inventory, payments, shipping = Inventory(engine), Payments(engine), Shipping(engine)
     orders, maintenance = Orders(engine), Maintenance(patient_engine or engine)
+    version = deployment.deployment_of(settings)
+    maintenance_workflows = (VersionedAudit, VersionedSweep) if version else (AuditWorkflow, SweepWorkflow)
     return Worker(
         client,
         task_queue=settings.task_queue,
-        workflows=[CheckoutWorkflow, AuditWorkflow, SweepWorkflow],
+        workflows=[CheckoutWorkflow, *maintenance_workflows],
         activities=[
             inventory.reserve_inventory,
             inventory.release_inventory,
@@ -101,8 +105,11 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
             orders.resolve_step,
             orders.note_retry,
             maintenance.run_audit,
+            maintenance.record_findings,
             maintenance.find_unfinished,
+            maintenance.find_contradictions,
         ],
+        deployment_config=version,
         interceptors=[RefuseWrongArguments(), *interceptors],
         workflow_runner=SandboxedWorkflowRunner(
             restrictions=_STRICT if is_strict else _STRICT.with_passthrough_modules("workflows")
@@ -136,6 +143,7 @@ async def run(settings: WorkerSettings) -> None:
             ready.cancel()
             return
         client = ready.result()
+        await _ensure_schedules(client, settings)
         follower = asyncio.create_task(event_log.follow(engine, settings.log_file))
         async with build_worker(client, engine, settings, patient_engine=patient_engine):
             _log.info(
@@ -145,7 +153,9 @@ async def run(settings: WorkerSettings) -> None:
                 settings.log_file,
                 extra={"action": "worker_ready"},
             )
+            version = asyncio.create_task(deployment.follow(client, settings))
             await asyncio.wait({stopped, follower}, return_when=asyncio.FIRST_COMPLETED)
+            version.cancel()
             if follower.done():
                 follower.result()
             _log.info("draining: running steps are finished", extra={"action": "worker_draining"})
@@ -156,6 +166,18 @@ async def run(settings: WorkerSettings) -> None:
         await engine.dispose()
         await patient_engine.dispose()
     _log.info("stopped", extra={"action": "worker_stopped"})
+
+
+async def _ensure_schedules(client: Client, settings: WorkerSettings) -> None:
+    every = schedules.Every(
+        sweep=timedelta(seconds=settings.sweep_every_seconds),
+        audit=timedelta(seconds=settings.audit_every_seconds),
+    )
+    try:
+        await schedules.ensure(client, settings.task_queue, every)
+    except RPCError as error:
+        # The checkout works without; the next worker that starts tries again.
+        _log.warning("the schedules of sweep and audit could not be made: %s", error.message)
 
 
 async def _wait_until_usable(settings: WorkerSettings, engine: AsyncEngine) -> Client:

@@ -51,7 +51,7 @@ SELECT r.order_id, 'refunded ' || r.amount_minor || ', captured ' || coalesce(c.
 UNION ALL
 SELECT o.order_id, 'total ' || o.total_minor || ', lines ' || coalesce(sum(l.quantity * l.unit_price_minor)::text, 'none')
   FROM orders o LEFT JOIN order_lines l USING (order_id)
- WHERE o.total_minor IS NOT NULL GROUP BY o.order_id HAVING o.total_minor IS DISTINCT FROM sum(l.quantity * l.unit_price_minor);
+ WHERE o.total_minor IS NOT NULL GROUP BY o.order_id, o.total_minor HAVING o.total_minor IS DISTINCT FROM sum(l.quantity * l.unit_price_minor);
 
 -- A7: no live parcel is unpaid or refunded
 SELECT s.order_id AS subject, 'shipment ' || s.state || CASE WHEN c.order_id IS NULL THEN ', not paid' ELSE ', refunded' END AS detail

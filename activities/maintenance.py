@@ -1,6 +1,8 @@
 """Reading the whole database: the audit of every invariant, and the search for unfinished orders."""
 
 import re
+from collections import Counter
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -8,11 +10,11 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 
-from adapters.database import snapshot
-from domain.errors import InvalidInput
-from domain.maintenance import AuditInput, AuditReport, UnfinishedInput, UnfinishedPage, Violation
-from domain.model import CheckoutInput, OrderLine
-from domain.policies import AUDIT_VIOLATIONS_SHOWN
+from adapters.database import snapshot, transaction
+from domain.errors import DatabaseContradictsHistory, InvalidInput
+from domain.maintenance import Anchor, AuditInput, AuditReport, UnfinishedInput, UnfinishedPage, Violation
+from domain.model import CheckoutInput, OrderLine, OrderStatus
+from domain.policies import AUDIT_VIOLATIONS_SHOWN, checkout_workflow_id
 
 _CHECK_HEADING = re.compile(r"^-- ([AQ]\d+): (.+)$", re.MULTILINE)
 
@@ -20,10 +22,41 @@ _COUNTS = text("""
     SELECT status, count(*) AS orders FROM orders GROUP BY status ORDER BY status
 """)
 
+_NEWEST_EVENT = text("""
+    SELECT event_id, order_id, seq, extract(epoch FROM at)::text AS at FROM order_events
+     ORDER BY event_id DESC LIMIT 1
+""")
+_HAS_EVENT = text("""
+    SELECT EXISTS (SELECT FROM order_events WHERE event_id = :event_id AND order_id = :order_id AND seq = :seq
+                      AND extract(epoch FROM at)::text = :at)
+""")
+
+_TAKE_TURNS = text("SELECT pg_advisory_xact_lock(hashtext('checkout audit_events'))")
+# What is open is what was told last. A check of which not every row was listed cannot clear any.
+_RECORD = text("""
+    WITH found AS (
+        SELECT DISTINCT ON (check_id, subject) check_id, subject, detail
+          FROM unnest(CAST(:checks AS text[]), CAST(:subjects AS text[]), CAST(:details AS text[]))
+               AS f (check_id, subject, detail)
+         ORDER BY check_id, subject
+    ), told AS (
+        SELECT DISTINCT ON (check_id, subject) check_id, subject, event
+          FROM audit_events ORDER BY check_id, subject, event_id DESC
+    )
+    INSERT INTO audit_events (check_id, subject, event, detail)
+    SELECT f.check_id, f.subject, 'violated', f.detail
+      FROM found f LEFT JOIN told USING (check_id, subject) WHERE told.event IS DISTINCT FROM 'violated'
+    UNION ALL
+    SELECT told.check_id, told.subject, 'cleared', 'it holds again'
+      FROM told LEFT JOIN found f USING (check_id, subject)
+     WHERE told.event = 'violated' AND f.check_id IS NULL AND told.check_id = ANY (CAST(:whole AS text[]))
+""")
+
 # Orders by hand (`pending`) are taken as soon as they have lines; others only once they have stood still.
 _UNFINISHED = text("""
     SELECT o.order_id, o.customer, o.status, o.updated_at, o.fingerprint,
-           array_agg(l.sku ORDER BY l.sku) AS skus, array_agg(l.quantity ORDER BY l.sku) AS quantities
+           array_agg(l.sku ORDER BY l.sku) AS skus, array_agg(l.quantity ORDER BY l.sku) AS quantities,
+           (SELECT cause FROM incidents i WHERE i.order_id = o.order_id AND i.closed_at IS NULL) AS incident
       FROM orders o JOIN order_lines l USING (order_id)
      WHERE o.status IN ('pending', 'reserved', 'paid', 'unwinding', 'stuck')
        AND (o.updated_at, o.order_id) > (CAST(:after_at AS timestamptz), :after_id)
@@ -32,8 +65,18 @@ _UNFINISHED = text("""
 """)
 
 
+_UNFINISHED_STILL = text("""
+    SELECT order_id, status FROM orders WHERE order_id = ANY (CAST(:order_ids AS text[]))
+       AND status NOT IN ('completed', 'rejected', 'cancelled')
+""")
+
+ANCHOR_CHECK = "R1"
+_ANCHOR_CLAIM = "what an earlier audit saw is still there"
+_IN_DOUBT = f"{DatabaseContradictsHistory.__name__}: "
+
+
 class Maintenance:
-    """Activities that read everything and write nothing."""
+    """Activities that read everything, and write no more than what the audit found."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -53,8 +96,32 @@ class Maintenance:
                 violations += [
                     Violation(name, str(row.subject), str(row.detail)) for row in rows[:AUDIT_VIOLATIONS_SHOWN]
                 ]
+            claims = {name: claim for name, (claim, _) in checks.items()}
+            if audit.anchor is not None:
+                claims[ANCHOR_CHECK] = _ANCHOR_CLAIM
+                if not (await connection.execute(_HAS_EVENT, asdict(audit.anchor))).scalar_one():
+                    count += 1
+                    violations.append(_went_back(audit.anchor))
             orders = {row.status: row.orders for row in await connection.execute(_COUNTS)}
-        return AuditReport({name: claim for name, (claim, _) in checks.items()}, violations, count, orders)
+            newest = (await connection.execute(_NEWEST_EVENT)).one_or_none()
+        anchor = None if newest is None else Anchor(newest.event_id, newest.order_id, newest.seq, newest.at)
+        return AuditReport(claims, violations, count, orders, anchor)
+
+    @activity.defn
+    async def record_findings(self, report: AuditReport) -> None:
+        """Tell saga.log which violations are new, and which of those it was told are over. A repeat tells nothing."""
+        listed = Counter(found.check for found in report.violations)
+        async with transaction(self._engine) as connection:
+            await connection.execute(_TAKE_TURNS)
+            await connection.execute(
+                _RECORD,
+                {
+                    "checks": [found.check for found in report.violations],
+                    "subjects": [found.subject for found in report.violations],
+                    "details": [found.detail for found in report.violations],
+                    "whole": [check for check in report.checks if listed[check] < AUDIT_VIOLATIONS_SHOWN],
+                },
+            )
 
     @activity.defn
     async def find_unfinished(self, page: UnfinishedInput) -> UnfinishedPage:
@@ -75,8 +142,10 @@ class Maintenance:
         malformed: list[str] = []
         for row in rows:
             lines = tuple(OrderLine(sku, n) for sku, n in zip(row.skus, row.quantities, strict=True))
+            # Somebody has to decide about it, whatever became of the run that waited for that.
+            doubt = row.incident.removeprefix(_IN_DOUBT) if (row.incident or "").startswith(_IN_DOUBT) else ""
             try:
-                order = CheckoutInput(row.order_id, row.customer, lines, repair=row.status != "pending")
+                order = CheckoutInput(row.order_id, row.customer, lines, row.status != OrderStatus.PENDING, doubt)
             except InvalidInput as problem:
                 malformed.append(f"{row.order_id}: {problem.message}")
                 continue
@@ -87,6 +156,45 @@ class Maintenance:
         if len(rows) < page.limit:
             return UnfinishedPage(orders, malformed)
         return UnfinishedPage(orders, malformed, rows[-1].updated_at.isoformat(), rows[-1].order_id)
+
+    @activity.defn
+    async def find_contradictions(self, orders: list[CheckoutInput]) -> list[CheckoutInput]:
+        """Find among unfinished orders those whose newest run has completed, and say so in their `doubt`.
+
+        A run completes after the database has committed the order's completion. So where the database, read
+        after Temporal, has the order unfinished, it has forgotten what it once knew.
+        """
+        completed = [order for order in orders if await _has_completed(order)]
+        if not completed:
+            return []
+        async with snapshot(self._engine) as connection:
+            asked = {"order_ids": [order.order_id for order in completed]}
+            unfinished = {row.order_id: row.status for row in await connection.execute(_UNFINISHED_STILL, asked)}
+        return [
+            replace(
+                order,
+                repair=True,
+                doubt=f"Temporal has completed order {order.order_id}, and the database has it as "
+                f"{unfinished[order.order_id]}; was it restored to an earlier instant? Nothing is undone before "
+                "somebody has looked",
+            )
+            for order in completed
+            if order.order_id in unfinished
+        ]
+
+
+async def _has_completed(order: CheckoutInput) -> bool:
+    run = activity.client().get_workflow_handle(checkout_workflow_id(order.order_id))
+    status = (await run.describe()).status
+    return status is not None and status.name == "COMPLETED"
+
+
+def _went_back(anchor: Anchor) -> Violation:
+    return Violation(
+        ANCHOR_CHECK,
+        anchor.order_id,
+        f"its event {anchor.seq} is gone: the database was restored to an earlier instant, or it is another one",
+    )
 
 
 def audit_checks() -> dict[str, tuple[str, TextClause]]:

@@ -8,7 +8,7 @@ from temporalio import activity
 
 from activities.fence import FenceKey, resolve_once
 from adapters.database import transaction
-from domain.errors import CompensationImpossible, IdempotencyMismatch, InvalidInput
+from domain.errors import CompensationImpossible, DatabaseContradictsHistory, IdempotencyMismatch, InvalidInput
 from domain.model import CheckoutInput, OrderStatus, Step, UndoInput
 
 _BEGIN_UNWIND = text("""
@@ -197,6 +197,14 @@ async def refuse_while_shipped(connection: AsyncConnection, order_id: str, undoi
         raise CompensationImpossible(
             f"{undoing} of order {order_id} must wait: its shipment still stands; settle step ship first"
         )
+
+
+def forgotten(order: CheckoutInput, step: Step) -> DatabaseContradictsHistory:
+    """Say that a step of this saga is gone: it was committed before the next one was asked for."""
+    return DatabaseContradictsHistory(
+        f"step {step} of order {order.order_id} was done, and the database knows nothing of it; "
+        "was it restored to an earlier instant? Nothing is undone before somebody has looked"
+    )
 
 
 class Orders:

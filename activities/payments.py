@@ -8,12 +8,13 @@ from activities.fence import GATE, do_once, undo_once
 from activities.orders import (
     begin_unwind,
     fence_key,
+    forgotten,
     lock_order,
     refuse_while_shipped,
     require_same_content,
 )
 from domain.errors import CheckoutError, InsufficientFunds, StepAlreadyCompensated
-from domain.model import CheckoutInput, Payment, Step, UndoInput, format_money
+from domain.model import CheckoutInput, OrderStatus, Payment, Step, UndoInput, format_money
 from domain.undo import UndoResult
 
 # The amount is the one that reserve priced; nothing a client sends can change it. Where the order has left
@@ -77,6 +78,7 @@ class Payments:
         Raises:
             InsufficientFunds: the balance is below the total.
             StepAlreadyCompensated: the refund came first, or the order is not waiting for payment.
+            DatabaseContradictsHistory: the order's reservation is gone.
         """
 
         async def explain(connection: AsyncConnection) -> CheckoutError | None:
@@ -113,9 +115,10 @@ async def _refusal(connection: AsyncConnection, order: CheckoutInput) -> Checkou
     row = (await connection.execute(_WHY_NOT, {"order_id": order.order_id})).one_or_none()
     if row is not None:
         await require_same_content(connection, order, row.fingerprint)
-    if row is None or row.status != "reserved":
-        standing = "has no reservation" if row is None else f"is {row.status}"
-        return StepAlreadyCompensated(f"order {order.order_id} {standing}; it is not waiting for payment")
+    if row is None or row.status == OrderStatus.PENDING:
+        return forgotten(order, Step.RESERVE)
+    if row.status != OrderStatus.RESERVED:
+        return StepAlreadyCompensated(f"order {order.order_id} is {row.status}; it is not waiting for payment")
     if row.balance_minor < row.total_minor:
         return InsufficientFunds(
             f"{row.customer} has {format_money(row.balance_minor, row.currency)}, "

@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio import activity
 
 from activities.fence import GATE, do_once, undo_once
-from activities.orders import begin_unwind, fence_key, lock_order, require_same_content
+from activities.orders import begin_unwind, fence_key, forgotten, lock_order, require_same_content
 from domain.errors import CheckoutError, StepAlreadyCompensated, UndeliverableAddress
 from domain.model import CheckoutInput, OrderStatus, Shipment, Step, UndoInput
 from domain.undo import UndoOutcome, UndoResult
@@ -92,7 +92,8 @@ class Shipping:
 
         Raises:
             UndeliverableAddress: no carrier serves the customer's zone.
-            StepAlreadyCompensated: the cancellation came first, or the order is not paid.
+            StepAlreadyCompensated: the cancellation came first, or the order is not waiting to be shipped.
+            DatabaseContradictsHistory: the order's payment is gone.
         """
 
         async def explain(connection: AsyncConnection) -> CheckoutError | None:
@@ -140,9 +141,10 @@ async def _refusal(connection: AsyncConnection, order: CheckoutInput) -> Checkou
     row = (await connection.execute(_WHY_NOT, {"order_id": order.order_id})).one_or_none()
     if row is not None:
         await require_same_content(connection, order, row.fingerprint)
-    if row is None or row.status != "paid":
-        standing = "does not exist" if row is None else f"is {row.status}"
-        return StepAlreadyCompensated(f"order {order.order_id} {standing}; it is not waiting to be shipped")
+    if row is None or row.status in {OrderStatus.PENDING, OrderStatus.RESERVED}:
+        return forgotten(order, Step.PAY)
+    if row.status != OrderStatus.PAID:
+        return StepAlreadyCompensated(f"order {order.order_id} is {row.status}; it is not waiting to be shipped")
     if not row.is_served:
         zone = row.delivery_zone or "(none)"
         return UndeliverableAddress(f"nobody delivers to {row.customer} in zone {zone}")

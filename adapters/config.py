@@ -10,12 +10,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from domain.policies import CHECKOUT_TASK_QUEUE
+from domain.policies import AUDIT_EVERY, CHECKOUT_TASK_QUEUE, SWEEP_EVERY
 
 PREFIX = "CHECKOUT_"
 DEFAULT_TEMPORAL_ADDRESS = "127.0.0.1:7233"
 DEFAULT_UI_URL = "http://127.0.0.1:8233"
 _DRIVER = "postgresql+asyncpg"
+_DEPLOYMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+_BUILD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 _URL_SHAPE = "must look like postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with special characters percent-encoded"
 
 
@@ -51,6 +53,22 @@ def _http_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def _deployment_name(name: str) -> str:
+    # No dot: the server writes a version as name.build and reads it back up to the first one.
+    if not _DEPLOYMENT_NAME.fullmatch(name):
+        raise ValueError("must be 1 to 100 letters, digits, _ or -, and begin with a letter or digit")
+    return name
+
+
+def _build_id(build_id: str | None) -> str | None:
+    """Take an empty value as unset: docker-compose.yml can pass on a variable, but not the lack of one."""
+    if not build_id:
+        return None
+    if not _BUILD_ID.fullmatch(build_id):
+        raise ValueError("must be 1 to 100 letters, digits, _ . + or -, and begin with a letter or digit")
+    return build_id
+
+
 class StarterSettings(BaseSettings):
     """What a client of the checkout needs to know. It never learns where the database is."""
 
@@ -75,6 +93,13 @@ class WorkerSettings(StarterSettings):
     """How long running activities may go on after SIGTERM before they are cancelled."""
     startup_timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] = 120
     """How long to wait for a Temporal or a Postgres that is not up yet."""
+    sweep_every_seconds: Annotated[int, Field(ge=0, le=86_400)] = int(SWEEP_EVERY.total_seconds())
+    audit_every_seconds: Annotated[int, Field(ge=0, le=86_400)] = int(AUDIT_EVERY.total_seconds())
+    """How often the sweep and the audit run by themselves; 0 for never."""
+    build_id: Annotated[str | None, AfterValidator(_build_id)] = None
+    """Which build this worker runs. Unset, it is unversioned: it takes every task, whatever code began the run."""
+    deployment_name: Annotated[str, AfterValidator(_deployment_name)] = "checkout"
+    """What Temporal calls all the builds of this service together. Means nothing without a build id."""
     log_file: Path = Path("saga.log")
     log_level: Annotated[str, AfterValidator(_log_level)] = "INFO"
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import asyncpg
-from sqlalchemy import text
+from sqlalchemy import ExceptionContext, event, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -31,6 +31,7 @@ TABLES = frozenset(
         "step_fence",
         "order_events",
         "incidents",
+        "audit_events",
     }
 )
 """What setup.sql makes."""
@@ -48,7 +49,10 @@ _PATIENT_SETTINGS = {
 # SQLSTATE classes and codes that pass by themselves.
 # https://www.postgresql.org/docs/18/errcodes-appendix.html
 _TRANSIENT_CLASSES = frozenset({"08", "40", "55", "57"})
-_TRANSIENT_CODES = frozenset({"25006", "25P03", "25P04", "0A000", "XX000"})
+_TRANSIENT_CODES = frozenset({"25006", "25P03", "25P04"})
+# The schema has changed since this session planned: "cached plan must not change result type", "type of parameter
+# does not match that when preparing the plan", "cache lookup failed".
+_STALE_PLAN_CODES = frozenset({"0A000", "42804", "XX000"})
 # Exhausted: everybody who comes back at once makes it worse.
 _OVERLOAD_CLASSES = frozenset({"53", "58"})
 _MALFORMED_CLASS = "22"
@@ -71,7 +75,7 @@ def create_engine(url: str, *, pool_size: int = 20, is_patient: bool = False) ->
     No pre-ping: it costs round trips on every checkout, and a connection that has died costs one attempt
     of one step, which is retried after 100 ms with the pool already emptied.
     """
-    return create_async_engine(
+    engine = create_async_engine(
         url,
         pool_size=pool_size,
         max_overflow=0,
@@ -83,6 +87,17 @@ def create_engine(url: str, *, pool_size: int = 20, is_patient: bool = False) ->
             "server_settings": {"application_name": "checkout", **(_PATIENT_SETTINGS if is_patient else {})},
         },
     )
+    event.listen(engine.sync_engine, "handle_error", _leave_stale_session)
+    return engine
+
+
+def _leave_stale_session(context: ExceptionContext) -> None:
+    """Give up the connections that planned before a schema change: they would fail for as long as they live.
+
+    The driver forgets its own plans; those inside PL/pgSQL triggers live as long as the session.
+    """
+    if sqlstate(context.original_exception) in _STALE_PLAN_CODES:
+        context.is_disconnect = True
 
 
 @asynccontextmanager
@@ -147,7 +162,7 @@ def classify(error: BaseException) -> CheckoutError:
         return _unanswered(error, message)
     if code[:2] in _OVERLOAD_CLASSES:
         return DatabaseUnavailable(f"Postgres is overloaded: {message} ({code})", next_retry_delay=_spread())
-    if code[:2] in _TRANSIENT_CLASSES or code in _TRANSIENT_CODES:
+    if code[:2] in _TRANSIENT_CLASSES or code in _TRANSIENT_CODES | _STALE_PLAN_CODES:
         return DatabaseUnavailable(f"Postgres asked to try again: {message} ({code})")
     if code[:2] == _MALFORMED_CLASS:
         # Postgres quotes the value here, and values have no place in a history.

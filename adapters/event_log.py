@@ -1,4 +1,6 @@
-"""saga.log: every change of an order's state, in the order's own sequence, once, made from `order_events`.
+"""saga.log: every change of an order's state, in the order's own sequence, once; and what the audit found.
+
+Made from `order_events` and `audit_events`, which number their rows from one sequence.
 
 The file is its own bookmark: each line ends with the position of its event, and a worker that starts reads on
 from the last whole line. A lock on the file lets one worker of a machine write it; the others stand by and
@@ -39,32 +41,43 @@ _MARK = " pos="
 # rows whose own place counts; `ahead` adds the events of the same order that have to be told before them.
 _NEXT = text("""
     WITH due AS (
-        SELECT * FROM order_events e
+        SELECT txid, event_id, order_id, seq FROM order_events e
          WHERE (txid, event_id) > (CAST(CAST(:txid AS text) AS xid8), CAST(:event_id AS bigint))
            AND txid < pg_snapshot_xmin(pg_current_snapshot())
            AND NOT EXISTS (
                SELECT FROM order_events later
                 WHERE later.order_id = e.order_id AND later.seq > e.seq
                   AND (later.txid, later.event_id) < (e.txid, e.event_id))
-         ORDER BY e.txid, e.event_id LIMIT :limit
-    ), ahead AS (
-        SELECT due.txid AS place_txid, due.event_id AS place_id, e.*
+        UNION ALL
+        SELECT txid, event_id, NULL, NULL FROM audit_events
+         WHERE (txid, event_id) > (CAST(CAST(:txid AS text) AS xid8), CAST(:event_id AS bigint))
+           AND txid < pg_snapshot_xmin(pg_current_snapshot())
+         ORDER BY txid, event_id LIMIT :limit
+    ), told AS (
+        SELECT due.txid AS place_txid, due.event_id AS place_id, e.order_id, e.seq, e.event, e.previous_status,
+               e.status, e.changed_by, e.reason, e.at, NULL AS check_id, NULL AS subject
           FROM due JOIN order_events e ON e.order_id = due.order_id AND e.seq <= due.seq
            AND (e.txid, e.event_id) >= (due.txid, due.event_id)
            AND NOT EXISTS (
                SELECT FROM order_events between_them
                 WHERE between_them.order_id = e.order_id AND between_them.seq > e.seq
                   AND (between_them.txid, between_them.event_id) < (due.txid, due.event_id))
+        UNION ALL
+        SELECT a.txid, a.event_id, NULL, NULL, a.event, NULL, NULL, NULL, a.detail, a.at, a.check_id, a.subject
+          FROM due JOIN audit_events a USING (txid, event_id)
     )
     SELECT CAST(place_txid AS text) AS place_txid, place_id, order_id, seq, event, previous_status, status,
-           changed_by, reason, to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS at
-      FROM ahead ORDER BY ahead.place_txid, ahead.place_id, ahead.seq
+           changed_by, reason, check_id, subject,
+           to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS at
+      FROM told ORDER BY told.place_txid, told.place_id, told.seq
 """)
 _IS_RESTORED = text("""
-    SELECT coalesce(max(txid) >= pg_snapshot_xmax(pg_current_snapshot()), false) FROM order_events
+    SELECT coalesce(greatest((SELECT max(txid) FROM order_events), (SELECT max(txid) FROM audit_events))
+                    >= pg_snapshot_xmax(pg_current_snapshot()), false)
 """)
 _KNOWS = text("""
     SELECT EXISTS (SELECT FROM order_events WHERE event_id = :event_id AND txid = CAST(CAST(:txid AS text) AS xid8))
+        OR EXISTS (SELECT FROM audit_events WHERE event_id = :event_id AND txid = CAST(CAST(:txid AS text) AS xid8))
 """)
 
 Position = tuple[str, int]
@@ -95,7 +108,7 @@ async def follow(engine: AsyncEngine, path: Path) -> None:
                     await asyncio.sleep(_RETRY_SECONDS)
                     continue
                 for row in rows:
-                    _orders_log.info("%s", line(row), extra={"action": "order_moved", "order_id": row.order_id})
+                    _tell(row)
                 position = (rows[-1].place_txid, rows[-1].place_id)
             if len(rows) < _BATCH:
                 await asyncio.sleep(_POLL_SECONDS)
@@ -103,6 +116,8 @@ async def follow(engine: AsyncEngine, path: Path) -> None:
 
 def line(row: Row[tuple[object, ...]]) -> str:
     """Tell one event in one line, beginning with what a person looks for and ending with where to look on."""
+    if row.check_id is not None:
+        return f"{row.at} audit {row.check_id} {row.event} on {row.subject}: {' '.join(row.reason.split())}"
     moved = row.status if row.event == row.status else f"{row.event} ({row.status})"
     came_from = f"{row.previous_status} -> " if row.previous_status and row.event == row.status else ""
     reason = " ".join(str(row.reason).split()) if row.reason else ""
@@ -111,6 +126,14 @@ def line(row: Row[tuple[object, ...]]) -> str:
         + (f": {reason}" if reason else "")
         + f" workflow={checkout_workflow_id(row.order_id)}"
     )
+
+
+def _tell(row: Row[tuple[object, ...]]) -> None:
+    if row.check_id is None:
+        _orders_log.info("%s", line(row), extra={"action": "order_moved", "order_id": row.order_id})
+    else:
+        level = logging.ERROR if row.event == "violated" else logging.INFO
+        _orders_log.log(level, "%s", line(row), extra={"action": f"audit_{row.event}"})
 
 
 def marked_lines(rows: Sequence[Row[tuple[object, ...]]], before: Position) -> Iterator[str]:
@@ -144,8 +167,8 @@ async def _bookmark(engine: AsyncEngine, file: FileIO) -> Position:
     async with single_statement(engine) as connection:
         if (await connection.execute(_IS_RESTORED)).scalar_one():
             _log.error(
-                "order_events comes from another server's dump and hides new events from saga.log; run as its "
-                "owner: UPDATE order_events SET txid = '0', then start the worker again"
+                "order_events comes from another server's dump and hides new events from saga.log; run as its owner: "
+                "UPDATE order_events SET txid = '0'; UPDATE audit_events SET txid = '0'; then start the worker again"
             )
     position = last_position(file)
     if position == _BEGINNING:

@@ -55,7 +55,12 @@ class CheckoutPayloadConverter(CompositePayloadConverter):
         )
 
     def from_payloads(self, payloads: Sequence[Payload], type_hints: list[type] | None = None) -> list[Any]:
-        """Decode values; raise InvalidInput when a type that asks for it does not fit."""
+        """Decode values; raise InvalidInput when a type that asks for it does not fit, or is far too long."""
+        for payload, hint in zip(payloads, type_hints or (), strict=False):
+            limit = getattr(hint, "max_payload_bytes", None)
+            # Before decoding: tens of thousands of lines take longer than the 2 s that a workflow task may think.
+            if limit is not None and len(payload.data) > limit:
+                raise InvalidInput(f"the input has {len(payload.data)} bytes; a {hint.__name__} has {limit} at most")
         try:
             return super().from_payloads(payloads, type_hints)
         except FailureError:

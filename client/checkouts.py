@@ -2,10 +2,10 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 from temporalio.client import (
@@ -24,13 +24,14 @@ from temporalio.converter import value_to_type
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
+from client.failures import NoSuchOrder, NoWorker, OtherContent, Refused
 from domain import policies
+from domain.errors import AuditViolation
 from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
-from domain.model import CheckoutInput, CheckoutStatus, OrderStatus, Resolution
+from domain.model import CheckoutInput, CheckoutStatus, OrderStatus, Resolution, reason_problem
 from workflows.checkout import CheckoutWorkflow
 from workflows.maintenance import AuditWorkflow, SweepWorkflow
 
-_T = TypeVar("_T")
 Handle = WorkflowHandle[CheckoutWorkflow, CheckoutStatus]
 
 TERMINATED = "terminated"
@@ -55,25 +56,11 @@ LISTABLE = tuple(_QUERIES)
 _NOBODY_ANSWERS = frozenset(
     {RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED, RPCStatusCode.FAILED_PRECONDITION}
 )
+# What the server says of a query to a workflow that the worker's code cannot go on with.
+_TASK_FAILS = "in failed state"
 _LOOK_SECONDS = 2.0
 _ACCEPT_SECONDS = 15.0
 _QUERY_TIMEOUT = timedelta(seconds=5)
-
-
-class NoSuchOrder(Exception):
-    """Temporal knows no saga of this order."""
-
-
-class OtherContent(Exception):
-    """The order id already belongs to an order with another customer or other lines."""
-
-
-class Refused(Exception):
-    """The saga refused the request. The message is its reason."""
-
-
-class NoWorker(Exception):
-    """Nobody works on the task queue, or too slowly."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +99,7 @@ class Checkouts:
                 order,
                 id=policies.checkout_workflow_id(order.order_id),
                 task_queue=self._task_queue,
+                task_timeout=policies.WORKFLOW_TASK,
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 static_summary=f"{order.summary} for {order.customer}",
                 memo={policies.FINGERPRINT_MEMO: order.fingerprint},
@@ -182,6 +170,7 @@ class Checkouts:
         Raises:
             Refused: it is too late, or the reason is unusable.
         """
+        _require_reason(reason)
         await self._update(order_id, CheckoutWorkflow.cancel, reason)
 
     async def retry(self, order_id: str) -> CheckoutStatus:
@@ -190,36 +179,41 @@ class Checkouts:
 
     async def resolve(self, order_id: str, step: str, reason: str) -> CheckoutStatus:
         """Count a stuck step as undone; wait for what comes of it."""
+        _require_reason(reason)
         resolution = Resolution(step, reason)
         return await self._settled(
             order_id, await self._update(order_id, CheckoutWorkflow.resolve_compensation, resolution)
         )
 
-    async def audit(self, at_rest_after: timedelta, timeout: timedelta) -> AuditReport:
-        """Check every invariant in the database."""
-        return await self._maintain(
-            self._client.execute_workflow(
+    async def audit(self, timeout: timedelta, *, is_at_rest: bool = False) -> AuditReport:
+        """Check every invariant in the database; at rest, without leaving an hour to what is unfinished."""
+        audit = AuditInput(0.0, is_recorded=False) if is_at_rest else AuditInput()
+        try:
+            return await self._client.execute_workflow(
                 AuditWorkflow.run,
-                AuditInput(at_rest_after.total_seconds()),
+                audit,
                 id=f"audit-{uuid.uuid4()}",
                 task_queue=self._task_queue,
                 execution_timeout=timeout,
-            ),
-            timeout,
-        )
+            )
+        except WorkflowFailureError as failure:
+            if isinstance(failure.cause, ApplicationError) and failure.cause.type == AuditViolation.__name__:
+                report: AuditReport = value_to_type(AuditReport, failure.cause.details[0])
+                return report
+            raise self._unfinished(failure, timeout) from None
 
     async def sweep(self, stood_still: timedelta, timeout: timedelta) -> SweepReport:
         """Start or repair the saga of every order that needs one."""
-        return await self._maintain(
-            self._client.execute_workflow(
+        try:
+            return await self._client.execute_workflow(
                 SweepWorkflow.run,
                 SweepInput(stood_still.total_seconds()),
                 id=f"sweep-{uuid.uuid4()}",
                 task_queue=self._task_queue,
                 execution_timeout=timeout,
-            ),
-            timeout,
-        )
+            )
+        except WorkflowFailureError as failure:
+            raise self._unfinished(failure, timeout) from None
 
     async def _is_repaired(self, order_id: str, run_id: str) -> bool:
         return (await self._describe(order_id)).run_id != run_id
@@ -245,7 +239,18 @@ class Checkouts:
         """Find what the existing saga of an order was started with."""
         memo = await (await self._describe(order_id)).memo()
         known = memo.get(policies.FINGERPRINT_MEMO)
-        return known if isinstance(known, str) else (await self.status(order_id)).fingerprint
+        return known if isinstance(known, str) else await self._fingerprint_in_history(order_id)
+
+    async def _fingerprint_in_history(self, order_id: str) -> str:
+        """Read it from the input of a saga that was started without our memo; empty where that is no order."""
+        async for first in self._handle(order_id).fetch_history_events(page_size=1):
+            payloads = first.workflow_execution_started_event_attributes.input.payloads
+            try:
+                [order] = await self._client.data_converter.decode(payloads, [CheckoutInput])
+            except (ApplicationError, RuntimeError, TypeError, ValueError):
+                break
+            return str(order.fingerprint)
+        return ""
 
     async def _ask(self, order_id: str, description: WorkflowExecutionDescription) -> CheckoutStatus:
         """Ask the workflow itself, open or closed; without a worker, tell what Temporal knows."""
@@ -256,7 +261,11 @@ class Checkouts:
         except RPCError as error:
             if error.status not in _NOBODY_ANSWERS:
                 raise
-            why = "no worker answers; start one to see the steps"
+            why = (
+                "its workflow task keeps failing; the history says why, docs/upgrades.md what to do"
+                if _TASK_FAILS in error.message
+                else "no worker answers; start one to see the steps"
+            )
         known = description.typed_search_attributes.get(policies.ORDER_STATUS)
         if known is None and description.status is WorkflowExecutionStatus.CANCELED:
             known = OrderStatus.CANCELLED
@@ -291,6 +300,9 @@ class Checkouts:
                 )
             return await accepted.result()
         except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
+            caller = asyncio.current_task()
+            if caller is not None and caller.cancelling():  # the SDK makes a timeout of our caller's own cancel
+                raise asyncio.CancelledError from None
             raise NoWorker(
                 f"nobody took the request within {_ACCEPT_SECONDS:g} s; is a worker running on task queue "
                 f"{self._task_queue}? `python worker.py` starts one"
@@ -304,19 +316,23 @@ class Checkouts:
             status = await self.status(order_id)
             raise Refused(f"order {order_id} is {status.status} already") from None
 
-    async def _maintain(self, work: Awaitable[_T], timeout: timedelta) -> _T:
-        try:
-            return await work
-        except WorkflowFailureError as failure:
-            if isinstance(failure.cause, ApplicationError):
-                raise Refused(failure.cause.message) from None
-            cause: BaseException | None = failure.cause
-            while cause is not None and cause.__cause__ is not None:
-                cause = cause.__cause__
-            raise NoWorker(
-                f"it did not finish within {timeout.total_seconds():g} s ({cause}); is a worker running on task queue "
-                f"{self._task_queue}? `python worker.py` starts one"
-            ) from None
+    def _unfinished(self, failure: WorkflowFailureError, timeout: timedelta) -> Refused | NoWorker:
+        """Say why an audit or a sweep did not come to its end."""
+        if isinstance(failure.cause, ApplicationError):
+            return Refused(failure.cause.message)
+        cause: BaseException | None = failure.cause
+        while cause is not None and cause.__cause__ is not None:
+            cause = cause.__cause__
+        return NoWorker(
+            f"it did not finish within {timeout.total_seconds():g} s ({cause}); is a worker running on task queue "
+            f"{self._task_queue}? `python worker.py` starts one"
+        )
+
+
+def _require_reason(reason: str) -> None:
+    # Before sending: the refusal of a reason of megabytes would not fit into the workflow task's answer.
+    if problem := reason_problem(reason):
+        raise Refused(problem)
 
 
 def _listed_status(status: WorkflowExecutionStatus | None, attributes: TypedSearchAttributes) -> str:

@@ -106,6 +106,8 @@ def print_audit(report: AuditReport) -> None:
             f"[green]clean[/green]: {len(report.checks)} checks, not one violation; {counted}",
             highlight=False,
         )
+        if report.orders.get("stuck"):
+            console.print("[bold red]somebody is needed[/bold red]: `starter.py list --status stuck` names the orders")
         return
     table = Table("check", "what must hold", "subject", "found", box=None, pad_edge=False)
     for found in report.violations:
@@ -117,7 +119,11 @@ def print_audit(report: AuditReport) -> None:
 
 def print_sweep(report: SweepReport) -> None:
     """Show what the sweep did."""
-    for verb, orders in (("started", report.started), ("repairing", report.repaired)):
+    for verb, orders in (
+        ("started", report.started),
+        ("repairing", report.repaired),
+        ("parked: Temporal and the database disagree on", report.parked),
+    ):
         for order_id in orders:
             console.print(Text(f"{verb} {order_id}"))
     for problem in report.malformed:
@@ -125,6 +131,8 @@ def print_sweep(report: SweepReport) -> None:
     console.print(
         f"{report.started_count} started, {report.repaired_count} being repaired, {report.alive} already running"
     )
+    if report.parked_count:
+        console.print(f"[bold red]{report.parked_count} parked[/bold red]: docs/operations.md, A restored database")
     if report.malformed_count:
         console.print(f"[yellow]{report.malformed_count} cannot be started[/yellow]")
 

@@ -101,6 +101,17 @@ class CompensationImpossible(CheckoutError):
     """The rows contradict each other: undoing this step now would break an invariant."""
 
 
+class DatabaseContradictsHistory(CheckoutError):
+    """A step that the saga's history has as done is unknown to the database: somebody restored an older state.
+
+    Nobody can tell from here what happened in the world meanwhile. The order is parked for a person.
+    """
+
+
+class AuditViolation(CheckoutError):
+    """How an audit ends that found violations: with the `AuditReport` as its detail."""
+
+
 class OrderRejected(CheckoutError):
     """How a rejected saga ends: with the failed step, the cause and each undo's outcome."""
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from domain.model import CheckoutInput
-from domain.policies import SWEEP_UNFINISHED_AFTER
+from domain.policies import AUDIT_AT_REST_AFTER, SWEEP_UNFINISHED_AFTER
 
 _BEGINNING = "0001-01-01T00:00:00+00:00"
 
@@ -19,10 +19,25 @@ class Violation:
 
 
 @dataclass(frozen=True)
+class Anchor:
+    """The newest event that an audit saw. A later audit that does not find it looks at an older database."""
+
+    event_id: int
+    order_id: str
+    seq: int
+    at: str
+    """Seconds since 1970, as Postgres writes them."""
+
+
+@dataclass(frozen=True)
 class AuditInput:
     """How long an order must have stood still to count as at rest, in seconds."""
 
-    at_rest_after_seconds: float = 3600.0
+    at_rest_after_seconds: float = AUDIT_AT_REST_AFTER.total_seconds()
+    is_recorded: bool = True
+    """Whether saga.log is told what is found. Not where `at rest` is only somebody's claim."""
+    anchor: Anchor | None = None
+    """What must still be there; by default what the schedule's last clean audit saw."""
     refuse_malformed: ClassVar[bool] = True
 
 
@@ -37,6 +52,20 @@ class AuditReport:
     violation_count: int
     orders: dict[str, int]
     """How many orders stand at each status."""
+    anchor: Anchor | None = None
+    """The newest event in the snapshot."""
+
+    @property
+    def is_clean(self) -> bool:
+        """Tell whether everything held."""
+        return self.violation_count == 0
+
+    @property
+    def summary(self) -> str:
+        """The first few violations in words."""
+        named = [f"{found.check} {found.subject}: {found.detail}" for found in self.violations[:3]]
+        more = f"; and {self.violation_count - len(named)} more" if self.violation_count > len(named) else ""
+        return "; ".join(named) + more
 
 
 @dataclass(frozen=True)
@@ -75,18 +104,24 @@ class SweepReport:
     repaired_count: int = 0
     alive: int = 0
     """Unfinished orders whose saga is running."""
+    parked: list[str] = field(default_factory=list)
+    """Orders that Temporal has completed and the database has not: only a person may decide."""
+    parked_count: int = 0
     malformed: list[str] = field(default_factory=list)
     """Orders that no saga can take, with the reason."""
     malformed_count: int = 0
 
-    def add_started(self, order_id: str, *, is_repair: bool) -> None:
-        """Count an order that has got a run."""
-        if is_repair:
+    def add(self, order: CheckoutInput) -> None:
+        """Count an order that has got a run, by what the run is for."""
+        if order.doubt:
+            self.parked_count += 1
+            self.parked += [order.order_id] if len(self.parked) < _LISTED else []
+        elif order.repair:
             self.repaired_count += 1
-            self.repaired += [order_id] if len(self.repaired) < _LISTED else []
+            self.repaired += [order.order_id] if len(self.repaired) < _LISTED else []
         else:
             self.started_count += 1
-            self.started += [order_id] if len(self.started) < _LISTED else []
+            self.started += [order.order_id] if len(self.started) < _LISTED else []
 
     def add_malformed(self, problems: list[str]) -> None:
         """Count orders that cannot get one."""

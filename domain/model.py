@@ -68,12 +68,16 @@ class CheckoutInput:
 
     # A payload that does not fit ends the saga at once instead of failing its workflow task for ever.
     refuse_malformed: ClassVar[bool] = True
+    # Several times the longest order there can be: 100 lines of about 100 bytes.
+    max_payload_bytes: ClassVar[int] = 65_536
 
     order_id: str
     customer: str
     lines: tuple[OrderLine, ...]
     repair: bool = False
     """Do no step: undo whatever an earlier run of this order may have left. Set by the sweep alone."""
+    doubt: str = ""
+    """With `repair`: why only a person may decide what is undone. Set by the sweep alone."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be an order; merge and sort the lines."""

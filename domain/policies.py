@@ -34,10 +34,10 @@ def order_id_of(workflow_id: str) -> str:
 class ActivityPolicy:
     """How long one operation may take and how it is retried.
 
-    `start_to_close` bounds one attempt; it is above the database role's own transaction timeout (4 s, see
-    setup.sql), so the transaction of an attempt that Temporal gave up ends soon after; until then the fence keeps it
-    harmless. `schedule_to_close` bounds all
-    attempts together, backoff included; None means never give up.
+    `start_to_close` bounds one attempt. It is above what setup.sql lets the database role take: a statement (3 s)
+    for the steps, which are one each; a transaction (9 s) for all else. So what an attempt that Temporal gave up is
+    still doing ends soon after, and until then the fence keeps it harmless. `schedule_to_close` bounds all attempts
+    together, backoff included; None means never give up.
     """
 
     start_to_close: timedelta
@@ -66,9 +66,14 @@ SHIP = ActivityPolicy(timedelta(seconds=5), timedelta(minutes=15), _retry(500, 3
 # An undo must converge. One round lasts 15 minutes; then the order is parked, and later rounds go on.
 UNDO = ActivityPolicy(timedelta(seconds=10), timedelta(minutes=15), _retry(200, 60))
 # Writing down what already happened never gives up.
-RECORD = ActivityPolicy(timedelta(seconds=5), None, _retry(200, 60))
+RECORD = ActivityPolicy(timedelta(seconds=10), None, _retry(200, 60))
 # Reading for the audit or the sweep; somebody waits for the answer.
 MAINTENANCE = ActivityPolicy(timedelta(seconds=60), timedelta(minutes=5), _retry(500, 10, unless=_FORWARD_GIVES_UP_ON))
+
+WORKFLOW_TASK = timedelta(seconds=5)
+"""When a workflow task goes to another worker because this one, or its answer, was lost. Temporal's default is 10 s.
+
+Above the 2 s after which the SDK calls a task deadlocked, so that a slow one is told as what it is."""
 
 UNDO_ATTEMPTS_WHEN_REFUSED = 5
 """How often an undo is tried within a round when Postgres refuses its statement (not when it is away).
@@ -82,5 +87,10 @@ STUCK_RETRY_LONGEST = timedelta(hours=24)
 SWEEP_UNFINISHED_AFTER = timedelta(seconds=60)
 """How long an order must have stood still before the sweep looks whether its saga is alive."""
 SWEEP_BATCH = 100
+SWEEP_EVERY = timedelta(minutes=1)
+AUDIT_EVERY = timedelta(minutes=5)
+"""How often a worker's schedules run them, unless its settings say otherwise."""
+AUDIT_AT_REST_AFTER = timedelta(hours=1)
+"""How long an order must have stood still before the audit calls it unfinished."""
 AUDIT_VIOLATIONS_SHOWN = 20
 """Violating rows that the audit returns for each check; it counts them all."""

@@ -11,8 +11,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.orders import OperatorNote, Orders, OrderState, ParkInput
     from activities.payments import Payments
     from activities.shipping import Shipping
-    from domain import policies
-    from domain.errors import IdempotencyMismatch, InvalidInput, OrderCancelled, OrderRejected
+    from domain import errors, policies
     from domain.model import (
         CheckoutInput,
         CheckoutStatus,
@@ -35,10 +34,9 @@ with workflow.unsafe.imports_passed_through():
         Completed,
         Irrevocable,
         Patience,
-        StepState,
         Unwound,
         describe,
-        is_caused_by,
+        find_cause,
     )
     from workflows.operation import perform
     from workflows.saga import Saga
@@ -69,6 +67,7 @@ class CheckoutWorkflow:
         self._reservation: Reservation | None = None
         self._tracking_number: str | None = None
         self._is_anothers_order = False
+        self._doubt: str | None = None
 
     # The story ------------------------------------------------------------------------------------------
 
@@ -120,20 +119,19 @@ class CheckoutWorkflow:
     async def _abandon(self) -> None:
         """Do nothing, so that everything which an earlier, lost run may have done is undone."""
         for step in Step:
-            self._register_undo(step)
+            self._must_undo(step)
+        if doubt := self._known_order().doubt:
+            raise errors.DatabaseContradictsHistory(doubt)
         raise ApplicationError("its workflow was terminated, timed out or lost; undone by the sweep", type="Abandoned")
 
-    def _register_undo(self, step: Step) -> None:
-        """Put a step's undo on the stack without doing the step; where it is there, have it run again."""
-        for entry in self._saga.compensations:
-            if entry.step == step:
-                entry.state = StepState.DONE
-                return
-        self._saga.add_compensation(step, lambda: self._undo(step))
+    def _must_undo(self, step: Step) -> None:
+        self._saga.must_undo(step, lambda: self._undo(step))
 
     # Undos ----------------------------------------------------------------------------------------------
 
     async def _undo(self, step: Step) -> UndoResult:
+        if self._doubt is not None:
+            raise errors.DatabaseContradictsHistory(self._doubt)
         order, held = self._known_order(), self._reservation
         total = f" {format_money(held.total_minor, held.currency)}" if held else ""
         undos: dict[Step, tuple[Callable[[Any, UndoInput], Awaitable[UndoResult]], str]] = {
@@ -168,6 +166,8 @@ class CheckoutWorkflow:
         else:
             self._ending = Ending.CANCELLED if self._known_order().repair else Ending.REJECTED
             self._reason = tidy(describe(cause))
+            if contradiction := find_cause(cause, errors.DatabaseContradictsHistory.__name__):
+                self._doubt = contradiction.message
         self._set_status(OrderStatus.UNWINDING, failed_step)
 
     async def _park(self, stuck: Sequence[Compensation]) -> Irrevocable | None:
@@ -210,7 +210,7 @@ class CheckoutWorkflow:
                 return unwound
             for step in Step:
                 if step in state.standing:
-                    self._register_undo(step)
+                    self._must_undo(step)
             if found := await self._saga.unwind_more():
                 return found
         self._set_status(OrderStatus(self._ending))
@@ -221,7 +221,7 @@ class CheckoutWorkflow:
 
         No step of ours can have taken effect under such an id, or ever will.
         """
-        if not is_caused_by(error, IdempotencyMismatch.__name__):
+        if not find_cause(error, errors.IdempotencyMismatch.__name__):
             raise error
         self._is_anothers_order = True
 
@@ -249,8 +249,8 @@ class CheckoutWorkflow:
         if outcome.cause is None and workflow.cancellation_reason() is not None:
             raise CancelledError(message)
         if self._status == OrderStatus.CANCELLED:
-            raise OrderCancelled(message, details=[status]) from outcome.cause
-        raise OrderRejected(message, details=[status]) from outcome.cause
+            raise errors.OrderCancelled(message, details=[status]) from outcome.cause
+        raise errors.OrderRejected(message, details=[status]) from outcome.cause
 
     # What people see ------------------------------------------------------------------------------------
 
@@ -293,9 +293,9 @@ class CheckoutWorkflow:
     @cancel.validator
     def _validate_cancel(self, reason: str) -> None:
         if problem := reason_problem(reason):
-            raise InvalidInput(problem)
+            raise errors.InvalidInput(problem)
         if self._saga.is_unwinding or self._status != "running":
-            raise InvalidInput(f"the order is {self._status} already: {self._reason or 'too late to cancel'}")
+            raise errors.InvalidInput(f"the order is {self._status} already: {self._reason or 'too late to cancel'}")
 
     @workflow.update(description="Try the failed undos of a stuck order again, now")
     async def retry_compensation(self) -> CheckoutStatus:
@@ -309,6 +309,7 @@ class CheckoutWorkflow:
             None,
             "Log the operator's retry",
         )
+        self._doubt = None  # somebody has looked
         self._saga.retry()
         await self._saga.round_ended()
         return self.status()
@@ -334,10 +335,12 @@ class CheckoutWorkflow:
     def _validate_resolve(self, resolution: Resolution) -> None:
         self._require_stuck()
         if resolution.step not in self._saga.stuck_steps:
-            raise InvalidInput(f"step {resolution.step!r} is not stuck; stuck: {', '.join(self._saga.stuck_steps)}")
+            raise errors.InvalidInput(
+                f"step {resolution.step!r} is not stuck; stuck: {', '.join(self._saga.stuck_steps)}"
+            )
         if problem := reason_problem(resolution.reason):
-            raise InvalidInput(problem)
+            raise errors.InvalidInput(problem)
 
     def _require_stuck(self) -> None:
         if not self._saga.is_stuck:
-            raise InvalidInput(f"the order is {self._status}, not stuck: there is nothing to retry or resolve")
+            raise errors.InvalidInput(f"the order is {self._status}, not stuck: there is nothing to retry or resolve")

@@ -105,13 +105,13 @@ def describe(error: BaseException) -> str:
     return f"{kind}: {message}" if message else kind
 
 
-def is_caused_by(error: BaseException | None, kind: str) -> bool:
-    """Tell whether a failure of this type is somewhere in the chain of causes."""
+def find_cause(error: BaseException | None, kind: str) -> ApplicationError | None:
+    """Find the failure of this type in the chain of causes; None when there is none."""
     while error is not None:
-        if getattr(error, "type", None) == kind:
-            return True
+        if isinstance(error, ApplicationError) and error.type == kind:
+            return error
         error = error.__cause__
-    return False
+    return None
 
 
 def is_cut_short(cause: BaseException | None) -> bool:

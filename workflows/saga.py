@@ -48,6 +48,11 @@ with workflow.unsafe.imports_passed_through():
 
 T = TypeVar("T")
 
+_HOPS = 5
+"""Turns of the loop within which an activity's outcome reaches the story through future, handle and step; and to spare.
+
+A turn is a bare yield: it makes no command, and the same number of them comes with every replay."""
+
 
 class Saga:
     """The compensation stack of one workflow run.
@@ -143,6 +148,14 @@ class Saga:
         self._stack.append(entry)
         return entry
 
+    def must_undo(self, step: str, undo: Callable[[], Awaitable[UndoResult]]) -> None:
+        """Have a step undone that this run did not do, or has undone before; see `unwind_more`."""
+        for entry in self._stack:
+            if entry.step == step:
+                entry.state = StepState.DONE
+                return
+        self.add_compensation(step, undo).state = StepState.DONE
+
     async def step(
         self,
         name: str,
@@ -210,18 +223,24 @@ class Saga:
     async def _settled(self, task: "asyncio.Task[Any]", *, interruptible: bool) -> None:
         """Wait until a task is done. The first cancel request is passed on to it when `interruptible`."""
         passed_on = not interruptible
+        hops = 0
         while not task.done():
             try:
-                await workflow.wait_condition(
-                    lambda: task.done() or (not passed_on and self.is_cancel_requested)  # noqa: B023
-                )
+                if not passed_on and self.is_cancel_requested:
+                    # A refusal that arrived together with the cancel comes first: the SDK would drop it.
+                    hops += 1
+                    await asyncio.sleep(0)
+                else:
+                    await workflow.wait_condition(
+                        lambda: task.done() or (not passed_on and self.is_cancel_requested)  # noqa: B023
+                    )
             except asyncio.CancelledError:
                 # Eviction from the worker's cache also arrives as a cancellation, and swallowing that one
                 # would hold the worker for ever. Only a request of the server's comes with a reason. Where
                 # an eviction follows a request, the next wait_condition raises again, unswallowably.
                 if workflow.cancellation_reason() is None:
                     raise
-            if not passed_on and self.is_cancel_requested and not task.done():
+            if hops == _HOPS and not passed_on and not task.done():
                 passed_on = True
                 task.cancel()
 

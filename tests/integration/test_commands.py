@@ -159,11 +159,14 @@ def test_a_stuck_order_is_found_and_resolved(commands: Commands, database: Datab
     stuck = commands.starter("start", "--order-id", order_id, "--customer", "nemo", "--line", "poster:1", "--json")
     until(lambda: order_id in commands.starter("list", "--status", "stuck", "--json").out)
     fruitless = commands.starter("retry", order_id)
+    audited = commands.starter("audit")
     wrong_step = commands.starter("resolve", order_id, "--step", "reserve", "--reason", "by hand")
     resolved = commands.starter("resolve", order_id, "--step", "pay", "--reason", "paid back in cash", "--json")
 
     assert stuck.code == 4
     assert fruitless.code == 4
+    assert audited.code == 4
+    assert "somebody is needed" in audited.out
     assert wrong_step.code == 3
     assert "not stuck" in wrong_step.err
     assert (resolved.code, resolved.document["status"]) == (0, "rejected")

@@ -296,6 +296,29 @@ async def test_a_plan_that_a_migration_made_stale_costs_at_most_one_attempt(
         _assert_outage(failure)
 
 
+async def test_a_session_whose_triggers_planned_before_a_schema_change_is_left(database: Database) -> None:
+    await database.run(
+        "CREATE TABLE touched (reason text);"
+        "CREATE FUNCTION remember() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN NEW.reason := NEW.reason || '!'; RETURN NEW; END $$;"
+        "CREATE TRIGGER remember BEFORE INSERT ON touched FOR EACH ROW EXECUTE FUNCTION remember();"
+        "GRANT INSERT ON touched TO checkout"
+    )
+    insert = "INSERT INTO touched VALUES ('x')"
+    engine = create_engine(database.url, pool_size=1)
+    try:
+        await _run(engine, insert)
+        await database.run("ALTER TABLE touched ALTER COLUMN reason TYPE varchar(200)")
+
+        first = await asyncio.gather(_run(engine, insert), return_exceptions=True)
+        await _run(engine, insert)
+    finally:
+        await engine.dispose()
+
+    [failure] = first
+    assert isinstance(failure, DatabaseUnavailable)
+
+
 async def test_an_error_that_nobody_foresaw_is_retried(database: Database, engine: AsyncEngine) -> None:
     await database.run(
         "CREATE FUNCTION odd() RETURNS int LANGUAGE plpgsql AS"

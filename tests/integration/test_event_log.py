@@ -196,3 +196,43 @@ async def test_a_database_that_is_away_does_not_end_the_follower(
         )
         await insert(database, "two")
         await until(lambda: len(told(log)) == 2)
+
+
+async def test_what_the_audit_found_is_told_between_the_orders_events(
+    engine: AsyncEngine, database: Database, folder: Path
+) -> None:
+    log = folder / "saga.log"
+    await insert(database, "one")
+    await database.run(
+        "INSERT INTO audit_events (check_id, subject, event, detail)"
+        " VALUES ('A2', 'lamp', 'violated', E'reserved 1,\nheld 0')"
+    )
+    await insert(database, "two")
+
+    async with following(engine, log):
+        await until(lambda: len(told(log)) == 2)
+    async with following(engine, log):
+        await insert(database, "three")
+        await until(lambda: len(told(log)) == 3)
+
+    lines = log.read_text().splitlines()
+    assert len(lines) == 4
+    assert re.match(r"\S+Z audit A2 violated on lamp: reserved 1, held 0 pos=\d+\.\d+$", lines[1])
+
+
+async def test_a_log_that_ends_with_a_finding_goes_on_after_it(
+    engine: AsyncEngine, database: Database, folder: Path
+) -> None:
+    log = folder / "saga.log"
+    await database.run(
+        "INSERT INTO audit_events (check_id, subject, event, detail) SELECT 'A1', 'sku-' || n, 'violated', 'x'"
+        " FROM generate_series(1, 3) n"
+    )
+    async with following(engine, log):
+        await until(lambda: log.exists() and log.read_text().count("audit A1") == 3)
+
+    async with following(engine, log):
+        await insert(database, "one")
+        await until(lambda: len(told(log)) == 1)
+
+    assert len(log.read_text().splitlines()) == 4

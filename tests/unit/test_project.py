@@ -23,7 +23,7 @@ ALLOWED = {
     "client": {"domain", "workflows", "client", "adapters.config", "adapters.temporal"},
     "embedded": {"domain.policies", "embedded"},
     "demo": {"domain.model", "embedded", "demo"},
-    "worker": {"domain", "adapters", "activities", "workflows"},
+    "worker": {"domain", "adapters", "activities", "workflows", "client.schedules"},
     "starter": {"domain", "workflows", "client", "adapters.config", "adapters.temporal", "adapters.telemetry"},
     "dev": {"adapters.telemetry", "demo", "embedded"},
 }

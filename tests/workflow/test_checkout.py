@@ -409,7 +409,9 @@ MALFORMED = {
     "id of 300 characters": (GOOD | {"order_id": "x" * 300},),
     "sku with NUL": (GOOD | {"lines": [LINE | {"sku": "tea\x00mug"}]},),
     "too many lines": (GOOD | {"lines": [{"sku": f"s-{n}", "quantity": 1} for n in range(101)]},),
+    "a megabyte of lines": (GOOD | {"lines": [{"sku": f"s-{n}", "quantity": 1} for n in range(30_000)]},),
     "repair is a word": (GOOD | {"repair": "yes"},),
+    "doubt is a number": (GOOD | {"repair": True, "doubt": 7},),
 }
 
 

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from temporalio.client import WorkflowHandle
+from temporalio.client import WorkflowFailureError, WorkflowHandle
+from temporalio.converter import value_to_type
+from temporalio.exceptions import ApplicationError
 
 from domain import policies
-from domain.maintenance import AuditInput, SweepInput, SweepReport
+from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
 from domain.model import CheckoutInput, CheckoutStatus
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
@@ -55,6 +57,12 @@ async def accept_by_hand(
         )
     )
     return order
+
+
+async def audit(shop: Shop, given: AuditInput | None = None) -> AuditReport:
+    return await shop.client.execute_workflow(
+        AuditWorkflow.run, given or AuditInput(), id=f"audit-{uuid.uuid4()}", task_queue=shop.task_queue
+    )
 
 
 def saga_of(shop: Shop, order: CheckoutInput) -> WorkflowHandle[Any, CheckoutStatus]:
@@ -360,18 +368,64 @@ async def test_the_audit_of_a_healthy_database_counts_orders_and_finds_nothing(s
     assert len(report.checks) >= 15
 
 
-async def test_the_audit_gives_violations_as_its_result(shop: Shop) -> None:
+async def test_an_audit_that_finds_something_fails_with_its_report(shop: Shop) -> None:
     order = shop.order("alice")
 
     async with shop.working():
         await (await shop.start(order)).result()
         await shop.database.run("UPDATE inventory SET on_hand = on_hand - 1 WHERE sku = 'tea-mug'")
-        report = await shop.client.execute_workflow(
-            AuditWorkflow.run, AuditInput(0.0), id=f"audit-{uuid.uuid4()}", task_queue=shop.task_queue
-        )
+        with pytest.raises(WorkflowFailureError) as failed:
+            await audit(shop)
 
-    assert report.violation_count == 1
+    assert isinstance(failed.value.cause, ApplicationError)
+    assert failed.value.cause.type == "AuditViolation"
+    assert failed.value.cause.message == "1 violations: A1 tea-mug: on hand 998, accounted for 999"
+    report = value_to_type(AuditReport, failed.value.cause.details[0])
     assert [(found.check, found.subject) for found in report.violations] == [("A1", "tea-mug")]
+
+
+async def findings(shop: Shop) -> list[tuple[str, str, str]]:
+    rows = await shop.database.fetch("SELECT check_id, subject, event FROM audit_events ORDER BY event_id")
+    return [tuple(row) for row in rows]
+
+
+async def test_a_violation_is_told_once_when_it_comes_and_once_when_it_is_over(shop: Shop) -> None:
+    async with shop.working():
+        await shop.database.run("UPDATE inventory SET on_hand = on_hand - 1 WHERE sku IN ('lamp', 'cap')")
+        for _ in range(2):
+            with pytest.raises(WorkflowFailureError):
+                await audit(shop)
+        await shop.database.run("UPDATE inventory SET on_hand = on_hand + 1 WHERE sku = 'lamp'")
+        with pytest.raises(WorkflowFailureError):
+            await audit(shop)
+        await shop.database.run("UPDATE inventory SET on_hand = on_hand + 1 WHERE sku = 'cap'")
+        await audit(shop)
+        await audit(shop)
+
+    assert sorted((await findings(shop))[:2]) == [("A1", "cap", "violated"), ("A1", "lamp", "violated")]
+    assert (await findings(shop))[2:] == [("A1", "lamp", "cleared"), ("A1", "cap", "cleared")]
+
+
+async def test_a_check_that_found_more_than_it_lists_clears_nothing(shop: Shop) -> None:
+    async with shop.working():
+        await shop.database.run("UPDATE inventory SET on_hand = on_hand - 1 WHERE sku = 'item-090'")
+        with pytest.raises(WorkflowFailureError):
+            await audit(shop)
+        await shop.database.run("UPDATE inventory SET on_hand = on_hand - 1 WHERE sku LIKE 'item-%'")
+        with pytest.raises(WorkflowFailureError):
+            await audit(shop)
+
+    assert {event for _, _, event in await findings(shop)} == {"violated"}
+
+
+async def test_an_audit_on_somebodys_word_that_all_is_at_rest_tells_the_log_nothing(shop: Shop) -> None:
+    await accept_by_hand(shop)
+
+    async with shop.working():
+        with pytest.raises(WorkflowFailureError):
+            await audit(shop, AuditInput(0.0, is_recorded=False))
+
+    assert await findings(shop) == []
 
 
 async def test_undos_of_a_repair_are_tried_once_each(shop: Shop) -> None:

@@ -1,0 +1,17 @@
+"""Why a request to a checkout came to nothing, in words that can be shown as they are."""
+
+
+class NoSuchOrder(Exception):
+    """Temporal knows no saga of this order."""
+
+
+class OtherContent(Exception):
+    """The order id already belongs to an order with another customer or other lines."""
+
+
+class Refused(Exception):
+    """The saga refused the request. The message is its reason."""
+
+
+class NoWorker(Exception):
+    """Nobody works on the task queue, or too slowly."""

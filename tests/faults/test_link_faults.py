@@ -1,0 +1,143 @@
+"""The network between a worker and its servers is slow, deaf, one-way or cut, while orders stream in.
+
+The worker's timeouts bound what each of them costs. What was held up arrives late, after its sender has given up,
+and then meets the fence. Every order ends as it would have on a sound network.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from embedded.stack import DevStack
+from tests.faults.evidence import Evidence
+from tests.faults.lab.link import Counts, Link, Way
+from tests.faults.sites import Site, open_site
+
+pytestmark = pytest.mark.timeout(600)
+
+EVIDENCE = Evidence()
+SERVERS = ("postgres", "temporal")
+
+
+@dataclass(frozen=True)
+class Outage:
+    """One way in which a link fails for a while, and what it must have counted if it did."""
+
+    name: str
+    begin: Callable[[Link], object]
+    seconds: float
+    struck: Callable[[Counts], int]
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.seconds:g}s"
+
+
+def held(counts: Counts) -> int:
+    return counts.bytes_held + counts.connections_held
+
+
+def deaf(seconds: float) -> Outage:
+    return Outage("black-hole", lambda link: link.swallow(), seconds, held)
+
+
+def one_way(way: Way, seconds: float) -> Outage:
+    return Outage(f"black-hole-{way.value.replace(' ', '-')}", lambda link: link.swallow(way), seconds, held)
+
+
+def closed(seconds: float) -> Outage:
+    def cut_off(link: Link) -> None:
+        link.refuse()
+        link.reset()
+
+    return Outage("cut-and-refused", cut_off, seconds, lambda counts: min(counts.refused, counts.reset))
+
+
+CUT = Outage("cut", lambda link: link.reset(), 0.0, lambda counts: counts.reset)
+OUTAGES = [CUT, closed(3), deaf(1), deaf(10), one_way(Way.TO_SERVER, 6), one_way(Way.TO_CLIENT, 6), deaf(60)]
+# The share of make test: each server is cut off, and made deaf or mute for longer than an attempt may take.
+BRIEFLY = {
+    ("postgres", str(CUT)),
+    ("postgres", str(one_way(Way.TO_CLIENT, 6))),
+    ("temporal", str(closed(3))),
+    ("temporal", str(one_way(Way.TO_CLIENT, 6))),
+}
+CELLS = [
+    pytest.param(
+        server,
+        outage,
+        id=f"{server}-{outage}",
+        marks=() if (server, str(outage)) in BRIEFLY else pytest.mark.exhaustive,
+    )
+    for server in SERVERS
+    for outage in OUTAGES
+]
+
+
+@pytest.fixture
+async def site(stack: DevStack, tmp_path: Path) -> AsyncIterator[Site]:
+    async with open_site(stack, tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def fired(request: pytest.FixtureRequest) -> Counter[str]:
+    return EVIDENCE.of(request)
+
+
+def server_port(site: Site, server: str) -> int:
+    return site.stack.ports.postgres if server == "postgres" else site.stack.ports.temporal
+
+
+@pytest.mark.parametrize(("server", "outage"), CELLS)
+async def test_a_link_that_fails_for_a_while_costs_no_order(
+    site: Site, fired: Counter[str], server: str, outage: Outage
+) -> None:
+    with Link(server_port(site, server)) as link:
+        await site.ready_worker(**{server: link})
+        load = site.load(60)
+        await load.ended(10)
+
+        outage.begin(link)
+        fired["orders in flight"] = len(load.open)
+        await asyncio.sleep(outage.seconds)
+        fired["struck"] = outage.struck(link.counts)
+        link.heal()
+        await load.all_ended()
+
+        assert load.surprises() == []
+        await site.require_clean()
+
+
+@pytest.mark.parametrize(
+    ("server", "each_way_seconds"),
+    [
+        # Half a second more for each round trip; a cold connection spends up to fourteen of them in one transaction.
+        pytest.param("postgres", 0.25),
+        pytest.param("temporal", 0.5, marks=pytest.mark.exhaustive),
+    ],
+)
+async def test_a_slow_link_delays_orders_and_costs_none(
+    site: Site, fired: Counter[str], server: str, each_way_seconds: float
+) -> None:
+    with Link(server_port(site, server)) as link:
+        await site.ready_worker(**{server: link})
+        load = site.load(40)
+        await load.ended(10)
+
+        link.slow(each_way_seconds, jitter=each_way_seconds / 5)
+        fired["orders in flight"] = len(load.open)
+        # What is carried now may not stay: the worker must be able to connect over such a link as well.
+        fired["reset"] = link.reset()
+        await load.all_ended()
+
+        fired["chunks delayed"] = link.counts.chunks_delayed
+        assert load.surprises() == []
+        await site.require_clean()
+
+
+def test_every_fault_that_was_chosen_ran_and_struck(request: pytest.FixtureRequest) -> None:
+    EVIDENCE.require_all(request)

@@ -1,0 +1,187 @@
+"""Postgres goes away, runs out of connections, kills sessions or refuses to write, while orders stream in.
+
+Each of these delays orders and costs none: they end exactly as they would have without it. Only an outage
+beyond a step's whole budget may end an order, as rejected, with whatever it had done undone.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from domain.policies import RESERVE
+from embedded.stack import ROLE, DevStack, psql
+from tests.faults.evidence import Evidence
+from tests.faults.lab.link import Link
+from tests.faults.sites import Site, must_end, open_site, said, until
+
+pytestmark = pytest.mark.timeout(600)
+
+EVIDENCE = Evidence()
+OUTAGE_SECONDS = 4.0
+assert RESERVE.schedule_to_close is not None
+BEYOND_RESERVE_SECONDS = RESERVE.schedule_to_close.total_seconds() + 6
+POOL_TIMEOUT = "no answer from Postgres in time"
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevStack]:
+    """Servers of this module alone: it ill-treats them."""
+    with DevStack(tmp_path_factory.mktemp("servers")) as running:
+        yield running
+
+
+@pytest.fixture
+async def site(servers: DevStack, tmp_path: Path) -> AsyncIterator[Site]:
+    async with open_site(servers, tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def fired(request: pytest.FixtureRequest) -> Counter[str]:
+    return EVIDENCE.of(request)
+
+
+async def end_sessions(site: Site) -> int:
+    """Terminate every session that the service has on the site's database."""
+    ended: int = await site.database.value(
+        "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity "
+        "WHERE datname = $1 AND usename = $2",
+        site.database.name,
+        ROLE,
+    )
+    return ended
+
+
+async def test_an_outage_of_postgres_delays_orders_and_costs_none(site: Site, fired: Counter[str]) -> None:
+    worker = await site.ready_worker()
+    load = site.load(60)
+    await load.ended(10)
+
+    site.stack.postgres.stop(immediate=True)
+    fired["orders in flight"] = len(load.open)
+    await site.logged(worker, "no connection to Postgres", times=3)
+    await asyncio.sleep(OUTAGE_SECONDS)
+    site.stack.postgres.start()
+    await load.all_ended()
+
+    assert load.surprises() == []
+    await site.require_clean()
+
+
+@pytest.mark.exhaustive
+async def test_an_outage_beyond_the_budget_of_reserve_ends_orders_whole_and_never_half(
+    site: Site, fired: Counter[str]
+) -> None:
+    await site.ready_worker()
+    struck = site.load(60)
+    await struck.ended(10)
+
+    site.stack.postgres.stop(immediate=True)
+    fired["orders in flight"] = len(struck.open)
+    hopeless = site.load(10, at_once=10)
+    await asyncio.sleep(BEYOND_RESERVE_SECONDS)
+    site.stack.postgres.start()
+    # Ship waits for up to 30 s between two attempts.
+    await struck.all_ended()
+    await hopeless.all_ended()
+
+    assert {end.status for end in hopeless.ends.values()} == {"rejected"}
+    given_up = [end for load in (struck, hopeless) for end in load.ends.values() if "Postgres" in (end.reason or "")]
+    fired["orders given up"] = len(given_up)
+    assert {end.status for end in given_up} == {"rejected"}
+    gone = {end.order_id for end in given_up}
+    assert all(
+        struck.ends[each.order_id].status == must_end(each) for each in struck.orders if each.order_id not in gone
+    )
+    await site.require_clean()
+
+
+async def test_a_pool_of_one_serves_a_hundred_orders_at_once(site: Site, fired: Counter[str]) -> None:
+    with Link(site.stack.ports.postgres) as link:
+        # A hundred statements, one after the other, take longer than anybody waits for a connection.
+        link.slow(0.012)
+        worker = await site.ready_worker(postgres=link, CHECKOUT_DATABASE_POOL_SIZE=1)
+
+        load = site.load(100, at_once=100)
+        await site.logged(worker, POOL_TIMEOUT, times=3)
+        fired["orders in flight"] = len(load.open)
+        await load.all_ended()
+
+        fired["chunks delayed"] = link.counts.chunks_delayed
+        assert load.surprises() == []
+        await site.require_clean()
+
+
+async def test_a_server_without_a_free_connection_delays_orders_and_costs_none(site: Site, fired: Counter[str]) -> None:
+    await site.ready_worker()
+    load = site.load(60)
+    await load.ended(10)
+    taken: list[asyncpg.Connection] = []
+
+    async def all_taken_and_missed() -> bool:
+        fired["sessions ended"] += await end_sessions(site)
+        try:
+            while True:
+                taken.append(await asyncpg.connect(site.stack.postgres.url("postgres", ROLE, driver="postgresql")))
+        except asyncpg.TooManyConnectionsError:
+            return site.failed_attempts("53300") >= 5
+
+    try:
+        await until(all_taken_and_missed, "the service finds no connection")
+        fired["orders in flight"] = len(load.open)
+    finally:
+        for connection in taken:
+            await connection.close()
+    fired["connections taken"] = len(taken)
+    await load.all_ended()
+
+    assert load.surprises() == []
+    await site.require_clean()
+
+
+async def test_sessions_that_are_terminated_in_the_middle_of_a_statement_cost_no_order(
+    site: Site, fired: Counter[str]
+) -> None:
+    worker = await site.ready_worker()
+    load = site.load(40, mix="hot")
+    await load.ended(5)
+
+    async def ended_at_work() -> bool:
+        async with site.holding("item-001"):
+            await until(site.is_waiting, "a statement waits for the row")
+            fired["sessions ended"] += await end_sessions(site)
+        return said(worker, "terminating connection due to administrator command") >= 5
+
+    await until(ended_at_work, "statements have died with their sessions")
+    fired["orders in flight"] = len(load.open)
+    await load.all_ended()
+
+    assert load.surprises() == []
+    await site.require_clean()
+
+
+async def test_a_primary_that_turns_read_only_delays_orders_and_costs_none(site: Site, fired: Counter[str]) -> None:
+    worker = await site.ready_worker()
+    load = site.load(60)
+    await load.ended(10)
+
+    for statement in ("ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()"):
+        psql(site.stack.postgres, "postgres", "-c", statement)
+    try:
+        await site.logged(worker, "(25006)", times=5)
+        fired["orders in flight"] = len(load.open)
+    finally:
+        for statement in ("ALTER SYSTEM RESET default_transaction_read_only", "SELECT pg_reload_conf()"):
+            psql(site.stack.postgres, "postgres", "-c", statement)
+    await load.all_ended()
+
+    assert load.surprises() == []
+    await site.require_clean()
+
+
+def test_every_fault_that_was_chosen_ran_and_struck(request: pytest.FixtureRequest) -> None:
+    EVIDENCE.require_all(request)

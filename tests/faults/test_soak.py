@@ -1,0 +1,72 @@
+"""A short soak, every kind of fault in it; `make soak` runs the long ones."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from embedded.stack import ROOT
+from tests.soak.model import NEVER_BEGUN
+from tests.soak.plan import FAULTS
+
+ORDERS, SEED = 200, 4
+STUCK_ORDERS = 6
+
+
+def soak(*arguments: object, timeout: float) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tests.soak", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@pytest.mark.timeout(900)
+def test_every_promise_holds_while_every_kind_of_fault_strikes(tmp_path: Path) -> None:
+    done = soak(
+        *("--orders", ORDERS, "--seed", SEED, "--workers", 2, "--concurrency", 40),
+        # Each kind of fault once.
+        *("--faults-per-thousand", 1000 * len(FAULTS) // ORDERS, "--replay-every", 20),
+        *("--dump", tmp_path / "dump", "--json"),
+        timeout=850,
+    )
+
+    assert done.returncode == 0, done.stderr + done.stdout
+    report = json.loads(done.stdout)
+    outcomes = Counter(report["outcomes"])
+    assert outcomes.total() == ORDERS
+    assert set(outcomes) <= {"completed", "rejected", "cancelled", NEVER_BEGUN}
+    assert min(outcomes[ending] for ending in ("completed", "rejected", "cancelled")) > 0
+    assert report["faults"].keys() == FAULTS.keys()
+    assert report["faults_observed"] == report["faults_injected"] == len(FAULTS)
+    assert report["snapshots"] >= 10
+    assert report["values_compared_with_the_model"] > ORDERS
+    assert report["histories_replayed"] >= ORDERS // 20
+    assert set(report["checked_at_rest"].values()) == {"holds"}
+
+
+@pytest.mark.timeout(300)
+def test_the_watchdog_tells_all_when_nothing_moves(tmp_path: Path) -> None:
+    done = soak(
+        *("--orders", STUCK_ORDERS, "--seed", SEED, "--workers", 0, "--patience", 3, "--dump", tmp_path / "dump"),
+        timeout=280,
+    )
+
+    assert done.returncode == 1, done.stderr + done.stdout
+    assert f"seed {SEED} FAILED" in done.stderr
+    told = {file.name: file.read_text() for file in (tmp_path / "dump").iterdir()}
+    why = json.loads(told["why.json"])
+    assert "no order has ended" in why["why"]
+    assert (why["seed"], why["open"], why["ended"]) == (SEED, STUCK_ORDERS, 0)
+    histories = [json.loads(text) for name, text in told.items() if name.startswith("workflow-")]
+    assert len(histories) == STUCK_ORDERS
+    assert any("EVENT_TYPE_WORKFLOW_EXECUTION_STARTED" in json.dumps(history) for history in histories)
+    asked = ("sessions", "locks", "fence-rows", "incidents", "unfinished-orders")
+    assert not any("cannot be told" in told[f"{name}.json"] for name in asked)
+    assert json.loads(told["plan.json"])["orders"] == STUCK_ORDERS

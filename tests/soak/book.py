@@ -1,0 +1,95 @@
+"""What the soak has seen so far, and whether it was possible. No I/O."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from tests.soak.model import NEVER_BEGUN, ShopModel
+from tests.soak.plan import Plan, PlannedOrder
+
+_WHY = {
+    "scarce": "OutOfStock",
+    "tight": "InsufficientFunds",
+    "broke": "InsufficientFunds",
+    "nowhere": "UndeliverableAddress",
+    "unknown": "UnknownSku",
+}
+"""Why an order of each kind may be refused."""
+_FAULTS_TO_BLAME = ("DatabaseUnavailable", "TimeoutError")
+"""Why any order may be refused while servers come and go: a step ran out of time."""
+
+
+@dataclass
+class Ended:
+    """How an order ended, by Temporal's word."""
+
+    status: str
+    reason: str = ""
+    vouched: frozenset[str] = frozenset()
+    runs_lost: int = 0
+    """Runs of it that were terminated."""
+
+
+@dataclass
+class Book:
+    """Everything that was acknowledged or has ended, and the problems found in it. Bounded by the orders."""
+
+    plan: Plan
+    model: ShopModel
+    acknowledged: set[int] = field(default_factory=set)
+    endings: dict[int, str] = field(default_factory=dict)
+    stuck: set[int] = field(default_factory=set)
+    """Orders that were stuck, because an undo of theirs was broken on purpose."""
+    special: set[int] = field(default_factory=set)
+    """Orders whose histories have an unusual shape: all of them are replayed."""
+    suspects: set[int] = field(default_factory=set)
+    """Orders with a problem."""
+    counts: Counter[str] = field(default_factory=Counter)
+    unplanned: list[str] = field(default_factory=list)
+    """Orders that faults have cost."""
+    problems: list[str] = field(default_factory=list)
+    """What could not happen and has happened."""
+
+    def end(self, planned: PlannedOrder, ended: Ended, *, is_cancel_accepted: bool = False) -> None:
+        """Write down an ending and judge it.
+
+        Args:
+            planned: the order.
+            ended: how it ended.
+            is_cancel_accepted: somebody's cancel was accepted while the order was open.
+        """
+        name = planned.order.order_id
+        before = len(self.problems)
+        if planned.number in self.endings:
+            self.problems.append(f"{name} ended twice: {self.endings[planned.number]} and {ended.status}")
+            return
+        self.endings[planned.number] = ended.status
+        self.model.end(name, planned.order.customer, planned.order.lines, ended.status, ended.vouched)
+        if ended.vouched or ended.runs_lost or planned.number in self.stuck:
+            self.special.add(planned.number)
+        if ended.status == NEVER_BEGUN:
+            if planned.interruption is None or planned.interruption.kind != "terminate":
+                self.problems.append(f"{name} was never begun, and nobody terminated it")
+        elif ended.status == "rejected":
+            self._judge_refusal(planned, ended)
+        elif ended.status not in planned.endings:
+            self.problems.append(f"{name} ({planned.kind}) is {ended.status}: {ended.reason}")
+        if is_cancel_accepted and ended.status == "completed" and planned.can_be_recalled:
+            self.problems.append(f"{name}: its cancel was accepted and lost; its label could have been cancelled")
+        if len(self.problems) > before:
+            self.suspects.add(planned.number)
+
+    @property
+    def unplanned_percent(self) -> float:
+        """How many percent of the orders the faults have cost."""
+        return 100 * len(self.unplanned) / max(1, len(self.endings))
+
+    def _judge_refusal(self, planned: PlannedOrder, ended: Ended) -> None:
+        why = _WHY.get(planned.kind)
+        if why is not None and ended.reason.startswith(why):
+            return
+        line = f"{planned.order.order_id} ({planned.kind}) was refused: {ended.reason}"
+        if ended.reason.startswith(_FAULTS_TO_BLAME):
+            self.unplanned.append(line)
+            self.special.add(planned.number)
+        else:
+            self.problems.append(line)

@@ -1,0 +1,151 @@
+"""Where a soak plays: both servers on disk, several worker.py, and the way into each of them."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncpg
+from temporalio.client import Client
+from temporalio.service import RetryConfig
+
+from adapters.temporal import DATA_CONVERTER
+from client.checkouts import Checkouts
+from domain.policies import CHECKOUT_TASK_QUEUE
+from embedded.process import ChildProcess
+from embedded.stack import DATABASE, ROLE, DevStack
+from tests.faults.lab.link import Link
+from tests.soak.catalogue import Catalogue, seeding
+
+AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+"""What a question to Postgres may raise while somebody restarts it."""
+_ADMIN = "soak"
+_T = TypeVar("_T")
+
+
+class SoakFailed(Exception):
+    """What must not happen has happened. The message says what."""
+
+
+class Stage:
+    """Both servers, with Postgres as durable as it comes and Temporal on a file, and the workers.
+
+    The last worker reaches both servers through a link each.
+    """
+
+    def __init__(self, folder: Path, *, workers: int) -> None:
+        self.folder = folder
+        self._stack = DevStack(folder, keep=True)
+        self.postgres = self._stack.postgres
+        self.temporal = self._stack.temporal
+        self.workers: list[ChildProcess] = []
+        self.links: dict[str, Link] = {}
+        self._wanted = workers
+        # Threads that live as long as what they start (see `ChildProcess`).
+        self._hands = ThreadPoolExecutor(max_workers=workers + 4, thread_name_prefix="hands")
+
+    def start(self) -> None:
+        """Start everything; the workers get ready in their own time."""
+        self._stack.start()
+        for number in range(self._wanted):
+            behind = self._link_up() if number == self._wanted - 1 and self._wanted > 1 else {}
+            settings = {"CHECKOUT_LOG_LEVEL": "WARNING", "CHECKOUT_SWEEP_EVERY_SECONDS": "10"}
+            self.workers.append(self._stack.start_worker(**settings, **behind))
+
+    async def by_hand(self, act: Callable[..., _T], *arguments: Any, **named: Any) -> _T:
+        """Start or stop a process without holding up the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._hands, lambda: act(*arguments, **named))
+
+    def stop(self) -> None:
+        """Stop everything, also in the middle of a fault. The data stay until `remove`."""
+        self._kill_workers()
+        self._hands.shutdown(cancel_futures=True)
+        self._kill_workers()
+        for link in self.links.values():
+            link.stop()
+        self._stack.stop()
+
+    def remove(self) -> None:
+        """Delete the servers' data."""
+        self.postgres.remove()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def admin_url(self) -> str:
+        """The database as its superuser, for asyncpg."""
+        return self.postgres.url(DATABASE, driver="postgresql")
+
+    @property
+    def saga_log(self) -> Path:
+        """Where the workers write the log of all orders."""
+        return Path(self._stack.environment()["CHECKOUT_LOG_FILE"])
+
+    async def admin(self, **settings: str) -> asyncpg.Connection:
+        """Open a superuser's connection with timeouts of its own; it never counts as one of the service's."""
+        return await asyncpg.connect(
+            self.admin_url, timeout=10, command_timeout=120, server_settings={"application_name": _ADMIN, **settings}
+        )
+
+    @asynccontextmanager
+    async def asking(self) -> AsyncIterator[asyncpg.Connection]:
+        """Lend a superuser's connection for a few statements."""
+        async with AsyncExitStack() as closing:
+            connection = await self.admin()
+            closing.push_async_callback(_hang_up, connection)
+            yield connection
+
+    async def seed(self, shop: Catalogue, broken: list[tuple[str, str]]) -> None:
+        """Fill the shop, and break the undos that the plan wants broken."""
+        async with self.asking() as connection:
+            await connection.execute(seeding(shop))
+            await connection.copy_records_to_table(
+                "broken", schema_name="soak", records=broken, columns=["order_id", "step"]
+            )
+
+    async def client(self) -> Client:
+        """Connect to Temporal, patient with its restarts."""
+        patient = RetryConfig(max_interval_millis=1_000, max_elapsed_time_millis=5_000, max_retries=20)
+        return await Client.connect(self.temporal.address, data_converter=DATA_CONVERTER, retry_config=patient)
+
+    def checkouts(self, client: Client) -> Checkouts:
+        """Talk to the checkouts as the starter does."""
+        return Checkouts(client, CHECKOUT_TASK_QUEUE, f"http://127.0.0.1:{self._stack.ports.ui}")
+
+    def sizes(self) -> dict[str, int]:
+        """Measure in bytes what grows on disk."""
+        database = self.folder / "temporal.db"
+        files = {"temporal.db": database, "temporal.db-wal": database.with_name("temporal.db-wal")}
+        return {name: file.stat().st_size if file.exists() else 0 for name, file in files.items()}
+
+    def _kill_workers(self) -> None:
+        for worker in self.workers:
+            worker.kill()
+
+    def _link_up(self) -> dict[str, str]:
+        ports = {"postgres": self.postgres.port, "temporal": self.temporal.port}
+        for number, (name, port) in enumerate(ports.items()):
+            self.links[name] = Link(port, seed=number)
+            self.links[name].start()
+        database = f"postgresql://{ROLE}@127.0.0.1:{self.links['postgres'].port}/{DATABASE}"
+        return {
+            "CHECKOUT_DATABASE_URL": database,
+            "TEMPORAL_ADDRESS": f"127.0.0.1:{self.links['temporal'].port}",
+        }
+
+
+async def _hang_up(connection: Any) -> None:
+    """Close a connection whose server may be gone."""
+    try:
+        await connection.close(timeout=5)
+    except AWAY:
+        connection.terminate()

@@ -1,0 +1,247 @@
+"""What has to hold when everything is at rest: in the database, in Temporal, between the two, and in the log."""
+
+import asyncio
+import re
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from typing import Any
+
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHistory
+from temporalio.worker import Replayer
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from activities.maintenance import audit_checks
+from adapters.temporal import DATA_CONVERTER, RefuseWrongArguments
+from client.checkouts import Checkouts
+from domain.policies import ORDER_STATUS, checkout_workflow_id, order_id_of
+from tests.soak.book import Book
+from tests.soak.model import NEVER_BEGUN, Effect, Picture, differences
+from tests.soak.plan import Plan
+from tests.soak.stage import Stage
+from workflows.checkout import CheckoutWorkflow
+
+_SHOWN = 20
+_PATIENCE_SECONDS = 120.0
+_LEAKS = {
+    "transactions left open": "SELECT pid::text, state FROM pg_stat_activity"
+    " WHERE state LIKE 'idle in transaction%' AND pid <> pg_backend_pid()",
+    "prepared transactions": "SELECT gid, prepared::text FROM pg_prepared_xacts",
+    "advisory locks": "SELECT pid::text, objid::text FROM pg_locks WHERE locktype = 'advisory'",
+    "locks nobody waits to release": "SELECT l.pid::text, l.mode FROM pg_locks l JOIN pg_stat_activity a USING (pid)"
+    " WHERE a.usename = 'checkout' AND a.state = 'idle' AND l.locktype <> 'virtualxid'",
+    "orders still stuck": "SELECT order_id, reason FROM orders WHERE status = 'stuck'",
+    "open incidents": "SELECT order_id, cause FROM incidents WHERE closed_at IS NULL",
+}
+_EFFECTS = """
+    SELECT o.order_id, o.status,
+           coalesce((SELECT sum(CASE t.kind WHEN 'capture' THEN amount_minor ELSE -amount_minor END)
+                       FROM transfers t WHERE t.order_id = o.order_id), 0)::bigint AS paid,
+           coalesce(sum(r.quantity) FILTER (WHERE r.state = 'consumed'), 0)::bigint AS gone,
+           coalesce(sum(r.quantity) FILTER (WHERE r.state = 'held'), 0)::bigint AS held
+      FROM orders o LEFT JOIN reservations r USING (order_id)
+     GROUP BY o.order_id
+"""
+_AGREES = {
+    WorkflowExecutionStatus.COMPLETED: {"completed"},
+    WorkflowExecutionStatus.FAILED: {"rejected", "cancelled"},
+    WorkflowExecutionStatus.CANCELED: {"cancelled"},
+}
+
+
+class Verdict:
+    """Everything that was checked at rest, and what was wrong with it."""
+
+    def __init__(self, stage: Stage, client: Client, checkouts: Checkouts, plan: Plan, book: Book) -> None:
+        self._stage = stage
+        self._client = client
+        self._checkouts = checkouts
+        self._plan = plan
+        self._book = book
+        self.problems: dict[str, list[str]] = {}
+        self.replayed = 0
+        self.picture_size = 0
+
+    async def reach(self, every: int) -> None:
+        """Check everything; replay one of so many histories."""
+        self.problems["orders without an ending"] = [
+            self._plan.order_id(number) for number in range(self._plan.orders) if number not in self._book.endings
+        ]
+        self.problems["sweep at rest"] = await self._sweep()
+        self.problems["audit, A* and Q*"] = await self._audit()
+        statuses = await self._compare()
+        self.problems["Q5 and Q6: Temporal agrees"] = await self._agree(statuses)
+        self.problems["Q8: nothing leaked"] = await self._leaks()
+        self.problems["saga.log is order_events"] = await self._log()
+        self.problems["histories replay"] = await self._replay(every)
+
+    @property
+    def is_clean(self) -> bool:
+        """Tell whether nothing was wrong."""
+        return not any(self.problems.values())
+
+    async def _sweep(self) -> list[str]:
+        report = await self._checkouts.sweep(timedelta(0), timedelta(seconds=_PATIENCE_SECONDS))
+        found = [*report.started, *report.repaired, *report.parked, *report.malformed]
+        return [f"still found by a sweep: {name}" for name in found]
+
+    async def _audit(self) -> list[str]:
+        found = []
+        async with (
+            self._stage.asking() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            for name, (claim, query) in audit_checks().items():
+                rows = await connection.fetch(query.text.replace(":at_rest_after", "'0'"))
+                found += [f"{name} ({claim}): {row['subject']}: {row['detail']}" for row in rows]
+        return found
+
+    async def _compare(self) -> dict[str, str]:
+        """Compare the model with the database; give each order's status there."""
+        found = Picture()
+        async with (
+            self._stage.asking() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            expected = self._book.model.picture()
+            for row in await connection.fetch("SELECT sku, on_hand, reserved FROM inventory"):
+                if row["sku"] in expected.on_hand:
+                    found.on_hand[row["sku"]], found.reserved[row["sku"]] = row["on_hand"], row["reserved"]
+            for row in await connection.fetch("SELECT account_id, balance_minor FROM accounts WHERE kind = 'customer'"):
+                if row["account_id"] in expected.balances:
+                    found.balances[row["account_id"]] = row["balance_minor"]
+            found.shop = await connection.fetchval(
+                "SELECT coalesce(sum(CASE credit_account WHEN 'shop' THEN amount_minor ELSE -amount_minor END), 0)"
+                " FROM transfers WHERE 'shop' IN (credit_account, debit_account)"
+            )
+            async for row in connection.cursor(_EFFECTS, prefetch=2_000):
+                found.effects[row["order_id"]] = Effect(row["status"], row["paid"], row["gone"], row["held"])
+        self.problems["the model equals the database"] = differences(expected, found)
+        self.picture_size = sum(len(part) for part in (found.on_hand, found.reserved, found.balances, found.effects))
+        return {name: effect.status for name, effect in found.effects.items()}
+
+    async def _agree(self, statuses: dict[str, str]) -> list[str]:
+        """Compare how every order's last run closed with its row; visibility lags, so ask until it has caught up."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            problems = self._disagreements(await self._newest_runs(), statuses)
+            if not problems or time.monotonic() > deadline:
+                return problems
+            await asyncio.sleep(2)
+
+    async def _newest_runs(self) -> dict[str, tuple[datetime, WorkflowExecutionStatus | None, str | None]]:
+        newest: dict[str, tuple[datetime, WorkflowExecutionStatus | None, str | None]] = {}
+        async for run in self._client.list_workflows("WorkflowType = 'Checkout'", page_size=1_000):
+            order_id = order_id_of(run.id)
+            if order_id not in newest or newest[order_id][0] < run.start_time:
+                said = run.typed_search_attributes.get(ORDER_STATUS)
+                newest[order_id] = (run.start_time, run.status, said)
+        return newest
+
+    def _disagreements(
+        self, runs: dict[str, tuple[datetime, WorkflowExecutionStatus | None, str | None]], statuses: dict[str, str]
+    ) -> list[str]:
+        problems = [f"{name} has a row and no run" for name in sorted(statuses.keys() - runs.keys())]
+        for number in sorted(self._book.acknowledged):
+            name = self._plan.order_id(number)
+            ending = self._book.endings.get(number)
+            if name not in runs:
+                problems.append(f"{name} was acknowledged, and Temporal does not know it")
+            elif ending == NEVER_BEGUN:
+                if name in statuses or runs[name][1] is not WorkflowExecutionStatus.TERMINATED:
+                    problems.append(f"{name} was never begun, and yet: {statuses.get(name)}, {runs[name]}")
+            elif ending != statuses.get(name):
+                problems.append(f"{name}: Temporal said {ending}, the database says {statuses.get(name)}")
+        for name, (_, closed, said) in runs.items():
+            status = statuses.get(name)
+            interruption = self._plan.order(self._plan.number_of(name)).interruption
+            if closed is WorkflowExecutionStatus.TERMINATED:
+                if interruption is None or interruption.kind != "terminate":
+                    problems.append(f"{name} was terminated, and nobody did it")
+            elif closed is None or status not in _AGREES.get(closed, set()) or (said and said != status):
+                problems.append(f"{name}: its run is {closed} ({said}), the database says {status}")
+        return problems
+
+    async def _leaks(self) -> list[str]:
+        """Look for what was left behind; a query of the service's that is under way is none."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS / 4
+        while True:
+            found: list[str] = []
+            async with self._stage.asking() as connection:
+                for name, query in _LEAKS.items():
+                    found += [f"{name}: {tuple(row)}" for row in await connection.fetch(query)]
+            if not found or time.monotonic() > deadline:
+                return found
+            await asyncio.sleep(0.5)
+
+    async def _log(self) -> list[str]:
+        """Read saga.log: every event once, each order's in their sequence, and nothing else."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        async with self._stage.asking() as connection:
+            wanted = {
+                row["order_id"]: row["seq"]
+                for row in await connection.fetch("SELECT order_id, max(seq) AS seq FROM order_events GROUP BY 1")
+            }
+        while True:
+            problems, told = await asyncio.to_thread(self._read_log)
+            behind = [
+                f"{name}: {wanted.get(name, 0)} events, {told[name]} of them told"
+                for name in sorted({*wanted, *told})
+                if wanted.get(name, 0) != told[name]
+            ]
+            if problems or not behind or time.monotonic() > deadline:
+                return problems + behind
+            await asyncio.sleep(1)
+
+    def _read_log(self) -> tuple[list[str], Counter[str]]:
+        told: Counter[str] = Counter()
+        problems = []
+        line_shape = re.compile(r"\S+Z (\S+) #(\d+) .* pos=\d+\.\d+\n")
+        with self._stage.saga_log.open(encoding="utf-8") as log:
+            for number, text in enumerate(log, start=1):
+                found = line_shape.fullmatch(text)
+                if found is None:
+                    problems.append(f"line {number} is malformed: {text[:200]!r}")
+                    continue
+                told[found[1]] += 1
+                if told[found[1]] != int(found[2]):
+                    problems.append(f"line {number}: {found[1]} #{found[2]} comes as its number {told[found[1]]}")
+        return problems, told
+
+    async def _replay(self, every: int) -> list[str]:
+        """Replay a sample of the histories with today's code, and every history of an unusual shape."""
+        chosen = sorted({*range(0, self._plan.orders, every), *self._book.special})
+        replayer = Replayer(
+            workflows=[CheckoutWorkflow],
+            workflow_runner=SandboxedWorkflowRunner(
+                restrictions=SandboxRestrictions.default.with_passthrough_modules("workflows")
+            ),
+            data_converter=DATA_CONVERTER,
+            interceptors=[RefuseWrongArguments()],
+        )
+        problems = []
+        async with replayer.workflow_replay_iterator(self._histories(chosen)) as results:
+            async for result in results:
+                self.replayed += 1
+                if result.replay_failure is not None:
+                    problems.append(f"{result.history.workflow_id}: {result.replay_failure!r}")
+        return problems
+
+    async def _histories(self, numbers: list[int]) -> AsyncIterator[WorkflowHistory]:
+        """Fetch the newest run's history of each order, and of special ones those of all runs."""
+        for number in numbers:
+            workflow_id = checkout_workflow_id(self._plan.order_id(number))
+            if number not in self._book.special:
+                yield await self._client.get_workflow_handle(workflow_id).fetch_history()
+                continue
+            async for run in self._client.list_workflows(f"WorkflowId = '{workflow_id}'"):
+                yield await self._client.get_workflow_handle(workflow_id, run_id=run.run_id).fetch_history()
+
+
+def shown(problems: dict[str, list[str]]) -> dict[str, Any]:
+    """Shorten the lists for people and reports."""
+    return {
+        claim: {"problems": len(found), "first": found[:_SHOWN]} if found else "holds"
+        for claim, found in problems.items()
+    }

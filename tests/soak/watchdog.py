@@ -1,0 +1,114 @@
+"""Notices that nothing moves any more, and writes down everything that tells why."""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from temporalio.client import Client
+
+from domain.policies import checkout_workflow_id
+from tests.soak.book import Book
+from tests.soak.nemesis import Nemesis
+from tests.soak.plan import Plan
+from tests.soak.stage import SoakFailed, Stage
+
+_HISTORIES = 50
+_TICK_SECONDS = 0.25
+_QUESTION_SECONDS = 30.0
+
+_TABLES = {
+    "unfinished-orders": "SELECT * FROM orders WHERE status NOT IN ('completed', 'rejected', 'cancelled')"
+    " ORDER BY updated_at LIMIT 1000",
+    "fence-rows": "SELECT f.* FROM step_fence f LEFT JOIN orders o ON o.order_id = f.saga_id"
+    " WHERE o.status IS NULL OR o.status NOT IN ('completed', 'rejected', 'cancelled') LIMIT 3000",
+    "incidents": "SELECT * FROM incidents WHERE closed_at IS NULL LIMIT 1000",
+    "sessions": "SELECT *, pg_blocking_pids(pid) AS blocked_by FROM pg_stat_activity",
+    "locks": "SELECT * FROM pg_locks",
+}
+
+
+class Watchdog:
+    """Counts the endings per window, and barks when none has come for too long."""
+
+    def __init__(self, book: Book, nemesis: Nemesis, *, patience_seconds: float) -> None:
+        self._book = book
+        self._nemesis = nemesis
+        self._patience = patience_seconds
+        self.windows: list[int] = []
+        """Orders that ended in each stretch of `patience_seconds`."""
+
+    async def run(self) -> None:
+        """Watch until cancelled. Time in which no order can move does not count.
+
+        Raises:
+            SoakFailed: no order has ended for too long.
+        """
+        ended, quiet, last = len(self._book.endings), 0.0, time.monotonic()
+        window_ends, window_began = last + self._patience, ended
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            now = time.monotonic()
+            quiet += 0 if self._nemesis.has_downtime else now - last
+            last = now
+            if len(self._book.endings) > ended:
+                ended, quiet = len(self._book.endings), 0.0
+            if now > window_ends:
+                self.windows.append(ended - window_began)
+                window_ends, window_began = now + self._patience, ended
+            if quiet > self._patience:
+                raise SoakFailed(f"no order has ended for {quiet:.0f} s; {ended} of {self._book.plan.orders} have")
+
+
+async def dump(
+    folder: Path, why: str, stage: Stage, client: Client, plan: Plan, book: Book, nemesis: Nemesis, opened: set[int]
+) -> None:
+    """Write what somebody needs who was not there. Whatever cannot be asked any more is named as such."""
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+
+    def write(name: str, document: Any) -> None:
+        (folder / f"{name}.json").write_text(json.dumps(document, indent=1, default=str) + "\n", encoding="utf-8")
+
+    async def attempt(name: str, ask: Callable[[], Awaitable[Any]]) -> None:
+        try:
+            async with asyncio.timeout(_QUESTION_SECONDS):
+                write(name, await ask())
+        except Exception as error:  # noqa: BLE001 - a dump says what it can
+            write(name, {"cannot be told": f"{type(error).__name__}: {error}"})
+
+    write(
+        "why", {"why": why, "seed": plan.seed, "ended": len(book.endings), "open": len(opened), "counts": book.counts}
+    )
+    write("plan", plan.document())
+    write("faults", [{"at": one.at, "evidence": one.evidence, "fault": vars(one.fault)} for one in nemesis.struck])
+    (folder / "workers.txt").write_text(
+        "\n".join(
+            f"== {worker.name}, status {worker.returncode} (None: it runs)\n{worker.tail(200)}"
+            for worker in stage.workers
+        ),
+        encoding="utf-8",
+    )
+    for name, query in _TABLES.items():
+        await attempt(name, lambda query=query: _rows(stage, query))  # type: ignore[misc]
+    for number in [*sorted(book.suspects), *sorted(opened - book.suspects)][:_HISTORIES]:
+        order_id = plan.order_id(number)
+        await attempt(f"workflow-{order_id}", lambda order_id=order_id: _workflow(client, order_id))  # type: ignore[misc]
+
+
+async def _rows(stage: Stage, query: str) -> list[dict[str, Any]]:
+    async with stage.asking() as connection:
+        return [dict(row) for row in await connection.fetch(query)]
+
+
+async def _workflow(client: Client, order_id: str) -> dict[str, Any]:
+    """Describe a run, with its pending activities and its history."""
+    handle = client.get_workflow_handle(checkout_workflow_id(order_id))
+    description = await handle.describe()
+    history = await handle.fetch_history()
+    return {
+        "status": str(description.status),
+        "pending activities": [str(pending) for pending in description.raw_description.pending_activities],
+        "history": json.loads(history.to_json()),
+    }

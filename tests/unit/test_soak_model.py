@@ -1,0 +1,218 @@
+"""The soak's model and plan: the model computes what a shop has to look like, the plan follows from its seed."""
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from domain.model import OrderLine
+from tests.soak.book import Book, Ended
+from tests.soak.catalogue import BROKE, LABEL, MISSING, SCARCE, catalogue
+from tests.soak.model import NEVER_BEGUN, Effect, Picture, ShopModel, differences
+from tests.soak.plan import FAULTS, KINDS, Plan, PlannedOrder
+
+LINES = (OrderLine("plenty-00", 3), OrderLine("popular", 2))
+TOTAL = 3 * 100 + 2 * 1_250
+BUYER = "city-00"
+
+
+@pytest.fixture
+def model() -> ShopModel:
+    return ShopModel(catalogue(100))
+
+
+def changes(model: ShopModel) -> tuple[dict[str, int], dict[str, int], dict[str, int], int]:
+    """Give what is not as it was: on hand, reserved, balances, and the shop's takings."""
+    now, before = model.picture(), ShopModel(catalogue(100)).picture()
+
+    def less(new: dict[str, int], old: dict[str, int]) -> dict[str, int]:
+        return {key: new[key] - old[key] for key in new if new[key] != old[key]}
+
+    return (
+        less(now.on_hand, before.on_hand),
+        less(now.reserved, before.reserved),
+        less(now.balances, before.balances),
+        now.shop - before.shop,
+    )
+
+
+def test_a_completed_order_takes_goods_and_money_at_the_listed_prices(model: ShopModel) -> None:
+    model.end("one", BUYER, LINES, "completed")
+
+    assert changes(model) == ({"plenty-00": -3, "popular": -2}, {}, {BUYER: -TOTAL}, TOTAL)
+    assert model.picture().effects == {"one": Effect("completed", TOTAL, gone=5)}
+
+
+@pytest.mark.parametrize("status", ["rejected", "cancelled"])
+def test_a_refused_or_cancelled_order_changes_nothing(model: ShopModel, status: str) -> None:
+    model.end("one", BUYER, (*LINES, OrderLine(MISSING, 1)), status)
+
+    assert changes(model) == ({}, {}, {}, 0)
+    assert model.picture().effects == {"one": Effect(status)}
+
+
+def test_an_order_that_was_never_begun_is_in_no_database(model: ShopModel) -> None:
+    model.end("one", BUYER, LINES, NEVER_BEGUN)
+
+    assert changes(model) == ({}, {}, {}, 0)
+    assert model.picture().effects == {}
+
+
+@pytest.mark.parametrize(
+    ("vouched", "expected"),
+    [
+        ({"pay"}, ({}, {}, {BUYER: -TOTAL}, TOTAL)),
+        ({"reserve"}, ({}, {"plenty-00": 3, "popular": 2}, {}, 0)),
+        ({"ship"}, ({"plenty-00": -3, "popular": -2}, {}, {}, 0)),
+        ({"reserve", "pay"}, ({}, {"plenty-00": 3, "popular": 2}, {BUYER: -TOTAL}, TOTAL)),
+    ],
+)
+def test_what_a_person_vouches_for_stands(model: ShopModel, vouched: set[str], expected: object) -> None:
+    model.end("one", BUYER, LINES, "cancelled", frozenset(vouched))
+
+    assert changes(model) == expected
+
+
+def test_a_delivery_adds_to_what_is_on_hand(model: ShopModel) -> None:
+    model.restock("scarce-0", 4)
+
+    assert changes(model) == ({"scarce-0": 4}, {}, {}, 0)
+
+
+def test_an_order_ends_once_and_with_an_ending(model: ShopModel) -> None:
+    model.end("one", BUYER, LINES, "completed")
+
+    with pytest.raises(ValueError, match="has ended before"):
+        model.end("one", BUYER, LINES, "completed")
+    with pytest.raises(ValueError, match="is no ending"):
+        model.end("two", BUYER, LINES, "paid")
+
+
+def broken(part: str) -> Picture:
+    """Make a picture that is wrong in one part by one unit."""
+    picture = Picture({"mug": 5}, {"mug": 1}, {"ann": 70}, 30, {"one": Effect("completed", 30, 1)})
+    wrong: dict[str, Any] = {
+        "on_hand": {"mug": 4},
+        "reserved": {"mug": 0},
+        "balances": {"ann": 71},
+        "shop": 29,
+        "effects": {"one": Effect("completed", 30, 2)},
+        "missing": {},
+        "extra": {"one": Effect("completed", 30, 1), "two": Effect("rejected")},
+    }
+    field = part if part not in {"missing", "extra"} else "effects"
+    return replace(picture, **{field: wrong[part]}) if part else picture
+
+
+def test_equal_pictures_have_no_differences() -> None:
+    assert differences(broken(""), broken("")) == []
+
+
+@pytest.mark.parametrize("part", ["on_hand", "reserved", "balances", "shop", "effects", "missing", "extra"])
+def test_a_picture_that_is_wrong_by_one_unit_differs_once(part: str) -> None:
+    assert len(differences(broken(""), broken(part))) == 1
+
+
+# The plan ----------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_is_the_same_plan() -> None:
+    assert list(Plan(5, 300).all_orders()) == list(Plan(5, 300).all_orders())
+    assert Plan(5, 300).document() == Plan(5, 300).document()
+    assert Plan(5, 300).document() != Plan(6, 300).document()
+
+
+def test_ten_thousand_orders_meet_every_kind_of_everything() -> None:
+    plan = Plan(1, 10_000)
+    orders = list(plan.all_orders())
+    faults = plan.faults()
+
+    assert {planned.kind for planned in orders} == set(KINDS)
+    acts = {planned.interruption.kind for planned in orders if planned.interruption}
+    assert acts == {"cancel", "update", "terminate"}
+    assert {planned.second_start for planned in orders} == {None, "same", "other"}
+    assert {step for planned in orders for step in planned.broken} == {"reserve", "pay", "ship"}
+    assert {planned.remedy for planned in orders if planned.broken} == {"retry", "resolve"}
+    assert any(planned.is_by_hand for planned in orders)
+    assert len(faults) == 360
+    assert Counter(fault.kind for fault in faults).keys() == FAULTS.keys()
+    assert [fault.at for fault in faults] == sorted(fault.at for fault in faults)
+    assert all(500 <= fault.at < 9_500 for fault in faults)
+
+
+def test_scarce_goods_run_out_and_the_others_do_not() -> None:
+    plan, shop = Plan(1, 10_000), catalogue(10_000)
+    wanted: Counter[str] = Counter()
+    for planned in plan.all_orders():
+        for line in planned.order.lines:
+            wanted[line.sku] += line.quantity
+    for _, sku, units in plan.restocks():
+        wanted[sku] -= units
+
+    assert all(wanted[sku] > shop.stock[sku] for sku in SCARCE)
+    assert all(wanted[sku] < shop.stock[sku] for sku in shop.stock if sku not in SCARCE)
+
+
+def test_without_links_there_are_no_link_faults() -> None:
+    assert not any("-link-" in fault.kind for fault in Plan(1, 2_000, with_links=False).faults())
+
+
+# The book ----------------------------------------------------------------------------------------------
+
+
+def booked(kind: str, ended: Ended, **about: object) -> Book:
+    """Book one order of this kind, which nobody interrupts unless told otherwise, as ended like that."""
+    plan = Plan(1, 1_000)
+    book = Book(plan, ShopModel(catalogue(1_000)))
+    planned: PlannedOrder = next(
+        one for one in plan.all_orders() if one.kind == kind and one.interruption is None and not one.broken
+    )
+    is_cancelled = bool(about.pop("is_cancelled", False))
+    book.end(replace(planned, **about), ended, is_cancel_accepted=is_cancelled)  # type: ignore[arg-type]
+    return book
+
+
+@pytest.mark.parametrize(
+    ("kind", "ended"),
+    [
+        ("plain", Ended("completed")),
+        ("scarce", Ended("rejected", "OutOfStock: scarce-0: 2 wanted, 1 free")),
+        ("broke", Ended("rejected", "InsufficientFunds: too little")),
+        ("nowhere", Ended("rejected", "UndeliverableAddress: nobody delivers")),
+    ],
+)
+def test_a_planned_ending_is_no_problem(kind: str, ended: Ended) -> None:
+    book = booked(kind, ended)
+
+    assert (book.problems, book.unplanned) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "ended"),
+    [
+        ("broke", Ended("completed")),
+        ("nowhere", Ended("completed")),
+        ("plain", Ended("cancelled")),
+        ("plain", Ended("rejected", "OutOfStock: plenty-00: 1 wanted, 0 free")),
+        ("plain", Ended("rejected", "StepAlreadyCompensated: too late")),
+        ("plain", Ended(NEVER_BEGUN)),
+    ],
+)
+def test_an_impossible_ending_is_a_problem(kind: str, ended: Ended) -> None:
+    assert len(booked(kind, ended).problems) == 1
+
+
+def test_a_refusal_that_a_fault_explains_is_counted_and_no_problem() -> None:
+    book = booked("plain", Ended("rejected", "DatabaseUnavailable: no connection to Postgres"))
+
+    assert book.problems == []
+    assert book.unplanned_percent == 100
+
+
+def test_a_cancel_that_was_accepted_and_lost_is_a_problem() -> None:
+    plan = Plan(1, 1_000)
+    recallable = next(one.order for one in plan.all_orders() if one.order.customer in LABEL)
+
+    assert booked("plain", Ended("completed"), is_cancelled=True, order=recallable).problems
+    assert recallable.customer not in BROKE

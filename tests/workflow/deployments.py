@@ -1,0 +1,147 @@
+"""Several builds of the checkout on one task queue, and the operator who moves orders between them."""
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest.mock import patch
+
+from temporalio.api.enums.v1 import EventType, RoutingConfigUpdateState, TaskQueueType, WorkflowTaskFailedCause
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import (
+    DescribeTaskQueueRequest,
+    DescribeWorkerDeploymentRequest,
+    SetWorkerDeploymentCurrentVersionRequest,
+)
+from temporalio.client import WorkflowHandle
+from temporalio.service import RPCError, RPCStatusCode
+from temporalio.worker import Worker
+
+import worker as worker_module
+from adapters.config import WorkerSettings
+from embedded import temporal
+from tests.conftest import Shop
+from tests.workflow.gates import Gates
+from workflows.checkout import CheckoutWorkflow
+
+UNVERSIONED = ""
+
+# Not known yet; changed at the same time by the arrival of another worker; asked too often.
+_ASK_AGAIN = frozenset({RPCStatusCode.NOT_FOUND, RPCStatusCode.FAILED_PRECONDITION, RPCStatusCode.RESOURCE_EXHAUSTED})
+
+
+@dataclass
+class Build:
+    """A worker of one build: the code of its checkout, and its gates."""
+
+    shop: Shop
+    kind: type = CheckoutWorkflow
+    build_id: str = UNVERSIONED
+    gates: Gates = field(default_factory=Gates)
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[Worker]:
+        """Run the worker inside the block. It leaves at once: an attempt that is held up then is cut off."""
+        settings = WorkerSettings(
+            task_queue=self.shop.task_queue,
+            build_id=self.build_id,
+            deployment_name=self.shop.task_queue,
+            shutdown_grace_seconds=0,
+        )
+        with patch.object(worker_module, "CheckoutWorkflow", self.kind):
+            made = worker_module.build_worker(
+                self.shop.client, self.shop.engine, settings, interceptors=(self.gates,), is_strict=True
+            )
+        async with made:
+            yield made
+
+
+async def temporal_cli(shop: Shop, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command that the documents tell an operator to run, on the test's server."""
+    address = shop.client.service_client.config.target_host
+    command = [str(temporal._binary()), *arguments, "--address", address, "--disable-config-file"]
+    return await asyncio.to_thread(
+        subprocess.run, command, capture_output=True, text=True, check=False, timeout=30, stdin=subprocess.DEVNULL
+    )
+
+
+async def make_current(shop: Shop, build_id: str) -> None:
+    """Make a version current, as soon as the server has heard of it, and wait until every new order begins there."""
+
+    async def is_done() -> bool:
+        try:
+            await shop.client.workflow_service.set_worker_deployment_current_version(
+                SetWorkerDeploymentCurrentVersionRequest(
+                    namespace=shop.client.namespace, deployment_name=shop.task_queue, build_id=build_id
+                )
+            )
+        except RPCError as error:
+            if error.status in _ASK_AGAIN:
+                return False
+            raise
+        return True
+
+    async def is_everywhere() -> bool:
+        try:
+            described = await shop.client.workflow_service.describe_worker_deployment(
+                DescribeWorkerDeploymentRequest(namespace=shop.client.namespace, deployment_name=shop.task_queue)
+            )
+        except RPCError as error:
+            if error.status in _ASK_AGAIN:
+                return False
+            raise
+        queue = await shop.client.workflow_service.describe_task_queue(
+            DescribeTaskQueueRequest(
+                namespace=shop.client.namespace,
+                task_queue=TaskQueue(name=shop.task_queue),
+                task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+            )
+        )
+        state = described.worker_deployment_info.routing_config_update_state
+        return (
+            state == RoutingConfigUpdateState.ROUTING_CONFIG_UPDATE_STATE_COMPLETED
+            and queue.versioning_info.current_deployment_version.build_id == build_id
+        )
+
+    await _slowly_until(is_done)
+    await _slowly_until(is_everywhere)
+
+
+async def _slowly_until(condition: Callable[[], Awaitable[bool]]) -> None:
+    # A deployment is a workflow of the server's own: who asks it fifty times a second holds it up.
+    async with asyncio.timeout(60):
+        while not await condition():
+            await asyncio.sleep(0.25)
+
+
+async def is_known(shop: Shop, build_id: str) -> bool:
+    """Tell whether the server has seen a worker of this build."""
+    described = await temporal_cli(
+        shop,
+        *("worker", "deployment", "describe-version"),
+        *("--deployment-name", shop.task_queue, "--build-id", build_id),
+    )
+    return described.returncode == 0
+
+
+async def builds_of(handle: WorkflowHandle[Any, Any]) -> set[str]:
+    """Name the builds that completed this run's workflow tasks."""
+    return {
+        event.workflow_task_completed_event_attributes.deployment_version.build_id
+        async for event in handle.fetch_history_events()
+        if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
+    }
+
+
+async def is_refused_by_its_worker(handle: WorkflowHandle[Any, Any]) -> bool:
+    """Tell whether a workflow task failed because the worker's code does not fit the history."""
+    return any(
+        [
+            event.workflow_task_failed_event_attributes.cause
+            == WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_NON_DETERMINISTIC_ERROR
+            async for event in handle.fetch_history_events()
+            if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED
+        ]
+    )

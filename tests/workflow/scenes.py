@@ -1,0 +1,345 @@
+"""The ways of a saga, one scene each, for record.py: every ending, and every way there with commands of its own."""
+
+import contextlib
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError
+from temporalio.common import WorkflowIDReusePolicy
+
+from activities.inventory import Inventory
+from activities.payments import Payments
+from domain import policies
+from domain.maintenance import AuditInput, SweepInput
+from domain.model import CheckoutInput, OrderLine
+from domain.policies import checkout_workflow_id
+from tests.conftest import Shop
+from tests.workflow.gates import Gates, Moment, lost_report
+from tests.workflow.sagas import BREAK_UNDO, MEND_UNDO, resolve, retry, until_status
+from workflows.checkout import CheckoutWorkflow
+from workflows.maintenance import AuditWorkflow, SweepWorkflow
+
+Handle = WorkflowHandle[Any, Any]
+Scene = Callable[[Shop, Gates], Awaitable[Handle]]
+
+# Long enough that whatever is asked meanwhile comes together with the first task.
+_BEFORE_THE_FIRST_TASK = timedelta(seconds=1)
+
+
+# Straight ways ------------------------------------------------------------------------------------------
+
+
+def ordered(customer: str, sku: str = "tea-mug") -> Scene:
+    async def scene(shop: Shop, _gates: Gates) -> Handle:
+        return await shop.start(shop.order(customer, (sku, 1)))
+
+    return scene
+
+
+async def irrevocable(shop: Shop, gates: Gates) -> Handle:
+    order = shop.order("alice")
+    gates.fail(order, "ship_order", "after", error=lost_report)
+    return await shop.start(order)
+
+
+def given_up(name: str) -> Scene:
+    """Have a step fail until its time is up."""
+
+    async def scene(shop: Shop, gates: Gates) -> Handle:
+        order = shop.order("carol")
+        gates.fail(order, name)
+        return await shop.start(order)
+
+    return scene
+
+
+# Cancels ------------------------------------------------------------------------------------------------
+
+
+def cancelled(name: str, *, by_update: bool, moment: Moment = "after", customer: str = "carol") -> Scene:
+    async def scene(shop: Shop, gates: Gates) -> Handle:
+        order = shop.order(customer)
+        gate = gates.hold(order, name, moment)
+        handle = await shop.start(order)
+        await gate.reached()
+        if by_update:
+            await handle.execute_update(CheckoutWorkflow.cancel, "changed my mind")
+        else:
+            await handle.cancel(reason="changed my mind")
+        gate.open()
+        return handle
+
+    return scene
+
+
+async def cancelled_twice(shop: Shop, gates: Gates) -> Handle:
+    order = shop.order("carol")
+    gate = gates.hold(order, "charge_payment", "after")
+    handle = await shop.start(order)
+    await gate.reached()
+    await handle.execute_update(CheckoutWorkflow.cancel, "changed my mind")
+    await handle.cancel(reason="and once more")
+    gate.open()
+    return handle
+
+
+def cancel_refused(customer: str, name: str, reason: str) -> Scene:
+    """Have an update that its validator refuses."""
+
+    async def scene(shop: Shop, gates: Gates) -> Handle:
+        order = shop.order(customer)
+        gate = gates.hold(order, name, "before")
+        handle = await shop.start(order)
+        await gate.reached()
+        with contextlib.suppress(WorkflowUpdateFailedError):
+            await handle.execute_update(CheckoutWorkflow.cancel, reason)
+        gate.open()
+        return handle
+
+    return scene
+
+
+async def start_and_cancel(shop: Shop, order: CheckoutInput) -> Handle:
+    handle = await shop.client.start_workflow(
+        CheckoutWorkflow.run,
+        order,
+        id=checkout_workflow_id(order.order_id),
+        task_queue=shop.task_queue,
+        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+        start_delay=_BEFORE_THE_FIRST_TASK,
+    )
+    await handle.cancel(reason="changed my mind")
+    return handle
+
+
+async def cancelled_at_once(shop: Shop, _gates: Gates) -> Handle:
+    return await start_and_cancel(shop, shop.order("carol"))
+
+
+# Stuck orders -------------------------------------------------------------------------------------------
+
+
+async def stuck(shop: Shop, *steps: str) -> tuple[CheckoutInput, Handle]:
+    for step in steps or ("pay",):
+        await shop.database.run(BREAK_UNDO[step])
+    order = shop.order("nemo")
+    handle = await shop.start(order)
+    await until_status(shop, order, "stuck")
+    return order, handle
+
+
+async def stuck_and_retried(shop: Shop, _gates: Gates) -> Handle:
+    _, handle = await stuck(shop)
+    await shop.database.run(MEND_UNDO["pay"])
+    await retry(handle)
+    return handle
+
+
+async def stuck_and_retried_in_vain(shop: Shop, _gates: Gates) -> Handle:
+    _, handle = await stuck(shop)
+    await retry(handle)
+    await shop.database.run(MEND_UNDO["pay"])
+    await retry(handle)
+    return handle
+
+
+async def stuck_until_it_tries_again(shop: Shop, _gates: Gates) -> Handle:
+    usual = policies.STUCK_RETRY_FIRST
+    policies.STUCK_RETRY_FIRST = timedelta(milliseconds=300)
+    try:
+        _, handle = await stuck(shop)
+    finally:
+        policies.STUCK_RETRY_FIRST = usual
+    await shop.database.run(MEND_UNDO["pay"])
+    return handle
+
+
+async def stuck_and_resolved(shop: Shop, _gates: Gates) -> Handle:
+    _, handle = await stuck(shop)
+    await resolve(handle, "pay", "wired back, slip 77")
+    return handle
+
+
+async def stuck_in_two_steps(shop: Shop, _gates: Gates) -> Handle:
+    """Have one stuck step resolved by hand, and the other undone by a retry."""
+    _, handle = await stuck(shop, "pay", "reserve")
+    await resolve(handle, "pay", "wired back, slip 77")
+    await shop.database.run(MEND_UNDO["reserve"])
+    await retry(handle)
+    return handle
+
+
+async def stuck_until_the_parcel_is_gone(shop: Shop, gates: Gates) -> Handle:
+    await shop.database.run(BREAK_UNDO["ship"])
+    order = shop.order("carol")
+    gates.fail(order, "ship_order", "after", error=lost_report)
+    handle = await shop.start(order)
+    await until_status(shop, order, "stuck")
+    await shop.database.run("UPDATE shipments SET state = 'handed_over', handed_over_at = now();" + MEND_UNDO["ship"])
+    await retry(handle)
+    return handle
+
+
+# Second runs --------------------------------------------------------------------------------------------
+
+
+def run_again(shop: Shop, order: CheckoutInput) -> Awaitable[Handle]:
+    return shop.client.start_workflow(
+        CheckoutWorkflow.run,
+        order,
+        id=checkout_workflow_id(order.order_id),
+        task_queue=shop.task_queue,
+        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+    )
+
+
+async def sweep(shop: Shop) -> Handle:
+    return await shop.client.start_workflow(
+        SweepWorkflow.run, SweepInput(0), id=f"sweep-{uuid.uuid4()}", task_queue=shop.task_queue
+    )
+
+
+async def terminated(shop: Shop, gates: Gates) -> CheckoutInput:
+    order = shop.order("carol")
+    gate = gates.hold(order, "ship_order", "before")
+    handle = await shop.start(order)
+    await gate.reached()
+    await handle.terminate()
+    return order
+
+
+async def repaired(shop: Shop, gates: Gates) -> Handle:
+    order = await terminated(shop, gates)
+    await (await sweep(shop)).result()
+    gates.hold(order, "ship_order", "before").open()
+    return shop.client.get_workflow_handle_for(CheckoutWorkflow.run, checkout_workflow_id(order.order_id))
+
+
+async def repaired_though_completed(shop: Shop, _gates: Gates) -> Handle:
+    order = shop.order("alice")
+    await (await shop.start(order)).result()
+    return await run_again(shop, replace(order, repair=True))
+
+
+async def closes_what_stands(shop: Shop, _gates: Gates) -> Handle:
+    """Have a run that is cancelled before its first step, where an earlier one has reserved and been paid."""
+    order = shop.order("alice")
+    await Inventory(shop.engine).reserve_inventory(order)
+    await Payments(shop.engine).charge_payment(order)
+    return await start_and_cancel(shop, order)
+
+
+async def anothers_order(shop: Shop) -> CheckoutInput:
+    """Give an order whose id belongs to one with other content."""
+    order = shop.order("alice")
+    await (await shop.start(order)).result()
+    return replace(order, lines=(OrderLine("poster", 3),))
+
+
+async def intruder(shop: Shop, _gates: Gates) -> Handle:
+    return await run_again(shop, await anothers_order(shop))
+
+
+async def intruder_cancelled(shop: Shop, _gates: Gates) -> Handle:
+    return await start_and_cancel(shop, await anothers_order(shop))
+
+
+# Maintenance --------------------------------------------------------------------------------------------
+
+
+async def write_by_hand(shop: Shop, orders: int, lines: int = 1) -> None:
+    await shop.database.run(
+        "INSERT INTO orders (order_id, customer, created_at, updated_at)"
+        f" SELECT 'by-hand-' || n, 'alice', now(), now() + n * interval '1 ms' FROM generate_series(1, {orders}) n;"
+        "INSERT INTO order_lines (order_id, sku, quantity)"
+        f" SELECT order_id, CASE l WHEN 1 THEN 'pen' ELSE 's-' || l END, 1 FROM orders, generate_series(1, {lines}) l"
+        " WHERE order_id LIKE 'by-hand-%'"
+    )
+
+
+async def written_by_hand(shop: Shop, _gates: Gates) -> Handle:
+    await write_by_hand(shop, 1)
+    await (await sweep(shop)).result()
+    return shop.client.get_workflow_handle_for(CheckoutWorkflow.run, checkout_workflow_id("by-hand-1"))
+
+
+async def sweeps(shop: Shop, gates: Gates) -> Handle:
+    """Have a sweep that starts an order, repairs one, and finds one alive."""
+    lost = await terminated(shop, gates)
+    alive = shop.order("alice")
+    gate = gates.hold(alive, "charge_payment", "before")
+    await shop.start(alive)
+    await gate.reached()
+    await write_by_hand(shop, 1)
+    handle = await sweep(shop)
+    await handle.result()
+    gate.open()
+    gates.hold(lost, "ship_order", "before").open()
+    return handle
+
+
+async def sweeps_on_and_on(shop: Shop, _gates: Gates) -> Handle:
+    """Have a sweep of more pages than one run takes. None of its orders can be started: they have too many lines."""
+    usual, policies.SWEEP_BATCH = policies.SWEEP_BATCH, 1
+    try:
+        await write_by_hand(shop, 25, lines=101)
+        newest = await sweep(shop)
+        await newest.result()
+    finally:
+        policies.SWEEP_BATCH = usual
+    return shop.client.get_workflow_handle(newest.id, run_id=newest.first_execution_run_id)
+
+
+async def audits(shop: Shop, _gates: Gates) -> Handle:
+    return await shop.client.start_workflow(
+        AuditWorkflow.run, AuditInput(), id=f"audit-{uuid.uuid4()}", task_queue=shop.task_queue
+    )
+
+
+async def audits_and_finds(shop: Shop, gates: Gates) -> Handle:
+    await shop.database.run("UPDATE inventory SET reserved = reserved + 1 WHERE sku = 'lamp'")
+    return await audits(shop, gates)
+
+
+SCENES: dict[str, Scene] = {
+    "completed": ordered("carol"),
+    "completed-because-irrevocable": irrevocable,
+    "completed-with-a-cancel-that-was-refused": cancel_refused("alice", "charge_payment", " "),
+    "completed-by-sweep": written_by_hand,
+    "completed-though-cancelled-after-the-hand-over": cancelled("ship_order", by_update=True, customer="alice"),
+    "completed-though-repaired": repaired_though_completed,
+    "completed-after-being-stuck": stuck_until_the_parcel_is_gone,
+    "rejected-at-reserve": ordered("alice", "no-such"),
+    "rejected-at-pay": ordered("bob"),
+    "rejected-at-ship": ordered("nemo"),
+    "rejected-when-pay-was-given-up": given_up("charge_payment"),
+    "rejected-when-ship-was-given-up": given_up("ship_order"),
+    "rejected-with-a-cancel-while-unwinding": cancelled(
+        "refund_payment", by_update=False, moment="before", customer="nemo"
+    ),
+    "rejected-with-a-cancel-that-came-too-late": cancel_refused("nemo", "refund_payment", "changed my mind"),
+    "rejected-because-the-id-is-anothers": intruder,
+    "cancelled-before-the-first-step": cancelled_at_once,
+    "cancelled-by-temporal-at-reserve": cancelled("reserve_inventory", by_update=False),
+    "cancelled-by-temporal-at-pay": cancelled("charge_payment", by_update=False),
+    "cancelled-by-temporal-at-ship": cancelled("ship_order", by_update=False),
+    "cancelled-by-update-at-reserve": cancelled("reserve_inventory", by_update=True),
+    "cancelled-by-update-at-pay": cancelled("charge_payment", by_update=True),
+    "cancelled-by-update-at-ship": cancelled("ship_order", by_update=True),
+    "cancelled-twice": cancelled_twice,
+    "cancelled-by-repair": repaired,
+    "cancelled-and-what-stood-undone": closes_what_stands,
+    "cancelled-under-anothers-id": intruder_cancelled,
+    "stuck-and-retried": stuck_and_retried,
+    "stuck-and-retried-in-vain": stuck_and_retried_in_vain,
+    "stuck-until-it-tried-again": stuck_until_it_tries_again,
+    "stuck-and-resolved": stuck_and_resolved,
+    "stuck-in-two-steps": stuck_in_two_steps,
+    "sweep": sweeps,
+    "sweep-that-goes-on": sweeps_on_and_on,
+    "audit": audits,
+    "audit-that-finds": audits_and_finds,
+}

@@ -1,0 +1,33 @@
+"""What a versioned worker runs in place of the maintenance workflows: the same ones, on no version in particular.
+
+An order is pinned to the version that it began on. A sweep must not be: one that waits for a version without
+workers would hold up every later sweep of its schedule. So these move to whatever version is current. That
+is said here and not where they are defined, because an unversioned worker cannot run a workflow that says it.
+"""
+
+from temporalio import workflow
+from temporalio.common import VersioningBehavior
+
+with workflow.unsafe.imports_passed_through():
+    from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
+    from workflows.maintenance import AuditWorkflow, SweepWorkflow
+
+
+@workflow.defn(name="Audit", versioning_behavior=VersioningBehavior.AUTO_UPGRADE)
+class VersionedAudit(AuditWorkflow):
+    """The audit, for a versioned worker."""
+
+    @workflow.run
+    async def run(self, audit: AuditInput) -> AuditReport:
+        """Audit once."""
+        return await super().run(audit)
+
+
+@workflow.defn(name="Sweep", versioning_behavior=VersioningBehavior.AUTO_UPGRADE)
+class VersionedSweep(SweepWorkflow):
+    """The sweep, for a versioned worker."""
+
+    @workflow.run
+    async def run(self, sweep: SweepInput) -> SweepReport:
+        """Sweep once through all unfinished orders, the oldest first."""
+        return await super().run(sweep)
