@@ -11,7 +11,7 @@ from temporalio.client import WorkflowFailureError
 
 from activities.inventory import Inventory
 from activities.payments import Payments
-from client.checkouts import NoSuchOrder, NoWorker, Refused
+from client.failures import NoSuchOrder, NoWorker, Refused
 from domain.maintenance import SweepInput, SweepReport
 from domain.model import CheckoutInput, OrderLine
 from domain.policies import checkout_workflow_id
@@ -21,7 +21,7 @@ from tests.workflow.sagas import goods_and_money, violations
 from workflows.checkout import CheckoutWorkflow
 from workflows.maintenance import SweepWorkflow
 
-ROUNDS = [pytest.param(6, id="some"), pytest.param(40, id="many", marks=pytest.mark.exhaustive)]
+ROUNDS = [pytest.param(4, id="some"), pytest.param(40, id="many", marks=pytest.mark.exhaustive)]
 
 
 def orders_of(shop: Shop, count: int, customer: str = "carol") -> list[CheckoutInput]:
