@@ -91,6 +91,10 @@ _STANDING = text("""
      WHERE saga_id = :order_id AND fingerprint = :fingerprint AND phase = 'done' ORDER BY created_at, step
 """)
 
+_HANDED_OVER = text("""
+    SELECT EXISTS (SELECT FROM shipments WHERE order_id = :order_id AND state = 'handed_over')
+""")
+
 _SHIPMENT_STANDS = text("""
     SELECT EXISTS (SELECT FROM step_fence WHERE saga_id = :order_id AND step = 'ship' AND phase = 'done')
 """)
@@ -227,10 +231,7 @@ class Orders:
         order = undo.order
         async with transaction(self._engine) as connection:
             status = await lock_order(connection, order)
-            standing = await connection.scalars(
-                _STANDING, {"order_id": order.order_id, "fingerprint": order.fingerprint}
-            )
-            steps = list(standing)
+            steps = await _standing(connection, order)
             if steps and status != OrderStatus.COMPLETED:
                 return replace(await _state(connection, order.order_id), standing=steps)
             await connection.execute(_CLOSE, _row(undo))
@@ -258,11 +259,17 @@ class Orders:
     async def park_order(self, park: ParkInput) -> OrderState:
         """Mark an order as stuck and open its incident, or bring the open one up to date.
 
-        Answers `completed` instead when the parcel turns out to have been handed over.
+        Answers `completed` instead when the parcel turns out to have been handed over. Where a step stands that
+        is not among those that are stuck, because an earlier run of the saga did it, the order is not parked: the
+        answer names the step, and undoing it may be what the others wait for.
         """
         order = park.undo.order
         async with transaction(self._engine) as connection:
             await lock_order(connection, order)
+            is_gone = (await connection.execute(_HANDED_OVER, {"order_id": order.order_id})).scalar_one()
+            unknown = [step for step in await _standing(connection, order) if step not in park.steps]
+            if unknown and not is_gone:
+                return replace(await _state(connection, order.order_id), standing=unknown)
             await connection.execute(_PARK, _row(park.undo))
             await lock_order(connection, order)  # as in close_order
             await connection.execute(_KEEP_LINES, {"order_id": order.order_id, **line_arrays(order)})
@@ -304,6 +311,12 @@ def _row(undo: UndoInput) -> dict[str, str]:
         "ending": undo.ending.value,
         "fingerprint": undo.order.fingerprint,
     }
+
+
+async def _standing(connection: AsyncConnection, order: CheckoutInput) -> list[str]:
+    """List the steps of an order whose effect stands, earliest first."""
+    asked = {"order_id": order.order_id, "fingerprint": order.fingerprint}
+    return list(await connection.scalars(_STANDING, asked))
 
 
 async def _state(connection: AsyncConnection, order_id: str) -> OrderState:

@@ -1,6 +1,7 @@
 """The checkout of one order: reserve, pay, ship; or everything undone."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from temporalio import workflow
@@ -118,14 +119,15 @@ class CheckoutWorkflow:
 
     async def _abandon(self) -> None:
         """Do nothing, so that everything which an earlier, lost run may have done is undone."""
-        for step in Step:
-            self._must_undo(step)
+        self._must_undo_all([step.value for step in Step])
         if doubt := self._known_order().doubt:
             raise errors.DatabaseContradictsHistory(doubt)
         raise ApplicationError("its workflow was terminated, timed out or lost; undone by the sweep", type="Abandoned")
 
-    def _must_undo(self, step: Step) -> None:
-        self._saga.must_undo(step, lambda: self._undo(step))
+    def _must_undo_all(self, standing: Sequence[str]) -> None:
+        for step in Step:
+            if step in standing:
+                self._saga.must_undo(step, partial(self._undo, step))
 
     # Undos ----------------------------------------------------------------------------------------------
 
@@ -186,8 +188,9 @@ class CheckoutWorkflow:
             for step in steps:
                 self._saga.resolve(step, "the order id belongs to another order")
             return None
-        if state.status == OrderStatus.COMPLETED:
+        if state.status == OrderStatus.COMPLETED and not state.standing:
             return Irrevocable(Step.SHIP, {"tracking_number": state.tracking_number})
+        self._must_undo_all(state.standing)
         return None
 
     async def _close(self, unwound: Unwound) -> Unwound | Irrevocable:
@@ -208,9 +211,7 @@ class CheckoutWorkflow:
                 self._reason = state.reason
                 self._set_status(OrderStatus(state.status))
                 return unwound
-            for step in Step:
-                if step in state.standing:
-                    self._must_undo(step)
+            self._must_undo_all(state.standing)
             if found := await self._saga.unwind_more():
                 return found
         self._set_status(OrderStatus(self._ending))

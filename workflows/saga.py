@@ -63,7 +63,8 @@ class Saga:
         on_unwind: called once when an unwind begins, with the first cause (None for a cancel) and the
             step it struck, if any. Must not block.
         on_stuck: called after each fruitless round with the stuck compensations. It may answer
-            `Irrevocable` when it finds that there is no way back. It must not give up.
+            `Irrevocable` when it finds that there is no way back. Where it finds more to undo, it says so with
+            `must_undo`, and the next round begins at once. It must not give up.
     """
 
     def __init__(
@@ -255,10 +256,8 @@ class Saga:
             self._has_settled = True
 
     async def _rounds_until_settled(self) -> Irrevocable | None:
-        settled = {*SETTLED.values(), StepState.RESOLVED}
-        waiting = [entry for entry in reversed(self._stack) if entry.state not in settled]
         while True:
-            for entry in waiting:
+            for entry in self._unsettled():
                 result = await self._undo(entry)
                 if result is not None and result.outcome is UndoOutcome.IRREVOCABLE:
                     if not self._anything_undone():
@@ -266,13 +265,17 @@ class Saga:
                         return Irrevocable(entry.step, result.stored)
                     self._mark(entry, StepState.STUCK, "irrevocable, but other steps are undone already")
             self._rounds += 1
-            waiting = [entry for entry in waiting if entry.is_stuck]
-            if not waiting:
+            if not (stuck := self._unsettled()):
                 return None
-            if forward_after_all := await self._on_stuck(waiting):
+            if forward_after_all := await self._on_stuck(stuck):
                 return forward_after_all
-            await self._wait_for_another_round()
-            waiting = [entry for entry in waiting if entry.is_stuck]
+            if all(entry.is_stuck for entry in self._unsettled()):
+                await self._wait_for_another_round()
+
+    def _unsettled(self) -> list[Compensation]:
+        """List what has to be undone, the latest first."""
+        settled = {*SETTLED.values(), StepState.RESOLVED}
+        return [entry for entry in reversed(self._stack) if entry.state not in settled]
 
     async def _undo(self, entry: Compensation) -> UndoResult | None:
         entry.rounds += 1

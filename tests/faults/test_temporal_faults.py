@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(600)
 
 EVIDENCE = Evidence()
 # A checkout takes about twenty calls.
-CALLS_PER_SECOND = 15
+CALLS_PER_SECOND = 30
 MEGABYTE = 1024 * 1024
 
 

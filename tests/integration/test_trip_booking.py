@@ -14,7 +14,7 @@ with workflow.unsafe.imports_passed_through():
     from sqlalchemy import TextClause, text
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
     from temporalio.client import Client
-    from temporalio.worker import Worker
+    from temporalio.worker import Interceptor, Worker
 
     from activities.fence import GATE, FenceKey, do_once, undo_once
     from domain.errors import CheckoutError, Refusal
@@ -223,7 +223,9 @@ class TripWorkflow:
             raise ApplicationError("the trip is not stuck")
 
 
-def trip_worker(client: Client, engine: AsyncEngine, task_queue: str) -> Worker:
+def trip_worker(
+    client: Client, engine: AsyncEngine, task_queue: str, interceptors: Sequence[Interceptor] = ()
+) -> Worker:
     """Put the worker together."""
     bookings = Bookings(engine)
     return Worker(
@@ -231,6 +233,7 @@ def trip_worker(client: Client, engine: AsyncEngine, task_queue: str) -> Worker:
         task_queue=task_queue,
         workflows=[TripWorkflow],
         activities=[bookings.book_room, bookings.cancel_room, bookings.book_seat, bookings.cancel_seat],
+        interceptors=interceptors,
     )
 
 
@@ -257,8 +260,8 @@ class Agency:
         trip = Trip(f"trip-{uuid.uuid4().hex[:12]}", hotel, flight)
         return await self.client.start_workflow(TripWorkflow.run, trip, id=trip.trip_id, task_queue=self.task_queue)
 
-    def working(self) -> Worker:
-        return trip_worker(self.client, self.engine, self.task_queue)
+    def working(self, interceptors: Sequence[Interceptor] = ()) -> Worker:
+        return trip_worker(self.client, self.engine, self.task_queue, interceptors)
 
     async def free(self, hotel: str, flight: str) -> tuple[int, int]:
         return (

@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from adapters.config import PREFIX, WorkerSettings
 from embedded.stack import ROOT
 
-ROOMS = ("activities", "adapters", "client", "demo", "domain", "embedded", "workflows")
+ROOMS = ("activities", "adapters", "client", "demo", "domain", "embedded", "saga_testing", "workflows")
 COMMANDS = ("worker", "starter", "dev")
 
 # Who may import what of ours. The bottom is `domain`.
@@ -23,6 +24,7 @@ ALLOWED = {
     "client": {"domain", "workflows", "client", "adapters.config", "adapters.temporal"},
     "embedded": {"domain.policies", "embedded"},
     "demo": {"domain.model", "embedded", "demo"},
+    "saga_testing": {"saga_testing"},
     "worker": {"domain", "adapters", "activities", "workflows", "client.schedules"},
     "starter": {"domain", "workflows", "client", "adapters.config", "adapters.temporal", "adapters.telemetry"},
     "dev": {"adapters.telemetry", "demo", "embedded"},
@@ -36,6 +38,9 @@ FORBIDDEN = {
     "client": {"sqlalchemy", "asyncpg", "temporalio.activity", "temporalio.workflow"},
     "starter": {"sqlalchemy", "asyncpg"},
 }
+
+# The rooms that people copy as they are, and all that these may see beside Python itself.
+COPIED = {"saga_testing": {"saga_testing", "temporalio"}}
 
 
 def sources(room: str) -> list[Path]:
@@ -82,6 +87,18 @@ def test_a_room_does_not_see_what_is_none_of_its_business(room: str) -> None:
     assert strays == set()
 
 
+@pytest.mark.parametrize("room", sorted(COPIED))
+def test_a_room_that_is_copied_as_it_is_brings_nothing_along(room: str) -> None:
+    strays = {
+        f"{path.name} imports {module}"
+        for path in sources(room)
+        for module in imports(path)
+        if module.split(".")[0] not in sys.stdlib_module_names and not is_under(module, COPIED[room])
+    }
+
+    assert strays == set()
+
+
 def test_every_room_and_command_has_a_rule() -> None:
     rooms = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
     commands = {path.stem for path in ROOT.glob("*.py")}
@@ -89,13 +106,14 @@ def test_every_room_and_command_has_a_rule() -> None:
     assert rooms | commands == set(ALLOWED)
 
 
-def test_the_saga_and_the_fence_know_no_shop_words() -> None:
+def test_the_saga_the_fence_and_the_test_kit_know_no_shop_words() -> None:
     shop_words = re.compile(
         r"\b(order|customer|stock|inventory|payment|shipment|parcel|sku|refund|checkout)s?\b", re.IGNORECASE
     )
 
-    for path in ("workflows/saga.py", "workflows/compensation.py", "activities/fence.py", "domain/undo.py"):
-        text = (ROOT / path).read_text(encoding="utf-8")
+    saga = [ROOT / path for path in ("workflows/saga.py", "workflows/compensation.py", "domain/undo.py")]
+    for path in (*saga, ROOT / "activities/fence.py", *sources("saga_testing")):
+        text = path.read_text(encoding="utf-8")
         # "in reverse order", "checkout" as this project's name: none of it should be needed.
         assert shop_words.findall(text) == [], path
 

@@ -105,6 +105,30 @@ async def test_a_second_run_that_is_cancelled_while_it_reserves_undoes_the_first
     assert await violations(shop) == []
 
 
+@pytest.mark.parametrize("at", ["reserve_inventory", "charge_payment"])
+async def test_a_second_run_that_is_cancelled_before_it_knows_of_the_first_runs_parcel_undoes_that_first(
+    shop: Shop, at: str
+) -> None:
+    order, gates = shop.order("carol"), Gates()
+    before = await goods_and_money(shop.database)
+    await Inventory(shop.engine).reserve_inventory(order)
+    await Payments(shop.engine).charge_payment(order)
+    await Shipping(shop.engine).ship_order(order)
+    gate = gates.hold(order, at, "before")
+
+    async with shop.working(interceptors=(gates,)):
+        handle = await run_again(shop, order)
+        await gate.reached()
+        await handle.execute_update(CheckoutWorkflow.cancel, "found it cheaper")
+        gate.open()
+        ended = await how_it_ended(handle)
+
+    assert ended == "OrderCancelled"
+    assert await goods_and_money(shop.database) == before
+    assert await shop.database.value("SELECT count(*) FROM incidents") == 0
+    assert await violations(shop) == []
+
+
 async def test_an_intruder_that_is_cancelled_before_its_first_step_ends_cancelled_and_touches_nothing(
     shop: Shop,
 ) -> None:

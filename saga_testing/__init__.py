@@ -1,0 +1,20 @@
+"""A test kit for sagas on Temporal: one matrix of faults for every step and every undo.
+
+    STEPS = (
+        Step("room", do="book_room", undo="cancel_room", effect={"rooms": -1}),
+        Step("seat", do="book_seat", undo="cancel_seat", effect={"seats": -1}),
+    )
+
+    @pytest.mark.parametrize("case", matrix(STEPS), ids=str)
+    async def test_a_trip_keeps_its_promises(case: Case, trips: SagaUnderTest) -> None:
+        await check(case, trips)
+
+Needs temporalio and nothing else: no plugin, no test framework, no seam in the saga. See docs/testing-your-saga.md.
+"""
+
+from saga_testing.cases import Case, Ending, Kind, matrix
+from saga_testing.check import check
+from saga_testing.description import SagaUnderTest, Step
+from saga_testing.verdict import BrokenPromise
+
+__all__ = ["BrokenPromise", "Case", "Ending", "Kind", "SagaUnderTest", "Step", "check", "matrix"]

@@ -1,0 +1,59 @@
+"""What the kit has to be told about a saga."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from temporalio.client import WorkflowHandle
+from temporalio.worker import Interceptor
+
+Counts = Mapping[str, int]
+"""How much there is of what: `{"rooms": 3, "seats": 9}`. Any countable thing will do, money in its minor units too."""
+
+Handle = WorkflowHandle[Any, Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the saga: two activities, and what the first of them does to the world."""
+
+    name: str
+    do: str
+    """The activity type of the step."""
+    undo: str
+    """The activity type of its undo."""
+    effect: Counts
+    """By how much the step changes the counts that the probe takes: `{"rooms": -1}`."""
+    is_irrevocable: bool = False
+    """There is no way back once the step took effect: the saga goes forward. The last step alone can be so."""
+
+
+async def _cancel(handle: Handle) -> None:
+    await handle.cancel()
+
+
+def _always(_result: Any) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class SagaUnderTest:
+    """How to run one saga, and how to look at what it did."""
+
+    start: Callable[[], Awaitable[Handle]]
+    """Starts a new saga, under a new workflow id, on a task queue that no other worker polls."""
+    worker: Callable[[Sequence[Interceptor]], AbstractAsyncContextManager[Any]]
+    """Makes a worker for that task queue, with these interceptors. Called again where a worker is to be lost."""
+    probe: Callable[[str], Awaitable[Counts]]
+    """Counts the world, given the workflow id. Count what this saga holds, or, where nobody else is at work,
+    what is left. Called while nothing of the saga runs, or while its attempt is held up."""
+    is_completed: Callable[[Any], bool] = _always
+    """Tells from the workflow's result whether the saga did what was asked for. A saga that fails, or is
+    cancelled, did not."""
+    cancel: Callable[[Handle], Awaitable[Any]] = _cancel
+    """Asks the saga to cancel. Temporal's own cancel, unless the saga has a way of its own."""
+    retry: Callable[[Handle], Awaitable[Any]] | None = None
+    """Asks a stuck saga to try its failed undos again; fails as long as it is not stuck. Needed by `undo-stuck`."""
+    patience_seconds: float = 30.0
+    """How long anything may take before it counts as never."""

@@ -1,0 +1,231 @@
+"""What the kit puts between Temporal and the activities of one saga: gates, faults, and hurry.
+
+It is an interceptor of the worker; the saga's own code stays as it is. On the workflow's side it shortens the waits
+between attempts to milliseconds, and, where a case needs it, the time or the number of attempts of one activity.
+What was not given stays as the saga wants it: above all the failures that it does not retry.
+"""
+
+import asyncio
+import dataclasses
+from collections import Counter
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal, TypeVar
+
+from temporalio import activity, workflow
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ApplicationError
+from temporalio.worker import (
+    ActivityInboundInterceptor,
+    ExecuteActivityInput,
+    Interceptor,
+    StartActivityInput,
+    StartLocalActivityInput,
+    WorkflowInboundInterceptor,
+    WorkflowInterceptorClassInput,
+    WorkflowOutboundInterceptor,
+)
+
+Moment = Literal["before", "after"]
+Place = tuple[str, Moment]
+
+_FIRST_RETRY = timedelta(milliseconds=20)
+_LONGEST_RETRY = timedelta(milliseconds=100)
+
+
+class Gate:
+    """Holds up the first attempt that comes to its place. Later ones pass."""
+
+    def __init__(self, *, is_deaf: bool) -> None:
+        self.has_held = asyncio.Event()
+        self.has_ended = asyncio.Event()
+        self.error: BaseException | None = None
+        """How the real call of the attempt ended, once `has_ended` is set."""
+        self._is_deaf = is_deaf
+        self._released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def open(self) -> None:
+        """Let the attempt go on."""
+        if not self._released.done():
+            self._released.set_result(None)
+
+    def lose(self) -> None:
+        """Let the attempt die with its worker, unless it went on before."""
+        if self.has_held.is_set() and not self._released.done():
+            self._released.set_exception(ApplicationError("the worker was lost", type="WorkerLost"))
+
+    async def hold(self) -> bool:
+        """Hold the attempt up, if it is the first; tell whether it was."""
+        if self.has_held.is_set():
+            return False
+        self.has_held.set()
+        while True:
+            try:
+                await asyncio.shield(self._released)
+            except asyncio.CancelledError:
+                if not self._is_deaf:
+                    raise
+                # A late attempt is one that has not heard that nobody waits for it any more.
+                task = asyncio.current_task()
+                assert task is not None
+                task.uncancel()
+            else:
+                return True
+
+    def note_end(self, error: BaseException | None) -> None:
+        """Note how the attempt's real call ended."""
+        self.error = error
+        self.has_ended.set()
+
+
+class Fault:
+    """Makes attempts fail: the next `times`, or all of them until it is mended."""
+
+    def __init__(self, times: int | None, *, is_final: bool) -> None:
+        self.strikes = 0
+        self.has_struck = asyncio.Event()
+        self._left = times
+        self._is_final = is_final
+
+    def mend(self) -> None:
+        """Let every later attempt pass."""
+        self._left = 0
+
+    def strike(self) -> None:
+        """Fail, if it is this attempt's turn."""
+        if self._left == 0:
+            return
+        if self._left is not None:
+            self._left -= 1
+        self.strikes += 1
+        self.has_struck.set()
+        raise ApplicationError("injected", type="Injected", non_retryable=self._is_final)
+
+
+@dataclass(frozen=True)
+class _Limits:
+    start_to_close: timedelta | None
+    attempts: int | None
+
+
+class Faults(Interceptor):
+    """The gates and faults of one workflow, by activity type; `before` the real call, or `after` it."""
+
+    def __init__(self, workflow_id: str) -> None:
+        self.attempts: Counter[str] = Counter()
+        self._workflow_id = workflow_id
+        self._gates: dict[Place, Gate] = {}
+        self._faults: dict[Place, Fault] = {}
+        self._limits: dict[str, _Limits] = {}
+
+    def hold(self, name: str, moment: Moment, *, is_deaf: bool = False) -> Gate:
+        """Set up a gate. A deaf attempt goes on when its time is over, as one on a hung machine does."""
+        return self._gates.setdefault((name, moment), Gate(is_deaf=is_deaf))
+
+    def fail(self, name: str, moment: Moment, *, times: int | None, is_final: bool = False) -> Fault:
+        """Set up a fault. After a final one the attempt is not repeated."""
+        return self._faults.setdefault((name, moment), Fault(times, is_final=is_final))
+
+    def limit(self, name: str, *, start_to_close: timedelta | None = None, attempts: int | None = None) -> None:
+        """Bound one attempt of an activity, or their number."""
+        self._limits[name] = _Limits(start_to_close, attempts)
+
+    async def stop(self, worker: AbstractAsyncContextManager[Any]) -> None:
+        """Stop a worker; every attempt that stands before a gate dies with it."""
+        stopping = asyncio.ensure_future(worker.__aexit__(None, None, None))
+        await asyncio.sleep(0)  # it stops taking tasks before it loses those it has
+        for gate in self._gates.values():
+            gate.lose()
+        await stopping
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002
+        """Stand before every activity of the worker."""
+        return _Activities(next, self)
+
+    def workflow_interceptor_class(
+        self,
+        input: WorkflowInterceptorClassInput,  # noqa: A002, ARG002
+    ) -> type[WorkflowInboundInterceptor]:
+        """Stand between the workflow and its activities."""
+        workflow_id, limits = self._workflow_id, self._limits
+
+        class _Workflow(WorkflowInboundInterceptor):
+            def init(self, outbound: WorkflowOutboundInterceptor) -> None:
+                super().init(_Hurry(outbound, workflow_id, limits))
+
+        return _Workflow
+
+    def is_about(self, info: activity.Info) -> bool:
+        """Tell whether an attempt belongs to the workflow under test."""
+        return info.workflow_id == self._workflow_id
+
+    async def come_to(self, place: Place, *, has_failed: bool = False) -> Gate | None:
+        """Meet what waits at a place, and give the gate that held the attempt up."""
+        gate, fault = self._gates.get(place), self._faults.get(place)
+        was_held = await gate.hold() if gate else False
+        if fault and not has_failed:
+            fault.strike()
+        return gate if was_held else None
+
+
+class _Activities(ActivityInboundInterceptor):
+    def __init__(self, next: ActivityInboundInterceptor, faults: Faults) -> None:  # noqa: A002
+        super().__init__(next)
+        self._faults = faults
+
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002
+        info = activity.info()
+        if not self._faults.is_about(info):
+            return await super().execute_activity(input)
+        name = info.activity_type
+        self._faults.attempts[name] += 1
+        held_by = await self._faults.come_to((name, "before"))
+        error: BaseException | None = None
+        try:
+            answer = await super().execute_activity(input)
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            if held_by:
+                held_by.note_end(error)
+            await self._faults.come_to((name, "after"), has_failed=error is not None)
+        return answer
+
+
+_Start = TypeVar("_Start", StartActivityInput, StartLocalActivityInput)
+
+
+class _Hurry(WorkflowOutboundInterceptor):
+    def __init__(
+        self,
+        next: WorkflowOutboundInterceptor,  # noqa: A002
+        workflow_id: str,
+        limits: dict[str, _Limits],
+    ) -> None:
+        super().__init__(next)
+        self._workflow_id = workflow_id
+        self._limits = limits
+
+    def start_activity(self, input: StartActivityInput) -> "workflow.ActivityHandle[Any]":  # noqa: A002
+        return super().start_activity(self._hurried(input))
+
+    def start_local_activity(self, input: StartLocalActivityInput) -> "workflow.ActivityHandle[Any]":  # noqa: A002
+        return super().start_local_activity(self._hurried(input))
+
+    def _hurried(self, given: _Start) -> _Start:
+        if workflow.info().workflow_id != self._workflow_id:
+            return given
+        limits = self._limits.get(given.activity, _Limits(None, None))
+        policy = given.retry_policy or RetryPolicy()
+        return dataclasses.replace(
+            given,
+            start_to_close_timeout=limits.start_to_close or given.start_to_close_timeout,
+            retry_policy=dataclasses.replace(
+                policy,
+                initial_interval=min(policy.initial_interval, _FIRST_RETRY),
+                maximum_interval=_LONGEST_RETRY,
+                maximum_attempts=policy.maximum_attempts if limits.attempts is None else limits.attempts,
+            ),
+        )

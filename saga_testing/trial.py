@@ -1,0 +1,182 @@
+"""One saga on trial: it is started, its world is counted, its worker comes and goes, and its end is judged."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
+from temporalio.exceptions import TerminatedError
+from temporalio.exceptions import TimeoutError as WorkflowTimeoutError
+from temporalio.service import RPCError, RPCStatusCode
+
+from saga_testing.cases import Case, Ending
+from saga_testing.description import Counts, Handle, SagaUnderTest
+from saga_testing.faults import Fault, Faults, Gate
+from saga_testing.verdict import BrokenPromise, broken, difference, in_words
+
+T = TypeVar("T")
+_POLL_SECONDS = 0.05
+
+
+class Trial:
+    """What the cases are told with."""
+
+    def __init__(self, case: Case, saga: SagaUnderTest, handle: Handle, before: Counts) -> None:
+        self.case = case
+        self.saga = saga
+        self.handle = handle
+        self.faults = Faults(handle.id)
+        self._before = before
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """Run a worker inside the block; whatever is held up at the end of the block is lost with it."""
+        worker = self.saga.worker([self.faults])
+        await worker.__aenter__()
+        try:
+            yield
+        finally:
+            await self._in_time(
+                self.faults.stop(worker), "A worker stops when it is told to: the saga swallows its own eviction."
+            )
+
+    # What can be waited for ------------------------------------------------------------------------------
+
+    async def held(self, gate: Gate, *, effect: Counts | None = None) -> None:
+        """Wait until an attempt is held up, with this effect so far."""
+        await self._before_the_end(gate.has_held)
+        if effect is not None:
+            change = await self.change()
+            self.require(
+                change == effect,
+                f"The effects are as the steps describe them: {in_words(effect)}.",
+                in_words(change),
+            )
+
+    async def struck(self, fault: Fault) -> None:
+        """Wait until an attempt has failed."""
+        await self._before_the_end(fault.has_struck)
+
+    async def let_go(self, gate: Gate) -> BaseException | None:
+        """Let a late attempt act, and tell what it was told."""
+        gate.open()
+        await self._in_time(gate.has_ended.wait(), "An activity ends.")
+        return gate.error
+
+    async def taken(self, ask: Awaitable[object]) -> bool:
+        """Ask the saga for something, and tell whether it took it or refused, as one that has ended does."""
+        try:
+            await self._in_time(ask, "The saga answers what it is asked.")
+        except WorkflowUpdateFailedError:
+            return False
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
+            return False
+        return True
+
+    async def retried(self) -> None:
+        """Have a stuck saga try again, as soon as it is stuck; return as well when it has ended."""
+        assert self.saga.retry is not None, "undo-stuck needs SagaUnderTest.retry"
+        deadline = asyncio.get_running_loop().time() + self.saga.patience_seconds
+        while await self.is_running() and not await self.taken(self.saga.retry(self.handle)):
+            self.require(
+                asyncio.get_running_loop().time() < deadline,
+                "A saga whose undo fails for good is stuck, and takes a retry.",
+                "it refuses the retry",
+            )
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def is_running(self) -> bool:
+        """Tell whether the workflow is open."""
+        description = await self.handle.describe()
+        return description.close_time is None
+
+    async def change(self) -> Counts:
+        """Count by how much the world differs from before."""
+        return difference(self._before, await self.saga.probe(self.handle.id))
+
+    # The judgement ---------------------------------------------------------------------------------------
+
+    async def ended(self) -> None:
+        """Wait for the end of the saga, and judge it."""
+        ending = await self._ending()
+        self.require(
+            self.case.ending in {ending, Ending.EITHER},
+            f"The saga ends {self.case.ending}.",
+            f"it ended {ending}",
+        )
+        await self.is_all_or_nothing(ending)
+
+    async def is_all_or_nothing(self, ending: Ending) -> None:
+        """Judge the world after the end."""
+        change = await self.change()
+        if ending is Ending.COMPLETED:
+            whole = self.case.whole_effect
+            promise = f"A saga that completes has each effect once: {in_words(whole)}."
+            self.require(change == whole, promise, in_words(change))
+        else:
+            self.require(not change, "A saga that does not complete leaves nothing behind.", in_words(change))
+
+    def require(self, is_kept: bool, promise: str, found: str) -> None:
+        """Raise when a promise is broken."""
+        if not is_kept:
+            raise self._broken(promise, found)
+
+    def _broken(self, promise: str, found: str) -> BrokenPromise:
+        seen = ", ".join(f"{name} {count}" for name, count in self.faults.attempts.items())
+        return broken(self.case, self.handle.id, promise, found, seen)
+
+    async def _ending(self) -> Ending:
+        try:
+            result = await self._in_time(self.handle.result(), "The saga ends.")
+        except WorkflowFailureError as failed:
+            self.require(
+                not isinstance(failed.cause, (TerminatedError, WorkflowTimeoutError)),
+                "A saga ends by itself: one that is terminated or timed out undoes nothing.",
+                repr(failed.cause),
+            )
+            return Ending.UNDONE
+        return Ending.COMPLETED if self.saga.is_completed(result) else Ending.UNDONE
+
+    async def _before_the_end(self, event: asyncio.Event) -> None:
+        """Wait for something that the saga has to do before it ends."""
+        promise = "The saga does every step, and undoes every step that it began, before it ends."
+        waits = [asyncio.ensure_future(event.wait()), asyncio.ensure_future(self._closed())]
+        try:
+            await self._in_time(asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED), promise)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+        self.require(event.is_set(), promise, "it ended without calling the activity")
+
+    async def _closed(self) -> None:
+        with contextlib.suppress(WorkflowFailureError):
+            await self.handle.result()
+
+    async def _in_time(self, awaitable: Awaitable[T], promise: str) -> T:
+        try:
+            async with asyncio.timeout(self.saga.patience_seconds) as patience:
+                return await awaitable
+        except TimeoutError:
+            if not patience.expired():
+                raise
+            raise self._broken(
+                promise, f"not within {self.saga.patience_seconds} s; {await self._standing()}"
+            ) from None
+
+    async def _standing(self) -> str:
+        """Say what the workflow waits for."""
+        description = await self.handle.describe()
+        raw = description.raw_description
+        waits = [
+            f"{one.activity_type.name}, attempt {one.attempt} {one.last_failure.message}".rstrip()
+            for one in raw.pending_activities
+        ]
+        if raw.pending_workflow_task.attempt > 1:
+            waits.append(f"its own code, which failed {raw.pending_workflow_task.attempt - 1} times: see the log")
+        status = description.status.name.lower() if description.status else "gone"
+        return f"the workflow is {status}, waiting for {'; '.join(waits) or 'nothing that it has begun'}"

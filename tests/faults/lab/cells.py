@@ -1,0 +1,242 @@
+"""The 240 cells: six operations, five boundaries, eight faults; and how each of them has to end."""
+
+import re
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Operation(StrEnum):
+    """What a saga does on the outside world, by the name of its activity."""
+
+    RESERVE = "reserve_inventory"
+    CHARGE = "charge_payment"
+    SHIP = "ship_order"
+    CANCEL_SHIPMENT = "cancel_shipment"
+    REFUND = "refund_payment"
+    RELEASE = "release_inventory"
+
+
+class Boundary(StrEnum):
+    """How far an operation has come when the fault strikes."""
+
+    B1 = "B1"
+    """Its SQL has not been sent."""
+    B2 = "B2"
+    """Its SQL has run and is not committed."""
+    B3 = "B3"
+    """It is committed, and the worker has not read the reply."""
+    B4 = "B4"
+    """The reply is read, and its result is not reported to Temporal."""
+    B5 = "B5"
+    """The result is in the history, and the next workflow task has not run."""
+
+
+class Fault(StrEnum):
+    """What strikes."""
+
+    WORKER_KILLED = "worker_killed"
+    WORKER_STOPPED = "worker_stopped"
+    BACKEND_TERMINATED = "backend_terminated"
+    POSTGRES_RESTARTED = "postgres_restarted"
+    CONNECTION_CUT = "connection_cut"
+    TEMPORAL_KILLED = "temporal_killed"
+    CANCELLED = "cancelled"
+    TERMINATED = "terminated"
+
+
+@dataclass(frozen=True)
+class Group:
+    """The six cells that share one run, because one fault can strike six sagas at once."""
+
+    fault: Fault
+    boundary: Boundary
+
+    def __str__(self) -> str:
+        return f"{self.fault}-{self.boundary}"
+
+    @property
+    def is_in_every_run(self) -> bool:
+        """One group of each fault is, at boundaries that take turns."""
+        # A killed worker or Temporal meets a result that is not reported, a cut connection an unread commit.
+        return list(Boundary).index(self.boundary) == (list(Fault).index(self.fault) + 3) % len(Boundary)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One operation, struck at one boundary by one fault."""
+
+    group: Group
+    operation: Operation
+
+    def __str__(self) -> str:
+        return f"{self.group}-{self.operation}"
+
+
+GROUPS = [Group(fault, boundary) for fault in Fault for boundary in Boundary]
+CELLS = [Cell(group, operation) for group in GROUPS for operation in Operation]
+
+STEP_OF = {
+    Operation.RESERVE: "reserve",
+    Operation.CHARGE: "pay",
+    Operation.SHIP: "ship",
+    Operation.CANCEL_SHIPMENT: "ship",
+    Operation.REFUND: "pay",
+    Operation.RELEASE: "reserve",
+}
+UNDOS = frozenset({Operation.CANCEL_SHIPMENT, Operation.REFUND, Operation.RELEASE})
+BEFORE = {
+    Operation.CHARGE: Operation.RESERVE,
+    Operation.SHIP: Operation.CHARGE,
+    Operation.CANCEL_SHIPMENT: Operation.SHIP,
+    Operation.REFUND: Operation.CANCEL_SHIPMENT,
+    Operation.RELEASE: Operation.REFUND,
+}
+"""The operation whose end brings a saga to the one that a cell is about."""
+ZONE_OF = {
+    # The courier takes the parcel at once: ship is the pivot.
+    Operation.RESERVE: "city",
+    Operation.SHIP: "city",
+    # The parcel is a label that can be cancelled, by a cancel that comes when ship has begun, too.
+    Operation.CHARGE: "country",
+    Operation.CANCEL_SHIPMENT: "country",
+    # Nobody delivers there: ship is refused, and everything undone.
+    Operation.REFUND: "atlantis",
+    Operation.RELEASE: "atlantis",
+}
+
+_ORDER_ID = re.compile(rb"cell-[a-z_]+-[0-9a-f]+")
+
+
+def order_id_for(operation: Operation) -> str:
+    """Name a new order after the operation that will be struck."""
+    return f"cell-{operation}-{uuid.uuid4().hex[:12]}"
+
+
+def armed_operation(order_id: str) -> str:
+    """Read from an order's id which of its operations will be struck."""
+    return order_id.split("-")[1]
+
+
+def recognise(sql: str, values: Sequence[bytes | None]) -> tuple[str, str] | None:
+    """Tell the proxy whose operation a statement belongs to: the one that writes the fence."""
+    if "INSERT INTO step_fence" not in sql:
+        return None
+    given = [value for value in values if value is not None]
+    [order_id] = {value.decode() for value in given if _ORDER_ID.fullmatch(value)}
+    is_undo = "'done', true" not in sql
+    [operation] = [
+        operation for operation, step in STEP_OF.items() if (operation in UNDOS) is is_undo and step.encode() in given
+    ]
+    return order_id, operation.value
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a cell has to end."""
+
+    status: str
+    """Of the order."""
+    run_status: str
+    """Of the newest run of its workflow."""
+    had_effect: bool = True
+    """Whether the step ever took effect; otherwise its fence row is a tombstone."""
+
+
+def is_cancelled_by_temporal(cell: Cell) -> bool:
+    """Tell which of the two ways to cancel a cell uses; each operation meets both.
+
+    An update waits for a workflow task, and at B5 the next one is held up: there the step after the operation
+    could be faster.
+    """
+    if cell.group.boundary is Boundary.B5 and cell.operation not in UNDOS:
+        return True
+    place = list(Operation).index(cell.operation) + list(Boundary).index(cell.group.boundary)
+    return place % 2 == 0
+
+
+def is_early(boundary: Boundary) -> bool:
+    """Tell whether the operation is not committed when the fault strikes."""
+    return boundary in {Boundary.B1, Boundary.B2}
+
+
+def ending_of(cell: Cell) -> Ending:
+    """Say how a cell has to end, from what the fault, the boundary and the operation mean."""
+    fault, operation = cell.group.fault, cell.operation
+    if fault is Fault.TERMINATED:
+        return _ending_when_terminated(cell)
+    if operation is Operation.CANCEL_SHIPMENT:
+        # It was being cancelled by an update. A cancel through Temporal comes on top, and names the ending.
+        is_both = fault is Fault.CANCELLED and is_cancelled_by_temporal(cell)
+        return Ending("cancelled", "CANCELED" if is_both else "FAILED")
+    if operation in UNDOS:
+        return Ending("rejected", "FAILED")
+    if fault is Fault.CANCELLED and operation is not Operation.SHIP:
+        return Ending("cancelled", "CANCELED" if is_cancelled_by_temporal(cell) else "FAILED")
+    # Nobody cancelled, or the courier has the parcel.
+    return Ending("completed", "COMPLETED")
+
+
+def _ending_when_terminated(cell: Cell) -> Ending:
+    boundary, operation = cell.group.boundary, cell.operation
+    if operation is Operation.SHIP:
+        if boundary is Boundary.B1:
+            return Ending("cancelled", "FAILED", had_effect=False)
+        # Once it is committed there is nothing to repair; before, the repair finds the parcel gone.
+        return Ending("completed", "COMPLETED" if boundary is Boundary.B2 else "TERMINATED")
+    if operation is Operation.CHARGE and boundary is Boundary.B1:
+        return Ending("cancelled", "FAILED", had_effect=False)
+    return Ending("rejected" if operation in {Operation.REFUND, Operation.RELEASE} else "cancelled", "FAILED")
+
+
+def sweeps_that_repair(cell: Cell) -> list[int]:
+    """Number the sweeps that repair a terminated order.
+
+    The first comes while its last attempt is held up, the second when that has ended, the third finds nothing. An
+    order whose row does not exist yet, or says `completed`, is not found.
+    """
+    is_shipped = cell.operation is Operation.SHIP and not is_early(cell.group.boundary)
+    if is_shipped:
+        return []
+    is_hidden = cell.operation in {Operation.RESERVE, Operation.CANCEL_SHIPMENT} and is_early(cell.group.boundary)
+    return [2] if is_hidden else [1]
+
+
+RETURNED = "returned"
+_CUTS_CONNECTIONS = frozenset({Fault.BACKEND_TERMINATED, Fault.POSTGRES_RESTARTED, Fault.CONNECTION_CUT})
+_ANSWERS_WHEN_CUT: dict[Boundary, set[str | None]] = {
+    Boundary.B1: {RETURNED, "DatabaseUnavailable"},  # the attempt may open a connection of its own
+    Boundary.B2: {"DatabaseUnavailable"},
+    Boundary.B3: {"DatabaseUnavailable"},
+    Boundary.B4: {RETURNED},
+}
+
+
+def answers_of(cell: Cell) -> set[str | None]:
+    """Say what may become of the attempt that the fault struck: RETURNED, an error's name, or None for no answer."""
+    fault, boundary = cell.group.fault, cell.group.boundary
+    if boundary is Boundary.B5:
+        return {RETURNED}
+    if fault is Fault.WORKER_KILLED:
+        return {None}
+    if fault in _CUTS_CONNECTIONS:
+        return _ANSWERS_WHEN_CUT[boundary]
+    if fault is Fault.WORKER_STOPPED and boundary is Boundary.B2:
+        return {"DatabaseUnavailable"}  # the role's transaction timeout was faster
+    if fault is Fault.TERMINATED and not ending_of(cell).had_effect:
+        return {"StepAlreadyCompensated"}
+    return {RETURNED}
+
+
+def costs_the_attempt(cell: Cell) -> bool | None:
+    """Tell whether the fault makes the operation be tried again; None where it may or may not."""
+    fault, boundary = cell.group.fault, cell.group.boundary
+    if fault is Fault.TERMINATED:
+        return None  # the repair has operations of its own
+    if boundary is Boundary.B5:
+        return False
+    if fault in {Fault.WORKER_KILLED, Fault.WORKER_STOPPED}:
+        return True
+    answers = answers_of(cell)
+    return None if len(answers) > 1 else answers != {RETURNED}

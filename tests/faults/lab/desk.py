@@ -1,0 +1,164 @@
+"""Where the lab's workers ask before they go on: the test's end of the line, and the workers'.
+
+One question is one line of JSON on a connection of its own; the answer, one line, may be long in coming.
+"""
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Self
+
+from tests.faults.lab.cells import Boundary, Operation
+
+_PATIENCE_SECONDS = 60.0
+_GO = b"go\n"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a worker has to say about one attempt of one operation."""
+
+    order_id: str
+    operation: str
+    attempt: int
+    """0 for a workflow task, which has come to see the operation's result."""
+    worker_pid: int
+    boundary: str | None = None
+    """Where it stands; None when the attempt has ended."""
+    answer: str | None = None
+    """How it ended: `returned`, or the name of its error."""
+
+
+class Stop:
+    """A gate that holds up the first report from its place."""
+
+    def __init__(self) -> None:
+        self.report: Report | None = None
+        self._reached = asyncio.Event()
+        self._opened = asyncio.Event()
+
+    async def reached(self) -> Report:
+        """Wait until somebody stands here."""
+        await asyncio.wait_for(self._reached.wait(), _PATIENCE_SECONDS)
+        assert self.report is not None
+        return self.report
+
+    def open(self) -> None:
+        """Let it go on."""
+        self._opened.set()
+
+    async def hold(self, report: Report) -> None:
+        self.report = report
+        self._reached.set()
+        await self._opened.wait()
+
+
+class Desk:
+    """Hears what the workers report, and lets them go on at once unless a stop is put up."""
+
+    def __init__(self) -> None:
+        self.reports: list[Report] = []
+        self._stops: dict[tuple[str, str, str], Stop] = {}
+        self._news = asyncio.Condition()
+        self._server: asyncio.Server | None = None
+        self._visits: set[asyncio.Task[None]] = set()
+
+    @property
+    def port(self) -> int:
+        assert self._server is not None
+        return int(self._server.sockets[0].getsockname()[1])
+
+    def stop(self, order_id: str, operation: Operation, boundary: Boundary) -> Stop:
+        """Put up a stop for the next attempt that comes to this place."""
+        stop = self._stops[order_id, operation.value, boundary.value] = Stop()
+        return stop
+
+    async def heard(self, condition: Callable[[list[Report]], bool]) -> None:
+        """Wait until the reports so far meet a condition."""
+        async with asyncio.timeout(_PATIENCE_SECONDS), self._news:
+            await self._news.wait_for(lambda: condition(self.reports))
+
+    def answer_of(self, attempt: Report) -> str | None:
+        """Say how an attempt ended; None while it has not, or when nobody will ever know."""
+        ends = [
+            report.answer
+            for report in self.reports
+            if report.boundary is None
+            and (report.order_id, report.operation, report.attempt, report.worker_pid)
+            == (attempt.order_id, attempt.operation, attempt.attempt, attempt.worker_pid)
+        ]
+        return ends[0] if ends else None
+
+    def attempts_of(self, order_id: str, operation: Operation) -> list[Report]:
+        """Give the attempts that have begun, in the order in which they did."""
+        return [
+            report
+            for report in self.reports
+            if (report.order_id, report.operation, report.boundary) == (order_id, operation, Boundary.B1)
+        ]
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._visit, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        for visit in list(self._visits):
+            visit.cancel()
+        await asyncio.gather(*self._visits, return_exceptions=True)
+        await self._server.wait_closed()
+
+    async def _visit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        visit = asyncio.current_task()
+        assert visit is not None
+        self._visits.add(visit)
+        try:
+            report = Report(**json.loads(await reader.readline()))
+            async with self._news:
+                self.reports.append(report)
+                self._news.notify_all()
+            # The first who comes is held up; whoever comes after, a retry as a rule, passes.
+            stop = self._stops.pop((report.order_id, report.operation, report.boundary or ""), None)
+            if stop is not None:
+                await stop.hold(report)
+            writer.write(_GO)
+        finally:
+            self._visits.discard(visit)
+            writer.close()
+
+
+class Line:
+    """A worker's line to the desk."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    async def report(self, report: Report) -> None:
+        """Report, and wait for leave to go on."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        try:
+            writer.write(_line(report))
+            _require_leave(await reader.readline())
+        finally:
+            writer.close()
+
+    def report_from_thread(self, report: Report) -> None:
+        """Do the same, blocking."""
+        with socket.create_connection(("127.0.0.1", self._port)) as connection:
+            connection.sendall(_line(report))
+            _require_leave(connection.makefile("rb").readline())
+
+
+def _line(report: Report) -> bytes:
+    return json.dumps(asdict(report)).encode() + b"\n"
+
+
+def _require_leave(answer: bytes) -> None:
+    if answer != _GO:
+        raise ConnectionError("the desk has closed: the test is over")

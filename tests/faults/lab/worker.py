@@ -1,0 +1,194 @@
+"""The product's worker with a line to the lab's desk: it asks at every boundary before it goes on.
+
+    python -m tests.faults.lab.worker
+
+What it runs is built by `worker.build_worker`. The lab adds an interceptor, a runner that asks before a workflow
+sees an operation's result, and longer patience with a database whose answers are held back.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from temporalio import activity, workflow
+from temporalio.bridge.proto.workflow_activation import WorkflowActivation
+from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
+from temporalio.exceptions import FailureError
+from temporalio.worker import (
+    ActivityInboundInterceptor,
+    ExecuteActivityInput,
+    Interceptor,
+    StartActivityInput,
+    Worker,
+    WorkflowInboundInterceptor,
+    WorkflowInstance,
+    WorkflowInstanceDetails,
+    WorkflowInterceptorClassInput,
+    WorkflowOutboundInterceptor,
+    WorkflowRunner,
+)
+
+from adapters import database
+from adapters.config import WorkerSettings, load
+from adapters.telemetry import configure_logging, leave
+from adapters.temporal import connect
+from domain.errors import CheckoutError
+from domain.policies import order_id_of
+from tests.faults.lab.cells import RETURNED, Boundary, Operation, armed_operation
+from tests.faults.lab.desk import Line, Report
+from worker import build_worker
+
+ATTEMPT_SECONDS = "LAB_ATTEMPT_SECONDS"
+"""Environment: start-to-close of the operations that are to be struck. The others get a minute."""
+DESK_PORT = "LAB_DESK_PORT"
+
+_UNSTRUCK_SECONDS = 60.0
+_OPERATIONS = frozenset(operation.value for operation in Operation)
+
+
+class Boundaries(Interceptor):
+    """Asks before an operation's SQL and after it, and sets the time that an attempt may take."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002
+        return _Attempt(next, self._line)
+
+    def workflow_interceptor_class(
+        self,
+        input: WorkflowInterceptorClassInput,  # noqa: A002, ARG002 - the SDK passes it by this name
+    ) -> type[WorkflowInboundInterceptor]:
+        return _Hasten
+
+
+class _Attempt(ActivityInboundInterceptor):
+    """An attempt that goes on to its end, be it cancelled or not: a zombie can always be faster than its cancel."""
+
+    def __init__(self, next: ActivityInboundInterceptor, line: Line) -> None:  # noqa: A002
+        super().__init__(next)
+        self._line = line
+
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002
+        info = activity.info()
+        if info.activity_type not in _OPERATIONS:
+            return await super().execute_activity(input)
+        here = Report(order_id_of(info.workflow_id or ""), info.activity_type, info.attempt, os.getpid())
+        work = asyncio.create_task(self._work(input, here))
+        while not work.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({work})
+        return work.result()
+
+    async def _work(self, input: ExecuteActivityInput, here: Report) -> Any:  # noqa: A002
+        await self._line.report(replace(here, boundary=Boundary.B1))
+        try:
+            value = await super().execute_activity(input)
+        except FailureError as error:
+            name = error.type if isinstance(error, CheckoutError) else None
+            await self._line.report(replace(here, answer=name or type(error).__name__))
+            raise
+        await self._line.report(replace(here, boundary=Boundary.B4))
+        await self._line.report(replace(here, answer=RETURNED))
+        return value
+
+
+class _Hasten(WorkflowInboundInterceptor):
+    def init(self, outbound: WorkflowOutboundInterceptor) -> None:
+        super().init(_Hastened(outbound))
+
+
+class _Hastened(WorkflowOutboundInterceptor):
+    def start_activity(self, input: StartActivityInput) -> workflow.ActivityHandle[Any]:  # noqa: A002
+        if input.activity in _OPERATIONS:
+            is_armed = input.activity == armed_operation(order_id_of(workflow.info().workflow_id))
+            seconds = float(os.environ[ATTEMPT_SECONDS]) if is_armed else _UNSTRUCK_SECONDS
+            input.start_to_close_timeout = timedelta(seconds=seconds)
+        return super().start_activity(input)
+
+
+class AskingRunner(WorkflowRunner):
+    """Runs workflows as another runner does, and asks before one of them sees an operation's result."""
+
+    def __init__(self, runner: WorkflowRunner, line: Line) -> None:
+        self._runner = runner
+        self._line = line
+
+    def prepare_workflow(self, defn: workflow._Definition) -> None:
+        self._runner.prepare_workflow(defn)
+
+    def create_instance(self, det: WorkflowInstanceDetails) -> WorkflowInstance:
+        return _AskingInstance(self._runner.create_instance(det), order_id_of(det.info.workflow_id), self._line)
+
+    def set_worker_level_failure_exception_types(self, types: Any) -> None:
+        self._runner.set_worker_level_failure_exception_types(types)
+
+
+class _AskingInstance(WorkflowInstance):
+    def __init__(self, instance: WorkflowInstance, order_id: str, line: Line) -> None:
+        self._instance = instance
+        self._order_id = order_id
+        self._line = line
+        self._operations: dict[int, str] = {}
+
+    def activate(self, act: WorkflowActivation) -> WorkflowActivationCompletion:
+        for job in act.jobs:
+            if not job.HasField("resolve_activity") or act.is_replaying:
+                continue
+            operation = self._operations.get(job.resolve_activity.seq)
+            if operation is not None and job.resolve_activity.result.HasField("completed"):
+                self._line.report_from_thread(Report(self._order_id, operation, 0, os.getpid(), Boundary.B5))
+        completion = self._instance.activate(act)
+        for command in completion.successful.commands:
+            if command.HasField("schedule_activity") and command.schedule_activity.activity_type in _OPERATIONS:
+                self._operations[command.schedule_activity.seq] = command.schedule_activity.activity_type
+        return completion
+
+    def get_serialization_context(self, command_info: Any) -> Any:
+        return self._instance.get_serialization_context(command_info)
+
+    def get_external_store_context(self, command_info: Any) -> Any:
+        return self._instance.get_external_store_context(command_info)
+
+    def get_info(self) -> workflow.Info:
+        return self._instance.get_info()
+
+    def get_thread_id(self) -> int | None:
+        return self._instance.get_thread_id()
+
+
+def _let_it_ask(worker: Worker, line: Line) -> None:
+    inside = worker._workflow_worker
+    assert inside is not None
+    inside._workflow_runner = AskingRunner(inside._workflow_runner, line)
+    inside._deadlock_timeout_seconds = None  # a question may take longer than a workflow task should
+
+
+async def _run(settings: WorkerSettings) -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    line = Line(int(os.environ[DESK_PORT]))
+    # Below the timeouts of the role, as the lab sets them.
+    database._COMMAND_TIMEOUT_SECONDS = 50.0
+    engine = database.create_engine(settings.database_url, pool_size=settings.database_pool_size)
+    worker = build_worker(await connect(), engine, settings, interceptors=(Boundaries(line),))
+    _let_it_ask(worker, line)
+    async with worker:
+        await stop.wait()
+    await engine.dispose()
+
+
+def main() -> int:
+    """Work until SIGTERM."""
+    settings = load(WorkerSettings)
+    configure_logging(settings.log_level)
+    asyncio.run(_run(settings))
+    return 0
+
+
+if __name__ == "__main__":
+    leave(main())
