@@ -1,0 +1,114 @@
+"""One order, started many times at once, from many processes, or again after a lost reply: one saga, one effect."""
+
+import asyncio
+import json
+import random
+import sys
+
+import pytest
+from temporalio.client import Client
+
+from adapters.temporal import DATA_CONVERTER
+from embedded.stack import ROOT, DevStack
+from tests.conftest import Shop
+from tests.faults.callers import (
+    COMPLETED_ONCE,
+    PATIENCE_SECONDS,
+    ask_all,
+    checkouts_of,
+    is_known,
+    newest_run,
+    traces,
+)
+from tests.faults.relay import Relay
+from tests.workflow.sagas import until, violations
+
+SMALL = [(1, 100), (10, 20)]
+LARGE = [(1, 1_000), (100, 100)]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("keys", "starts"), [*SMALL, *(pytest.param(*size, marks=pytest.mark.exhaustive) for size in LARGE)]
+)
+async def test_however_often_an_order_is_started_at_once_it_has_one_saga_and_one_answer(
+    shop: Shop, keys: int, starts: int
+) -> None:
+    orders = [shop.order(f"buyer-{n:03d}", ("item-001", 1), ("item-002", 2)) for n in range(1, keys + 1)]
+    asked = orders * starts
+    random.Random(starts).shuffle(asked)
+
+    async with shop.working():
+        answers = await ask_all(shop, asked)
+
+    assert {order_id: len(told) for order_id, told in answers.items()} == {o.order_id: starts for o in orders}
+    for told in answers.values():
+        new = sum(answer.is_new for answer in told)
+        assert new == 1 or (new == 0 and any(answer.unanswered for answer in told))
+        assert all(answer.outcome == told[0].outcome for answer in told)
+        assert told[0].outcome.status == "completed"
+    assert await traces(shop.database, *orders) == [COMPLETED_ONCE] * keys
+    assert await shop.database.value("SELECT sum(initial - on_hand) FROM inventory") == 3 * keys
+    assert await violations(shop) == []
+
+
+@pytest.mark.parametrize("processes", [3, pytest.param(8, marks=pytest.mark.exhaustive)])
+async def test_starters_in_processes_of_their_own_are_all_told_the_same(
+    shop: Shop, stack: DevStack, processes: int
+) -> None:
+    order = shop.order("carol", ("tea-mug", 2))
+    asked = ["--order-id", order.order_id, "--customer", "carol", "--line", "tea-mug:2", "--json"]
+
+    async with shop.working(), asyncio.timeout(PATIENCE_SECONDS):
+        starters = [
+            await asyncio.create_subprocess_exec(
+                sys.executable,
+                "starter.py",
+                "start",
+                *asked,
+                cwd=ROOT,
+                env=dict(stack.environment(CHECKOUT_TASK_QUEUE=shop.task_queue)),
+                stdout=asyncio.subprocess.PIPE,
+            )
+            for _ in range(processes)
+        ]
+        printed = [(await starter.communicate())[0] for starter in starters]
+
+    assert [starter.returncode for starter in starters] == [0] * processes
+    assert [json.loads(text) for text in printed] == [json.loads(printed[0])] * processes
+    assert json.loads(printed[0])["status"] == "completed"
+    assert await traces(shop.database, order) == [COMPLETED_ONCE]
+
+
+# The reply is lost --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("again", ["by the same caller", "by another caller", "by many"])
+async def test_a_start_whose_reply_is_lost_and_that_is_repeated_has_one_saga(shop: Shop, again: str) -> None:
+    order = shop.order("carol")
+    host, _, port = shop.client.service_client.config.target_host.partition(":")
+
+    async with Relay(host, int(port)) as relay:
+        far = checkouts_of(shop, await Client.connect(relay.address, data_converter=DATA_CONVERTER))
+        relay.mute()
+        start = asyncio.create_task(far.start(order))
+        await until(lambda: is_known(shop, order))
+        assert not start.done()
+        run_id = await newest_run(shop, order)
+        if again == "by the same caller":
+            # Its connection breaks; the client library makes a new one and repeats the very same request.
+            relay.cut()
+            asked = [await asyncio.wait_for(start, PATIENCE_SECONDS)]
+        else:
+            start.cancel()
+            callers = 1 if again == "by another caller" else 20
+            asked = await asyncio.gather(*(checkouts_of(shop).start(order) for _ in range(callers)))
+        swallowed = relay.swallowed
+    async with shop.working():
+        outcome = await checkouts_of(shop).outcome(order.order_id)
+
+    assert swallowed > 0
+    assert set(asked) == ({True} if again == "by the same caller" else {False})
+    assert await newest_run(shop, order) == run_id
+    assert outcome.status == "completed"
+    assert await traces(shop.database, order) == [COMPLETED_ONCE]
