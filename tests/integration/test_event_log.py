@@ -132,6 +132,30 @@ async def test_an_event_is_held_back_while_an_earlier_transaction_may_still_comm
     assert told(log) == [("slow", 1), ("fast", 1)]
 
 
+async def test_a_finding_is_held_back_while_an_earlier_transaction_may_still_commit(
+    engine: AsyncEngine, database: Database, folder: Path, looks: Looks
+) -> None:
+    log = folder / "saga.log"
+    slow = await asyncpg.connect(database.admin_url)
+    transaction = slow.transaction()
+    await transaction.start()
+    await slow.execute("INSERT INTO orders (order_id, customer) VALUES ('slow', 'alice')")
+
+    async with following(engine, log):
+        await database.run(
+            "INSERT INTO audit_events (check_id, subject, event, detail) VALUES ('A2', 'lamp', 'violated', 'x')"
+        )
+        await looks.happen()
+        assert log.read_text() == ""
+        await transaction.commit()
+        await slow.close()
+        await until(lambda: len(log.read_text().splitlines()) == 2)
+
+    order, finding = log.read_text().splitlines()
+    assert " slow #1 pending " in order
+    assert " audit A2 violated on lamp: x " in finding
+
+
 @pytest.mark.parametrize("begins_while_following", [True, False])
 async def test_an_orders_events_keep_their_sequence_when_its_transactions_began_in_another(
     begins_while_following: bool, engine: AsyncEngine, database: Database, folder: Path

@@ -1,12 +1,14 @@
 """Every mutant, by area."""
 
 from tests.mutants import (
+    audits,
     checkout,
     events,
     failures,
     fence,
     maintenance,
     orders,
+    restored,
     saga,
     schema,
     starting,
@@ -23,6 +25,8 @@ MUTANTS: tuple[Mutant, ...] = (
     *schema.MUTANTS,
     *failures.MUTANTS,
     *maintenance.MUTANTS,
+    *restored.MUTANTS,
+    *audits.MUTANTS,
     *starting.MUTANTS,
     *events.MUTANTS,
 )

@@ -4,7 +4,7 @@ from tests.mutants.killers import DATABASE, MODEL, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "adapters/database.py"
-_TRANSIENT = "    if code[:2] in _TRANSIENT_CLASSES or code in _TRANSIENT_CODES:\n"
+_TRANSIENT = "    if code[:2] in _TRANSIENT_CLASSES or code in _TRANSIENT_CODES | _STALE_PLAN_CODES:\n"
 
 MUTANTS = (
     Mutant(
@@ -102,8 +102,8 @@ MUTANTS = (
         "endings-are-given-up",
         "an outage of 15 minutes would end a saga without the order's ending",
         "domain/policies.py",
-        "RECORD = ActivityPolicy(timedelta(seconds=5), None, _retry(200, 60))",
-        "RECORD = ActivityPolicy(timedelta(seconds=5), timedelta(minutes=15), _retry(200, 60))",
+        "RECORD = ActivityPolicy(timedelta(seconds=10), None, _retry(200, 60))",
+        "RECORD = ActivityPolicy(timedelta(seconds=10), timedelta(minutes=15), _retry(200, 60))",
         at(DATABASE, "test_writing_down_what_has_happened_is_never_given_up"),
     ),
     Mutant(
@@ -147,5 +147,21 @@ MUTANTS = (
         'isolation_level="REPEATABLE READ", postgresql_readonly=True',
         'isolation_level="REPEATABLE READ"',
         at(DATABASE, "test_the_snapshot_may_not_write"),
+    ),
+    Mutant(
+        "stale-session-is-kept",
+        "after a migration a session would fail for as long as it lives",
+        _FILE,
+        "        context.is_disconnect = True\n",
+        "        context.is_disconnect = False\n",
+        at(DATABASE, "test_a_session_whose_triggers_planned_before_a_schema_change_is_left"),
+    ),
+    Mutant(
+        "stale-plan-needs-a-person",
+        "a migration would end every order that is under way",
+        _FILE,
+        "code in _TRANSIENT_CODES | _STALE_PLAN_CODES:",
+        "code in _TRANSIENT_CODES:",
+        at(DATABASE, "test_a_session_whose_triggers_planned_before_a_schema_change_is_left"),
     ),
 )

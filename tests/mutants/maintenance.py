@@ -1,6 +1,6 @@
 """Faults in the sweep: it must find every lost order, and touch no other."""
 
-from tests.mutants.killers import MAINTENANCE, SECOND_RUN, at
+from tests.mutants.killers import MAINTENANCE, RESTORED, SECOND_RUN, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "workflows/maintenance.py"
@@ -19,16 +19,16 @@ MUTANTS = (
         "sweep-terminates-running-sagas",
         "each sweep would interrupt every slow order",
         _FILE,
-        "id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,",
-        "id_reuse_policy=WorkflowIDReusePolicy.TERMINATE_IF_RUNNING,",
+        "= WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY\n",
+        "= WorkflowIDReusePolicy.TERMINATE_IF_RUNNING\n",
         at(MAINTENANCE, "test_running_and_stuck_sagas_are_left_alone_and_counted"),
     ),
     Mutant(
         "sweep-starts-no-second-run",
         "a saga that was terminated would never be repaired (P8)",
         _FILE,
-        "id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,",
-        "id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,",
+        "= WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY\n",
+        "= WorkflowIDReusePolicy.REJECT_DUPLICATE\n",
         at(
             MAINTENANCE,
             "test_what_a_terminated_saga_left_is_undone_and_the_order_cancelled[charge_payment-before-True]",
@@ -38,9 +38,9 @@ MUTANTS = (
         "sweep-believes-temporal",
         "an order that the database says is open would stay so, because Temporal says that it ended well",
         _FILE,
-        "id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,",
-        "id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,",
-        at(MAINTENANCE, "test_an_order_that_is_open_although_its_saga_completed_gets_another"),
+        "self._start(order, report, WorkflowIDReusePolicy.ALLOW_DUPLICATE)",
+        "self._start(order, report, closed_unwell)",
+        at(RESTORED, "test_an_order_that_temporal_has_completed_is_parked_by_the_sweep_and_not_refunded[ship_order]"),
     ),
     Mutant(
         "sweeps-end-ends-its-sagas",
@@ -54,8 +54,8 @@ MUTANTS = (
         "sweep-asks-how-its-sagas-ended",
         "each order that is refused while a sweep works would be logged as an error of ours",
         _FILE,
-        "            child.add_done_callback(lambda done: done.cancelled() or done.exception())\n",
-        "            del child\n",
+        "        child.add_done_callback(lambda done: done.cancelled() or done.exception())\n",
+        "        del child\n",
         at(MAINTENANCE, "test_a_sweep_logs_no_errors_for_orders_that_are_refused_while_it_works"),
     ),
     Mutant(
@@ -94,8 +94,8 @@ MUTANTS = (
         "sweep-buys-what-was-abandoned",
         "a lost order would be carried on days later",
         _SEARCH,
-        'repair=row.status != "pending")',
-        'repair=row.status == "nowhere")',
+        "row.status != OrderStatus.PENDING, doubt)",
+        'row.status == "nowhere", doubt)',
         at(
             MAINTENANCE,
             "test_what_a_terminated_saga_left_is_undone_and_the_order_cancelled[charge_payment-before-True]",

@@ -11,8 +11,8 @@ MUTANTS = (
         "unwind-first-in-first-out",
         "stock would be released before the payment for it is refunded",
         _FILE,
-        "waiting = [entry for entry in reversed(self._stack) if entry.state not in settled]",
-        "waiting = [entry for entry in self._stack if entry.state not in settled]",
+        "return [entry for entry in reversed(self._stack) if entry.state not in settled]",
+        "return [entry for entry in self._stack if entry.state not in settled]",
         at(SAGA, "test_undos_run_last_in_first_out_beginning_with_the_failed_steps_own"),
     ),
     Mutant(
@@ -56,6 +56,17 @@ MUTANTS = (
         "        if cause is None and not forward.cancelled() and not self.is_cancel_requested:",
         "        if cause is None and not forward.cancelled():",
         at(SAGA, "test_a_cancel_after_the_last_step_undoes_everything"),
+    ),
+    Mutant(
+        "cancel-drops-the-refusal-beside-it",
+        "a refusal would be lost in a cancel that comes in the same instant, and the order end as cancelled",
+        _FILE,
+        "_HOPS = 5\n",
+        "_HOPS = 0\n",
+        (
+            *at(SAGA, "test_a_refusal_that_arrives_together_with_a_cancel_keeps_its_failure"),
+            *at(CANCEL, "test_a_refusal_that_arrives_together_with_temporals_cancel_is_a_rejection"),
+        ),
     ),
     Mutant(
         "servers-cancel-is-not-seen",

@@ -110,7 +110,7 @@ MUTANTS = (
         "role-without-a-transaction-timeout",
         "an attempt that Temporal gave up would go on for as long as it likes",
         _FILE,
-        "        'transaction_timeout=4s',\n",
+        "        'transaction_timeout=9s',\n",
         "",
         at(SETUP, "test_the_services_timeouts_are_nested_inside_one_attempt"),
     ),

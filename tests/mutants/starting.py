@@ -28,9 +28,9 @@ MUTANTS = (
         "saga-with-a-timeout",
         "Temporal would end a saga in the middle, and compensate nothing",
         _FILE,
-        "                task_queue=self._task_queue,\n                id_reuse_policy",
+        "                task_queue=self._task_queue,\n                task_timeout",
         "                task_queue=self._task_queue,\n                execution_timeout=timedelta(minutes=15),\n"
-        "                id_reuse_policy",
+        "                task_timeout",
         at(STARTING, "test_no_saga_has_a_timeout_of_temporals"),
     ),
     Mutant(
@@ -112,5 +112,29 @@ MUTANTS = (
         "merged[line.sku] = merged.get(line.sku, 0) + line.quantity",
         "merged[line.sku] = line.quantity",
         at(MODEL, "test_lines_of_one_sku_are_merged_and_all_are_sorted"),
+    ),
+    Mutant(
+        "input-of-any-length-is-decoded",
+        "a huge request would hold the worker up, and fail its workflow task for ever",
+        _WIRE,
+        "            if limit is not None and len(payload.data) > limit:\n",
+        "            if limit is not None and limit < 0:\n",
+        at(CHECKOUT, "test_a_malformed_request_fails_at_once_as_invalid_input[a megabyte of lines]"),
+    ),
+    Mutant(
+        "start-by-other-means-is-a-strangers",
+        "an order that the UI or the temporal command has started could not be joined",
+        _FILE,
+        "else await self._fingerprint_in_history(order_id)\n",
+        'else ""\n',
+        at(STARTING, "test_a_start_joins_an_order_that_was_started_by_other_means"),
+    ),
+    Mutant(
+        "start-that-is-no-order-breaks-the-next",
+        "whoever comes to an id that holds nonsense would get a stack trace",
+        _FILE,
+        "            except (ApplicationError, RuntimeError, TypeError, ValueError):\n                break\n",
+        "            except KeyError:\n                break\n",
+        at(STARTING, "test_a_start_at_an_id_that_holds_no_order_is_refused"),
     ),
 )

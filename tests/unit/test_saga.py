@@ -672,6 +672,34 @@ async def test_a_step_that_fails_although_a_cancel_was_asked_for_keeps_its_failu
     assert ended.cause is cause
 
 
+@BOTH_WAYS
+async def test_a_refusal_that_arrives_together_with_a_cancel_keeps_its_failure(world: World, ask: Ask) -> None:
+    cause = refusal()
+    answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def attempt() -> str:
+        await world.note("do one")
+        return await answer
+
+    async def do() -> str:
+        return await asyncio.create_task(attempt())  # as an activity: its answer takes more than one turn
+
+    async def story() -> None:
+        await world.saga.step("one", do=do, undo=world.undo("one"))
+
+    run = world.begin(story())
+    await world.at("do one")
+    await some_turns()
+
+    answer.set_exception(cause)
+    ask(world)
+    ended = await run
+
+    assert isinstance(ended, Unwound)
+    assert ended.cause is cause
+    assert world.undone() == ["one"]
+
+
 async def test_a_cancelled_activity_counts_as_a_cancel_and_not_as_a_failure(world: World) -> None:
     async def step() -> None:
         try:

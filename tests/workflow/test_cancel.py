@@ -16,7 +16,11 @@ from temporalio.client import (
 )
 from temporalio.common import RetryPolicy, WorkflowIDConflictPolicy
 from temporalio.service import RPCError
+from temporalio.worker import Worker
 
+from activities.inventory import Inventory
+from activities.orders import Orders
+from activities.payments import Payments
 from domain import policies
 from domain.model import CheckoutInput, CheckoutStatus
 from domain.policies import ActivityPolicy, checkout_workflow_id
@@ -227,6 +231,51 @@ async def test_a_refusal_that_comes_after_a_cancel_is_a_rejection(shop: Shop, as
         await ask(handle)
         gate.open()
         ended = await how_it_ended(handle)
+
+    assert ended == "OrderRejected"
+    assert (await reason_of(shop, order) or "").startswith("InsufficientFunds: ")
+    assert await violations(shop) == []
+
+
+def runs_workflows(shop: Shop) -> Worker:
+    """Make a worker that decides, and does nothing."""
+    return Worker(shop.client, task_queue=shop.task_queue, workflows=[CheckoutWorkflow])
+
+
+def does_activities(shop: Shop, gates: Gates) -> Worker:
+    """Make a worker that does, and decides nothing."""
+    inventory, payments = Inventory(shop.engine), Payments(shop.engine)
+    return Worker(
+        shop.client,
+        task_queue=shop.task_queue,
+        activities=[
+            inventory.reserve_inventory,
+            inventory.release_inventory,
+            payments.charge_payment,
+            payments.refund_payment,
+            Orders(shop.engine).close_order,
+        ],
+        interceptors=[gates],
+    )
+
+
+async def test_a_refusal_that_arrives_together_with_temporals_cancel_is_a_rejection(shop: Shop) -> None:
+    gates, order = Gates(), shop.order("bob")
+    gate = gates.hold(order, "charge_payment", "before")
+
+    async def is_refused() -> bool:
+        return "EVENT_TYPE_ACTIVITY_TASK_FAILED" in await events_of(handle)
+
+    async with does_activities(shop, gates):
+        async with runs_workflows(shop):
+            handle = await shop.start(order)
+            await gate.reached()
+        # Nobody runs workflows now: both wait in the history for the same workflow task.
+        await by_temporal(handle)
+        gate.open()
+        await until(is_refused)
+        async with runs_workflows(shop):
+            ended = await how_it_ended(handle)
 
     assert ended == "OrderRejected"
     assert (await reason_of(shop, order) or "").startswith("InsufficientFunds: ")

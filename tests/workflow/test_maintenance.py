@@ -6,11 +6,13 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+import asyncpg
 import pytest
 from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.converter import value_to_type
 from temporalio.exceptions import ApplicationError
 
+from activities.maintenance import Maintenance
 from domain import policies
 from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
 from domain.model import CheckoutInput, CheckoutStatus
@@ -27,6 +29,7 @@ from tests.workflow.sagas import (
     how_it_ended,
     open_incidents,
     reason_of,
+    until,
     until_status,
     violations,
 )
@@ -428,6 +431,30 @@ async def test_a_violation_is_told_once_when_it_comes_and_once_when_it_is_over(s
 
     assert sorted((await findings(shop))[:2]) == [("A1", "cap", "violated"), ("A1", "lamp", "violated")]
     assert (await findings(shop))[2:] == [("A1", "lamp", "cleared"), ("A1", "cap", "cleared")]
+
+
+async def test_a_violation_that_two_audits_find_at_once_is_told_once(shop: Shop) -> None:
+    maintenance = Maintenance(shop.engine)
+    await shop.database.run("UPDATE inventory SET on_hand = on_hand - 1 WHERE sku = 'lamp'")
+    report = await maintenance.run_audit(AuditInput())
+    other = await asyncpg.connect(shop.database.admin_url)
+
+    async def both_wait() -> bool:
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory' AND database = ("
+        return bool(
+            await shop.database.value(waiting + "SELECT oid FROM pg_database WHERE datname = current_database())") == 2
+        )
+
+    try:
+        async with other.transaction():
+            await other.execute("SELECT pg_advisory_xact_lock(hashtext('checkout audit_events'))")
+            telling = [asyncio.create_task(maintenance.record_findings(report)) for _ in range(2)]
+            await until(both_wait)
+    finally:
+        await other.close()
+    await asyncio.gather(*telling)
+
+    assert await findings(shop) == [("A1", "lamp", "violated")]
 
 
 async def test_a_check_that_found_more_than_it_lists_clears_nothing(shop: Shop) -> None:

@@ -9,6 +9,10 @@ import pytest
 from temporalio.client import ScheduleActionExecutionStartWorkflow, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
+from activities.inventory import Inventory
+from activities.maintenance import Maintenance
+from activities.payments import Payments
+from activities.shipping import Shipping
 from adapters.database import TABLES
 from client import schedules
 from client.schedules import Every
@@ -287,6 +291,25 @@ async def test_an_order_that_completes_while_the_sweep_looks_is_no_contradiction
 
     assert (report.parked, report.repaired, report.alive) == ([], [], 1)
     assert await shop.order_status(order) == "completed"
+
+
+async def test_an_order_that_completes_between_the_two_looks_is_no_contradiction(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = shop.order("carol")
+    await Inventory(shop.engine).reserve_inventory(order)
+    await Payments(shop.engine).charge_payment(order)
+
+    async def completes_while_temporal_is_asked(_: CheckoutInput) -> bool:
+        await Shipping(shop.engine).ship_order(order)
+        return True
+
+    monkeypatch.setattr("activities.maintenance._has_completed", completes_while_temporal_is_asked)
+
+    found = await Maintenance(shop.engine).find_contradictions([order])
+
+    assert await shop.order_status(order) == "completed"
+    assert found == []
 
 
 # The audit sees it --------------------------------------------------------------------------------------

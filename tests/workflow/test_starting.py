@@ -70,6 +70,34 @@ async def test_a_second_start_joins_an_order_that_no_worker_has_seen(shop: Shop,
     await saga_of(shop, order).terminate()
 
 
+async def test_a_start_joins_an_order_that_was_started_by_other_means(shop: Shop, checkouts: Checkouts) -> None:
+    order = shop.order("alice", ("tea-mug", 1))
+    handle = await shop.start(order)  # without our memo
+
+    is_new = await checkouts.start(order)
+    for other in other_contents(shop, order):
+        with pytest.raises(OtherContent):
+            await checkouts.start(other)
+
+    assert not is_new
+    await handle.terminate()
+
+
+@pytest.mark.parametrize("given", [[], ["nonsense"], [{"order_id": "x"}], [1, 2]], ids=str)
+async def test_a_start_at_an_id_that_holds_no_order_is_refused(
+    shop: Shop, checkouts: Checkouts, given: list[object]
+) -> None:
+    order = shop.order()
+    handle = await shop.client.start_workflow(
+        "Checkout", args=given, id=checkout_workflow_id(order.order_id), task_queue=shop.task_queue
+    )
+
+    with pytest.raises(OtherContent, match="choose another id"):
+        await checkouts.start(order)
+
+    await handle.terminate()
+
+
 async def test_no_saga_has_a_timeout_of_temporals(shop: Shop, checkouts: Checkouts) -> None:
     started, swept = shop.order("alice"), await accept_by_hand(shop)
 

@@ -1,0 +1,151 @@
+"""Faults in what happens behind a database that was restored: doubts, parked orders, and steps that still stand."""
+
+from tests.mutants.killers import RESTORED, SECOND_RUN, at
+from tests.mutants.mutant import Mutant
+
+_SAGA = "workflows/saga.py"
+_STORY = "workflows/checkout.py"
+_ORDERS = "activities/orders.py"
+_SEARCH = "activities/maintenance.py"
+
+_MEETS_A_PARCEL = at(
+    SECOND_RUN,
+    "test_a_second_run_that_is_cancelled_before_it_knows_of_the_first_runs_parcel_undoes_that_first[charge_payment]",
+)
+_SWEPT = at(RESTORED, "test_an_order_that_temporal_has_completed_is_parked_by_the_sweep_and_not_refunded[ship_order]")
+
+MUTANTS = (
+    Mutant(
+        "doubt-is-no-hindrance",
+        "a restored database would have an order undone whose parcel may be on its way",
+        _STORY,
+        "        if self._doubt is not None:\n            raise errors.DatabaseContradictsHistory(self._doubt)\n",
+        "",
+        at(RESTORED, "test_a_saga_whose_steps_are_forgotten_is_parked_and_undoes_nothing_by_itself"),
+    ),
+    Mutant(
+        "doubt-is-never-lifted",
+        "an operator who has looked could not have the order undone",
+        _STORY,
+        "        self._doubt = None  # somebody has looked\n",
+        "",
+        at(RESTORED, "test_a_parked_saga_undoes_what_there_is_once_somebody_has_looked"),
+    ),
+    Mutant(
+        "swept-doubt-is-no-doubt",
+        "the sweep would refund every order that was delivered before a restore",
+        _STORY,
+        "        if doubt := self._known_order().doubt:\n            raise errors.DatabaseContradictsHistory(doubt)\n",
+        "",
+        _SWEPT,
+    ),
+    Mutant(
+        "forgotten-reservation-is-a-refusal",
+        "a restored database would end orders by itself that only a person can judge",
+        "activities/payments.py",
+        "        return forgotten(order, Step.RESERVE)\n",
+        '        return StepAlreadyCompensated(f"order {order.order_id} is gone")\n',
+        at(
+            RESTORED,
+            "test_a_saga_whose_steps_are_forgotten_is_parked_and_undoes_nothing_by_itself[None-charge_payment-reserve]",
+        ),
+    ),
+    Mutant(
+        "forgotten-payment-is-a-refusal",
+        "a restored database would end orders by itself that only a person can judge",
+        "activities/shipping.py",
+        "        return forgotten(order, Step.PAY)\n",
+        '        return StepAlreadyCompensated(f"order {order.order_id} is gone")\n',
+        at(
+            RESTORED,
+            "test_a_saga_whose_steps_are_forgotten_is_parked_and_undoes_nothing_by_itself[charge_payment-ship_order-pay]",
+        ),
+    ),
+    Mutant(
+        "park-overlooks-what-stands",
+        "a refund that waits for an earlier run's parcel would wait for ever",
+        _ORDERS,
+        "            if unknown and not is_gone:\n",
+        "            if unknown and is_gone:\n",
+        _MEETS_A_PARCEL,
+    ),
+    Mutant(
+        "parked-saga-hears-of-no-more",
+        "a parcel of an earlier run would never be called back",
+        _STORY,
+        '{"tracking_number": state.tracking_number})\n        self._must_undo_all(state.standing)\n',
+        '{"tracking_number": state.tracking_number})\n',
+        _MEETS_A_PARCEL,
+    ),
+    Mutant(
+        "parcel-that-can-be-called-back-is-gone",
+        "a cancelled order would be delivered, because an earlier run had printed its label",
+        _STORY,
+        "        if state.status == OrderStatus.COMPLETED and not state.standing:\n",
+        "        if state.status == OrderStatus.COMPLETED:\n",
+        _MEETS_A_PARCEL,
+    ),
+    Mutant(
+        "next-round-waits-although-there-is-more-to-undo",
+        "a customer would wait a minute for a cancel that nothing holds up",
+        _SAGA,
+        "            if all(entry.is_stuck for entry in self._unsettled()):\n",
+        "            if stuck:\n",
+        _MEETS_A_PARCEL,
+    ),
+    Mutant(
+        "must-undo-forgets",
+        "what an earlier run has left would be asked about for ever, and never undone",
+        _SAGA,
+        "        self.add_compensation(step, undo).state = StepState.DONE\n",
+        "        self.add_compensation(step, undo).state = StepState.UNDONE\n",
+        at(
+            SECOND_RUN,
+            "test_a_second_run_that_is_cancelled_before_its_first_step_undoes_what_the_first_run_left[reserve]",
+        ),
+        hangs=True,
+    ),
+    Mutant(
+        "sweep-repeats-completed-orders",
+        "an order that was delivered before a restore would be delivered or refunded once more",
+        "workflows/maintenance.py",
+        "= WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY\n",
+        "= WorkflowIDReusePolicy.ALLOW_DUPLICATE\n",
+        _SWEPT,
+    ),
+    Mutant(
+        "contradiction-on-temporals-word-alone",
+        "an order that completes while the sweep looks would be parked",
+        _SEARCH,
+        "            unfinished = {row.order_id: row.status for row in "
+        "await connection.execute(_UNFINISHED_STILL, asked)}\n",
+        '            unfinished = dict.fromkeys(asked["order_ids"], "unfinished")\n',
+        at(RESTORED, "test_an_order_that_completes_while_the_sweep_looks_is_no_contradiction"),
+    ),
+    Mutant(
+        "contradictions-read-the-database-first",
+        "an order that completes between the two looks would be parked",
+        _SEARCH,
+        "        completed = [order for order in orders if await _has_completed(order)]\n"
+        "        if not completed:\n"
+        "            return []\n"
+        "        async with snapshot(self._engine) as connection:\n"
+        '            asked = {"order_ids": [order.order_id for order in completed]}\n'
+        "            unfinished = {row.order_id: row.status for row in "
+        "await connection.execute(_UNFINISHED_STILL, asked)}\n",
+        "        async with snapshot(self._engine) as connection:\n"
+        '            asked = {"order_ids": [order.order_id for order in orders]}\n'
+        "            unfinished = {row.order_id: row.status for row in "
+        "await connection.execute(_UNFINISHED_STILL, asked)}\n"
+        "        completed = [order for order in orders if await _has_completed(order)]\n",
+        at(RESTORED, "test_an_order_that_completes_between_the_two_looks_is_no_contradiction"),
+    ),
+    Mutant(
+        "doubt-dies-with-its-run",
+        "whoever terminates a parked run would have a delivered order refunded",
+        _SEARCH,
+        'doubt = row.incident.removeprefix(_IN_DOUBT) if (row.incident or "").startswith(_IN_DOUBT) else ""\n',
+        'doubt = ""\n',
+        at(RESTORED, "test_a_parked_order_whose_run_is_terminated_is_parked_again"),
+    ),
+)
