@@ -273,23 +273,6 @@ async def test_a_stuck_order_whose_saga_was_terminated_is_finished(shop: Shop) -
     assert await violations(shop) == []
 
 
-async def test_an_order_that_is_open_although_its_saga_completed_gets_another(shop: Shop) -> None:
-    order, other = await accept_by_hand(shop), shop.order("carol")
-
-    async with shop.working():
-        # As after a restore of the database: Temporal knows of an end that the order has not come to.
-        ended = await shop.client.start_workflow(
-            CheckoutWorkflow.run, other, id=checkout_workflow_id(order.order_id), task_queue=shop.task_queue
-        )
-        await ended.result()
-        report = await sweep(shop)
-        second = await how_it_ended(saga_of(shop, order))
-
-    assert report.started == [order.order_id]
-    assert second == "completed"
-    assert await shop.order_status(order) == "completed"
-
-
 async def test_a_sweep_logs_no_errors_for_orders_that_are_refused_while_it_works(
     shop: Shop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
