@@ -159,10 +159,12 @@ class Maintenance:
 
     @activity.defn
     async def find_contradictions(self, orders: list[CheckoutInput]) -> list[CheckoutInput]:
-        """Find among unfinished orders those whose newest run has completed, and say so in their `doubt`.
+        """Find among unfinished orders those whose newest run has completed: each needs another run all the same.
 
         A run completes after the database has committed the order's completion. So where the database, read
-        after Temporal, has the order unfinished, it has forgotten what it once knew.
+        after Temporal, has the order unfinished, it has forgotten what it once knew, and the order's `doubt` says
+        so. Unless the order is unwinding: then a late undo of an earlier run came after the completion, and there
+        is nothing to guess about what was asked for.
         """
         completed = [order for order in orders if await _has_completed(order)]
         if not completed:
@@ -171,16 +173,19 @@ class Maintenance:
             asked = {"order_ids": [order.order_id for order in completed]}
             unfinished = {row.order_id: row.status for row in await connection.execute(_UNFINISHED_STILL, asked)}
         return [
-            replace(
-                order,
-                repair=True,
-                doubt=f"Temporal has completed order {order.order_id}, and the database has it as "
-                f"{unfinished[order.order_id]}; was it restored to an earlier instant? Nothing is undone before "
-                "somebody has looked",
-            )
+            order
+            if status == OrderStatus.UNWINDING
+            else replace(order, repair=True, doubt=_contradiction(order, status))
             for order in completed
-            if order.order_id in unfinished
+            if (status := unfinished.get(order.order_id)) is not None
         ]
+
+
+def _contradiction(order: CheckoutInput, status: str) -> str:
+    return (
+        f"Temporal has completed order {order.order_id}, and the database has it as {status}; was it restored to an "
+        "earlier instant? Nothing is undone before somebody has looked"
+    )
 
 
 async def _has_completed(order: CheckoutInput) -> bool:

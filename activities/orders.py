@@ -9,7 +9,7 @@ from temporalio import activity
 from activities.fence import FenceKey, resolve_once
 from adapters.database import transaction
 from domain.errors import CompensationImpossible, DatabaseContradictsHistory, IdempotencyMismatch, InvalidInput
-from domain.model import CheckoutInput, OrderStatus, Step, UndoInput
+from domain.model import CheckoutInput, Ending, OrderStatus, Step, UndoInput
 
 _BEGIN_UNWIND = text("""
     UPDATE orders SET status = 'unwinding', changed_by = :changed_by,
@@ -232,7 +232,9 @@ class Orders:
         async with transaction(self._engine) as connection:
             status = await lock_order(connection, order)
             steps = await _standing(connection, order)
-            if steps and status != OrderStatus.COMPLETED:
+            # A cancel reaches behind the completion, as long as there is a label; a repair and a refusal do not.
+            is_cancel = undo.ending is Ending.CANCELLED and not order.repair
+            if steps and (status != OrderStatus.COMPLETED or is_cancel):
                 return replace(await _state(connection, order.order_id), standing=steps)
             await connection.execute(_CLOSE, _row(undo))
             await lock_order(connection, order)  # somebody else's order may have come while the row was missing

@@ -88,11 +88,11 @@ class SweepWorkflow:
         refused = [order for order, is_started in zip(orders, are_started, strict=True) if not is_started]
         if not refused:
             return
-        doubtful = await _maintain(
+        completed = await _maintain(
             Maintenance.find_contradictions, refused, "Tell the sagas that are alive from those that have completed"
         )
-        report.alive += len(refused) - len(doubtful)
-        for order in doubtful:
+        report.alive += len(refused) - len(completed)
+        for order in completed:
             if not await self._start(order, report, WorkflowIDReusePolicy.ALLOW_DUPLICATE):
                 report.alive += 1
 

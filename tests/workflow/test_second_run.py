@@ -19,7 +19,7 @@ from client.checkouts import Checkouts
 from domain import policies
 from domain.errors import IdempotencyMismatch
 from domain.maintenance import SweepInput, SweepReport
-from domain.model import CheckoutInput, CheckoutStatus, OrderLine
+from domain.model import CheckoutInput, CheckoutStatus, Ending, OrderLine, UndoInput
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
 from tests.workflow.gates import Gates
@@ -328,4 +328,38 @@ async def test_ship_in_flight_beside_a_repair_is_undone_or_stands_as_a_whole(sho
         await asyncio.gather(Shipping(shop.engine).ship_order(order), how_it_ended(handle), return_exceptions=True)
 
     assert await shop.order_status(order) in {"completed", "cancelled"}
+    assert await violations(shop) == []
+
+
+@pytest.mark.parametrize(("customer", "ending"), [("carol", "CANCELED"), ("alice", "completed")])
+async def test_a_second_run_that_is_cancelled_reaches_behind_the_completion_as_long_as_there_is_a_label(
+    shop: Shop, customer: str, ending: str
+) -> None:
+    order, before = shop.order(customer), await goods_and_money(shop.database)
+    await Inventory(shop.engine).reserve_inventory(order)
+    await Payments(shop.engine).charge_payment(order)
+    await Shipping(shop.engine).ship_order(order)
+    handle = await run_again(shop, order)
+    await handle.cancel()
+
+    async with shop.working():
+        ended = await how_it_ended(handle)
+
+    assert ended == ending
+    assert (await goods_and_money(shop.database) == before) == (ending == "CANCELED")
+    assert await violations(shop) == []
+
+
+async def test_an_order_that_a_late_undo_left_unwinding_is_repaired_although_its_run_has_completed(shop: Shop) -> None:
+    order, before = shop.order("carol"), await goods_and_money(shop.database)
+
+    async with shop.working():
+        await (await shop.start(order)).result()
+        await Shipping(shop.engine).cancel_shipment(UndoInput(order, Ending.CANCELLED, "cancelled: too late"))
+        report = await sweep(shop)
+        ended = await how_it_ended(shop.client.get_workflow_handle(checkout_workflow_id(order.order_id)))
+
+    assert (report.repaired, report.parked) == ([order.order_id], [])
+    assert ended == "OrderCancelled"
+    assert await goods_and_money(shop.database) == before
     assert await violations(shop) == []
