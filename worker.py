@@ -189,7 +189,7 @@ async def _wait_until_usable(settings: WorkerSettings, engine: AsyncEngine) -> C
     except Exception as error:
         raise CannotStart(f"The Temporal settings are wrong: {error}") from error
     client = await _until(deadline, f"Temporal at {where}", lambda: connect(identity=identity))
-    await _check_search_attributes(client)
+    await _until(deadline, f"Temporal at {where}", lambda: _check_search_attributes(client))
     return client
 
 
@@ -248,7 +248,7 @@ async def _check_search_attributes(client: Client) -> None:
                 f"Temporal has no namespace {client.namespace}.\nSet TEMPORAL_NAMESPACE, or run: "
                 f"temporal operator namespace create --namespace {client.namespace}"
             ) from error
-        raise CannotStart(f"Temporal does not tell its search attributes: {error.message}") from error
+        raise  # it went away again, or is not quite up
     keyword = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
     missing = [name for name in policies.SEARCH_ATTRIBUTES if known.custom_attributes.get(name) != keyword]
     if missing:

@@ -719,13 +719,25 @@ async def test_parking_opens_one_incident_and_parking_again_brings_it_up_to_date
     order = shop.order()
     await pay(shop, order)
     await Orders(shop.engine).park_order(ParkInput(undo(order), ["pay", "reserve"], "the first cause"))
+    await Payments(shop.engine).refund_payment(undo(order))
 
     state = await Orders(shop.engine).park_order(ParkInput(undo(order), ["reserve"], "the newer cause"))
 
     assert state == OrderState("stuck", "a reason")
     incidents = await shop.database.fetch("SELECT steps, cause, closed_at FROM incidents")
     assert [tuple(incident) for incident in incidents] == [(["reserve"], "the newer cause", None)]
-    assert [event for _, event, _, _ in await log_of(shop.database, order)] == ["reserved", "paid", "stuck"]
+    moves = [event for _, event, _, _ in await log_of(shop.database, order)]
+    assert moves == ["reserved", "paid", "stuck", "unwinding", "stuck"]
+
+
+async def test_an_order_is_not_parked_while_a_step_stands_that_its_saga_does_not_know(shop: Shop) -> None:
+    order = shop.order()
+    await pay(shop, order)
+
+    state = await Orders(shop.engine).park_order(ParkInput(undo(order), ["reserve"], "a cause"))
+
+    assert state == OrderState("paid", standing=["pay"])
+    assert await shop.database.value("SELECT count(*) FROM incidents") == 0
 
 
 async def test_parking_at_once_opens_one_incident(shop: Shop) -> None:

@@ -1,0 +1,58 @@
+"""A worker that starts while its servers come and go waits for them, and says what only a person can mend."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+
+import worker
+from adapters.config import WorkerSettings
+
+
+class Flaky:
+    """A client whose first calls for the search attributes find nobody."""
+
+    def __init__(self, client: Client, failures: int) -> None:
+        self._client = client
+        self.failures = failures
+        self.namespace = client.namespace
+
+    @property
+    def operator_service(self) -> "Flaky":
+        return self
+
+    async def list_search_attributes(self, request: Any) -> Any:
+        if self.failures:
+            self.failures -= 1
+            raise RPCError("transport error", RPCStatusCode.UNAVAILABLE, b"")
+        return await self._client.operator_service.list_search_attributes(request)
+
+
+async def test_a_worker_waits_for_a_temporal_that_goes_away_again_while_it_starts(
+    engine: AsyncEngine, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flaky = Flaky(client, failures=3)
+
+    async def connect(**_: Any) -> Flaky:
+        return flaky
+
+    monkeypatch.setattr(worker, "connect", connect)
+
+    usable: object = await worker._wait_until_usable(WorkerSettings(startup_timeout_seconds=30), engine)
+
+    assert usable is flaky
+    assert flaky.failures == 0
+
+
+async def test_a_temporal_that_stays_away_is_told_at_the_deadline(
+    engine: AsyncEngine, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def connect(**_: Any) -> Flaky:
+        return Flaky(client, failures=1_000)
+
+    monkeypatch.setattr(worker, "connect", connect)
+
+    with pytest.raises(worker.CannotStart, match="did not answer in time: transport error"):
+        await worker._wait_until_usable(WorkerSettings(startup_timeout_seconds=1), engine)
