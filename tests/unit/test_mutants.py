@@ -161,6 +161,14 @@ def test_a_test_that_failed_of_a_broken_mutant_is_no_kill(said: str) -> None:
     assert "broken" in note
 
 
+def test_a_plan_that_went_stale_is_no_broken_statement() -> None:
+    said = "Postgres refused: type of parameter 14 (text) does not match that when preparing the plan (xml) (42804)"
+
+    verdict, _ = judge(Run(1, 0, ["AssertionError"], [], 0, f"E   {said}\n", 1.0))
+
+    assert verdict is Verdict.KILLED
+
+
 def test_a_run_that_had_to_be_killed_has_hung() -> None:
     run = Run(None, 0, [], [], 0, "", 180.0)
 
