@@ -43,9 +43,17 @@ MUTANTS = (
         "close-before-standing-steps-are-undone",
         "an order would end as cancelled and keep its stock and money (P1)",
         _FILE,
-        "            if steps and status != OrderStatus.COMPLETED:\n",
+        "            if steps and (status != OrderStatus.COMPLETED or is_cancel):\n",
         "            if steps and status is None:\n",
         at(SECOND_RUN, "test_a_second_run_that_is_cancelled_before_its_first_step_undoes_what_the_first_run_left"),
+    ),
+    Mutant(
+        "cancel-stops-at-the-completion",
+        "a second run that is cancelled would leave the label standing, and a late undo would half undo it (P6)",
+        _FILE,
+        "            if steps and (status != OrderStatus.COMPLETED or is_cancel):\n",
+        "            if steps and status != OrderStatus.COMPLETED:\n",
+        at(SECOND_RUN, "test_a_second_run_that_is_cancelled_reaches_behind_the_completion_as_long_as_there_is_a_label"),
     ),
     Mutant(
         "close-takes-the-newest-ending",
