@@ -85,7 +85,7 @@ async def play(stage: Stage, script: Script) -> None:
 
 
 @pytest.mark.parametrize("scripts", [OTHERS, BY_TIME], ids=["alternating", "by-time"])
-@pytest.mark.parametrize("cached", [0, 1])
+@pytest.mark.parametrize("cached", [0, pytest.param(1, marks=pytest.mark.exhaustive)])
 async def test_a_worker_without_a_cache_commands_the_same_as_one_with_a_cache(
     shop: Shop, cached: int, scripts: list[Script], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,12 +58,10 @@ def closed(seconds: float) -> Outage:
 
 CUT = Outage("cut", lambda link: link.reset(), 0.0, lambda counts: counts.reset)
 OUTAGES = [CUT, closed(3), deaf(1), deaf(10), one_way(Way.TO_SERVER, 6), one_way(Way.TO_CLIENT, 6), deaf(60)]
-# The share of make test: each server is cut off, and made deaf or mute for longer than an attempt may take.
+# The share of make test: one server is cut off, the other one mute for longer than an attempt may take.
 BRIEFLY = {
-    ("postgres", str(CUT)),
     ("postgres", str(one_way(Way.TO_CLIENT, 6))),
     ("temporal", str(closed(3))),
-    ("temporal", str(one_way(Way.TO_CLIENT, 6))),
 }
 CELLS = [
     pytest.param(
@@ -112,13 +110,11 @@ async def test_a_link_that_fails_for_a_while_costs_no_order(
         await site.require_clean()
 
 
+@pytest.mark.exhaustive  # it takes minutes, nearly all of them waiting
 @pytest.mark.parametrize(
     ("server", "each_way_seconds"),
-    [
-        # Half a second more for each round trip; a cold connection spends up to fourteen of them in one transaction.
-        pytest.param("postgres", 0.25),
-        pytest.param("temporal", 0.5, marks=pytest.mark.exhaustive),
-    ],
+    # Half a second more for each round trip to Postgres: a cold connection spends up to fourteen in one transaction.
+    [("postgres", 0.25), ("temporal", 0.5)],
 )
 async def test_a_slow_link_delays_orders_and_costs_none(
     site: Site, fired: Counter[str], server: str, each_way_seconds: float
@@ -132,7 +128,7 @@ async def test_a_slow_link_delays_orders_and_costs_none(
         fired["orders in flight"] = len(load.open)
         # What is carried now may not stay: the worker must be able to connect over such a link as well.
         fired["reset"] = link.reset()
-        await load.all_ended()
+        await load.all_ended(patience=480)
 
         fired["chunks delayed"] = link.counts.chunks_delayed
         assert load.surprises() == []

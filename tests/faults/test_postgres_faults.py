@@ -100,6 +100,7 @@ async def test_an_outage_beyond_the_budget_of_reserve_ends_orders_whole_and_neve
     await site.require_clean()
 
 
+@pytest.mark.exhaustive
 async def test_a_pool_of_one_serves_a_hundred_orders_at_once(site: Site, fired: Counter[str]) -> None:
     with Link(site.stack.ports.postgres) as link:
         # A hundred statements, one after the other, take longer than anybody waits for a connection.

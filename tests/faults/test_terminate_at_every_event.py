@@ -88,7 +88,7 @@ def ids_of(cases: list[Case], statuses: set[str | None], told: dict[str, str | N
     return sorted(case.stage.order.order_id for case in cases if told[str(case)] in statuses)
 
 
-@pytest.mark.parametrize("script", share(SCRIPTS, every=7))
+@pytest.mark.parametrize("script", share(SCRIPTS, every=11))
 async def test_a_saga_that_is_terminated_at_any_event_is_repaired(
     shop: Shop, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,6 +84,7 @@ async def test_orders_wait_for_the_next_worker_when_all_were_killed(site: Site, 
     await site.require_clean()
 
 
+@pytest.mark.exhaustive
 async def test_a_worker_that_is_frozen_delays_its_own_orders_and_wakes_up_harmless(
     site: Site, fired: Counter[str]
 ) -> None:
@@ -108,6 +109,7 @@ async def test_a_worker_that_is_frozen_delays_its_own_orders_and_wakes_up_harmle
     await site.require_clean()
 
 
+@pytest.mark.exhaustive
 async def test_a_worker_whose_event_loop_stands_still_delays_its_own_orders_and_no_others(
     site: Site, fired: Counter[str]
 ) -> None:
@@ -131,7 +133,7 @@ async def test_a_worker_whose_event_loop_stands_still_delays_its_own_orders_and_
     await site.require_clean()
 
 
-@pytest.mark.parametrize("first", [SIGUSR1, SIGUSR2], ids=["fast", "slow"])
+@pytest.mark.parametrize("first", [SIGUSR1, pytest.param(SIGUSR2, marks=pytest.mark.exhaustive)], ids=["fast", "slow"])
 async def test_a_worker_whose_clock_is_an_hour_off_and_jumps_back_ends_every_order(
     site: Site, fired: Counter[str], first: Signals
 ) -> None:
