@@ -10,11 +10,12 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from activities import inventory, payments, shipping
 from activities.inventory import Inventory
 from activities.orders import OperatorNote, Orders, OrderState, ParkInput
 from activities.payments import Payments
 from activities.shipping import Shipping
-from adapters.database import TABLES
+from adapters.database import TABLES, single_statement
 from domain.errors import (
     CheckoutError,
     CompensationImpossible,
@@ -889,3 +890,17 @@ async def _until_alone(database: Database) -> None:
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = 'checkout'"
         ):
             await asyncio.sleep(0.01)
+
+
+# Reasons that have passed -------------------------------------------------------------------------------
+
+
+async def test_a_step_that_was_refused_for_a_reason_that_has_passed_has_none_any_more(shop: Shop) -> None:
+    order = shop.order("carol")
+
+    async with single_statement(shop.engine) as connection:
+        assert await inventory._refusal(connection, order) is None
+        await reserve(shop, order)
+        assert await payments._refusal(connection, order) is None
+        await pay(shop, order)
+        assert await shipping._refusal(connection, order) is None

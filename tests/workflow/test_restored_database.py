@@ -312,6 +312,24 @@ async def test_an_order_that_completes_between_the_two_looks_is_no_contradiction
     assert found == []
 
 
+async def test_two_sweeps_that_look_at_once_park_an_order_once(shop: Shop, backup: Backup) -> None:
+    order = await completed_and_forgotten(shop, backup, "ship_order")
+    gates, sweep_id = Gates(), f"sweep-{uuid.uuid4()}"
+    look = gates.hold(replace(order, order_id=sweep_id), "find_contradictions", "after")
+
+    async with shop.working(interceptors=(gates,)):
+        slow = await shop.client.start_workflow(
+            SweepWorkflow.run, SweepInput(0), id=sweep_id, task_queue=shop.task_queue
+        )
+        await look.reached()
+        quick = await sweep(shop)
+        look.open()
+        report = await slow.result()
+
+    assert (quick.parked, quick.alive) == ([order.order_id], 0)
+    assert (report.parked, report.alive) == ([], 1)
+
+
 # The audit sees it --------------------------------------------------------------------------------------
 
 
