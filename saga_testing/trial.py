@@ -19,6 +19,9 @@ from saga_testing.verdict import BrokenPromise, broken, difference, in_words
 T = TypeVar("T")
 _POLL_SECONDS = 0.05
 
+# A worker that stops may first wait for the end of a long poll, which is a minute away at most.
+_STOPS_WITHIN_SECONDS = 90.0
+
 
 class Trial:
     """What the cases are told with."""
@@ -39,7 +42,9 @@ class Trial:
             yield
         finally:
             await self._in_time(
-                self.faults.stop(worker), "A worker stops when it is told to: the saga swallows its own eviction."
+                self.faults.stop(worker),
+                "A worker stops when it is told to: the saga swallows its own eviction.",
+                patience_seconds=max(self.saga.patience_seconds, _STOPS_WITHIN_SECONDS),
             )
 
     # What can be waited for ------------------------------------------------------------------------------
@@ -157,16 +162,15 @@ class Trial:
         with contextlib.suppress(WorkflowFailureError):
             await self.handle.result()
 
-    async def _in_time(self, awaitable: Awaitable[T], promise: str) -> T:
+    async def _in_time(self, awaitable: Awaitable[T], promise: str, *, patience_seconds: float | None = None) -> T:
+        limit = patience_seconds or self.saga.patience_seconds
         try:
-            async with asyncio.timeout(self.saga.patience_seconds) as patience:
+            async with asyncio.timeout(limit) as patience:
                 return await awaitable
         except TimeoutError:
             if not patience.expired():
                 raise
-            raise self._broken(
-                promise, f"not within {self.saga.patience_seconds} s; {await self._standing()}"
-            ) from None
+            raise self._broken(promise, f"not within {limit} s; {await self._standing()}") from None
 
     async def _standing(self) -> str:
         """Say what the workflow waits for."""

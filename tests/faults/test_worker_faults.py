@@ -67,6 +67,7 @@ async def test_a_drained_worker_finishes_what_it_began_and_loses_no_attempt(site
     await site.require_clean()
 
 
+@pytest.mark.exhaustive
 async def test_orders_wait_for_the_next_worker_when_all_were_killed(site: Site, fired: Counter[str]) -> None:
     killed = [await site.ready_worker() for _ in range(2)]
     load = site.load(60)
