@@ -16,7 +16,7 @@ from domain.policies import order_id_of
 Moment = Literal["before", "after"]
 Place = tuple[str, str, Moment]
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 
 
 class Gate:
