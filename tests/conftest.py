@@ -21,12 +21,13 @@ from activities.maintenance import Maintenance
 from adapters.config import WorkerSettings
 from adapters.database import create_engine
 from adapters.temporal import DATA_CONVERTER
-from domain.maintenance import AuditInput, AuditReport
+from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
 from domain.model import CheckoutInput, CheckoutStatus, OrderLine
 from domain.policies import checkout_workflow_id
 from embedded.stack import DATABASE, ROLE, DevStack, psql
 from worker import build_worker
 from workflows.checkout import CheckoutWorkflow
+from workflows.maintenance import SweepWorkflow
 
 _exit_status = 0
 _numbers = itertools.count(1)
@@ -152,6 +153,44 @@ class Shop:
             id=checkout_workflow_id(order.order_id),
             task_queue=self.task_queue,
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+        )
+
+    async def run_again(self, order: CheckoutInput) -> WorkflowHandle[CheckoutWorkflow, CheckoutStatus]:
+        """Start another run of an order whose run has closed, as after a lost history."""
+        return await self.client.start_workflow(
+            CheckoutWorkflow.run,
+            order,
+            id=checkout_workflow_id(order.order_id),
+            task_queue=self.task_queue,
+            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+        )
+
+    def newest_run(self, order: CheckoutInput) -> WorkflowHandle[CheckoutWorkflow, CheckoutStatus]:
+        """Give the newest run of an order's saga, whoever started it."""
+        return self.client.get_workflow_handle_for(CheckoutWorkflow.run, checkout_workflow_id(order.order_id))
+
+    async def start_sweep(
+        self, *, sweep_id: str = "", stood_still_seconds: float = 0
+    ) -> WorkflowHandle[SweepWorkflow, SweepReport]:
+        """Start a sweep that takes every order which has stood still for so long."""
+        return await self.client.start_workflow(
+            SweepWorkflow.run,
+            SweepInput(stood_still_seconds),
+            id=sweep_id or f"sweep-{uuid.uuid4()}",
+            task_queue=self.task_queue,
+        )
+
+    async def sweep(self, *, stood_still_seconds: float = 0) -> SweepReport:
+        """Sweep once, and give the report."""
+        return await (await self.start_sweep(stood_still_seconds=stood_still_seconds)).result()
+
+    async def accept_by_hand(self, *orders: CheckoutInput) -> None:
+        """Write pending orders, as a person with psql would."""
+        rows = [f"('{order.order_id}', '{order.customer}')" for order in orders]
+        lines = [f"('{order.order_id}', '{line.sku}', {line.quantity})" for order in orders for line in order.lines]
+        await self.database.run(
+            f"INSERT INTO orders (order_id, customer) VALUES {', '.join(rows)};"
+            f"INSERT INTO order_lines (order_id, sku, quantity) VALUES {', '.join(lines)}"
         )
 
     async def audit(self, *, at_rest: bool = True) -> AuditReport:

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
@@ -112,15 +112,3 @@ async def is_known(shop: Shop, order: CheckoutInput) -> bool:
 async def newest_run(shop: Shop, order: CheckoutInput) -> str:
     """Name the newest run of an order's saga."""
     return (await shop.client.get_workflow_handle(checkout_workflow_id(order.order_id)).describe()).run_id
-
-
-async def accept_by_hand(database: Database, *orders: CheckoutInput) -> None:
-    """Write pending orders, as a person with psql would."""
-    lines: list[Any] = [
-        f"('{order.order_id}', '{line.sku}', {line.quantity})" for order in orders for line in order.lines
-    ]
-    rows = [f"('{order.order_id}', '{order.customer}')" for order in orders]
-    await database.run(
-        f"INSERT INTO orders (order_id, customer) VALUES {', '.join(rows)};"
-        f"INSERT INTO order_lines (order_id, sku, quantity) VALUES {', '.join(lines)}"
-    )

@@ -1,7 +1,6 @@
 """The sagas that are struck: every way in which a checkout ends, and what each stop of its course means."""
 
 import asyncio
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,14 +15,13 @@ from temporalio.service import RPCError
 
 from domain import policies
 from domain.errors import DatabaseRefusedStatement
-from domain.maintenance import SweepInput, SweepReport
+from domain.maintenance import SweepReport
 from domain.model import CheckoutInput
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
 from tests.faults.stepping import DEADLINE_SECONDS, TASK, Stage, Stop
-from tests.workflow.sagas import hasty, resolve, retry
+from tests.workflow.sagas import hasty, resolve, retry, until
 from workflows.checkout import CheckoutWorkflow
-from workflows.maintenance import SweepWorkflow
 
 REASON = "changed my mind"
 OPERATOR = "operator"
@@ -81,12 +79,6 @@ class Script:
                 return
 
 
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while not await condition():
-            await asyncio.sleep(0.03)
-
-
 async def history_of(stage: Stage) -> list[HistoryEvent]:
     return list((await stage.handle.fetch_history()).events)
 
@@ -111,9 +103,7 @@ async def wait_for_the_end(stage: Stage) -> None:
 
 async def sweep(shop: Shop) -> SweepReport:
     """Sweep the whole database once, and wait until every repair has ended."""
-    report = await shop.client.execute_workflow(
-        SweepWorkflow.run, SweepInput(0), id=f"sweep-{uuid.uuid4()}", task_queue=shop.task_queue
-    )
+    report = await shop.sweep()
     ends = [shop.client.get_workflow_handle(checkout_workflow_id(order_id)).result() for order_id in report.repaired]
     await asyncio.wait_for(asyncio.gather(*ends, return_exceptions=True), DEADLINE_SECONDS)
     return report

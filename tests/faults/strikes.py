@@ -21,11 +21,11 @@ from tests.faults.scripts import (
     history_of,
     is_brought_by_an_update,
     name_of,
-    until,
     wait_for_the_end,
     waits_for_somebody,
 )
 from tests.faults.stepping import DEADLINE_SECONDS, TASK, Stage, Stop
+from tests.workflow.sagas import until
 from workflows.checkout import CheckoutWorkflow
 
 Blow = Literal["cancel", "update", "terminate"]

@@ -18,11 +18,11 @@ from domain import policies
 from tests.conftest import Shop
 from tests.faults.histories import replay_all
 from tests.faults.net_effect import assert_net_effect
-from tests.faults.scripts import SCRIPTS, Script, be_patient, history_of, name_of, until, wait_for_the_end
+from tests.faults.scripts import SCRIPTS, Script, be_patient, history_of, name_of, wait_for_the_end
 from tests.faults.share import share
 from tests.faults.stepping import Stage, Stop
 from tests.workflow.gates import lost_report
-from tests.workflow.sagas import DOES, UNDOS, violations
+from tests.workflow.sagas import DOES, UNDOS, until, violations
 
 pytestmark = pytest.mark.timeout(300)
 

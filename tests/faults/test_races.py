@@ -12,14 +12,13 @@ from temporalio.client import WorkflowFailureError
 from activities.inventory import Inventory
 from activities.payments import Payments
 from client.failures import NoSuchOrder, NoWorker, Refused
-from domain.maintenance import SweepInput, SweepReport
+from domain.maintenance import SweepReport
 from domain.model import CheckoutInput, OrderLine
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
-from tests.faults.callers import COMPLETED_ONCE, PATIENCE_SECONDS, accept_by_hand, ask, checkouts_of, traces
+from tests.faults.callers import COMPLETED_ONCE, PATIENCE_SECONDS, ask, checkouts_of, traces
 from tests.workflow.sagas import goods_and_money, violations
 from workflows.checkout import CheckoutWorkflow
-from workflows.maintenance import SweepWorkflow
 
 ROUNDS = [pytest.param(4, id="some"), pytest.param(40, id="many", marks=pytest.mark.exhaustive)]
 
@@ -30,9 +29,7 @@ def orders_of(shop: Shop, count: int, customer: str = "carol") -> list[CheckoutI
 
 async def sweep(shop: Shop) -> SweepReport:
     async with asyncio.timeout(PATIENCE_SECONDS):
-        return await shop.client.execute_workflow(
-            SweepWorkflow.run, SweepInput(0), id=f"sweep-{uuid.uuid4()}", task_queue=shop.task_queue
-        )
+        return await shop.sweep()
 
 
 async def cancelled(shop: Shop, order: CheckoutInput) -> str:
@@ -89,7 +86,7 @@ async def test_an_order_by_hand_that_starters_and_two_sweeps_find_at_once_is_car
     shop: Shop, count: int
 ) -> None:
     orders = orders_of(shop, count)
-    await accept_by_hand(shop.database, *orders)
+    await shop.accept_by_hand(*orders)
 
     async with shop.working():
         sweeps = [asyncio.create_task(sweep(shop)) for _ in range(2)]
@@ -113,7 +110,7 @@ async def test_two_sweeps_at_once_give_each_order_one_run_that_does_its_work(sho
         await Inventory(shop.engine).reserve_inventory(order)
         if number % 2:
             await Payments(shop.engine).charge_payment(order)
-    await accept_by_hand(shop.database, *pending)
+    await shop.accept_by_hand(*pending)
 
     async with shop.working():
         reports = await asyncio.gather(*(sweep(shop) for _ in range(2)))

@@ -30,13 +30,12 @@ from tests.faults.scripts import (
     name_of,
     perform,
     sweep,
-    until,
     wait_for_the_end,
 )
 from tests.faults.share import share
 from tests.faults.stepping import TASK, Stage, Stop
 from tests.faults.strikes import TERMINATED
-from tests.workflow.sagas import DOES, violations
+from tests.workflow.sagas import DOES, until, violations
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -13,11 +13,11 @@ from domain.maintenance import SweepReport
 from tests.conftest import Shop
 from tests.faults.histories import replay_all
 from tests.faults.net_effect import assert_net_effect
-from tests.faults.scripts import SCRIPTS, Course, Script, be_patient, history_of, perform, sweep, until
+from tests.faults.scripts import SCRIPTS, Course, Script, be_patient, history_of, perform, sweep
 from tests.faults.share import share
 from tests.faults.stepping import Stop
 from tests.faults.strikes import TERMINATE, TERMINATED, Case
-from tests.workflow.sagas import UNDOS, violations
+from tests.workflow.sagas import UNDOS, until, violations
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -6,14 +6,12 @@ go on when the first is back.
 """
 
 import asyncio
-import uuid
 from collections import Counter
 
 import pytest
 from temporalio.client import WorkflowExecutionStatus
 
 from domain import policies
-from domain.maintenance import SweepInput
 from tests.conftest import Shop
 from tests.faults.rolling import CELLS, STORIES, Cell, Handle
 from tests.faults.share import share
@@ -33,7 +31,6 @@ from tests.workflow.sagas import (
     violations,
 )
 from workflows.checkout import CheckoutWorkflow
-from workflows.maintenance import SweepWorkflow
 
 # Deploys that struck an open saga and were noticed by it, for each test that runs all cells.
 _struck: Counter[str] = Counter()
@@ -166,9 +163,7 @@ async def test_an_order_that_began_on_the_bad_build_is_terminated_and_undone_by_
     async with v1.working():
         await until(lambda: is_refused_by_its_worker(handle))
         await handle.terminate("rollback")
-        await shop.client.execute_workflow(
-            SweepWorkflow.run, SweepInput(0), id=f"sweep-{uuid.uuid4()}", task_queue=shop.task_queue
-        )
+        await shop.sweep()
         ended = await how_it_ended(newest_run(shop, handle))
 
     assert ended == "OrderCancelled"

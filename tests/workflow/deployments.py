@@ -2,9 +2,11 @@
 
 import asyncio
 import subprocess
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
 
@@ -28,8 +30,18 @@ from workflows.checkout import CheckoutWorkflow
 
 UNVERSIONED = ""
 
-# Not known yet; changed at the same time by the arrival of another worker; asked too often.
-_ASK_AGAIN = frozenset({RPCStatusCode.NOT_FOUND, RPCStatusCode.FAILED_PRECONDITION, RPCStatusCode.RESOURCE_EXHAUSTED})
+_EVERYWHERE_WITHIN_SECONDS = 60
+_ANSWER_WITHIN = timedelta(seconds=5)
+# Not known yet; changed at the same time by the arrival of another worker; asked too often; no answer.
+_ASK_AGAIN = frozenset(
+    {
+        RPCStatusCode.NOT_FOUND,
+        RPCStatusCode.FAILED_PRECONDITION,
+        RPCStatusCode.RESOURCE_EXHAUSTED,
+        RPCStatusCode.DEADLINE_EXCEEDED,
+        RPCStatusCode.CANCELLED,
+    }
+)
 
 
 @dataclass
@@ -69,51 +81,57 @@ async def temporal_cli(shop: Shop, *arguments: str) -> subprocess.CompletedProce
 
 async def make_current(shop: Shop, build_id: str) -> None:
     """Make a version current, as soon as the server has heard of it, and wait until every new order begins there."""
+    service = shop.client.workflow_service
 
-    async def is_done() -> bool:
-        try:
-            await shop.client.workflow_service.set_worker_deployment_current_version(
-                SetWorkerDeploymentCurrentVersionRequest(
-                    namespace=shop.client.namespace, deployment_name=shop.task_queue, build_id=build_id
-                )
-            )
-        except RPCError as error:
-            if error.status in _ASK_AGAIN:
-                return False
-            raise
-        return True
+    async def set_current() -> str:
+        await service.set_worker_deployment_current_version(
+            SetWorkerDeploymentCurrentVersionRequest(
+                namespace=shop.client.namespace, deployment_name=shop.task_queue, build_id=build_id
+            ),
+            timeout=_ANSWER_WITHIN,
+        )
+        return ""
 
-    async def is_everywhere() -> bool:
-        try:
-            described = await shop.client.workflow_service.describe_worker_deployment(
-                DescribeWorkerDeploymentRequest(namespace=shop.client.namespace, deployment_name=shop.task_queue)
-            )
-        except RPCError as error:
-            if error.status in _ASK_AGAIN:
-                return False
-            raise
-        queue = await shop.client.workflow_service.describe_task_queue(
+    async def missing() -> str:
+        described = await service.describe_worker_deployment(
+            DescribeWorkerDeploymentRequest(namespace=shop.client.namespace, deployment_name=shop.task_queue),
+            timeout=_ANSWER_WITHIN,
+        )
+        queue = await service.describe_task_queue(
             DescribeTaskQueueRequest(
                 namespace=shop.client.namespace,
                 task_queue=TaskQueue(name=shop.task_queue),
                 task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
-            )
+            ),
+            timeout=_ANSWER_WITHIN,
         )
         state = described.worker_deployment_info.routing_config_update_state
-        return (
-            state == RoutingConfigUpdateState.ROUTING_CONFIG_UPDATE_STATE_COMPLETED
-            and queue.versioning_info.current_deployment_version.build_id == build_id
-        )
+        if state != RoutingConfigUpdateState.ROUTING_CONFIG_UPDATE_STATE_COMPLETED:
+            return f"the deployment is in {RoutingConfigUpdateState.Name(state)}"
+        current = queue.versioning_info.current_deployment_version.build_id
+        return "" if current == build_id else f"the task queue goes to {current!r}"
 
-    await _slowly_until(is_done)
-    await _slowly_until(is_everywhere)
+    await _slowly_until_nothing_is_missing(set_current)
+    await _slowly_until_nothing_is_missing(missing)
 
 
-async def _slowly_until(condition: Callable[[], Awaitable[bool]]) -> None:
+async def _slowly_until_nothing_is_missing(ask: Callable[[], Awaitable[str]]) -> None:
     # A deployment is a workflow of the server's own: who asks it fifty times a second holds it up.
-    async with asyncio.timeout(60):
-        while not await condition():
-            await asyncio.sleep(0.25)
+    answers: dict[str, int] = {}
+    until = time.monotonic() + _EVERYWHERE_WITHIN_SECONDS
+    while True:
+        try:
+            answer = await ask()
+        except RPCError as error:
+            if error.status not in _ASK_AGAIN:
+                raise
+            answer = f"{error.status.name}: {error.message}"
+        if not answer:
+            return
+        answers[answer] = answers.get(answer, 0) + 1
+        if time.monotonic() > until:
+            raise AssertionError(f"the version is not current; answers and how often: {answers}")
+        await asyncio.sleep(0.25)
 
 
 async def is_known(shop: Shop, build_id: str) -> bool:

@@ -14,14 +14,14 @@ from activities.inventory import Inventory
 from activities.payments import Payments
 from activities.shipping import Shipping
 from domain import policies
-from domain.maintenance import AuditInput, SweepInput
+from domain.maintenance import AuditInput
 from domain.model import CheckoutInput, OrderLine
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
 from tests.workflow.gates import Gates, Moment, lost_report
 from tests.workflow.sagas import BREAK_UNDO, MEND_UNDO, resolve, retry, until_status
 from workflows.checkout import CheckoutWorkflow
-from workflows.maintenance import AuditWorkflow, SweepWorkflow
+from workflows.maintenance import AuditWorkflow
 
 Handle = WorkflowHandle[Any, Any]
 Scene = Callable[[Shop, Gates], Awaitable[Handle]]
@@ -187,22 +187,6 @@ async def stuck_until_the_parcel_is_gone(shop: Shop, gates: Gates) -> Handle:
 # Second runs --------------------------------------------------------------------------------------------
 
 
-def run_again(shop: Shop, order: CheckoutInput) -> Awaitable[Handle]:
-    return shop.client.start_workflow(
-        CheckoutWorkflow.run,
-        order,
-        id=checkout_workflow_id(order.order_id),
-        task_queue=shop.task_queue,
-        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-    )
-
-
-async def sweep(shop: Shop) -> Handle:
-    return await shop.client.start_workflow(
-        SweepWorkflow.run, SweepInput(0), id=f"sweep-{uuid.uuid4()}", task_queue=shop.task_queue
-    )
-
-
 async def terminated(shop: Shop, gates: Gates) -> CheckoutInput:
     order = shop.order("carol")
     gate = gates.hold(order, "ship_order", "before")
@@ -214,15 +198,15 @@ async def terminated(shop: Shop, gates: Gates) -> CheckoutInput:
 
 async def repaired(shop: Shop, gates: Gates) -> Handle:
     order = await terminated(shop, gates)
-    await (await sweep(shop)).result()
+    await shop.sweep()
     gates.hold(order, "ship_order", "before").open()
-    return shop.client.get_workflow_handle_for(CheckoutWorkflow.run, checkout_workflow_id(order.order_id))
+    return shop.newest_run(order)
 
 
 async def repaired_though_completed(shop: Shop, _gates: Gates) -> Handle:
     order = shop.order("alice")
     await (await shop.start(order)).result()
-    return await run_again(shop, replace(order, repair=True))
+    return await shop.run_again(replace(order, repair=True))
 
 
 async def closes_what_stands(shop: Shop, _gates: Gates) -> Handle:
@@ -241,7 +225,7 @@ async def anothers_order(shop: Shop) -> CheckoutInput:
 
 
 async def intruder(shop: Shop, _gates: Gates) -> Handle:
-    return await run_again(shop, await anothers_order(shop))
+    return await shop.run_again(await anothers_order(shop))
 
 
 async def intruder_cancelled(shop: Shop, _gates: Gates) -> Handle:
@@ -255,7 +239,7 @@ async def cancelled_before_it_knows_of_the_parcel(shop: Shop, gates: Gates) -> H
     await Payments(shop.engine).charge_payment(order)
     await Shipping(shop.engine).ship_order(order)
     gate = gates.hold(order, "reserve_inventory", "before")
-    handle = await run_again(shop, order)
+    handle = await shop.run_again(order)
     await gate.reached()
     await handle.execute_update(CheckoutWorkflow.cancel, "found it cheaper")
     gate.open()
@@ -299,8 +283,8 @@ async def forgotten_after_its_end(shop: Shop) -> CheckoutInput:
 async def parked_by_the_sweep(shop: Shop, _gates: Gates) -> Handle:
     """Have the sweep park an order that Temporal has completed; somebody then has it undone."""
     order = await forgotten_after_its_end(shop)
-    await (await sweep(shop)).result()
-    handle = shop.client.get_workflow_handle_for(CheckoutWorkflow.run, checkout_workflow_id(order.order_id))
+    await shop.sweep()
+    handle = shop.newest_run(order)
     await until_status(shop, order, "stuck")
     await retry(handle)
     return handle
@@ -308,7 +292,7 @@ async def parked_by_the_sweep(shop: Shop, _gates: Gates) -> Handle:
 
 async def sweeps_and_parks(shop: Shop, _gates: Gates) -> Handle:
     await forgotten_after_its_end(shop)
-    return await sweep(shop)
+    return await shop.start_sweep()
 
 
 # Maintenance --------------------------------------------------------------------------------------------
@@ -326,7 +310,7 @@ async def write_by_hand(shop: Shop, orders: int, lines: int = 1) -> None:
 
 async def written_by_hand(shop: Shop, _gates: Gates) -> Handle:
     await write_by_hand(shop, 1)
-    await (await sweep(shop)).result()
+    await shop.sweep()
     return shop.client.get_workflow_handle_for(CheckoutWorkflow.run, checkout_workflow_id("by-hand-1"))
 
 
@@ -338,7 +322,7 @@ async def sweeps(shop: Shop, gates: Gates) -> Handle:
     await shop.start(alive)
     await gate.reached()
     await write_by_hand(shop, 1)
-    handle = await sweep(shop)
+    handle = await shop.start_sweep()
     await handle.result()
     gate.open()
     gates.hold(lost, "ship_order", "before").open()
@@ -350,7 +334,7 @@ async def sweeps_on_and_on(shop: Shop, _gates: Gates) -> Handle:
     usual, policies.SWEEP_BATCH = policies.SWEEP_BATCH, 1
     try:
         await write_by_hand(shop, 25, lines=101)
-        newest = await sweep(shop)
+        newest = await shop.start_sweep()
         await newest.result()
     finally:
         policies.SWEEP_BATCH = usual

@@ -10,8 +10,7 @@ from temporalio.client import WorkflowHandle
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from domain import policies
-from domain.maintenance import SweepInput
-from domain.model import CheckoutInput, CheckoutStatus
+from domain.model import CheckoutStatus
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
 from tests.workflow.gates import Gates, lost_report
@@ -28,7 +27,6 @@ from tests.workflow.sagas import (
     until_status,
     violations,
 )
-from workflows.maintenance import SweepWorkflow
 
 WHOLE_ORDER = "SELECT o.*, l.sku, l.quantity FROM orders o JOIN order_lines l USING (order_id) WHERE order_id = $1"
 WHOLE_FENCE = "SELECT * FROM step_fence WHERE saga_id = $1 ORDER BY step"
@@ -467,20 +465,11 @@ async def test_an_id_of_a_finished_order_with_other_content_is_refused(shop: Sho
     assert await violations(shop) == []
 
 
-async def accept_by_hand(shop: Shop) -> CheckoutInput:
-    """Write an order as a person with psql would, and give it as its saga will see it."""
-    order = shop.order("carol", ("lamp", 1))
-    await shop.database.run(
-        f"INSERT INTO orders (order_id, customer) VALUES ('{order.order_id}', 'carol');"
-        f"INSERT INTO order_lines (order_id, sku, quantity) VALUES ('{order.order_id}', 'lamp', 1)"
-    )
-    return order
-
-
 async def test_an_id_of_a_pending_order_with_other_content_is_refused_and_the_first_can_still_start(
     shop: Shop,
 ) -> None:
-    first = await accept_by_hand(shop)
+    first = shop.order("carol", ("lamp", 1))
+    await shop.accept_by_hand(first)
     row = await shop.database.fetch(WHOLE_ORDER, first.order_id)
     intruder = shop.order("alice", ("poster", 2), order_id=first.order_id)
 
@@ -488,9 +477,7 @@ async def test_an_id_of_a_pending_order_with_other_content_is_refused_and_the_fi
         failure = await failure_of(await shop.start(intruder))
         untouched = await shop.database.fetch(WHOLE_ORDER, first.order_id)
         fence = await shop.database.fetch(WHOLE_FENCE, first.order_id)
-        await shop.client.execute_workflow(
-            SweepWorkflow.run, SweepInput(0), id=f"sweep-{uuid.uuid4()}", task_queue=shop.task_queue
-        )
+        await shop.sweep()
         swept: WorkflowHandle[Any, CheckoutStatus] = shop.client.get_workflow_handle(
             checkout_workflow_id(first.order_id), result_type=CheckoutStatus
         )
@@ -506,7 +493,8 @@ async def test_an_id_of_a_pending_order_with_other_content_is_refused_and_the_fi
 async def test_an_intruder_that_is_cancelled_during_an_outage_leaves_the_pending_order_alone(
     shop: Shop,
 ) -> None:
-    first = await accept_by_hand(shop)
+    first = shop.order("carol", ("lamp", 1))
+    await shop.accept_by_hand(first)
     row = await shop.database.fetch(WHOLE_ORDER, first.order_id)
     intruder = shop.order("alice", ("poster", 2), order_id=first.order_id)
     gates = Gates()
@@ -525,7 +513,8 @@ async def test_an_intruder_that_is_cancelled_during_an_outage_leaves_the_pending
 async def test_an_intruder_that_is_cancelled_while_it_is_refused_leaves_the_pending_order_alone(
     shop: Shop,
 ) -> None:
-    first = await accept_by_hand(shop)
+    first = shop.order("carol", ("lamp", 1))
+    await shop.accept_by_hand(first)
     row = await shop.database.fetch(WHOLE_ORDER, first.order_id)
     intruder = shop.order("alice", ("poster", 2), order_id=first.order_id)
     gates = Gates()

@@ -4,7 +4,6 @@ import asyncio
 import gc
 import uuid
 from collections.abc import Sequence
-from typing import Any
 
 import asyncpg
 import pytest
@@ -14,7 +13,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.maintenance import Maintenance
 from domain import policies
-from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
+from domain.maintenance import AuditInput, AuditReport, SweepReport
 from domain.model import CheckoutInput, CheckoutStatus
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
@@ -34,18 +33,12 @@ from tests.workflow.sagas import (
     violations,
 )
 from workflows.checkout import CheckoutWorkflow
-from workflows.maintenance import AuditWorkflow, SweepWorkflow
+from workflows.maintenance import AuditWorkflow
 
 
 @pytest.fixture(autouse=True)
 def _hasty_undos(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO))
-
-
-async def sweep(shop: Shop) -> SweepReport:
-    return await shop.client.execute_workflow(
-        SweepWorkflow.run, SweepInput(0), id=f"sweep-{uuid.uuid4()}", task_queue=shop.task_queue
-    )
 
 
 async def accept_by_hand(
@@ -69,11 +62,6 @@ async def audit(shop: Shop, given: AuditInput | None = None) -> AuditReport:
     )
 
 
-def saga_of(shop: Shop, order: CheckoutInput) -> WorkflowHandle[Any, CheckoutStatus]:
-    """Give the newest run of an order's saga."""
-    return shop.client.get_workflow_handle(checkout_workflow_id(order.order_id), result_type=CheckoutStatus)
-
-
 # Orders by hand -----------------------------------------------------------------------------------------
 
 
@@ -81,8 +69,8 @@ async def test_an_order_written_by_hand_is_started_and_completes(shop: Shop) -> 
     order = await accept_by_hand(shop, "carol", (("poster", 2), ("lamp", 1)))
 
     async with shop.working():
-        report = await sweep(shop)
-        ended = await how_it_ended(saga_of(shop, order))
+        report = await shop.sweep()
+        ended = await how_it_ended(shop.newest_run(order))
 
     assert (report.started, report.repaired) == ([order.order_id], [])
     assert ended == "completed"
@@ -93,8 +81,8 @@ async def test_an_order_written_by_hand_that_is_refused_is_rejected(shop: Shop) 
     order = await accept_by_hand(shop, "nobody")
 
     async with shop.working():
-        await sweep(shop)
-        ended = await how_it_ended(saga_of(shop, order))
+        await shop.sweep()
+        ended = await how_it_ended(shop.newest_run(order))
 
     assert ended == "OrderRejected"
     assert await shop.order_status(order) == "rejected"
@@ -105,7 +93,7 @@ async def test_an_order_whose_lines_are_not_written_yet_is_left_alone(shop: Shop
     order = await accept_by_hand(shop, "alice", ())
 
     async with shop.working():
-        report = await sweep(shop)
+        report = await shop.sweep()
 
     assert report == SweepReport()
     assert await shop.order_status(order) == "pending"
@@ -116,8 +104,8 @@ async def test_an_order_that_no_saga_can_take_is_reported_and_does_not_stop_the_
     good = await accept_by_hand(shop)
 
     async with shop.working():
-        report = await sweep(shop)
-        ended = await how_it_ended(saga_of(shop, good))
+        report = await shop.sweep()
+        ended = await how_it_ended(shop.newest_run(good))
 
     assert report.started == [good.order_id]
     assert report.malformed == [f"{malformed.order_id}: the order has 101 lines; 100 are allowed, split it"]
@@ -133,7 +121,7 @@ async def test_more_orders_than_a_page_are_all_started(shop: Shop, monkeypatch: 
     )
 
     async with shop.working():
-        report = await sweep(shop)
+        report = await shop.sweep()
         ends = [
             await how_it_ended(shop.client.get_workflow_handle(checkout_workflow_id(order_id)))
             for order_id in report.started
@@ -166,8 +154,8 @@ async def test_what_a_terminated_saga_left_is_undone_and_the_order_cancelled(
         handle = await shop.start(order)
         await gate.reached()
         await handle.terminate()
-        report = await sweep(shop)
-        ended = await how_it_ended(saga_of(shop, order))
+        report = await shop.sweep()
+        ended = await how_it_ended(shop.newest_run(order))
         gate.open()
         await gate.passed()
 
@@ -190,7 +178,7 @@ async def test_a_saga_that_was_terminated_after_its_parcel_left_is_completed_and
         handle = await shop.start(order)
         await gate.reached()
         await handle.terminate()
-        report = await sweep(shop)
+        report = await shop.sweep()
         gate.open()
 
     assert report == SweepReport()
@@ -206,11 +194,11 @@ async def test_an_attempt_that_outlives_its_terminated_saga_is_undone_by_the_nex
         handle = await shop.start(order)
         await gate.reached()
         await handle.terminate()
-        while_held = await sweep(shop)
+        while_held = await shop.sweep()
         gate.open()
         await until_status(shop, order, "reserved")
-        afterwards = await sweep(shop)
-        await how_it_ended(saga_of(shop, order))
+        afterwards = await shop.sweep()
+        await how_it_ended(shop.newest_run(order))
 
     assert while_held == SweepReport()
     assert afterwards.repaired == [order.order_id]
@@ -238,9 +226,9 @@ async def test_an_unwind_that_was_terminated_is_finished_with_the_ending_it_was_
         shipped.open()
         await gate.reached()
         await handle.terminate()
-        report = await sweep(shop)
+        report = await shop.sweep()
         gate.open()
-        await how_it_ended(saga_of(shop, order))
+        await how_it_ended(shop.newest_run(order))
 
     assert report.repaired == [order.order_id]
     assert await shop.order_status(order) == ("cancelled" if cancelled else "rejected")
@@ -261,8 +249,8 @@ async def test_a_stuck_order_whose_saga_was_terminated_is_finished(shop: Shop) -
         await until_status(shop, order, "stuck")
         await handle.terminate()
         await shop.database.run(MEND_UNDO["pay"])
-        report = await sweep(shop)
-        ended = await how_it_ended(saga_of(shop, order))
+        report = await shop.sweep()
+        ended = await how_it_ended(shop.newest_run(order))
 
     assert report.repaired == [order.order_id]
     assert ended == "OrderRejected"
@@ -280,12 +268,10 @@ async def test_a_sweep_logs_no_errors_for_orders_that_are_refused_while_it_works
     orders = [await accept_by_hand(shop, "nobody") for _ in range(15)]
 
     async with shop.working():
-        handle = await shop.client.start_workflow(
-            SweepWorkflow.run, SweepInput(0), id=f"sweep-{uuid.uuid4()}", task_queue=shop.task_queue
-        )
+        handle = await shop.start_sweep()
         await handle.result()
         for order in orders:
-            await how_it_ended(saga_of(shop, order))
+            await how_it_ended(shop.newest_run(order))
     gc.collect()
 
     assert "EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_FAILED" in await events_of(handle)
@@ -304,7 +290,7 @@ async def test_running_and_stuck_sagas_are_left_alone_and_counted(shop: Shop) ->
         handles = [await shop.start(running), await shop.start(stuck)]
         await gate.reached()
         await until_status(shop, stuck, "stuck")
-        report = await sweep(shop)
+        report = await shop.sweep()
         gate.open()
         ended = await how_it_ended(handles[0])
         await handles[1].terminate()
@@ -321,9 +307,7 @@ async def test_an_order_that_moved_a_moment_ago_is_not_looked_at(shop: Shop) -> 
         handle = await shop.start(order)
         await gate.reached()
         await handle.terminate()
-        report = await shop.client.execute_workflow(
-            SweepWorkflow.run, SweepInput(60), id=f"sweep-{uuid.uuid4()}", task_queue=shop.task_queue
-        )
+        report = await shop.sweep(stood_still_seconds=60)
         gate.open()
 
     assert report == SweepReport()
@@ -338,9 +322,9 @@ async def test_sweeps_at_the_same_time_are_harmless(shop: Shop) -> None:
         handle = await shop.start(lost)
         await gate.reached()
         await handle.terminate()
-        reports = await asyncio.gather(*(sweep(shop) for _ in range(4)))
-        ends = [await how_it_ended(saga_of(shop, order)) for order in by_hand]
-        ended = await how_it_ended(saga_of(shop, lost))
+        reports = await asyncio.gather(*(shop.sweep() for _ in range(4)))
+        ends = [await how_it_ended(shop.newest_run(order)) for order in by_hand]
+        ended = await how_it_ended(shop.newest_run(lost))
         gate.open()
 
     assert {order_id for report in reports for order_id in report.started} == {o.order_id for o in by_hand}
@@ -354,9 +338,9 @@ async def test_a_second_sweep_finds_nothing_left_to_do(shop: Shop) -> None:
     order = await accept_by_hand(shop)
 
     async with shop.working():
-        await sweep(shop)
-        await how_it_ended(saga_of(shop, order))
-        report = await sweep(shop)
+        await shop.sweep()
+        await how_it_ended(shop.newest_run(order))
+        report = await shop.sweep()
 
     assert report == SweepReport()
 
@@ -470,8 +454,8 @@ async def test_undos_of_a_repair_are_tried_once_each(shop: Shop) -> None:
         handle = await shop.start(order)
         await gate.reached()
         await handle.terminate()
-        await sweep(shop)
-        repair: WorkflowHandle[CheckoutWorkflow, CheckoutStatus] = saga_of(shop, order)
+        await shop.sweep()
+        repair: WorkflowHandle[CheckoutWorkflow, CheckoutStatus] = shop.newest_run(order)
         await how_it_ended(repair)
         gate.open()
 

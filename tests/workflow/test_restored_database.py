@@ -17,9 +17,8 @@ from adapters.database import TABLES
 from client import schedules
 from client.schedules import Every
 from domain import policies
-from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
+from domain.maintenance import AuditInput, AuditReport
 from domain.model import CheckoutInput, CheckoutStatus
-from domain.policies import checkout_workflow_id
 from tests.conftest import Database, Shop
 from tests.workflow.gates import Gates
 from tests.workflow.sagas import (
@@ -36,7 +35,7 @@ from tests.workflow.sagas import (
     violations,
 )
 from workflows.checkout import CheckoutWorkflow
-from workflows.maintenance import AuditWorkflow, SweepWorkflow
+from workflows.maintenance import AuditWorkflow
 
 Handle = WorkflowHandle[CheckoutWorkflow, CheckoutStatus]
 
@@ -69,16 +68,6 @@ class Backup:
 @pytest.fixture
 async def backup(database: Database) -> Backup:
     return Backup(database)
-
-
-async def sweep(shop: Shop) -> SweepReport:
-    return await shop.client.execute_workflow(
-        SweepWorkflow.run, SweepInput(0), id=f"sweep-{uuid.uuid4()}", task_queue=shop.task_queue
-    )
-
-
-def newest_run(shop: Shop, order: CheckoutInput) -> Handle:
-    return shop.client.get_workflow_handle_for(CheckoutWorkflow.run, checkout_workflow_id(order.order_id))
 
 
 # A saga that was running --------------------------------------------------------------------------------
@@ -191,9 +180,9 @@ async def test_an_order_that_temporal_has_completed_is_parked_by_the_sweep_and_n
     before = await goods_and_money(shop.database)
 
     async with shop.working():
-        report = await sweep(shop)
+        report = await shop.sweep()
         await until_status(shop, order, "stuck")
-        again = await sweep(shop)
+        again = await shop.sweep()
 
     assert (report.parked, report.repaired, report.started) == ([order.order_id], [], [])
     assert (again.parked, again.repaired, again.alive) == ([], [], 1)
@@ -212,10 +201,10 @@ async def test_an_order_by_hand_that_temporal_has_completed_is_not_sold_twice(sh
     await backup.take()
 
     async with shop.working():
-        await sweep(shop)
-        assert await how_it_ended(newest_run(shop, order)) == "completed"
+        await shop.sweep()
+        assert await how_it_ended(shop.newest_run(order)) == "completed"
         await backup.restore()
-        report = await sweep(shop)
+        report = await shop.sweep()
         await until_status(shop, order, "stuck")
 
     assert (report.parked, report.started) == ([order.order_id], [])
@@ -226,11 +215,11 @@ async def test_a_parked_order_whose_run_is_terminated_is_parked_again(shop: Shop
     order = await completed_and_forgotten(shop, backup, "ship_order")
 
     async with shop.working():
-        await sweep(shop)
+        await shop.sweep()
         await until_status(shop, order, "stuck")
-        await newest_run(shop, order).terminate()
-        report = await sweep(shop)
-        status = await newest_run(shop, order).query(CheckoutWorkflow.status)
+        await shop.newest_run(order).terminate()
+        report = await shop.sweep()
+        status = await shop.newest_run(order).query(CheckoutWorkflow.status)
 
     assert (report.parked, report.repaired) == ([order.order_id], [])
     assert status.status in {"running", "unwinding", "stuck"}
@@ -241,11 +230,11 @@ async def test_somebody_settles_a_parked_order_that_was_delivered(shop: Shop, ba
     order = await completed_and_forgotten(shop, backup, "ship_order")
 
     async with shop.working():
-        await sweep(shop)
+        await shop.sweep()
         await until_status(shop, order, "stuck")
         for step in ("ship", "pay", "reserve"):
-            await resolve(newest_run(shop, order), step, "delivered, says the carrier")
-        ended = await how_it_ended(newest_run(shop, order))
+            await resolve(shop.newest_run(order), step, "delivered, says the carrier")
+        ended = await how_it_ended(shop.newest_run(order))
 
     assert ended == "OrderCancelled"
     assert await shop.database.value("SELECT count(*) FROM transfers WHERE kind = 'refund'") == 0
@@ -264,8 +253,8 @@ async def test_an_order_that_temporal_has_rejected_is_undone_again(shop: Shop, b
         ship.open()
         assert await how_it_ended(handle) == "OrderRejected"
         await backup.restore()
-        report = await sweep(shop)
-        await how_it_ended(newest_run(shop, order))
+        report = await shop.sweep()
+        await how_it_ended(shop.newest_run(order))
 
     assert report.repaired == [order.order_id]
     assert await goods_and_money(shop.database) == before
@@ -280,9 +269,7 @@ async def test_an_order_that_completes_while_the_sweep_looks_is_no_contradiction
     async with shop.working(interceptors=(gates,)):
         handle = await shop.start(order)
         await ship.reached()
-        sweeping = await shop.client.start_workflow(
-            SweepWorkflow.run, SweepInput(0), id=sweep_id, task_queue=shop.task_queue
-        )
+        sweeping = await shop.start_sweep(sweep_id=sweep_id)
         await look.reached()
         ship.open()
         assert await how_it_ended(handle) == "completed"
@@ -318,11 +305,9 @@ async def test_two_sweeps_that_look_at_once_park_an_order_once(shop: Shop, backu
     look = gates.hold(replace(order, order_id=sweep_id), "find_contradictions", "after")
 
     async with shop.working(interceptors=(gates,)):
-        slow = await shop.client.start_workflow(
-            SweepWorkflow.run, SweepInput(0), id=sweep_id, task_queue=shop.task_queue
-        )
+        slow = await shop.start_sweep(sweep_id=sweep_id)
         await look.reached()
-        quick = await sweep(shop)
+        quick = await shop.sweep()
         look.open()
         report = await slow.result()
 

@@ -1,15 +1,13 @@
 """A second run of an order: after a reset, a lost history, a repair that comes too late, or under a taken id."""
 
 import asyncio
-import uuid
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
 import pytest
-from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
-from temporalio.common import WorkflowIDReusePolicy
+from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.exceptions import TerminatedError
 
 from activities.inventory import Inventory
@@ -18,37 +16,19 @@ from activities.shipping import Shipping
 from client.checkouts import Checkouts
 from domain import policies
 from domain.errors import IdempotencyMismatch
-from domain.maintenance import SweepInput, SweepReport
-from domain.model import CheckoutInput, CheckoutStatus, Ending, OrderLine, UndoInput
+from domain.model import CheckoutStatus, Ending, OrderLine, UndoInput
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
 from tests.workflow.gates import Gates
 from tests.workflow.sagas import MEND_UNDO, goods_and_money, hasty, how_it_ended, retry, violations
 from tests.workflow.test_stuck import stuck_with_a_label
 from workflows.checkout import CheckoutWorkflow
-from workflows.maintenance import SweepWorkflow
 
 
 @pytest.fixture(autouse=True)
 def _hasty_undos(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO))
     monkeypatch.setattr(policies, "SHIP", hasty(policies.SHIP, give_up_ms=1_000))
-
-
-async def run_again(shop: Shop, order: CheckoutInput) -> WorkflowHandle[Any, Any]:
-    return await shop.client.start_workflow(
-        CheckoutWorkflow.run,
-        order,
-        id=checkout_workflow_id(order.order_id),
-        task_queue=shop.task_queue,
-        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-    )
-
-
-async def sweep(shop: Shop) -> SweepReport:
-    return await shop.client.execute_workflow(
-        SweepWorkflow.run, SweepInput(0), id=f"sweep-{uuid.uuid4()}", task_queue=shop.task_queue
-    )
 
 
 @pytest.mark.parametrize("customer", ["alice", "carol"])
@@ -58,7 +38,7 @@ async def test_a_repair_of_an_order_that_completed_meanwhile_leaves_it_completed
     async with shop.working():
         await (await shop.start(order)).result()
         before = await goods_and_money(shop.database)
-        ended = await how_it_ended(await run_again(shop, replace(order, repair=True)))
+        ended = await how_it_ended(await shop.run_again(replace(order, repair=True)))
 
     assert ended == "completed"
     assert await shop.order_status(order) == "completed"
@@ -75,7 +55,7 @@ async def test_a_second_run_that_is_cancelled_before_its_first_step_undoes_what_
     await Inventory(shop.engine).reserve_inventory(order)
     if done != "reserve":
         await Payments(shop.engine).charge_payment(order)
-    handle = await run_again(shop, order)
+    handle = await shop.run_again(order)
     await handle.cancel()
 
     async with shop.working():
@@ -96,7 +76,7 @@ async def test_a_second_run_that_is_cancelled_while_it_reserves_undoes_the_first
     gate = gates.hold(order, "reserve_inventory", "before")
 
     async with shop.working(interceptors=(gates,)):
-        handle = await run_again(shop, order)
+        handle = await shop.run_again(order)
         await gate.reached()
         await handle.execute_update(CheckoutWorkflow.cancel, "found it cheaper")
         gate.open()
@@ -119,7 +99,7 @@ async def test_a_second_run_that_is_cancelled_before_it_knows_of_the_first_runs_
     gate = gates.hold(order, at, "before")
 
     async with shop.working(interceptors=(gates,)):
-        handle = await run_again(shop, order)
+        handle = await shop.run_again(order)
         await gate.reached()
         await handle.execute_update(CheckoutWorkflow.cancel, "found it cheaper")
         gate.open()
@@ -138,7 +118,7 @@ async def test_an_intruder_that_is_cancelled_before_its_first_step_ends_cancelle
     async with shop.working():
         await (await shop.start(order)).result()
     before = await goods_and_money(shop.database)
-    handle = await run_again(shop, replace(order, lines=(OrderLine("poster", 3),)))
+    handle = await shop.run_again(replace(order, lines=(OrderLine("poster", 3),)))
     await handle.cancel()
 
     async with shop.working():
@@ -209,7 +189,7 @@ async def test_an_outcome_is_waited_for_across_a_terminated_run_and_its_repair(s
         repairing = gates.hold(order, "release_inventory", "before")
         await handle.terminate("by hand")
         gate.open()
-        await sweep(shop)
+        await shop.sweep()
         await repairing.reached()
         waiting = asyncio.create_task(checkouts.outcome(order.order_id))
         await asyncio.sleep(0)
@@ -276,7 +256,7 @@ async def test_a_sweep_of_more_pages_than_one_run_takes_reaches_the_last_order(
     )
 
     async with shop.working():
-        report = await sweep(shop)
+        report = await shop.sweep()
 
     assert (report.started_count, report.malformed_count) == (2, 43)
 
@@ -287,7 +267,7 @@ async def test_an_order_whose_lines_changed_after_a_saga_took_it_is_reported_and
     await shop.database.run(f"INSERT INTO order_lines (order_id, sku, quantity) VALUES ('{order.order_id}', 'pen', 1)")
 
     async with shop.working():
-        report = await sweep(shop)
+        report = await shop.sweep()
 
     assert (report.repaired, report.malformed_count) == ([], 1)
     assert "lines were changed" in report.malformed[0]
@@ -324,7 +304,7 @@ async def test_ship_in_flight_beside_a_repair_is_undone_or_stands_as_a_whole(sho
     await Payments(shop.engine).charge_payment(order)
 
     async with shop.working():
-        handle = await run_again(shop, replace(order, repair=True))
+        handle = await shop.run_again(replace(order, repair=True))
         await asyncio.gather(Shipping(shop.engine).ship_order(order), how_it_ended(handle), return_exceptions=True)
 
     assert await shop.order_status(order) in {"completed", "cancelled"}
@@ -339,7 +319,7 @@ async def test_a_second_run_that_is_cancelled_reaches_behind_the_completion_as_l
     await Inventory(shop.engine).reserve_inventory(order)
     await Payments(shop.engine).charge_payment(order)
     await Shipping(shop.engine).ship_order(order)
-    handle = await run_again(shop, order)
+    handle = await shop.run_again(order)
     await handle.cancel()
 
     async with shop.working():
@@ -356,7 +336,7 @@ async def test_an_order_that_a_late_undo_left_unwinding_is_repaired_although_its
     async with shop.working():
         await (await shop.start(order)).result()
         await Shipping(shop.engine).cancel_shipment(UndoInput(order, Ending.CANCELLED, "cancelled: too late"))
-        report = await sweep(shop)
+        report = await shop.sweep()
         ended = await how_it_ended(shop.client.get_workflow_handle(checkout_workflow_id(order.order_id)))
 
     assert (report.repaired, report.parked) == ([order.order_id], [])

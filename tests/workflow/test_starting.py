@@ -9,7 +9,7 @@ from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
 from tests.workflow.gates import Gates
 from tests.workflow.sagas import how_it_ended
-from tests.workflow.test_maintenance import accept_by_hand, saga_of, sweep
+from tests.workflow.test_maintenance import accept_by_hand
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ async def test_a_second_start_joins_an_order_that_no_worker_has_seen(shop: Shop,
         await checkouts.start(other_contents(shop, order)[0])
 
     assert answers == [True, False]
-    await saga_of(shop, order).terminate()
+    await shop.newest_run(order).terminate()
 
 
 async def test_a_start_joins_an_order_that_was_started_by_other_means(shop: Shop, checkouts: Checkouts) -> None:
@@ -103,9 +103,9 @@ async def test_no_saga_has_a_timeout_of_temporals(shop: Shop, checkouts: Checkou
 
     async with shop.working():
         await checkouts.start(started)
-        await sweep(shop)
+        await shop.sweep()
         for order in (started, swept):
-            await how_it_ended(saga_of(shop, order))
+            await how_it_ended(shop.newest_run(order))
 
     for order in (started, swept):
         handle = shop.client.get_workflow_handle(checkout_workflow_id(order.order_id))

@@ -5,11 +5,9 @@ import uuid
 
 import pytest
 from temporalio.api.enums.v1 import EventType, VersioningBehavior
-from temporalio.client import WorkflowHandle
 
 from client.checkouts import Checkouts
 from domain import policies
-from domain.maintenance import SweepInput, SweepReport
 from domain.model import CheckoutStatus
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
@@ -17,18 +15,11 @@ from tests.workflow.builds import TellsMore, WaitsFirst
 from tests.workflow.deployments import Build, builds_of, is_known, make_current, temporal_cli
 from tests.workflow.gates import PATIENCE_SECONDS
 from tests.workflow.sagas import BREAK_UNDO, MEND_UNDO, hasty, how_it_ended, retry, until, until_status, violations
-from workflows.maintenance import SweepWorkflow
 
 
 @pytest.fixture(autouse=True)
 def _hasty_undos(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO))
-
-
-async def start_sweep(shop: Shop) -> WorkflowHandle[SweepWorkflow, SweepReport]:
-    return await shop.client.start_workflow(
-        SweepWorkflow.run, SweepInput(0), id=f"sweep-{uuid.uuid4()}", task_queue=shop.task_queue
-    )
 
 
 # Beginning and ending ------------------------------------------------------------------------------------
@@ -169,12 +160,10 @@ async def test_a_sweep_begun_on_a_build_that_is_gone_ends_on_the_current_one_and
         if moment == "is looking for orders":
             sweeping = shop.order(order_id=f"sweep-{uuid.uuid4()}")  # for its gate
             looking = v1.gates.hold(sweeping, "find_unfinished", "before")
-            sweep = await shop.client.start_workflow(
-                SweepWorkflow.run, SweepInput(0), id=sweeping.order_id, task_queue=shop.task_queue
-            )
+            sweep = await shop.start_sweep(sweep_id=sweeping.order_id)
             await looking.reached()
     if moment == "waits for a worker":
-        sweep = await start_sweep(shop)
+        sweep = await shop.start_sweep()
     async with v2.working():
         await make_current(shop, "v2")
         report = await asyncio.wait_for(sweep.result(), PATIENCE_SECONDS)
