@@ -40,7 +40,7 @@ from adapters import deployment, event_log
 from adapters.config import ConfigurationError, WorkerSettings, load
 from adapters.database import create_engine, missing_tables, sqlstate
 from adapters.telemetry import configure_logging, leave
-from adapters.temporal import RefuseWrongArguments, connect, connection_options
+from adapters.temporal import NOT_OURS_TO_ASK, RefuseWrongArguments, connect, connection_options
 from client import schedules
 from domain import policies
 from workflows.checkout import CheckoutWorkflow
@@ -240,7 +240,7 @@ async def _check_search_attributes(client: Client) -> None:
             ListSearchAttributesRequest(namespace=client.namespace)
         )
     except RPCError as error:
-        if error.status in {RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED}:
+        if error.status in NOT_OURS_TO_ASK:
             _log.warning("cannot see whether %s are registered", ", ".join(policies.SEARCH_ATTRIBUTES))
             return
         if error.status is RPCStatusCode.NOT_FOUND:

@@ -16,11 +16,11 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import WorkerDeploymentConfig
 
 from adapters.config import WorkerSettings
+from adapters.temporal import NOT_OURS_TO_ASK
 
 LOOK_EVERY_SECONDS = 30.0
 
 _log = logging.getLogger("checkout.worker")
-_NOT_OURS_TO_SEE = frozenset({RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED})
 
 
 def deployment_of(settings: WorkerSettings) -> WorkerDeploymentConfig | None:
@@ -59,7 +59,7 @@ async def follow(client: Client, settings: WorkerSettings) -> None:
         try:
             standing = await (_standing(client, settings) if settings.build_id else _unversioned(client, settings))
         except RPCError as error:
-            if error.status in _NOT_OURS_TO_SEE:
+            if error.status in NOT_OURS_TO_ASK:
                 if settings.build_id:
                     _log.warning(
                         "cannot see whether version %s is current; this makes it so: %s",

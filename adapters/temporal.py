@@ -16,6 +16,7 @@ from temporalio.converter import (
 from temporalio.envconfig import ClientConfig
 from temporalio.exceptions import FailureError
 from temporalio.runtime import Runtime
+from temporalio.service import RPCStatusCode
 from temporalio.worker import (
     ExecuteWorkflowInput,
     Interceptor,
@@ -25,6 +26,9 @@ from temporalio.worker import (
 
 from adapters.config import DEFAULT_TEMPORAL_ADDRESS
 from domain.errors import InvalidInput
+
+NOT_OURS_TO_ASK = frozenset({RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED})
+"""How a server answers a call that these credentials, or this server, have no right or no way to make."""
 
 
 class _WholeNumbers(JSONTypeConverter):

@@ -20,6 +20,7 @@ from temporalio.client import (
 )
 from temporalio.service import RPCError, RPCStatusCode
 
+from adapters.temporal import NOT_OURS_TO_ASK
 from domain.maintenance import AuditInput, SweepInput
 from workflows.maintenance import AuditWorkflow, SweepWorkflow
 
@@ -27,7 +28,6 @@ _log = logging.getLogger("checkout.schedules")
 
 # A run that was missed while Temporal or all workers were away is not made up for: the next one sees as much.
 _CATCH_UP = timedelta(seconds=30)
-_NOT_ALLOWED = frozenset({RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED})
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ async def ensure(client: Client, task_queue: str, every: Every) -> None:
         try:
             await _ensure_one(client, name, action, interval)
         except RPCError as error:
-            if error.status not in _NOT_ALLOWED:
+            if error.status not in NOT_OURS_TO_ASK:
                 raise
             _log.warning("schedule %s cannot be made: %s; run it by other means", name, error.message)
 

@@ -30,7 +30,6 @@ from tests.faults.sites import Site, open_site, said, until
 
 pytestmark = pytest.mark.timeout(600)
 
-EVIDENCE = Evidence()
 FULL_FOR_SECONDS = 2.0
 # Above a segment of the write-ahead log, 16 MiB, which has to stay writable.
 _ROWS_BEYOND_A_SEGMENT = 11_000
@@ -159,11 +158,6 @@ async def site(servers: DevStack, disk: str, tmp_path: Path) -> AsyncIterator[Si
         yield opened
 
 
-@pytest.fixture
-def fired(request: pytest.FixtureRequest) -> Counter[str]:
-    return EVIDENCE.of(request)
-
-
 async def test_a_full_disk_delays_orders_and_costs_none(site: Site, fired: Counter[str], disk: str) -> None:
     await site.ready_worker()
     load = site.load(60)
@@ -180,5 +174,5 @@ async def test_a_full_disk_delays_orders_and_costs_none(site: Site, fired: Count
     await site.require_clean()
 
 
-def test_every_fault_that_was_chosen_ran_and_struck(request: pytest.FixtureRequest) -> None:
-    EVIDENCE.require_all(request)
+def test_every_fault_that_was_chosen_ran_and_struck(request: pytest.FixtureRequest, evidence: Evidence) -> None:
+    evidence.require_all(request)

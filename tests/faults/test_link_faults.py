@@ -6,20 +6,17 @@ and then meets the fence. Every order ends as it would have on a sound network.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from embedded.stack import DevStack
 from tests.faults.evidence import Evidence
 from tests.faults.lab.link import Counts, Link, Way
-from tests.faults.sites import Site, open_site
+from tests.faults.sites import Site
 
 pytestmark = pytest.mark.timeout(600)
 
-EVIDENCE = Evidence()
 SERVERS = ("postgres", "temporal")
 
 
@@ -75,17 +72,6 @@ CELLS = [
 ]
 
 
-@pytest.fixture
-async def site(stack: DevStack, tmp_path: Path) -> AsyncIterator[Site]:
-    async with open_site(stack, tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-def fired(request: pytest.FixtureRequest) -> Counter[str]:
-    return EVIDENCE.of(request)
-
-
 def server_port(site: Site, server: str) -> int:
     return site.stack.ports.postgres if server == "postgres" else site.stack.ports.temporal
 
@@ -135,5 +121,5 @@ async def test_a_slow_link_delays_orders_and_costs_none(
         await site.require_clean()
 
 
-def test_every_fault_that_was_chosen_ran_and_struck(request: pytest.FixtureRequest) -> None:
-    EVIDENCE.require_all(request)
+def test_every_fault_that_was_chosen_ran_and_struck(request: pytest.FixtureRequest, evidence: Evidence) -> None:
+    evidence.require_all(request)

@@ -6,8 +6,7 @@ beyond a step's whole budget may end an order, as rejected, with whatever it had
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import asyncpg
 import pytest
@@ -16,11 +15,10 @@ from domain.policies import RESERVE
 from embedded.stack import ROLE, DevStack, psql
 from tests.faults.evidence import Evidence
 from tests.faults.lab.link import Link
-from tests.faults.sites import Site, must_end, open_site, said, until
+from tests.faults.sites import Site, must_end, said, until
 
 pytestmark = pytest.mark.timeout(600)
 
-EVIDENCE = Evidence()
 OUTAGE_SECONDS = 4.0
 assert RESERVE.schedule_to_close is not None
 BEYOND_RESERVE_SECONDS = RESERVE.schedule_to_close.total_seconds() + 6
@@ -32,17 +30,6 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevStack]:
     """Servers of this module alone: it ill-treats them."""
     with DevStack(tmp_path_factory.mktemp("servers")) as running:
         yield running
-
-
-@pytest.fixture
-async def site(servers: DevStack, tmp_path: Path) -> AsyncIterator[Site]:
-    async with open_site(servers, tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-def fired(request: pytest.FixtureRequest) -> Counter[str]:
-    return EVIDENCE.of(request)
 
 
 async def end_sessions(site: Site) -> int:
@@ -184,5 +171,5 @@ async def test_a_primary_that_turns_read_only_delays_orders_and_costs_none(site:
     await site.require_clean()
 
 
-def test_every_fault_that_was_chosen_ran_and_struck(request: pytest.FixtureRequest) -> None:
-    EVIDENCE.require_all(request)
+def test_every_fault_that_was_chosen_ran_and_struck(request: pytest.FixtureRequest, evidence: Evidence) -> None:
+    evidence.require_all(request)

@@ -5,20 +5,17 @@ Foreign transactions and real settings bring each of them about; nothing is rais
 
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import asyncpg
 import pytest
 
 from domain.model import CheckoutInput, OrderLine
-from embedded.stack import ROLE, DevStack
+from embedded.stack import ROLE
 from tests.faults.evidence import Evidence
-from tests.faults.sites import Site, open_site, until
+from tests.faults.sites import Site, until
 
 pytestmark = pytest.mark.timeout(600)
 
-EVIDENCE = Evidence()
 HOT = "item-001"
 POOL_SIZE = 5
 # A slow trigger that counts by a sequence, which no rollback takes back.
@@ -44,17 +41,6 @@ CHANGES_OF_THE_SCHEMA = (
     "DROP INDEX orders_by_customer",
     "ALTER TABLE orders DROP COLUMN note",
 )
-
-
-@pytest.fixture
-async def site(stack: DevStack, tmp_path: Path) -> AsyncIterator[Site]:
-    async with open_site(stack, tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-def fired(request: pytest.FixtureRequest) -> Counter[str]:
-    return EVIDENCE.of(request)
 
 
 async def renew_sessions(site: Site) -> None:
@@ -188,5 +174,5 @@ async def change_schema(site: Site, change: str) -> None:
         await connection.close()
 
 
-def test_every_fault_that_was_chosen_ran_and_struck(request: pytest.FixtureRequest) -> None:
-    EVIDENCE.require_all(request)
+def test_every_fault_that_was_chosen_ran_and_struck(request: pytest.FixtureRequest, evidence: Evidence) -> None:
+    evidence.require_all(request)

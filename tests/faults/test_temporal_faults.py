@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,6 @@ from tests.faults.sites import Site, open_site
 
 pytestmark = pytest.mark.timeout(600)
 
-EVIDENCE = Evidence()
 # A checkout takes about twenty calls.
 CALLS_PER_SECOND = 30
 MEGABYTE = 1024 * 1024
@@ -44,17 +43,6 @@ def throttled(tmp_path: Path) -> Iterator[DevStack]:
     )
     with stack:
         yield stack
-
-
-@pytest.fixture
-async def site(stack: DevStack, tmp_path: Path) -> AsyncIterator[Site]:
-    async with open_site(stack, tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-def fired(request: pytest.FixtureRequest) -> Counter[str]:
-    return EVIDENCE.of(request)
 
 
 async def is_refused_for_its_number(client: Client) -> bool:
@@ -174,5 +162,5 @@ async def _until_waiting(site: Site) -> None:
         await asyncio.sleep(0.05)
 
 
-def test_every_fault_that_was_chosen_ran_and_struck(request: pytest.FixtureRequest) -> None:
-    EVIDENCE.require_all(request)
+def test_every_fault_that_was_chosen_ran_and_struck(request: pytest.FixtureRequest, evidence: Evidence) -> None:
+    evidence.require_all(request)

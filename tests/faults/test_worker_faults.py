@@ -6,35 +6,21 @@ Whatever happens to one of them, another, or the next one, takes its orders over
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from pathlib import Path
 from signal import SIGCONT, SIGSTOP, SIGTERM, SIGUSR1, SIGUSR2, Signals
 
 import pytest
 from temporalio.api.enums.v1 import EventType
 
 from domain.policies import checkout_workflow_id
-from embedded.stack import ROLE, DevStack
+from embedded.stack import ROLE
 from tests.faults.evidence import Evidence
-from tests.faults.sites import Load, Site, open_site, said
+from tests.faults.sites import Load, Site, said
 
 pytestmark = pytest.mark.timeout(600)
 
-EVIDENCE = Evidence()
 # Longer than an attempt may take, and than a killed worker's cached workflows stay with it.
 AWAY_SECONDS = 12.0
 ODD = ("-m", "tests.faults.odd_workers")
-
-
-@pytest.fixture
-async def site(stack: DevStack, tmp_path: Path) -> AsyncIterator[Site]:
-    async with open_site(stack, tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-def fired(request: pytest.FixtureRequest) -> Counter[str]:
-    return EVIDENCE.of(request)
 
 
 async def lost_tasks(site: Site, load: Load) -> Counter[str]:
@@ -166,5 +152,5 @@ async def test_a_worker_whose_clock_is_an_hour_off_and_jumps_back_ends_every_ord
     await site.require_clean()
 
 
-def test_every_fault_that_was_chosen_ran_and_struck(request: pytest.FixtureRequest) -> None:
-    EVIDENCE.require_all(request)
+def test_every_fault_that_was_chosen_ran_and_struck(request: pytest.FixtureRequest, evidence: Evidence) -> None:
+    evidence.require_all(request)

@@ -86,10 +86,13 @@ class Driver:
             self._usual_seconds += 0.1 * (time.monotonic() - begun - self._usual_seconds)
         for act in acts:
             await act
-        vouched = set(ended.vouched) | self._vouched.pop(planned.number, set())
-        if planned.broken and ended.status == "cancelled" and not vouched:
+        vouched = ended.vouched
+        if planned.broken and planned.remedy == "resolve" and ended.status == "cancelled":
+            # Such an ending says nothing else, and the answers to the operator may have been lost.
             vouched = await self._vouched_in_history(planned.order.order_id)
-        ended = Ended(ended.status, ended.reason, frozenset(vouched), ended.runs_lost)
+        if lost := self._vouched.pop(planned.number, set()) - vouched:
+            raise SoakFailed(f"{planned.order.order_id}: accepted as resolved, and forgotten: {sorted(lost)}")
+        ended = Ended(ended.status, ended.reason, vouched, ended.runs_lost)
         is_asked = planned.number in self._accepted_cancels
         if is_asked and ended.status == "completed" and planned.can_be_recalled:
             is_asked = await self._persist(lambda: self._was_asked(planned))
@@ -268,12 +271,12 @@ class Driver:
         description = await self._client.get_workflow_handle(checkout_workflow_id(order_id)).describe()
         return description.status is WorkflowExecutionStatus.TERMINATED
 
-    async def _vouched_in_history(self, order_id: str) -> set[str]:
+    async def _vouched_in_history(self, order_id: str) -> frozenset[str]:
         """Ask a closed saga that left no details which of its steps were resolved."""
         while True:
             status = await self._persist(lambda: self._checkouts.status(order_id))
             if status.fingerprint:  # the saga itself has answered
-                return set(_resolved(status))
+                return _resolved(status)
             await asyncio.sleep(_PAUSE_SECONDS)
 
     # The operator ---------------------------------------------------------------------------------------

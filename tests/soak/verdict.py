@@ -118,6 +118,11 @@ class Verdict:
             async for row in connection.cursor(_EFFECTS, prefetch=2_000):
                 found.effects[row["order_id"]] = Effect(row["status"], row["paid"], row["gone"], row["held"])
         self.problems["the model equals the database"] = differences(expected, found)
+        self._book.suspects |= {
+            self._plan.number_of(name)
+            for name in {*expected.effects, *found.effects}
+            if expected.effects.get(name) != found.effects.get(name)
+        }
         self.picture_size = sum(len(part) for part in (found.on_hand, found.reserved, found.balances, found.effects))
         return {name: effect.status for name, effect in found.effects.items()}
 

@@ -10,6 +10,7 @@ from typing import Any
 from temporalio.client import Client
 
 from domain.policies import checkout_workflow_id
+from tests.soak.auditor import PER_ORDER
 from tests.soak.book import Book
 from tests.soak.nemesis import Nemesis
 from tests.soak.plan import Plan
@@ -95,11 +96,21 @@ async def dump(
     for number in [*sorted(book.suspects), *sorted(opened - book.suspects)][:_HISTORIES]:
         order_id = plan.order_id(number)
         await attempt(f"workflow-{order_id}", lambda order_id=order_id: _workflow(client, order_id))  # type: ignore[misc]
+        await attempt(f"rows-{order_id}", lambda order_id=order_id: _order(stage, order_id))  # type: ignore[misc]
 
 
 async def _rows(stage: Stage, query: str) -> list[dict[str, Any]]:
     async with stage.asking() as connection:
         return [dict(row) for row in await connection.fetch(query)]
+
+
+async def _order(stage: Stage, order_id: str) -> dict[str, Any]:
+    """Give every row that one order has."""
+    async with stage.asking() as connection:
+        return {
+            table: [dict(row) for row in await connection.fetch(f"SELECT * FROM {table} WHERE {key} = $1", order_id)]
+            for table, key in PER_ORDER.items()
+        }
 
 
 async def _workflow(client: Client, order_id: str) -> dict[str, Any]:

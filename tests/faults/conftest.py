@@ -1,0 +1,34 @@
+"""What every module of faults needs: a shop on servers, and the counts of what struck."""
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from embedded.stack import DevStack
+from tests.faults.evidence import Evidence
+from tests.faults.sites import Site, open_site
+
+
+@pytest.fixture
+def servers(stack: DevStack) -> DevStack:
+    """The session's servers; a module that ill-treats them brings its own."""
+    return stack
+
+
+@pytest.fixture
+async def site(servers: DevStack, tmp_path: Path) -> AsyncIterator[Site]:
+    async with open_site(servers, tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def evidence() -> Evidence:
+    return Evidence()
+
+
+@pytest.fixture
+def fired(request: pytest.FixtureRequest, evidence: Evidence) -> Counter[str]:
+    """Count here what the test's fault was seen to do."""
+    return evidence.of(request)
