@@ -205,13 +205,13 @@ async def _until(deadline: float, what: str, attempt: Callable[[], Awaitable[_T]
         try:
             return await attempt()
         except CannotStart:
-            refused_until = refused_until or time.monotonic() + _GRACE_SECONDS
+            refused_until = refused_until or min(time.monotonic() + _GRACE_SECONDS, deadline)
             if time.monotonic() > refused_until:
                 raise
         except (SQLAlchemyError, OSError, TimeoutError, RuntimeError, RPCError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0][:200]
             if (sqlstate(error) or "").startswith(_UNMENDABLE):
-                refused_until = refused_until or time.monotonic() + _GRACE_SECONDS
+                refused_until = refused_until or min(time.monotonic() + _GRACE_SECONDS, deadline)
                 if time.monotonic() > refused_until:
                     raise CannotStart(f"{what} refuses us: {reason}\nCheck CHECKOUT_DATABASE_URL.") from error
             elif time.monotonic() + wait > deadline:

@@ -1,8 +1,11 @@
 """What is written about an order as a whole: the end of an unwind, and what an operator does."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio import activity
 
@@ -31,17 +34,35 @@ _COMPLETE = text("""
      WHERE order_id = :order_id AND status = 'stuck'
 """)
 
-_KEEP_LINES = text("""
+# What follows the order's own row is one statement: over a slow link each round trip counts (decision 22).
+_KEEP_LINES = """
     INSERT INTO order_lines (order_id, sku, quantity)
     SELECT :order_id, sku, quantity
       FROM unnest(CAST(:skus AS text[]), CAST(:quantities AS integer[])) AS wanted (sku, quantity)
     ON CONFLICT DO NOTHING
-""")
+"""
 
-_CLOSE_INCIDENT = text("""
+_CLOSE_INCIDENT = """
     UPDATE incidents SET closed_at = now(), resolution = :resolution
      WHERE order_id = :order_id AND closed_at IS NULL
-""")
+"""
+
+_OPEN_INCIDENT = """
+    INSERT INTO incidents (order_id, steps, cause)
+    SELECT order_id, CAST(:steps AS text[]), :cause FROM orders WHERE order_id = :order_id AND status = 'stuck'
+    ON CONFLICT (order_id) WHERE closed_at IS NULL DO UPDATE SET steps = excluded.steps, cause = excluded.cause
+"""
+
+_HOW_IT_STANDS = """
+    SELECT o.status, o.reason, s.tracking_number FROM orders o
+      LEFT JOIN shipments s ON s.order_id = o.order_id AND s.state <> 'cancelled'
+     WHERE o.order_id = :order_id
+"""
+
+_AS_IT_IS = text(_HOW_IT_STANDS)
+_AFTER_CLOSE = text(f"WITH kept AS ({_KEEP_LINES}), closed AS ({_CLOSE_INCIDENT}) {_HOW_IT_STANDS}")
+_AFTER_COMPLETE = text(f"WITH closed AS ({_CLOSE_INCIDENT}) {_HOW_IT_STANDS}")
+_AFTER_PARK = text(f"WITH kept AS ({_KEEP_LINES}), opened AS ({_OPEN_INCIDENT}) {_HOW_IT_STANDS}")
 
 _LOCK = text("""
     SELECT status, fingerprint FROM orders WHERE order_id = :order_id FOR NO KEY UPDATE
@@ -49,12 +70,6 @@ _LOCK = text("""
 
 _CONTENT_BY_HAND = text("""
     SELECT o.customer, l.sku, l.quantity FROM orders o JOIN order_lines l USING (order_id)
-     WHERE o.order_id = :order_id
-""")
-
-_HOW_IT_STANDS = text("""
-    SELECT o.status, o.reason, s.tracking_number FROM orders o
-      LEFT JOIN shipments s ON s.order_id = o.order_id AND s.state <> 'cancelled'
      WHERE o.order_id = :order_id
 """)
 
@@ -69,11 +84,6 @@ _PARK = text("""
            SELECT FROM shipments s WHERE s.order_id = orders.order_id AND s.state = 'handed_over')
 """)
 
-_OPEN_INCIDENT = text("""
-    INSERT INTO incidents (order_id, steps, cause) VALUES (:order_id, CAST(:steps AS text[]), :cause)
-    ON CONFLICT (order_id) WHERE closed_at IS NULL DO UPDATE SET steps = excluded.steps, cause = excluded.cause
-""")
-
 _NOTE = text("""
     WITH numbered AS (
         UPDATE orders SET event_seq = event_seq + 1
@@ -86,13 +96,11 @@ _NOTE = text("""
     SELECT :order_id, event_seq, :event, status, status, 'operator', :reason FROM numbered
 """)
 
-_STANDING = text("""
-    SELECT step FROM step_fence
-     WHERE saga_id = :order_id AND fingerprint = :fingerprint AND phase = 'done' ORDER BY created_at, step
-""")
-
-_HANDED_OVER = text("""
-    SELECT EXISTS (SELECT FROM shipments WHERE order_id = :order_id AND state = 'handed_over')
+_WHAT_STANDS = text("""
+    SELECT ARRAY (SELECT step FROM step_fence
+                   WHERE saga_id = :order_id AND fingerprint = :fingerprint AND phase = 'done'
+                   ORDER BY created_at, step) AS steps,
+           EXISTS (SELECT FROM shipments WHERE order_id = :order_id AND state = 'handed_over') AS is_gone
 """)
 
 _SHIPMENT_STANDS = text("""
@@ -231,19 +239,15 @@ class Orders:
         order = undo.order
         async with transaction(self._engine) as connection:
             status = await lock_order(connection, order)
-            steps = await _standing(connection, order)
+            steps, _ = await _what_stands(connection, order)
             # A cancel reaches behind the completion, as long as there is a label; a repair and a refusal do not.
             is_cancel = undo.ending is Ending.CANCELLED and not order.repair
             if steps and (status != OrderStatus.COMPLETED or is_cancel):
-                return replace(await _state(connection, order.order_id), standing=steps)
+                return replace(await _state(connection, order), standing=steps)
             await connection.execute(_CLOSE, _row(undo))
             await lock_order(connection, order)  # somebody else's order may have come while the row was missing
-            await connection.execute(_KEEP_LINES, {"order_id": order.order_id, **line_arrays(order)})
-            await connection.execute(
-                _CLOSE_INCIDENT,
-                {"order_id": order.order_id, "resolution": "every undo was done or resolved"},
-            )
-            return await _state(connection, order.order_id)
+            asked = {**line_arrays(order), "resolution": "every undo was done or resolved"}
+            return await _state(connection, order, _AFTER_CLOSE, asked)
 
     @activity.defn
     async def complete_order(self, order: CheckoutInput) -> OrderState:
@@ -251,11 +255,8 @@ class Orders:
         async with transaction(self._engine) as connection:
             await lock_order(connection, order)
             await connection.execute(_COMPLETE, {"order_id": order.order_id})
-            await connection.execute(
-                _CLOSE_INCIDENT,
-                {"order_id": order.order_id, "resolution": "the parcel was handed over: completed"},
-            )
-            return await _state(connection, order.order_id)
+            resolution = "the parcel was handed over: completed"
+            return await _state(connection, order, _AFTER_COMPLETE, {"resolution": resolution})
 
     @activity.defn
     async def park_order(self, park: ParkInput) -> OrderState:
@@ -268,20 +269,14 @@ class Orders:
         order = park.undo.order
         async with transaction(self._engine) as connection:
             await lock_order(connection, order)
-            is_gone = (await connection.execute(_HANDED_OVER, {"order_id": order.order_id})).scalar_one()
-            unknown = [step for step in await _standing(connection, order) if step not in park.steps]
+            standing, is_gone = await _what_stands(connection, order)
+            unknown = [step for step in standing if step not in park.steps]
             if unknown and not is_gone:
-                return replace(await _state(connection, order.order_id), standing=unknown)
+                return replace(await _state(connection, order), standing=unknown)
             await connection.execute(_PARK, _row(park.undo))
             await lock_order(connection, order)  # as in close_order
-            await connection.execute(_KEEP_LINES, {"order_id": order.order_id, **line_arrays(order)})
-            state = await _state(connection, order.order_id)
-            if state.status == OrderStatus.STUCK:
-                await connection.execute(
-                    _OPEN_INCIDENT,
-                    {"order_id": order.order_id, "steps": park.steps, "cause": park.cause[:1000]},
-                )
-            return state
+            incident = {"steps": park.steps, "cause": park.cause[:1000]}
+            return await _state(connection, order, _AFTER_PARK, {**line_arrays(order), **incident})
 
     @activity.defn
     async def resolve_step(self, note: OperatorNote) -> None:
@@ -315,14 +310,20 @@ def _row(undo: UndoInput) -> dict[str, str]:
     }
 
 
-async def _standing(connection: AsyncConnection, order: CheckoutInput) -> list[str]:
-    """List the steps of an order whose effect stands, earliest first."""
+async def _what_stands(connection: AsyncConnection, order: CheckoutInput) -> tuple[list[str], bool]:
+    """List the steps of an order whose effect stands, earliest first, and tell whether its parcel was handed over."""
     asked = {"order_id": order.order_id, "fingerprint": order.fingerprint}
-    return list(await connection.scalars(_STANDING, asked))
+    row = (await connection.execute(_WHAT_STANDS, asked)).one()
+    return list(row.steps), row.is_gone
 
 
-async def _state(connection: AsyncConnection, order_id: str) -> OrderState:
-    row = (await connection.execute(_HOW_IT_STANDS, {"order_id": order_id})).one()
+async def _state(
+    connection: AsyncConnection,
+    order: CheckoutInput,
+    statement: TextClause = _AS_IT_IS,
+    asked: Mapping[str, Any] = MappingProxyType({}),
+) -> OrderState:
+    row = (await connection.execute(statement, {"order_id": order.order_id, **asked})).one()
     return OrderState(row.status, row.reason, row.tracking_number)
 
 

@@ -61,7 +61,7 @@ def shop(breakable: Shop) -> Shop:
 FOR_A_WHILE = [Cell(ending, broken, f"fails {TIMES} times") for broken, ending in product(BROKEN, ENDINGS)]
 
 
-@pytest.mark.parametrize("cell", share(FOR_A_WHILE, every=5))
+@pytest.mark.parametrize("cell", share(FOR_A_WHILE, every=11))
 async def test_undos_that_fail_a_few_times_are_tried_until_they_work(shop: Shop, cell: Cell) -> None:
     stuck = await Stuck.prepare(shop, cell.ending, cell.broken, for_good=False)
     faults = [stuck.faults.fail(UNDO_OF[step], "before", times=TIMES) for step in cell.broken]
@@ -163,7 +163,7 @@ SETTLED_BY_HAND = {"resolve", "resolve twice", "two resolves at once"}
 FOR_GOOD = [Cell(ending, broken, remedy) for ending, broken, remedy in product(ENDINGS, BROKEN, REMEDIES)]
 
 
-@pytest.mark.parametrize("cell", share(FOR_GOOD, every=13))
+@pytest.mark.parametrize("cell", share(FOR_GOOD, every=29))
 async def test_undos_that_fail_for_good_park_the_order_once_and_every_remedy_ends_it(
     shop: Shop, cell: Cell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,7 +203,7 @@ BOUNDARIES: dict[str, tuple[str, Moment]] = {
 LOST = [Cell(ending, broken, boundary) for ending, broken, boundary in product(ENDINGS, BROKEN, BOUNDARIES)]
 
 
-@pytest.mark.parametrize("cell", share(LOST, every=13))
+@pytest.mark.parametrize("cell", share(LOST, every=29))
 async def test_a_worker_that_is_lost_at_a_boundary_of_the_unwind_changes_nothing(shop: Shop, cell: Cell) -> None:
     stuck = await Stuck.prepare(shop, cell.ending, cell.broken)
     name, moment = BOUNDARIES[cell.twist]

@@ -138,10 +138,16 @@ class Play(NamedTuple):
         return f"{self.script}-{self.strike}"
 
 
-PLAYS = [Play(script, strike) for script in SCRIPTS for strike in CANCELS]
+# A stuck saga has long been unwinding: a second cancel of Temporal's own is the first one once more, and costs a minute.
+PLAYS = [
+    Play(script, strike)
+    for script in SCRIPTS
+    for strike in CANCELS
+    if not (script.name.startswith("stuck") and str(strike) == "cancel-and-cancel")
+]
 
 
-@pytest.mark.parametrize("play", share(PLAYS, every=15))
+@pytest.mark.parametrize("play", share(PLAYS, every=21))
 async def test_a_cancel_at_every_event_ends_the_order_properly(
     shop: Shop, play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:

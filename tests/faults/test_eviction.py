@@ -84,7 +84,10 @@ async def play(stage: Stage, script: Script) -> None:
     await asyncio.wait_for(operator, STOPS_WITHIN_SECONDS)
 
 
-@pytest.mark.parametrize("scripts", [OTHERS, BY_TIME], ids=["alternating", "by-time"])
+@pytest.mark.parametrize(
+    "scripts",
+    [pytest.param(OTHERS, id="alternating", marks=pytest.mark.exhaustive), pytest.param(BY_TIME, id="by-time")],
+)
 @pytest.mark.parametrize("cached", [0, pytest.param(1, marks=pytest.mark.exhaustive)])
 async def test_a_worker_without_a_cache_commands_the_same_as_one_with_a_cache(
     shop: Shop, cached: int, scripts: list[Script], monkeypatch: pytest.MonkeyPatch

@@ -104,6 +104,7 @@ async def test_a_pool_of_one_serves_a_hundred_orders_at_once(site: Site, fired: 
         await site.require_clean()
 
 
+@pytest.mark.exhaustive
 async def test_a_server_without_a_free_connection_delays_orders_and_costs_none(site: Site, fired: Counter[str]) -> None:
     await site.ready_worker()
     load = site.load(60)
@@ -152,6 +153,7 @@ async def test_sessions_that_are_terminated_in_the_middle_of_a_statement_cost_no
     await site.require_clean()
 
 
+@pytest.mark.exhaustive
 async def test_a_primary_that_turns_read_only_delays_orders_and_costs_none(site: Site, fired: Counter[str]) -> None:
     worker = await site.ready_worker()
     load = site.load(60)

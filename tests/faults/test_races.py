@@ -20,7 +20,7 @@ from tests.faults.callers import COMPLETED_ONCE, PATIENCE_SECONDS, ask, checkout
 from tests.workflow.sagas import goods_and_money, violations
 from workflows.checkout import CheckoutWorkflow
 
-ROUNDS = [pytest.param(4, id="some"), pytest.param(40, id="many", marks=pytest.mark.exhaustive)]
+ROUNDS = [pytest.param(4, id="some"), pytest.param(20, id="many", marks=pytest.mark.exhaustive)]
 
 
 def orders_of(shop: Shop, count: int, customer: str = "carol") -> list[CheckoutInput]:

@@ -112,6 +112,7 @@ async def test_a_deadlock_with_a_foreign_transaction_costs_no_order(site: Site, 
     await site.require_clean()
 
 
+@pytest.mark.exhaustive
 async def test_statements_that_take_too_long_cost_no_order(site: Site, fired: Counter[str]) -> None:
     await site.ready_worker()
     await site.database.run(SLOW_TRIGGER)

@@ -42,7 +42,7 @@ def _hasty_retries(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(policies, name, hasty(getattr(policies, name)))
 
 
-@pytest.mark.parametrize("cell", share(CELLS, every=7))
+@pytest.mark.parametrize("cell", share(CELLS, every=13))
 async def test_a_saga_is_carried_on_by_the_next_build_and_by_the_one_before_it_again(shop: Shop, cell: Cell) -> None:
     story, following = STORIES[cell.story], STORIES[cell.story].after(cell.activity)
     order, before = shop.order(story.customer), await goods_and_money(shop.database)
@@ -72,7 +72,7 @@ async def test_a_saga_is_carried_on_by_the_next_build_and_by_the_one_before_it_a
     _struck["compatible"] += 1
 
 
-@pytest.mark.parametrize("cell", share(CELLS, every=7))
+@pytest.mark.parametrize("cell", share(CELLS, every=13))
 async def test_a_build_with_other_commands_stops_a_saga_and_harms_it_in_no_way(shop: Shop, cell: Cell) -> None:
     story = STORIES[cell.story]
     order = shop.order(story.customer)

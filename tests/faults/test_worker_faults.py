@@ -120,7 +120,8 @@ async def test_a_worker_whose_event_loop_stands_still_delays_its_own_orders_and_
     await site.require_clean()
 
 
-@pytest.mark.parametrize("first", [SIGUSR1, pytest.param(SIGUSR2, marks=pytest.mark.exhaustive)], ids=["fast", "slow"])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("first", [SIGUSR1, SIGUSR2], ids=["fast", "slow"])
 async def test_a_worker_whose_clock_is_an_hour_off_and_jumps_back_ends_every_order(
     site: Site, fired: Counter[str], first: Signals
 ) -> None:

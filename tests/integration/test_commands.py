@@ -318,14 +318,11 @@ def _wrong(stack: DevStack, database: Database) -> dict[str, tuple[dict[str, str
             "setup.sql",
         ),
         "no Postgres": (
-            {
-                "CHECKOUT_DATABASE_URL": f"postgresql://checkout@127.0.0.1:{free_port()}/checkout",
-                "CHECKOUT_STARTUP_TIMEOUT_SECONDS": "1",
-            },
+            {"CHECKOUT_DATABASE_URL": f"postgresql://checkout@127.0.0.1:{free_port()}/checkout"},
             "Is it running?",
         ),
         "no Temporal": (
-            {"TEMPORAL_ADDRESS": f"127.0.0.1:{free_port()}", "CHECKOUT_STARTUP_TIMEOUT_SECONDS": "1"},
+            {"TEMPORAL_ADDRESS": f"127.0.0.1:{free_port()}"},
             "TEMPORAL_ADDRESS",
         ),
     }
@@ -337,7 +334,7 @@ def test_a_worker_that_cannot_start_says_why_and_what_to_do(
 ) -> None:
     environment, advice = _wrong(stack, database)[case]
 
-    worker = commands.worker(**environment)
+    worker = commands.worker(CHECKOUT_STARTUP_TIMEOUT_SECONDS="1", **environment)
 
     assert worker.wait(DEADLINE_SECONDS) == 1
     assert advice in worker.tail(50)
