@@ -138,7 +138,7 @@ class Play(NamedTuple):
         return f"{self.script}-{self.strike}"
 
 
-# A stuck saga has long been unwinding: a second cancel of Temporal's own is the first one once more, and costs a minute.
+# A stuck saga has long been unwinding: to it a second cancel of Temporal's own is the first one once more.
 PLAYS = [
     Play(script, strike)
     for script in SCRIPTS
