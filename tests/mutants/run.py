@@ -12,6 +12,8 @@ from enum import StrEnum
 from pathlib import Path
 
 TEST_SECONDS = 60
+PATIENCE_SECONDS = 20
+"""What a test waits for a thing that must come, and with a mutant may never do. Below `TEST_SECONDS`."""
 HANG_SECONDS = 20
 """What a test gets when it is expected to hang."""
 HARD_LIMIT_SECONDS = 180
@@ -107,7 +109,7 @@ def judge(run: Run, *, hangs: bool = False) -> tuple[Verdict, str]:
 def _environment() -> dict[str, str]:
     """Leave out what would make a run differ from one by hand; write no bytecode, which a restored file outlives."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "PYTHON"))}
-    return kept | {"PYTHONDONTWRITEBYTECODE": "1"}
+    return kept | {"PYTHONDONTWRITEBYTECODE": "1", "CHECKOUT_TEST_PATIENCE_SECONDS": str(PATIENCE_SECONDS)}
 
 
 def _read(code: int | None, report: Path, output: str, seconds: float) -> Run:
