@@ -19,7 +19,7 @@ import asyncpg
 from activities.maintenance import audit_checks
 from tests.soak.stage import AWAY, SoakFailed, Stage
 
-_PERIOD_SECONDS = 0.9
+_PERIOD_SECONDS = 0.7
 _WHOLE_SHARE = 0.1
 _SUMS = {"A1", "A2", "A3", "A4"}
 PER_ORDER = {
