@@ -68,17 +68,6 @@ async def log_of(database: Database, order: CheckoutInput) -> list[tuple[Any, ..
     return [tuple(row) for row in rows]
 
 
-async def write_by_hand(database: Database, order: CheckoutInput) -> None:
-    await database.fetch("INSERT INTO orders (order_id, customer) VALUES ($1, $2)", order.order_id, order.customer)
-    for line in order.lines:
-        await database.fetch(
-            "INSERT INTO order_lines (order_id, sku, quantity) VALUES ($1, $2, $3)",
-            order.order_id,
-            line.sku,
-            line.quantity,
-        )
-
-
 def undo(order: CheckoutInput, reason: str = "a reason", ending: Ending = Ending.REJECTED) -> UndoInput:
     return UndoInput(order, ending, reason)
 
@@ -228,7 +217,7 @@ async def test_what_cannot_be_reserved_is_refused_by_name_and_leaves_no_row(
 
 async def test_the_first_saga_takes_an_order_that_was_written_by_hand(shop: Shop) -> None:
     order = shop.order("alice", ("poster", 2), ("tea-mug", 1))
-    await write_by_hand(shop.database, order)
+    await shop.accept_by_hand(order)
 
     reservation = await reserve(shop, order)
 
@@ -240,9 +229,19 @@ async def test_the_first_saga_takes_an_order_that_was_written_by_hand(shop: Shop
     assert (await shop.audit(at_rest=False)).violations == []
 
 
+async def test_an_order_that_was_written_by_hand_is_refused_for_the_reason_that_any_order_would_be(shop: Shop) -> None:
+    order = shop.order("alice", ("lamp", 21))
+    await shop.accept_by_hand(order)
+
+    with pytest.raises(OutOfStock, match="lamp: 21 wanted, 20 free"):
+        await reserve(shop, order)
+
+    assert await shop.order_status(order) == "pending"
+
+
 async def test_an_order_that_was_written_by_hand_can_be_carried_to_its_end(shop: Shop) -> None:
     order = shop.order("alice", ("poster", 2), ("tea-mug", 1))
-    await write_by_hand(shop.database, order)
+    await shop.accept_by_hand(order)
 
     await complete(shop, order)
 
@@ -264,7 +263,7 @@ async def test_an_order_that_was_written_by_hand_is_not_taken_with_other_content
     shop: Shop, customer: str, lines: tuple[tuple[str, int], ...]
 ) -> None:
     by_hand = shop.order("alice", ("poster", 2), ("tea-mug", 1))
-    await write_by_hand(shop.database, by_hand)
+    await shop.accept_by_hand(by_hand)
     before = await every_row(shop.database)
 
     with pytest.raises(IdempotencyMismatch):
