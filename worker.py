@@ -35,6 +35,7 @@ from activities.inventory import Inventory
 from activities.maintenance import Maintenance
 from activities.orders import Orders
 from activities.payments import Payments
+from activities.sagas import Sagas
 from activities.shipping import Shipping
 from adapters import deployment, event_log
 from adapters.config import ConfigurationError, WorkerSettings, load
@@ -108,6 +109,7 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
             maintenance.record_findings,
             maintenance.find_unfinished,
             maintenance.find_contradictions,
+            Sagas().start_sagas,
         ],
         deployment_config=version,
         interceptors=[RefuseWrongArguments(), *interceptors],

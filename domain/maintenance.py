@@ -89,6 +89,14 @@ class UnfinishedPage:
     next_id: str = ""
 
 
+@dataclass(frozen=True)
+class StartInput:
+    """Orders that need a saga, and whether one that has completed is no reason to refuse it."""
+
+    orders: list[CheckoutInput]
+    even_completed: bool = False
+
+
 _LISTED = 1_000
 
 

@@ -9,6 +9,8 @@ from temporalio.common import RetryPolicy, SearchAttributeKey
 from domain.errors import DatabaseRefusedStatement
 
 CHECKOUT_TASK_QUEUE = "checkout"
+CHECKOUT_WORKFLOW = "Checkout"
+"""The type of the workflow, as Temporal knows it."""
 _WORKFLOW_ID_PREFIX = "checkout-"
 
 # Set only when an order leaves the happy path, and once at its end: each upsert is a history event.

@@ -43,7 +43,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.saga import Saga
 
 
-@workflow.defn(name="Checkout")
+@workflow.defn(name=policies.CHECKOUT_WORKFLOW)
 class CheckoutWorkflow:
     """The saga of one order. Its workflow id is `checkout-{order_id}`.
 

@@ -1,27 +1,25 @@
 """The audit and the sweep, as workflows: whoever asks for them needs no way into the database."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from temporalio import workflow
-from temporalio.common import WorkflowIDReusePolicy
-from temporalio.exceptions import WorkflowAlreadyStartedError
 
 with workflow.unsafe.imports_passed_through():
     from activities.maintenance import Maintenance
+    from activities.sagas import Sagas
     from domain import policies
     from domain.errors import AuditViolation
     from domain.maintenance import (
         AuditInput,
         AuditReport,
+        StartInput,
         SweepInput,
         SweepReport,
         UnfinishedInput,
     )
     from domain.model import CheckoutInput
-    from workflows.checkout import CheckoutWorkflow
 
 _PAGES_PER_RUN = 20
 
@@ -81,40 +79,31 @@ class SweepWorkflow:
                 workflow.continue_as_new(SweepInput(sweep.stood_still_seconds, *place, report))
 
     async def _start_all(self, orders: list[CheckoutInput], report: SweepReport) -> None:
-        # A run that was lost, refused or cancelled may be followed by another; one that has completed may not.
-        closed_unwell = WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY
-        # All of a page together: one workflow task instead of one for each.
-        are_started = await asyncio.gather(*(self._start(order, report, closed_unwell) for order in orders))
-        refused = [order for order, is_started in zip(orders, are_started, strict=True) if not is_started]
+        refused = await self._start(StartInput(orders), report)
         if not refused:
             return
+        # A run that was lost, refused or cancelled may be followed by another; one that has completed may not,
+        # unless the database has forgotten it.
         completed = await _maintain(
             Maintenance.find_contradictions, refused, "Tell the sagas that are alive from those that have completed"
         )
-        report.alive += len(refused) - len(completed)
-        for order in completed:
-            if not await self._start(order, report, WorkflowIDReusePolicy.ALLOW_DUPLICATE):
-                report.alive += 1
+        alive = await self._start(StartInput(completed, even_completed=True), report)
+        report.alive += len(refused) - len(completed) + len(alive)
 
-    async def _start(self, order: CheckoutInput, report: SweepReport, reuse: WorkflowIDReusePolicy) -> bool:
-        verb = "Park" if order.doubt else "Repair" if order.repair else "Start"
-        try:
-            child = await workflow.start_child_workflow(
-                CheckoutWorkflow.run,
-                order,
-                id=policies.checkout_workflow_id(order.order_id),
-                task_timeout=policies.WORKFLOW_TASK,
-                id_reuse_policy=reuse,
-                parent_close_policy=workflow.ParentClosePolicy.ABANDON,
-                static_summary=f"{verb}: {order.summary} for {order.customer}",
-                memo={policies.FINGERPRINT_MEMO: order.fingerprint},
-            )
-        except WorkflowAlreadyStartedError:
-            return False
-        # How the order ends is its own affair; asyncio would report an ending that nobody asked about.
-        child.add_done_callback(lambda done: done.cancelled() or done.exception())
-        report.add(order)
-        return True
+    async def _start(self, asked: StartInput, report: SweepReport) -> list[CheckoutInput]:
+        """Start the sagas of a page, and give the orders that were refused one.
+
+        By an activity, and not as child workflows: a child whose parent closes in the instant of its start may
+        exist for ever without its first task, and keep its order's id from any saga that works.
+        """
+        if not asked.orders:
+            return []
+        refused = await _maintain(Sagas.start_sagas, asked, f"Start the sagas of {len(asked.orders)} orders")
+        names = {order.order_id for order in refused}
+        for order in asked.orders:
+            if order.order_id not in names:
+                report.add(order)
+        return refused
 
 
 async def _maintain(

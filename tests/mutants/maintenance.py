@@ -5,20 +5,21 @@ from tests.mutants.mutant import Mutant
 
 _FILE = "workflows/maintenance.py"
 _SEARCH = "activities/maintenance.py"
+_SAGAS = "activities/sagas.py"
 
 MUTANTS = (
     Mutant(
         "sweep-takes-a-new-workflow-id",
         "an order whose saga is alive would get a second one",
-        _FILE,
-        "                id=policies.checkout_workflow_id(order.order_id),\n",
-        '                id=policies.checkout_workflow_id(order.order_id) + "-repair",\n',
+        _SAGAS,
+        "                id=checkout_workflow_id(order.order_id),\n",
+        '                id=checkout_workflow_id(order.order_id) + "-repair",\n',
         at(MAINTENANCE, "test_running_and_stuck_sagas_are_left_alone_and_counted"),
     ),
     Mutant(
         "sweep-terminates-running-sagas",
         "each sweep would interrupt every slow order",
-        _FILE,
+        _SAGAS,
         "= WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY\n",
         "= WorkflowIDReusePolicy.TERMINATE_IF_RUNNING\n",
         at(MAINTENANCE, "test_running_and_stuck_sagas_are_left_alone_and_counted"),
@@ -26,7 +27,7 @@ MUTANTS = (
     Mutant(
         "sweep-starts-no-second-run",
         "a saga that was terminated would never be repaired (P8)",
-        _FILE,
+        _SAGAS,
         "= WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY\n",
         "= WorkflowIDReusePolicy.REJECT_DUPLICATE\n",
         at(
@@ -38,25 +39,34 @@ MUTANTS = (
         "sweep-believes-temporal",
         "an order that the database says is open would stay so, because Temporal says that it ended well",
         _FILE,
-        "self._start(order, report, WorkflowIDReusePolicy.ALLOW_DUPLICATE)",
-        "self._start(order, report, closed_unwell)",
+        "StartInput(completed, even_completed=True)",
+        "StartInput(completed)",
         at(RESTORED, "test_an_order_that_temporal_has_completed_is_parked_by_the_sweep_and_not_refunded[ship_order]"),
     ),
     Mutant(
-        "sweeps-end-ends-its-sagas",
-        "every order that a sweep starts would be terminated with it",
+        "sweep-starts-children",
+        "a sweep that closes in the instant of a start would leave a run without a first task, and its order with no "
+        "saga that works",
         _FILE,
-        "parent_close_policy=workflow.ParentClosePolicy.ABANDON,",
-        "parent_close_policy=workflow.ParentClosePolicy.TERMINATE,",
-        at(MAINTENANCE, "test_an_order_written_by_hand_is_started_and_completes"),
+        "        refused = await _maintain(Sagas.start_sagas, asked, "
+        'f"Start the sagas of {len(asked.orders)} orders")\n',
+        "        refused: list[CheckoutInput] = []\n"
+        "        for order in asked.orders:\n"
+        "            await workflow.start_child_workflow(\n"
+        "                policies.CHECKOUT_WORKFLOW,\n"
+        "                order,\n"
+        "                id=policies.checkout_workflow_id(order.order_id),\n"
+        "                parent_close_policy=workflow.ParentClosePolicy.ABANDON,\n"
+        "            )\n",
+        at(MAINTENANCE, "test_the_sagas_that_a_sweep_starts_are_nobodys_children"),
     ),
     Mutant(
-        "sweep-asks-how-its-sagas-ended",
-        "each order that is refused while a sweep works would be logged as an error of ours",
+        "sweep-counts-what-was-refused",
+        "each sweep would report as repaired what is alive",
         _FILE,
-        "        child.add_done_callback(lambda done: done.cancelled() or done.exception())\n",
-        "        del child\n",
-        at(MAINTENANCE, "test_a_sweep_logs_no_errors_for_orders_that_are_refused_while_it_works"),
+        "            if order.order_id not in names:\n",
+        "            if order.order_id:\n",
+        at(MAINTENANCE, "test_running_and_stuck_sagas_are_left_alone_and_counted"),
     ),
     Mutant(
         "sweep-reads-one-page",

@@ -108,7 +108,7 @@ MUTANTS = (
     Mutant(
         "sweep-repeats-completed-orders",
         "an order that was delivered before a restore would be delivered or refunded once more",
-        "workflows/maintenance.py",
+        "activities/sagas.py",
         "= WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY\n",
         "= WorkflowIDReusePolicy.ALLOW_DUPLICATE\n",
         _SWEPT,

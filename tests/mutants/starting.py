@@ -36,9 +36,9 @@ MUTANTS = (
     Mutant(
         "swept-saga-with-a-timeout",
         "Temporal would end a repair in the middle",
-        "workflows/maintenance.py",
-        "                parent_close_policy=",
-        "                run_timeout=policies.SWEEP_UNFINISHED_AFTER,\n                parent_close_policy=",
+        "activities/sagas.py",
+        "                task_timeout=WORKFLOW_TASK,\n",
+        "                run_timeout=WORKFLOW_TASK * 3,\n                task_timeout=WORKFLOW_TASK,\n",
         at(STARTING, "test_no_saga_has_a_timeout_of_temporals"),
     ),
     Mutant(

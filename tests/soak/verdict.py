@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Any
 
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHistory
 from temporalio.worker import Replayer
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
@@ -225,23 +226,27 @@ class Verdict:
             data_converter=DATA_CONVERTER,
             interceptors=[RefuseWrongArguments()],
         )
-        problems = []
-        async with replayer.workflow_replay_iterator(self._histories(chosen)) as results:
+        problems: list[str] = []
+        async with replayer.workflow_replay_iterator(self._histories(chosen, problems)) as results:
             async for result in results:
                 self.replayed += 1
                 if result.replay_failure is not None:
                     problems.append(f"{result.history.workflow_id}: {result.replay_failure!r}")
         return problems
 
-    async def _histories(self, numbers: list[int]) -> AsyncIterator[WorkflowHistory]:
+    async def _histories(self, numbers: list[int], problems: list[str]) -> AsyncIterator[WorkflowHistory]:
         """Fetch the newest run's history of each order, and of special ones those of all runs."""
         for number in numbers:
             workflow_id = checkout_workflow_id(self._plan.order_id(number))
-            if number not in self._book.special:
-                yield await self._client.get_workflow_handle(workflow_id).fetch_history()
-                continue
-            async for run in self._client.list_workflows(f"WorkflowId = '{workflow_id}'"):
-                yield await self._client.get_workflow_handle(workflow_id, run_id=run.run_id).fetch_history()
+            run_ids: list[str | None] = [None]
+            if number in self._book.special:
+                run_ids = [run.run_id async for run in self._client.list_workflows(f"WorkflowId = '{workflow_id}'")]
+            for run_id in run_ids:
+                history = await self._client.get_workflow_handle(workflow_id, run_id=run_id).fetch_history()
+                if any(event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED for event in history.events):
+                    yield history
+                else:  # a replayer would wait for its first task for ever
+                    problems.append(f"{workflow_id}: run {run_id} has never had a workflow task")
 
 
 def shown(problems: dict[str, list[str]]) -> dict[str, Any]:

@@ -298,20 +298,23 @@ async def sweeps_and_parks(shop: Shop, _gates: Gates) -> Handle:
 # Maintenance --------------------------------------------------------------------------------------------
 
 
-async def write_by_hand(shop: Shop, orders: int, lines: int = 1) -> None:
+async def write_by_hand(shop: Shop, orders: int, lines: int = 1) -> str:
+    """Write pending orders, numbered from 1, and give what their ids begin with: no other scene's do."""
+    prefix = f"by-hand-{shop.task_queue}-"
     await shop.database.run(
         "INSERT INTO orders (order_id, customer, created_at, updated_at)"
-        f" SELECT 'by-hand-' || n, 'alice', now(), now() + n * interval '1 ms' FROM generate_series(1, {orders}) n;"
+        f" SELECT '{prefix}' || n, 'alice', now(), now() + n * interval '1 ms' FROM generate_series(1, {orders}) n;"
         "INSERT INTO order_lines (order_id, sku, quantity)"
         f" SELECT order_id, CASE l WHEN 1 THEN 'pen' ELSE 's-' || l END, 1 FROM orders, generate_series(1, {lines}) l"
         " WHERE order_id LIKE 'by-hand-%'"
     )
+    return prefix
 
 
 async def written_by_hand(shop: Shop, _gates: Gates) -> Handle:
-    await write_by_hand(shop, 1)
+    prefix = await write_by_hand(shop, 1)
     await shop.sweep()
-    return shop.client.get_workflow_handle_for(CheckoutWorkflow.run, checkout_workflow_id("by-hand-1"))
+    return shop.client.get_workflow_handle_for(CheckoutWorkflow.run, checkout_workflow_id(f"{prefix}1"))
 
 
 async def sweeps(shop: Shop, gates: Gates) -> Handle:

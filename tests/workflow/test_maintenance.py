@@ -1,9 +1,9 @@
 """The sweep finds every order that was lost, and only those; the audit reports what is wrong."""
 
 import asyncio
-import gc
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 
 import asyncpg
 import pytest
@@ -17,12 +17,11 @@ from domain.maintenance import AuditInput, AuditReport, SweepReport
 from domain.model import CheckoutInput, CheckoutStatus
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
-from tests.workflow.gates import Gates, Moment
+from tests.workflow.gates import Gates, Moment, lost_report
 from tests.workflow.sagas import (
     BREAK_UNDO,
     MEND_UNDO,
     UNDOS,
-    events_of,
     goods_and_money,
     hasty,
     how_it_ended,
@@ -261,21 +260,50 @@ async def test_a_stuck_order_whose_saga_was_terminated_is_finished(shop: Shop) -
     assert await violations(shop) == []
 
 
-async def test_a_sweep_logs_no_errors_for_orders_that_are_refused_while_it_works(
-    shop: Shop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(policies, "SWEEP_BATCH", 1)  # it works on while the first are refused already
-    orders = [await accept_by_hand(shop, "nobody") for _ in range(15)]
+async def test_the_sagas_that_a_sweep_starts_are_nobodys_children(shop: Shop) -> None:
+    order = shop.order("alice")
+    await shop.accept_by_hand(order)
 
     async with shop.working():
-        handle = await shop.start_sweep()
-        await handle.result()
-        for order in orders:
-            await how_it_ended(shop.newest_run(order))
-    gc.collect()
+        await shop.sweep()
+        saga = shop.newest_run(order)
+        ended = await how_it_ended(saga)
 
-    assert "EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_FAILED" in await events_of(handle)
-    assert [record.message for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}] == []
+    assert ended == "completed"
+    # Whatever becomes of the sweep, a run without a parent has its first task from its first instant.
+    assert not (await saga.describe()).raw_description.workflow_execution_info.HasField("parent_execution")
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_a_sweep_that_is_terminated_while_it_starts_sagas_leaves_none_that_nobody_works_on(
+    shop: Shop, moment: Moment
+) -> None:
+    gates, orders, sweep_id = Gates(), [shop.order("alice") for _ in range(5)], f"sweep-{uuid.uuid4()}"
+    await shop.accept_by_hand(*orders)
+    gate = gates.hold(replace(orders[0], order_id=sweep_id), "start_sagas", moment)
+
+    async with shop.working(interceptors=(gates,)):
+        sweeping = await shop.start_sweep(sweep_id=sweep_id)
+        await gate.reached()
+        await sweeping.terminate()
+        gate.open()
+        await shop.sweep()
+        ends = [await how_it_ended(shop.newest_run(order)) for order in orders]
+
+    assert ends == ["completed"] * len(orders)
+
+
+async def test_a_lost_answer_makes_the_sweep_start_nothing_twice(shop: Shop) -> None:
+    gates, order, sweep_id = Gates(), shop.order("alice"), f"sweep-{uuid.uuid4()}"
+    await shop.accept_by_hand(order)
+    gates.fail(replace(order, order_id=sweep_id), "start_sagas", "after", times=1, error=lost_report)
+
+    async with shop.working(interceptors=(gates,)):
+        report = await (await shop.start_sweep(sweep_id=sweep_id)).result()
+        ended = await how_it_ended(shop.newest_run(order))
+
+    assert (ended, report.started_count) == ("completed", 0)
+    assert len([run async for run in shop.client.list_workflows(f"WorkflowId = '{shop.newest_run(order).id}'")]) == 1
 
 
 # Sagas that are alive -----------------------------------------------------------------------------------

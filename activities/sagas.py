@@ -1,0 +1,50 @@
+"""Starting the sagas that a sweep finds missing."""
+
+import asyncio
+
+from temporalio import activity
+from temporalio.common import WorkflowIDReusePolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
+
+from domain.maintenance import StartInput
+from domain.model import CheckoutInput
+from domain.policies import CHECKOUT_WORKFLOW, FINGERPRINT_MEMO, WORKFLOW_TASK, checkout_workflow_id
+
+_AT_ONCE = 10
+
+
+class Sagas:
+    """Activities that give orders a saga. They need no database: Temporal knows which order has one."""
+
+    @activity.defn
+    async def start_sagas(self, asked: StartInput) -> list[CheckoutInput]:
+        """Start each order's saga on this worker's task queue; give those orders that Temporal refuses one.
+
+        It refuses where a run of the order is open, and, unless `even_completed`, where the newest has completed.
+        What an attempt started whose answer was lost is refused to the next one: it counts as alive.
+        """
+        turn = asyncio.Semaphore(_AT_ONCE)
+        are_started = await asyncio.gather(*(_start(order, asked.even_completed, turn) for order in asked.orders))
+        return [order for order, is_started in zip(asked.orders, are_started, strict=True) if not is_started]
+
+
+async def _start(order: CheckoutInput, even_completed: bool, turn: asyncio.Semaphore) -> bool:
+    reuse = WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY
+    if even_completed:
+        reuse = WorkflowIDReusePolicy.ALLOW_DUPLICATE
+    verb = "Park" if order.doubt else "Repair" if order.repair else "Start"
+    async with turn:
+        try:
+            await activity.client().start_workflow(
+                CHECKOUT_WORKFLOW,
+                order,
+                id=checkout_workflow_id(order.order_id),
+                task_queue=activity.info().task_queue,
+                task_timeout=WORKFLOW_TASK,
+                id_reuse_policy=reuse,
+                static_summary=f"{verb}: {order.summary} for {order.customer}",
+                memo={FINGERPRINT_MEMO: order.fingerprint},
+            )
+        except WorkflowAlreadyStartedError:
+            return False
+        return True
