@@ -8,7 +8,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from domain.maintenance import StartInput
 from domain.model import CheckoutInput
-from domain.policies import CHECKOUT_WORKFLOW, FINGERPRINT_MEMO, WORKFLOW_TASK, checkout_workflow_id
+from domain.policies import CHECKOUT_WORKFLOW, WORKFLOW_TASK, checkout_workflow_id
 
 _AT_ONCE = 10
 
@@ -43,7 +43,6 @@ async def _start(order: CheckoutInput, even_completed: bool, turn: asyncio.Semap
                 task_timeout=WORKFLOW_TASK,
                 id_reuse_policy=reuse,
                 static_summary=f"{verb}: {order.summary} for {order.customer}",
-                memo={FINGERPRINT_MEMO: order.fingerprint},
             )
         except WorkflowAlreadyStartedError:
             return False

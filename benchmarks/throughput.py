@@ -27,7 +27,7 @@ from benchmarks.empty import TASK_QUEUE
 from client.checkouts import Checkouts
 from client.load import MIXES, run_load
 from domain.model import CheckoutInput
-from domain.policies import CHECKOUT_TASK_QUEUE, FINGERPRINT_MEMO
+from domain.policies import CHECKOUT_TASK_QUEUE
 from embedded.process import ChildProcess
 from embedded.stack import ROOT, DevStack
 
@@ -61,7 +61,6 @@ async def yardstick_round(workflow: str, client: Client, orders: int, concurrenc
                 task_queue=TASK_QUEUE,
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 static_summary=f"{order.summary} for {order.customer}",
-                memo={FINGERPRINT_MEMO: order.fingerprint},
             )
             await handle.result()
             latencies.append((time.perf_counter() - begun) * 1000)

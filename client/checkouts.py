@@ -102,7 +102,6 @@ class Checkouts:
                 task_timeout=policies.WORKFLOW_TASK,
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 static_summary=f"{order.summary} for {order.customer}",
-                memo={policies.FINGERPRINT_MEMO: order.fingerprint},
             )
         except WorkflowAlreadyStartedError:
             if await self._fingerprint(order.order_id) != order.fingerprint:
@@ -236,13 +235,7 @@ class Checkouts:
             raise
 
     async def _fingerprint(self, order_id: str) -> str:
-        """Find what the existing saga of an order was started with."""
-        memo = await (await self._describe(order_id)).memo()
-        known = memo.get(policies.FINGERPRINT_MEMO)
-        return known if isinstance(known, str) else await self._fingerprint_in_history(order_id)
-
-    async def _fingerprint_in_history(self, order_id: str) -> str:
-        """Read it from the input of a saga that was started without our memo; empty where that is no order."""
+        """Read from its input what the existing saga of an order was started with; empty where that is no order."""
         async for first in self._handle(order_id).fetch_history_events(page_size=1):
             payloads = first.workflow_execution_started_event_attributes.input.payloads
             try:

@@ -18,9 +18,6 @@ ORDER_STATUS = SearchAttributeKey.for_keyword("OrderStatus")
 FAILED_STEP = SearchAttributeKey.for_keyword("FailedStep")
 SEARCH_ATTRIBUTES = {ORDER_STATUS.name: "Keyword", FAILED_STEP.name: "Keyword"}
 
-FINGERPRINT_MEMO = "fingerprint"
-"""Memo key under which a start records the order's content, for whoever joins the run later."""
-
 
 def checkout_workflow_id(order_id: str) -> str:
     """Name the one workflow that an order has."""

@@ -238,7 +238,7 @@ async def test_an_intruder_is_refused_although_the_first_saga_does_not_know_yet_
 async def test_the_same_content_joins_a_saga_that_somebody_else_started_and_that_cannot_tell_its_own(
     shop: Shop, gone: str
 ) -> None:
-    """Whoever starts a saga without our memo leaves its input in the history all the same."""
+    """Whoever starts a saga leaves its input in the history."""
     order = shop.order("carol")
     handle = await shop.start(order)
     if gone == "terminated":

@@ -72,7 +72,7 @@ async def test_a_second_start_joins_an_order_that_no_worker_has_seen(shop: Shop,
 
 async def test_a_start_joins_an_order_that_was_started_by_other_means(shop: Shop, checkouts: Checkouts) -> None:
     order = shop.order("alice", ("tea-mug", 1))
-    handle = await shop.start(order)  # without our memo
+    handle = await shop.start(order)  # as any client would
 
     is_new = await checkouts.start(order)
     for other in other_contents(shop, order):
