@@ -33,6 +33,33 @@ _exit_status = 0
 _numbers = itertools.count(1)
 
 
+# A file is one worker's. Those that take minutes, whole or in their share, come first and unit tests last, so that
+# no worker is left alone with a long one. A wrong guess here costs time and nothing else.
+_LONGEST_FIRST = (
+    "test_link_faults",
+    "test_broken_undos",
+    "test_cells",
+    "test_cancel_at_every_event",
+    "test_interleavings",
+    "test_postgres_faults",
+    "test_commands",
+    "test_upgrade",
+    "test_soak",
+    "test_demo",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the files by how long they take."""
+
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        name = item.path.stem
+        rank = _LONGEST_FIRST.index(name) if name in _LONGEST_FIRST else len(_LONGEST_FIRST)
+        return item.path.parent.name == "unit", rank
+
+    items.sort(key=place)
+
+
 def pytest_sessionfinish(exitstatus: int) -> None:
     global _exit_status  # noqa: PLW0603 - the two hooks have nothing else in common
     _exit_status = int(exitstatus)

@@ -14,7 +14,7 @@ import pytest
 from embedded.stack import DATABASE, ROOT, DevStack
 
 # UNDER_FIRE_ORDERS=500 is what docs/performance.md reports.
-ORDERS = int(os.environ.get("UNDER_FIRE_ORDERS", "120"))
+ORDERS = int(os.environ.get("UNDER_FIRE_ORDERS", "60"))
 CONCURRENCY = 50 if ORDERS >= 500 else 20
 DEADLINE_SECONDS = 60 + ORDERS
 
