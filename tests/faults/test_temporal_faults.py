@@ -65,8 +65,10 @@ async def test_a_namespace_that_is_throttled_to_a_trickle_is_slow_and_loses_no_o
 
         load = site.load(20)
         while load.open or not load.ends:
-            # A burst, so that the second's allowance is used up at some point of it.
-            refused = await asyncio.gather(*(is_refused_for_its_number(site.client) for _ in range(10)))
+            # More than a second allows, in one burst: somebody has to be refused.
+            refused = await asyncio.gather(
+                *(is_refused_for_its_number(site.client) for _ in range(5 * CALLS_PER_SECOND))
+            )
             fired["calls refused"] += sum(refused)
             await asyncio.sleep(2)
         await load.all_ended()
