@@ -1,8 +1,6 @@
 """What is written about an order as a whole: the end of an unwind, and what an operator does."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import TextClause, text
@@ -246,8 +244,8 @@ class Orders:
                 return replace(await _state(connection, order), standing=steps)
             await connection.execute(_CLOSE, _row(undo))
             await lock_order(connection, order)  # somebody else's order may have come while the row was missing
-            asked = {**line_arrays(order), "resolution": "every undo was done or resolved"}
-            return await _state(connection, order, _AFTER_CLOSE, asked)
+            resolution = "every undo was done or resolved"
+            return await _state(connection, order, _AFTER_CLOSE, **line_arrays(order), resolution=resolution)
 
     @activity.defn
     async def complete_order(self, order: CheckoutInput) -> OrderState:
@@ -256,7 +254,7 @@ class Orders:
             await lock_order(connection, order)
             await connection.execute(_COMPLETE, {"order_id": order.order_id})
             resolution = "the parcel was handed over: completed"
-            return await _state(connection, order, _AFTER_COMPLETE, {"resolution": resolution})
+            return await _state(connection, order, _AFTER_COMPLETE, resolution=resolution)
 
     @activity.defn
     async def park_order(self, park: ParkInput) -> OrderState:
@@ -276,7 +274,7 @@ class Orders:
             await connection.execute(_PARK, _row(park.undo))
             await lock_order(connection, order)  # as in close_order
             incident = {"steps": park.steps, "cause": park.cause[:1000]}
-            return await _state(connection, order, _AFTER_PARK, {**line_arrays(order), **incident})
+            return await _state(connection, order, _AFTER_PARK, **line_arrays(order), **incident)
 
     @activity.defn
     async def resolve_step(self, note: OperatorNote) -> None:
@@ -321,7 +319,7 @@ async def _state(
     connection: AsyncConnection,
     order: CheckoutInput,
     statement: TextClause = _AS_IT_IS,
-    asked: Mapping[str, Any] = MappingProxyType({}),
+    **asked: Any,
 ) -> OrderState:
     row = (await connection.execute(statement, {"order_id": order.order_id, **asked})).one()
     return OrderState(row.status, row.reason, row.tracking_number)

@@ -174,22 +174,21 @@ class Shop:
 
     async def start(self, order: CheckoutInput) -> WorkflowHandle[CheckoutWorkflow, CheckoutStatus]:
         """Start an order's saga, as the starter does."""
-        return await self.client.start_workflow(
-            CheckoutWorkflow.run,
-            order,
-            id=checkout_workflow_id(order.order_id),
-            task_queue=self.task_queue,
-            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-        )
+        return await self._run(order, WorkflowIDReusePolicy.REJECT_DUPLICATE)
 
     async def run_again(self, order: CheckoutInput) -> WorkflowHandle[CheckoutWorkflow, CheckoutStatus]:
         """Start another run of an order whose run has closed, as after a lost history."""
+        return await self._run(order, WorkflowIDReusePolicy.ALLOW_DUPLICATE)
+
+    async def _run(
+        self, order: CheckoutInput, reuse: WorkflowIDReusePolicy
+    ) -> WorkflowHandle[CheckoutWorkflow, CheckoutStatus]:
         return await self.client.start_workflow(
             CheckoutWorkflow.run,
             order,
             id=checkout_workflow_id(order.order_id),
             task_queue=self.task_queue,
-            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+            id_reuse_policy=reuse,
         )
 
     def newest_run(self, order: CheckoutInput) -> WorkflowHandle[CheckoutWorkflow, CheckoutStatus]:
