@@ -183,8 +183,8 @@ class Maintenance:
 
 def _contradiction(order: CheckoutInput, status: str) -> str:
     return (
-        f"Temporal has completed order {order.order_id}, and the database has it as {status}; was it restored to an "
-        "earlier instant? Nothing is undone before somebody has looked"
+        f"Temporal has completed order {order.order_id}, and the database has it as {status}; "
+        f"{DatabaseContradictsHistory.question}"
     )
 
 

@@ -213,7 +213,7 @@ def forgotten(order: CheckoutInput, step: Step) -> DatabaseContradictsHistory:
     """Say that a step of this saga is gone: it was committed before the next one was asked for."""
     return DatabaseContradictsHistory(
         f"step {step} of order {order.order_id} was done, and the database knows nothing of it; "
-        "was it restored to an earlier instant? Nothing is undone before somebody has looked"
+        f"{DatabaseContradictsHistory.question}"
     )
 
 

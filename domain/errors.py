@@ -9,7 +9,7 @@ Three kinds, told apart by who must act:
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
@@ -106,6 +106,9 @@ class DatabaseContradictsHistory(CheckoutError):
 
     Nobody can tell from here what happened in the world meanwhile. The order is parked for a person.
     """
+
+    question: ClassVar[str] = "was it restored to an earlier instant? Nothing is undone before somebody has looked"
+    """What every such message ends with."""
 
 
 class AuditViolation(CheckoutError):
