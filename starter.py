@@ -65,7 +65,8 @@ def start(
 ) -> int:
     """Start the checkout of one order, and wait for how it ends."""
     lines = tuple(_line(text) for text in line)
-    order = CheckoutInput(order_id or f"order-{secrets.token_hex(6)}", customer, lines)
+    lane = load(StarterSettings).lane
+    order = CheckoutInput(order_id or f"order-{secrets.token_hex(6)}", customer, lines, lane=lane)
 
     async def work(checkouts: Checkouts) -> int:
         is_new = await checkouts.start(order)
@@ -231,6 +232,7 @@ def load_orders(
     """Start many orders and report throughput and latency."""
     if mix not in MIXES:
         raise typer.BadParameter(f"{mix!a} is no mix; known are {', '.join(MIXES)}")
+    lane = load(StarterSettings).lane
 
     async def work(checkouts: Checkouts) -> int:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -242,6 +244,7 @@ def load_orders(
                 concurrency=concurrency,
                 mix=mix,
                 prefix=f"load-{secrets.token_hex(4)}",
+                lane=lane,
                 on_done=lambda: progress.advance(bar),
             )
         view.print_load(report, as_json=as_json)

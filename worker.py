@@ -118,6 +118,7 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
         ),
         max_cached_workflows=settings.max_cached_workflows,
         max_concurrent_activities=settings.max_concurrent_activities,
+        max_concurrent_local_activities=settings.max_concurrent_activities,
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(minimum=2, maximum=20, initial=5),
         activity_task_poller_behavior=PollerBehaviorAutoscaling(minimum=2, maximum=20, initial=5),
         sticky_queue_schedule_to_start_timeout=_STICKY_TIMEOUT,

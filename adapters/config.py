@@ -10,7 +10,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from domain.policies import AUDIT_EVERY, CHECKOUT_TASK_QUEUE, SWEEP_EVERY
+from domain.model import Lane
+from domain.policies import AUDIT_EVERY, CHECKOUT_TASK_QUEUE, LANE, SWEEP_EVERY
 
 PREFIX = "CHECKOUT_"
 DEFAULT_TEMPORAL_ADDRESS = "127.0.0.1:7233"
@@ -77,6 +78,8 @@ class StarterSettings(BaseSettings):
     task_queue: Annotated[str, Field(min_length=1, max_length=200)] = CHECKOUT_TASK_QUEUE
     ui_url: Annotated[str, AfterValidator(_http_url)] = DEFAULT_UI_URL
     """Where the Temporal UI answers; links to histories begin with it."""
+    lane: Lane = LANE
+    """How the orders that this client starts are done: fast or classic. Those under way stay in theirs."""
 
 
 class WorkerSettings(StarterSettings):

@@ -26,7 +26,7 @@ from adapters.temporal import DATA_CONVERTER
 from benchmarks.empty import TASK_QUEUE
 from client.checkouts import Checkouts
 from client.load import MIXES, run_load
-from domain.model import CheckoutInput
+from domain.model import CheckoutInput, Lane
 from domain.policies import CHECKOUT_TASK_QUEUE
 from embedded.process import ChildProcess
 from embedded.stack import ROOT, DevStack
@@ -70,7 +70,7 @@ async def yardstick_round(workflow: str, client: Client, orders: int, concurrenc
     return _round(latencies, time.perf_counter() - begun)
 
 
-async def checkout_round(client: Client, orders: int, concurrency: int) -> Round:
+async def checkout_round(lane: Lane, client: Client, orders: int, concurrency: int) -> Round:
     """Run so many checkouts, as `starter.py load` does."""
     report = await run_load(
         Checkouts(client, CHECKOUT_TASK_QUEUE, ""),
@@ -78,6 +78,7 @@ async def checkout_round(client: Client, orders: int, concurrency: int) -> Round
         concurrency=concurrency,
         mix="happy",
         prefix=f"bench-{next(_numbers)}",
+        lane=lane,
         on_done=lambda: None,
     )
     if report.failures or report.outcomes != {"completed": orders}:
@@ -96,7 +97,8 @@ async def compare(stack: DevStack, orders: int, concurrency: int, rounds: int) -
     kinds: dict[str, Callable[[Client, int, int], Awaitable[Round]]] = {
         "bare": functools.partial(yardstick_round, "Bare"),
         "empty activities": functools.partial(yardstick_round, "Empty"),
-        "checkout": checkout_round,
+        "classic": functools.partial(checkout_round, Lane.CLASSIC),
+        "fast": functools.partial(checkout_round, Lane.FAST),
     }
     measured: dict[str, list[Round]] = {name: [] for name in kinds}
     for name, run in kinds.items():

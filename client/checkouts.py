@@ -47,7 +47,7 @@ _QUERIES = {
     "running": "ExecutionStatus = 'Running' AND (OrderStatus IS NULL OR OrderStatus = 'unwinding')",
     "unwinding": "ExecutionStatus = 'Running' AND OrderStatus = 'unwinding'",
     "stuck": "ExecutionStatus = 'Running' AND OrderStatus = 'stuck'",
-    "completed": "OrderStatus = 'completed'",
+    "completed": "(OrderStatus = 'completed' OR (OrderStatus IS NULL AND ExecutionStatus = 'Completed'))",
     "rejected": "OrderStatus = 'rejected'",
     "cancelled": "OrderStatus = 'cancelled'",
     TERMINATED: "ExecutionStatus IN ('Terminated', 'TimedOut')",
@@ -88,7 +88,9 @@ class Checkouts:
         return f"{self._ui_url}/namespaces/{self._client.namespace}/workflows/{workflow_id}"
 
     async def start(self, order: CheckoutInput) -> bool:
-        """Start the order's saga, or join the one it has. Tells whether it is new.
+        """Start the order's saga, or join the one it has, in whatever lane. Tells whether it is new.
+
+        Where a worker shares this client, the server hands the first task to it with the answer.
 
         Raises:
             OtherContent: the id is taken by an order with other content, running or finished.
@@ -99,6 +101,7 @@ class Checkouts:
                 order,
                 id=policies.checkout_workflow_id(order.order_id),
                 task_queue=self._task_queue,
+                request_eager_start=True,
                 task_timeout=policies.WORKFLOW_TASK,
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 static_summary=f"{order.summary} for {order.customer}",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from client.checkouts import Checkouts
-from domain.model import CheckoutInput, OrderLine
+from domain.model import CheckoutInput, Lane, OrderLine
 
 _CUSTOMERS = [f"buyer-{number:03d}" for number in range(1, 101)]
 _ITEMS = [f"item-{number:03d}" for number in range(1, 101)]
@@ -82,11 +82,12 @@ async def run_load(  # noqa: PLR0913 - the knobs of the command
     concurrency: int,
     mix: str,
     prefix: str,
+    lane: Lane,
     on_done: Callable[[], None],
 ) -> LoadReport:
     """Start so many orders, never more than `concurrency` at once, and follow each to its outcome."""
     report = LoadReport(orders, concurrency, mix)
-    waiting = _orders(orders, mix, prefix)
+    waiting = _orders(orders, mix, prefix, lane)
 
     async def one_after_the_other() -> None:
         for order in waiting:
@@ -107,9 +108,9 @@ async def run_load(  # noqa: PLR0913 - the knobs of the command
     return report
 
 
-def _orders(count: int, mix: str, prefix: str) -> Iterator[CheckoutInput]:
+def _orders(count: int, mix: str, prefix: str, lane: Lane) -> Iterator[CheckoutInput]:
     draw = random.Random(prefix)  # noqa: S311 - the same prefix is the same load
     _, recipe = MIXES[mix]
     for number in itertools.islice(itertools.count(1), count):
         customer, lines = recipe(draw)
-        yield CheckoutInput(f"{prefix}-{number:06d}", customer, lines)
+        yield CheckoutInput(f"{prefix}-{number:06d}", customer, lines, lane=lane)

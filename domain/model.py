@@ -47,6 +47,15 @@ class Step(StrEnum):
     SHIP = "ship"
 
 
+class Lane(StrEnum):
+    """How a saga runs the steps of its story; its undos are the same in every lane."""
+
+    CLASSIC = "classic"
+    """Each step is an activity, which any worker may take."""
+    FAST = "fast"
+    """Each step is tried once where the workflow runs, as a local activity; an activity only if that fails."""
+
+
 @dataclass(frozen=True)
 class OrderLine:
     """So many units of one SKU."""
@@ -78,6 +87,8 @@ class CheckoutInput:
     """Do no step: undo whatever an earlier run of this order may have left. Set by the sweep alone."""
     doubt: str = ""
     """With `repair`: why only a person may decide what is undone. Set by the sweep alone."""
+    lane: Lane = Lane.CLASSIC
+    """Not part of the order's content: the same order may be asked for in any lane."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be an order; merge and sort the lines."""

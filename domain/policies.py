@@ -7,6 +7,7 @@ from datetime import timedelta
 from temporalio.common import RetryPolicy, SearchAttributeKey
 
 from domain.errors import DatabaseRefusedStatement
+from domain.model import Lane
 
 CHECKOUT_TASK_QUEUE = "checkout"
 CHECKOUT_WORKFLOW = "Checkout"
@@ -68,6 +69,13 @@ UNDO = ActivityPolicy(timedelta(seconds=10), timedelta(minutes=15), _retry(200, 
 RECORD = ActivityPolicy(timedelta(seconds=10), None, _retry(200, 60))
 # Reading for the audit or the sweep; somebody waits for the answer.
 MAINTENANCE = ActivityPolicy(timedelta(seconds=60), timedelta(minutes=5), _retry(500, 10, unless=_FORWARD_GIVES_UP_ON))
+
+LANE = Lane.FAST
+"""How an order is done unless its start asks for another lane; docs/decisions.md tells why."""
+LOCAL_ATTEMPT = timedelta(seconds=2)
+"""What the one local attempt of the fast lane may take: a hundred times what it needs.
+
+Well below `WORKFLOW_TASK`, since it runs within one, and above the 1.5 s for which a statement waits for a lock."""
 
 WORKFLOW_TASK = timedelta(seconds=5)
 """When a workflow task goes to another worker because this one, or its answer, was lost. Temporal's default is 10 s.

@@ -1,6 +1,5 @@
 """A child process that does not outlive its owner."""
 
-import ctypes
 import json
 import os
 import subprocess
@@ -12,7 +11,7 @@ from signal import SIGKILL, SIGTERM, Signals
 
 import psutil
 
-_PR_SET_PDEATHSIG = 1
+_TIED = Path(__file__).with_name("tied.py")
 _POLL_SECONDS = 0.01
 
 
@@ -88,25 +87,27 @@ class ChildProcess:
             raise RuntimeError(f"{self.name} is already running")
         self.end_orphan()
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
+        told, report = os.pipe()
+        with os.fdopen(told, "rb") as reports, self.log.open("ab") as log:
             self._log_start = log.tell()
             try:
                 self._process = subprocess.Popen(  # noqa: S603 - no shell, our own argv
-                    self._argv,
+                    self._tied(report),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     env=self._env,
                     cwd=self._cwd,
-                    user=self._user,
-                    group=self._group,
-                    extra_groups=None if self._user is None else [],
+                    pass_fds=(report,),
                     start_new_session=True,
-                    preexec_fn=_tie_to_owner(self._death_signal),  # noqa: PLW1509 - see there
                 )
             except OSError as error:
-                what = f"{error.filename or self._argv[0]} cannot be used ({error.strerror})"
-                raise self.failed(what) from error
+                raise self.failed(f"{error.filename} cannot be used ({error.strerror})") from error
+            finally:
+                os.close(report)
+            if problem := reports.read().decode():  # ends when the program is executed
+                self._process.wait()
+                raise self.failed(problem)
         if self._pid_file is not None:
             record = {"pid": self.pid, "owner": os.getpid(), "argv": self._argv}
             self._pid_file.write_text(json.dumps(record))
@@ -196,6 +197,13 @@ class ChildProcess:
         if self._process is not None:
             self._process.send_signal(sig)  # polls first, so never hits a reused process id
 
+    def _tied(self, report: int) -> list[str]:
+        """Give the command line that becomes the program, as its user, and dies with its owner."""
+        death_signal = int(self._death_signal) if sys.platform == "linux" else 0
+        ids = [-1 if each is None else each for each in (self._user, self._group)]
+        arguments = [str(value) for value in (report, death_signal, os.getpid(), *ids)]
+        return [sys.executable, "-I", "-S", str(_TIED), *arguments, *self._argv]
+
     def _require_hope(self, deadline: float) -> None:
         if not self.running:
             raise self.failed(f"it ended with status {self.returncode} while starting")
@@ -206,25 +214,6 @@ class ChildProcess:
         if self._process is None:
             raise RuntimeError(f"{self.name} was not started")
         return self._process
-
-
-def _tie_to_owner(death_signal: Signals) -> Callable[[], None] | None:
-    """Build the step between fork and exec that asks the kernel for `death_signal`.
-
-    It runs after the change of user, which would clear the request, and in a copy of a process
-    that may have threads: it must not import, allocate locks or log.
-    """
-    if sys.platform != "linux":
-        return None
-    owner = os.getpid()
-    prctl = ctypes.CDLL(None).prctl
-
-    def tie() -> None:
-        prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
-        if os.getppid() != owner:  # the owner died before the request was in place
-            os._exit(1)
-
-    return tie
 
 
 def wait_gone(processes: Sequence[psutil.Process], timeout: float) -> list[psutil.Process]:

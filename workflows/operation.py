@@ -1,24 +1,40 @@
-"""One operation of a workflow on the outside world: an activity, called by its policy."""
+"""One operation of a workflow on the outside world: an activity, called by its policy and in its lane."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from temporalio import workflow
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ActivityError, ApplicationError, FailureError
+from temporalio.exceptions import TimeoutError as TemporalTimeoutError
 
+from domain import policies
+from domain.model import Lane
 from domain.policies import ActivityPolicy
 
 Given = TypeVar("Given")
 Answer = TypeVar("Answer")
 
+# An unwind should begin after the step has stopped, not beside it. That is a courtesy to the database; the fence is
+# the guarantee.
+_WAIT = workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
 
-async def perform(
+
+async def perform(  # noqa: PLR0913 - what an operation is called with
     activity: Callable[[Any, Given], Awaitable[Answer]],
     given: Given,
     policy: ActivityPolicy,
     activity_id: str | None,
     summary: str,
+    *,
+    lane: Lane = Lane.CLASSIC,
 ) -> Answer:
     """Run an activity to its end.
+
+    In the fast lane it is tried once as a local activity: by the worker that has the workflow, within its workflow
+    task, so that the server is not asked for a task of its own. What fails for a reason that may pass is begun again
+    as an ordinary activity, with every retry and in everybody's sight. That attempt may run beside the end of the
+    first one, so this is for activities behind a fence.
 
     Args:
         activity: a method that takes and gives one value.
@@ -26,7 +42,21 @@ async def perform(
         policy: its timeouts and retries.
         activity_id: stable across deploys, so that people and tools can name it; None where it may be repeated.
         summary: what the UI's timeline shows beside the activity's name.
+        lane: whether to try it locally first. A history replays in the lane that it began in.
     """
+    if lane is Lane.FAST:
+        try:
+            return await workflow.execute_local_activity_method(
+                activity,
+                given,
+                activity_id=activity_id,
+                start_to_close_timeout=policies.LOCAL_ATTEMPT,
+                retry_policy=RetryPolicy(maximum_attempts=1),
+                cancellation_type=_WAIT,
+            )
+        except FailureError as error:
+            if not _may_pass(error, policy):
+                raise
     return await workflow.execute_activity_method(
         activity,
         given,
@@ -35,7 +65,17 @@ async def perform(
         start_to_close_timeout=policy.start_to_close,
         schedule_to_close_timeout=policy.schedule_to_close,
         retry_policy=policy.retry,
-        # An unwind should begin after the step has stopped, not beside it. That is a courtesy to the
-        # database; the fence is the guarantee.
-        cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        cancellation_type=_WAIT,
     )
+
+
+def _may_pass(error: FailureError, policy: ActivityPolicy) -> bool:
+    """Tell whether the policy would have had this failure tried again. A cancel is none that may pass.
+
+    A local attempt that ran out of time is an `ActivityError` with its cause when it happens, and the bare cause when
+    its history is replayed (SDK 1.35): both must be taken for the same.
+    """
+    cause = error.cause if isinstance(error, ActivityError) else error
+    if isinstance(cause, ApplicationError):
+        return not cause.non_retryable and cause.type not in (policy.retry.non_retryable_error_types or ())
+    return isinstance(cause, TemporalTimeoutError)

@@ -26,6 +26,7 @@ from embedded.process import ChildProcess
 from embedded.stack import DATABASE, ROLE, ROOT, DevStack, psql
 from tests.conftest import Database
 from tests.faults.lab.link import Link
+from tests.lanes import in_both_lanes
 
 # Waiting costs nothing where nothing is wrong; a machine five times slower must not look like a bug.
 PATIENCE_SECONDS = 180.0
@@ -52,11 +53,11 @@ def must_end(order: CheckoutInput) -> str:
 
 
 def orders_of(mix: str, count: int) -> list[CheckoutInput]:
-    """Draw orders with ids of their own."""
+    """Draw orders with ids of their own, for both lanes."""
     prefix = f"load-{uuid.uuid4().hex[:8]}"
     draw = random.Random(prefix)
     _, recipe = MIXES[mix]
-    return [CheckoutInput(f"{prefix}-{number:04d}", *recipe(draw)) for number in range(count)]
+    return in_both_lanes(CheckoutInput(f"{prefix}-{number:04d}", *recipe(draw)) for number in range(count))
 
 
 class Load:

@@ -21,6 +21,7 @@ from tests.faults.callers import (
     traces,
 )
 from tests.faults.relay import Relay
+from tests.lanes import in_both_lanes
 from tests.workflow.sagas import until, violations
 
 SMALL = [(1, 100), (10, 20)]
@@ -34,7 +35,7 @@ LARGE = [(1, 1_000), (100, 100)]
 async def test_however_often_an_order_is_started_at_once_it_has_one_saga_and_one_answer(
     shop: Shop, keys: int, starts: int
 ) -> None:
-    orders = [shop.order(f"buyer-{n:03d}", ("item-001", 1), ("item-002", 2)) for n in range(1, keys + 1)]
+    orders = in_both_lanes(shop.order(f"buyer-{n:03d}", ("item-001", 1), ("item-002", 2)) for n in range(1, keys + 1))
     asked = orders * starts
     random.Random(starts).shuffle(asked)
 

@@ -17,6 +17,7 @@ from domain.model import CheckoutInput, OrderLine
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
 from tests.faults.callers import COMPLETED_ONCE, PATIENCE_SECONDS, ask, checkouts_of, traces
+from tests.lanes import in_both_lanes
 from tests.workflow.sagas import goods_and_money, violations
 from workflows.checkout import CheckoutWorkflow
 
@@ -24,7 +25,7 @@ ROUNDS = [pytest.param(4, id="some"), pytest.param(20, id="many", marks=pytest.m
 
 
 def orders_of(shop: Shop, count: int, customer: str = "carol") -> list[CheckoutInput]:
-    return [shop.order(customer, ("item-001", 1), ("item-002", 2)) for _ in range(count)]
+    return in_both_lanes(shop.order(customer, ("item-001", 1), ("item-002", 2)) for _ in range(count))
 
 
 async def sweep(shop: Shop) -> SweepReport:

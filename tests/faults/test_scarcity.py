@@ -20,6 +20,7 @@ from domain.errors import DatabaseUnavailable, StepAlreadyCompensated
 from domain.model import CheckoutInput, CheckoutStatus, Ending, UndoInput
 from tests.conftest import Database, Shop
 from tests.faults.callers import PATIENCE_SECONDS, ask, checkouts_of
+from tests.lanes import in_both_lanes
 from tests.workflow.sagas import until, violations
 
 T = TypeVar("T")
@@ -64,7 +65,9 @@ async def test_the_last_items_go_to_as_many_buyers_as_there_are_items(
 
     async with shop.working():
         for sku in skus:
-            ends = await outcomes(shop, [shop.order(f"buyer-{n:03d}", (sku, 1)) for n in range(1, buyers + 1)])
+            ends = await outcomes(
+                shop, in_both_lanes(shop.order(f"buyer-{n:03d}", (sku, 1)) for n in range(1, buyers + 1))
+            )
             assert Counter(end.status for end in ends) == {"completed": items, "rejected": buyers - items}
             assert all("OutOfStock" in (end.reason or "") for end in ends if end.status == "rejected")
 
@@ -78,10 +81,10 @@ async def test_an_order_of_several_skus_gets_all_of_them_or_none(shop: Shop, buy
     draw = random.Random(buyers)
     plenty, scarce = buyers * 3, buyers // 4
     await stock(shop.database, {sku: scarce if n % 2 else plenty for n, sku in enumerate(HOT)})
-    orders = [
+    orders = in_both_lanes(
         shop.order(f"buyer-{n % 100 + 1:03d}", *((sku, draw.randint(1, 2)) for sku in draw.sample(HOT, 3)))
         for n in range(buyers)
-    ]
+    )
 
     async with shop.working():
         ends = await outcomes(shop, orders)
@@ -111,7 +114,7 @@ async def test_a_balance_that_many_orders_race_for_pays_for_as_many_as_it_can(sh
     affordable = 20_000 // 1_200
 
     async with shop.working():
-        ends = await outcomes(shop, [shop.order("erin", ("tea-mug", 1)) for _ in range(orders)])
+        ends = await outcomes(shop, in_both_lanes(shop.order("erin", ("tea-mug", 1)) for _ in range(orders)))
 
     assert Counter(end.status for end in ends) == {"completed": affordable, "rejected": orders - affordable}
     assert all("InsufficientFunds" in (end.reason or "") for end in ends if end.status == "rejected")
@@ -136,10 +139,10 @@ async def patient_engine(database: Database) -> AsyncIterator[AsyncEngine]:
 def opposing(shop: Shop, count: int, customers: Sequence[str]) -> list[CheckoutInput]:
     """Make orders of 2 to 8 of the ten hot SKUs; every other one names them the other way round."""
     draw = random.Random(count)
-    orders = [
+    orders = in_both_lanes(
         shop.order(draw.choice(customers), *((sku, 1) for sku in draw.sample(HOT, draw.randint(2, 8))))
         for _ in range(count)
-    ]
+    )
     for order in orders[::2]:  # the value sorts its lines; the database must not rely on it
         object.__setattr__(order, "lines", tuple(reversed(order.lines)))
     return orders

@@ -267,7 +267,7 @@ ORPHANING_OWNER = """
 import json, sys, time
 from pathlib import Path
 from embedded import process
-process._tie_to_owner = lambda signal: None  # as on systems without PR_SET_PDEATHSIG
+process.sys.platform = "other"  # as on systems without PR_SET_PDEATHSIG
 folder = Path(sys.argv[1])
 child = process.ChildProcess("s", sys.argv[2:], log=folder / "log", pid_file=folder / "s.pid")
 child.start()

@@ -10,8 +10,8 @@ MUTANTS = (
         "pay-before-reserve",
         "money would be captured for goods that are not there; and running orders would not replay",
         _FILE,
-        '                "reserve",\n                f"Reserve {order.summary}",',
-        '                "hold",\n                f"Reserve {order.summary}",',
+        "policy, step.value, summary, lane",
+        'policy, "hold" if step is Step.RESERVE else step.value, summary, lane',
         at(REPLAY, "test_a_recorded_history_replays[completed]"),
     ),
     Mutant(

@@ -28,9 +28,8 @@ MUTANTS = (
         "saga-with-a-timeout",
         "Temporal would end a saga in the middle, and compensate nothing",
         _FILE,
-        "                task_queue=self._task_queue,\n                task_timeout",
-        "                task_queue=self._task_queue,\n                execution_timeout=timedelta(minutes=15),\n"
-        "                task_timeout",
+        "                request_eager_start=True,\n",
+        "                request_eager_start=True,\n                execution_timeout=timedelta(minutes=15),\n",
         at(STARTING, "test_no_saga_has_a_timeout_of_temporals"),
     ),
     Mutant(

@@ -6,10 +6,10 @@ and order 77 is the same however many there are.
 
 import random
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from domain.model import CheckoutInput, OrderLine
+from domain.model import CheckoutInput, Lane, OrderLine
 from tests.soak.catalogue import BROKE, CITY, LABEL, MISSING, NOWHERE, PLENTY, POPULAR, SCARCE, TIGHT
 
 # What an order is about, in percent, and how such an order may end when nobody interrupts it.
@@ -149,7 +149,7 @@ class Plan:
             remedy = "retry"  # a second run would not know what a person vouched for in the first
         return PlannedOrder(
             number,
-            order,
+            replace(order, lane=draw.choice(list(Lane))),
             kind,
             is_by_hand,
             None if is_by_hand else second_start,

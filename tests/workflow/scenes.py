@@ -15,11 +15,11 @@ from activities.payments import Payments
 from activities.shipping import Shipping
 from domain import policies
 from domain.maintenance import AuditInput
-from domain.model import CheckoutInput, OrderLine
+from domain.model import CheckoutInput, Lane, OrderLine
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
 from tests.workflow.gates import Gates, Moment, lost_report
-from tests.workflow.sagas import BREAK_UNDO, MEND_UNDO, resolve, retry, until_status
+from tests.workflow.sagas import BREAK_UNDO, MEND_UNDO, resolve, retry, until, until_status
 from workflows.checkout import CheckoutWorkflow
 from workflows.maintenance import AuditWorkflow
 
@@ -53,6 +53,54 @@ def given_up(name: str) -> Scene:
         order = shop.order("carol")
         gates.fail(order, name)
         return await shop.start(order)
+
+    return scene
+
+
+# The fast lane ------------------------------------------------------------------------------------------
+
+
+def in_fast_lane(scene: Scene) -> Scene:
+    """Play a scene with orders that ask for the fast lane."""
+
+    async def played(shop: Shop, gates: Gates) -> Handle:
+        return await scene(FastShop(shop.client, shop.engine, shop.database, shop.task_queue), gates)
+
+    return played
+
+
+class FastShop(Shop):
+    """A shop whose orders ask for the fast lane."""
+
+    def order(self, customer: str = "alice", *lines: tuple[str, int], order_id: str = "") -> CheckoutInput:
+        return replace(super().order(customer, *lines, order_id=order_id), lane=Lane.FAST)
+
+
+def failed_once(name: str, moment: Moment) -> Scene:
+    """Have the first attempt of a step fail."""
+
+    async def scene(shop: Shop, gates: Gates) -> Handle:
+        order = shop.order("carol")
+        gates.fail(order, name, moment, times=1)
+        return await shop.start(order)
+
+    return scene
+
+
+def took_too_long(name: str) -> Scene:
+    """Have the first attempt of a step take longer than it may."""
+
+    async def scene(shop: Shop, gates: Gates) -> Handle:
+        order = shop.order("carol")
+        gate = gates.hold(order, name, "after")
+        handle = await shop.start(order)
+
+        async def is_tried_again() -> bool:
+            return gates.attempts_of(order, name) > 1
+
+        await until(is_tried_again)
+        gate.open()
+        return handle
 
     return scene
 
@@ -363,6 +411,18 @@ SCENES: dict[str, Scene] = {
     "completed-though-cancelled-after-the-hand-over": cancelled("ship_order", by_update=True, customer="alice"),
     "completed-though-repaired": repaired_though_completed,
     "completed-after-being-stuck": stuck_until_the_parcel_is_gone,
+    "fast-completed": in_fast_lane(ordered("carol")),
+    "fast-completed-after-reserve-failed": in_fast_lane(failed_once("reserve_inventory", "before")),
+    "fast-completed-after-pay-lost-its-report": in_fast_lane(failed_once("charge_payment", "after")),
+    "fast-completed-after-ship-took-too-long": in_fast_lane(took_too_long("ship_order")),
+    "fast-rejected-at-reserve": in_fast_lane(ordered("alice", "no-such")),
+    "fast-rejected-at-pay": in_fast_lane(ordered("bob")),
+    "fast-rejected-at-ship": in_fast_lane(ordered("nemo")),
+    "fast-rejected-when-pay-was-given-up": in_fast_lane(given_up("charge_payment")),
+    "fast-cancelled-before-the-first-step": in_fast_lane(cancelled_at_once),
+    "fast-cancelled-by-temporal-at-pay": in_fast_lane(cancelled("charge_payment", by_update=False)),
+    "fast-cancelled-by-update-at-ship": in_fast_lane(cancelled("ship_order", by_update=True)),
+    "fast-stuck-and-retried": in_fast_lane(stuck_and_retried),
     "rejected-at-reserve": ordered("alice", "no-such"),
     "rejected-at-pay": ordered("bob"),
     "rejected-at-ship": ordered("nemo"),

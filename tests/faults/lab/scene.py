@@ -14,7 +14,7 @@ from domain.model import CheckoutInput, CheckoutStatus, OrderLine
 from domain.policies import checkout_workflow_id
 from embedded.stack import DevStack
 from tests.conftest import Database
-from tests.faults.lab.cells import BEFORE, STEP_OF, ZONE_OF, Boundary, Cell, Group, Operation, order_id_for
+from tests.faults.lab.cells import BEFORE, STEP_OF, Boundary, Cell, Group, Operation, order_id_for
 from tests.faults.lab.crew import Crew
 from tests.faults.lab.desk import Desk, Report, Stop
 from tests.faults.lab.wire import Gate, Moment, Proxy
@@ -97,7 +97,19 @@ class Scene:
         self._places: dict[Operation, Stop | Gate] = {}
 
     async def stage(self) -> None:
-        """Bring six sagas to their boundaries, all at once, and note what proves that they stand there."""
+        """Bring the sagas to their boundaries, all at once, and note what proves that they stand there."""
+        await (self._stage_fast() if self.group.is_fast else self._stage_classic())
+        for place in self._places.values():
+            await place.reached()
+        await asyncio.gather(*(self._note_standing(saga) for saga in self.sagas))
+
+    async def _stage_fast(self) -> None:
+        for operation in self.group.operations:
+            order = await self._new_order(operation)
+            self._places[operation] = self._bar(order.order_id, operation)
+            await self._start(operation, order)
+
+    async def _stage_classic(self) -> None:
         orders = {operation: await self._new_order(operation) for operation in Operation}
         approaches = {
             operation: self.desk.stop(orders[operation].order_id, before, Boundary.B4)
@@ -113,9 +125,6 @@ class Scene:
         for approach in approaches.values():
             approach.open()
         await self._start(Operation.RESERVE, orders[Operation.RESERVE])
-        for place in self._places.values():
-            await place.reached()
-        await asyncio.gather(*(self._note_standing(saga) for saga in self.sagas))
 
     def saga(self, operation: Operation) -> Saga:
         [found] = [saga for saga in self.sagas if saga.cell.operation is operation]
@@ -148,11 +157,11 @@ class Scene:
             f"INSERT INTO products (sku, name, unit_price_minor) VALUES ('{sku}', 'Of {operation}', {PRICE});"
             f"INSERT INTO inventory (sku, initial, on_hand) VALUES ('{sku}', {STOCK}, {STOCK});"
             "INSERT INTO accounts (account_id, kind, name, balance_minor, delivery_zone) "
-            f"VALUES ('{customer}', 'customer', 'Of {operation}', {BALANCE}, '{ZONE_OF[operation]}');"
+            f"VALUES ('{customer}', 'customer', 'Of {operation}', {BALANCE}, '{Cell(self.group, operation).zone}');"
             "INSERT INTO transfers (transfer_id, kind, debit_account, credit_account, amount_minor, currency) "
             f"VALUES ('deposit/{customer}', 'deposit', 'bank', '{customer}', {BALANCE}, 'EUR');"
         )
-        return CheckoutInput(order_id, customer, (OrderLine(sku, QUANTITY),))
+        return CheckoutInput(order_id, customer, (OrderLine(sku, QUANTITY),), lane=self.group.lane)
 
     async def _start(self, operation: Operation, order: CheckoutInput) -> None:
         workflow_id = checkout_workflow_id(order.order_id)

@@ -20,6 +20,7 @@ from tests.faults.lab.cells import (
     Fault,
     Operation,
     is_cancelled_by_temporal,
+    is_finished_by_its_task,
     sweeps_that_repair,
 )
 from tests.faults.lab.crew import is_stopped, until_stopped
@@ -139,6 +140,7 @@ async def terminate(scene: Scene, _victim: ChildProcess) -> Proofs:
         await scene.ended()  # at B2 the repairs wait for what the held transactions have locked
     scene.let_go()
     await scene.answered()
+    await asyncio.gather(*(_finished(scene, saga) for saga in scene.sagas if is_finished_by_its_task(saga.cell)))
     await scene.ended()
     second = await _sweep(scene)
     await scene.ended()
@@ -224,6 +226,16 @@ async def _cancel_by_update(saga: Saga) -> str:
 async def _require_event(saga: Saga, kind: "EventType.ValueType") -> None:
     found = [event for event in await history(saga.handle) if event.event_type == kind]
     assert found, f"no {EventType.Name(kind)} in the history of {saga.order_id}"
+
+
+async def _finished(scene: Scene, saga: Saga) -> None:
+    """Wait until the last step of an order has ended, in whichever run."""
+    await scene.desk.heard(
+        lambda reports: any(
+            (report.order_id, report.operation, report.boundary) == (saga.order_id, Operation.SHIP, None)
+            for report in reports
+        )
+    )
 
 
 async def _sweep(scene: Scene) -> SweepReport:

@@ -23,6 +23,7 @@ from temporalio.worker import (
     ExecuteActivityInput,
     Interceptor,
     StartActivityInput,
+    StartLocalActivityInput,
     Worker,
     WorkflowInboundInterceptor,
     WorkflowInstance,
@@ -104,11 +105,19 @@ class _Hasten(WorkflowInboundInterceptor):
 
 class _Hastened(WorkflowOutboundInterceptor):
     def start_activity(self, input: StartActivityInput) -> workflow.ActivityHandle[Any]:  # noqa: A002
-        if input.activity in _OPERATIONS:
-            is_armed = input.activity == armed_operation(order_id_of(workflow.info().workflow_id))
-            seconds = float(os.environ[ATTEMPT_SECONDS]) if is_armed else _UNSTRUCK_SECONDS
-            input.start_to_close_timeout = timedelta(seconds=seconds)
+        _set_time(input)
         return super().start_activity(input)
+
+    def start_local_activity(self, input: StartLocalActivityInput) -> workflow.ActivityHandle[Any]:  # noqa: A002
+        _set_time(input)
+        return super().start_local_activity(input)
+
+
+def _set_time(given: StartActivityInput | StartLocalActivityInput) -> None:
+    if given.activity in _OPERATIONS:
+        is_armed = given.activity == armed_operation(order_id_of(workflow.info().workflow_id))
+        seconds = float(os.environ[ATTEMPT_SECONDS]) if is_armed else _UNSTRUCK_SECONDS
+        given.start_to_close_timeout = timedelta(seconds=seconds)
 
 
 class AskingRunner(WorkflowRunner):

@@ -1,0 +1,89 @@
+"""Faults in the fast lane: what is tried again, what is not, and that a history replays."""
+
+from tests.mutants.killers import FAST_LANE, REPLAY, at
+from tests.mutants.mutant import Mutant
+
+_FILE = "workflows/operation.py"
+
+MUTANTS = (
+    Mutant(
+        "lane-is-forgotten",
+        "every order would cost the whole history of the classic lane",
+        _FILE,
+        "    if lane is Lane.FAST:\n",
+        "    if lane is None:\n",
+        at(FAST_LANE, "test_a_completed_order_is_one_workflow_task_of_eight_events"),
+    ),
+    Mutant(
+        "local-failure-is-final",
+        "a blip of the database would cost the order",
+        _FILE,
+        "            if not _may_pass(error, policy):\n                raise\n",
+        "            raise\n",
+        at(FAST_LANE, "test_what_may_pass_is_tried_again_as_an_ordinary_activity"),
+    ),
+    Mutant(
+        "local-timeout-is-final",
+        "a slow moment of the database would cost the order",
+        _FILE,
+        "    return isinstance(cause, TemporalTimeoutError)\n",
+        "    return False\n",
+        at(FAST_LANE, "test_an_attempt_that_takes_too_long_is_begun_again_and_has_one_effect"),
+    ),
+    Mutant(
+        "local-timeout-does-not-replay",
+        "an order whose local attempt took too long would fail its next worker's tasks for ever",
+        _FILE,
+        "cause = error.cause if isinstance(error, ActivityError) else error",
+        "cause = error.cause",
+        at(FAST_LANE, "test_an_attempt_that_takes_too_long_is_begun_again_and_has_one_effect"),
+    ),
+    Mutant(
+        "refusal-is-asked-for-again",
+        "every order that is refused would pay for its refusal twice",
+        _FILE,
+        "        return not cause.non_retryable and",
+        "        return",
+        at(FAST_LANE, "test_a_refusal_is_not_asked_for_twice"),
+    ),
+    Mutant(
+        "refused-statement-is-tried-again",
+        "the fast lane would keep on at what the step's own policy gives up",
+        _FILE,
+        " and cause.type not in (policy.retry.non_retryable_error_types or ())",
+        "",
+        at(FAST_LANE, "test_what_the_step_does_not_retry_is_not_begun_again"),
+    ),
+    Mutant(
+        "local-attempts-without-end",
+        "an outage would be waited out within a workflow task, in nobody's sight",
+        _FILE,
+        "retry_policy=RetryPolicy(maximum_attempts=1),",
+        "retry_policy=RetryPolicy(),",
+        at(FAST_LANE, "test_what_may_pass_is_tried_again_as_an_ordinary_activity"),
+    ),
+    Mutant(
+        "completed-is-said-twice",
+        "an event more for every order",
+        "workflows/checkout.py",
+        "isinstance(outcome, Completed) and self._known_order().lane is Lane.FAST",
+        "self._known_order().repair and self._known_order().lane is Lane.FAST",
+        at(FAST_LANE, "test_a_completed_order_is_one_workflow_task_of_eight_events"),
+    ),
+    Mutant(
+        "completed-is-said-in-no-lane",
+        "the classic histories of open orders would not replay",
+        "workflows/checkout.py",
+        "isinstance(outcome, Completed) and self._known_order().lane is Lane.FAST",
+        "isinstance(outcome, Completed)",
+        at(REPLAY, "test_a_recorded_history_replays[completed]"),
+    ),
+    Mutant(
+        "list-misses-the-fast",
+        "nobody would find the completed orders of the fast lane",
+        "client/checkouts.py",
+        "(OrderStatus = 'completed' OR (OrderStatus IS NULL AND ExecutionStatus = 'Completed'))",
+        "OrderStatus = 'completed'",
+        at(FAST_LANE, "test_a_completed_order_is_listed_as_completed"),
+    ),
+)
