@@ -190,7 +190,6 @@ class CheckoutStatus:
     currency: str | None = None
     tracking_number: str | None = None
     steps: list[StepView] = field(default_factory=list)
-    fingerprint: str = ""
 
 
 def is_identifier(value: object) -> bool:

@@ -283,7 +283,6 @@ class CheckoutWorkflow:
             currency=reservation.currency if reservation else None,
             tracking_number=self._tracking_number,
             steps=[StepView(e.step, e.state, e.detail) for e in self._saga.compensations],
-            fingerprint=order.fingerprint if order else "",
         )
 
     # What people ask for --------------------------------------------------------------------------------

@@ -7,11 +7,12 @@ or when it waits for a sweep or for the operator.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import asyncpg
 from temporalio.api.enums.v1 import EventType
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowQueryFailedError
 from temporalio.converter import value_to_type
 from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError
 from temporalio.service import RPCError, RPCStatusCode
@@ -32,6 +33,7 @@ _T = TypeVar("_T")
 _UNREACHABLE = (RPCError, NoWorker, TimeoutError)
 _PAUSE_SECONDS = 0.5
 _LOOK_SECONDS = 0.5
+_ANSWER_WITHIN = timedelta(seconds=5)
 _SLOT_SECONDS = 5.0
 _FORGOTTEN_SECONDS = 15.0
 """How long a terminated order that nobody has seen in the database may still turn up there: longer than any
@@ -273,11 +275,12 @@ class Driver:
 
     async def _vouched_in_history(self, order_id: str) -> frozenset[str]:
         """Ask a closed saga that left no details which of its steps were resolved."""
+        saga = self._client.get_workflow_handle_for(CheckoutWorkflow.run, checkout_workflow_id(order_id))
         while True:
-            status = await self._persist(lambda: self._checkouts.status(order_id))
-            if status.fingerprint:  # the saga itself has answered
-                return _resolved(status)
-            await asyncio.sleep(_PAUSE_SECONDS)
+            try:
+                return _resolved(await saga.query(CheckoutWorkflow.status, rpc_timeout=_ANSWER_WITHIN))
+            except (RPCError, WorkflowQueryFailedError):
+                await asyncio.sleep(_PAUSE_SECONDS)
 
     # The operator ---------------------------------------------------------------------------------------
 
