@@ -25,6 +25,16 @@ async def nothing(order: CheckoutInput) -> str:
     return order.order_id
 
 
+@workflow.defn(name="Idle")
+class IdleWorkflow:
+    """No activity at all: the least that Temporal takes for a workflow."""
+
+    @workflow.run
+    async def run(self, order: CheckoutInput) -> str:
+        """Answer at once."""
+        return order.order_id
+
+
 @workflow.defn(name="Bare")
 class BareWorkflow:
     """Three activities, one after the other, and nothing else."""
@@ -65,7 +75,7 @@ async def main(address: str) -> None:
     worker = Worker(
         await Client.connect(address, data_converter=DATA_CONVERTER),
         task_queue=TASK_QUEUE,
-        workflows=[BareWorkflow, EmptyWorkflow],
+        workflows=[IdleWorkflow, BareWorkflow, EmptyWorkflow],
         activities=[nothing],
         workflow_runner=SandboxedWorkflowRunner(
             # This module carries a client and a worker as well; imported once, it costs what workflows/ costs.

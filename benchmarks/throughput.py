@@ -95,6 +95,7 @@ async def compare(stack: DevStack, orders: int, concurrency: int, rounds: int) -
     """Take turns and print medians and ratios."""
     client = await Client.connect(stack.temporal.address, data_converter=DATA_CONVERTER)
     kinds: dict[str, Callable[[Client, int, int], Awaitable[Round]]] = {
+        "idle": functools.partial(yardstick_round, "Idle"),
         "bare": functools.partial(yardstick_round, "Bare"),
         "empty activities": functools.partial(yardstick_round, "Empty"),
         "classic": functools.partial(checkout_round, Lane.CLASSIC),
@@ -116,13 +117,12 @@ async def compare(stack: DevStack, orders: int, concurrency: int, rounds: int) -
             f"{name:18} {medians[name]:6.1f}/s   p50 {statistics.median(one.p50_ms for one in found):6.0f} ms"
             f"   p99 {statistics.median(one.p99_ms for one in found):6.0f} ms"
         )
-    for yardstick in ("bare", "empty activities"):
+    for lane, yardstick in (("classic", "bare"), ("classic", "empty activities"), ("fast", "idle")):
         ratios = [
-            done.per_second / empty.per_second
-            for empty, done in zip(measured[yardstick], measured["checkout"], strict=True)
+            done.per_second / empty.per_second for empty, done in zip(measured[yardstick], measured[lane], strict=True)
         ]
         shown = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-        print(f"checkout / {yardstick:16} {statistics.median(ratios):5.2f}   (rounds: {shown})")
+        print(f"{lane:7} / {yardstick:16} {statistics.median(ratios):5.2f}   (rounds: {shown})")
     return 0
 
 
