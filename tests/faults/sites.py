@@ -82,12 +82,21 @@ class Load:
         """Wait until so many orders have ended; what breaks while they are followed is raised here."""
 
         async def enough() -> bool:
-            for lane in self._lanes:
-                if lane.done():
-                    lane.result()
+            self.raise_what_broke()
             return len(self.ends) >= count
 
         await until(enough, f"{count} of {len(self.orders)} orders have ended", patience)
+
+    @property
+    def is_over(self) -> bool:
+        """Tell whether every order has ended; what breaks while they are followed is raised here."""
+        self.raise_what_broke()
+        return len(self.ends) == len(self.orders)
+
+    def raise_what_broke(self) -> None:
+        for lane in self._lanes:
+            if lane.done():
+                lane.result()
 
     async def all_ended(self, patience: float = PATIENCE_SECONDS) -> None:
         await self.ended(len(self.orders), patience)
