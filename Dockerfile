@@ -11,7 +11,7 @@ WORKDIR /app
 
 # Before the code, so that a change of the code does not install anything again.
 COPY requirements.lock ./
-RUN pip install --no-cache-dir --disable-pip-version-check --root-user-action=ignore --require-hashes -r requirements.lock
+RUN pip install --no-cache-dir --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes -r requirements.lock
 
 COPY worker.py starter.py ./
 COPY activities/ activities/

@@ -20,12 +20,12 @@ $(VENV)/embedded.ok: requirements-embedded.lock
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...")'
 	@echo "Setting up $(VENV) from requirements-embedded.lock ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(RUN) -m pip install -qq --disable-pip-version-check --no-input --require-hashes -r requirements-embedded.lock
+	@$(RUN) -m pip install -qq --disable-pip-version-check --no-input --no-deps --require-hashes -r requirements-embedded.lock
 	@touch $@
 
 $(VENV)/dev.ok: requirements-dev.lock $(VENV)/embedded.ok
 	@echo "Adding the test and lint tools from requirements-dev.lock ..."
-	@$(RUN) -m pip install -qq --disable-pip-version-check --no-input --require-hashes -r requirements-dev.lock
+	@$(RUN) -m pip install -qq --disable-pip-version-check --no-input --no-deps --require-hashes -r requirements-dev.lock
 	@touch $@
 
 setup: $(VENV)/embedded.ok  ## Install what the product needs into .venv

@@ -339,7 +339,7 @@ def test_the_image_installs_only_what_the_lock_file_names() -> None:
     installs = [words for words in _dockerfile() if "install" in words and "pip" in words]
 
     assert len(installs) == 1
-    assert installs[0][-3:] == ["--require-hashes", "-r", "requirements.lock"]
+    assert installs[0][-4:] == ["--no-deps", "--require-hashes", "-r", "requirements.lock"]
 
 
 def test_the_image_ends_as_a_user_without_rights() -> None:

@@ -237,3 +237,18 @@ def test_the_locks_hold_the_versions_that_the_project_asks_for() -> None:
     for lock in pins:
         entries = re.split(r"^(?=\S)", (ROOT / lock).read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
         assert [entry for entry in entries if "--hash=sha256:" not in entry] == [], lock
+
+
+def test_every_install_takes_the_lock_file_alone() -> None:
+    """Old versions of pip look for newer releases of what is asked for with an extra, and then refuse them."""
+    recipes = (ROOT / "Makefile").read_text(encoding="utf-8") + (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    installs = [line for line in recipes.splitlines() if "pip install" in line]
+
+    assert len(installs) == 3
+    assert [line for line in installs if "--no-deps --require-hashes -r requirements" not in line] == []
+
+
+def test_the_locks_name_all_that_their_packages_ask_for() -> None:
+    check = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False)
+
+    assert check.returncode == 0, check.stdout
