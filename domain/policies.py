@@ -14,7 +14,8 @@ CHECKOUT_WORKFLOW = "Checkout"
 """The type of the workflow, as Temporal knows it."""
 _WORKFLOW_ID_PREFIX = "checkout-"
 
-# Set only when an order leaves the happy path, and once at its end: each upsert is a history event.
+# Set only when an order leaves the happy path, and once at its end where that does not say it by itself: each upsert is
+# a history event.
 ORDER_STATUS = SearchAttributeKey.for_keyword("OrderStatus")
 FAILED_STEP = SearchAttributeKey.for_keyword("FailedStep")
 SEARCH_ATTRIBUTES = {ORDER_STATUS.name: "Keyword", FAILED_STEP.name: "Keyword"}

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals
+from typing import IO
 
 import psutil
 
@@ -87,27 +88,9 @@ class ChildProcess:
             raise RuntimeError(f"{self.name} is already running")
         self.end_orphan()
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        told, report = os.pipe()
-        with os.fdopen(told, "rb") as reports, self.log.open("ab") as log:
+        with self.log.open("ab") as log:
             self._log_start = log.tell()
-            try:
-                self._process = subprocess.Popen(  # noqa: S603 - no shell, our own argv
-                    self._tied(report),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=self._env,
-                    cwd=self._cwd,
-                    pass_fds=(report,),
-                    start_new_session=True,
-                )
-            except OSError as error:
-                raise self.failed(f"{error.filename} cannot be used ({error.strerror})") from error
-            finally:
-                os.close(report)
-            if problem := reports.read().decode():  # ends when the program is executed
-                self._process.wait()
-                raise self.failed(problem)
+            self._process = self._execute(log)
         if self._pid_file is not None:
             record = {"pid": self.pid, "owner": os.getpid(), "argv": self._argv}
             self._pid_file.write_text(json.dumps(record))
@@ -196,6 +179,29 @@ class ChildProcess:
         """Send it `sig`; nothing if it is not running."""
         if self._process is not None:
             self._process.send_signal(sig)  # polls first, so never hits a reused process id
+
+    def _execute(self, log: IO[bytes]) -> "subprocess.Popen[bytes]":
+        told, report = os.pipe()
+        with os.fdopen(told, "rb") as reports:
+            try:
+                process = subprocess.Popen(  # noqa: S603 - no shell, our own argv
+                    self._tied(report),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=self._env,
+                    cwd=self._cwd,
+                    pass_fds=(report,),
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise self.failed(f"{error.filename} cannot be used ({error.strerror})") from error
+            finally:
+                os.close(report)
+            if problem := reports.read().decode():  # ends when the program is executed
+                process.wait()
+                raise self.failed(problem)
+        return process
 
     def _tied(self, report: int) -> list[str]:
         """Give the command line that becomes the program, as its user, and dies with its owner."""

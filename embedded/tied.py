@@ -1,4 +1,4 @@
-"""Become another program, one that the kernel ends when our owner ends: what `ChildProcess` starts on Linux.
+"""Become another program, one that the kernel ends when our owner ends: what `ChildProcess` starts.
 
     python -I -S tied.py REPORT SIGNAL OWNER USER GROUP PROGRAM ARGUMENT ...
 

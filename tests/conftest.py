@@ -22,7 +22,7 @@ from adapters.config import WorkerSettings
 from adapters.database import create_engine
 from adapters.temporal import DATA_CONVERTER
 from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
-from domain.model import CheckoutInput, CheckoutStatus, OrderLine
+from domain.model import CheckoutInput, CheckoutStatus, Lane, OrderLine
 from domain.policies import checkout_workflow_id
 from embedded.stack import DATABASE, ROLE, DevStack, psql
 from worker import build_worker
@@ -145,13 +145,14 @@ class Shop:
     engine: AsyncEngine
     database: Database
     task_queue: str = field(default_factory=lambda: f"test-{uuid.uuid4().hex[:12]}")
+    lane: Lane = Lane.CLASSIC
+    """What its orders ask for. Where a test holds a saga between its steps, only the classic lane has such places."""
 
     def order(self, customer: str = "alice", *lines: tuple[str, int], order_id: str = "") -> CheckoutInput:
         """Make an order with an id of its own; one tea-mug unless lines are given."""
         wanted = lines or (("tea-mug", 1),)
-        return CheckoutInput(
-            order_id or f"t-{uuid.uuid4().hex[:12]}", customer, tuple(OrderLine(*line) for line in wanted)
-        )
+        made = tuple(OrderLine(*line) for line in wanted)
+        return CheckoutInput(order_id or f"t-{uuid.uuid4().hex[:12]}", customer, made, lane=self.lane)
 
     def working(
         self, *, interceptors: tuple[Interceptor, ...] = (), **settings: Any

@@ -4,11 +4,9 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import WorkflowHistory
-from temporalio.worker import Replayer
 
-from adapters.temporal import DATA_CONVERTER, RefuseWrongArguments
 from tests.faults.stepping import Stage
-from workflows.checkout import CheckoutWorkflow
+from tests.workflow.replays import replayer
 
 replayed = 0
 
@@ -21,10 +19,7 @@ async def replay_all(histories: Iterable[tuple[Stage, Sequence[HistoryEvent]]]) 
         for history in kept:
             yield history
 
-    replayer = Replayer(
-        workflows=[CheckoutWorkflow], data_converter=DATA_CONVERTER, interceptors=[RefuseWrongArguments()]
-    )
-    done = await replayer.replay_workflows(one_by_one(), raise_on_replay_failure=False)
+    done = await replayer().replay_workflows(one_by_one(), raise_on_replay_failure=False)
 
     assert done.replay_failures == {}
     assert kept

@@ -69,7 +69,7 @@ class Load:
         self.open: set[str] = set()
         self._checkouts = checkouts
         waiting = iter(orders)
-        self._lanes = [asyncio.create_task(self._follow(waiting)) for _ in range(at_once)]
+        self._followers = [asyncio.create_task(self._follow(waiting)) for _ in range(at_once)]
 
     async def _follow(self, waiting: Iterator[CheckoutInput]) -> None:
         for order in waiting:
@@ -94,13 +94,13 @@ class Load:
         return len(self.ends) == len(self.orders)
 
     def raise_what_broke(self) -> None:
-        for lane in self._lanes:
-            if lane.done():
-                lane.result()
+        for follower in self._followers:
+            if follower.done():
+                follower.result()
 
     async def all_ended(self, patience: float = PATIENCE_SECONDS) -> None:
         await self.ended(len(self.orders), patience)
-        await asyncio.gather(*self._lanes)
+        await asyncio.gather(*self._followers)
 
     def surprises(self) -> list[str]:
         """List the orders that ended in another way than they had to."""
@@ -111,8 +111,8 @@ class Load:
         ]
 
     def stop(self) -> None:
-        for lane in self._lanes:
-            lane.cancel()
+        for follower in self._followers:
+            follower.cancel()
 
 
 @dataclass

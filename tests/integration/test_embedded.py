@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -286,6 +287,18 @@ def test_the_next_start_ends_an_orphan_by_its_pid_file(tmp_path: Path, temporary
     assert wait_gone(orphans, timeout=0) == []
     assert child.stop() == -signal.SIGTERM
     assert not (tmp_path / "s.pid").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_child_ignores_no_signal_that_its_owners_python_ignores(tmp_path: Path) -> None:
+    child = ChildProcess("s", ["sleep", "60"], log=tmp_path / "log")
+    child.start()
+
+    [ignored] = re.findall(r"^SigIgn:\s+(\w+)$", Path(f"/proc/{child.pid}/status").read_text(), re.MULTILINE)
+
+    assert int(ignored, 16) & (1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1) == 0
+
+    child.kill()
 
 
 def test_ctrl_c_in_the_terminal_does_not_reach_a_child(tmp_path: Path) -> None:

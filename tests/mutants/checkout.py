@@ -7,8 +7,8 @@ _FILE = "workflows/checkout.py"
 
 MUTANTS = (
     Mutant(
-        "pay-before-reserve",
-        "money would be captured for goods that are not there; and running orders would not replay",
+        "reserve-under-another-activity-id",
+        "tools that know the step by its id would not find it; and running orders would not replay",
         _FILE,
         "policy, step.value, summary, lane",
         'policy, "hold" if step is Step.RESERVE else step.value, summary, lane',

@@ -10,18 +10,16 @@ from typing import Any
 
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHistory
-from temporalio.worker import Replayer
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.maintenance import audit_checks
-from adapters.temporal import DATA_CONVERTER, RefuseWrongArguments
 from client.checkouts import Checkouts
 from domain.policies import ORDER_STATUS, checkout_workflow_id, order_id_of
 from tests.soak.book import Book
 from tests.soak.model import NEVER_BEGUN, Effect, Picture, differences
 from tests.soak.plan import Plan
 from tests.soak.stage import Stage
-from workflows.checkout import CheckoutWorkflow
+from tests.workflow.replays import replayer
 
 _SHOWN = 20
 _PATIENCE_SECONDS = 120.0
@@ -218,16 +216,10 @@ class Verdict:
     async def _replay(self, every: int) -> list[str]:
         """Replay a sample of the histories with today's code, and every history of an unusual shape."""
         chosen = sorted({*range(0, self._plan.orders, every), *self._book.special})
-        replayer = Replayer(
-            workflows=[CheckoutWorkflow],
-            workflow_runner=SandboxedWorkflowRunner(
-                restrictions=SandboxRestrictions.default.with_passthrough_modules("workflows")
-            ),
-            data_converter=DATA_CONVERTER,
-            interceptors=[RefuseWrongArguments()],
-        )
+        passing = SandboxRestrictions.default.with_passthrough_modules("workflows")
+        replaying = replayer(runner=SandboxedWorkflowRunner(restrictions=passing))
         problems: list[str] = []
-        async with replayer.workflow_replay_iterator(self._histories(chosen, problems)) as results:
+        async with replaying.workflow_replay_iterator(self._histories(chosen, problems)) as results:
             async for result in results:
                 self.replayed += 1
                 if result.replay_failure is not None:

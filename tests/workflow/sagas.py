@@ -16,7 +16,7 @@ from temporalio.exceptions import ApplicationError, CancelledError
 from domain.model import CheckoutInput, CheckoutStatus, Resolution
 from domain.policies import ActivityPolicy
 from tests.conftest import Database, Shop
-from tests.workflow.gates import PATIENCE_SECONDS
+from tests.workflow.gates import PATIENCE_SECONDS, Gates
 from workflows.checkout import CheckoutWorkflow
 
 DOES = ("reserve_inventory", "charge_payment", "ship_order")
@@ -117,6 +117,15 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
         while not await condition():
             await asyncio.sleep(0.02)
+
+
+async def until_tried(gates: Gates, order: CheckoutInput, name: str, *, times: int) -> None:
+    """Wait until so many attempts of an order's activity have begun."""
+
+    async def is_tried() -> bool:
+        return gates.attempts_of(order, name) == times
+
+    await until(is_tried)
 
 
 async def until_status(shop: Shop, order: CheckoutInput, status: str) -> None:

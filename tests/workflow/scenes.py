@@ -19,7 +19,7 @@ from domain.model import CheckoutInput, Lane, OrderLine
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
 from tests.workflow.gates import Gates, Moment, lost_report
-from tests.workflow.sagas import BREAK_UNDO, MEND_UNDO, resolve, retry, until, until_status
+from tests.workflow.sagas import BREAK_UNDO, MEND_UNDO, resolve, retry, until_status, until_tried
 from workflows.checkout import CheckoutWorkflow
 from workflows.maintenance import AuditWorkflow
 
@@ -64,16 +64,9 @@ def in_fast_lane(scene: Scene) -> Scene:
     """Play a scene with orders that ask for the fast lane."""
 
     async def played(shop: Shop, gates: Gates) -> Handle:
-        return await scene(FastShop(shop.client, shop.engine, shop.database, shop.task_queue), gates)
+        return await scene(replace(shop, lane=Lane.FAST), gates)
 
     return played
-
-
-class FastShop(Shop):
-    """A shop whose orders ask for the fast lane."""
-
-    def order(self, customer: str = "alice", *lines: tuple[str, int], order_id: str = "") -> CheckoutInput:
-        return replace(super().order(customer, *lines, order_id=order_id), lane=Lane.FAST)
 
 
 def failed_once(name: str, moment: Moment) -> Scene:
@@ -94,11 +87,7 @@ def took_too_long(name: str) -> Scene:
         order = shop.order("carol")
         gate = gates.hold(order, name, "after")
         handle = await shop.start(order)
-
-        async def is_tried_again() -> bool:
-            return gates.attempts_of(order, name) > 1
-
-        await until(is_tried_again)
+        await until_tried(gates, order, name, times=2)
         gate.open()
         return handle
 

@@ -9,32 +9,42 @@ from typing import Any
 import pytest
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowHandle
-from temporalio.worker import Replayer
 
-from adapters.temporal import DATA_CONVERTER, RefuseWrongArguments
 from client.checkouts import Checkouts
 from domain import policies
 from domain.errors import DatabaseRefusedStatement
-from domain.model import CheckoutInput, Lane
+from domain.model import Lane
 from tests.conftest import Shop
 from tests.workflow.gates import PATIENCE_SECONDS, Gates, lost_report, outage
-from tests.workflow.sagas import DOES, events_of, failure_of, goods_and_money, how_it_ended, until, violations
+from tests.workflow.replays import replayer
+from tests.workflow.sagas import (
+    DOES,
+    events_of,
+    failure_of,
+    goods_and_money,
+    how_it_ended,
+    until,
+    until_tried,
+    violations,
+)
 from workflows.checkout import CheckoutWorkflow
 
 SHORT = timedelta(milliseconds=300)
 ID_OF = {"reserve_inventory": "reserve", "charge_payment": "pay", "ship_order": "ship"}
 # Orders that reserve, pay and ship refuse.
 REFUSED = {
-    "reserve_inventory": ("alice", "no-such"),
-    "charge_payment": ("bob", "tea-mug"),
-    "ship_order": ("nemo", "lamp"),
+    "reserve_inventory": ("alice", ("no-such", 1)),
+    "charge_payment": ("bob", ("tea-mug", 1)),
+    "ship_order": ("nemo", ("lamp", 1)),
 }
 
 Handle = WorkflowHandle[Any, Any]
 
 
-def fast(shop: Shop, customer: str = "carol", sku: str = "tea-mug") -> CheckoutInput:
-    return replace(shop.order(customer, (sku, 1)), lane=Lane.FAST)
+@pytest.fixture
+def shop(shop: Shop) -> Shop:
+    """The shop, whose orders ask for the fast lane."""
+    return replace(shop, lane=Lane.FAST)
 
 
 async def activities_of(handle: Handle) -> list[str]:
@@ -47,10 +57,7 @@ async def activities_of(handle: Handle) -> list[str]:
 
 
 async def requires_replay(handle: Handle) -> None:
-    replayer = Replayer(
-        workflows=[CheckoutWorkflow], data_converter=DATA_CONVERTER, interceptors=[RefuseWrongArguments()]
-    )
-    await replayer.replay_workflow(await handle.fetch_history())
+    await replayer().replay_workflow(await handle.fetch_history())
 
 
 # Counts -------------------------------------------------------------------------------------------------
@@ -58,7 +65,7 @@ async def requires_replay(handle: Handle) -> None:
 
 async def test_a_completed_order_is_one_workflow_task_of_eight_events(shop: Shop) -> None:
     async with shop.working():
-        handle = await shop.start(fast(shop))
+        handle = await shop.start(shop.order("carol"))
         status = await handle.result()
         history = await handle.fetch_history()
 
@@ -78,7 +85,7 @@ async def test_both_lanes_tell_the_same_of_the_same_order_and_leave_the_same_row
     left: list[Any] = []
     async with shop.working():
         for lane in Lane:
-            order = replace(shop.order("carol", ("tea-mug", 2), ("poster", 1)), lane=lane)
+            order = replace(shop, lane=lane).order("carol", ("tea-mug", 2), ("poster", 1))
             before = await goods_and_money(shop.database)
             status = await (await shop.start(order)).result()
             after = await goods_and_money(shop.database)
@@ -96,7 +103,7 @@ async def test_both_lanes_tell_the_same_of_the_same_order_and_leave_the_same_row
 
 
 async def test_a_completed_order_is_listed_as_completed(shop: Shop) -> None:
-    order = fast(shop)
+    order = shop.order("carol")
     checkouts = Checkouts(shop.client, shop.task_queue, "http://ui")
     async with shop.working():
         await (await shop.start(order)).result()
@@ -112,6 +119,17 @@ async def test_a_completed_order_is_listed_as_completed(shop: Shop) -> None:
     await until(is_listed)
 
 
+async def test_a_worker_that_shares_the_starters_client_gets_the_first_task_at_once(shop: Shop) -> None:
+    order = shop.order("carol")
+    async with shop.working():
+        await Checkouts(shop.client, shop.task_queue, "http://ui").start(order)
+        handle = shop.newest_run(order)
+        await handle.result()
+        history = await handle.fetch_history()
+
+    assert history.events[0].workflow_execution_started_event_attributes.eager_execution_accepted
+
+
 # Failures that may pass ---------------------------------------------------------------------------------
 
 
@@ -121,7 +139,7 @@ async def test_a_completed_order_is_listed_as_completed(shop: Shop) -> None:
 async def test_what_may_pass_is_tried_again_as_an_ordinary_activity(
     shop: Shop, name: str, moment: Any, error: Callable[[], Exception]
 ) -> None:
-    order, gates = fast(shop), Gates()
+    order, gates = shop.order("carol"), Gates()
     gates.fail(order, name, moment, times=2, error=error)
     async with shop.working(interceptors=(gates,)):
         handle = await shop.start(order)
@@ -141,16 +159,13 @@ async def test_an_attempt_that_takes_too_long_is_begun_again_and_has_one_effect(
     shop: Shop, name: str, moment: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(policies, "LOCAL_ATTEMPT", SHORT)
-    order, gates = fast(shop), Gates()
+    order, gates = shop.order("carol"), Gates()
     gate = gates.hold(order, name, moment)
-
-    async def is_tried_again() -> bool:
-        return gates.attempts_of(order, name) == 2
 
     async with shop.working(interceptors=(gates,)):
         handle = await shop.start(order)
         await gate.reached()
-        await until(is_tried_again)
+        await until_tried(gates, order, name, times=2)
         gate.open()
         status = await handle.result()
 
@@ -165,7 +180,7 @@ async def test_an_attempt_that_takes_too_long_is_begun_again_and_has_one_effect(
 
 @pytest.mark.parametrize("name", DOES)
 async def test_a_refusal_is_not_asked_for_twice(shop: Shop, name: str) -> None:
-    order, gates = fast(shop, *REFUSED[name]), Gates()
+    order, gates = shop.order(*REFUSED[name]), Gates()
     before = await goods_and_money(shop.database)
     async with shop.working(interceptors=(gates,)):
         handle = await shop.start(order)
@@ -180,7 +195,7 @@ async def test_a_refusal_is_not_asked_for_twice(shop: Shop, name: str) -> None:
 
 
 async def test_what_the_step_does_not_retry_is_not_begun_again(shop: Shop) -> None:
-    order, gates = fast(shop), Gates()
+    order, gates = shop.order("carol"), Gates()
     gates.fail(order, "charge_payment", error=lambda: DatabaseRefusedStatement("no right to do so: injected"))
     async with shop.working(interceptors=(gates,)):
         handle = await shop.start(order)
@@ -200,7 +215,7 @@ async def test_a_cancel_beside_a_local_attempt_undoes_the_order(
     shop: Shop, name: str, by_update: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(policies, "LOCAL_ATTEMPT", SHORT)
-    order, gates = fast(shop), Gates()
+    order, gates = shop.order("carol"), Gates()
     before = await goods_and_money(shop.database)
     gate = gates.hold(order, name, "after")
     async with shop.working(interceptors=(gates,)):
@@ -223,7 +238,7 @@ async def test_a_cancel_beside_a_local_attempt_undoes_the_order(
 
 async def test_a_cancel_that_comes_while_the_last_step_ends_is_heard(shop: Shop) -> None:
     """The server refuses the task that would complete the run, and the steps are asked again with the cancel known."""
-    order, gates = fast(shop), Gates()
+    order, gates = shop.order("carol"), Gates()
     before = await goods_and_money(shop.database)
     gate = gates.hold(order, "ship_order", "after")
     async with shop.working(interceptors=(gates,)):

@@ -13,18 +13,17 @@ from typing import Any
 import pytest
 from temporalio import workflow
 from temporalio.client import WorkflowHistory
-from temporalio.worker import Replayer, UnsandboxedWorkflowRunner, WorkflowReplayResult, WorkflowRunner
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
+from temporalio.worker import UnsandboxedWorkflowRunner, WorkflowReplayResult, WorkflowRunner
 
 from activities.maintenance import Maintenance
 from activities.payments import Payments
-from adapters.temporal import DATA_CONVERTER, RefuseWrongArguments
 from domain import policies
 from domain.maintenance import AuditInput, SweepInput, SweepReport
 from domain.model import CheckoutInput, CheckoutStatus
 from domain.policies import checkout_workflow_id
 from tests.workflow.builds import TellsMore, WaitsFirst, WaitsFirstPatched
 from tests.workflow.record import FOLDER
+from tests.workflow.replays import replayer
 from tests.workflow.scenes import SCENES
 from workflows.checkout import CheckoutWorkflow
 from workflows.maintenance import AuditWorkflow, SweepWorkflow
@@ -52,13 +51,7 @@ The commands of a workflow have changed: their order, their number or their kind
 
 async def replay(kinds: Sequence[type], recording: Path, runner: WorkflowRunner | None = None) -> WorkflowReplayResult:
     text = await asyncio.to_thread(recording.read_text, encoding="utf-8")
-    replayer = Replayer(
-        workflows=list(kinds),
-        workflow_runner=runner or SandboxedWorkflowRunner(),
-        data_converter=DATA_CONVERTER,
-        interceptors=[RefuseWrongArguments()],
-    )
-    return await replayer.replay_workflow(
+    return await replayer(*kinds, runner=runner).replay_workflow(
         WorkflowHistory.from_json(checkout_workflow_id("recorded"), text), raise_on_replay_failure=False
     )
 

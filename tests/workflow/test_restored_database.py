@@ -32,6 +32,7 @@ from tests.workflow.sagas import (
     retry,
     until,
     until_status,
+    until_tried,
     violations,
 )
 from workflows.checkout import CheckoutWorkflow
@@ -141,15 +142,12 @@ async def test_a_parked_saga_does_not_try_by_itself_however_long_it_waits(
     await backup.take()
     pay = gates.hold(order, "charge_payment", "before")
 
-    async def is_parked_for_the_third_time() -> bool:
-        return gates.attempts_of(order, "park_order") == 3
-
     async with shop.working(interceptors=(gates,)):
         await shop.start(order)
         await pay.reached()
         await backup.restore()
         pay.open()
-        await until(is_parked_for_the_third_time)
+        await until_tried(gates, order, "park_order", times=3)
 
     assert gates.attempts_of(order, "release_inventory") == 0
     assert len(await open_incidents(shop, order)) == 1
