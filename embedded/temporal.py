@@ -32,6 +32,10 @@ _TUNING: Mapping[str, object] = {
     "system.visibilityPersistenceMaxReadQPS": 10_000,
     "matching.rps": 50_000,
     "history.rps": 50_000,
+    # Four partitions of each task queue are for clusters. On one machine a queue only pays for each of them when it
+    # is first used: 96 ms of the server's time for a queue's first saga of three steps, 58 ms with one partition.
+    "matching.numTaskqueueReadPartitions": 1,
+    "matching.numTaskqueueWritePartitions": 1,
 }
 
 
