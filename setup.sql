@@ -123,6 +123,7 @@ CREATE TABLE IF NOT EXISTS orders (
     total_minor bigint,                                -- priced by the server in reserve
     currency    text,
     event_seq   integer     NOT NULL DEFAULT 0,        -- number of its newest row in order_events
+    carrier     text,                                  -- the workflow of the batch that brought it; null: its own
     created_at  timestamptz NOT NULL DEFAULT now(),
     updated_at  timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT orders_id_is_printable CHECK (order_id ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'),
@@ -144,6 +145,12 @@ CREATE TABLE IF NOT EXISTS orders (
     CONSTRAINT orders_priced_when_reserved CHECK (
         status NOT IN ('reserved', 'paid', 'completed') OR (total_minor IS NOT NULL AND currency IS NOT NULL))
 ) WITH (fillfactor = 70);
+-- A database from before there were batches. Looked up first: the statement would wait for everybody who writes.
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'orders'::regclass AND attname = 'carrier') THEN
+        ALTER TABLE orders ADD COLUMN carrier text;
+    END IF;
+END $$;
 -- The sweep looks here, and only at what is unfinished.
 CREATE INDEX IF NOT EXISTS orders_unfinished ON orders (updated_at)
     WHERE status IN ('pending', 'reserved', 'paid', 'unwinding', 'stuck');

@@ -4,6 +4,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio import activity
 
+from activities import refusals
 from activities.fence import GATE, do_once, undo_once
 from activities.orders import (
     begin_unwind,
@@ -13,14 +14,7 @@ from activities.orders import (
     refuse_while_shipped,
     require_same_content,
 )
-from domain.errors import (
-    CheckoutError,
-    CurrencyMismatch,
-    OutOfStock,
-    StepAlreadyCompensated,
-    UnknownCustomer,
-    UnknownSku,
-)
+from domain.errors import CheckoutError, StepAlreadyCompensated
 from domain.model import CheckoutInput, OrderStatus, Reservation, Step, UndoInput
 from domain.undo import UndoResult
 
@@ -160,14 +154,4 @@ async def _refusal(connection: AsyncConnection, order: CheckoutInput) -> Checkou
         if why.order_status != OrderStatus.PENDING:
             return StepAlreadyCompensated(f"order {order.order_id} is already {why.order_status}")
     lines = (await connection.execute(_WHICH_LINES, line_arrays(order))).all()
-    if why.account_kind != "customer":
-        return UnknownCustomer(f"there is no customer {order.customer}")
-    if unknown := [line.sku for line in lines if not line.is_known]:
-        return UnknownSku(f"the catalogue has no {', '.join(unknown)}")
-    if currencies := {line.currency for line in lines} - {why.account_currency}:
-        return CurrencyMismatch(
-            f"{order.customer} pays in {why.account_currency}, the order is priced in {', '.join(sorted(currencies))}"
-        )
-    if short := [line for line in lines if line.free < line.quantity]:
-        return OutOfStock("; ".join(f"{line.sku}: {line.quantity} wanted, {max(line.free, 0)} free" for line in short))
-    return None
+    return refusals.of_reserve(order.customer, why, lines)

@@ -4,6 +4,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio import activity
 
+from activities import refusals
 from activities.fence import GATE, do_once, undo_once
 from activities.orders import (
     begin_unwind,
@@ -13,8 +14,8 @@ from activities.orders import (
     refuse_while_shipped,
     require_same_content,
 )
-from domain.errors import CheckoutError, InsufficientFunds, StepAlreadyCompensated
-from domain.model import CheckoutInput, OrderStatus, Payment, Step, UndoInput, format_money
+from domain.errors import CheckoutError, StepAlreadyCompensated
+from domain.model import CheckoutInput, OrderStatus, Payment, Step, UndoInput
 from domain.undo import UndoResult
 
 # The amount is the one that reserve priced; nothing a client sends can change it. Where the order has left
@@ -119,9 +120,4 @@ async def _refusal(connection: AsyncConnection, order: CheckoutInput) -> Checkou
         return forgotten(order, Step.RESERVE)
     if row.status != OrderStatus.RESERVED:
         return StepAlreadyCompensated(f"order {order.order_id} is {row.status}; it is not waiting for payment")
-    if row.balance_minor < row.total_minor:
-        return InsufficientFunds(
-            f"{row.customer} has {format_money(row.balance_minor, row.currency)}, "
-            f"the order costs {format_money(row.total_minor, row.currency)}"
-        )
-    return None
+    return refusals.of_pay(row.customer, row.balance_minor, row.total_minor, row.currency)

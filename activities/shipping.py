@@ -6,9 +6,10 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio import activity
 
+from activities import refusals
 from activities.fence import GATE, do_once, undo_once
 from activities.orders import begin_unwind, fence_key, forgotten, lock_order, require_same_content
-from domain.errors import CheckoutError, StepAlreadyCompensated, UndeliverableAddress
+from domain.errors import CheckoutError, StepAlreadyCompensated
 from domain.model import CheckoutInput, OrderStatus, Shipment, Step, UndoInput
 from domain.undo import UndoOutcome, UndoResult
 
@@ -145,7 +146,4 @@ async def _refusal(connection: AsyncConnection, order: CheckoutInput) -> Checkou
         return forgotten(order, Step.PAY)
     if row.status != OrderStatus.PAID:
         return StepAlreadyCompensated(f"order {order.order_id} is {row.status}; it is not waiting to be shipped")
-    if not row.is_served:
-        zone = row.delivery_zone or "(none)"
-        return UndeliverableAddress(f"nobody delivers to {row.customer} in zone {zone}")
-    return None
+    return refusals.of_ship(row.customer, row.delivery_zone, is_served=row.is_served)

@@ -5,7 +5,7 @@ import os
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,9 +111,9 @@ class Database:
             await connection.close()
 
 
-@pytest.fixture
-def database(stack: DevStack) -> Iterator[Database]:
-    """A fresh database with the demo catalogue."""
+@contextmanager
+def cloned_database(stack: DevStack) -> Iterator[Database]:
+    """Make a database with the demo catalogue, and drop it after the block."""
     name = f"test_{next(_numbers)}_{uuid.uuid4().hex[:8]}"
     psql(stack.postgres, "postgres", "-c", f'CREATE DATABASE "{name}" TEMPLATE "{DATABASE}"')
     yield Database(
@@ -122,6 +122,13 @@ def database(stack: DevStack) -> Iterator[Database]:
         stack.postgres.url(name, "postgres", driver="postgresql"),
     )
     psql(stack.postgres, "postgres", "-c", f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def database(stack: DevStack) -> Iterator[Database]:
+    """A fresh database with the demo catalogue."""
+    with cloned_database(stack) as database:
+        yield database
 
 
 @pytest.fixture

@@ -1,0 +1,115 @@
+"""What the activities of a batch have in common: deciding until what was decided upon stands still."""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Row, TextClause, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from adapters.database import transaction
+from domain.bulk import OTHER_CONTENT, Outcome, StepReport
+from domain.errors import CheckoutError, DatabaseRefusedStatement, DatabaseUnavailable
+from domain.model import CheckoutInput, OrderStatus
+
+_TRIES = 5
+ENDINGS = frozenset({OrderStatus.COMPLETED, OrderStatus.REJECTED, OrderStatus.CANCELLED})
+_T = TypeVar("_T")
+
+_HOW_THEY_STAND = text("""
+    SELECT o.order_id, o.customer, o.status, o.fingerprint, o.reason, o.total_minor, o.currency, s.tracking_number,
+           a.balance_minor, a.delivery_zone, coalesce(z.is_served, false) AS is_served
+      FROM orders o
+      LEFT JOIN shipments s ON s.order_id = o.order_id AND s.state <> 'cancelled'
+      LEFT JOIN accounts a ON a.account_id = o.customer
+      LEFT JOIN delivery_zones z ON z.zone = a.delivery_zone
+     WHERE o.order_id = ANY (CAST(:order_ids AS text[]))
+""")
+_LOCK_ORDERS = text("""
+    SELECT order_id, status FROM orders
+     WHERE order_id = ANY (CAST(:order_ids AS text[])) ORDER BY order_id FOR NO KEY UPDATE
+""")
+
+
+class Changed(Exception):
+    """What was decided upon is not so any more. Rolls back, and is decided anew."""
+
+
+async def settle(engine: AsyncEngine, attempt: Callable[[AsyncConnection], Awaitable[_T]]) -> _T:
+    """Run a transaction until what it decides upon stands still.
+
+    Raises:
+        DatabaseRefusedStatement: a constraint or a trigger refuses one of the orders, whatever is decided. It does not
+            say which: each has to be tried by itself.
+        DatabaseUnavailable: others are always faster. Retried.
+    """
+    refused: IntegrityError | None = None
+    for _ in range(_TRIES):
+        try:
+            async with transaction(engine) as connection:
+                try:
+                    return await attempt(connection)
+                except IntegrityError as error:
+                    refused = error
+                    raise Changed from None
+        except Changed:
+            continue
+    if refused is not None:
+        raise DatabaseRefusedStatement(f"one of the orders cannot be written: {str(refused.orig).splitlines()[0]}")
+    raise DatabaseUnavailable("what these orders need changes faster than it can be decided upon")
+
+
+def sort_out(report: StepReport, order: CheckoutInput, row: Row[Any] | None, before: Sequence[OrderStatus]) -> bool:
+    """Put an order aside of which the row says that this step is not due; tell whether it is.
+
+    Args:
+        report: says what becomes of it.
+        order: as it was asked for.
+        row: of `_HOW_THEY_STAND`.
+        before: the statuses in which the step before this one is not done yet.
+    """
+    if row is None or row.status in before:
+        report.forgotten.append(order.order_id)
+    elif row.fingerprint is not None and row.fingerprint != order.fingerprint:
+        report.ended.append(other_content(order))
+    elif row.status in ENDINGS:
+        report.ended.append(outcome_of(row))
+    elif row.status in {OrderStatus.UNWINDING, OrderStatus.STUCK}:
+        report.left.append(order.order_id)
+    else:
+        return True
+    return False
+
+
+def other_content(order: CheckoutInput) -> Outcome:
+    """Say that the id is somebody else's."""
+    why = f"order id {order.order_id} already belongs to an order with another customer or other lines"
+    return Outcome(order.order_id, OTHER_CONTENT, why)
+
+
+def outcome_of(row: Row[Any]) -> Outcome:
+    """Say how an order has ended, by its row of `_HOW_THEY_STAND`."""
+    return Outcome(row.order_id, row.status, row.reason, row.total_minor, row.currency, row.tracking_number)
+
+
+async def how_they_stand(connection: AsyncConnection, order_ids: Iterable[str]) -> dict[str, Row[Any]]:
+    """Read the rows of those orders that have one, by order id."""
+    rows = await connection.execute(_HOW_THEY_STAND, {"order_ids": list(order_ids)})
+    return {row.order_id: row for row in rows}
+
+
+async def claim(connection: AsyncConnection, statement: TextClause, columns: dict[str, list[Any]]) -> set[str]:
+    """Take the fences of a step for those orders that still have it open, and give their ids."""
+    return set((await connection.execute(statement, columns)).scalars())
+
+
+async def lock_orders(connection: AsyncConnection, expected: Mapping[str, str]) -> None:
+    """Lock order rows whose fences were taken, and require of each that it still has this status."""
+    rows = await connection.execute(_LOCK_ORDERS, {"order_ids": list(expected)})
+    if {row.order_id: row.status for row in rows} != expected:
+        raise Changed
+
+
+def worded(refusal: CheckoutError) -> str:
+    """Put a refusal into the words that a saga would have for it."""
+    return f"{type(refusal).__name__}: {refusal.message}"

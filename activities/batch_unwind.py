@@ -1,0 +1,166 @@
+"""The undo of many orders at once: what their steps did is reversed, what they did not do is kept from ever happening.
+
+One transaction leaves of each order what its own saga's undos, and the closing of it, would have left.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from temporalio import activity
+
+from activities.batch import ENDINGS, Changed, how_they_stand, lock_orders, other_content, outcome_of, settle
+from domain.bulk import StepReport, UnwindInput, unpack
+from domain.model import CheckoutInput, OrderStatus, Step
+
+_TURN_FENCES = text("""
+    INSERT INTO step_fence (saga_id, step, phase, had_effect, fingerprint)
+    SELECT saga_id, step, 'undone', false, fingerprint
+      FROM unnest(CAST(:saga_ids AS text[]), CAST(:steps AS text[]), CAST(:fingerprints AS text[]))
+           AS t (saga_id, step, fingerprint)
+     ORDER BY saga_id, step
+    ON CONFLICT (saga_id, step) DO UPDATE SET phase = 'undone', updated_at = now()
+     WHERE step_fence.phase = 'done' AND step_fence.fingerprint = excluded.fingerprint
+    RETURNING saga_id, step, had_effect
+""")
+
+_UNWIND = text("""
+WITH begun AS (
+    UPDATE orders o SET status = 'unwinding', changed_by = 'undo ' || u.failed_step,
+           reason = coalesce(o.reason, u.reason), ending = coalesce(o.ending, u.ending)
+      FROM unnest(CAST(:order_ids AS text[]), CAST(:failed_steps AS text[]), CAST(:reasons AS text[]),
+                  CAST(:endings AS text[])) AS u (order_id, failed_step, reason, ending)
+     WHERE o.order_id = u.order_id
+), moved AS (
+    INSERT INTO transfers (transfer_id, order_id, kind, debit_account, credit_account, amount_minor, currency)
+    SELECT 'refund/' || order_id, order_id, 'refund', credit_account, debit_account, amount_minor, currency
+      FROM transfers WHERE order_id = ANY (CAST(:paid AS text[])) AND kind = 'capture'
+    RETURNING credit_account, amount_minor
+), owed AS (
+    SELECT a.account_id, m.amount_minor
+      FROM (SELECT credit_account, sum(amount_minor) AS amount_minor FROM moved GROUP BY credit_account) m
+      JOIN accounts a ON a.account_id = m.credit_account ORDER BY a.account_id FOR NO KEY UPDATE OF a
+), refunded AS (
+    UPDATE accounts a SET balance_minor = a.balance_minor + owed.amount_minor
+      FROM owed WHERE a.account_id = owed.account_id RETURNING a.account_id
+), released AS (
+    UPDATE reservations SET state = 'released'
+     WHERE order_id = ANY (CAST(:reserved AS text[])) AND state = 'held' RETURNING sku, quantity
+), locked AS (
+    SELECT i.sku, r.quantity
+      FROM (SELECT sku, sum(quantity) AS quantity FROM released GROUP BY sku) r JOIN inventory i USING (sku)
+     WHERE (SELECT count(*) FROM refunded) >= 0  -- the accounts come before the stock
+     ORDER BY i.sku FOR NO KEY UPDATE OF i
+)
+UPDATE inventory i SET reserved = i.reserved - locked.quantity FROM locked WHERE i.sku = locked.sku
+""")
+
+_CLOSE = text("""
+WITH closed AS (
+    INSERT INTO orders (order_id, customer, status, changed_by, reason, ending, fingerprint)
+    SELECT order_id, customer, ending, 'close', reason, ending, fingerprint
+      FROM unnest(CAST(:order_ids AS text[]), CAST(:customers AS text[]), CAST(:reasons AS text[]),
+                  CAST(:endings AS text[]), CAST(:fingerprints AS text[]))
+           AS c (order_id, customer, reason, ending, fingerprint)
+    ON CONFLICT (order_id) DO UPDATE SET status = orders.ending, changed_by = 'close'
+     WHERE orders.status = 'unwinding'
+)
+INSERT INTO order_lines (order_id, sku, quantity)
+SELECT order_id, sku, quantity
+  FROM unnest(CAST(:line_ids AS text[]), CAST(:skus AS text[]), CAST(:quantities AS integer[]))
+       AS l (order_id, sku, quantity)
+ON CONFLICT DO NOTHING
+""")
+
+
+class _Due(NamedTuple):
+    order: CheckoutInput
+    failed_step: str
+    reason: str
+    ending: str
+
+
+class BatchUnwind:
+    """The activity that undoes orders of a batch."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    @activity.defn
+    async def unwind_orders(self, asked: UnwindInput) -> StepReport:
+        """Undo orders and write their endings. An order that has ended meanwhile keeps its ending."""
+        return await settle(self._engine, lambda connection: _unwind(connection, asked))
+
+
+async def _unwind(connection: AsyncConnection, asked: UnwindInput) -> StepReport:
+    report = StepReport()
+    known = await how_they_stand(connection, [packed["order_id"] for packed in asked.orders])
+    due: list[_Due] = []
+    for packed, failed_step, reason, ending in zip(
+        asked.orders, asked.failed_steps, asked.reasons, asked.endings, strict=True
+    ):
+        order, row = unpack(packed), known.get(packed["order_id"])
+        if row is not None and row.fingerprint is not None and row.fingerprint != order.fingerprint:
+            report.ended.append(other_content(order))
+        elif row is not None and row.status in ENDINGS:
+            report.ended.append(outcome_of(row))
+        elif row is not None and row.status not in {OrderStatus.RESERVED, OrderStatus.PAID}:
+            report.left.append(order.order_id)
+        else:
+            due.append(_Due(order, failed_step, reason, ending))
+    if not due:
+        return report
+    had_effect = await _turn_fences(connection, due)
+    await lock_orders(
+        connection, {order.order_id: known[order.order_id].status for order, *_ in due if order.order_id in known}
+    )
+    columns = {
+        "order_ids": [order.order_id for order, *_ in due],
+        "failed_steps": [failed_step for _, failed_step, _, _ in due],
+        "reasons": [reason for _, _, reason, _ in due],
+        "endings": [ending for _, _, _, ending in due],
+    }
+    undone = {step: [order_id for order_id, of in had_effect if of == step] for step in (Step.PAY, Step.RESERVE)}
+    await connection.execute(_UNWIND, {**columns, "paid": undone[Step.PAY], "reserved": undone[Step.RESERVE]})
+    del columns["failed_steps"]
+    lines = [(order.order_id, line) for order, *_ in due for line in order.lines]
+    await connection.execute(
+        _CLOSE,
+        {
+            **columns,
+            "customers": [order.customer for order, *_ in due],
+            "fingerprints": [order.fingerprint for order, *_ in due],
+            "line_ids": [order_id for order_id, _ in lines],
+            "skus": [line.sku for _, line in lines],
+            "quantities": [line.quantity for _, line in lines],
+        },
+    )
+    ended = await how_they_stand(connection, columns["order_ids"])
+    for order, *_ in due:
+        row = ended[order.order_id]
+        if row.fingerprint != order.fingerprint or row.status not in ENDINGS:
+            raise Changed  # somebody else's order came while the row was missing
+        report.ended.append(outcome_of(row))
+    return report
+
+
+async def _turn_fences(connection: AsyncConnection, due: Iterable[_Due]) -> set[tuple[str, str]]:
+    """Shut each order's fences up to the step that failed, and tell which of the steps had an effect."""
+    turned: list[tuple[str, str, str]] = []
+    for order, failed_step, *_ in due:
+        steps = [step.value for step in Step]
+        begun = steps[: steps.index(failed_step) + 1]
+        turned += [(order.order_id, step, order.fingerprint) for step in begun]
+    rows: Any = await connection.execute(
+        _TURN_FENCES,
+        {
+            "saga_ids": [order_id for order_id, _, _ in turned],
+            "steps": [step for _, step, _ in turned],
+            "fingerprints": [fingerprint for _, _, fingerprint in turned],
+        },
+    )
+    had_effect = {(row.saga_id, row.step) for row in rows if row.had_effect}
+    if any(step == Step.SHIP for _, step in had_effect):
+        raise Changed  # its parcel went out meanwhile: it is completed
+    return had_effect

@@ -1,0 +1,304 @@
+"""The steps of many orders at once: a transaction for each, and for each order what its own step would have done.
+
+Which orders a step refuses is decided here, one after the other in the batch's order, as if each had come by itself;
+what is decided is written by a few statements, however many orders there are. Each order has its own fence rows with
+its own results: a batch and a saga of one of its orders cannot both act, and either repeats what the other has stored.
+
+Facts are read, decided upon, and then looked at again with everything locked, in the sequence that setup.sql names:
+fence rows, order rows, and the shared rows last. Where they have changed, all is rolled back and decided anew.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from temporalio import activity
+
+from activities import refusals
+from activities.batch import Changed, claim, how_they_stand, lock_orders, outcome_of, settle, sort_out, worded
+from domain.bulk import StepInput, StepReport, unpack
+from domain.model import CheckoutInput, OrderStatus
+
+_ACCOUNTS = text("""
+    SELECT account_id, kind AS account_kind, currency AS account_currency
+      FROM accounts WHERE account_id = ANY (CAST(:customers AS text[]))
+""")
+_CATALOGUE = text("""
+    SELECT p.sku, p.unit_price_minor, p.currency, coalesce(i.on_hand - i.reserved, 0) AS free
+      FROM products p LEFT JOIN inventory i USING (sku) WHERE p.sku = ANY (CAST(:skus AS text[]))
+""")
+
+_LOCK_STOCK = text("""
+    SELECT sku, on_hand - reserved AS free FROM inventory
+     WHERE sku = ANY (CAST(:skus AS text[])) ORDER BY sku FOR NO KEY UPDATE
+""")
+_LOCK_BALANCES = text("""
+    SELECT account_id, balance_minor FROM accounts
+     WHERE account_id = ANY (CAST(:customers AS text[])) ORDER BY account_id FOR NO KEY UPDATE
+""")
+
+_CLAIM_RESERVE = text("""
+    INSERT INTO step_fence (saga_id, step, phase, had_effect, fingerprint, result)
+    SELECT saga_id, 'reserve', 'done', true, fingerprint,
+           jsonb_build_object('total_minor', total_minor, 'currency', currency)
+      FROM unnest(CAST(:order_ids AS text[]), CAST(:fingerprints AS text[]),
+                  CAST(:totals AS bigint[]), CAST(:currencies AS text[]))
+           AS c (saga_id, fingerprint, total_minor, currency)
+     ORDER BY saga_id
+    ON CONFLICT DO NOTHING RETURNING saga_id
+""")
+_RESERVE = text("""
+WITH lines AS (
+    SELECT * FROM unnest(CAST(:line_ids AS text[]), CAST(:skus AS text[]), CAST(:quantities AS integer[]),
+                         CAST(:prices AS bigint[])) AS l (order_id, sku, quantity, unit_price_minor)
+), opened AS (
+    INSERT INTO orders (order_id, customer, status, changed_by, fingerprint, total_minor, currency, carrier)
+    SELECT order_id, customer, 'reserved', 'reserve', fingerprint, total_minor, currency, :carrier
+      FROM unnest(CAST(:order_ids AS text[]), CAST(:customers AS text[]), CAST(:fingerprints AS text[]),
+                  CAST(:totals AS bigint[]), CAST(:currencies AS text[]))
+           AS c (order_id, customer, fingerprint, total_minor, currency)
+), kept AS (
+    INSERT INTO order_lines (order_id, sku, quantity, unit_price_minor)
+    SELECT order_id, sku, quantity, unit_price_minor FROM lines
+), held AS (
+    INSERT INTO reservations (order_id, sku, quantity) SELECT order_id, sku, quantity FROM lines
+)
+UPDATE inventory i SET reserved = i.reserved + taken.quantity
+  FROM (SELECT sku, sum(quantity) AS quantity FROM lines GROUP BY sku) taken WHERE i.sku = taken.sku
+""")
+
+_CLAIM_PAY = text("""
+    INSERT INTO step_fence (saga_id, step, phase, had_effect, fingerprint, result)
+    SELECT order_id, 'pay', 'done', true, fingerprint,
+           jsonb_build_object('transfer_id', 'capture/' || order_id, 'amount_minor', total_minor, 'currency', currency)
+      FROM orders WHERE order_id = ANY (CAST(:order_ids AS text[])) AND status = 'reserved'
+     ORDER BY order_id
+    ON CONFLICT DO NOTHING RETURNING saga_id
+""")
+_PAY = text("""
+WITH advanced AS (
+    UPDATE orders SET status = 'paid', changed_by = 'pay' WHERE order_id = ANY (CAST(:order_ids AS text[]))
+    RETURNING order_id, customer, total_minor, currency
+), moved AS (
+    INSERT INTO transfers (transfer_id, order_id, kind, debit_account, credit_account, amount_minor, currency)
+    SELECT 'capture/' || order_id, order_id, 'capture', customer, 'shop', total_minor, currency FROM advanced
+    RETURNING debit_account, amount_minor
+)
+UPDATE accounts a SET balance_minor = a.balance_minor - spent.amount_minor
+  FROM (SELECT debit_account, sum(amount_minor) AS amount_minor FROM moved GROUP BY debit_account) spent
+ WHERE a.account_id = spent.debit_account
+""")
+
+_CLAIM_SHIP = text("""
+    INSERT INTO step_fence (saga_id, step, phase, had_effect, fingerprint, result)
+    SELECT o.order_id, 'ship', 'done', true, o.fingerprint,
+           jsonb_build_object('tracking_number',
+                              'PX' || upper(left(encode(sha256(convert_to(o.order_id, 'UTF8')), 'hex'), 16)),
+                              'carrier', z.carrier, 'is_handed_over', z.hands_over_at_once)
+      FROM orders o JOIN accounts a ON a.account_id = o.customer
+      JOIN delivery_zones z ON z.zone = a.delivery_zone AND z.is_served
+     WHERE o.order_id = ANY (CAST(:order_ids AS text[])) AND o.status = 'paid'
+     ORDER BY o.order_id
+    ON CONFLICT DO NOTHING RETURNING saga_id
+""")
+_SHIP = text("""
+WITH advanced AS (
+    UPDATE orders SET status = 'completed', changed_by = 'ship' WHERE order_id = ANY (CAST(:order_ids AS text[]))
+    RETURNING order_id, customer
+), labelled AS (
+    INSERT INTO shipments (order_id, tracking_number, carrier, zone, state, handed_over_at)
+    SELECT f.saga_id, f.result ->> 'tracking_number', f.result ->> 'carrier', a.delivery_zone,
+           CASE WHEN (f.result ->> 'is_handed_over')::boolean THEN 'handed_over' ELSE 'label' END,
+           CASE WHEN (f.result ->> 'is_handed_over')::boolean THEN now() END
+      FROM advanced JOIN step_fence f ON f.saga_id = advanced.order_id AND f.step = 'ship'
+      JOIN accounts a ON a.account_id = advanced.customer
+), consumed AS (
+    UPDATE reservations r SET state = 'consumed' FROM advanced
+     WHERE r.order_id = advanced.order_id AND r.state = 'held' RETURNING r.sku, r.quantity
+), locked AS (
+    SELECT i.sku, c.quantity FROM (SELECT sku, sum(quantity) AS quantity FROM consumed GROUP BY sku) c
+      JOIN inventory i USING (sku) ORDER BY i.sku FOR NO KEY UPDATE OF i
+)
+UPDATE inventory i SET on_hand = i.on_hand - locked.quantity, reserved = i.reserved - locked.quantity
+  FROM locked WHERE i.sku = locked.sku
+""")
+
+
+class Batches:
+    """The activities of a batch on its way forward."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    @activity.defn
+    async def reserve_orders(self, asked: StepInput) -> StepReport:
+        """Hold stock for every order that can have it, in the batch's order; refuse the others, each for its reason."""
+        orders = {order.order_id: order for order in map(unpack, asked.orders)}
+        return await settle(self._engine, lambda connection: _reserve(connection, asked.carrier, orders))
+
+    @activity.defn
+    async def charge_orders(self, asked: StepInput) -> StepReport:
+        """Capture the total of every order whose customer can pay it, in the batch's order."""
+        orders = {order.order_id: order for order in map(unpack, asked.orders)}
+        return await settle(self._engine, lambda connection: _pay(connection, orders))
+
+    @activity.defn
+    async def ship_orders(self, asked: StepInput) -> StepReport:
+        """Send every parcel that somebody delivers. All orders that this does not refuse have ended."""
+        orders = {order.order_id: order for order in map(unpack, asked.orders)}
+        return await settle(self._engine, lambda connection: _ship(connection, orders))
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What an order wants of one SKU, and what there is; see `refusals.LineFacts`."""
+
+    sku: str
+    quantity: int
+    is_known: bool
+    currency: str | None
+    free: int
+
+
+@dataclass(frozen=True)
+class _Nobody:
+    """The account that an order names and that is not there; see `refusals.AccountFacts`."""
+
+    account_kind: str | None = None
+    account_currency: str | None = None
+
+
+async def _reserve(connection: AsyncConnection, carrier: str, orders: dict[str, CheckoutInput]) -> StepReport:
+    report = StepReport()
+    known = await how_they_stand(connection, orders)
+    new: list[CheckoutInput] = []
+    for order in orders.values():
+        row = known.get(order.order_id)
+        if row is None:
+            new.append(order)
+        elif row.status == OrderStatus.PENDING:  # written by hand
+            report.left.append(order.order_id)
+        else:
+            sort_out(report, order, row, ())
+    if not new:
+        return report
+    skus = sorted({line.sku for order in new for line in order.lines})
+    accounts = {
+        row.account_id: row
+        for row in await connection.execute(_ACCOUNTS, {"customers": list({order.customer for order in new})})
+    }
+    catalogue = {row.sku: row for row in await connection.execute(_CATALOGUE, {"skus": skus})}
+    free = {sku: row.free for sku, row in catalogue.items()}
+    currency_of = {sku: row.currency for sku, row in catalogue.items()}
+    accepted: dict[str, tuple[CheckoutInput, int, str]] = {}
+    for order in new:
+        lines = [
+            _Line(line.sku, line.quantity, line.sku in catalogue, currency_of.get(line.sku), free.get(line.sku, 0))
+            for line in order.lines
+        ]
+        if refusal := refusals.of_reserve(order.customer, accounts.get(order.customer, _Nobody()), lines):
+            report.refused[order.order_id] = worded(refusal)
+            continue
+        for line in lines:
+            free[line.sku] -= line.quantity
+        total = sum(line.quantity * catalogue[line.sku].unit_price_minor for line in lines)
+        accepted[order.order_id] = (order, total, catalogue[lines[0].sku].currency)
+    await _write_reservations(connection, carrier, accepted, catalogue, report)
+    return report
+
+
+async def _write_reservations(
+    connection: AsyncConnection,
+    carrier: str,
+    accepted: dict[str, tuple[CheckoutInput, int, str]],
+    catalogue: dict[str, Row[Any]],
+    report: StepReport,
+) -> None:
+    claimed = await claim(connection, _CLAIM_RESERVE, _columns(accepted.values()))
+    # Undone before it was done, or another saga is at work on it right now.
+    report.left.extend(order_id for order_id in accepted if order_id not in claimed)
+    taken = [accepted[order_id] for order_id in accepted if order_id in claimed]
+    lines = [(order.order_id, line) for order, _, _ in taken for line in order.lines]
+    wanted: dict[str, int] = {}
+    for _, line in lines:
+        wanted[line.sku] = wanted.get(line.sku, 0) + line.quantity
+    stock = {row.sku: row.free for row in await connection.execute(_LOCK_STOCK, {"skus": list(wanted)})}
+    if any(stock.get(sku, 0) < quantity for sku, quantity in wanted.items()):
+        raise Changed
+    await connection.execute(
+        _RESERVE,
+        {
+            **_columns(taken),
+            "customers": [order.customer for order, _, _ in taken],
+            "carrier": carrier,
+            "line_ids": [order_id for order_id, _ in lines],
+            "skus": [line.sku for _, line in lines],
+            "quantities": [line.quantity for _, line in lines],
+            "prices": [catalogue[line.sku].unit_price_minor for _, line in lines],
+        },
+    )
+
+
+def _columns(accepted: Iterable[tuple[CheckoutInput, int, str]]) -> dict[str, list[Any]]:
+    rows = list(accepted)
+    return {
+        "order_ids": [order.order_id for order, _, _ in rows],
+        "fingerprints": [order.fingerprint for order, _, _ in rows],
+        "totals": [total for _, total, _ in rows],
+        "currencies": [currency for _, _, currency in rows],
+    }
+
+
+async def _pay(connection: AsyncConnection, orders: dict[str, CheckoutInput]) -> StepReport:
+    report = StepReport()
+    known = await how_they_stand(connection, orders)
+    left_over = {row.customer: row.balance_minor for row in known.values()}
+    bills: dict[str, Row[Any]] = {}
+    for order in orders.values():
+        row = known.get(order.order_id)
+        if not sort_out(report, order, row, (OrderStatus.PENDING,)) or row is None or row.status == OrderStatus.PAID:
+            continue
+        if refusal := refusals.of_pay(row.customer, left_over[row.customer], row.total_minor, row.currency):
+            report.refused[order.order_id] = worded(refusal)
+            continue
+        left_over[row.customer] -= row.total_minor
+        bills[order.order_id] = row
+    claimed = await claim(connection, _CLAIM_PAY, {"order_ids": list(bills)})
+    report.left.extend(order_id for order_id in bills if order_id not in claimed)
+    due = [bills[order_id] for order_id in bills if order_id in claimed]
+    await lock_orders(connection, {row.order_id: OrderStatus.RESERVED for row in due})
+    spent: dict[str, int] = {}
+    for row in due:
+        spent[row.customer] = spent.get(row.customer, 0) + row.total_minor
+    balances = {
+        row.account_id: row.balance_minor
+        for row in await connection.execute(_LOCK_BALANCES, {"customers": list(spent)})
+    }
+    if any(balances[customer] < amount for customer, amount in spent.items()):
+        raise Changed
+    await connection.execute(_PAY, {"order_ids": [row.order_id for row in due]})
+    return report
+
+
+async def _ship(connection: AsyncConnection, orders: dict[str, CheckoutInput]) -> StepReport:
+    report = StepReport()
+    known = await how_they_stand(connection, orders)
+    parcels: list[str] = []
+    for order in orders.values():
+        row = known.get(order.order_id)
+        if not sort_out(report, order, row, (OrderStatus.PENDING, OrderStatus.RESERVED)) or row is None:
+            continue
+        if refusal := refusals.of_ship(row.customer, row.delivery_zone, is_served=row.is_served):
+            report.refused[order.order_id] = worded(refusal)
+        else:
+            parcels.append(order.order_id)
+    claimed = await claim(connection, _CLAIM_SHIP, {"order_ids": parcels})
+    report.left.extend(order_id for order_id in parcels if order_id not in claimed)
+    sent = [order_id for order_id in parcels if order_id in claimed]
+    await lock_orders(connection, dict.fromkeys(sent, OrderStatus.PAID))
+    await connection.execute(_SHIP, {"order_ids": sent})
+    ended = await how_they_stand(connection, sent)
+    report.ended.extend(outcome_of(ended[order_id]) for order_id in sent)
+    return report

@@ -1,0 +1,126 @@
+"""What a bulk load hands to a workflow, batch by batch, and what it answers."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from domain.errors import InvalidInput
+from domain.model import CheckoutInput, OrderLine
+
+MAX_BATCH = 1_000
+HANDED_OVER = "handed over"
+"""The outcome of an order that goes on in a saga of its own."""
+OTHER_CONTENT = "other content"
+"""The outcome of an order whose id belongs to an order with another customer or other lines. Nothing was changed."""
+
+Packed = Mapping[str, Any]
+"""An order as a batch carries it: `{"order_id": ..., "customer": ..., "lines": {sku: quantity}}`."""
+
+
+def pack(order: CheckoutInput) -> Packed:
+    """Put an order into the few words that a batch has for it."""
+    return {
+        "order_id": order.order_id,
+        "customer": order.customer,
+        "lines": {line.sku: line.quantity for line in order.lines},
+    }
+
+
+def unpack(packed: Packed, *, repair: bool = False, doubt: str = "") -> CheckoutInput:
+    """Undo `pack`; the rest is what `CheckoutInput` says of it.
+
+    Raises:
+        InvalidInput: it is no order.
+    """
+    try:
+        lines = tuple(OrderLine(sku, quantity) for sku, quantity in packed["lines"].items())
+        order_id, customer = packed["order_id"], packed["customer"]
+    except (AttributeError, KeyError, TypeError) as problem:
+        raise InvalidInput(f"an order of the batch is malformed: {type(problem).__name__}: {problem}") from None
+    return CheckoutInput(order_id, customer, lines, repair, doubt)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some orders of a bulk load, which one workflow carries to their ends together."""
+
+    refuse_malformed: ClassVar[bool] = True
+    # The server takes 2 MB; a thousand orders of a hundred lines are more, and are split by who reads them.
+    max_payload_bytes: ClassVar[int] = 1_500_000
+
+    orders: list[Any]
+    """Each as `Packed`, no order id twice. Decoded no further where nobody looks: that would take longer than to
+    reserve them."""
+
+    @property
+    def digest(self) -> str:
+        """Tell batches apart: equal exactly for the same orders with the same content."""
+        content = hashlib.sha256()
+        for order in self.orders:
+            whole = unpack(order)
+            content.update(f"{whole.order_id}\0{whole.fingerprint}\0".encode())
+        return content.hexdigest()[:24]
+
+
+@dataclass(frozen=True)
+class StepInput:
+    """The orders of a batch for which a step is due."""
+
+    carrier: str
+    """The id of the workflow that carries them."""
+    orders: list[Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one order of a batch has ended: a status of the order, `HANDED_OVER` or `OTHER_CONTENT`."""
+
+    order_id: str
+    status: str
+    reason: str | None = None
+    total_minor: int | None = None
+    currency: str | None = None
+    tracking_number: str | None = None
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a step did for the orders of a batch. Those it does not name are done, and the next step is due."""
+
+    refused: dict[str, str] = field(default_factory=dict)
+    """Order ids, with the refusal in words. They hold what earlier steps did, until they are unwound."""
+    ended: list[Outcome] = field(default_factory=list)
+    """Orders that need nothing more."""
+    left: list[str] = field(default_factory=list)
+    """Orders that are in other hands, or in a state that a batch does not deal with: each needs a saga of its own."""
+    forgotten: list[str] = field(default_factory=list)
+    """Orders of which the database does not know the step before this one, though it was committed."""
+
+
+@dataclass(frozen=True)
+class UnwindInput:
+    """Orders of a batch that are to be undone: all that their steps did, or only kept from ever doing."""
+
+    orders: list[Any]
+    failed_steps: list[str]
+    """For each, the step that was refused or cut short: it and all before it are undone."""
+    reasons: list[str]
+    endings: list[str]
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """How every order of a batch has ended, in the batch's order."""
+
+    outcomes: list[Any]
+    """Each as `[order id, status, reason, total in minor units, currency, tracking number]`."""
+
+    @classmethod
+    def of(cls, outcomes: Sequence[Outcome]) -> "BatchReport":
+        """Put outcomes into few words."""
+        return cls([[o.order_id, o.status, o.reason, o.total_minor, o.currency, o.tracking_number] for o in outcomes])
+
+    def unpacked(self) -> list[Outcome]:
+        """Give the outcomes back."""
+        return [Outcome(*row) for row in self.outcomes]

@@ -1,0 +1,285 @@
+"""A batch leaves what the sagas of its orders would have left, whatever they are refused for."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from activities.batch_unwind import BatchUnwind
+from activities.batches import Batches
+from activities.inventory import Inventory
+from activities.orders import Orders
+from activities.payments import Payments
+from activities.shipping import Shipping
+from adapters.database import TABLES, create_engine
+from domain.bulk import OTHER_CONTENT, Outcome, StepInput, StepReport, UnwindInput, pack
+from domain.errors import CheckoutError, DatabaseUnavailable
+from domain.model import CheckoutInput, Ending, OrderLine, Step, UndoInput
+from embedded.stack import DevStack
+from tests.conftest import Database, Shop, cloned_database
+from tests.workflow.sagas import violations
+
+CARRIER = "bulk-test"
+SEEDS = range(8)
+# Many orders for little stock and little money, some for what is not there, for nobody, or to nowhere.
+CUSTOMERS = ("alice", "alice", "bob", "carol", "erin", "erin", "frank", "nemo", "nobody", "shop")
+SKUS = ("tea-mug", "tea-mug", "lamp", "lamp", "last-one", "bag", "no-such", "poster")
+
+
+# The same orders, one by one and together ---------------------------------------------------------------
+
+
+def drawn(seed: int, count: int) -> list[CheckoutInput]:
+    draw = random.Random(seed)
+
+    def lines() -> tuple[OrderLine, ...]:
+        skus = draw.sample(SKUS, draw.choice((1, 1, 2, 3)))
+        return tuple(OrderLine(sku, draw.choice((1, 1, 2, 5))) for sku in skus)
+
+    return [CheckoutInput(f"b-{seed}-{number:03d}", draw.choice(CUSTOMERS), lines()) for number in range(count)]
+
+
+async def one_by_one(shop: Shop, orders: Sequence[CheckoutInput]) -> None:
+    """Do what the sagas of these orders do, step by step."""
+    inventory, payments, shipping = Inventory(shop.engine), Payments(shop.engine), Shipping(shop.engine)
+    does = {
+        Step.RESERVE: inventory.reserve_inventory,
+        Step.PAY: payments.charge_payment,
+        Step.SHIP: shipping.ship_order,
+    }
+    undoes = {
+        Step.RESERVE: inventory.release_inventory,
+        Step.PAY: payments.refund_payment,
+        Step.SHIP: shipping.cancel_shipment,
+    }
+    refused: list[tuple[Step, UndoInput]] = []
+    going = list(orders)
+    for step, do in does.items():
+        for order in list(going):
+            try:
+                await do(order)
+            except CheckoutError as refusal:
+                going.remove(order)
+                reason = f"{type(refusal).__name__}: {refusal.message}"
+                refused.append((step, UndoInput(order, Ending.REJECTED, reason)))
+    for failed, undo in refused:
+        steps = list(Step)
+        for step in reversed(steps[: steps.index(failed) + 1]):
+            await undoes[step](undo)
+        await Orders(shop.engine).close_order(undo)
+
+
+def asked(orders: Sequence[CheckoutInput]) -> StepInput:
+    return StepInput(CARRIER, [pack(order) for order in orders])
+
+
+def unwinding(orders: Sequence[CheckoutInput], step: Step, reason: str = "why") -> UnwindInput:
+    count = len(orders)
+    return UnwindInput([pack(order) for order in orders], [step.value] * count, [reason] * count, ["rejected"] * count)
+
+
+async def together(shop: Shop, orders: Sequence[CheckoutInput]) -> list[Outcome]:
+    """Do what the workflow of a batch does with these orders."""
+    batches = Batches(shop.engine)
+    going = {order.order_id: order for order in orders}
+    refused: list[tuple[CheckoutInput, Step, str]] = []
+    ended: list[Outcome] = []
+    for step, do in {
+        Step.RESERVE: batches.reserve_orders,
+        Step.PAY: batches.charge_orders,
+        Step.SHIP: batches.ship_orders,
+    }.items():
+        report = await do(asked(list(going.values())))
+        assert not report.left
+        assert not report.forgotten
+        refused += [(going.pop(order_id), step, reason) for order_id, reason in report.refused.items()]
+        ended += report.ended
+        for outcome in report.ended:
+            del going[outcome.order_id]
+    assert not going
+    undone = await BatchUnwind(shop.engine).unwind_orders(
+        UnwindInput(
+            [pack(order) for order, _, _ in refused],
+            [step.value for _, step, _ in refused],
+            [reason for _, _, reason in refused],
+            ["rejected"] * len(refused),
+        )
+    )
+    assert not undone.left
+    return ended + undone.ended
+
+
+async def left_behind(database: Database) -> dict[str, list[str]]:
+    """Every row of every table, but for instants, and numbers given in the sequence of writing."""
+    own = "'{created_at,updated_at,at,handed_over_at,event_id,txid,carrier}'::text[]"
+    return {
+        table: [row[0] for row in await database.fetch(f"SELECT (to_jsonb(t) - {own})::text FROM {table} t ORDER BY 1")]
+        for table in sorted(TABLES)
+    }
+
+
+@asynccontextmanager
+async def another_shop(stack: DevStack, shop: Shop) -> AsyncIterator[Shop]:
+    with cloned_database(stack) as database:
+        engine = create_engine(database.url)
+        yield Shop(shop.client, engine, database)
+        await engine.dispose()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_orders_that_are_done_together_leave_what_they_leave_one_by_one(
+    stack: DevStack, shop: Shop, seed: int
+) -> None:
+    orders = drawn(seed, 60)
+    cuts = sorted(random.Random(seed).sample(range(1, 60), 2))
+    parts = [orders[a:b] for a, b in zip([0, *cuts], [*cuts, 60], strict=True)]
+    async with another_shop(stack, shop) as other:
+        outcomes = []
+        for part in parts:
+            await one_by_one(other, part)
+            outcomes += await together(shop, part)
+        expected = await left_behind(other.database)
+
+    assert await left_behind(shop.database) == expected
+    assert await violations(shop) == []
+    rows = await shop.database.fetch("SELECT order_id, status, reason, total_minor, currency FROM orders")
+    assert {outcome.order_id: outcome.status for outcome in outcomes} == {row[0]: row[1] for row in rows}
+    assert {(o.order_id, o.reason, o.total_minor, o.currency) for o in outcomes} == {(r[0], *r[2:]) for r in rows}
+    assert {outcome.status for outcome in outcomes} == {"completed", "rejected"}
+
+
+# Repeats and races --------------------------------------------------------------------------------------
+
+
+async def test_every_step_may_be_repeated(shop: Shop) -> None:
+    orders = drawn(99, 40)
+    first = await together(shop, orders)
+    before = await left_behind(shop.database)
+
+    again = await Batches(shop.engine).reserve_orders(asked(orders))
+
+    assert sorted(again.ended, key=str) == sorted(first, key=str)
+    assert again == StepReport(ended=again.ended)
+    assert await left_behind(shop.database) == before
+
+
+@pytest.mark.parametrize("step", [Step.RESERVE, Step.PAY])
+async def test_a_step_whose_report_was_lost_answers_the_same_again(shop: Shop, step: Step) -> None:
+    orders = [shop.order("alice"), shop.order("erin"), shop.order("bob"), shop.order("nobody")]
+    batches = Batches(shop.engine)
+    answers = [await batches.reserve_orders(asked(orders)), await batches.reserve_orders(asked(orders))]
+    if step is Step.PAY:
+        answers = [await batches.charge_orders(asked(orders[:3])), await batches.charge_orders(asked(orders[:3]))]
+
+    assert answers[0] == answers[1]
+    assert len(answers[0].refused) == 1
+
+
+async def test_orders_that_a_saga_carries_meanwhile_are_done_once(shop: Shop) -> None:
+    orders = [shop.order("alice"), shop.order("erin"), shop.order("frank")]
+    await Inventory(shop.engine).reserve_inventory(orders[0])
+    await one_by_one(shop, orders[1:2])
+
+    outcomes = await together(shop, orders)
+
+    assert [outcome.status for outcome in outcomes] == ["completed"] * 3
+    assert await violations(shop) == []
+    assert await shop.database.value("SELECT count(*) FROM transfers WHERE kind = 'capture'") == 3
+
+
+async def test_an_id_that_belongs_to_another_order_is_told_and_left_alone(shop: Shop) -> None:
+    theirs = shop.order("alice")
+    await one_by_one(shop, [theirs])
+    before = await left_behind(shop.database)
+    ours = shop.order("erin", ("poster", 2), order_id=theirs.order_id)
+
+    report = await Batches(shop.engine).reserve_orders(asked([ours]))
+    undone = await BatchUnwind(shop.engine).unwind_orders(unwinding([ours], Step.RESERVE))
+
+    assert [outcome.status for outcome in report.ended] == [OTHER_CONTENT]
+    assert [outcome.status for outcome in undone.ended] == [OTHER_CONTENT]
+    assert await left_behind(shop.database) == before
+
+
+async def test_an_order_that_was_undone_before_it_was_done_is_left_to_its_saga(shop: Shop) -> None:
+    order = shop.order()
+    await Inventory(shop.engine).release_inventory(UndoInput(order, Ending.CANCELLED, "early"))
+
+    report = await Batches(shop.engine).reserve_orders(asked([order]))
+
+    assert report == StepReport(left=[order.order_id])
+    assert await shop.order_status(order) is None
+
+
+async def test_orders_by_hand_and_orders_that_are_stuck_are_left_to_their_sagas(shop: Shop) -> None:
+    by_hand, stuck = shop.order("alice"), shop.order("erin")
+    await shop.accept_by_hand(by_hand)
+    await Inventory(shop.engine).reserve_inventory(stuck)
+    await shop.database.run(f"UPDATE orders SET status = 'stuck', reason = 'why' WHERE order_id = '{stuck.order_id}'")
+    batches, both = Batches(shop.engine), [by_hand, stuck]
+
+    reserved = await batches.reserve_orders(asked(both))
+    undone = await BatchUnwind(shop.engine).unwind_orders(unwinding(both, Step.SHIP))
+
+    ids = [order.order_id for order in both]
+    assert (reserved, undone) == (StepReport(left=ids), StepReport(left=ids))
+    assert (await batches.charge_orders(asked([stuck]))).left == [stuck.order_id]
+
+
+@pytest.mark.parametrize("step", [Step.PAY, Step.SHIP])
+async def test_a_step_that_the_database_has_forgotten_is_told(shop: Shop, step: Step) -> None:
+    order, batches = shop.order(), Batches(shop.engine)
+    do = batches.charge_orders if step is Step.PAY else batches.ship_orders
+    if step is Step.SHIP:
+        await batches.reserve_orders(asked([order]))
+
+    assert await do(asked([order])) == StepReport(forgotten=[order.order_id])
+
+
+async def test_an_unwind_takes_back_what_stands_and_shuts_the_rest(shop: Shop) -> None:
+    paid, reserved, new = shop.order("alice"), shop.order("erin"), shop.order("frank")
+    batches = Batches(shop.engine)
+    await batches.reserve_orders(asked([paid, reserved]))
+    await batches.charge_orders(asked([paid]))
+
+    report = await BatchUnwind(shop.engine).unwind_orders(unwinding([paid, reserved, new], Step.SHIP))
+    late = await batches.ship_orders(asked([paid, reserved, new]))
+
+    assert [outcome.status for outcome in report.ended] == ["rejected"] * 3
+    assert late == StepReport(ended=report.ended)
+    assert await violations(shop) == []
+    assert await shop.database.value("SELECT count(*) FROM step_fence WHERE phase = 'undone'") == 9
+
+
+async def test_a_parcel_that_went_out_meanwhile_stays_out(shop: Shop) -> None:
+    order = shop.order()
+    await together(shop, [order])
+
+    report = await BatchUnwind(shop.engine).unwind_orders(unwinding([order], Step.SHIP))
+
+    assert [outcome.status for outcome in report.ended] == ["completed"]
+    assert await violations(shop) == []
+
+
+async def test_batches_that_want_the_same_little_at_once_sell_it_once_and_do_not_deadlock(shop: Shop) -> None:
+    draw = random.Random(7)
+
+    def few() -> list[CheckoutInput]:
+        wanted = [[("lamp", 1), ("bag", 2)], [("bag", 1), ("last-one", 1)], [("last-one", 1), ("lamp", 2)]]
+        return [shop.order(draw.choice(("alice", "erin", "frank")), *draw.choice(wanted)) for _ in range(20)]
+
+    async def carry(orders: list[CheckoutInput]) -> list[Outcome]:
+        while True:
+            with contextlib.suppress(DatabaseUnavailable):  # as Temporal does
+                return await together(shop, orders)
+
+    carried: list[Any] = await asyncio.gather(*(carry(few()) for _ in range(6)))
+
+    sold = sum(outcome.status == "completed" for outcomes in carried for outcome in outcomes)
+    assert sold > 0
+    assert await violations(shop) == []
+    assert await shop.database.value("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == 0
