@@ -4,24 +4,27 @@ Exit status: 0 completed, or the command did its job; 1 the server cannot be rea
 2 wrong usage; 3 rejected, cancelled or refused; 4 stuck; 5 the audit found violations.
 """
 
-import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from temporalio.service import RPCError
 from typer.exceptions import TyperException
 
 from adapters.config import ConfigurationError, StarterSettings, load
 from adapters.telemetry import leave
-from adapters.temporal import connect, connection_options
 from client import view
-from client.checkouts import LISTABLE, Checkouts
+from client.bulk import BulkLoad
+from client.checkouts import Checkouts
+from client.connection import Unreachable, run
 from client.failures import NoSuchOrder, NoWorker, OtherContent, Refused
+from client.listing import LISTABLE
 from client.load import MIXES, run_load
+from client.orders_file import line_count, read_orders
+from client.outcomes import OutcomeFile
+from domain.bulk import MAX_BATCH
 from domain.errors import InvalidInput
 from domain.model import CheckoutInput, CheckoutStatus, OrderLine, reason_problem
 
@@ -34,7 +37,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Work = Callable[[Checkouts], Awaitable[int]]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 OrderId = Annotated[str, typer.Argument(metavar="ORDER", help="The order's id.", show_default=False)]
 Timeout = Annotated[float, typer.Option("--timeout", min=1, max=3600, help="Seconds to wait for the worker.")]
@@ -77,7 +79,7 @@ def start(
         status = CheckoutStatus(order.order_id, "running") if is_new else await checkouts.status(order.order_id)
         return _show(checkouts, status, as_json)
 
-    return _run(work)
+    return run(work)
 
 
 @app.command(epilog="Example: `starter.py status order-1`")
@@ -87,7 +89,7 @@ def status(order_id: OrderId, *, as_json: Json = False) -> int:
     async def work(checkouts: Checkouts) -> int:
         return _show(checkouts, await checkouts.status(order_id), as_json)
 
-    return _run(work)
+    return run(work)
 
 
 @app.command("list", epilog="Example: `starter.py list --status stuck`")
@@ -111,7 +113,7 @@ def list_orders(
             view.print_list(found)
         return view.COMPLETED
 
-    return _run(work)
+    return run(work)
 
 
 @app.command(epilog='Example: `starter.py cancel order-1 --reason "found it cheaper"`')
@@ -132,7 +134,7 @@ def cancel(
             return view.COMPLETED
         return view.REFUSED if outcome.status == "completed" else view.exit_status(outcome.status)
 
-    return _run(work)
+    return run(work)
 
 
 @app.command(epilog="Example: `starter.py retry order-1`")
@@ -142,7 +144,7 @@ def retry(order_id: OrderId, *, as_json: Json = False) -> int:
     async def work(checkouts: Checkouts) -> int:
         return _mended(checkouts, await checkouts.retry(order_id), as_json)
 
-    return _run(work)
+    return run(work)
 
 
 @app.command(epilog='Example: `starter.py resolve order-1 --step pay --reason "refunded at the bank, ref 4711"`')
@@ -159,7 +161,7 @@ def resolve(
     async def work(checkouts: Checkouts) -> int:
         return _mended(checkouts, await checkouts.resolve(order_id, step, reason), as_json)
 
-    return _run(work)
+    return run(work)
 
 
 @app.command(epilog="Example: `starter.py audit --at-rest`")
@@ -194,7 +196,7 @@ def audit(
             return view.VIOLATED
         return view.STUCK if report.orders.get("stuck") else view.COMPLETED
 
-    return _run(work)
+    return run(work)
 
 
 @app.command(epilog="Example: `starter.py sweep`")
@@ -216,27 +218,73 @@ def sweep(
             view.print_sweep(report)
         return view.COMPLETED
 
-    return _run(work)
+    return run(work)
 
 
-@app.command("load", epilog="Example: `starter.py load --orders 500 --concurrency 50 --mix mixed`")
-def load_orders(
-    orders: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many orders.", show_default=False)],
-    concurrency: Annotated[int, typer.Option(min=1, max=1_000, help="How many at once.", show_default=False)],
+@app.command(
+    "load",
+    epilog="Examples: `starter.py load --orders 500 --concurrency 50 --mix mixed`, `starter.py load --from orders.csv`",
+)
+def load_orders(  # noqa: PLR0913, PLR0917 - the options of two ways to load
+    orders: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="How many orders to make up.", show_default=False)
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--from", help="The orders to load: a .csv or .jsonl file (docs/bulk.md).", show_default=False),
+    ] = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(min=1, max=1_000, help="How many orders at once; with --from, batches.", show_default="50; 4"),
+    ] = None,
     mix: Annotated[
         str, typer.Option(help="; ".join(f"{name}: {told}" for name, (told, _) in MIXES.items()) + ".")
     ] = "happy",
+    outcomes: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where each order's outcome is written; the load goes on from it.", show_default="FROM.outcomes.csv"
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, max=MAX_BATCH, help="With --from: how many orders to a batch.")] = 250,
     *,
     as_json: Json = False,
 ) -> int:
-    """Start many orders and report throughput and latency."""
+    """Load many orders: so many that are made up, for a look at throughput; or those of a file, each to its outcome."""
+    if (orders is None) == (file is None):
+        raise typer.BadParameter("give either --orders, for orders that are made up, or --from, for those of a file")
+    if file is not None:
+        return _load_file(file, outcomes or file.with_suffix(".outcomes.csv"), batch, concurrency or 4, as_json)
+    assert orders is not None
+    return _load_made_up(orders, concurrency or 50, mix, as_json)
+
+
+def _load_file(file: Path, into: Path, batch: int, at_once: int, as_json: bool) -> int:
+    next(read_orders(file), None)  # refuse a file that is none before anything else
+
+    async def work(checkouts: Checkouts) -> int:
+        with OutcomeFile(into) as outcomes, _progress(as_json) as progress:
+            bar = progress.add_task("lines", total=line_count(file))
+            bulk = BulkLoad(
+                checkouts,
+                outcomes,
+                batch_size=batch,
+                at_once=at_once,
+                on_done=lambda lines: progress.advance(bar, lines),
+            )
+            report = await bulk.run(read_orders(file))
+        return view.print_bulk(report, into, as_json=as_json)
+
+    return run(work)
+
+
+def _load_made_up(orders: int, concurrency: int, mix: str, as_json: bool) -> int:
     if mix not in MIXES:
         raise typer.BadParameter(f"{mix!a} is no mix; known are {', '.join(MIXES)}")
     lane = load(StarterSettings).lane
 
     async def work(checkouts: Checkouts) -> int:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=view.errors, disable=as_json, transient=True) as progress:
+        with _progress(as_json) as progress:
             bar = progress.add_task("orders", total=orders)
             report = await run_load(
                 checkouts,
@@ -250,7 +298,12 @@ def load_orders(
         view.print_load(report, as_json=as_json)
         return view.UNREACHABLE if report.failures else view.COMPLETED
 
-    return _run(work)
+    return run(work)
+
+
+def _progress(as_json: bool) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=view.errors, disable=as_json, transient=True)
 
 
 def _require_reason(reason: str) -> None:
@@ -270,37 +323,6 @@ def _show(checkouts: Checkouts, order: CheckoutStatus, as_json: bool) -> int:
 def _mended(checkouts: Checkouts, order: CheckoutStatus, as_json: bool) -> int:
     """Show a stuck order after somebody worked on it: 0 when it is not stuck any more."""
     return view.STUCK if _show(checkouts, order, as_json) == view.STUCK else view.COMPLETED
-
-
-def _run(work: Work) -> int:
-    return asyncio.run(_with_checkouts(work))
-
-
-async def _with_checkouts(work: Work) -> int:
-    settings = load(StarterSettings)
-    try:
-        where = connection_options()["target_host"]
-    except Exception as error:
-        raise ConfigurationError(f"TEMPORAL_*: {error}") from error
-    try:
-        client = await connect()
-    except (RuntimeError, RPCError) as error:
-        raise Unreachable(where, error) from error
-    try:
-        return await work(Checkouts(client, settings.task_queue, settings.ui_url))
-    except RPCError as error:
-        raise Unreachable(where, error) from error
-
-
-class Unreachable(Exception):
-    """Temporal did not answer."""
-
-    def __init__(self, where: str, error: Exception) -> None:
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        super().__init__(
-            f"Temporal at {where} does not answer: {reason}\n"
-            "`make up` or `docker compose up` starts one; for another, set TEMPORAL_ADDRESS."
-        )
 
 
 def main() -> int:

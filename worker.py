@@ -31,6 +31,8 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Interceptor, PollerBehaviorAutoscaling, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
+from activities.batch_unwind import BatchUnwind
+from activities.batches import Batches
 from activities.inventory import Inventory
 from activities.maintenance import Maintenance
 from activities.orders import Orders
@@ -44,6 +46,7 @@ from adapters.telemetry import configure_logging, leave
 from adapters.temporal import NOT_OURS_TO_ASK, RefuseWrongArguments, connect, connection_options
 from client import schedules
 from domain import policies
+from workflows.bulk import BulkCheckoutWorkflow
 from workflows.checkout import CheckoutWorkflow
 from workflows.maintenance import AuditWorkflow, SweepWorkflow
 from workflows.versioned import VersionedAudit, VersionedSweep
@@ -87,12 +90,13 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
     """
     inventory, payments, shipping = Inventory(engine), Payments(engine), Shipping(engine)
     orders, maintenance = Orders(engine), Maintenance(patient_engine or engine)
+    batches = Batches(engine)
     version = deployment.deployment_of(settings)
     maintenance_workflows = (VersionedAudit, VersionedSweep) if version else (AuditWorkflow, SweepWorkflow)
     return Worker(
         client,
         task_queue=settings.task_queue,
-        workflows=[CheckoutWorkflow, *maintenance_workflows],
+        workflows=[CheckoutWorkflow, BulkCheckoutWorkflow, *maintenance_workflows],
         activities=[
             inventory.reserve_inventory,
             inventory.release_inventory,
@@ -110,6 +114,10 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
             maintenance.find_unfinished,
             maintenance.find_contradictions,
             Sagas().start_sagas,
+            batches.reserve_orders,
+            batches.charge_orders,
+            batches.ship_orders,
+            BatchUnwind(engine).unwind_orders,
         ],
         deployment_config=version,
         interceptors=[RefuseWrongArguments(), *interceptors],

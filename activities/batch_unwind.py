@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio import activity
 
 from activities.batch import ENDINGS, Changed, how_they_stand, lock_orders, other_content, outcome_of, settle
+from activities.fence import patience
 from domain.bulk import StepReport, UnwindInput, unpack
 from domain.model import CheckoutInput, OrderStatus, Step
 
@@ -90,7 +91,8 @@ class BatchUnwind:
     @activity.defn
     async def unwind_orders(self, asked: UnwindInput) -> StepReport:
         """Undo orders and write their endings. An order that has ended meanwhile keeps its ending."""
-        return await settle(self._engine, lambda connection: _unwind(connection, asked))
+        async with patience():
+            return await settle(self._engine, lambda connection: _unwind(connection, asked))
 
 
 async def _unwind(connection: AsyncConnection, asked: UnwindInput) -> StepReport:

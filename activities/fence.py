@@ -156,7 +156,7 @@ async def undo_once(engine: AsyncEngine, key: FenceKey) -> AsyncIterator[Undoing
     Raises:
         IdempotencyMismatch: the row belongs to another request, whose effect must stay.
     """
-    async with _patience(), transaction(engine) as connection:
+    async with patience(), transaction(engine) as connection:
         row = (await connection.execute(_CLOSE, key.parameters())).one_or_none()
         if row is None:
             stored = (await connection.execute(_READ, key.parameters())).one()
@@ -178,7 +178,7 @@ async def resolve_once(connection: AsyncConnection, key: FenceKey) -> None:
 
 
 @asynccontextmanager
-async def _patience() -> AsyncIterator[None]:
+async def patience() -> AsyncIterator[None]:
     """End the round when Postgres has refused the undo's statements too often: only a person can mend that."""
     try:
         yield

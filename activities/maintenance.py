@@ -9,6 +9,8 @@ from pathlib import Path
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
+from temporalio.client import WorkflowExecutionStatus
+from temporalio.service import RPCError, RPCStatusCode
 
 from adapters.database import snapshot, transaction
 from domain.errors import DatabaseContradictsHistory, InvalidInput
@@ -54,7 +56,7 @@ _RECORD = text("""
 
 # Orders by hand (`pending`) are taken as soon as they have lines; others only once they have stood still.
 _UNFINISHED = text("""
-    SELECT o.order_id, o.customer, o.status, o.updated_at, o.fingerprint,
+    SELECT o.order_id, o.customer, o.status, o.updated_at, o.fingerprint, o.carrier,
            array_agg(l.sku ORDER BY l.sku) AS skus, array_agg(l.quantity ORDER BY l.sku) AS quantities,
            (SELECT cause FROM incidents i WHERE i.order_id = o.order_id AND i.closed_at IS NULL) AS incident
       FROM orders o JOIN order_lines l USING (order_id)
@@ -125,7 +127,10 @@ class Maintenance:
 
     @activity.defn
     async def find_unfinished(self, page: UnfinishedInput) -> UnfinishedPage:
-        """List one page of orders that are not at an ending and have not moved for a while."""
+        """List one page of orders that are not at an ending and have not moved for a while.
+
+        Those that a batch brought are not lost as long as the batch is under way.
+        """
         async with snapshot(self._engine) as connection:
             rows = (
                 await connection.execute(
@@ -140,7 +145,10 @@ class Maintenance:
             ).all()
         orders: list[CheckoutInput] = []
         malformed: list[str] = []
+        carriers = [name for name in {row.carrier for row in rows} if name is not None and await _is_running(name)]
         for row in rows:
+            if row.carrier in carriers:
+                continue
             lines = tuple(OrderLine(sku, n) for sku, n in zip(row.skus, row.quantities, strict=True))
             # Somebody has to decide about it, whatever became of the run that waited for that.
             doubt = row.incident.removeprefix(_IN_DOUBT) if (row.incident or "").startswith(_IN_DOUBT) else ""
@@ -192,6 +200,16 @@ async def _has_completed(order: CheckoutInput) -> bool:
     run = activity.client().get_workflow_handle(checkout_workflow_id(order.order_id))
     status = (await run.describe()).status
     return status is not None and status.name == "COMPLETED"
+
+
+async def _is_running(workflow_id: str) -> bool:
+    try:
+        description = await activity.client().get_workflow_handle(workflow_id).describe()
+    except RPCError as error:
+        if error.status is not RPCStatusCode.NOT_FOUND:
+            raise
+        return False
+    return description.status is WorkflowExecutionStatus.RUNNING
 
 
 def _went_back(anchor: Anchor) -> Violation:

@@ -1,10 +1,10 @@
 """Talking to checkouts through Temporal alone: start, look, cancel, mend. Never touches the database."""
 
 import asyncio
+import contextlib
 import uuid
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -19,40 +19,24 @@ from temporalio.client import (
     WorkflowUpdateRPCTimeoutOrCancelledError,
     WorkflowUpdateStage,
 )
-from temporalio.common import TypedSearchAttributes, WorkflowIDReusePolicy
+from temporalio.common import WorkflowIDReusePolicy
 from temporalio.converter import value_to_type
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from client.failures import NoSuchOrder, NoWorker, OtherContent, Refused
+from client.listing import GONE, QUERIES, TERMINATED, Listed, listed_status
 from domain import policies
+from domain.bulk import UNKNOWN, Batch, Outcome, pack
 from domain.errors import AuditViolation
 from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
-from domain.model import CheckoutInput, CheckoutStatus, OrderStatus, Resolution, reason_problem
+from domain.model import CheckoutInput, CheckoutStatus, OrderStatus, Resolution, reason_problem, tidy
+from workflows.bulk import BulkCheckoutWorkflow
 from workflows.checkout import CheckoutWorkflow
 from workflows.maintenance import AuditWorkflow, SweepWorkflow
 
 Handle = WorkflowHandle[CheckoutWorkflow, CheckoutStatus]
 
-TERMINATED = "terminated"
-"""The status of an order whose workflow was ended from outside and which the sweep has not repaired yet."""
-_GONE = frozenset(
-    {
-        WorkflowExecutionStatus.TERMINATED,
-        WorkflowExecutionStatus.TIMED_OUT,
-    }
-)
-# What visibility knows of each status. Eventually consistent: about a second behind.
-_QUERIES = {
-    "running": "ExecutionStatus = 'Running' AND (OrderStatus IS NULL OR OrderStatus = 'unwinding')",
-    "unwinding": "ExecutionStatus = 'Running' AND OrderStatus = 'unwinding'",
-    "stuck": "ExecutionStatus = 'Running' AND OrderStatus = 'stuck'",
-    "completed": "(OrderStatus = 'completed' OR (OrderStatus IS NULL AND ExecutionStatus = 'Completed'))",
-    "rejected": "OrderStatus = 'rejected'",
-    "cancelled": "OrderStatus = 'cancelled'",
-    TERMINATED: "ExecutionStatus IN ('Terminated', 'TimedOut')",
-}
-LISTABLE = tuple(_QUERIES)
 _NOBODY_ANSWERS = frozenset(
     {RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED, RPCStatusCode.FAILED_PRECONDITION}
 )
@@ -61,17 +45,6 @@ _TASK_FAILS = "in failed state"
 _LOOK_SECONDS = 2.0
 _ACCEPT_SECONDS = 15.0
 _QUERY_TIMEOUT = timedelta(seconds=5)
-
-
-@dataclass(frozen=True)
-class Listed:
-    """One saga as visibility knows it."""
-
-    order_id: str
-    status: str
-    failed_step: str | None
-    started_at: datetime
-    closed_at: datetime | None
 
 
 class Checkouts:
@@ -115,6 +88,31 @@ class Checkouts:
             return False
         return True
 
+    async def carry(self, orders: Sequence[CheckoutInput]) -> Sequence[Outcome]:
+        """Carry orders to their ends together, or join the batch of the same orders that is under way or was.
+
+        Some may have been handed over to sagas of their own; see `outcome`.
+        """
+        batch = Batch([pack(order) for order in orders])
+        workflow_id = policies.bulk_workflow_id(batch.digest)
+        with contextlib.suppress(WorkflowAlreadyStartedError):
+            await self._client.start_workflow(
+                BulkCheckoutWorkflow.run,
+                batch,
+                id=workflow_id,
+                task_queue=self._task_queue,
+                request_eager_start=True,
+                task_timeout=policies.WORKFLOW_TASK,
+                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
+                static_summary=f"{len(orders)} orders: {orders[0].order_id} to {orders[-1].order_id}",
+            )
+        try:
+            report = await self._client.get_workflow_handle_for(BulkCheckoutWorkflow.run, workflow_id).result()
+        except WorkflowFailureError as failure:
+            why = tidy(f"the workflow {workflow_id} was ended: {failure.cause}")
+            return [Outcome(order.order_id, UNKNOWN, why) for order in orders]
+        return report.unpacked()
+
     async def outcome(self, order_id: str, *, look_every: float = _LOOK_SECONDS) -> CheckoutStatus:
         """Wait until the order has reached its end, or is stuck and waits for a person.
 
@@ -151,7 +149,7 @@ class Checkouts:
         told: set[str] = set()
         query = "WorkflowType = 'Checkout'"
         if status:
-            query += f" AND {_QUERIES[status]}"
+            query += f" AND {QUERIES[status]}"
         async for found in self._client.list_workflows(query, limit=limit):
             order_id = policies.order_id_of(found.id)
             if order_id in told or (status == TERMINATED and await self._is_repaired(order_id, found.run_id)):
@@ -160,7 +158,7 @@ class Checkouts:
             attributes = found.typed_search_attributes
             yield Listed(
                 order_id,
-                _listed_status(found.status, attributes),
+                listed_status(found.status, attributes),
                 attributes.get(policies.FAILED_STEP),
                 found.start_time,
                 found.close_time,
@@ -281,7 +279,7 @@ class Checkouts:
             description = await self._describe(order_id)
             if description.status is WorkflowExecutionStatus.RUNNING:
                 continue  # a reset, or a repair by the sweep, has begun a newer run
-            if description.status in _GONE:
+            if description.status in GONE:
                 return CheckoutStatus(
                     order_id, TERMINATED, "its workflow was ended from outside; starter.py sweep repairs it"
                 )
@@ -329,12 +327,3 @@ def _require_reason(reason: str) -> None:
     # Before sending: the refusal of a reason of megabytes would not fit into the workflow task's answer.
     if problem := reason_problem(reason):
         raise Refused(problem)
-
-
-def _listed_status(status: WorkflowExecutionStatus | None, attributes: TypedSearchAttributes) -> str:
-    if status in _GONE:
-        return TERMINATED
-    known = attributes.get(policies.ORDER_STATUS)
-    if known:
-        return known
-    return status.name.lower() if status else "unknown"

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -10,10 +11,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from client.checkouts import TERMINATED, Listed
+from client.bulk import BulkReport
+from client.listing import TERMINATED, Listed
 from client.load import LoadReport
+from client.outcomes import MALFORMED
+from domain.bulk import OTHER_CONTENT, UNKNOWN
 from domain.maintenance import AuditReport, SweepReport
-from domain.model import CheckoutStatus, format_money
+from domain.model import CheckoutStatus, OrderStatus, format_money
 from domain.policies import checkout_workflow_id
 
 console = Console(highlight=False)
@@ -166,6 +170,34 @@ def print_load(report: LoadReport, *, as_json: bool) -> None:
         console.print(Text(f"failed   {failure}", style="red"))
     if report.failures:
         console.print(f"[bold red]{len(report.failures)} orders could not be followed[/bold red]")
+
+
+def print_bulk(report: BulkReport, into: Path, *, as_json: bool) -> int:
+    """Show what came of a bulk load, and give the exit status that tells the worst of it."""
+    if as_json:
+        print_json(
+            {
+                "orders": report.outcomes.total(),
+                "skipped": report.skipped,
+                "seconds": round(report.seconds, 3),
+                "per_second": round(report.per_second, 1),
+                "outcomes": report.outcomes,
+                "outcome_file": str(into),
+            }
+        )
+    else:
+        console.print(
+            f"{report.outcomes.total()} orders: {report.seconds:.1f} s, [bold]{report.per_second:.1f}[/bold] orders/s"
+        )
+        console.print("outcome  " + ", ".join(f"{count} {name}" for name, count in report.outcomes.most_common()))
+        if report.skipped:
+            console.print(f"skipped  {report.skipped} that had an outcome already")
+        console.print(f"each order's outcome is in {escape(str(into))}")
+    if report.outcomes[UNKNOWN]:
+        return UNREACHABLE
+    if report.outcomes[OrderStatus.STUCK] or report.outcomes[TERMINATED]:
+        return STUCK
+    return USAGE if report.outcomes[MALFORMED] or report.outcomes[OTHER_CONTENT] else COMPLETED
 
 
 def _styled(state: str) -> Text:

@@ -14,6 +14,9 @@ HANDED_OVER = "handed over"
 OTHER_CONTENT = "other content"
 """The outcome of an order whose id belongs to an order with another customer or other lines. Nothing was changed."""
 
+UNKNOWN = "unknown"
+"""The outcome of an order whose batch was ended from outside: the sweep settles it, the next load tells how."""
+
 Packed = Mapping[str, Any]
 """An order as a batch carries it: `{"order_id": ..., "customer": ..., "lines": {sku: quantity}}`."""
 

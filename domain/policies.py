@@ -13,6 +13,8 @@ CHECKOUT_TASK_QUEUE = "checkout"
 CHECKOUT_WORKFLOW = "Checkout"
 """The type of the workflow, as Temporal knows it."""
 _WORKFLOW_ID_PREFIX = "checkout-"
+BULK_WORKFLOW = "BulkCheckout"
+"""The type of the workflow that carries the orders of a batch together."""
 
 # Set only when an order leaves the happy path, and once at its end where that does not say it by itself: each upsert is
 # a history event.
@@ -29,6 +31,11 @@ def checkout_workflow_id(order_id: str) -> str:
 def order_id_of(workflow_id: str) -> str:
     """Undo `checkout_workflow_id`."""
     return workflow_id.removeprefix(_WORKFLOW_ID_PREFIX)
+
+
+def bulk_workflow_id(digest: str) -> str:
+    """Name the workflow of a batch, by its content: the same batch is not carried twice."""
+    return f"bulk-{digest}"
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,8 @@ SHIP = ActivityPolicy(timedelta(seconds=5), timedelta(minutes=15), _retry(500, 3
 UNDO = ActivityPolicy(timedelta(seconds=10), timedelta(minutes=15), _retry(200, 60))
 # Writing down what already happened never gives up.
 RECORD = ActivityPolicy(timedelta(seconds=10), None, _retry(200, 60))
+# A step of a whole batch. Whatever does not pass soon is for the sagas of its orders, which have all the time above.
+BATCH = ActivityPolicy(timedelta(seconds=10), timedelta(seconds=30), _retry(200, 5, unless=_FORWARD_GIVES_UP_ON))
 # Reading for the audit or the sweep; somebody waits for the answer.
 MAINTENANCE = ActivityPolicy(timedelta(seconds=60), timedelta(minutes=5), _retry(500, 10, unless=_FORWARD_GIVES_UP_ON))
 

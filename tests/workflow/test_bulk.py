@@ -1,0 +1,333 @@
+"""A batch through real workers: every order has an outcome, whatever becomes of the batch."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from temporalio.client import WorkflowFailureError, WorkflowHandle
+from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError
+
+from client.checkouts import Checkouts
+from domain import policies
+from domain.bulk import HANDED_OVER, MAX_BATCH, UNKNOWN, Batch, BatchReport, Outcome, pack
+from domain.errors import DatabaseRefusedStatement
+from domain.model import CheckoutInput
+from tests.conftest import Shop
+from tests.workflow.gates import Gates, Moment, lost_report, outage
+from tests.workflow.replays import replayer
+from tests.workflow.sagas import (
+    BREAK_UNDO,
+    MEND_UNDO,
+    goods_and_money,
+    hasty,
+    how_it_ended,
+    open_incidents,
+    retry,
+    until,
+    until_status,
+    until_tried,
+    violations,
+)
+from workflows.bulk import BulkCheckoutWorkflow
+
+DOES = ("reserve_orders", "charge_orders", "ship_orders")
+Handle = WorkflowHandle[BulkCheckoutWorkflow, BatchReport]
+
+
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO))
+    monkeypatch.setattr(policies, "BATCH", hasty(policies.BATCH, give_up_ms=2_000))
+
+
+def mixed(shop: Shop) -> list[CheckoutInput]:
+    """Two orders that complete, and one that each step refuses."""
+    return [
+        shop.order("alice", ("tea-mug", 2)),
+        shop.order("alice", ("no-such", 1)),
+        shop.order("bob", ("tea-mug", 1)),
+        shop.order("nemo", ("poster", 1)),
+        shop.order("carol", ("poster", 1)),
+    ]
+
+
+ENDINGS = ["completed", "rejected", "rejected", "rejected", "completed"]
+
+
+async def start(shop: Shop, orders: Sequence[CheckoutInput]) -> Handle:
+    batch = Batch([pack(order) for order in orders])
+    return await shop.client.start_workflow(
+        BulkCheckoutWorkflow.run, batch, id=policies.bulk_workflow_id(batch.digest), task_queue=shop.task_queue
+    )
+
+
+def gates_of(shop: Shop, orders: Sequence[CheckoutInput]) -> CheckoutInput:
+    """Give what gates know a batch by."""
+    return shop.order(order_id=policies.bulk_workflow_id(Batch([pack(order) for order in orders]).digest))
+
+
+async def outcomes_of(handle: Handle) -> list[Outcome]:
+    report = await handle.result()
+    await replayer(BulkCheckoutWorkflow).replay_workflow(await handle.fetch_history())
+    return report.unpacked()
+
+
+def statuses(outcomes: Sequence[Outcome]) -> list[str]:
+    return [outcome.status for outcome in outcomes]
+
+
+async def activities_of(handle: Handle) -> list[str]:
+    """Name the ordinary activities of a history."""
+    return [
+        event.activity_task_scheduled_event_attributes.activity_type.name
+        async for event in handle.fetch_history_events()
+        if event.HasField("activity_task_scheduled_event_attributes")
+    ]
+
+
+# The usual ----------------------------------------------------------------------------------------------
+
+
+async def test_each_order_of_a_batch_has_an_outcome_of_its_own(shop: Shop) -> None:
+    orders = mixed(shop)
+    async with shop.working():
+        handle = await start(shop, orders)
+        outcomes = await outcomes_of(handle)
+
+    assert [outcome.order_id for outcome in outcomes] == [order.order_id for order in orders]
+    assert statuses(outcomes) == ENDINGS
+    assert [(outcome.reason or "").split(":")[0] for outcome in outcomes] == [
+        "",
+        "UnknownSku",
+        "InsufficientFunds",
+        "UndeliverableAddress",
+        "",
+    ]
+    assert (outcomes[0].total_minor, outcomes[0].currency) == (2400, "EUR")
+    assert (outcomes[0].tracking_number or "").startswith("PX")
+    assert await activities_of(handle) == ["unwind_orders"]
+    assert await violations(shop) == []
+    carriers = await shop.database.fetch("SELECT DISTINCT carrier FROM orders WHERE total_minor IS NOT NULL")
+    assert [row[0] for row in carriers] == [handle.id]
+
+
+async def test_the_same_batch_is_joined_and_not_carried_twice(shop: Shop) -> None:
+    orders = mixed(shop)
+    checkouts = Checkouts(shop.client, shop.task_queue, "http://ui")
+    async with shop.working():
+        first = await checkouts.carry(orders)
+        before = await goods_and_money(shop.database)
+        second = await checkouts.carry(orders)
+
+    assert first == second
+    assert statuses(first) == ENDINGS
+    assert await goods_and_money(shop.database) == before
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda _: [], "0 orders"),
+        (lambda packed: [packed] * 2, "twice"),
+        (lambda packed: [packed] * (MAX_BATCH + 1), f"{MAX_BATCH + 1} orders"),
+        (lambda packed: [{**packed, "lines": {"tea-mug": 1.5}}], "not a whole number"),
+        (lambda _: ["an order"], "malformed"),
+    ],
+)
+async def test_a_batch_that_is_none_is_refused_at_once(
+    shop: Shop, make: Callable[[Any], list[Any]], problem: str
+) -> None:
+    batch = Batch(make(pack(shop.order())))
+    async with shop.working():
+        with pytest.raises(WorkflowFailureError) as refused:
+            await shop.client.execute_workflow(
+                BulkCheckoutWorkflow.run, batch, id=f"bulk-{shop.task_queue}", task_queue=shop.task_queue
+            )
+
+    cause = refused.value.cause
+    assert isinstance(cause, ApplicationError)
+    assert cause.type == "InvalidInput"
+    assert problem in cause.message
+
+
+# Failures -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", DOES)
+@pytest.mark.parametrize(("moment", "error"), [("before", outage), ("after", outage), ("after", lost_report)])
+async def test_what_may_pass_is_tried_again(
+    shop: Shop, name: str, moment: Moment, error: Callable[[], Exception]
+) -> None:
+    orders, gates = mixed(shop), Gates()
+    gates.fail(gates_of(shop, orders), name, moment, times=2, error=error)
+    async with shop.working(interceptors=(gates,)):
+        handle = await start(shop, orders)
+        outcomes = await outcomes_of(handle)
+
+    assert statuses(outcomes) == ENDINGS
+    assert await activities_of(handle) == [name, "unwind_orders"]
+    assert await violations(shop) == []
+    assert await shop.database.value("SELECT count(*) FROM transfers WHERE kind = 'capture'") == 3
+
+
+@pytest.mark.parametrize("name", DOES)
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_where_a_step_keeps_failing_its_orders_go_on_in_sagas_of_their_own(
+    shop: Shop, name: str, moment: Moment
+) -> None:
+    orders, gates = mixed(shop), Gates()
+    gates.fail(gates_of(shop, orders), name, moment, error=lambda: DatabaseRefusedStatement("no right: injected"))
+    checkouts = Checkouts(shop.client, shop.task_queue, "http://ui")
+    async with shop.working(interceptors=(gates,)):
+        outcomes = await outcomes_of(await start(shop, orders))
+        ends = [
+            (await checkouts.outcome(outcome.order_id)).status if outcome.status == HANDED_OVER else outcome.status
+            for outcome in outcomes
+        ]
+
+    assert HANDED_OVER in statuses(outcomes)
+    assert ends == ENDINGS
+    assert await violations(shop) == []
+
+
+async def test_one_order_that_cannot_be_written_does_not_take_the_others_with_it(shop: Shop) -> None:
+    orders = mixed(shop)
+    await shop.database.run(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        f" IF NEW.order_id = '{orders[0].order_id}' THEN RAISE EXCEPTION 'injected'; END IF; RETURN NEW; END $$;"
+        "CREATE TRIGGER refuse BEFORE INSERT ON shipments FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    checkouts = Checkouts(shop.client, shop.task_queue, "http://ui")
+    async with shop.working():
+        outcomes = await outcomes_of(await start(shop, orders))
+        ends = [(await checkouts.outcome(order.order_id)).status for order in (orders[0], orders[4])]
+
+    assert statuses(outcomes) == [HANDED_OVER, "rejected", "rejected", HANDED_OVER, HANDED_OVER]
+    assert ends == ["rejected", "completed"]
+    assert await violations(shop) == []
+
+
+async def test_an_undo_that_keeps_failing_is_the_business_of_the_orders_own_saga(shop: Shop) -> None:
+    order = shop.order("nemo")
+    await shop.database.run(BREAK_UNDO["pay"])
+    async with shop.working():
+        outcomes = await outcomes_of(await start(shop, [order, shop.order("alice")]))
+        await until_status(shop, order, "stuck")
+        incidents = await open_incidents(shop, order)
+        await shop.database.run(MEND_UNDO["pay"])
+        await retry(shop.newest_run(order))
+        ended = await how_it_ended(shop.newest_run(order))
+
+    assert statuses(outcomes) == [HANDED_OVER, "completed"]
+    assert incidents == [["pay"]]
+    assert ended == "OrderRejected"
+    assert await violations(shop) == []
+
+
+async def test_what_the_database_has_forgotten_is_parked_and_not_guessed(shop: Shop) -> None:
+    order, gates = shop.order(), Gates()
+    pay = gates.hold(gates_of(shop, [order]), "charge_orders", "before")
+    async with shop.working(interceptors=(gates,)):
+        handle = await start(shop, [order])
+        await pay.reached()
+        await shop.database.run(
+            "UPDATE inventory SET reserved = 0;"
+            "TRUNCATE orders, order_lines, reservations, order_events, step_fence, shipments, incidents"
+        )
+        pay.open()
+        outcomes = await outcomes_of(handle)
+        await until_status(shop, order, "stuck")
+
+    assert statuses(outcomes) == [HANDED_OVER]
+    assert "was it restored to an earlier instant" in (outcomes[0].reason or "")
+    assert await shop.order_status(order) == "stuck"
+
+
+# Cancelled and lost -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", DOES)
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_a_cancel_undoes_what_has_not_been_completed(
+    shop: Shop, name: str, moment: Moment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policies, "LOCAL_ATTEMPT", timedelta(milliseconds=300))
+    orders, gates = mixed(shop), Gates()
+    before = await goods_and_money(shop.database)
+    key = gates_of(shop, orders)
+    gate = gates.hold(key, name, moment)
+    async with shop.working(interceptors=(gates,)):
+        handle = await start(shop, orders)
+        await until_tried(gates, key, name, times=2)  # where the workflow ran, and as an activity
+        await handle.cancel(reason="the supplier is gone")
+        gate.open()
+        outcomes = await outcomes_of(handle)
+
+    if name == "ship_orders":  # its attempt went on to its end
+        assert statuses(outcomes) == ENDINGS
+    else:
+        assert set(statuses(outcomes)) <= {"cancelled", "rejected"}
+        assert statuses(outcomes)[0] == "cancelled"
+        assert outcomes[0].reason == "cancelled: the supplier is gone"
+        assert await goods_and_money(shop.database) == before
+    assert await violations(shop) == []
+
+
+async def test_a_batch_that_is_cancelled_before_its_first_step_leaves_every_order_cancelled(shop: Shop) -> None:
+    orders = mixed(shop)
+    handle = await start(shop, orders)
+    await handle.cancel(reason="too early")
+    async with shop.working():
+        outcomes = await outcomes_of(handle)
+
+    assert statuses(outcomes) == ["cancelled"] * 5
+    assert await violations(shop) == []
+
+
+async def test_the_sweep_leaves_orders_alone_while_their_batch_is_under_way_and_repairs_them_once_it_is_lost(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policies, "BATCH", hasty(policies.BATCH))
+    orders, gates = [shop.order("alice"), shop.order("erin")], Gates()
+    before = await goods_and_money(shop.database)
+    key = gates_of(shop, orders)
+    fault = gates.fail(key, "charge_orders")
+    checkouts = Checkouts(shop.client, shop.task_queue, "http://ui")
+    async with shop.working(interceptors=(gates,)):
+        handle = await start(shop, orders)
+        await until_tried(gates, key, "charge_orders", times=2)
+        under_way = await shop.sweep()
+        await handle.terminate(reason="lost")
+        lost = await shop.sweep()
+        ended = [await how_it_ended(shop.newest_run(order)) for order in orders]
+        fault.mend()
+        told = await checkouts.carry(orders)
+
+    assert under_way.repaired == []
+    assert sorted(lost.repaired) == sorted(order.order_id for order in orders)
+    assert ended == ["OrderCancelled"] * 2
+    assert statuses(told) == ["cancelled"] * 2
+    assert await goods_and_money(shop.database) == before
+    assert await violations(shop) == []
+
+
+async def test_a_batch_that_is_ended_from_outside_leaves_its_orders_outcomes_unknown(shop: Shop) -> None:
+    orders = [shop.order()]
+    handle = shop.client.get_workflow_handle(gates_of(shop, orders).order_id)
+    carrying = asyncio.create_task(Checkouts(shop.client, shop.task_queue, "http://ui").carry(orders))
+
+    async def is_begun() -> bool:
+        with contextlib.suppress(RPCError):
+            await handle.terminate(reason="pulled the plug")
+            return True
+        return False
+
+    await until(is_begun)
+    outcomes = await carrying
+
+    assert statuses(outcomes) == [UNKNOWN]
+    assert "was ended" in (outcomes[0].reason or "")

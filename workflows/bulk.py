@@ -1,0 +1,194 @@
+"""The checkout of many orders at once, for imports and flash sales: each with an outcome of its own."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, is_cancelled_exception
+
+with workflow.unsafe.imports_passed_through():
+    from activities.batch_unwind import BatchUnwind
+    from activities.batches import Batches
+    from activities.sagas import Sagas
+    from domain import policies
+    from domain.bulk import (
+        HANDED_OVER,
+        MAX_BATCH,
+        Batch,
+        BatchReport,
+        Outcome,
+        Packed,
+        StepInput,
+        StepReport,
+        UnwindInput,
+        unpack,
+    )
+    from domain.errors import DatabaseContradictsHistory, InvalidInput
+    from domain.maintenance import StartInput
+    from domain.model import Ending, Lane, Step, tidy
+    from workflows.compensation import Compensation, Patience, describe
+    from workflows.operation import perform
+    from workflows.saga import Saga
+
+_STEPS: Sequence[tuple[Step, Callable[[Any, StepInput], Awaitable[StepReport]], str]] = (
+    (Step.RESERVE, Batches.reserve_orders, "Reserve"),
+    (Step.PAY, Batches.charge_orders, "Charge"),
+    (Step.SHIP, Batches.ship_orders, "Ship"),
+)
+_HANDED_OVER_AT_ONCE = 100
+
+
+class _Undo(NamedTuple):
+    """Why an order of the batch is to be undone, and from which step on."""
+
+    step: Step
+    reason: str
+    ending: Ending
+
+
+@workflow.defn(name=policies.BULK_WORKFLOW)
+class BulkCheckoutWorkflow:
+    """The sagas of many orders in one run; its workflow id is `bulk-` and a digest of the orders.
+
+    Each step is done for all orders for which it is due, and those that a step refused are undone together. What is
+    not so usual is nothing for a batch: an order that is in other hands, a step that keeps failing, an undo that does.
+    Then the orders concerned are handed over to sagas of their own, which find what the batch has done behind its
+    fences and go on from there.
+
+    It completes with a `BatchReport`, also when it is cancelled: what has not been completed until then is undone.
+    """
+
+    def __init__(self) -> None:
+        self._saga = Saga(
+            patience=Patience(policies.STUCK_RETRY_FIRST, policies.STUCK_RETRY_LONGEST), on_stuck=self._is_never_stuck
+        )
+        self._orders: dict[str, Packed] = {}
+        self._outcomes: dict[str, Outcome] = {}
+        self._refused: dict[str, _Undo] = {}
+        self._step = Step.RESERVE
+
+    @workflow.run
+    async def run(self, batch: Batch) -> BatchReport:
+        """Carry every order of the batch to its end, or into the hands of its own saga."""
+        self._take(batch)
+        await self._saga.run(self._carry())
+        if self._due() or self._refused:  # cancelled on the way
+            await self._saga.protect(self._call_off())
+        return BatchReport.of([self._outcomes[order_id] for order_id in self._orders])
+
+    def _take(self, batch: Batch) -> None:
+        if not 1 <= len(batch.orders) <= MAX_BATCH:
+            raise InvalidInput(f"the batch has {len(batch.orders)} orders; 1 to {MAX_BATCH} are allowed")
+        for packed in batch.orders:
+            order_id = unpack(packed).order_id
+            if order_id in self._orders:
+                raise InvalidInput(f"the batch has order {order_id} twice")
+            self._orders[order_id] = packed
+
+    # Forward --------------------------------------------------------------------------------------------
+
+    async def _carry(self) -> None:
+        for self._step, activity, verb in _STEPS:
+            self._show()
+            if self._saga.is_cancel_requested:
+                raise asyncio.CancelledError
+            if not (due := self._due()):
+                break
+            given = StepInput(workflow.info().workflow_id, [self._orders[order_id] for order_id in due])
+            try:
+                report = await perform(
+                    activity, given, policies.BATCH, self._step.value, f"{verb} {len(due)} orders", lane=Lane.FAST
+                )
+            except ActivityError as error:
+                if is_cancelled_exception(error):
+                    raise
+                await self._saga.protect(self._hand_over(due, describe(error)))
+            else:
+                await self._saga.protect(self._note(report))
+        await self._unwind(self._refused)
+        self._show()
+
+    def _due(self) -> list[str]:
+        return [
+            order_id for order_id in self._orders if order_id not in self._outcomes and order_id not in self._refused
+        ]
+
+    async def _note(self, report: StepReport) -> None:
+        for order_id, reason in report.refused.items():
+            self._refused[order_id] = _Undo(self._step, tidy(reason), Ending.REJECTED)
+        self._note_ended(report.ended)
+        await self._hand_over(report.left, "it is in other hands")
+        if report.forgotten:
+            before = {Step.PAY: Step.RESERVE, Step.SHIP: Step.PAY}[self._step]
+            doubt = (
+                f"step {before} was done, and the database knows nothing of it; {DatabaseContradictsHistory.question}"
+            )
+            await self._hand_over(report.forgotten, doubt, doubt=doubt)
+
+    def _note_ended(self, ended: Sequence[Outcome]) -> None:
+        for outcome in ended:
+            self._outcomes[outcome.order_id] = outcome
+            self._refused.pop(outcome.order_id, None)
+
+    # Back -----------------------------------------------------------------------------------------------
+
+    async def _call_off(self) -> None:
+        """Undo what has not ended."""
+        reason = tidy(f"cancelled: {workflow.cancellation_reason() or 'no reason given'}")
+        cancelled = {order_id: _Undo(self._step, reason, Ending.CANCELLED) for order_id in self._due()}
+        await self._unwind({**self._refused, **cancelled})
+        self._show()
+
+    async def _unwind(self, undos: Mapping[str, _Undo]) -> None:
+        if not undos:
+            return
+        given = UnwindInput(
+            [self._orders[order_id] for order_id in undos],
+            [undo.step.value for undo in undos.values()],
+            [undo.reason for undo in undos.values()],
+            [undo.ending.value for undo in undos.values()],
+        )
+        try:
+            report = await perform(BatchUnwind.unwind_orders, given, policies.UNDO, None, f"↩ Undo {len(undos)} orders")
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
+            why = describe(error)
+            called_off = [order_id for order_id, undo in undos.items() if undo.ending is Ending.CANCELLED]
+            await self._hand_over(called_off, why, repair=True)
+            await self._hand_over([order_id for order_id in undos if order_id not in called_off], why)
+        else:
+            self._note_ended(report.ended)
+            await self._hand_over(report.left, "it is in other hands")
+
+    async def _hand_over(self, order_ids: Sequence[str], why: str, *, repair: bool = False, doubt: str = "") -> None:
+        """Give orders to sagas of their own. One that has one keeps it."""
+        for first in range(0, len(order_ids), _HANDED_OVER_AT_ONCE):
+            some = order_ids[first : first + _HANDED_OVER_AT_ONCE]
+            orders = [unpack(self._orders[order_id], repair=repair or bool(doubt), doubt=doubt) for order_id in some]
+            await perform(
+                Sagas.start_sagas,
+                StartInput(orders, even_completed=bool(doubt)),
+                policies.RECORD,
+                None,
+                f"Hand {len(some)} orders over to sagas of their own",
+            )
+            self._note_ended([Outcome(order_id, HANDED_OVER, tidy(why)) for order_id in some])
+
+    async def _is_never_stuck(self, _stuck: Sequence[Compensation]) -> None:
+        raise AssertionError("a batch puts nothing on the stack")
+
+    # What people see ------------------------------------------------------------------------------------
+
+    def _show(self) -> None:
+        """Bring the UI's current details up to date. Costs no history."""
+        counts: dict[str, int] = {}
+        for outcome in self._outcomes.values():
+            counts[outcome.status] = counts.get(outcome.status, 0) + 1
+        rows = [f"{count} {status}" for status, count in counts.items()]
+        if due := len(self._due()):
+            rows.append(f"{due} at step {self._step}")
+        if self._refused:
+            rows.append(f"{len(self._refused)} refused")
+        workflow.set_current_details(f"**{len(self._orders)} orders**: " + ", ".join(rows))
