@@ -1,92 +1,18 @@
 """worker.py and starter.py as processes: what they say, how they end, and that they end as they mean to."""
 
 import asyncio
-import json
 import signal
-import subprocess
-import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from embedded.ports import free_port
-from embedded.process import ChildProcess
-from embedded.stack import ROOT, DevStack
+from embedded.stack import DevStack
 from tests.conftest import Database
-
-DEADLINE_SECONDS = 60
-
-
-@dataclass
-class Ran:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> Any:
-        return json.loads(self.out)
-
-    def assert_readable(self) -> None:
-        assert "Traceback" not in self.out + self.err
-        assert (self.out + self.err).strip()
-
-
-@dataclass
-class Commands:
-    """Both commands on a database and a task queue of this test."""
-
-    environment: dict[str, str]
-    folder: Path
-    workers: list[ChildProcess] = field(default_factory=list)
-
-    def starter(self, *arguments: str, **environment: str) -> Ran:
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "starter.py"), *arguments],
-            env=self.environment | environment,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_SECONDS,
-            check=False,
-        )
-        return Ran(done.returncode, done.stdout, done.stderr)
-
-    def worker(self, **environment: str) -> ChildProcess:
-        started = ChildProcess(
-            "worker",
-            [sys.executable, str(ROOT / "worker.py")],
-            log=self.folder / f"worker-{len(self.workers)}.log",
-            env=self.environment | environment,
-            cwd=self.folder,
-        )
-        started.start()
-        self.workers.append(started)
-        return started
-
-    def ready_worker(self, **environment: str) -> ChildProcess:
-        started = self.worker(**environment)
-        started.until(lambda: "ready: task queue" in started.tail(100), timeout=DEADLINE_SECONDS)
-        return started
-
-
-@pytest.fixture
-def commands(stack: DevStack, database: Database, tmp_path: Path) -> Iterator[Commands]:
-    environment = stack.environment(
-        CHECKOUT_DATABASE_URL=database.url,
-        CHECKOUT_TASK_QUEUE=f"test-{uuid.uuid4().hex[:12]}",
-        CHECKOUT_LOG_FILE=str(tmp_path / "saga.log"),
-    )
-    made = Commands(dict(environment), tmp_path)
-    yield made
-    for worker in made.workers:
-        if worker.running:
-            worker.kill()
+from tests.integration.commands import DEADLINE_SECONDS, Commands
 
 
 def unique(name: str) -> str:
