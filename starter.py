@@ -221,10 +221,7 @@ def sweep(
     return run(work)
 
 
-@app.command(
-    "load",
-    epilog="Examples: `starter.py load --orders 500 --concurrency 50 --mix mixed`, `starter.py load --from orders.csv`",
-)
+@app.command("load", epilog="Example: `starter.py load --orders 500 --mix mixed`; `starter.py load --from orders.csv`")
 def load_orders(  # noqa: PLR0913, PLR0917 - the options of two ways to load
     orders: Annotated[
         int | None, typer.Option(min=1, max=1_000_000, help="How many orders to make up.", show_default=False)

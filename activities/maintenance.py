@@ -9,7 +9,6 @@ from pathlib import Path
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
-from temporalio.client import WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from adapters.database import snapshot, transaction
@@ -209,7 +208,7 @@ async def _is_running(workflow_id: str) -> bool:
         if error.status is not RPCStatusCode.NOT_FOUND:
             raise
         return False
-    return description.status is WorkflowExecutionStatus.RUNNING
+    return description.status is not None and description.status.name == "RUNNING"
 
 
 def _went_back(anchor: Anchor) -> Violation:

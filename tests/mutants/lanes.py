@@ -81,7 +81,7 @@ MUTANTS = (
     Mutant(
         "list-misses-the-fast",
         "nobody would find the completed orders of the fast lane",
-        "client/checkouts.py",
+        "client/listing.py",
         "(OrderStatus = 'completed' OR (OrderStatus IS NULL AND ExecutionStatus = 'Completed'))",
         "OrderStatus = 'completed'",
         at(FAST_LANE, "test_a_completed_order_is_listed_as_completed"),

@@ -28,8 +28,10 @@ MUTANTS = (
         "saga-with-a-timeout",
         "Temporal would end a saga in the middle, and compensate nothing",
         _FILE,
-        "                request_eager_start=True,\n",
-        "                request_eager_start=True,\n                execution_timeout=timedelta(minutes=15),\n",
+        "                request_eager_start=True,\n                task_timeout=policies.WORKFLOW_TASK,\n"
+        "                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,\n",
+        "                request_eager_start=True,\n                execution_timeout=timedelta(minutes=15),\n"
+        "                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,\n",
         at(STARTING, "test_no_saga_has_a_timeout_of_temporals"),
     ),
     Mutant(

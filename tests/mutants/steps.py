@@ -125,9 +125,9 @@ MUTANTS = (
     Mutant(
         "charge-explains-no-shortage-of-money",
         "a customer without money would be told nothing, after two minutes",
-        _PAYMENTS,
-        "    if row.balance_minor < row.total_minor:",
-        "    if row.balance_minor < 0:",
+        "activities/refusals.py",
+        "    if balance_minor >= total_minor:",
+        "    if balance_minor >= 0:",
         at(ACTIVITIES, "test_a_payment_above_the_balance_is_declined_and_moves_nothing"),
     ),
     Mutant(
