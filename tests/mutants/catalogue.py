@@ -2,6 +2,7 @@
 
 from tests.mutants import (
     audits,
+    bulk,
     checkout,
     events,
     failures,
@@ -24,6 +25,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *saga.MUTANTS,
     *checkout.MUTANTS,
     *lanes.MUTANTS,
+    *bulk.MUTANTS,
     *schema.MUTANTS,
     *failures.MUTANTS,
     *maintenance.MUTANTS,

@@ -1,6 +1,9 @@
 """Where the killers live."""
 
 ACTIVITIES = "tests/integration/test_activities.py"
+BATCHES = "tests/integration/test_batches.py"
+BULK = "tests/workflow/test_bulk.py"
+BULK_FILES = "tests/unit/test_bulk_files.py"
 CONTRACT = "tests/integration/test_step_contract.py"
 DATABASE = "tests/integration/test_database.py"
 EVENT_LOG = "tests/integration/test_event_log.py"

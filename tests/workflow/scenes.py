@@ -18,6 +18,7 @@ from domain.maintenance import AuditInput
 from domain.model import CheckoutInput, Lane, OrderLine
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
+from tests.workflow.bulk_scenes import BULK_SCENES
 from tests.workflow.gates import Gates, Moment, lost_report
 from tests.workflow.sagas import BREAK_UNDO, MEND_UNDO, resolve, retry, until_status, until_tried
 from workflows.checkout import CheckoutWorkflow
@@ -393,6 +394,7 @@ async def audits_and_finds(shop: Shop, gates: Gates) -> Handle:
 
 
 SCENES: dict[str, Scene] = {
+    **BULK_SCENES,
     "completed": ordered("carol"),
     "completed-because-irrevocable": irrevocable,
     "completed-with-a-cancel-that-was-refused": cancel_refused("alice", "charge_payment", " "),

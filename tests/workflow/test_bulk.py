@@ -7,16 +7,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from temporalio.client import WorkflowFailureError, WorkflowHandle
+from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 
 from client.checkouts import Checkouts
 from domain import policies
-from domain.bulk import HANDED_OVER, MAX_BATCH, UNKNOWN, Batch, BatchReport, Outcome, pack
+from domain.bulk import HANDED_OVER, MAX_BATCH, UNKNOWN, Batch, Outcome, pack
 from domain.errors import DatabaseRefusedStatement
-from domain.model import CheckoutInput
 from tests.conftest import Shop
+from tests.workflow.bulk_scenes import BulkHandle, forget_orders, gates_of, mixed, start_batch
 from tests.workflow.gates import Gates, Moment, lost_report, outage
 from tests.workflow.replays import replayer
 from tests.workflow.sagas import (
@@ -35,7 +35,6 @@ from tests.workflow.sagas import (
 from workflows.bulk import BulkCheckoutWorkflow
 
 DOES = ("reserve_orders", "charge_orders", "ship_orders")
-Handle = WorkflowHandle[BulkCheckoutWorkflow, BatchReport]
 
 
 @pytest.fixture(autouse=True)
@@ -44,33 +43,10 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies, "BATCH", hasty(policies.BATCH, give_up_ms=2_000))
 
 
-def mixed(shop: Shop) -> list[CheckoutInput]:
-    """Two orders that complete, and one that each step refuses."""
-    return [
-        shop.order("alice", ("tea-mug", 2)),
-        shop.order("alice", ("no-such", 1)),
-        shop.order("bob", ("tea-mug", 1)),
-        shop.order("nemo", ("poster", 1)),
-        shop.order("carol", ("poster", 1)),
-    ]
-
-
 ENDINGS = ["completed", "rejected", "rejected", "rejected", "completed"]
 
 
-async def start(shop: Shop, orders: Sequence[CheckoutInput]) -> Handle:
-    batch = Batch([pack(order) for order in orders])
-    return await shop.client.start_workflow(
-        BulkCheckoutWorkflow.run, batch, id=policies.bulk_workflow_id(batch.digest), task_queue=shop.task_queue
-    )
-
-
-def gates_of(shop: Shop, orders: Sequence[CheckoutInput]) -> CheckoutInput:
-    """Give what gates know a batch by."""
-    return shop.order(order_id=policies.bulk_workflow_id(Batch([pack(order) for order in orders]).digest))
-
-
-async def outcomes_of(handle: Handle) -> list[Outcome]:
+async def outcomes_of(handle: BulkHandle) -> list[Outcome]:
     report = await handle.result()
     await replayer(BulkCheckoutWorkflow).replay_workflow(await handle.fetch_history())
     return report.unpacked()
@@ -80,7 +56,7 @@ def statuses(outcomes: Sequence[Outcome]) -> list[str]:
     return [outcome.status for outcome in outcomes]
 
 
-async def activities_of(handle: Handle) -> list[str]:
+async def activities_of(handle: BulkHandle) -> list[str]:
     """Name the ordinary activities of a history."""
     return [
         event.activity_task_scheduled_event_attributes.activity_type.name
@@ -95,7 +71,7 @@ async def activities_of(handle: Handle) -> list[str]:
 async def test_each_order_of_a_batch_has_an_outcome_of_its_own(shop: Shop) -> None:
     orders = mixed(shop)
     async with shop.working():
-        handle = await start(shop, orders)
+        handle = await start_batch(shop, orders)
         outcomes = await outcomes_of(handle)
 
     assert [outcome.order_id for outcome in outcomes] == [order.order_id for order in orders]
@@ -165,7 +141,7 @@ async def test_what_may_pass_is_tried_again(
     orders, gates = mixed(shop), Gates()
     gates.fail(gates_of(shop, orders), name, moment, times=2, error=error)
     async with shop.working(interceptors=(gates,)):
-        handle = await start(shop, orders)
+        handle = await start_batch(shop, orders)
         outcomes = await outcomes_of(handle)
 
     assert statuses(outcomes) == ENDINGS
@@ -183,7 +159,7 @@ async def test_where_a_step_keeps_failing_its_orders_go_on_in_sagas_of_their_own
     gates.fail(gates_of(shop, orders), name, moment, error=lambda: DatabaseRefusedStatement("no right: injected"))
     checkouts = Checkouts(shop.client, shop.task_queue, "http://ui")
     async with shop.working(interceptors=(gates,)):
-        outcomes = await outcomes_of(await start(shop, orders))
+        outcomes = await outcomes_of(await start_batch(shop, orders))
         ends = [
             (await checkouts.outcome(outcome.order_id)).status if outcome.status == HANDED_OVER else outcome.status
             for outcome in outcomes
@@ -203,7 +179,7 @@ async def test_one_order_that_cannot_be_written_does_not_take_the_others_with_it
     )
     checkouts = Checkouts(shop.client, shop.task_queue, "http://ui")
     async with shop.working():
-        outcomes = await outcomes_of(await start(shop, orders))
+        outcomes = await outcomes_of(await start_batch(shop, orders))
         ends = [(await checkouts.outcome(order.order_id)).status for order in (orders[0], orders[4])]
 
     assert statuses(outcomes) == [HANDED_OVER, "rejected", "rejected", HANDED_OVER, HANDED_OVER]
@@ -215,7 +191,7 @@ async def test_an_undo_that_keeps_failing_is_the_business_of_the_orders_own_saga
     order = shop.order("nemo")
     await shop.database.run(BREAK_UNDO["pay"])
     async with shop.working():
-        outcomes = await outcomes_of(await start(shop, [order, shop.order("alice")]))
+        outcomes = await outcomes_of(await start_batch(shop, [order, shop.order("alice")]))
         await until_status(shop, order, "stuck")
         incidents = await open_incidents(shop, order)
         await shop.database.run(MEND_UNDO["pay"])
@@ -232,12 +208,9 @@ async def test_what_the_database_has_forgotten_is_parked_and_not_guessed(shop: S
     order, gates = shop.order(), Gates()
     pay = gates.hold(gates_of(shop, [order]), "charge_orders", "before")
     async with shop.working(interceptors=(gates,)):
-        handle = await start(shop, [order])
+        handle = await start_batch(shop, [order])
         await pay.reached()
-        await shop.database.run(
-            "UPDATE inventory SET reserved = 0;"
-            "TRUNCATE orders, order_lines, reservations, order_events, step_fence, shipments, incidents"
-        )
+        await forget_orders(shop)
         pay.open()
         outcomes = await outcomes_of(handle)
         await until_status(shop, order, "stuck")
@@ -261,7 +234,7 @@ async def test_a_cancel_undoes_what_has_not_been_completed(
     key = gates_of(shop, orders)
     gate = gates.hold(key, name, moment)
     async with shop.working(interceptors=(gates,)):
-        handle = await start(shop, orders)
+        handle = await start_batch(shop, orders)
         await until_tried(gates, key, name, times=2)  # where the workflow ran, and as an activity
         await handle.cancel(reason="the supplier is gone")
         gate.open()
@@ -279,7 +252,7 @@ async def test_a_cancel_undoes_what_has_not_been_completed(
 
 async def test_a_batch_that_is_cancelled_before_its_first_step_leaves_every_order_cancelled(shop: Shop) -> None:
     orders = mixed(shop)
-    handle = await start(shop, orders)
+    handle = await start_batch(shop, orders)
     await handle.cancel(reason="too early")
     async with shop.working():
         outcomes = await outcomes_of(handle)
@@ -298,7 +271,7 @@ async def test_the_sweep_leaves_orders_alone_while_their_batch_is_under_way_and_
     fault = gates.fail(key, "charge_orders")
     checkouts = Checkouts(shop.client, shop.task_queue, "http://ui")
     async with shop.working(interceptors=(gates,)):
-        handle = await start(shop, orders)
+        handle = await start_batch(shop, orders)
         await until_tried(gates, key, "charge_orders", times=2)
         under_way = await shop.sweep()
         await handle.terminate(reason="lost")

@@ -25,13 +25,14 @@ from tests.workflow.builds import TellsMore, WaitsFirst, WaitsFirstPatched
 from tests.workflow.record import FOLDER
 from tests.workflow.replays import replayer
 from tests.workflow.scenes import SCENES
+from workflows.bulk import BulkCheckoutWorkflow
 from workflows.checkout import CheckoutWorkflow
 from workflows.maintenance import AuditWorkflow, SweepWorkflow
 from workflows.versioned import VersionedAudit, VersionedSweep
 
 RECORDINGS = sorted(FOLDER.glob("*.json"))
 CHECKOUTS = [path for path in RECORDINGS if not path.stem.startswith(("sweep", "audit"))]
-HEAD = (CheckoutWorkflow, AuditWorkflow, SweepWorkflow)
+HEAD = (CheckoutWorkflow, BulkCheckoutWorkflow, AuditWorkflow, SweepWorkflow)
 
 INSTRUCTIONS = """\
 {name}.json does not replay: an order that is open at the deploy would stop with this error.

@@ -1,0 +1,128 @@
+"""Faults in the bulk lane: who gets the last ones, what is left behind, and who deals with the rest."""
+
+from tests.mutants.killers import BATCHES, BULK, BULK_FILES, at
+from tests.mutants.mutant import Mutant
+
+_STEPS = "activities/batches.py"
+_UNWIND = "activities/batch_unwind.py"
+_SHARED = "activities/batch.py"
+_WORKFLOW = "workflows/bulk.py"
+_EQUAL = at(BATCHES, "test_orders_that_are_done_together_leave_what_they_leave_one_by_one")
+
+MUTANTS = (
+    Mutant(
+        "batch-promises-the-last-one-twice",
+        "a batch with more buyers than goods would never be reserved",
+        _STEPS,
+        "            free[line.sku] -= line.quantity\n",
+        "            free[line.sku] -= 0\n",
+        _EQUAL,
+    ),
+    Mutant(
+        "batch-spends-a-balance-twice",
+        "a batch with a customer who cannot pay all of it would never be paid",
+        _STEPS,
+        "        left_over[row.customer] -= row.total_minor\n",
+        "",
+        _EQUAL,
+    ),
+    Mutant(
+        "batch-acts-without-the-fence",
+        "an order that was undone before would be reserved all the same",
+        _STEPS,
+        "    taken = [accepted[order_id] for order_id in accepted if order_id in claimed]\n",
+        "    taken = [accepted[order_id] for order_id in accepted]\n",
+        at(BATCHES, "test_an_order_that_was_undone_before_it_was_done_is_left_to_its_saga"),
+    ),
+    Mutant(
+        "batch-takes-anothers-id",
+        "an order would be paid under the id of another one",
+        _SHARED,
+        "    elif row.fingerprint is not None and row.fingerprint != order.fingerprint:\n",
+        "    elif False:\n",
+        at(BATCHES, "test_an_id_that_belongs_to_another_order_is_told_and_left_alone"),
+    ),
+    Mutant(
+        "batch-forgets-that-a-step-is-forgotten",
+        "what a restored database has lost would be taken for done",
+        _SHARED,
+        "    if row is None or row.status in before:\n",
+        "    if row is None:\n",
+        at(BATCHES, "test_a_step_that_the_database_has_forgotten_is_told"),
+    ),
+    Mutant(
+        "batch-keeps-the-goods-of-the-refused",
+        "stock would be held for orders that were rejected",
+        _UNWIND,
+        '"reserved": undone[Step.RESERVE]',
+        '"reserved": []',
+        _EQUAL,
+    ),
+    Mutant(
+        "batch-leaves-the-failed-step-open",
+        "a late attempt of the refused step would act after the unwind",
+        _UNWIND,
+        "        begun = steps[: steps.index(failed_step) + 1]\n",
+        "        begun = steps[: steps.index(failed_step)]\n",
+        _EQUAL,
+    ),
+    Mutant(
+        "batch-gives-up-with-its-step",
+        "a step that keeps failing would cost all its orders",
+        _WORKFLOW,
+        "                await self._saga.protect(self._hand_over(due, describe(error)))\n",
+        "                raise\n",
+        at(BULK, "test_where_a_step_keeps_failing_its_orders_go_on_in_sagas_of_their_own"),
+    ),
+    Mutant(
+        "batch-leaves-the-refused-as-they-are",
+        "a rejected order would hold its goods until the sweep came",
+        _WORKFLOW,
+        "        await self._unwind(self._refused)\n",
+        "",
+        at(BULK, "test_each_order_of_a_batch_has_an_outcome_of_its_own"),
+    ),
+    Mutant(
+        "batch-does-not-hear-of-a-cancel",
+        "orders would be paid and shipped after the load was called off",
+        _WORKFLOW,
+        "            if self._saga.is_cancel_requested:\n",
+        "            if False:\n",
+        at(BULK, "test_a_batch_that_is_cancelled_before_its_first_step_leaves_every_order_cancelled"),
+    ),
+    Mutant(
+        "batch-guesses-what-was-forgotten",
+        "goods would be reserved and money taken twice after a restore",
+        _WORKFLOW,
+        "            await self._hand_over(report.forgotten, doubt, doubt=doubt)\n",
+        "            await self._hand_over(report.forgotten, doubt)\n",
+        at(BULK, "test_what_the_database_has_forgotten_is_parked_and_not_guessed"),
+    ),
+    Mutant(
+        "sweep-repairs-what-a-batch-carries",
+        "a worker that was away for a minute would cost all orders of its batches",
+        "activities/maintenance.py",
+        "            if row.carrier in carriers:\n                continue\n",
+        "",
+        at(
+            BULK,
+            "test_the_sweep_leaves_orders_alone_while_their_batch_is_under_way_and_repairs_them_once_it_is_lost",
+        ),
+    ),
+    Mutant(
+        "load-trusts-a-torn-line",
+        "an order whose outcome was half written would be lost in one line with the next",
+        "client/outcomes.py",
+        "        self._drop_torn_line()\n",
+        "",
+        at(BULK_FILES, "test_a_line_that_a_killed_load_has_begun_is_written_anew"),
+    ),
+    Mutant(
+        "load-asks-for-the-stuck-no-more",
+        "an order that was mended would stay stuck in the outcomes",
+        "client/outcomes.py",
+        "OrderStatus.CANCELLED, OTHER_CONTENT})",
+        "OrderStatus.CANCELLED, OTHER_CONTENT, OrderStatus.STUCK})",
+        at(BULK_FILES, "test_a_load_goes_on_behind_the_outcomes_that_are_settled"),
+    ),
+)
