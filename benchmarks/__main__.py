@@ -1,6 +1,7 @@
 """The checkout beside its peers: the same orders, on one machine, in one session, by turns.
 
     .venv/bin/python -m benchmarks [--orders 300] [--at-once 50] [--alone 50] [--rounds 5] [--only fast --only idle ...]
+        [--in-memory]
 
 Contenders: *idle*, *bare* and *empty activities* are Temporal workflows that do nothing (benchmarks/workers/empty.py);
 *classic* and *fast* are the product; *DBOS*, *Restate* and *bare SQL* run the same three statements their own way
@@ -82,7 +83,9 @@ async def _show(
     servers = [f"PostgreSQL {postgres}", *([f"Restate {restate_server.version()}"] if "Restate" in results else [])]
     setting = (
         f"{chosen.orders} orders with {chosen.at_once} at once, {chosen.alone} orders alone, "
-        f"medians of {chosen.rounds} rounds (least to greatest); counts over {chosen.counted} orders."
+        f"medians of {chosen.rounds} rounds (least to greatest); counts over {chosen.counted} orders. "
+        f"Temporal keeps its histories {'in memory' if chosen.in_memory else 'on a file'}; "
+        f"the machine's load was {chosen.load_before:.1f} before."
     )
     text = f"{machine.described(servers)}\n{setting}\n\n{report.tables(results, counts)}"
     print(text)
@@ -99,18 +102,22 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--counted", type=int, default=100, help="orders over which is counted")
     parser.add_argument("--only", action="append", help="a contender's name; default: each of them")
+    parser.add_argument("--in-memory", action="store_true", help="Temporal's histories end with it; default: a file")
     parser.add_argument("--publish", action="store_true", help="write docs/performance.md and docs/performance.svg")
     chosen = parser.parse_args()
-    if (busy := machine.load()) > _BUSY * machine.cores():
-        tell(f"the machine is busy: load {busy:.1f} on {machine.cores()} cores; figures will be low and uneven")
+    if chosen.publish and chosen.only:
+        parser.error("only a whole comparison is published")
+    chosen.load_before = machine.load()
+    if chosen.load_before > _BUSY * machine.cores():
+        tell(f"the machine is busy: load {chosen.load_before:.1f} on {machine.cores()} cores")
     with tempfile.TemporaryDirectory(prefix="checkout-bench-") as folder:
         stack = DevStack(Path(folder))
-        # On a file, so that its orders outlive it, as those of the peers do.
+        # On a file by default, so that its orders outlive it, as those of the peers do.
         stack.temporal = TemporalServer(
             port=stack.ports.temporal,
             ui_port=None,
             log=stack.folder / "temporal.log",
-            db_file=stack.folder / "temporal.db",
+            db_file=None if chosen.in_memory else stack.folder / "temporal.db",
             search_attributes=SEARCH_ATTRIBUTES,
         )
         with ExitStack() as running:
