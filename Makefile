@@ -9,12 +9,12 @@ ORDERS ?= 1000
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test faults coverage soak mutants lint format clean
+.PHONY: help setup demo up test faults coverage soak mutants bench lint format clean
 
 help:  ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-# Two layers of one environment: what runs the product, then what checks it.
+# Layers of one environment: what runs the product, then what checks it, then what it is measured beside.
 # A lock file that changes makes its layer be installed again.
 $(VENV)/embedded.ok: requirements-embedded.lock
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...")'
@@ -26,6 +26,11 @@ $(VENV)/embedded.ok: requirements-embedded.lock
 $(VENV)/dev.ok: requirements-dev.lock $(VENV)/embedded.ok
 	@echo "Adding the test and lint tools from requirements-dev.lock ..."
 	@$(RUN) -m pip install -qq --disable-pip-version-check --no-input --no-deps --require-hashes -r requirements-dev.lock
+	@touch $@
+
+$(VENV)/bench.ok: requirements-bench.lock $(VENV)/dev.ok
+	@echo "Adding the peers from requirements-bench.lock ..."
+	@$(RUN) -m pip install -qq --disable-pip-version-check --no-input --no-deps --require-hashes -r requirements-bench.lock
 	@touch $@
 
 setup: $(VENV)/embedded.ok  ## Install what the product needs into .venv
@@ -50,6 +55,9 @@ soak: $(VENV)/dev.ok  ## Run ORDERS orders through random faults that follow fro
 
 mutants: $(VENV)/dev.ok  ## Put one fault after another into the code and see that a test notices each
 	@$(RUN) -m tests.mutants
+
+bench: $(VENV)/bench.ok  ## Measure the checkout beside its peers and put the results into docs/performance.md
+	@$(RUN) -m benchmarks --publish
 
 lint: $(VENV)/dev.ok  ## Check style, types and formatting
 	@$(RUN) -m ruff check .

@@ -228,11 +228,17 @@ def test_the_locks_hold_the_versions_that_the_project_asks_for() -> None:
         lock: dict(
             re.findall(r"^([\w.-]+)(?:\[[\w,]+\])?==(\S+)", (ROOT / lock).read_text(encoding="utf-8"), re.MULTILINE)
         )
-        for lock in ("requirements.lock", "requirements-embedded.lock", "requirements-dev.lock")
+        for lock in (
+            "requirements.lock",
+            "requirements-embedded.lock",
+            "requirements-dev.lock",
+            "requirements-bench.lock",
+        )
     }
 
     assert pins["requirements.lock"].items() <= pins["requirements-embedded.lock"].items()
     assert pins["requirements-embedded.lock"].items() <= pins["requirements-dev.lock"].items()
+    assert pins["requirements-dev.lock"].items() <= pins["requirements-bench.lock"].items()
     assert {"temporalio", "sqlalchemy", "asyncpg"} <= set(pins["requirements.lock"])
     for lock in pins:
         entries = re.split(r"^(?=\S)", (ROOT / lock).read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
@@ -244,7 +250,7 @@ def test_every_install_takes_the_lock_file_alone() -> None:
     recipes = (ROOT / "Makefile").read_text(encoding="utf-8") + (ROOT / "Dockerfile").read_text(encoding="utf-8")
     installs = [line for line in recipes.splitlines() if "pip install" in line]
 
-    assert len(installs) == 3
+    assert len(installs) == 4
     assert [line for line in installs if "--no-deps --require-hashes -r requirements" not in line] == []
 
 

@@ -1,0 +1,100 @@
+"""What an order costs in things that can be counted, whatever the machine: commits, statements, bytes, events.
+
+Commits are transactions that wrote (they take a transaction id), on the whole Postgres server. Statements are those
+that clients sent, BEGIN and COMMIT included: each is a round trip. WAL bytes are what Postgres wrote ahead. What the
+server does in as many idle seconds is taken off.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import asyncpg
+
+from benchmarks.contenders.contender import Contender, Footprint
+from benchmarks.measure import run_round
+from domain.model import CheckoutInput
+from embedded.postgres import PostgresServer
+from embedded.stack import psql
+
+_IDLE_SECONDS = 3.0
+_AT_ONCE = 10
+_STATEMENT = re.compile(r"LOG:  (?:statement|execute [^:]*):")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Per order, on average."""
+
+    commits: float
+    statements: float
+    wal_bytes: float
+    kept: Footprint
+
+
+@dataclass(frozen=True)
+class _Reading:
+    at: float
+    commits: int
+    wal_bytes: int
+    log_bytes: int
+
+
+class Ledger:
+    """Counts on one Postgres server."""
+
+    def __init__(self, postgres: PostgresServer) -> None:
+        self._postgres = postgres
+
+    @contextmanager
+    def listing(self) -> Iterator[None]:
+        """Have the server log every statement inside the block."""
+        self._set_up("ALTER SYSTEM SET log_statement = 'all'")
+        try:
+            yield
+        finally:
+            self._set_up("ALTER SYSTEM RESET log_statement")
+
+    async def count(self, contender: Contender, orders: Sequence[CheckoutInput]) -> Counts:
+        """Carry the orders to their ends, a few at once, and count. Call it inside `listing`."""
+        connection = await asyncpg.connect(self._postgres.url(driver="postgresql"))
+        try:
+            rest = await self._read(connection)
+            await asyncio.sleep(_IDLE_SECONDS)
+            begun = await self._read(connection)
+            await run_round(contender, orders, _AT_ONCE, self._postgres.pid)
+            ended = await self._read(connection)
+        finally:
+            await connection.close()
+        share = (ended.at - begun.at) / (begun.at - rest.at)
+
+        def per_order(done: int, at_rest: int) -> float:
+            return (done - at_rest * share) / len(orders)
+
+        return Counts(
+            per_order(ended.commits - begun.commits, begun.commits - rest.commits),
+            per_order(self._statements(begun, ended), self._statements(rest, begun)),
+            per_order(ended.wal_bytes - begun.wal_bytes, begun.wal_bytes - rest.wal_bytes),
+            await contender.footprint(orders),
+        )
+
+    async def _read(self, connection: "asyncpg.Connection[asyncpg.Record]") -> _Reading:
+        row = await connection.fetchrow(
+            "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS transactions, "
+            "pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint AS wal"
+        )
+        return _Reading(time.perf_counter(), row["transactions"], row["wal"], self._postgres.log.stat().st_size)
+
+    def _statements(self, begun: _Reading, ended: _Reading) -> int:
+        with self._postgres.log.open("rb") as log:
+            log.seek(begun.log_bytes)
+            text = log.read(ended.log_bytes - begun.log_bytes).decode(errors="replace")
+        return len(_STATEMENT.findall(text)) - 1  # the second reading's own
+
+    def _set_up(self, setting: str) -> None:
+        psql(self._postgres, "postgres", "-c", setting)
+        psql(self._postgres, "postgres", "-c", "SELECT pg_reload_conf()")
+        time.sleep(0.5)  # for the sessions that are open to notice

@@ -1,0 +1,103 @@
+"""The results as Markdown: three tables and the paragraph that says where they come from."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+
+from benchmarks.counts import Counts
+from benchmarks.measure import Results, Round, ratios
+
+ROLES = ("caller", "worker", "engine", "Postgres")
+PRODUCT = "fast"
+"""The contender that the others are compared with."""
+_PAIRS = (("fast", "idle"), ("fast", "classic"), ("classic", "empty activities"), ("classic", "bare"))
+
+
+def tables(results: Mapping[str, Results], counts: Mapping[str, Counts]) -> str:
+    """Give all of it: times, pairs, processor time, counts. Medians of the rounds, and their least and greatest."""
+    parts = [_times(results), _pairs(results), _processor(results)]
+    if counts:
+        parts.append(_counted(counts))
+    return "\n\n".join(part for part in parts if part)
+
+
+def medians(rounds: Sequence[Round]) -> dict[str, float]:
+    """Give the processor time per order by role, as medians of the rounds."""
+    roles = [role for role in ROLES if role in rounds[0].cpu_ms]
+    return {role: statistics.median(one.cpu_ms[role] for one in rounds) for role in roles}
+
+
+def _times(results: Mapping[str, Results]) -> str:
+    rows = []
+    for name, found in results.items():
+        rows.append(
+            [
+                name,
+                _spread([one.per_second for one in found.loaded], _one_decimal),
+                _spread(ratios(found.loaded, results[PRODUCT].loaded), _two_decimals) if PRODUCT in results else "",
+                _spread([one.p50_ms for one in found.alone], _one_decimal),
+                _whole(statistics.median(one.p50_ms for one in found.loaded)),
+                _whole(statistics.median(one.p99_ms for one in found.loaded)),
+            ]
+        )
+    return _table(
+        ["contender", "orders per second", f"against {PRODUCT}", "alone, ms", "p50, ms", "p99, ms"],
+        rows,
+    )
+
+
+def _pairs(results: Mapping[str, Results]) -> str:
+    told = [
+        f"{one} against {other} {_spread(ratios(results[one].loaded, results[other].loaded), _two_decimals)}"
+        for one, other in _PAIRS
+        if one in results and other in results
+    ]
+    return f"Throughput, round by round: {'; '.join(told)}." if told else ""
+
+
+def _processor(results: Mapping[str, Results]) -> str:
+    rows = []
+    for name, found in results.items():
+        used = medians(found.loaded)
+        shown = [_one_decimal(used[role]) if role in used else "" for role in ROLES]
+        rows.append([name, *shown, _one_decimal(sum(used.values()))])
+    return _table(["processor time per order, ms", *ROLES, "sum"], rows)
+
+
+def _counted(counts: Mapping[str, Counts]) -> str:
+    rows = []
+    for name, found in counts.items():
+        events, size = found.kept.events, found.kept.bytes
+        rows.append(
+            [
+                name,
+                _one_decimal(found.commits),
+                _one_decimal(found.statements),
+                _one_decimal(found.wal_bytes / 1000),
+                "" if events is None else _one_decimal(events),
+                "" if size is None else _one_decimal(size / 1000),
+            ]
+        )
+    return _table(
+        ["per order", "commits on Postgres", "statements", "WAL, KB", "events, entries or rows kept", "their KB"], rows
+    )
+
+
+def _spread(values: Sequence[float], shown: Callable[[float], str]) -> str:
+    return f"{shown(statistics.median(values))} ({shown(min(values))} to {shown(max(values))})"
+
+
+def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _whole(value: float) -> str:
+    return f"{value:.0f}"
+
+
+def _one_decimal(value: float) -> str:
+    return f"{abs(value) if abs(value) < 0.05 else value:.1f}"
+
+
+def _two_decimals(value: float) -> str:
+    return f"{value:.2f}"

@@ -1,0 +1,79 @@
+"""What a completed order costs in things that can be counted. Times depend on the machine: they are for `make bench`.
+
+A change that makes an order dearer fails here, and says by how much. Where it is worth it, put the new figure in.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pytest
+from temporalio.client import Client
+
+from adapters.temporal import DATA_CONVERTER
+from domain.model import Lane
+from embedded.stack import DevStack
+from tests.conftest import Database, Shop
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of one completed order with one line."""
+
+    events: int
+    """In its history."""
+    history_bytes: int
+    """As the server counts them."""
+    round_trips: int
+    """To Postgres: each statement is one, BEGIN and COMMIT included."""
+    commits: int
+    """On Postgres."""
+
+
+EXPECTED = {
+    Lane.FAST: Costs(events=8, history_bytes=2_350, round_trips=3, commits=3),
+    Lane.CLASSIC: Costs(events=24, history_bytes=3_840, round_trips=3, commits=3),
+}
+TOLERANCE = 0.01
+"""How far the bytes may be off, either way, since ids and times have no fixed length.
+
+A history that got smaller should be said to have.
+"""
+
+
+@pytest.mark.parametrize("lane", Lane)
+async def test_a_completed_order_costs_what_it_did(shop: Shop, database: Database, stack: DevStack, lane: Lane) -> None:
+    # Histories name who worked for them: by default with the machine's name.
+    client = await Client.connect(stack.temporal.address, data_converter=DATA_CONVERTER, identity="costs")
+    shop = replace(shop, client=client, lane=lane)
+    await database.run(f"ALTER ROLE checkout IN DATABASE \"{database.name}\" SET log_statement = 'all'")
+
+    async with shop.working():
+        await (await shop.start(shop.order("carol"))).result()  # connects, and prepares the statements
+        already = stack.postgres.log.stat().st_size
+        handle = await shop.start(shop.order("carol"))
+        await handle.result()
+        with stack.postgres.log.open(encoding="utf-8") as log:
+            log.seek(already)
+            statements = re.findall(r"LOG:  (?:statement|execute [^:]*):\s+(\w+)", log.read())
+    history = (await handle.describe()).raw_description.workflow_execution_info
+
+    found = Costs(history.history_length, history.history_size_bytes, len(statements), _commits(statements))
+    expected = EXPECTED[lane]
+
+    assert replace(found, history_bytes=0) == replace(expected, history_bytes=0)
+    assert found.history_bytes == pytest.approx(expected.history_bytes, rel=TOLERANCE)
+
+
+def _commits(statements: Sequence[str]) -> int:
+    """Count what committed: each block by its COMMIT, each statement outside of one by itself."""
+    commits, is_in_block = 0, False
+    for statement in statements:
+        if statement == "BEGIN":
+            is_in_block = True
+        elif statement in {"COMMIT", "ROLLBACK"}:
+            is_in_block = False
+            commits += statement == "COMMIT"
+        elif not is_in_block:
+            commits += 1
+    return commits
