@@ -54,7 +54,7 @@ async def _refused(shop: Shop, _gates: Gates) -> BulkHandle:
 
 async def _failed_once(shop: Shop, gates: Gates) -> BulkHandle:
     orders = mixed(shop)
-    gates.fail(gates_of(shop, orders), "charge_orders", times=1)
+    gates.fail(gates_of(shop, orders), "ship_orders", times=1)
     return await start_batch(shop, orders)
 
 
@@ -109,7 +109,7 @@ async def forget_orders(shop: Shop) -> None:
 BULK_SCENES: dict[str, BulkScene] = {
     "bulk-completed": _completed,
     "bulk-refused-at-each-step": _refused,
-    "bulk-after-pay-failed-once": _failed_once,
+    "bulk-after-ship-failed-once": _failed_once,
     "bulk-called-off-at-reserve": _called_off("reserve_orders", "before"),
     "bulk-called-off-at-pay": _called_off("charge_orders", "after"),
     "bulk-handed-over-at-ship": _handed_over,

@@ -18,6 +18,7 @@ from temporalio.worker import UnsandboxedWorkflowRunner, WorkflowReplayResult, W
 from activities.maintenance import Maintenance
 from activities.payments import Payments
 from domain import policies
+from domain.bulk import Batch, BatchReport
 from domain.maintenance import AuditInput, SweepInput, SweepReport
 from domain.model import CheckoutInput, CheckoutStatus
 from domain.policies import checkout_workflow_id
@@ -31,7 +32,7 @@ from workflows.maintenance import AuditWorkflow, SweepWorkflow
 from workflows.versioned import VersionedAudit, VersionedSweep
 
 RECORDINGS = sorted(FOLDER.glob("*.json"))
-CHECKOUTS = [path for path in RECORDINGS if not path.stem.startswith(("sweep", "audit"))]
+CHECKOUTS = [path for path in RECORDINGS if not path.stem.startswith(("sweep", "audit", "bulk"))]
 HEAD = (CheckoutWorkflow, BulkCheckoutWorkflow, AuditWorkflow, SweepWorkflow)
 
 INSTRUCTIONS = """\
@@ -106,6 +107,7 @@ def test_the_recordings_have_every_activity_every_update_and_every_kind_of_comma
     assert activities == {
         *("reserve_inventory", "charge_payment", "ship_order"),
         *("release_inventory", "refund_payment", "cancel_shipment"),
+        *("reserve_orders", "charge_orders", "ship_orders", "unwind_orders"),
         *("close_order", "complete_order", "park_order", "resolve_step", "note_retry"),
         *("run_audit", "record_findings", "find_unfinished", "find_contradictions", "start_sagas"),
     }
@@ -184,9 +186,19 @@ class DoesNothing:
         pass
 
 
-@pytest.mark.parametrize(
-    "kinds", [(PaysFirst, AuditsFirst, DoesNothing), (WaitsFirst, AuditsFirst, DoesNothing)], ids=["order", "number"]
-)
+@workflow.defn(name="BulkCheckout")
+class CarriesNothing:
+    """A batch that does no step."""
+
+    @workflow.run
+    async def run(self, batch: Batch) -> BatchReport:
+        return BatchReport(batch.orders)
+
+
+OTHERS = (AuditsFirst, DoesNothing, CarriesNothing)
+
+
+@pytest.mark.parametrize("kinds", [(PaysFirst, *OTHERS), (WaitsFirst, *OTHERS)], ids=["order", "number"])
 @pytest.mark.parametrize("recording", RECORDINGS, ids=named)
 async def test_other_commands_do_not_replay_and_the_failure_says_what_to_do(
     kinds: Sequence[type], recording: Path
