@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 
 from client.checkouts import Checkouts
+from client.listing import TERMINATED
 from client.orders_file import Entry
 from client.outcomes import MALFORMED, OutcomeFile
-from domain.bulk import HANDED_OVER, Outcome
+from domain.bulk import HANDED_OVER, UNKNOWN, Outcome
 
 _FOLLOWED_AT_ONCE = 50
 _LOOK_SECONDS = 30.0
@@ -120,7 +121,7 @@ class BulkLoad:
             status = await self._checkouts.outcome(outcome.order_id, look_every=_LOOK_SECONDS)
         return Outcome(
             outcome.order_id,
-            status.status,
+            UNKNOWN if status.status == TERMINATED else status.status,
             status.reason,
             status.total_minor,
             status.currency,

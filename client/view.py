@@ -195,7 +195,7 @@ def print_bulk(report: BulkReport, into: Path, *, as_json: bool) -> int:
         console.print(f"each order's outcome is in {escape(str(into))}")
     if report.outcomes[UNKNOWN]:
         return UNREACHABLE
-    if report.outcomes[OrderStatus.STUCK] or report.outcomes[TERMINATED]:
+    if report.outcomes[OrderStatus.STUCK]:
         return STUCK
     return USAGE if report.outcomes[MALFORMED] or report.outcomes[OTHER_CONTENT] else COMPLETED
 

@@ -7,8 +7,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
 import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from activities.batch import Changed, settle
 from activities.batch_unwind import BatchUnwind
 from activities.batches import Batches
 from activities.inventory import Inventory
@@ -17,11 +21,11 @@ from activities.payments import Payments
 from activities.shipping import Shipping
 from adapters.database import TABLES, create_engine
 from domain.bulk import OTHER_CONTENT, Outcome, StepInput, StepReport, UnwindInput, pack
-from domain.errors import CheckoutError, DatabaseUnavailable
+from domain.errors import CheckoutError, DatabaseRefusedStatement, DatabaseUnavailable
 from domain.model import CheckoutInput, Ending, OrderLine, Step, UndoInput
 from embedded.stack import DevStack
 from tests.conftest import Database, Shop, cloned_database
-from tests.workflow.sagas import violations
+from tests.workflow.sagas import until, violations
 
 CARRIER = "bulk-test"
 SEEDS = range(8)
@@ -283,3 +287,67 @@ async def test_batches_that_want_the_same_little_at_once_sell_it_once_and_do_not
     assert sold > 0
     assert await violations(shop) == []
     assert await shop.database.value("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == 0
+
+
+# What does not stand still ------------------------------------------------------------------------------
+
+
+async def test_a_batch_that_never_finds_its_facts_as_it_decided_is_tried_again_later(shop: Shop) -> None:
+    tries: list[int] = []
+
+    async def attempt(_connection: AsyncConnection) -> None:
+        tries.append(1)
+        raise Changed
+
+    with pytest.raises(DatabaseUnavailable, match="faster than it can be decided upon"):
+        await settle(shop.engine, attempt)
+
+    assert len(tries) == 5
+
+
+async def test_a_constraint_that_refuses_one_of_the_orders_is_no_outage(shop: Shop) -> None:
+    async def attempt(connection: AsyncConnection) -> None:
+        await connection.execute(text("UPDATE inventory SET reserved = on_hand + 1 WHERE sku = 'lamp'"))
+
+    with pytest.raises(DatabaseRefusedStatement, match="one of the orders cannot be written") as refused:
+        await settle(shop.engine, attempt)
+
+    assert "inventory_never_oversold" in refused.value.message
+
+
+async def test_nothing_is_undone_of_an_order_whose_parcel_is_out_whatever_its_row_says(shop: Shop) -> None:
+    order = shop.order()
+    await together(shop, [order])
+    await shop.database.run("SET session_replication_role = replica; UPDATE orders SET status = 'paid'")
+    before = await left_behind(shop.database)
+
+    with pytest.raises(DatabaseUnavailable):
+        await BatchUnwind(shop.engine).unwind_orders(unwinding([order], Step.SHIP))
+
+    assert await left_behind(shop.database) == before
+
+
+async def test_an_order_that_comes_while_a_stranger_is_undone_under_its_id_is_left_alone(
+    shop: Shop, database: Database
+) -> None:
+    stranger = shop.order("erin")
+    connection = await asyncpg.connect(database.admin_url)
+    async with connection.transaction():
+        await connection.execute(
+            "INSERT INTO orders (order_id, customer, status, changed_by, fingerprint, total_minor, currency)"
+            " VALUES ($1, 'alice', 'reserved', 'reserve', 'another', 100, 'EUR')",
+            stranger.order_id,
+        )
+        undoing = asyncio.create_task(BatchUnwind(shop.engine).unwind_orders(unwinding([stranger], Step.RESERVE)))
+
+        async def is_blocked() -> bool:
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock'"
+            return bool(await database.value(waiting, database.name))
+
+        await until(is_blocked)
+    await connection.close()
+    report = await undoing
+
+    assert [outcome.status for outcome in report.ended] == [OTHER_CONTENT]
+    assert await shop.order_status(stranger) == "reserved"
+    assert await database.value("SELECT count(*) FROM step_fence") == 0

@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+from embedded.stack import ROOT
 from tests.integration.commands import Commands
 
 ORDERS = """order_id,customer,sku,quantity
@@ -53,6 +54,17 @@ def test_each_order_of_a_file_has_its_outcome_in_another_and_the_load_goes_on_fr
     assert "1 malformed" in again.out
     assert "skipped  6 that had an outcome already" in again.out
     assert audited.code == 0, audited.out
+
+
+def test_the_example_of_the_documents_loads(commands: Commands) -> None:
+    commands.ready_worker()
+
+    loaded = commands.starter("load", "--from", str(ROOT / "demo" / "orders.csv"), "--outcomes", "told.csv")
+
+    assert loaded.code == 0, loaded.err
+    told = {row["order_id"]: row["status"] for row in rows_of(commands.folder / "told.csv")}
+    refused = {"import-3", "import-4", "import-6"}
+    assert told == {f"import-{n}": "rejected" if f"import-{n}" in refused else "completed" for n in range(1, 8)}
 
 
 def test_json_lines_are_loaded_too(commands: Commands) -> None:

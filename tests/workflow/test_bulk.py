@@ -7,14 +7,17 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from temporalio.client import WorkflowFailureError
+from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 
+from activities.batches import Batches
+from activities.maintenance import Maintenance
 from client.checkouts import Checkouts
 from domain import policies
-from domain.bulk import HANDED_OVER, MAX_BATCH, UNKNOWN, Batch, Outcome, pack
+from domain.bulk import HANDED_OVER, MAX_BATCH, UNKNOWN, Batch, Outcome, StepInput, pack
 from domain.errors import DatabaseRefusedStatement
+from domain.maintenance import UnfinishedInput
 from tests.conftest import Shop
 from tests.workflow.bulk_scenes import BulkHandle, forget_orders, gates_of, mixed, start_batch
 from tests.workflow.gates import Gates, Moment, lost_report, outage
@@ -250,6 +253,61 @@ async def test_a_cancel_undoes_what_has_not_been_completed(
     assert await violations(shop) == []
 
 
+@pytest.mark.parametrize("name", DOES)
+async def test_a_cancel_between_two_attempts_undoes_the_batch(shop: Shop, name: str) -> None:
+    orders, gates = mixed(shop), Gates()
+    before = await goods_and_money(shop.database)
+    key = gates_of(shop, orders)
+    fault = gates.fail(key, name)
+    async with shop.working(interceptors=(gates,)):
+        handle = await start_batch(shop, orders)
+        await until_tried(gates, key, name, times=2)
+        await handle.cancel(reason="the supplier is gone")
+        outcomes = await outcomes_of(handle)
+        fault.mend()
+
+    assert statuses(outcomes)[0] == "cancelled"
+    assert set(statuses(outcomes)) <= {"cancelled", "rejected"}
+    assert await goods_and_money(shop.database) == before
+    assert await violations(shop) == []
+
+
+async def test_a_cancel_while_the_refused_are_undone_changes_nothing(shop: Shop) -> None:
+    orders, gates = mixed(shop), Gates()
+    key = gates_of(shop, orders)
+    fault = gates.fail(key, "unwind_orders")
+    async with shop.working(interceptors=(gates,)):
+        handle = await start_batch(shop, orders)
+        await until_tried(gates, key, "unwind_orders", times=2)
+        await handle.cancel(reason="too late")
+        await until_tried(gates, key, "unwind_orders", times=3)
+        fault.mend()
+        outcomes = await outcomes_of(handle)
+
+    assert statuses(outcomes) == ENDINGS
+    assert await violations(shop) == []
+
+
+async def test_an_undo_that_keeps_failing_after_a_cancel_is_the_business_of_a_repair(shop: Shop) -> None:
+    order, gates = shop.order("alice"), Gates()
+    key = gates_of(shop, [order])
+    gates.fail(key, "ship_orders")
+    await shop.database.run(BREAK_UNDO["pay"])
+    async with shop.working(interceptors=(gates,)):
+        handle = await start_batch(shop, [order])
+        await until_tried(gates, key, "ship_orders", times=2)
+        await handle.cancel(reason="the supplier is gone")
+        outcomes = await outcomes_of(handle)
+        await until_status(shop, order, "stuck")
+        await shop.database.run(MEND_UNDO["pay"])
+        await retry(shop.newest_run(order))
+        ended = await how_it_ended(shop.newest_run(order))
+
+    assert statuses(outcomes) == [HANDED_OVER]
+    assert ended == "OrderCancelled"
+    assert await violations(shop) == []
+
+
 async def test_a_batch_that_is_cancelled_before_its_first_step_leaves_every_order_cancelled(shop: Shop) -> None:
     orders = mixed(shop)
     handle = await start_batch(shop, orders)
@@ -286,6 +344,29 @@ async def test_the_sweep_leaves_orders_alone_while_their_batch_is_under_way_and_
     assert statuses(told) == ["cancelled"] * 2
     assert await goods_and_money(shop.database) == before
     assert await violations(shop) == []
+
+
+async def test_the_sweep_repairs_orders_whose_carrier_nobody_knows_any_more(shop: Shop) -> None:
+    order = shop.order()
+    await Batches(shop.engine).reserve_orders(StepInput("bulk-long-forgotten", [pack(order)]))
+    async with shop.working():
+        report = await shop.sweep()
+        ended = await how_it_ended(shop.newest_run(order))
+
+    assert report.repaired == [order.order_id]
+    assert ended == "OrderCancelled"
+
+
+async def test_a_sweep_that_cannot_ask_for_the_carrier_repairs_nothing(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = shop.order()
+    await Batches(shop.engine).reserve_orders(StepInput("bulk-somewhere", [pack(order)]))
+    nowhere = await Client.connect("127.0.0.1:9", lazy=True)
+    monkeypatch.setattr("activities.maintenance.activity.client", lambda: nowhere)
+
+    with pytest.raises((RPCError, RuntimeError)):
+        await Maintenance(shop.engine).find_unfinished(UnfinishedInput(10, 0.0))
 
 
 async def test_a_batch_that_is_ended_from_outside_leaves_its_orders_outcomes_unknown(shop: Shop) -> None:
