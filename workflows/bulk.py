@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, is_cancelled_exception
+from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from activities.batch_unwind import BatchUnwind
@@ -27,7 +27,7 @@ with workflow.unsafe.imports_passed_through():
     from domain.errors import DatabaseContradictsHistory, InvalidInput
     from domain.maintenance import StartInput
     from domain.model import Ending, Lane, Step, tidy
-    from workflows.compensation import Patience, describe
+    from workflows.compensation import Patience, describe, is_cut_short
     from workflows.operation import perform
     from workflows.saga import Saga
 
@@ -102,7 +102,7 @@ class BulkCheckoutWorkflow:
                     activity, given, policies.BATCH, self._step.value, f"{verb} {len(due)} orders", lane=Lane.FAST
                 )
             except ActivityError as error:
-                if is_cancelled_exception(error):
+                if self._saga.is_cancel_requested:  # whatever it failed of: nothing is to go on
                     raise
                 await self._saga.protect(self._hand_over(due, describe(error)))
             else:
@@ -153,7 +153,7 @@ class BulkCheckoutWorkflow:
         try:
             report = await perform(BatchUnwind.unwind_orders, given, policies.UNDO, None, f"↩ Undo {len(undos)} orders")
         except ActivityError as error:
-            if is_cancelled_exception(error):
+            if is_cut_short(error):
                 raise
             why = describe(error)
             called_off = [order_id for order_id, undo in undos.items() if undo.ending is Ending.CANCELLED]

@@ -91,6 +91,14 @@ MUTANTS = (
         at(BULK, "test_a_batch_that_is_cancelled_before_its_first_step_leaves_every_order_cancelled"),
     ),
     Mutant(
+        "batch-goes-on-by-sagas-after-a-cancel",
+        "a step that fails in the moment of a cancel would have its orders completed all the same",
+        _WORKFLOW,
+        "                if self._saga.is_cancel_requested:  # whatever it failed of: nothing is to go on\n",
+        "                if False:\n",
+        at(BULK, "test_a_cancel_during_an_attempt_that_then_fails_undoes_the_batch"),
+    ),
+    Mutant(
         "batch-guesses-what-was-forgotten",
         "goods would be reserved and money taken twice after a restore",
         _WORKFLOW,

@@ -25,6 +25,7 @@ from tests.workflow.replays import replayer
 from tests.workflow.sagas import (
     BREAK_UNDO,
     MEND_UNDO,
+    events_of,
     goods_and_money,
     hasty,
     how_it_ended,
@@ -66,6 +67,16 @@ async def activities_of(handle: BulkHandle) -> list[str]:
         async for event in handle.fetch_history_events()
         if event.HasField("activity_task_scheduled_event_attributes")
     ]
+
+
+async def cancel_the_attempt(handle: BulkHandle) -> None:
+    """Cancel a batch, and wait until the server knows that its attempt is not to be followed by another."""
+    await handle.cancel(reason="the supplier is gone")
+
+    async def is_cancelled() -> bool:
+        return "EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED" in await events_of(handle)
+
+    await until(is_cancelled)
 
 
 # The usual ----------------------------------------------------------------------------------------------
@@ -269,6 +280,46 @@ async def test_a_cancel_between_two_attempts_undoes_the_batch(shop: Shop, name: 
     assert statuses(outcomes)[0] == "cancelled"
     assert set(statuses(outcomes)) <= {"cancelled", "rejected"}
     assert await goods_and_money(shop.database) == before
+    assert await violations(shop) == []
+
+
+@pytest.mark.parametrize("name", DOES)
+async def test_a_cancel_during_an_attempt_that_then_fails_undoes_the_batch(
+    shop: Shop, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policies, "LOCAL_ATTEMPT", timedelta(milliseconds=300))
+    orders, gates = mixed(shop), Gates()
+    before = await goods_and_money(shop.database)
+    key = gates_of(shop, orders)
+    gate = gates.hold(key, name, "before")
+    fault = gates.fail(key, name)
+    async with shop.working(interceptors=(gates,)):
+        handle = await start_batch(shop, orders)
+        await until_tried(gates, key, name, times=2)
+        await cancel_the_attempt(handle)
+        gate.open()
+        outcomes = await outcomes_of(handle)
+        fault.mend()
+
+    assert statuses(outcomes)[0] == "cancelled"
+    assert set(statuses(outcomes)) <= {"cancelled", "rejected"}
+    assert await goods_and_money(shop.database) == before
+    assert await violations(shop) == []
+
+
+async def test_a_cancel_during_an_undo_that_then_fails_changes_nothing(shop: Shop) -> None:
+    orders, gates = mixed(shop), Gates()
+    key = gates_of(shop, orders)
+    gate = gates.hold(key, "unwind_orders", "before")
+    gates.fail(key, "unwind_orders", times=1)
+    async with shop.working(interceptors=(gates,)):
+        handle = await start_batch(shop, orders)
+        await gate.reached()
+        await cancel_the_attempt(handle)
+        gate.open()
+        outcomes = await outcomes_of(handle)
+
+    assert statuses(outcomes) == ENDINGS
     assert await violations(shop) == []
 
 
