@@ -261,7 +261,7 @@ def _load_file(file: Path, into: Path, batch: int, at_once: int, as_json: bool) 
 
     async def work(checkouts: Checkouts) -> int:
         with OutcomeFile(into) as outcomes, _progress(as_json) as progress:
-            bar = progress.add_task("lines", total=line_count(file))
+            bar = progress.add_task("lines", total=None if as_json else line_count(file))
             bulk = BulkLoad(
                 checkouts,
                 outcomes,

@@ -10,10 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from adapters.database import transaction
 from domain.bulk import OTHER_CONTENT, Outcome, StepReport
 from domain.errors import CheckoutError, DatabaseRefusedStatement, DatabaseUnavailable
-from domain.model import CheckoutInput, OrderStatus
+from domain.model import ENDINGS, CheckoutInput, OrderStatus, id_is_taken
 
 _TRIES = 5
-ENDINGS = frozenset({OrderStatus.COMPLETED, OrderStatus.REJECTED, OrderStatus.CANCELLED})
+# Written by hand, or undone by somebody right now.
+_IN_OTHER_HANDS = frozenset({OrderStatus.PENDING, OrderStatus.UNWINDING, OrderStatus.STUCK})
 _T = TypeVar("_T")
 
 _HOW_THEY_STAND = text("""
@@ -59,8 +60,10 @@ async def settle(engine: AsyncEngine, attempt: Callable[[AsyncConnection], Await
     raise DatabaseUnavailable("what these orders need changes faster than it can be decided upon")
 
 
-def sort_out(report: StepReport, order: CheckoutInput, row: Row[Any] | None, before: Sequence[OrderStatus]) -> bool:
-    """Put an order aside of which the row says that this step is not due; tell whether it is.
+def sort_out(
+    report: StepReport, order: CheckoutInput, row: Row[Any] | None, before: Sequence[OrderStatus] = ()
+) -> bool:
+    """Put an order aside of which the row says that there is nothing for its batch to do; tell whether there is.
 
     Args:
         report: says what becomes of it.
@@ -71,20 +74,14 @@ def sort_out(report: StepReport, order: CheckoutInput, row: Row[Any] | None, bef
     if row is None or row.status in before:
         report.forgotten.append(order.order_id)
     elif row.fingerprint is not None and row.fingerprint != order.fingerprint:
-        report.ended.append(other_content(order))
+        report.ended.append(Outcome(order.order_id, OTHER_CONTENT, id_is_taken(order.order_id)))
     elif row.status in ENDINGS:
         report.ended.append(outcome_of(row))
-    elif row.status in {OrderStatus.UNWINDING, OrderStatus.STUCK}:
+    elif row.status in _IN_OTHER_HANDS:
         report.left.append(order.order_id)
     else:
         return True
     return False
-
-
-def other_content(order: CheckoutInput) -> Outcome:
-    """Say that the id is somebody else's."""
-    why = f"order id {order.order_id} already belongs to an order with another customer or other lines"
-    return Outcome(order.order_id, OTHER_CONTENT, why)
 
 
 def outcome_of(row: Row[Any]) -> Outcome:
@@ -98,9 +95,26 @@ async def how_they_stand(connection: AsyncConnection, order_ids: Iterable[str]) 
     return {row.order_id: row for row in rows}
 
 
-async def claim(connection: AsyncConnection, statement: TextClause, columns: dict[str, list[Any]]) -> set[str]:
-    """Take the fences of a step for those orders that still have it open, and give their ids."""
-    return set((await connection.execute(statement, columns)).scalars())
+def line_columns(orders: Iterable[CheckoutInput]) -> dict[str, list[Any]]:
+    """Give the lines of many orders as columns: one bind value each, however many orders."""
+    lines = [(order.order_id, line) for order in orders for line in order.lines]
+    return {
+        "line_ids": [order_id for order_id, _ in lines],
+        "skus": [line.sku for _, line in lines],
+        "quantities": [line.quantity for _, line in lines],
+    }
+
+
+async def claim(
+    connection: AsyncConnection, statement: TextClause, columns: Mapping[str, list[Any]], report: StepReport
+) -> list[str]:
+    """Take the fences of a step for those orders that still have it open, and give their ids.
+
+    The others were undone before they were done, or a saga of their own is at work on the step right now.
+    """
+    claimed = set((await connection.execute(statement, columns)).scalars())
+    report.left.extend(order_id for order_id in columns["order_ids"] if order_id not in claimed)
+    return [order_id for order_id in columns["order_ids"] if order_id in claimed]
 
 
 async def lock_orders(connection: AsyncConnection, expected: Mapping[str, str]) -> None:

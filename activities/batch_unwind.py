@@ -10,10 +10,10 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio import activity
 
-from activities.batch import ENDINGS, Changed, how_they_stand, lock_orders, other_content, outcome_of, settle
+from activities.batch import Changed, how_they_stand, line_columns, lock_orders, outcome_of, settle, sort_out
 from activities.fence import patience
 from domain.bulk import StepReport, UnwindInput, unpack
-from domain.model import CheckoutInput, OrderStatus, Step
+from domain.model import ENDINGS, CheckoutInput, Step
 
 _TURN_FENCES = text("""
     INSERT INTO step_fence (saga_id, step, phase, had_effect, fingerprint)
@@ -103,43 +103,39 @@ async def _unwind(connection: AsyncConnection, asked: UnwindInput) -> StepReport
         asked.orders, asked.failed_steps, asked.reasons, asked.endings, strict=True
     ):
         order, row = unpack(packed), known.get(packed["order_id"])
-        if row is not None and row.fingerprint is not None and row.fingerprint != order.fingerprint:
-            report.ended.append(other_content(order))
-        elif row is not None and row.status in ENDINGS:
-            report.ended.append(outcome_of(row))
-        elif row is not None and row.status not in {OrderStatus.RESERVED, OrderStatus.PAID}:
-            report.left.append(order.order_id)
-        else:
+        if row is None or sort_out(report, order, row):
             due.append(_Due(order, failed_step, reason, ending))
     if not due:
         return report
     had_effect = await _turn_fences(connection, due)
-    await lock_orders(
-        connection, {order.order_id: known[order.order_id].status for order, *_ in due if order.order_id in known}
-    )
-    columns = {
-        "order_ids": [order.order_id for order, *_ in due],
-        "failed_steps": [failed_step for _, failed_step, _, _ in due],
-        "reasons": [reason for _, _, reason, _ in due],
-        "endings": [ending for _, _, _, ending in due],
+    orders = [each.order for each in due]
+    order_ids = [order.order_id for order in orders]
+    await lock_orders(connection, {order_id: known[order_id].status for order_id in order_ids if order_id in known})
+    how = {
+        "order_ids": order_ids,
+        "reasons": [each.reason for each in due],
+        "endings": [each.ending for each in due],
     }
-    undone = {step: [order_id for order_id, of in had_effect if of == step] for step in (Step.PAY, Step.RESERVE)}
-    await connection.execute(_UNWIND, {**columns, "paid": undone[Step.PAY], "reserved": undone[Step.RESERVE]})
-    del columns["failed_steps"]
-    lines = [(order.order_id, line) for order, *_ in due for line in order.lines]
+    await connection.execute(
+        _UNWIND,
+        {
+            **how,
+            "failed_steps": [each.failed_step for each in due],
+            "paid": [order_id for order_id, step in had_effect if step == Step.PAY],
+            "reserved": [order_id for order_id, step in had_effect if step == Step.RESERVE],
+        },
+    )
     await connection.execute(
         _CLOSE,
         {
-            **columns,
-            "customers": [order.customer for order, *_ in due],
-            "fingerprints": [order.fingerprint for order, *_ in due],
-            "line_ids": [order_id for order_id, _ in lines],
-            "skus": [line.sku for _, line in lines],
-            "quantities": [line.quantity for _, line in lines],
+            **how,
+            **line_columns(orders),
+            "customers": [order.customer for order in orders],
+            "fingerprints": [order.fingerprint for order in orders],
         },
     )
-    ended = await how_they_stand(connection, columns["order_ids"])
-    for order, *_ in due:
+    ended = await how_they_stand(connection, order_ids)
+    for order in orders:
         row = ended[order.order_id]
         if row.fingerprint != order.fingerprint or row.status not in ENDINGS:
             raise Changed  # somebody else's order came while the row was missing
@@ -149,17 +145,14 @@ async def _unwind(connection: AsyncConnection, asked: UnwindInput) -> StepReport
 
 async def _turn_fences(connection: AsyncConnection, due: Iterable[_Due]) -> set[tuple[str, str]]:
     """Shut each order's fences up to the step that failed, and tell which of the steps had an effect."""
-    turned: list[tuple[str, str, str]] = []
-    for order, failed_step, *_ in due:
-        steps = [step.value for step in Step]
-        begun = steps[: steps.index(failed_step) + 1]
-        turned += [(order.order_id, step, order.fingerprint) for step in begun]
+    steps = [step.value for step in Step]
+    turned = [(each.order, step) for each in due for step in steps[: steps.index(each.failed_step) + 1]]
     rows: Any = await connection.execute(
         _TURN_FENCES,
         {
-            "saga_ids": [order_id for order_id, _, _ in turned],
-            "steps": [step for _, step, _ in turned],
-            "fingerprints": [fingerprint for _, _, fingerprint in turned],
+            "saga_ids": [order.order_id for order, _ in turned],
+            "steps": [step for _, step in turned],
+            "fingerprints": [order.fingerprint for order, _ in turned],
         },
     )
     had_effect = {(row.saga_id, row.step) for row in rows if row.had_effect}

@@ -8,6 +8,7 @@ Facts are read, decided upon, and then looked at again with everything locked, i
 fence rows, order rows, and the shared rows last. Where they have changed, all is rolled back and decided anew.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio import activity
 
 from activities import refusals
-from activities.batch import Changed, claim, how_they_stand, lock_orders, outcome_of, settle, sort_out, worded
+from activities.batch import (
+    Changed,
+    claim,
+    how_they_stand,
+    line_columns,
+    lock_orders,
+    outcome_of,
+    settle,
+    sort_out,
+    worded,
+)
+from activities.shipping import TRACKING_NUMBER
 from domain.bulk import StepInput, StepReport, unpack
 from domain.model import CheckoutInput, OrderStatus
 
@@ -91,18 +103,18 @@ UPDATE accounts a SET balance_minor = a.balance_minor - spent.amount_minor
  WHERE a.account_id = spent.debit_account
 """)
 
-_CLAIM_SHIP = text("""
+_CLAIM_SHIP = text(f"""
     INSERT INTO step_fence (saga_id, step, phase, had_effect, fingerprint, result)
     SELECT o.order_id, 'ship', 'done', true, o.fingerprint,
            jsonb_build_object('tracking_number',
-                              'PX' || upper(left(encode(sha256(convert_to(o.order_id, 'UTF8')), 'hex'), 16)),
+                              {TRACKING_NUMBER},
                               'carrier', z.carrier, 'is_handed_over', z.hands_over_at_once)
       FROM orders o JOIN accounts a ON a.account_id = o.customer
       JOIN delivery_zones z ON z.zone = a.delivery_zone AND z.is_served
      WHERE o.order_id = ANY (CAST(:order_ids AS text[])) AND o.status = 'paid'
      ORDER BY o.order_id
     ON CONFLICT DO NOTHING RETURNING saga_id
-""")
+""")  # noqa: S608 - put together from our own constants
 _SHIP = text("""
 WITH advanced AS (
     UPDATE orders SET status = 'completed', changed_by = 'ship' WHERE order_id = ANY (CAST(:order_ids AS text[]))
@@ -135,20 +147,24 @@ class Batches:
     @activity.defn
     async def reserve_orders(self, asked: StepInput) -> StepReport:
         """Hold stock for every order that can have it, in the batch's order; refuse the others, each for its reason."""
-        orders = {order.order_id: order for order in map(unpack, asked.orders)}
+        orders = _orders(asked)
         return await settle(self._engine, lambda connection: _reserve(connection, asked.carrier, orders))
 
     @activity.defn
     async def charge_orders(self, asked: StepInput) -> StepReport:
         """Capture the total of every order whose customer can pay it, in the batch's order."""
-        orders = {order.order_id: order for order in map(unpack, asked.orders)}
+        orders = _orders(asked)
         return await settle(self._engine, lambda connection: _pay(connection, orders))
 
     @activity.defn
     async def ship_orders(self, asked: StepInput) -> StepReport:
         """Send every parcel that somebody delivers. All orders that this does not refuse have ended."""
-        orders = {order.order_id: order for order in map(unpack, asked.orders)}
+        orders = _orders(asked)
         return await settle(self._engine, lambda connection: _ship(connection, orders))
+
+
+def _orders(asked: StepInput) -> dict[str, CheckoutInput]:
+    return {order.order_id: order for order in map(unpack, asked.orders)}
 
 
 @dataclass(frozen=True)
@@ -178,10 +194,8 @@ async def _reserve(connection: AsyncConnection, carrier: str, orders: dict[str, 
         row = known.get(order.order_id)
         if row is None:
             new.append(order)
-        elif row.status == OrderStatus.PENDING:  # written by hand
-            report.left.append(order.order_id)
         else:
-            sort_out(report, order, row, ())
+            sort_out(report, order, row)
     if not new:
         return report
     skus = sorted({line.sku for order in new for line in order.lines})
@@ -216,14 +230,12 @@ async def _write_reservations(
     catalogue: dict[str, Row[Any]],
     report: StepReport,
 ) -> None:
-    claimed = await claim(connection, _CLAIM_RESERVE, _columns(accepted.values()))
-    # Undone before it was done, or another saga is at work on it right now.
-    report.left.extend(order_id for order_id in accepted if order_id not in claimed)
-    taken = [accepted[order_id] for order_id in accepted if order_id in claimed]
-    lines = [(order.order_id, line) for order, _, _ in taken for line in order.lines]
-    wanted: dict[str, int] = {}
-    for _, line in lines:
-        wanted[line.sku] = wanted.get(line.sku, 0) + line.quantity
+    claimed = await claim(connection, _CLAIM_RESERVE, _columns(accepted.values()), report)
+    taken = [accepted[order_id] for order_id in claimed]
+    lines = line_columns(order for order, _, _ in taken)
+    wanted: Counter[str] = Counter()
+    for sku, quantity in zip(lines["skus"], lines["quantities"], strict=True):
+        wanted[sku] += quantity
     stock = {row.sku: row.free for row in await connection.execute(_LOCK_STOCK, {"skus": list(wanted)})}
     if any(stock.get(sku, 0) < quantity for sku, quantity in wanted.items()):
         raise Changed
@@ -231,12 +243,10 @@ async def _write_reservations(
         _RESERVE,
         {
             **_columns(taken),
+            **lines,
             "customers": [order.customer for order, _, _ in taken],
             "carrier": carrier,
-            "line_ids": [order_id for order_id, _ in lines],
-            "skus": [line.sku for _, line in lines],
-            "quantities": [line.quantity for _, line in lines],
-            "prices": [catalogue[line.sku].unit_price_minor for _, line in lines],
+            "prices": [catalogue[sku].unit_price_minor for sku in lines["skus"]],
         },
     )
 
@@ -265,20 +275,18 @@ async def _pay(connection: AsyncConnection, orders: dict[str, CheckoutInput]) ->
             continue
         left_over[row.customer] -= row.total_minor
         bills[order.order_id] = row
-    claimed = await claim(connection, _CLAIM_PAY, {"order_ids": list(bills)})
-    report.left.extend(order_id for order_id in bills if order_id not in claimed)
-    due = [bills[order_id] for order_id in bills if order_id in claimed]
-    await lock_orders(connection, {row.order_id: OrderStatus.RESERVED for row in due})
-    spent: dict[str, int] = {}
-    for row in due:
-        spent[row.customer] = spent.get(row.customer, 0) + row.total_minor
+    claimed = await claim(connection, _CLAIM_PAY, {"order_ids": list(bills)}, report)
+    await lock_orders(connection, dict.fromkeys(claimed, OrderStatus.RESERVED))
+    spent: Counter[str] = Counter()
+    for order_id in claimed:
+        spent[bills[order_id].customer] += bills[order_id].total_minor
     balances = {
         row.account_id: row.balance_minor
         for row in await connection.execute(_LOCK_BALANCES, {"customers": list(spent)})
     }
     if any(balances[customer] < amount for customer, amount in spent.items()):
         raise Changed
-    await connection.execute(_PAY, {"order_ids": [row.order_id for row in due]})
+    await connection.execute(_PAY, {"order_ids": claimed})
     return report
 
 
@@ -294,9 +302,7 @@ async def _ship(connection: AsyncConnection, orders: dict[str, CheckoutInput]) -
             report.refused[order.order_id] = worded(refusal)
         else:
             parcels.append(order.order_id)
-    claimed = await claim(connection, _CLAIM_SHIP, {"order_ids": parcels})
-    report.left.extend(order_id for order_id in parcels if order_id not in claimed)
-    sent = [order_id for order_id in parcels if order_id in claimed]
+    sent = await claim(connection, _CLAIM_SHIP, {"order_ids": parcels}, report)
     await lock_orders(connection, dict.fromkeys(sent, OrderStatus.PAID))
     await connection.execute(_SHIP, {"order_ids": sent})
     ended = await how_they_stand(connection, sent)

@@ -10,7 +10,7 @@ from temporalio import activity
 from activities.fence import FenceKey, resolve_once
 from adapters.database import transaction
 from domain.errors import CompensationImpossible, DatabaseContradictsHistory, IdempotencyMismatch, InvalidInput
-from domain.model import CheckoutInput, Ending, OrderStatus, Step, UndoInput
+from domain.model import CheckoutInput, Ending, OrderStatus, Step, UndoInput, id_is_taken
 
 _BEGIN_UNWIND = text("""
     UPDATE orders SET status = 'unwinding', changed_by = :changed_by,
@@ -176,10 +176,7 @@ async def require_same_content(connection: AsyncConnection, order: CheckoutInput
     else:
         is_same = fingerprint == order.fingerprint
     if not is_same:
-        raise IdempotencyMismatch(
-            f"order id {order.order_id} already belongs to an order with another customer or other lines; "
-            "choose another id"
-        )
+        raise IdempotencyMismatch(f"{id_is_taken(order.order_id)}; choose another id")
 
 
 async def begin_unwind(connection: AsyncConnection, undo: UndoInput, step: Step) -> None:

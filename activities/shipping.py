@@ -13,10 +13,13 @@ from domain.errors import CheckoutError, StepAlreadyCompensated
 from domain.model import CheckoutInput, OrderStatus, Shipment, Step, UndoInput
 from domain.undo import UndoOutcome, UndoResult
 
+TRACKING_NUMBER = "'PX' || upper(left(encode(sha256(convert_to(o.order_id, 'UTF8')), 'hex'), 16))"
+"""The SQL that makes a parcel's number of the id of its order `o`: the same for every attempt."""
+
 _SHIP = text(f"""
 WITH parcel AS (
     SELECT o.order_id, z.zone, z.carrier, z.hands_over_at_once,
-           'PX' || upper(left(encode(sha256(convert_to(o.order_id, 'UTF8')), 'hex'), 16)) AS tracking_number
+           {TRACKING_NUMBER} AS tracking_number
       FROM orders o JOIN accounts a ON a.account_id = o.customer
       JOIN delivery_zones z ON z.zone = a.delivery_zone AND z.is_served
      WHERE o.order_id = :order_id AND o.status = 'paid' AND o.fingerprint = :fingerprint

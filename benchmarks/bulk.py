@@ -10,33 +10,29 @@ processor time is that of a whole round.
 import argparse
 import csv
 import json
-import random
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from client.load import MIXES
+from benchmarks.consumption import Meter, Seconds
+from benchmarks.measure import batch
 from client.orders_file import COLUMNS
+from domain.model import CheckoutInput
 from embedded.process import ChildProcess
 from embedded.stack import ROOT, DevStack
 
 
-def write_orders(file: Path, count: int, mix: str, seed: int) -> None:
-    """Write a file of random orders of the demo catalogue."""
-    draw = random.Random(seed)
-    _, recipe = MIXES[mix]
+def write_orders(file: Path, orders: Iterable[CheckoutInput]) -> None:
+    """Write orders as the load reads them."""
     with file.open("w", encoding="utf-8", newline="") as opened:
         writer = csv.writer(opened)
         writer.writerow(COLUMNS)
-        for number in range(count):
-            customer, lines = recipe(draw)
-            writer.writerows((f"bulk-{seed}-{number:06d}", customer, line.sku, line.quantity) for line in lines)
+        for order in orders:
+            writer.writerows((order.order_id, order.customer, line.sku, line.quantity) for line in order.lines)
 
 
 def starter(stack: DevStack, *arguments: str) -> Any:
@@ -54,37 +50,28 @@ def starter(stack: DevStack, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-def processor_seconds(pids: Mapping[str, int]) -> dict[str, float]:
-    """Add up what each process and its children have used of the processor."""
-    used = {}
-    for name, pid in pids.items():
-        process = psutil.Process(pid)
-        times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
-        used[name] = sum(time.user + time.system for time in times)
-    return used
-
-
 def measure(stack: DevStack, worker: ChildProcess, orders: int, rounds: int, mix: str) -> None:
     """Load one file after another and print what each took."""
-    pids = {"worker": worker.pid, "temporal": stack.temporal.pid, "postgres": stack.postgres.pid}
+    # What the starter uses itself is not told: it has ended when we look.
+    meter = Meter({"worker": worker.pid, "Temporal": stack.temporal.pid}, stack.postgres.pid)
     rates: list[float] = []
     outcomes: dict[str, int] = {}
-    spent: Sequence[Mapping[str, float]] = []
+    spent: list[Seconds] = []
     for seed in range(rounds + 1):
         count = orders if seed else 1_000  # the first one warms up
         file = stack.folder / f"orders-{seed}.csv"
-        write_orders(file, count, mix, seed)
-        before = processor_seconds(pids)
+        write_orders(file, batch(count, seed, mix))
+        before = meter.read()
         report = starter(stack, "load", "--from", str(file))
-        after = processor_seconds(pids)
+        used = meter.since(before)
         if seed:
             rates.append(report["per_second"])
             outcomes = report["outcomes"]
-            spent = [*spent, {name: (after[name] - before[name]) / count * 1000 for name in pids}]
+            spent.append({role: used[role] / count * 1000 for role in ("worker", "Temporal", "Postgres")})
             sys.stderr.write(f"round {seed}: {report['per_second']} orders/s\n")
     starter(stack, "audit", "--at-rest", "--timeout", "300")
     told = ", ".join(f"{rate:.0f}" for rate in rates)
-    each = ", ".join(f"{name} {statistics.median(one[name] for one in spent):.2f} ms" for name in pids)
+    each = ", ".join(f"{role} {statistics.median(one[role] for one in spent):.2f} ms" for role in spent[0])
     print(f"{orders} orders of the {mix} mix, {rounds} rounds: median {statistics.median(rates):.0f} orders/s ({told})")
     print(f"processor time per order: {each}")
     print(f"last round: {outcomes}; the audit is clean")
@@ -99,7 +86,6 @@ def main() -> int:
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="checkout-bulk-") as folder, DevStack(Path(folder)) as stack:
         worker = stack.start_worker(CHECKOUT_LOG_LEVEL="WARNING")
-        worker.until(lambda: (Path(folder) / "worker-1.log").exists() and worker.running, timeout=30)
         measure(stack, worker, chosen.orders, chosen.rounds, "mixed" if chosen.refused else "happy")
     return 0
 

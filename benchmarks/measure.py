@@ -50,10 +50,10 @@ class Results:
     alone: list[Round] = field(default_factory=list)
 
 
-def batch(count: int, seed: int) -> list[CheckoutInput]:
-    """Draw so many orders that can all be completed: the same ones for each seed, under ids never used before."""
+def batch(count: int, seed: int, mix: str = "happy") -> list[CheckoutInput]:
+    """Draw so many orders of a mix of `client.load`: the same ones for each seed, under ids never used before."""
     draw, number = random.Random(seed), next(_batches)
-    _, recipe = MIXES["happy"]
+    _, recipe = MIXES[mix]
     return [CheckoutInput(f"bench-{number}-{place}", *recipe(draw)) for place in range(count)]
 
 

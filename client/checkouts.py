@@ -27,10 +27,10 @@ from temporalio.service import RPCError, RPCStatusCode
 from client.failures import NoSuchOrder, NoWorker, OtherContent, Refused
 from client.listing import GONE, QUERIES, TERMINATED, Listed, listed_status
 from domain import policies
-from domain.bulk import UNKNOWN, Batch, Outcome, pack
+from domain.bulk import UNKNOWN, Batch, Outcome, digest, pack
 from domain.errors import AuditViolation
 from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
-from domain.model import CheckoutInput, CheckoutStatus, OrderStatus, Resolution, reason_problem, tidy
+from domain.model import CheckoutInput, CheckoutStatus, OrderStatus, Resolution, id_is_taken, reason_problem, tidy
 from workflows.bulk import BulkCheckoutWorkflow
 from workflows.checkout import CheckoutWorkflow
 from workflows.maintenance import AuditWorkflow, SweepWorkflow
@@ -81,10 +81,7 @@ class Checkouts:
             )
         except WorkflowAlreadyStartedError:
             if await self._fingerprint(order.order_id) != order.fingerprint:
-                raise OtherContent(
-                    f"order id {order.order_id} already belongs to an order with another customer or other "
-                    "lines; choose another id"
-                ) from None
+                raise OtherContent(f"{id_is_taken(order.order_id)}; choose another id") from None
             return False
         return True
 
@@ -94,7 +91,7 @@ class Checkouts:
         Some may have been handed over to sagas of their own; see `outcome`.
         """
         batch = Batch([pack(order) for order in orders])
-        workflow_id = policies.bulk_workflow_id(batch.digest)
+        workflow_id = policies.bulk_workflow_id(digest(orders))
         with contextlib.suppress(WorkflowAlreadyStartedError):
             await self._client.start_workflow(
                 BulkCheckoutWorkflow.run,

@@ -1,19 +1,20 @@
 """The outcome file of a bulk load: how each order of the file has ended, a line for each; the load goes on from it."""
 
 import csv
+from dataclasses import astuple
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
 
 from domain.bulk import OTHER_CONTENT, Outcome
 from domain.errors import InvalidInput
-from domain.model import OrderStatus
+from domain.model import ENDINGS
 
 COLUMNS = ("line", "order_id", "status", "reason", "total_minor", "currency", "tracking_number")
 MALFORMED = "malformed"
 _HEADER = ",".join(COLUMNS).encode()
 _TAIL_BYTES = 100_000
-_SETTLED = frozenset({OrderStatus.COMPLETED, OrderStatus.REJECTED, OrderStatus.CANCELLED, OTHER_CONTENT})
+_SETTLED = ENDINGS | {OTHER_CONTENT}
 
 
 class OutcomeFile:
@@ -47,17 +48,7 @@ class OutcomeFile:
 
     def add(self, line: int, outcome: Outcome) -> None:
         """Write how an order has ended."""
-        self._writer.writerow(
-            (
-                line,
-                outcome.order_id,
-                outcome.status,
-                outcome.reason,
-                outcome.total_minor,
-                outcome.currency,
-                outcome.tracking_number,
-            )
-        )
+        self._writer.writerow((line, *astuple(outcome)))
 
     def flush(self) -> None:
         """Hand what was written to the system: it outlives this process."""

@@ -1,8 +1,8 @@
 """What a bulk load hands to a workflow, batch by batch, and what it answers."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, field
 from typing import Any, ClassVar
 
 from domain.errors import InvalidInput
@@ -17,7 +17,7 @@ OTHER_CONTENT = "other content"
 UNKNOWN = "unknown"
 """The outcome of an order whose batch was ended from outside: the sweep settles it, the next load tells how."""
 
-Packed = Mapping[str, Any]
+Packed = dict[str, Any]
 """An order as a batch carries it: `{"order_id": ..., "customer": ..., "lines": {sku: quantity}}`."""
 
 
@@ -44,6 +44,14 @@ def unpack(packed: Packed, *, repair: bool = False, doubt: str = "") -> Checkout
     return CheckoutInput(order_id, customer, lines, repair, doubt)
 
 
+def digest(orders: Iterable[CheckoutInput]) -> str:
+    """Tell batches apart: equal exactly for the same orders with the same content."""
+    content = hashlib.sha256()
+    for order in orders:
+        content.update(f"{order.order_id}\0{order.fingerprint}\0".encode())
+    return content.hexdigest()[:24]
+
+
 @dataclass(frozen=True)
 class Batch:
     """Some orders of a bulk load, which one workflow carries to their ends together."""
@@ -55,15 +63,6 @@ class Batch:
     orders: list[Any]
     """Each as `Packed`, no order id twice. Decoded no further where nobody looks: that would take longer than to
     reserve them."""
-
-    @property
-    def digest(self) -> str:
-        """Tell batches apart: equal exactly for the same orders with the same content."""
-        content = hashlib.sha256()
-        for order in self.orders:
-            whole = unpack(order)
-            content.update(f"{whole.order_id}\0{whole.fingerprint}\0".encode())
-        return content.hexdigest()[:24]
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ class BatchReport:
     @classmethod
     def of(cls, outcomes: Sequence[Outcome]) -> "BatchReport":
         """Put outcomes into few words."""
-        return cls([[o.order_id, o.status, o.reason, o.total_minor, o.currency, o.tracking_number] for o in outcomes])
+        return cls([list(astuple(outcome)) for outcome in outcomes])
 
     def unpacked(self) -> list[Outcome]:
         """Give the outcomes back."""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, ClassVar
 
 from domain.errors import InvalidInput
@@ -30,6 +31,10 @@ class OrderStatus(StrEnum):
     STUCK = "stuck"
     REJECTED = "rejected"
     CANCELLED = "cancelled"
+
+
+ENDINGS = frozenset({OrderStatus.COMPLETED, OrderStatus.REJECTED, OrderStatus.CANCELLED})
+"""The statuses in which an order has ended."""
 
 
 class Ending(StrEnum):
@@ -114,7 +119,7 @@ class CheckoutInput:
                 "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
             )
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of who wants how many of what: equal exactly for orders with the same content."""
         content = [self.customer, [[line.sku, line.quantity] for line in self.lines]]
@@ -190,6 +195,11 @@ class CheckoutStatus:
     currency: str | None = None
     tracking_number: str | None = None
     steps: list[StepView] = field(default_factory=list)
+
+
+def id_is_taken(order_id: str) -> str:
+    """Say that an order's id is somebody else's."""
+    return f"order id {order_id} already belongs to an order with another customer or other lines"
 
 
 def is_identifier(value: object) -> bool:

@@ -1,6 +1,7 @@
 """The checkout of many orders at once, for imports and flash sales: each with an outcome of its own."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -181,9 +182,7 @@ class BulkCheckoutWorkflow:
 
     def _show(self) -> None:
         """Bring the UI's current details up to date. Costs no history."""
-        counts: dict[str, int] = {}
-        for outcome in self._outcomes.values():
-            counts[outcome.status] = counts.get(outcome.status, 0) + 1
+        counts = Counter(outcome.status for outcome in self._outcomes.values())
         rows = [f"{count} {status}" for status, count in counts.items()]
         if due := len(self._due()):
             rows.append(f"{due} at step {self._step}")

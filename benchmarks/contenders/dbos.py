@@ -8,7 +8,7 @@ import asyncpg
 from benchmarks.contenders import worker_process
 from benchmarks.contenders.contender import Contender, Footprint, require_installed
 from benchmarks.contenders.http import Asker
-from benchmarks.workers.steps import wire_of
+from domain.bulk import pack
 from domain.model import CheckoutInput
 from embedded.ports import free_port
 from embedded.process import ChildProcess
@@ -44,7 +44,7 @@ class Dbos:
 
     async def carry(self, order: CheckoutInput) -> str:
         """Ask the application for the order's workflow."""
-        return str(await self._asker.post(f"/{self._way}", wire_of(order)))
+        return str(await self._asker.post(f"/{self._way}", pack(order)))
 
     async def footprint(self, orders: Sequence[CheckoutInput]) -> Footprint:
         """Count the rows that the system database keeps."""

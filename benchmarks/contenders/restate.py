@@ -8,7 +8,7 @@ from benchmarks.contenders import worker_process
 from benchmarks.contenders.contender import Contender, Footprint, require_installed
 from benchmarks.contenders.http import Asker
 from benchmarks.contenders.restate_server import RestateServer
-from benchmarks.workers.steps import wire_of
+from domain.bulk import pack
 from domain.model import CheckoutInput
 from embedded.ports import free_port, port_answers
 from embedded.process import ChildProcess
@@ -34,7 +34,7 @@ class Restate:
 
     async def carry(self, order: CheckoutInput) -> str:
         """Call the workflow that has the order's id and wait for its end."""
-        return str(await self._ingress.post(f"/Checkout/{order.order_id}/run", wire_of(order)))
+        return str(await self._ingress.post(f"/Checkout/{order.order_id}/run", pack(order)))
 
     async def footprint(self, orders: Sequence[CheckoutInput]) -> Footprint:
         """Count the entries of their journals."""

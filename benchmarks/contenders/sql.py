@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from benchmarks.contenders import worker_process
 from benchmarks.contenders.contender import Contender, Footprint, require_installed
 from benchmarks.contenders.http import Asker
-from benchmarks.workers.steps import wire_of
+from domain.bulk import pack
 from domain.model import CheckoutInput
 from embedded.ports import free_port
 from embedded.process import ChildProcess
@@ -30,7 +30,7 @@ class BareSql:
 
     async def carry(self, order: CheckoutInput) -> str:
         """Run the three statements; an order that is lost half way stays half way."""
-        return str(await self._asker.post("/checkout", wire_of(order)))
+        return str(await self._asker.post("/checkout", pack(order)))
 
     async def footprint(self, _orders: Sequence[CheckoutInput]) -> Footprint:
         """Nothing is remembered."""

@@ -9,13 +9,13 @@ from activities.inventory import Inventory
 from activities.orders import Orders
 from activities.payments import Payments
 from activities.shipping import Shipping
+from domain.bulk import Packed, unpack
 from domain.errors import CheckoutError
-from domain.model import CheckoutInput, Ending, OrderLine, UndoInput
+from domain.model import CheckoutInput, Ending, UndoInput
 
 STEPS = ("reserve", "pay", "ship")
-
-Wire = dict[str, Any]
-"""An order as JSON: `order_id`, `customer`, `lines` as pairs of SKU and quantity."""
+Wire = Packed
+"""An order as JSON."""
 
 
 class Refused(Exception):
@@ -49,7 +49,7 @@ class ShopSteps:
             Refused: the step's refusal. Any other failure may pass and is worth another try.
         """
         try:
-            result = await self._dos[step](order_of(wire))
+            result = await self._dos[step](unpack(wire))
         except CheckoutError as error:
             if error.non_retryable:
                 raise Refused(f"{error.type}: {error.message}") from None
@@ -58,22 +58,10 @@ class ShopSteps:
 
     async def undo(self, step: str, wire: Wire, reason: str) -> str:
         """Undo the step, done or not, and say how that went."""
-        result = await self._undos[step](UndoInput(order_of(wire), Ending.REJECTED, reason))
+        result = await self._undos[step](UndoInput(unpack(wire), Ending.REJECTED, reason))
         return str(result.outcome)
 
     async def close(self, wire: Wire, reason: str) -> str:
         """Write the order's ending once all is undone, and give its status."""
-        state = await self._orders.close_order(UndoInput(order_of(wire), Ending.REJECTED, reason))
+        state = await self._orders.close_order(UndoInput(unpack(wire), Ending.REJECTED, reason))
         return state.status
-
-
-def wire_of(order: CheckoutInput) -> Wire:
-    """Give an order as JSON."""
-    lines = [[line.sku, line.quantity] for line in order.lines]
-    return {"order_id": order.order_id, "customer": order.customer, "lines": lines}
-
-
-def order_of(wire: Wire) -> CheckoutInput:
-    """Read an order from JSON."""
-    lines = tuple(OrderLine(sku, quantity) for sku, quantity in wire["lines"])
-    return CheckoutInput(wire["order_id"], wire["customer"], lines)

@@ -1,7 +1,6 @@
 """What is special about each step, and what is written about an order as a whole."""
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -34,6 +33,7 @@ from domain.model import CheckoutInput, Ending, OrderLine, Reservation, UndoInpu
 from domain.undo import UndoOutcome, UndoResult
 from embedded.stack import DevStack
 from tests.conftest import Database, Shop
+from tests.statements import log_statements, statements_sent
 
 _MUG = (("tea-mug", 1),)
 _AS_IT_IS = "SELECT"
@@ -582,15 +582,12 @@ async def test_each_step_of_the_happy_path_executes_one_statement_in_autocommit(
 async def test_the_server_sees_one_statement_for_each_step_and_no_transaction_block(
     shop: Shop, database: Database, stack: DevStack
 ) -> None:
-    await database.run(f"ALTER ROLE checkout IN DATABASE \"{database.name}\" SET log_statement = 'all'")
+    await log_statements(database)
     await complete(shop, shop.order("alice", ("poster", 1)))  # connects, and prepares the statements
-    already = stack.postgres.log.stat().st_size
 
-    await complete(shop, shop.order("alice", ("poster", 1)))
+    with statements_sent(stack) as statements:
+        await complete(shop, shop.order("alice", ("poster", 1)))
 
-    with stack.postgres.log.open(encoding="utf-8") as log:
-        log.seek(already)
-        statements = re.findall(r"LOG:  (?:statement|execute [^:]*):\s+(\w+)", log.read())
     assert statements == ["WITH"] * 3
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from client.orders_file import Entry, line_count, read_orders
 from client.outcomes import OutcomeFile
-from domain.bulk import OTHER_CONTENT, UNKNOWN, Batch, Outcome, pack, unpack
+from domain.bulk import OTHER_CONTENT, UNKNOWN, Outcome, digest, pack, unpack
 from domain.errors import InvalidInput
 from domain.model import CheckoutInput, OrderLine
 
@@ -179,8 +179,8 @@ def test_an_order_is_the_same_when_it_comes_out_of_a_batch() -> None:
 def test_batches_of_the_same_orders_have_the_same_digest_and_others_have_others() -> None:
     one, other = order("n-1", "alice", ("tea-mug", 2)), order("n-1", "alice", ("tea-mug", 3))
 
-    assert Batch([pack(one)]).digest == Batch([pack(one)]).digest
-    assert Batch([pack(one)]).digest != Batch([pack(other)]).digest
+    assert digest([one]) == digest([one])
+    assert digest([one]) != digest([other])
 
 
 @pytest.mark.parametrize("packed", [None, {}, {"lines": []}, {"order_id": "n", "customer": "c", "lines": {"x": "1"}}])

@@ -7,7 +7,7 @@ from typing import Any
 from temporalio.client import WorkflowHandle
 
 from domain import policies
-from domain.bulk import Batch, BatchReport, pack
+from domain.bulk import Batch, BatchReport, digest, pack
 from domain.errors import DatabaseRefusedStatement
 from domain.model import CheckoutInput
 from tests.conftest import Shop
@@ -35,13 +35,13 @@ def mixed(shop: Shop) -> list[CheckoutInput]:
 async def start_batch(shop: Shop, orders: Sequence[CheckoutInput]) -> BulkHandle:
     batch = Batch([pack(order) for order in orders])
     return await shop.client.start_workflow(
-        BulkCheckoutWorkflow.run, batch, id=policies.bulk_workflow_id(batch.digest), task_queue=shop.task_queue
+        BulkCheckoutWorkflow.run, batch, id=policies.bulk_workflow_id(digest(orders)), task_queue=shop.task_queue
     )
 
 
 def gates_of(shop: Shop, orders: Sequence[CheckoutInput]) -> CheckoutInput:
     """Give what gates know a batch by."""
-    return shop.order(order_id=policies.bulk_workflow_id(Batch([pack(order) for order in orders]).digest))
+    return shop.order(order_id=policies.bulk_workflow_id(digest(orders)))
 
 
 async def _completed(shop: Shop, _gates: Gates) -> BulkHandle:

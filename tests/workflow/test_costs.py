@@ -3,7 +3,6 @@
 A change that makes an order dearer fails here, and says by how much. Where it is worth it, put the new figure in.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +13,7 @@ from adapters.temporal import DATA_CONVERTER
 from domain.model import Lane
 from embedded.stack import DevStack
 from tests.conftest import Database, Shop
+from tests.statements import log_statements, statements_sent
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,13 @@ async def test_a_completed_order_costs_what_it_did(shop: Shop, database: Databas
     # Histories name who worked for them: by default with the machine's name.
     client = await Client.connect(stack.temporal.address, data_converter=DATA_CONVERTER, identity="costs")
     shop = replace(shop, client=client, lane=lane)
-    await database.run(f"ALTER ROLE checkout IN DATABASE \"{database.name}\" SET log_statement = 'all'")
+    await log_statements(database)
 
     async with shop.working():
         await (await shop.start(shop.order("carol"))).result()  # connects, and prepares the statements
-        already = stack.postgres.log.stat().st_size
-        handle = await shop.start(shop.order("carol"))
-        await handle.result()
-        with stack.postgres.log.open(encoding="utf-8") as log:
-            log.seek(already)
-            statements = re.findall(r"LOG:  (?:statement|execute [^:]*):\s+(\w+)", log.read())
+        with statements_sent(stack) as statements:
+            handle = await shop.start(shop.order("carol"))
+            await handle.result()
     history = (await handle.describe()).raw_description.workflow_execution_info
 
     found = Costs(history.history_length, history.history_size_bytes, len(statements), _commits(statements))
