@@ -28,7 +28,7 @@ with workflow.unsafe.imports_passed_through():
     from domain.errors import DatabaseContradictsHistory, InvalidInput
     from domain.maintenance import StartInput
     from domain.model import Ending, Lane, Step, tidy
-    from workflows.compensation import Patience, describe, is_cut_short
+    from workflows.compensation import Patience, describe
     from workflows.operation import perform
     from workflows.saga import Saga
 
@@ -75,8 +75,7 @@ class BulkCheckoutWorkflow:
         """Carry every order of the batch to its end, or into the hands of its own saga."""
         self._take(batch)
         await self._saga.run(self._carry())
-        if self._due() or self._refused:  # cancelled on the way
-            await self._saga.protect(self._call_off())
+        await self._saga.protect(self._undo_the_rest())
         return BatchReport.of([self._outcomes[order_id] for order_id in self._orders])
 
     def _take(self, batch: Batch) -> None:
@@ -108,8 +107,6 @@ class BulkCheckoutWorkflow:
                 await self._saga.protect(self._hand_over(due, describe(error)))
             else:
                 await self._saga.protect(self._note(report))
-        await self._unwind(self._refused)
-        self._show()
 
     def _due(self) -> list[str]:
         return [
@@ -135,16 +132,15 @@ class BulkCheckoutWorkflow:
 
     # Back -----------------------------------------------------------------------------------------------
 
-    async def _call_off(self) -> None:
-        """Undo what has not ended."""
+    async def _undo_the_rest(self) -> None:
+        """Undo what a step has refused and, after a cancel, all that has not ended."""
         reason = tidy(f"cancelled: {workflow.cancellation_reason() or 'no reason given'}")
         cancelled = {order_id: _Undo(self._step, reason, Ending.CANCELLED) for order_id in self._due()}
-        await self._unwind({**self._refused, **cancelled})
+        if undos := {**self._refused, **cancelled}:
+            await self._unwind(undos)
         self._show()
 
     async def _unwind(self, undos: Mapping[str, _Undo]) -> None:
-        if not undos:
-            return
         given = UnwindInput(
             [self._orders[order_id] for order_id in undos],
             [undo.step.value for undo in undos.values()],
@@ -154,8 +150,6 @@ class BulkCheckoutWorkflow:
         try:
             report = await perform(BatchUnwind.unwind_orders, given, policies.UNDO, None, f"↩ Undo {len(undos)} orders")
         except ActivityError as error:
-            if is_cut_short(error):
-                raise
             why = describe(error)
             called_off = [order_id for order_id, undo in undos.items() if undo.ending is Ending.CANCELLED]
             await self._hand_over(called_off, why, repair=True)

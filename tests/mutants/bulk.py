@@ -78,8 +78,8 @@ MUTANTS = (
         "batch-leaves-the-refused-as-they-are",
         "a rejected order would hold its goods until the sweep came",
         _WORKFLOW,
-        "        await self._unwind(self._refused)\n",
-        "",
+        "            self._refused[order_id] = _Undo(self._step, tidy(reason), Ending.REJECTED)\n",
+        '            self._outcomes[order_id] = Outcome(order_id, "rejected", reason)\n',
         at(BULK, "test_each_order_of_a_batch_has_an_outcome_of_its_own"),
     ),
     Mutant(
@@ -88,7 +88,7 @@ MUTANTS = (
         _WORKFLOW,
         "            if self._saga.is_cancel_requested:\n",
         "            if False:\n",
-        at(BULK, "test_a_batch_that_is_cancelled_before_its_first_step_leaves_every_order_cancelled"),
+        at(BULK, "test_a_cancel_undoes_what_has_not_been_completed[after-charge_orders]"),
     ),
     Mutant(
         "batch-goes-on-by-sagas-after-a-cancel",

@@ -70,7 +70,7 @@ async def activities_of(handle: BulkHandle) -> list[str]:
 
 
 async def cancel_the_attempt(handle: BulkHandle) -> None:
-    """Cancel a batch, and wait until the server knows that its attempt is not to be followed by another."""
+    """Cancel a batch while a step is tried, and wait until the server knows that no other attempt is to follow."""
     await handle.cancel(reason="the supplier is gone")
 
     async def is_cancelled() -> bool:
@@ -315,7 +315,7 @@ async def test_a_cancel_during_an_undo_that_then_fails_changes_nothing(shop: Sho
     async with shop.working(interceptors=(gates,)):
         handle = await start_batch(shop, orders)
         await gate.reached()
-        await cancel_the_attempt(handle)
+        await handle.cancel(reason="too late")
         gate.open()
         outcomes = await outcomes_of(handle)
 
