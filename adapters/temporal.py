@@ -50,6 +50,15 @@ class _Shallow(AdvancedJSONEncoder):
         return super().default(o)
 
 
+# The SDK makes a converter for each activity and each activation; what it consists of has no state.
+_ENCODINGS = tuple(
+    JSONPlainPayloadConverter(encoder=_Shallow, custom_type_converters=[_WholeNumbers()])
+    if isinstance(converter, JSONPlainPayloadConverter)
+    else converter
+    for converter in DefaultPayloadConverter.default_encoding_payload_converters
+)
+
+
 class CheckoutPayloadConverter(CompositePayloadConverter):
     """JSON, with one addition: a saga's input that does not decode is a refusal.
 
@@ -59,14 +68,7 @@ class CheckoutPayloadConverter(CompositePayloadConverter):
     """
 
     def __init__(self) -> None:
-        super().__init__(
-            *(
-                JSONPlainPayloadConverter(encoder=_Shallow, custom_type_converters=[_WholeNumbers()])
-                if isinstance(converter, JSONPlainPayloadConverter)
-                else converter
-                for converter in DefaultPayloadConverter.default_encoding_payload_converters
-            )
-        )
+        super().__init__(*_ENCODINGS)
 
     def from_payloads(self, payloads: Sequence[Payload], type_hints: list[type] | None = None) -> list[Any]:
         """Decode values; raise InvalidInput when a type that asks for it does not fit, or is far too long."""

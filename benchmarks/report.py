@@ -9,7 +9,13 @@ from benchmarks.measure import Results, Round, ratios
 ROLES = ("caller", "worker", "engine", "Postgres")
 PRODUCT = "fast"
 """The contender that the others are compared with."""
-_PAIRS = (("fast", "idle"), ("fast", "classic"), ("classic", "empty activities"), ("classic", "bare"))
+_PAIRS = (
+    ("fast", "idle"),
+    ("fast, eager", "idle, eager"),
+    ("fast", "classic"),
+    ("classic", "empty activities"),
+    ("classic", "bare"),
+)
 
 
 def tables(results: Mapping[str, Results], counts: Mapping[str, Counts]) -> str:

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
-from benchmarks.contenders import dbos, restate, sql, temporal
+from benchmarks.contenders import dbos, one_process, restate, sql, temporal
 from benchmarks.contenders.contender import Contender
 from embedded.stack import DevStack
 
 Room = Callable[[DevStack], AbstractContextManager[Sequence[Contender]]]
 """Starts what its contenders need beside the stack, and stops it."""
 
-ROOMS: tuple[Room, ...] = (temporal.running, dbos.running, restate.running, sql.running)
+ROOMS: tuple[Room, ...] = (temporal.running, one_process.running, dbos.running, restate.running, sql.running)

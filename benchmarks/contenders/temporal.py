@@ -5,12 +5,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from temporalio.client import Client
-from temporalio.common import WorkflowIDReusePolicy
 
 from adapters.temporal import DATA_CONVERTER
 from benchmarks.contenders import worker_process
 from benchmarks.contenders.contender import Contender, Footprint
-from benchmarks.workers.empty import TASK_QUEUE
+from benchmarks.workers.empty import TASK_QUEUE, start_empty
 from client.checkouts import Checkouts
 from domain.model import CheckoutInput, Lane
 from domain.policies import CHECKOUT_TASK_QUEUE, checkout_workflow_id
@@ -23,7 +22,9 @@ YARDSTICKS = {"idle": "Idle", "bare": "Bare", "empty activities": "Empty"}
 """Workflows that do nothing, by what the tables call them."""
 
 
-class _OnTemporal:
+class OnTemporal:
+    """What the contenders on Temporal have in common: whom they run on, and what their histories cost."""
+
     def __init__(self, name: str, worker: ChildProcess, stack: DevStack) -> None:
         self.name = name
         self._worker = worker
@@ -58,7 +59,7 @@ class _OnTemporal:
         return self._connected
 
 
-class Checkout(_OnTemporal):
+class Checkout(OnTemporal):
     """The product in one lane."""
 
     sells = True
@@ -79,21 +80,14 @@ class Checkout(_OnTemporal):
         return checkout_workflow_id(order.order_id)
 
 
-class Yardstick(_OnTemporal):
+class Yardstick(OnTemporal):
     """A workflow of benchmarks/workers/empty.py: the engine's share, without saga and database."""
 
     sells = False
 
     async def carry(self, order: CheckoutInput) -> str:
         """Start the workflow as a checkout is started, and wait for its end."""
-        handle = await (await self._client()).start_workflow(
-            YARDSTICKS[self.name],
-            order,
-            id=order.order_id,
-            task_queue=TASK_QUEUE,
-            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-            static_summary=f"{order.summary} for {order.customer}",
-        )
+        handle = await start_empty(await self._client(), YARDSTICKS[self.name], order, TASK_QUEUE, is_eager=False)
         await handle.result()
         return "completed"
 

@@ -5,16 +5,17 @@ import contextlib
 import signal
 import sys
 from datetime import timedelta
+from typing import Any
 
+import uvloop
 from temporalio import activity, workflow
-from temporalio.client import Client
-from temporalio.worker import PollerBehaviorAutoscaling, Worker
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+from temporalio.client import Client, WorkflowHandle
+from temporalio.common import WorkflowIDReusePolicy
+from temporalio.worker import PollerBehaviorAutoscaling, UnsandboxedWorkflowRunner, Worker
 
-with workflow.unsafe.imports_passed_through():
-    from adapters.temporal import DATA_CONVERTER
-    from domain import policies
-    from domain.model import CheckoutInput, OrderStatus
+from adapters.temporal import DATA_CONVERTER
+from domain import policies
+from domain.model import CheckoutInput, OrderStatus
 
 TASK_QUEUE = "empty"
 
@@ -68,29 +69,46 @@ class EmptyWorkflow:
         return order.order_id
 
 
-async def main(address: str) -> None:
-    """Work with worker.py's settings until SIGTERM."""
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    worker = Worker(
-        await Client.connect(address, data_converter=DATA_CONVERTER),
-        task_queue=TASK_QUEUE,
+def build_empty_worker(client: Client, task_queue: str) -> Worker:
+    """Put a worker together with worker.py's settings."""
+    return Worker(
+        client,
+        task_queue=task_queue,
         workflows=[IdleWorkflow, BareWorkflow, EmptyWorkflow],
         activities=[nothing],
-        workflow_runner=SandboxedWorkflowRunner(
-            # This module carries a client and a worker as well; imported once, it costs what workflows/ costs.
-            restrictions=SandboxRestrictions.default.with_passthrough_modules("benchmarks", "__main__")
-        ),
+        workflow_runner=UnsandboxedWorkflowRunner(),
         max_cached_workflows=1_000,
         max_concurrent_activities=100,
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(minimum=2, maximum=20, initial=5),
         activity_task_poller_behavior=PollerBehaviorAutoscaling(minimum=2, maximum=20, initial=5),
     )
-    async with worker:
+
+
+async def start_empty(
+    client: Client, name: str, order: CheckoutInput, task_queue: str, *, is_eager: bool
+) -> WorkflowHandle[Any, Any]:
+    """Start one of the workflows as a checkout is started."""
+    return await client.start_workflow(
+        name,
+        order,
+        id=order.order_id,
+        task_queue=task_queue,
+        id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+        request_eager_start=is_eager,
+        static_summary=f"{order.summary} for {order.customer}",
+    )
+
+
+async def main(address: str) -> None:
+    """Work until SIGTERM."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    client = await Client.connect(address, data_converter=DATA_CONVERTER)
+    async with build_empty_worker(client, TASK_QUEUE):
         print("ready", flush=True)
         await stop.wait()
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(main(sys.argv[1]))
+    with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main(sys.argv[1]))
