@@ -119,13 +119,14 @@ def ending_of_order(cell: BatchCell, fate: Fate) -> str:
         is_refused = fate.is_refused and len(fate.steps) <= list(BatchOperation).index(operation)
         return fate.usual if is_refused else "cancelled"
     if fault is Fault.TERMINATED and sweeps_that_repair_order(cell, fate):
-        is_held = boundary is Boundary.B2  # then the repair comes after what it undoes, or cannot
-        if is_held and operation is BatchOperation.UNWIND:
-            return "rejected"
-        if is_held and operation is BatchOperation.SHIP and fate is Fate.HANDED_OVER:
-            return "completed"
-        return "cancelled"
+        # At B2 the repair waits for the transaction, and finds the ending that it has written.
+        is_ended = boundary is Boundary.B2 and (operation is BatchOperation.UNWIND or _is_last(operation, fate))
+        return fate.usual if is_ended else "cancelled"
     return fate.usual
+
+
+def _is_last(operation: BatchOperation, fate: Fate) -> bool:
+    return operation is BatchOperation.SHIP and not fate.is_refused
 
 
 def goes_on_to_its_end(cell: BatchCell) -> bool:

@@ -82,8 +82,9 @@ class Laboratory:
         self._stack.postgres.start()
         self._stack.temporal.start()
         patience = _HURRIED.get(group.fault, Patience())
-        if group.is_fast:  # what comes meanwhile is heard when half of the task's time is over
-            patience = replace(patience, workflow_task=3.0)
+        if group.is_fast:
+            # What comes meanwhile is heard when half of the task's time is over. Of a termination nothing is heard.
+            patience = replace(patience, workflow_task=60.0 if group.fault is Fault.TERMINATED else 3.0)
         with self._database(patience.transaction) as database:
             async with Proxy(self._stack.ports.postgres, _recognise) as proxy, Desk() as desk:
                 crew = Crew(

@@ -152,9 +152,7 @@ class Scene:
         name, orders = await new_batch(self.database, cell)
         workflow_id = bulk_workflow_id(digest(orders.values()))
         self._places[cell.operation] = self._bar(name, workflow_id, cell.operation)
-        is_deaf = cell.group.fault is Fault.TERMINATED or (
-            cell.group.fault is Fault.CANCELLED and not is_heard_at_once(cell)
-        )
+        is_deaf = cell.group.fault is Fault.CANCELLED and not is_heard_at_once(cell)
         handle = await self.client.start_workflow(
             BulkCheckoutWorkflow.run,
             Batch([pack(order) for order in orders.values()]),

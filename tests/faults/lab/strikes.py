@@ -39,6 +39,7 @@ Proofs = dict[str, str]
 Strike = Callable[[Scene, ChildProcess], Awaitable[Proofs]]
 
 _PATIENCE_SECONDS = 60.0
+_CHARGES = frozenset({Operation.CHARGE.value, BatchOperation.CHARGE.value})
 _HELD_BY_PROXY = frozenset({Boundary.B2, Boundary.B3})
 
 
@@ -151,15 +152,15 @@ async def terminate(scene: Scene, _victim: ChildProcess) -> Proofs:
     if scene.group.boundary is not Boundary.B2:
         await scene.ended()  # at B2 the repairs wait for what the held transactions have locked
     next_steps = [
-        scene.desk.stop(load.subject, BatchOperation.SHIP, Boundary.B1)
-        for load in scene.loads
-        if scene.group.boundary is Boundary.B2 and load.cell.operation is BatchOperation.CHARGE
+        scene.desk.stop(struck.subject, _ship(struck), Boundary.B1)
+        for struck in scene.struck
+        if scene.group.is_fast and scene.group.boundary is Boundary.B2 and struck.operation in _CHARGES
     ]
     scene.let_go()
     await scene.answered()
     await asyncio.gather(*(_finished(scene, struck) for struck in scene.struck if _is_finished_by_its_task(struck)))
     await scene.ended()
-    for stop in next_steps:  # nothing is left for it: the repairs were faster
+    for stop in next_steps:  # it would race with the repair
         await stop.reached()
         stop.open()
     second = await _sweep(scene)
@@ -259,6 +260,10 @@ async def _require_event(struck: Struck, kind: "EventType.ValueType") -> None:
     assert found, f"no {EventType.Name(kind)} in the history of {struck.name}"
 
 
+def _ship(struck: Struck) -> str:
+    return BatchOperation.SHIP if isinstance(struck, Load) else Operation.SHIP
+
+
 def _is_finished_by_its_task(struck: Saga | Load) -> bool:
     return goes_on_to_its_end(struck.cell) if isinstance(struck, Load) else is_finished_by_its_task(struck.cell)
 
@@ -271,10 +276,10 @@ def _sweeps_that_repair(struck: Saga | Load) -> dict[str, list[int]]:
 
 async def _finished(scene: Scene, struck: Struck) -> None:
     """Wait until the last step has ended, in whichever run."""
-    ship = BatchOperation.SHIP if isinstance(struck, Load) else Operation.SHIP
     await scene.desk.heard(
         lambda reports: any(
-            (report.subject, report.operation, report.boundary) == (struck.subject, ship, None) for report in reports
+            (report.subject, report.operation, report.boundary) == (struck.subject, _ship(struck), None)
+            for report in reports
         )
     )
 
