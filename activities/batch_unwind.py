@@ -13,7 +13,11 @@ from temporalio import activity
 from activities.batch import Changed, how_they_stand, line_columns, lock_orders, outcome_of, settle, sort_out
 from activities.fence import patience
 from domain.bulk import StepReport, UnwindInput, unpack
-from domain.model import ENDINGS, CheckoutInput, Step
+from domain.model import ENDINGS, CheckoutInput, OrderStatus, Step
+
+_STEPS = list(Step)
+_DONE = {OrderStatus.RESERVED: Step.RESERVE, OrderStatus.PAID: Step.PAY}
+"""The step that an order at this status has behind it."""
 
 _TURN_FENCES = text("""
     INSERT INTO step_fence (saga_id, step, phase, had_effect, fingerprint)
@@ -28,10 +32,10 @@ _TURN_FENCES = text("""
 
 _UNWIND = text("""
 WITH begun AS (
-    UPDATE orders o SET status = 'unwinding', changed_by = 'undo ' || u.failed_step,
+    UPDATE orders o SET status = 'unwinding', changed_by = 'undo ' || u.last_step,
            reason = coalesce(o.reason, u.reason), ending = coalesce(o.ending, u.ending)
-      FROM unnest(CAST(:order_ids AS text[]), CAST(:failed_steps AS text[]), CAST(:reasons AS text[]),
-                  CAST(:endings AS text[])) AS u (order_id, failed_step, reason, ending)
+      FROM unnest(CAST(:order_ids AS text[]), CAST(:last_steps AS text[]), CAST(:reasons AS text[]),
+                  CAST(:endings AS text[])) AS u (order_id, last_step, reason, ending)
      WHERE o.order_id = u.order_id
 ), moved AS (
     INSERT INTO transfers (transfer_id, order_id, kind, debit_account, credit_account, amount_minor, currency)
@@ -77,7 +81,7 @@ ON CONFLICT DO NOTHING
 
 class _Due(NamedTuple):
     order: CheckoutInput
-    failed_step: str
+    last_step: Step
     reason: str
     ending: str
 
@@ -90,7 +94,10 @@ class BatchUnwind:
 
     @activity.defn
     async def unwind_orders(self, asked: UnwindInput) -> StepReport:
-        """Undo orders and write their endings. An order that has ended meanwhile keeps its ending."""
+        """Undo orders and write their endings. An order that has ended meanwhile keeps its ending.
+
+        What is undone is all that was done: no less where a later step than the one asked about was.
+        """
         async with patience():
             return await settle(self._engine, lambda connection: _unwind(connection, asked))
 
@@ -104,7 +111,9 @@ async def _unwind(connection: AsyncConnection, asked: UnwindInput) -> StepReport
     ):
         order, row = unpack(packed), known.get(packed["order_id"])
         if row is None or sort_out(report, order, row):
-            due.append(_Due(order, failed_step, reason, ending))
+            # Another run of the batch, or a workflow task that was lost, may have come further than this one knows.
+            last = max(Step(failed_step), _DONE[row.status] if row else Step.RESERVE, key=_STEPS.index)
+            due.append(_Due(order, last, reason, ending))
     if not due:
         return report
     had_effect = await _turn_fences(connection, due)
@@ -120,7 +129,7 @@ async def _unwind(connection: AsyncConnection, asked: UnwindInput) -> StepReport
         _UNWIND,
         {
             **how,
-            "failed_steps": [each.failed_step for each in due],
+            "last_steps": [each.last_step for each in due],
             "paid": [order_id for order_id, step in had_effect if step == Step.PAY],
             "reserved": [order_id for order_id, step in had_effect if step == Step.RESERVE],
         },
@@ -144,9 +153,8 @@ async def _unwind(connection: AsyncConnection, asked: UnwindInput) -> StepReport
 
 
 async def _turn_fences(connection: AsyncConnection, due: Iterable[_Due]) -> set[tuple[str, str]]:
-    """Shut each order's fences up to the step that failed, and tell which of the steps had an effect."""
-    steps = [step.value for step in Step]
-    turned = [(each.order, step) for each in due for step in steps[: steps.index(each.failed_step) + 1]]
+    """Shut each order's fences up to its last step, and tell which of the steps had an effect."""
+    turned = [(each.order, step) for each in due for step in _STEPS[: _STEPS.index(each.last_step) + 1]]
     rows: Any = await connection.execute(
         _TURN_FENCES,
         {

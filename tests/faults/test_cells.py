@@ -1,17 +1,25 @@
 """Every operation, struck at every boundary by every fault, ends as it must, having acted once or not at all.
 
-Six operations, five boundaries, eight faults: 240 cells, and 96 more for what differs in the fast lane. The operations
-of a fault and a boundary are struck together, in one run with one saga for each; `tests/faults/lab/cells.py` says how
-each has to end.
+Six operations, five boundaries, eight faults: 240 cells, and 96 more for what differs in the fast lane; 136 for the
+operations of a batch. The operations of a fault and a boundary are struck together, in one run with one saga or batch
+for each; `tests/faults/lab/cells.py` and `batch_cells.py` say how each has to end.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 import pytest
 
 from domain.model import Lane
 from embedded.stack import DevStack
-from tests.faults.lab.aftermath import Aftermath
+from tests.faults.lab.aftermath import Aftermath, Course, Shelf, Traces
+from tests.faults.lab.batch_cells import (
+    BATCH_CELLS,
+    BatchCell,
+    Fate,
+    answers_of_batch,
+    ending_of_order,
+    fences_at,
+)
 from tests.faults.lab.cells import (
     CELLS,
     FAST_BOUNDARIES,
@@ -27,13 +35,16 @@ from tests.faults.lab.cells import (
     ending_of,
     is_early,
 )
-from tests.faults.lab.runs import Laboratory
+from tests.faults.lab.goods import PRICE, QUANTITY
+from tests.faults.lab.runs import Laboratory, Run
+from tests.faults.lab.struck import Standing
 
 # The first cell of a group waits for the run of all six.
 pytestmark = pytest.mark.timeout(300)
 
-EXECUTED: set[Cell] = set()
-FIRED: set[Cell] = set()
+ALL_CELLS: list[Cell | BatchCell] = [*CELLS, *BATCH_CELLS]
+EXECUTED: set[Cell | BatchCell] = set()
+FIRED: set[Cell | BatchCell] = set()
 
 # An answer to a workflow task that came after a cancel is refused and the task repeated; a termination ends the
 # task that is under way. Both are how Temporal works, and no failure of the workflow's code.
@@ -58,7 +69,7 @@ async def laboratory(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
         stack.postgres.remove()
 
 
-def selected(cells: list[Cell]) -> list[object]:
+def selected(cells: Sequence[Cell | BatchCell]) -> list[object]:
     """Make test parameters; only the groups that are in every run stay in `make test`."""
     marks = pytest.mark.exhaustive
     return [pytest.param(cell, id=str(cell), marks=() if cell.group.is_in_every_run else marks) for cell in cells]
@@ -73,34 +84,60 @@ async def test_a_struck_operation_takes_effect_once_and_its_order_ends_properly(
     run = await laboratory.run_of(cell)
     found = run.cells[cell.operation]
 
-    assert_it_stood_there(found)
-    assert found.proof, "the fault had no effect, or not the one it must have"
+    assert_it_stood_there(found.course.standing, cell, is_one_statement=cell.operation not in UNDOS)
+    before, after = ("done", "undone") if cell.operation in UNDOS else (None, "done")
+    phase = found.course.standing.fence.get((found.name, STEP_OF[cell.operation]))
+    assert phase == (before if is_early(cell.group.boundary) else after)
+    assert found.course.proof, "the fault had no effect, or not the one it must have"
     FIRED.add(cell)
-    assert_the_attempt_ended_as_it_must(found)
-    assert_the_saga_ended_as_it_must(found)
+    assert_the_attempt_ended_as_it_must(found.course, cell, answers_of(cell))
+    ending = ending_of(cell)
+    assert (found.traces.status, found.course.run_status) == (ending.status, ending.run_status)
+    assert (STEP_OF[cell.operation] in found.traces.effects) is ending.had_effect
     assert_one_effect_and_one_reversal_at_most(found)
-    others = {other.order_id for other in run.cells.values()}
-    assert run.inspection.violations_for(found.order_id, others) == []
-    assert found.order_id not in run.inspection.unfinished
-    assert run.inspection.open_transactions == 0
+    assert_nothing_is_wrong(run, found.name, [found.name])
 
 
-def assert_it_stood_there(found: Aftermath) -> None:
+@pytest.mark.parametrize("cell", selected(BATCH_CELLS))
+async def test_a_struck_batch_takes_effect_once_and_each_of_its_orders_ends_properly(
+    laboratory: Laboratory, cell: BatchCell
+) -> None:
+    EXECUTED.add(cell)
+
+    run = await laboratory.run_of(cell)
+    found = run.batches[cell.operation]
+
+    assert_it_stood_there(found.course.standing, cell, is_one_statement=False)
+    stood = {(found.order_ids[fate], step): phase for fate in Fate for step, phase in fences_at(cell, fate).items()}
+    assert found.course.standing.fence == stood
+    assert found.course.proof, "the fault had no effect, or not the one it must have"
+    FIRED.add(cell)
+    assert_the_attempt_ended_as_it_must(found.course, cell, answers_of_batch(cell))
+    assert found.course.run_status == "COMPLETED"
+    assert {fate: traces.status for fate, traces in found.traces.items()} == {
+        fate: ending_of_order(cell, fate) for fate in Fate
+    }
+    for fate, traces in found.traces.items():
+        assert_an_order_of_a_batch_left_what_it_may(cell, fate, traces)
+    completed = [traces for traces in found.traces.values() if traces.status == "completed"]
+    assert found.shelf == Shelf(gone=QUANTITY * len(completed), reserved=0)
+    assert found.told == [traces.outcome for traces in found.traces.values()]
+    assert_nothing_is_wrong(run, found.name, found.order_ids.values())
+
+
+def assert_it_stood_there(standing: Standing, cell: Cell | BatchCell, *, is_one_statement: bool) -> None:
     """Check the operation's place at the moment of the strike, as the database and Temporal saw it."""
-    standing, operation = found.standing, found.cell.operation
-    before, after = ("done", "undone") if operation in UNDOS else (None, "done")
-    boundary = found.cell.group.boundary
+    boundary = cell.group.boundary
     assert standing.report.attempt == 1
-    assert standing.phase == (before if is_early(boundary) else after)
-    is_pending = boundary is not Boundary.B5 and not found.cell.group.is_fast  # Temporal knows of no local attempt
+    is_pending = boundary is not Boundary.B5 and not cell.group.is_fast  # Temporal knows of no local attempt
     assert standing.pending == (("STARTED", 1) if is_pending else None)
     assert standing.is_reported is (boundary is Boundary.B5)
     match boundary:
         case Boundary.B1:
             assert standing.backend_pid is None
         case Boundary.B2:
-            # A do is one statement, which is not over for the server until its Sync comes.
-            assert standing.backend_state == ("idle in transaction" if operation in UNDOS else "active")
+            # A single statement is not over for the server until its Sync comes.
+            assert standing.backend_state == ("active" if is_one_statement else "idle in transaction")
             assert standing.has_written
         case Boundary.B3:
             assert standing.backend_state == "idle"
@@ -109,47 +146,68 @@ def assert_it_stood_there(found: Aftermath) -> None:
             assert standing.backend_pid is not None  # it may be busy with somebody else's work by now
 
 
-def assert_the_attempt_ended_as_it_must(found: Aftermath) -> None:
+def assert_the_attempt_ended_as_it_must(course: Course, cell: Cell | BatchCell, answers: set[str | None]) -> None:
     """Check what became of the struck attempt, and whether somebody had to try again."""
-    fault, boundary = found.cell.group.fault, found.cell.group.boundary
-    assert found.answer in answers_of(found.cell)
-    match costs_the_attempt(found.cell):
+    fault, boundary = cell.group.fault, cell.group.boundary
+    assert course.answer in answers
+    match costs_the_attempt(cell.group):
         case True:
-            assert found.attempts >= 2
+            assert course.attempts >= 2
         case False:
-            assert found.attempts == 1
+            assert course.attempts == 1
     if fault is Fault.WORKER_KILLED or (fault is Fault.WORKER_STOPPED and boundary is not Boundary.B5):
-        assert len(found.worker_pids) == 2, "nobody took over"
-
-
-def assert_the_saga_ended_as_it_must(found: Aftermath) -> None:
-    ending = ending_of(found.cell)
-    assert (found.status, found.run_status) == (ending.status, ending.run_status)
-    assert found.had_effect is ending.had_effect
-    assert set(found.task_failures) <= TASKS_MAY_FAIL.get(found.cell.group.fault, set())
+        assert len(course.worker_pids) == 2, "nobody took over"
+    assert set(course.task_failures) <= TASKS_MAY_FAIL.get(fault, set())
 
 
 def assert_one_effect_and_one_reversal_at_most(found: Aftermath) -> None:
     """Check the tables: one effect of each step where the order is completed, and otherwise nothing left."""
-    assert len(found.moves) == len(set(found.moves)), f"an order goes through a status once: {found.moves}"
-    if found.status == "completed":
-        assert found.fence == {"reserve": "done", "pay": "done", "ship": "done"}
-        assert found.transfers == ["capture"]
-        assert (found.reservations, found.shipments) == (
-            ["consumed"],
-            ["label" if found.cell.zone == "country" else "handed_over"],
-        )
-        assert (found.spent, found.gone, found.reserved) == (2 * 1_000, 2, 0)
+    cell, traces, step = found.cell, found.traces, STEP_OF[found.cell.operation]
+    assert_what_an_order_left(traces, "label" if cell.zone == "country" else "handed_over")
+    if traces.status == "completed":
+        assert found.shelf == Shelf(gone=QUANTITY, reserved=0)
         return
-    assert set(found.fence.values()) == {"undone"}
-    assert found.fence[STEP_OF[found.cell.operation]] == "undone"
-    assert found.transfers in ([], ["capture", "refund"])
-    assert found.reservations == ["released"]
-    assert found.shipments in ([], ["cancelled"])
-    assert (found.spent, found.gone, found.reserved) == (0, 0, 0)
-    if ending_of(found.cell).had_effect:
-        assert found.transfers or STEP_OF[found.cell.operation] != "pay"
-        assert found.shipments or STEP_OF[found.cell.operation] != "ship"
+    assert found.shelf == Shelf(gone=0, reserved=0)
+    assert traces.fence[step] == "undone"
+    assert traces.reservations == ["released"]
+    if ending_of(cell).had_effect:
+        assert traces.transfers or step != "pay"
+        assert traces.shipments or step != "ship"
+
+
+def assert_an_order_of_a_batch_left_what_it_may(cell: BatchCell, fate: Fate, traces: Traces) -> None:
+    """Check the tables: each step that took effect did so for an order whose fate it is, and none is forgotten."""
+    assert_what_an_order_left(traces, "handed_over" if fate is Fate.HANDED_OVER else "label")
+    assert traces.effects <= set(fate.steps)
+    if traces.status == fate.usual:
+        assert traces.effects == set(fate.steps)
+    assert traces.effects >= {step for step, phase in fences_at(cell, fate).items() if step in fate.steps and phase}
+    assert bool(traces.transfers) is ("pay" in traces.effects)
+    assert bool(traces.reservations) is ("reserve" in traces.effects)
+    assert bool(traces.shipments) is ("ship" in traces.effects)
+
+
+def assert_what_an_order_left(traces: Traces, parcel: str) -> None:
+    """Check one order's rows: all three effects, or nothing but what was taken back."""
+    assert len(traces.moves) == len(set(traces.moves)), f"an order goes through a status once: {traces.moves}"
+    if traces.status == "completed":
+        assert traces.fence == {"reserve": "done", "pay": "done", "ship": "done"}
+        assert traces.transfers == ["capture"]
+        assert (traces.reservations, traces.shipments) == (["consumed"], [parcel])
+        assert traces.spent == QUANTITY * PRICE
+        return
+    assert set(traces.fence.values()) == {"undone"}
+    assert traces.transfers in ([], ["capture", "refund"])
+    assert traces.reservations in ([], ["released"])
+    assert traces.shipments in ([], ["cancelled"])
+    assert traces.spent == 0
+
+
+def assert_nothing_is_wrong(run: Run, name: str, order_ids: Iterable[str]) -> None:
+    """Check what the audit found in the whole database, as far as it concerns these orders."""
+    assert run.inspection.violations_for(name, run.others_than(name)) == []
+    assert not set(order_ids) & set(run.inspection.unfinished)
+    assert run.inspection.open_transactions == 0
 
 
 def test_the_cells_are_the_whole_product_and_every_run_meets_each_value_of_each_axis() -> None:
@@ -158,6 +216,7 @@ def test_the_cells_are_the_whole_product_and_every_run_meets_each_value_of_each_
     classic = {cell for cell in CELLS if not cell.group.is_fast}
     assert len(classic) == len(Operation) * len(Boundary) * len(Fault) == 240
     assert len(set(CELLS) - classic) == len(Operation) // 2 * len(FAST_BOUNDARIES) * len(Fault) == 96
+    assert len(BATCH_CELLS) == (3 * len(FAST_BOUNDARIES) + len(Boundary)) * len(Fault) == 136
     for lane, boundaries in ((Lane.CLASSIC, set(Boundary)), (Lane.FAST, set(FAST_BOUNDARIES))):
         assert {group.fault for group in every if group.lane is lane} == set(Fault)
         assert {group.boundary for group in every if group.lane is lane} == boundaries
@@ -173,5 +232,5 @@ def test_every_generated_cell_was_executed_and_every_fault_has_fired(request: py
     assert generated == EXECUTED == FIRED
     option, paths = request.config.option, request.config.args
     if not option.keyword and not any("::" in path for path in paths):  # nobody asked for some cells by name
-        share = [cell for cell in CELLS if cell.group.is_in_every_run]
-        assert generated == set(share if option.markexpr == "not exhaustive" else CELLS)
+        share = [cell for cell in ALL_CELLS if cell.group.is_in_every_run]
+        assert generated == set(share if option.markexpr == "not exhaustive" else ALL_CELLS)

@@ -25,7 +25,7 @@ from domain.errors import CheckoutError, DatabaseRefusedStatement, DatabaseUnava
 from domain.model import CheckoutInput, Ending, OrderLine, Step, UndoInput
 from embedded.stack import DevStack
 from tests.conftest import Database, Shop, cloned_database
-from tests.workflow.sagas import until, violations
+from tests.workflow.sagas import goods_and_money, until, violations
 
 CARRIER = "bulk-test"
 SEEDS = range(8)
@@ -257,6 +257,21 @@ async def test_an_unwind_takes_back_what_stands_and_shuts_the_rest(shop: Shop) -
     assert late == StepReport(ended=report.ended)
     assert await violations(shop) == []
     assert await shop.database.value("SELECT count(*) FROM step_fence WHERE phase = 'undone'") == 9
+
+
+async def test_an_unwind_that_does_not_know_how_far_its_orders_came_takes_back_all_the_same(shop: Shop) -> None:
+    paid, reserved, new = shop.order("alice"), shop.order("erin"), shop.order("frank")
+    batches, before = Batches(shop.engine), await goods_and_money(shop.database)
+    await batches.reserve_orders(asked([paid, reserved]))
+    await batches.charge_orders(asked([paid]))
+
+    report = await BatchUnwind(shop.engine).unwind_orders(unwinding([paid, reserved, new], Step.RESERVE))
+    late = await batches.ship_orders(asked([paid, reserved, new]))
+
+    assert [outcome.status for outcome in report.ended] == ["rejected"] * 3
+    assert late == StepReport(ended=report.ended)
+    assert await goods_and_money(shop.database) == before
+    assert await violations(shop) == []
 
 
 async def test_a_parcel_that_went_out_meanwhile_stays_out(shop: Shop) -> None:

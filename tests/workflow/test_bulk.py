@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -367,6 +368,24 @@ async def test_a_batch_that_is_cancelled_before_its_first_step_leaves_every_orde
         outcomes = await outcomes_of(handle)
 
     assert statuses(outcomes) == ["cancelled"] * 5
+    assert await violations(shop) == []
+
+
+async def test_a_batch_that_is_cancelled_before_it_knows_of_its_earlier_run_undoes_what_that_has_done(
+    shop: Shop,
+) -> None:
+    orders = mixed(shop)
+    before, given = await goods_and_money(shop.database), StepInput("bulk-lost", [pack(order) for order in orders])
+    await Batches(shop.engine).reserve_orders(given)
+    await Batches(shop.engine).charge_orders(replace(given, orders=[given.orders[n] for n in (0, 2, 3, 4)]))
+
+    handle = await start_batch(shop, orders)
+    await handle.cancel(reason="the supplier is gone")
+    async with shop.working():
+        outcomes = await outcomes_of(handle)
+
+    assert statuses(outcomes) == ["cancelled"] * 5
+    assert await goods_and_money(shop.database) == before
     assert await violations(shop) == []
 
 

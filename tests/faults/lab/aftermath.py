@@ -1,4 +1,4 @@
-"""What is left when a struck saga has ended and every worker is gone."""
+"""What is left when all that was struck has ended and every worker is gone."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,19 +7,20 @@ from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
 
 from activities.maintenance import Maintenance
 from adapters.database import create_engine
+from domain.bulk import Outcome
 from domain.maintenance import AuditInput
+from domain.model import CheckoutInput
 from tests.conftest import Database
-from tests.faults.lab.cells import STEP_OF, Boundary, Cell
+from tests.faults.lab.batch_cells import BatchCell, Fate
+from tests.faults.lab.cells import Boundary, Cell
 from tests.faults.lab.desk import Desk
-from tests.faults.lab.scene import BALANCE, STOCK, Saga, Standing, history
+from tests.faults.lab.struck import Load, Saga, Standing, Struck, history
 
 
 @dataclass(frozen=True)
-class Aftermath:
-    """All that a cell is judged by."""
+class Course:
+    """What became of the attempt that was struck, and of its workflow."""
 
-    cell: Cell
-    order_id: str
     standing: Standing
     """Before the strike."""
     proof: str | None
@@ -34,23 +35,62 @@ class Aftermath:
     """Of the newest run of the workflow."""
     task_failures: list[str]
     """Why workflow tasks failed, in the first run and the newest."""
-    status: str | None
-    """Of the order."""
-    had_effect: bool
-    """Whether the operation's step ever had its effect."""
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What an order has left in the tables."""
+
+    outcome: Outcome | None
+    """As its row has it; None where there is no row."""
     fence: dict[str, str]
     """The phase of each step's row."""
+    effects: set[str]
+    """The steps that ever had their effect."""
     moves: list[str]
     """The order's statuses, one after the other."""
     transfers: list[str]
     reservations: list[str]
     shipments: list[str]
     spent: int
-    """What the customer's balance has lost."""
+    """What its customer has paid and not got back."""
+
+    @property
+    def status(self) -> str | None:
+        return self.outcome.status if self.outcome else None
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """What the orders have left of the goods that are theirs alone."""
+
     gone: int
-    """What the shelf has lost."""
     reserved: int
-    """What the shelf still holds for the order."""
+
+
+@dataclass(frozen=True)
+class Aftermath:
+    """All that the cell of a saga is judged by."""
+
+    cell: Cell
+    name: str
+    course: Course
+    traces: Traces
+    shelf: Shelf
+
+
+@dataclass(frozen=True)
+class BatchAftermath:
+    """All that the cell of a batch is judged by."""
+
+    cell: BatchCell
+    name: str
+    order_ids: dict[Fate, str]
+    course: Course
+    traces: dict[Fate, Traces]
+    shelf: Shelf
+    told: list[Outcome]
+    """What the next load of the same orders was told, in their sequence."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +104,12 @@ class Inspection:
     open_transactions: int
     """Those that the service's role has left behind."""
 
-    def violations_for(self, order_id: str, others: set[str]) -> list[str]:
-        """Give what concerns this order, and what concerns no order of the run in particular."""
+    def violations_for(self, name: str, others: set[str]) -> list[str]:
+        """Give what concerns this saga or batch, and what concerns none of the run in particular."""
         return [
             violation
             for violation in self.violations
-            if order_id in violation or not any(other in violation for other in others)
+            if name in violation or not any(other in violation for other in others)
         ]
 
 
@@ -97,48 +137,83 @@ async def inspect(database: Database) -> Inspection:
 
 async def look(saga: Saga, database: Database, desk: Desk, proof: str | None) -> Aftermath:
     """Collect what is left of one saga."""
-    order_id = saga.order_id
-
-    async def column(query: str) -> list[Any]:
-        return [row[0] for row in await database.fetch(query, order_id)]
-
-    fence = await database.fetch("SELECT step, phase, had_effect FROM step_fence WHERE saga_id = $1", order_id)
-    description = await saga.newest.describe()
-    assert description.status is not None
     return Aftermath(
-        cell=saga.cell,
-        order_id=order_id,
-        standing=saga.stood,
+        saga.cell,
+        saga.name,
+        await _course(saga, desk, proof),
+        await _traces(saga.order, database),
+        await _shelf(saga.order, database),
+    )
+
+
+async def look_at_batch(
+    load: Load, database: Database, desk: Desk, proof: str | None, told: list[Outcome]
+) -> BatchAftermath:
+    """Collect what is left of one batch."""
+    return BatchAftermath(
+        load.cell,
+        load.name,
+        {fate: order.order_id for fate, order in load.orders.items()},
+        await _course(load, desk, proof),
+        {fate: await _traces(order, database) for fate, order in load.orders.items()},
+        await _shelf(load.orders[Fate.LABEL], database),
+        told,
+    )
+
+
+async def _course(struck: Struck, desk: Desk, proof: str | None) -> Course:
+    description = await struck.newest.describe()
+    assert description.status is not None
+    return Course(
+        standing=struck.stood,
         proof=proof,
-        answer=desk.answer_of(saga.stood.report),
-        attempts=len(desk.attempts_of(order_id, saga.cell.operation)),
+        answer=desk.answer_of(struck.stood.report),
+        attempts=len(desk.attempts_of(struck.subject, struck.operation)),
         worker_pids={
             report.worker_pid
             for report in desk.reports
-            if report.order_id == order_id
-            and report.operation == saga.cell.operation
+            if report.subject == struck.subject
+            and report.operation == struck.operation
             and report.boundary in {Boundary.B1, Boundary.B5}
         },
         run_status=description.status.name,
-        task_failures=await _task_failures(saga),
-        status=next(iter(await column("SELECT status FROM orders WHERE order_id = $1")), None),
-        had_effect=any(row["had_effect"] for row in fence if row["step"] == STEP_OF[saga.cell.operation]),
+        task_failures=[
+            WorkflowTaskFailedCause.Name(event.workflow_task_failed_event_attributes.cause)
+            for handle in {struck.handle, struck.newest}
+            for event in await history(handle)
+            if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED
+        ],
+    )
+
+
+async def _traces(order: CheckoutInput, database: Database) -> Traces:
+    async def column(query: str) -> list[Any]:
+        return [row[0] for row in await database.fetch(query, order.order_id)]
+
+    rows = await database.fetch(
+        "SELECT order_id, status, reason, total_minor, currency, (SELECT tracking_number FROM shipments s "
+        "WHERE s.order_id = o.order_id AND s.state <> 'cancelled') FROM orders o WHERE order_id = $1",
+        order.order_id,
+    )
+    fence = await database.fetch("SELECT step, phase, had_effect FROM step_fence WHERE saga_id = $1", order.order_id)
+    return Traces(
+        outcome=next((Outcome(*row) for row in rows), None),
         fence={row["step"]: row["phase"] for row in fence},
+        effects={row["step"] for row in fence if row["had_effect"]},
         moves=await column("SELECT event FROM order_events WHERE order_id = $1 ORDER BY seq"),
         transfers=await column("SELECT kind FROM transfers WHERE order_id = $1 ORDER BY kind"),
         reservations=await column("SELECT state FROM reservations WHERE order_id = $1"),
         shipments=await column("SELECT state FROM shipments WHERE order_id = $1"),
-        spent=BALANCE
-        - (await database.value("SELECT balance_minor FROM accounts WHERE account_id = $1", saga.order.customer)),
-        gone=STOCK - (await database.value("SELECT on_hand FROM inventory WHERE sku = $1", saga.order.lines[0].sku)),
-        reserved=await database.value("SELECT reserved FROM inventory WHERE sku = $1", saga.order.lines[0].sku),
+        spent=await database.value(
+            "SELECT (SELECT sum(amount_minor)::bigint FROM transfers WHERE credit_account = $1 AND kind = 'deposit') "
+            "- balance_minor FROM accounts WHERE account_id = $1",
+            order.customer,
+        ),
     )
 
 
-async def _task_failures(saga: Saga) -> list[str]:
-    return [
-        WorkflowTaskFailedCause.Name(event.workflow_task_failed_event_attributes.cause)
-        for handle in {saga.handle, saga.newest}
-        for event in await history(handle)
-        if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED
-    ]
+async def _shelf(order: CheckoutInput, database: Database) -> Shelf:
+    [row] = await database.fetch(
+        "SELECT initial - on_hand AS gone, reserved FROM inventory WHERE sku = $1", order.lines[0].sku
+    )
+    return Shelf(row["gone"], row["reserved"])

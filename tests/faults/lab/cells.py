@@ -5,7 +5,6 @@ next one is done: three steps, four boundaries, eight faults, 96 cells.
 """
 
 import re
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -137,22 +136,15 @@ ZONE_OF = {
 _ORDER_ID = re.compile(rb"cell-[a-z_]+-[0-9a-f]+")
 
 
-def order_id_for(operation: Operation) -> str:
-    """Name a new order after the operation that will be struck."""
-    return f"cell-{operation}-{uuid.uuid4().hex[:12]}"
-
-
-def armed_operation(order_id: str) -> str:
-    """Read from an order's id which of its operations will be struck."""
-    return order_id.split("-")[1]
-
-
 def recognise(sql: str, values: Sequence[bytes | None]) -> tuple[str, str] | None:
     """Tell the proxy whose operation a statement belongs to: the one that writes the fence."""
     if "INSERT INTO step_fence" not in sql:
         return None
     given = [value for value in values if value is not None]
-    [order_id] = {value.decode() for value in given if _ORDER_ID.fullmatch(value)}
+    order_ids = {value.decode() for value in given if _ORDER_ID.fullmatch(value)}
+    if not order_ids:
+        return None  # an order of a batch
+    [order_id] = order_ids
     is_undo = "'done', true" not in sql
     [operation] = [
         operation for operation, step in STEP_OF.items() if (operation in UNDOS) is is_undo and step.encode() in given
@@ -255,30 +247,34 @@ _ANSWERS_WHEN_CUT: dict[Boundary, set[str | None]] = {
 
 def answers_of(cell: Cell) -> set[str | None]:
     """Say what may become of the attempt that the fault struck: RETURNED, an error's name, or None for no answer."""
-    fault, boundary = cell.group.fault, cell.group.boundary
-    if boundary is Boundary.B5:
-        return {RETURNED}
-    if fault is Fault.WORKER_KILLED:
-        return {None}
-    if fault in _CUTS_CONNECTIONS:
-        return _ANSWERS_WHEN_CUT[boundary]
-    if fault is Fault.WORKER_STOPPED and boundary is Boundary.B2:
-        return {"DatabaseUnavailable"}  # the role's transaction timeout was faster
-    if fault is Fault.TERMINATED and not ending_of(cell).had_effect:
+    if cell.group.fault is Fault.TERMINATED and not ending_of(cell).had_effect:
         return {"StepAlreadyCompensated"}
+    return answers_when_struck(cell.group)
+
+
+def answers_when_struck(group: Group) -> set[str | None]:
+    """Say what may become of an attempt that nobody has forestalled; see `answers_of`."""
+    if group.boundary is Boundary.B5:
+        return {RETURNED}
+    if group.fault is Fault.WORKER_KILLED:
+        return {None}
+    if group.fault in _CUTS_CONNECTIONS:
+        return _ANSWERS_WHEN_CUT[group.boundary]
+    if group.fault is Fault.WORKER_STOPPED and group.boundary is Boundary.B2:
+        return {"DatabaseUnavailable"}  # the role's transaction timeout was faster
     return {RETURNED}
 
 
-def costs_the_attempt(cell: Cell) -> bool | None:
+def costs_the_attempt(group: Group) -> bool | None:
     """Tell whether the fault makes the operation be tried again; None where it may or may not."""
-    fault, boundary = cell.group.fault, cell.group.boundary
+    fault, boundary = group.fault, group.boundary
     if fault is Fault.TERMINATED:
-        return None  # the repair has operations of its own
+        return None  # the repair, or the next load, has operations of its own
     if boundary is Boundary.B5:
         return False
     if fault in {Fault.WORKER_KILLED, Fault.WORKER_STOPPED}:
         return True
-    if cell.group.is_fast and fault in {Fault.CANCELLED, Fault.TEMPORAL_KILLED}:
+    if group.is_fast and fault in {Fault.CANCELLED, Fault.TEMPORAL_KILLED}:
         return None  # a workflow task whose answer was refused or lost is done again, with its steps
-    answers = answers_of(cell)
+    answers = answers_when_struck(group)
     return None if len(answers) > 1 else answers != {RETURNED}

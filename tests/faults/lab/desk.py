@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Self
 
-from tests.faults.lab.cells import Boundary, Operation
+from tests.faults.lab.cells import Boundary
 
 _PATIENCE_SECONDS = 60.0
 _GO = b"go\n"
@@ -21,7 +21,8 @@ _GO = b"go\n"
 class Report:
     """What a worker has to say about one attempt of one operation."""
 
-    order_id: str
+    subject: str
+    """The order's id, or the workflow id of a batch."""
     operation: str
     attempt: int
     """0 for a workflow task, which has come to see the operation's result."""
@@ -71,9 +72,9 @@ class Desk:
         assert self._server is not None
         return int(self._server.sockets[0].getsockname()[1])
 
-    def stop(self, order_id: str, operation: Operation, boundary: Boundary) -> Stop:
+    def stop(self, subject: str, operation: str, boundary: Boundary) -> Stop:
         """Put up a stop for the next attempt that comes to this place."""
-        stop = self._stops[order_id, operation.value, boundary.value] = Stop()
+        stop = self._stops[subject, str(operation), boundary.value] = Stop()
         return stop
 
     async def heard(self, condition: Callable[[list[Report]], bool]) -> None:
@@ -87,17 +88,17 @@ class Desk:
             report.answer
             for report in self.reports
             if report.boundary is None
-            and (report.order_id, report.operation, report.attempt, report.worker_pid)
-            == (attempt.order_id, attempt.operation, attempt.attempt, attempt.worker_pid)
+            and (report.subject, report.operation, report.attempt, report.worker_pid)
+            == (attempt.subject, attempt.operation, attempt.attempt, attempt.worker_pid)
         ]
         return ends[0] if ends else None
 
-    def attempts_of(self, order_id: str, operation: Operation) -> list[Report]:
+    def attempts_of(self, subject: str, operation: str) -> list[Report]:
         """Give the attempts that have begun, in the order in which they did."""
         return [
             report
             for report in self.reports
-            if (report.order_id, report.operation, report.boundary) == (order_id, operation, Boundary.B1)
+            if (report.subject, report.operation, report.boundary) == (subject, operation, Boundary.B1)
         ]
 
     async def __aenter__(self) -> Self:
@@ -124,7 +125,7 @@ class Desk:
                 self.reports.append(report)
                 self._news.notify_all()
             # The first who comes is held up; whoever comes after, a retry as a rule, passes.
-            stop = self._stops.pop((report.order_id, report.operation, report.boundary or ""), None)
+            stop = self._stops.pop((report.subject, report.operation, report.boundary or ""), None)
             if stop is not None:
                 await stop.hold(report)
             writer.write(_GO)

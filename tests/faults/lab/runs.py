@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -13,7 +13,8 @@ from temporalio.client import Client
 from adapters.temporal import DATA_CONVERTER
 from embedded.stack import DATABASE, ROLE, DevStack, psql
 from tests.conftest import Database
-from tests.faults.lab.aftermath import Aftermath, Inspection, inspect, look
+from tests.faults.lab.aftermath import Aftermath, BatchAftermath, Inspection, inspect, look, look_at_batch
+from tests.faults.lab.batch_cells import BatchCell, BatchOperation, recognise_batch
 from tests.faults.lab.cells import Cell, Fault, Group, Operation, recognise
 from tests.faults.lab.crew import Crew
 from tests.faults.lab.desk import Desk
@@ -47,7 +48,13 @@ class Run:
     """What came of one group."""
 
     cells: dict[Operation, Aftermath]
+    batches: dict[BatchOperation, BatchAftermath]
     inspection: Inspection
+
+    def others_than(self, name: str) -> set[str]:
+        """Name all that was struck beside one saga or batch."""
+        names = {saga.name for saga in self.cells.values()} | {batch.name for batch in self.batches.values()}
+        return names - {name}
 
 
 class Laboratory:
@@ -58,7 +65,7 @@ class Laboratory:
         self._folder = folder
         self._runs: dict[Group, asyncio.Task[Run]] = {}
 
-    async def run_of(self, cell: Cell) -> Run:
+    async def run_of(self, cell: Cell | BatchCell) -> Run:
         """Give the run that a cell is part of; its failure is the failure of each of its cells."""
         if cell.group not in self._runs:
             self._runs[cell.group] = asyncio.create_task(self._run(cell.group))
@@ -75,10 +82,11 @@ class Laboratory:
         self._stack.postgres.start()
         self._stack.temporal.start()
         patience = _HURRIED.get(group.fault, Patience())
-        if group.is_fast:  # what comes meanwhile is heard when half of the task's time is over
-            patience = replace(patience, workflow_task=3.0)
+        if group.is_fast:
+            # What comes meanwhile is heard when half of the task's time is over. Of a termination nothing is heard.
+            patience = replace(patience, workflow_task=60.0 if group.fault is Fault.TERMINATED else 3.0)
         with self._database(patience.transaction) as database:
-            async with Proxy(self._stack.ports.postgres, recognise) as proxy, Desk() as desk:
+            async with Proxy(self._stack.ports.postgres, _recognise) as proxy, Desk() as desk:
                 crew = Crew(
                     self._stack,
                     self._folder / str(group),
@@ -99,15 +107,22 @@ class Laboratory:
             await scene.stage()
             proofs = await STRIKES[scene.group.fault](scene, victim)
             await scene.ended()
+            told = await scene.load_again()
             await scene.crew.dismiss()
         except Exception as error:
             error.add_note(scene.crew.log())
             raise
+        database, desk = scene.database, scene.desk
         cells = {
-            saga.cell.operation: await look(saga, scene.database, scene.desk, proofs.get(saga.cell.operation))
-            for saga in scene.sagas
+            saga.cell.operation: await look(saga, database, desk, proofs.get(saga.operation)) for saga in scene.sagas
         }
-        return Run(cells, await inspect(scene.database))
+        batches = {
+            load.cell.operation: await look_at_batch(
+                load, database, desk, proofs.get(load.operation), told[load.operation]
+            )
+            for load in scene.loads
+        }
+        return Run(cells, batches, await inspect(database))
 
     @contextmanager
     def _database(self, limit: int) -> Iterator[Database]:
@@ -121,3 +136,7 @@ class Laboratory:
         finally:
             if postgres.running:
                 psql(postgres, "postgres", "-c", f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def _recognise(sql: str, values: Sequence[bytes | None]) -> tuple[str, str] | None:
+    return recognise(sql, values) or recognise_batch(sql, values)

@@ -1,73 +1,32 @@
-"""Six sagas of one run, each brought to its operation and to the boundary at which the fault will strike."""
+"""The sagas and batches of one run, each brought to its operation and to the boundary where the fault will strike."""
 
 import asyncio
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from temporalio.api.enums.v1 import EventType, PendingActivityState
-from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDReusePolicy
 
-from domain.model import CheckoutInput, CheckoutStatus, OrderLine
-from domain.policies import checkout_workflow_id
+from client.checkouts import Checkouts
+from domain.bulk import Batch, BatchReport, Outcome, digest, pack
+from domain.model import CheckoutInput, CheckoutStatus
+from domain.policies import bulk_workflow_id, checkout_workflow_id
 from embedded.stack import DevStack
 from tests.conftest import Database
-from tests.faults.lab.cells import BEFORE, STEP_OF, Boundary, Cell, Group, Operation, order_id_for
+from tests.faults.lab.batch_cells import BatchCell, BatchOperation, batch_operations, is_heard_at_once
+from tests.faults.lab.cells import BEFORE, Boundary, Cell, Fault, Group, Operation
 from tests.faults.lab.crew import Crew
-from tests.faults.lab.desk import Desk, Report, Stop
+from tests.faults.lab.desk import Desk, Stop
+from tests.faults.lab.goods import new_batch, new_order
+from tests.faults.lab.struck import Load, Saga, Standing, Struck, is_reported, pending
 from tests.faults.lab.wire import Gate, Moment, Proxy
+from tests.faults.lab.worker import ARMED
+from workflows.bulk import BulkCheckoutWorkflow
 from workflows.checkout import CheckoutWorkflow
 
-BALANCE = 100_000
-STOCK = 10
-QUANTITY = 2
-PRICE = 1_000
-
 _PATIENCE_SECONDS = 90.0
-
-
-@dataclass(frozen=True)
-class Standing:
-    """What proves where an operation stood just before the strike."""
-
-    report: Report
-    """The attempt, as its worker reported it."""
-    backend_pid: int | None
-    """The server process that worked for it, if any did."""
-    backend_state: str | None
-    """`active`, `idle` or `idle in transaction`."""
-    has_written: bool
-    """Whether that server process holds a transaction that has written."""
-    phase: str | None
-    """Of the step's fence row, as anybody else sees it."""
-    pending: tuple[str, int] | None
-    """The activity's state and attempt, as Temporal sees them; None once it has a result."""
-    is_reported: bool
-    """Whether the history has the operation's result and no later workflow task that ended."""
-
-
-@dataclass
-class Saga:
-    """One order, and how to reach its workflow."""
-
-    cell: Cell
-    order: CheckoutInput
-    handle: WorkflowHandle[Any, CheckoutStatus]
-    """Of the first run."""
-    newest: WorkflowHandle[Any, CheckoutStatus]
-    """Of whichever run is the newest."""
-    standing: Standing | None = None
-
-    @property
-    def order_id(self) -> str:
-        return self.order.order_id
-
-    @property
-    def stood(self) -> Standing:
-        assert self.standing is not None
-        return self.standing
+_HEARS_NOTHING = timedelta(seconds=60)
+"""A workflow task that may take so long asks the server for nothing before it has ended."""
 
 
 class Scene:
@@ -93,24 +52,27 @@ class Scene:
         self.desk = desk
         self.crew = crew
         self.sagas: list[Saga] = []
+        self.loads: list[Load] = []
         self._task_timeout = task_timeout
-        self._places: dict[Operation, Stop | Gate] = {}
+        self._places: dict[str, Stop | Gate] = {}
 
     async def stage(self) -> None:
-        """Bring the sagas to their boundaries, all at once, and note what proves that they stand there."""
+        """Bring all to their boundaries, at once, and note what proves that they stand there."""
         await (self._stage_fast() if self.group.is_fast else self._stage_classic())
+        for operation in batch_operations(self.group):
+            await self._start_batch(BatchCell(self.group, operation))
         for place in self._places.values():
             await place.reached()
-        await asyncio.gather(*(self._note_standing(saga) for saga in self.sagas))
+        await asyncio.gather(*(self._note_standing(struck) for struck in self.struck))
 
     async def _stage_fast(self) -> None:
         for operation in self.group.operations:
-            order = await self._new_order(operation)
-            self._places[operation] = self._bar(order.order_id, operation)
+            order = await new_order(self.database, Cell(self.group, operation))
+            self._places[operation] = self._bar(order.order_id, order.order_id, operation)
             await self._start(operation, order)
 
     async def _stage_classic(self) -> None:
-        orders = {operation: await self._new_order(operation) for operation in Operation}
+        orders = {operation: await new_order(self.database, Cell(self.group, operation)) for operation in Operation}
         approaches = {
             operation: self.desk.stop(orders[operation].order_id, before, Boundary.B4)
             for operation, before in BEFORE.items()
@@ -121,10 +83,16 @@ class Scene:
             await approach.reached()
         # Only a cancel brings a saga to undoing a shipment that could be made.
         await self.saga(Operation.CANCEL_SHIPMENT).handle.execute_update("cancel", "changed my mind")
-        self._places = {operation: self._bar(order.order_id, operation) for operation, order in orders.items()}
+        for operation, order in orders.items():
+            self._places[operation] = self._bar(order.order_id, order.order_id, operation)
         for approach in approaches.values():
             approach.open()
         await self._start(Operation.RESERVE, orders[Operation.RESERVE])
+
+    @property
+    def struck(self) -> list[Saga | Load]:
+        """All that the fault strikes."""
+        return [*self.sagas, *self.loads]
 
     def saga(self, operation: Operation) -> Saga:
         [found] = [saga for saga in self.sagas if saga.cell.operation is operation]
@@ -137,31 +105,26 @@ class Scene:
 
     async def answered(self) -> None:
         """Wait until every attempt that was held up has ended in its worker."""
-        await self.desk.heard(lambda _: all(self.desk.answer_of(saga.stood.report) is not None for saga in self.sagas))
+        await self.desk.heard(lambda _: all(self.desk.answer_of(each.stood.report) is not None for each in self.struck))
 
     async def ended(self) -> None:
-        """Wait until the newest run of every saga is closed, or has had time enough: its cell will say so."""
-        results = [asyncio.create_task(saga.newest.result()) for saga in self.sagas]
+        """Wait until the newest runs are closed, or have had time enough: their cells will say so."""
+        # An order of a batch has a saga of its own where a sweep has given it one.
+        own = [checkout_workflow_id(order_id) for load in self.loads for order_id in load.order_ids]
+        runs = [each.newest for each in self.struck] + [self.client.get_workflow_handle(name) for name in own]
+        results = [asyncio.create_task(run.result()) for run in runs]
         _, open_still = await asyncio.wait(results, timeout=_PATIENCE_SECONDS)
         for result in open_still:
             result.cancel()
         await asyncio.gather(*results, return_exceptions=True)
 
-    # On the way ------------------------------------------------------------------------------------------
+    async def load_again(self) -> dict[str, list[Outcome]]:
+        """Ask for every batch once more, as a second load of its file does, and give what is told."""
+        checkouts = Checkouts(self.client, self.crew.task_queue, "")
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            return {load.operation: list(await checkouts.carry(list(load.orders.values()))) for load in self.loads}
 
-    async def _new_order(self, operation: Operation) -> CheckoutInput:
-        """Give each saga a customer and goods of its own: they do not wait for one another."""
-        order_id = order_id_for(operation)
-        customer, sku = f"customer-{order_id}", f"sku-{order_id}"
-        await self.database.run(
-            f"INSERT INTO products (sku, name, unit_price_minor) VALUES ('{sku}', 'Of {operation}', {PRICE});"
-            f"INSERT INTO inventory (sku, initial, on_hand) VALUES ('{sku}', {STOCK}, {STOCK});"
-            "INSERT INTO accounts (account_id, kind, name, balance_minor, delivery_zone) "
-            f"VALUES ('{customer}', 'customer', 'Of {operation}', {BALANCE}, '{Cell(self.group, operation).zone}');"
-            "INSERT INTO transfers (transfer_id, kind, debit_account, credit_account, amount_minor, currency) "
-            f"VALUES ('deposit/{customer}', 'deposit', 'bank', '{customer}', {BALANCE}, 'EUR');"
-        )
-        return CheckoutInput(order_id, customer, (OrderLine(sku, QUANTITY),), lane=self.group.lane)
+    # On the way ------------------------------------------------------------------------------------------
 
     async def _start(self, operation: Operation, order: CheckoutInput) -> None:
         workflow_id = checkout_workflow_id(order.order_id)
@@ -172,71 +135,71 @@ class Scene:
             task_queue=self.crew.task_queue,
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
             task_timeout=self._task_timeout,
+            memo={ARMED: operation.value},
         )
-        first = self.client.get_workflow_handle(workflow_id, run_id=handle.result_run_id, result_type=CheckoutStatus)
-        newest = self.client.get_workflow_handle(workflow_id, result_type=CheckoutStatus)
-        self.sagas.append(Saga(Cell(self.group, operation), order, first, newest))
+        self.sagas.append(
+            Saga(
+                cell=Cell(self.group, operation),
+                order=order,
+                name=order.order_id,
+                subject=order.order_id,
+                handle=self._run(handle, handle.result_run_id, CheckoutStatus),
+                newest=self._run(handle, None, CheckoutStatus),
+            )
+        )
 
-    def _bar(self, order_id: str, operation: Operation) -> Stop | Gate:
-        work = (order_id, operation.value)
+    async def _start_batch(self, cell: BatchCell) -> None:
+        name, orders = await new_batch(self.database, cell)
+        workflow_id = bulk_workflow_id(digest(orders.values()))
+        self._places[cell.operation] = self._bar(name, workflow_id, cell.operation)
+        is_deaf = cell.group.fault is Fault.CANCELLED and not is_heard_at_once(cell)
+        handle = await self.client.start_workflow(
+            BulkCheckoutWorkflow.run,
+            Batch([pack(order) for order in orders.values()]),
+            id=workflow_id,
+            task_queue=self.crew.task_queue,
+            task_timeout=_HEARS_NOTHING if is_deaf else self._task_timeout,
+            memo={ARMED: cell.operation.value},
+        )
+        self.loads.append(
+            Load(
+                cell=cell,
+                orders=orders,
+                name=name,
+                subject=workflow_id,
+                handle=self._run(handle, handle.result_run_id, BatchReport),
+                newest=self._run(handle, None, BatchReport),
+            )
+        )
+
+    def _run(self, handle: WorkflowHandle[Any, Any], run_id: str | None, kind: type) -> WorkflowHandle[Any, Any]:
+        return self.client.get_workflow_handle(handle.id, run_id=run_id, result_type=kind)
+
+    def _bar(self, name: str, subject: str, operation: Operation | BatchOperation) -> Stop | Gate:
         match self.group.boundary:
             case Boundary.B2:
-                return self.proxy.hold(work, Moment.EXECUTED)
+                return self.proxy.hold((name, operation.value), Moment.EXECUTED)
             case Boundary.B3:
-                return self.proxy.hold(work, Moment.COMMITTED)
+                return self.proxy.hold((name, operation.value), Moment.COMMITTED)
             case boundary:
-                return self.desk.stop(order_id, operation, boundary)
+                return self.desk.stop(subject, operation, boundary)
 
-    async def _note_standing(self, saga: Saga) -> None:
-        operation, order_id = saga.cell.operation, saga.order_id
-        errands = [errand for errand in self.proxy.errands if errand.work == (order_id, operation.value)]
+    async def _note_standing(self, struck: Struck) -> None:
+        errands = [errand for errand in self.proxy.errands if errand.work == (struck.name, struck.operation)]
         backend_pid = errands[-1].backend_pid if errands else None
         backends = await self.database.fetch(
             "SELECT state, backend_xid IS NOT NULL AS has_written FROM pg_stat_activity WHERE pid = $1", backend_pid
         )
-        phases = await self.database.fetch(
-            "SELECT phase FROM step_fence WHERE saga_id = $1 AND step = $2", order_id, STEP_OF[operation]
+        fence = await self.database.fetch(
+            "SELECT saga_id, step, phase FROM step_fence WHERE saga_id = ANY ($1::text[])", struck.order_ids
         )
-        saga.standing = Standing(
+        struck.standing = Standing(
             # An attempt that has not ended is the last that began.
-            report=self.desk.attempts_of(order_id, operation)[-1],
+            report=self.desk.attempts_of(struck.subject, struck.operation)[-1],
             backend_pid=backend_pid,
             backend_state=backends[0]["state"] if backends else None,
             has_written=bool(backends) and backends[0]["has_written"],
-            phase=phases[0]["phase"] if phases else None,
-            pending=await pending(saga),
-            is_reported=await is_reported(saga),
+            fence={(row["saga_id"], row["step"]): row["phase"] for row in fence},
+            pending=await pending(struck),
+            is_reported=await is_reported(struck),
         )
-
-
-async def pending(saga: Saga) -> tuple[str, int] | None:
-    """Ask Temporal how a saga's operation stands."""
-    description = await saga.handle.describe()
-    for activity in description.raw_description.pending_activities:
-        if activity.activity_type.name == saga.cell.operation:
-            name = PendingActivityState.Name(activity.state).removeprefix("PENDING_ACTIVITY_STATE_")
-            return name, activity.attempt
-    return None
-
-
-async def history(handle: WorkflowHandle[Any, Any]) -> list[HistoryEvent]:
-    return [event async for event in handle.fetch_history_events()]
-
-
-async def is_reported(saga: Saga) -> bool:
-    """Read in the history whether the operation has its result and no workflow task has seen it."""
-    events = await history(saga.handle)
-    scheduled = {
-        event.event_id
-        for event in events
-        if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED
-        and event.activity_task_scheduled_event_attributes.activity_type.name == saga.cell.operation
-    }
-    reported = [
-        event.event_id
-        for event in events
-        if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED
-        and event.activity_task_completed_event_attributes.scheduled_event_id in scheduled
-    ]
-    seen = [event.event_id for event in events if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED]
-    return bool(reported) and max(seen) < reported[-1]

@@ -1,4 +1,4 @@
-"""The eight faults. Each strikes all six sagas where they stand, sees that it has struck, and lets go.
+"""The eight faults. Each strikes all sagas and batches where they stand, sees that it has struck, and lets go.
 
 What a strike returns is, for each operation, what proves that the fault had its effect.
 """
@@ -14,6 +14,12 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from domain.maintenance import SweepInput, SweepReport
 from embedded.process import ChildProcess
+from tests.faults.lab.batch_cells import (
+    BatchOperation,
+    goes_on_to_its_end,
+    is_heard_at_once,
+    sweeps_that_repair_order,
+)
 from tests.faults.lab.cells import (
     UNDOS,
     Boundary,
@@ -24,14 +30,16 @@ from tests.faults.lab.cells import (
     sweeps_that_repair,
 )
 from tests.faults.lab.crew import is_stopped, until_stopped
-from tests.faults.lab.scene import Saga, Scene, history
+from tests.faults.lab.scene import Scene
+from tests.faults.lab.struck import Load, Saga, Struck, history
 from tests.faults.lab.wire import Session
 from workflows.maintenance import SweepWorkflow
 
-Proofs = dict[Operation, str]
+Proofs = dict[str, str]
 Strike = Callable[[Scene, ChildProcess], Awaitable[Proofs]]
 
 _PATIENCE_SECONDS = 60.0
+_CHARGES = frozenset({Operation.CHARGE.value, BatchOperation.CHARGE.value})
 _HELD_BY_PROXY = frozenset({Boundary.B2, Boundary.B3})
 
 
@@ -41,26 +49,26 @@ async def kill_worker(scene: Scene, victim: ChildProcess) -> Proofs:
     assert victim.returncode == -signal.SIGKILL
     scene.let_go()
     scene.crew.hire()
-    return _same(f"worker {victim.pid} was killed")
+    return _same(scene, f"worker {victim.pid} was killed")
 
 
 async def stop_worker(scene: Scene, victim: ChildProcess) -> Proofs:
-    """SIGSTOP until another worker has brought every saga to its end, then SIGCONT: a zombie with old tasks."""
+    """SIGSTOP until another worker has brought everything to its end, then SIGCONT: a zombie with old tasks."""
     victim.signal(signal.SIGSTOP)
     await until_stopped(victim)
     heir = scene.crew.hire()
     await scene.ended()
     assert is_stopped(victim), "somebody woke the worker up"
     takers = {
-        saga.cell.operation: [r for r in scene.desk.reports if r.order_id == saga.order_id and r.worker_pid == heir.pid]
-        for saga in scene.sagas
+        struck.operation: [r for r in scene.desk.reports if r.subject == struck.subject and r.worker_pid == heir.pid]
+        for struck in scene.struck
     }
     assert all(takers.values()), f"not taken over: {[o for o, reports in takers.items() if not reports]}"
 
     victim.signal(signal.SIGCONT)
     scene.let_go()
     await scene.answered()
-    return _same(f"worker {heir.pid} ended what worker {victim.pid} had begun, before that went on")
+    return _same(scene, f"worker {heir.pid} ended what worker {victim.pid} had begun, before that went on")
 
 
 async def terminate_backends(scene: Scene, _victim: ChildProcess) -> Proofs:
@@ -108,51 +116,65 @@ async def kill_temporal(scene: Scene, _victim: ChildProcess) -> Proofs:
     await scene.answered()
     scene.stack.temporal.start()
     assert scene.stack.temporal.pid != before
-    return _same(f"Temporal, process {before}, was killed")
+    return _same(scene, f"Temporal, process {before}, was killed")
 
 
 async def cancel(scene: Scene, _victim: ChildProcess) -> Proofs:
-    """Cancel every saga, through Temporal or by the update."""
+    """Cancel everything, through Temporal or by a saga's update."""
     by_update = [saga for saga in scene.sagas if not is_cancelled_by_temporal(saga.cell)]
-    by_temporal = [saga for saga in scene.sagas if saga not in by_update]
-    for saga in by_temporal:
-        await saga.handle.cancel(reason="struck")
-    updates = {saga.cell.operation: asyncio.create_task(_cancel_by_update(saga)) for saga in by_update}
+    by_temporal: list[Struck] = [saga for saga in scene.sagas if saga not in by_update]
+    by_temporal += scene.loads
+    for struck in by_temporal:
+        await struck.handle.cancel(reason="struck")
+    updates = {saga.operation: asyncio.create_task(_cancel_by_update(saga)) for saga in by_update}
     if scene.group.boundary is not Boundary.B5:
         await asyncio.gather(*updates.values())
+    for load in scene.loads:
+        if load.cell.operation is not BatchOperation.UNWIND and is_heard_at_once(load.cell):
+            await _heard_of_cancel(load)
     scene.let_go()
     proofs = {operation: await update for operation, update in updates.items()}
-    for saga in by_temporal:
-        await _require_event(saga, EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED)
-        proofs[saga.cell.operation] = "the cancel is in the history"
+    await asyncio.gather(*(load.newest.result() for load in scene.loads))
+    for struck in by_temporal:
+        await _require_event(struck, EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED)
+        proofs[struck.operation] = "the cancel is in the history"
     return proofs
 
 
 async def terminate(scene: Scene, _victim: ChildProcess) -> Proofs:
-    """Terminate every saga, and sweep: before their last attempts go on, and after."""
-    for saga in scene.sagas:
-        await saga.handle.terminate(reason="struck")
-        assert (await saga.handle.describe()).status is WorkflowExecutionStatus.TERMINATED
-        await _require_event(saga, EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED)
+    """Terminate everything, and sweep: before the last attempts go on, and after."""
+    for struck in scene.struck:
+        await struck.handle.terminate(reason="struck")
+        assert (await struck.handle.describe()).status is WorkflowExecutionStatus.TERMINATED
+        await _require_event(struck, EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED)
 
     first = await _sweep(scene)
     if scene.group.boundary is not Boundary.B2:
         await scene.ended()  # at B2 the repairs wait for what the held transactions have locked
+    next_steps = [
+        scene.desk.stop(struck.subject, _ship(struck), Boundary.B1)
+        for struck in scene.struck
+        if scene.group.is_fast and scene.group.boundary is Boundary.B2 and struck.operation in _CHARGES
+    ]
     scene.let_go()
     await scene.answered()
-    await asyncio.gather(*(_finished(scene, saga) for saga in scene.sagas if is_finished_by_its_task(saga.cell)))
+    await asyncio.gather(*(_finished(scene, struck) for struck in scene.struck if _is_finished_by_its_task(struck)))
     await scene.ended()
+    for stop in next_steps:  # it would race with the repair
+        await stop.reached()
+        stop.open()
     second = await _sweep(scene)
     await scene.ended()
     last = await _sweep(scene)
 
     proofs: Proofs = {}
-    for saga in scene.sagas:
-        repaired_by = [
-            number for number, report in enumerate((first, second, last), start=1) if saga.order_id in report.repaired
-        ]
-        if repaired_by == sweeps_that_repair(saga.cell):
-            proofs[saga.cell.operation] = f"the history ends with a termination; repaired by sweeps {repaired_by}"
+    for struck in scene.struck:
+        repaired_by = {
+            order_id: [n for n, report in enumerate((first, second, last), start=1) if order_id in report.repaired]
+            for order_id in struck.order_ids
+        }
+        if repaired_by == _sweeps_that_repair(struck):
+            proofs[struck.operation] = f"the history ends with a termination; repaired by sweeps {repaired_by}"
     return proofs
 
 
@@ -168,20 +190,20 @@ STRIKES: dict[Fault, Strike] = {
 }
 
 
-def _same(proof: str) -> Proofs:
-    return dict.fromkeys(Operation, proof)
+def _same(scene: Scene, proof: str) -> Proofs:
+    return {struck.operation: proof for struck in scene.struck}
 
 
 def _own(scene: Scene, sessions: Iterable[Session], proof: str) -> Proofs:
     """Name each operation's own backend, where it had one; before its SQL is sent it might get any of them."""
     struck = {session.backend_pid for session in sessions}
     proofs: Proofs = {}
-    for saga in scene.sagas:
-        own = saga.stood.backend_pid
+    for each in scene.struck:
+        own = each.stood.backend_pid
         if scene.group.boundary is Boundary.B1:
-            proofs[saga.cell.operation] = proof.format(", ".join(map(str, struck)))
+            proofs[each.operation] = proof.format(", ".join(map(str, struck)))
         elif own in struck:
-            proofs[saga.cell.operation] = proof.format(own)
+            proofs[each.operation] = proof.format(own)
     return proofs
 
 
@@ -189,7 +211,7 @@ def _sessions(scene: Scene) -> list[Session]:
     """Give the connections of the transactions that are held up, or else all that the worker has."""
     if scene.group.boundary not in _HELD_BY_PROXY:
         return scene.proxy.alive
-    own = {saga.stood.backend_pid for saga in scene.sagas}
+    own = {struck.stood.backend_pid for struck in scene.struck}
     return [session for session in scene.proxy.alive if session.backend_pid in own]
 
 
@@ -223,16 +245,40 @@ async def _cancel_by_update(saga: Saga) -> str:
     return "the update is in the history"
 
 
-async def _require_event(saga: Saga, kind: "EventType.ValueType") -> None:
-    found = [event for event in await history(saga.handle) if event.event_type == kind]
-    assert found, f"no {EventType.Name(kind)} in the history of {saga.order_id}"
+async def _heard_of_cancel(load: Load) -> None:
+    """Wait until the server has given the cancel to the workflow task that runs the attempt."""
+    async with asyncio.timeout(_PATIENCE_SECONDS):
+        while True:
+            events = [event.event_type for event in await history(load.handle)]
+            if EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED in events:
+                return
+            await asyncio.sleep(0.05)
 
 
-async def _finished(scene: Scene, saga: Saga) -> None:
-    """Wait until the last step of an order has ended, in whichever run."""
+async def _require_event(struck: Struck, kind: "EventType.ValueType") -> None:
+    found = [event for event in await history(struck.handle) if event.event_type == kind]
+    assert found, f"no {EventType.Name(kind)} in the history of {struck.name}"
+
+
+def _ship(struck: Struck) -> str:
+    return BatchOperation.SHIP if isinstance(struck, Load) else Operation.SHIP
+
+
+def _is_finished_by_its_task(struck: Saga | Load) -> bool:
+    return goes_on_to_its_end(struck.cell) if isinstance(struck, Load) else is_finished_by_its_task(struck.cell)
+
+
+def _sweeps_that_repair(struck: Saga | Load) -> dict[str, list[int]]:
+    if isinstance(struck, Load):
+        return {order.order_id: sweeps_that_repair_order(struck.cell, fate) for fate, order in struck.orders.items()}
+    return {struck.order_id: sweeps_that_repair(struck.cell)}
+
+
+async def _finished(scene: Scene, struck: Struck) -> None:
+    """Wait until the last step has ended, in whichever run."""
     await scene.desk.heard(
         lambda reports: any(
-            (report.order_id, report.operation, report.boundary) == (saga.order_id, Operation.SHIP, None)
+            (report.subject, report.operation, report.boundary) == (struck.subject, _ship(struck), None)
             for report in reports
         )
     )

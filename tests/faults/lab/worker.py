@@ -39,7 +39,8 @@ from adapters.telemetry import configure_logging, leave
 from adapters.temporal import connect
 from domain.errors import CheckoutError
 from domain.policies import order_id_of
-from tests.faults.lab.cells import RETURNED, Boundary, Operation, armed_operation
+from tests.faults.lab.batch_cells import BatchOperation
+from tests.faults.lab.cells import RETURNED, Boundary, Operation
 from tests.faults.lab.desk import Line, Report
 from worker import build_worker
 
@@ -47,8 +48,11 @@ ATTEMPT_SECONDS = "LAB_ATTEMPT_SECONDS"
 """Environment: start-to-close of the operations that are to be struck. The others get a minute."""
 DESK_PORT = "LAB_DESK_PORT"
 
+ARMED = "armed"
+"""Memo of a workflow: the operation of it that is to be struck."""
+
 _UNSTRUCK_SECONDS = 60.0
-_OPERATIONS = frozenset(operation.value for operation in Operation)
+_OPERATIONS = frozenset(operation.value for operation in (*Operation, *BatchOperation))
 
 
 class Boundaries(Interceptor):
@@ -115,7 +119,7 @@ class _Hastened(WorkflowOutboundInterceptor):
 
 def _set_time(given: StartActivityInput | StartLocalActivityInput) -> None:
     if given.activity in _OPERATIONS:
-        is_armed = given.activity == armed_operation(order_id_of(workflow.info().workflow_id))
+        is_armed = given.activity == workflow.memo_value(ARMED, "")
         seconds = float(os.environ[ATTEMPT_SECONDS]) if is_armed else _UNSTRUCK_SECONDS
         given.start_to_close_timeout = timedelta(seconds=seconds)
 
@@ -138,9 +142,9 @@ class AskingRunner(WorkflowRunner):
 
 
 class _AskingInstance(WorkflowInstance):
-    def __init__(self, instance: WorkflowInstance, order_id: str, line: Line) -> None:
+    def __init__(self, instance: WorkflowInstance, subject: str, line: Line) -> None:
         self._instance = instance
-        self._order_id = order_id
+        self._subject = subject
         self._line = line
         self._operations: dict[int, str] = {}
 
@@ -150,7 +154,7 @@ class _AskingInstance(WorkflowInstance):
                 continue
             operation = self._operations.get(job.resolve_activity.seq)
             if operation is not None and job.resolve_activity.result.HasField("completed"):
-                self._line.report_from_thread(Report(self._order_id, operation, 0, os.getpid(), Boundary.B5))
+                self._line.report_from_thread(Report(self._subject, operation, 0, os.getpid(), Boundary.B5))
         completion = self._instance.activate(act)
         for command in completion.successful.commands:
             if command.HasField("schedule_activity") and command.schedule_activity.activity_type in _OPERATIONS:
