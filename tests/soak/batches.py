@@ -74,5 +74,7 @@ def batch(seed: int, numbers: range) -> PlannedBatch:
     starts_again = draw.random() < 0.5
     # Of a batch that was terminated, each of two callers would be told something else.
     has_twin = draw.random() < 0.08 and (interruption is None or interruption.kind == "cancel")
-    overlap = max(1, round(len(numbers) * draw.uniform(0.1, 0.9))) if draw.random() < 0.10 else 0
+    overlap = 0
+    if draw.random() < 0.10:
+        overlap = min(len(numbers) - 1, max(1, round(len(numbers) * draw.uniform(0.1, 0.9))))
     return PlannedBatch(numbers.start, len(numbers), interruption, starts_again, has_twin, overlap)
