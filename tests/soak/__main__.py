@@ -90,6 +90,7 @@ async def soak(stage: Stage, plan: Plan, chosen: argparse.Namespace) -> Report:
                 play.create_task(driver.run(chosen.concurrency))
                 play.create_task(nemesis.run())
             report.seconds = time.monotonic() - begun
+            report.cpu_seconds = stage.cpu_seconds()
             for task in tasks:
                 task.cancel()
         await verdict.reach(chosen.replay_every)

@@ -22,6 +22,8 @@ class Report:
     seconds: float
     windows: list[int]
     sizes: dict[str, int]
+    cpu_seconds: dict[str, float] = field(default_factory=dict)
+    """What the parts took of the machine while orders were open, as far as their processes were not struck."""
     verdict: Verdict | None = None
     failure: str | None = None
     """Why it was broken off, when it was."""
@@ -84,6 +86,8 @@ class Report:
             "slowest_whole_snapshot": round(self.audit.slowest_whole, 3),
             "slowest_partial_snapshot": round(self.audit.slowest_partial, 3),
             "slowest_checks": dict(sorted(self.audit.slowest.items(), key=lambda one: -one[1])[:5]),
+            "seconds_of_checks": {name: round(spent, 2) for name, spent in sorted(self.audit.spent.items())},
+            "cpu_seconds": self.cpu_seconds,
             "ended_per_window": self.windows,
             "values_compared_with_the_model": self.verdict.picture_size if self.verdict else 0,
             "outcomes_in_reports_compared": self.verdict.outcomes_compared if self.verdict else 0,
