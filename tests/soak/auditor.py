@@ -34,7 +34,8 @@ PER_ORDER = {
     "step_fence": "saga_id",
 }
 """The tables whose rows belong to one order, and the column that says to which."""
-_LATELY = "string_to_array(current_setting('soak.lately'), ',')"
+# Joined with, and not compared with as an array: that would be taken apart anew for each row.
+_LATELY = "SELECT unnest(string_to_array(current_setting('soak.lately'), ','))"
 
 
 @dataclass
@@ -74,7 +75,7 @@ class Auditor:
     async def prepare(self) -> None:
         """Make the views."""
         views = "".join(
-            f"CREATE VIEW soak.{table} AS SELECT * FROM public.{table} WHERE {key} = ANY ({_LATELY});"
+            f"CREATE VIEW soak.{table} AS SELECT * FROM public.{table} WHERE {key} IN ({_LATELY});"
             for table, key in PER_ORDER.items()
         )
         async with self._stage.asking() as connection:

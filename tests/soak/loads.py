@@ -10,9 +10,10 @@ import asyncpg
 from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.service import RPCError
 
+from client.bulk import carried_on
 from client.failures import OtherContent
 from domain.bulk import HANDED_OVER, OTHER_CONTENT, UNKNOWN, Outcome, digest
-from domain.model import CheckoutInput
+from domain.model import CheckoutInput, OrderStatus
 from domain.policies import bulk_workflow_id
 from tests.soak.batches import PlannedBatch
 from tests.soak.book import Ended
@@ -72,7 +73,7 @@ class Loads:
         """Carry an order of a batch that was told of to its end, and write it down."""
         self._desk.book.lanes[LANES.get(outcome.status, "batch")] += 1
         if planned.is_contested or outcome.status in {UNKNOWN, OTHER_CONTENT}:
-            await self._settle(planned)
+            await self._settle(planned, outcome)
         elif outcome.status == HANDED_OVER:
             self._desk.book.end(planned, await self._sagas.ending(planned))
         elif outcome.status in ENDINGS:
@@ -128,21 +129,38 @@ class Loads:
 
     # Endings --------------------------------------------------------------------------------------------
 
-    async def _settle(self, planned: PlannedOrder) -> None:
+    async def _settle(self, planned: PlannedOrder, outcome: Outcome) -> None:
         """Wait until an order has ended for whoever may be at work on it, and write down what it came to."""
         async with self._operator.tending(planned):
+            if outcome.status == HANDED_OVER and planned.second_start == "other":
+                outcome = await self._carried_on(planned)
             row = await self._at_rest(planned)
+        told, stands = outcome.status, row["status"] if row else None
+        if told in ENDINGS and told != stands:
+            raise SoakFailed(f"{planned.order.order_id}: a load tells that it is {told}, the database has {stands}")
         if row is None:
             self._desk.book.end(planned, Ended(NEVER_BEGUN))
             return
         if planned.second_start == "other" and row["fingerprint"] == planned.other.fingerprint:
+            if told not in {HANDED_OVER, OTHER_CONTENT, UNKNOWN}:
+                raise SoakFailed(f"{planned.order.order_id}: another order has its id, and a load tells {outcome}")
             self._desk.book.taken.add(planned.number)
             planned = replace(planned, order=planned.other)
+        elif told == OTHER_CONTENT:
+            raise SoakFailed(f"{planned.order.order_id}: a load tells that its id is taken, and it is its own")
         elif row["fingerprint"] != planned.order.fingerprint and not (
             planned.is_by_hand and row["fingerprint"] is None
         ):
             raise SoakFailed(f"{planned.order.order_id} has a content that nobody asked for")
         self._desk.book.end(planned, Ended(row["status"], row["reason"] or ""))
+
+    async def _carried_on(self, planned: PlannedOrder) -> Outcome:
+        """Follow an order that was handed over as a bulk load does: the saga that it finds may be a stranger's."""
+        while True:
+            outcome = await self._desk.persist(lambda: carried_on(self._desk.checkouts, planned.order))
+            if outcome.status != OrderStatus.STUCK:
+                return outcome
+            await asyncio.sleep(PAUSE_SECONDS)
 
     async def _at_rest(self, planned: PlannedOrder) -> asyncpg.Record | None:
         """Wait until an order has ended and no saga of its own is open; None when nothing of it ever turns up."""

@@ -26,6 +26,8 @@ _ROWS = """
 class _Wanted(NamedTuple):
     batch: PlannedBatch
     fingerprints: dict[str, str]
+    is_certain: bool = True
+    """Whether it is sure to be started."""
 
 
 class Promises:
@@ -42,7 +44,7 @@ class Promises:
     @property
     def workflows(self) -> dict[str, PlannedBatch]:
         """The workflows of all batches, by id, each with the batch that it carries or overlaps with."""
-        return {name: wanted.batch for name, wanted in self._wanted.items()}
+        return {name: wanted.batch for name, wanted in self._wanted.items() if wanted.is_certain}
 
     async def broken(self, with_sagas: AbstractSet[str]) -> list[str]:
         """List what does not hold. `with_sagas` are the orders that have a saga of their own."""
@@ -62,7 +64,7 @@ class Promises:
             else:
                 problems += await self._of_report(run.id, run.run_id, planned, with_sagas)
         return problems + [
-            f"{name} was acknowledged, and Temporal does not know it" for name in self._wanted.keys() - seen
+            f"{name} was acknowledged, and Temporal does not know it" for name in self.workflows.keys() - seen
         ]
 
     def _planned(self) -> dict[str, _Wanted]:
@@ -75,6 +77,10 @@ class Promises:
             for content in contents:
                 fingerprints = {order.order_id: order.fingerprint for order in content}
                 found[bulk_workflow_id(digest(content))] = _Wanted(batch, fingerprints)
+            # Where a stranger's saga has an order's id, a load asks for that order once more, by itself.
+            for planned in (one for one in orders if one.second_start == "other"):
+                alone = _Wanted(batch, {planned.order.order_id: planned.order.fingerprint}, is_certain=False)
+                found.setdefault(bulk_workflow_id(digest([planned.order])), alone)
         return found
 
     async def _of_report(
@@ -103,10 +109,13 @@ class Promises:
         )
         if outcome.status == OTHER_CONTENT:
             return "the database has that content" if is_its_own else None
+        if outcome.status == HANDED_OVER:
+            # Where another order may have the id, `carried_on` was asked whose saga that is, and the book has it.
+            has_rival = self._plan.order(self._plan.number_of(outcome.order_id)).second_start == "other"
+            is_true = outcome.order_id in with_sagas and (is_its_own or has_rival)
+            return None if is_true else "it has no saga of its own"
         if not is_its_own:
             return "the database has another order under this id"
-        if outcome.status == HANDED_OVER:
-            return None if outcome.order_id in with_sagas else "it has no saga of its own"
         stands = Outcome(*list(row.values())[:6])
         if outcome.status not in ENDINGS or outcome != stands:
             return f"the database says {stands}"
