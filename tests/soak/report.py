@@ -10,6 +10,8 @@ from tests.soak.nemesis import Struck
 from tests.soak.plan import Plan
 from tests.soak.verdict import Verdict, shown
 
+_ENOUGH_TO_COUNT = 10
+
 
 @dataclass
 class Report:
@@ -40,7 +42,7 @@ class Report:
         if observed.total() < 0.9 * planned.total():
             self.problems.append(f"{observed.total()} of {planned.total()} faults were observed")
         met = sum(one.batches > 0 for one in self.struck)
-        if met < 0.5 * self.plan.batched * planned.total():
+        if planned.total() >= _ENOUGH_TO_COUNT and met < 0.5 * self.plan.batched * planned.total():
             self.problems.append(f"{met} of {planned.total()} faults met a batch")
         if self.book.unplanned_percent > unplanned_percent:
             self.problems.append(
