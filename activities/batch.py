@@ -106,14 +106,24 @@ def line_columns(orders: Iterable[CheckoutInput]) -> dict[str, list[Any]]:
 
 
 async def claim(
-    connection: AsyncConnection, statement: TextClause, columns: Mapping[str, list[Any]], report: StepReport
+    connection: AsyncConnection,
+    statement: TextClause,
+    columns: Mapping[str, list[Any]],
+    orders: Mapping[str, CheckoutInput],
+    report: StepReport,
 ) -> list[str]:
     """Take the fences of a step for those orders that still have it open, and give their ids.
 
-    The others were undone before they were done, or a saga of their own is at work on the step right now.
+    The others have just been done or undone by somebody else: their rows are looked at again, since the id may be
+    that of another order by now. Where there is still something to do, it is for a saga.
     """
     claimed = set((await connection.execute(statement, columns)).scalars())
-    report.left.extend(order_id for order_id in columns["order_ids"] if order_id not in claimed)
+    if missed := [order_id for order_id in columns["order_ids"] if order_id not in claimed]:
+        known = await how_they_stand(connection, missed)
+        for order_id in missed:
+            row = known.get(order_id)
+            if row is None or sort_out(report, orders[order_id], row):
+                report.left.append(order_id)
     return [order_id for order_id in columns["order_ids"] if order_id in claimed]
 
 

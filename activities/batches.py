@@ -230,7 +230,8 @@ async def _write_reservations(
     catalogue: dict[str, Row[Any]],
     report: StepReport,
 ) -> None:
-    claimed = await claim(connection, _CLAIM_RESERVE, _columns(accepted.values()), report)
+    orders = {order_id: order for order_id, (order, _, _) in accepted.items()}
+    claimed = await claim(connection, _CLAIM_RESERVE, _columns(accepted.values()), orders, report)
     taken = [accepted[order_id] for order_id in claimed]
     lines = line_columns(order for order, _, _ in taken)
     wanted: Counter[str] = Counter()
@@ -275,7 +276,7 @@ async def _pay(connection: AsyncConnection, orders: dict[str, CheckoutInput]) ->
             continue
         left_over[row.customer] -= row.total_minor
         bills[order.order_id] = row
-    claimed = await claim(connection, _CLAIM_PAY, {"order_ids": list(bills)}, report)
+    claimed = await claim(connection, _CLAIM_PAY, {"order_ids": list(bills)}, orders, report)
     await lock_orders(connection, dict.fromkeys(claimed, OrderStatus.RESERVED))
     spent: Counter[str] = Counter()
     for order_id in claimed:
@@ -302,7 +303,7 @@ async def _ship(connection: AsyncConnection, orders: dict[str, CheckoutInput]) -
             report.refused[order.order_id] = worded(refusal)
         else:
             parcels.append(order.order_id)
-    sent = await claim(connection, _CLAIM_SHIP, {"order_ids": parcels}, report)
+    sent = await claim(connection, _CLAIM_SHIP, {"order_ids": parcels}, orders, report)
     await lock_orders(connection, dict.fromkeys(sent, OrderStatus.PAID))
     await connection.execute(_SHIP, {"order_ids": sent})
     ended = await how_they_stand(connection, sent)

@@ -11,6 +11,7 @@ from client.listing import TERMINATED
 from client.orders_file import Entry
 from client.outcomes import MALFORMED, OutcomeFile
 from domain.bulk import HANDED_OVER, UNKNOWN, Outcome
+from domain.model import CheckoutInput, id_is_taken
 
 _FOLLOWED_AT_ONCE = 50
 _LOOK_SECONDS = 30.0
@@ -100,9 +101,12 @@ class BulkLoad:
 
     async def _carry(self, batch: list[Entry], over: asyncio.Event) -> None:
         try:
-            outcomes = await self._checkouts.carry([entry.order for entry in batch if entry.order is not None])
+            asked = [entry.order for entry in batch if entry.order is not None]
+            outcomes = await self._checkouts.carry(asked)
             following = asyncio.Semaphore(_FOLLOWED_AT_ONCE)
-            outcomes = await asyncio.gather(*(self._followed(outcome, following) for outcome in outcomes))
+            outcomes = await asyncio.gather(
+                *(self._followed(order, told, following) for order, told in zip(asked, outcomes, strict=True))
+            )
             for entry, outcome in zip(batch, outcomes, strict=True):
                 self._write(entry.line, outcome)
             self._outcomes.flush()
@@ -113,21 +117,37 @@ class BulkLoad:
                 self._under_way.pop(entry.order_id, None)
             over.set()
 
-    async def _followed(self, outcome: Outcome, turn: asyncio.Semaphore) -> Outcome:
-        """Wait for the end of an order that goes on in a saga of its own."""
+    async def _followed(self, order: CheckoutInput, outcome: Outcome, turn: asyncio.Semaphore) -> Outcome:
         if outcome.status != HANDED_OVER:
             return outcome
         async with turn:
-            status = await self._checkouts.outcome(outcome.order_id, look_every=_LOOK_SECONDS)
-        return Outcome(
-            outcome.order_id,
-            UNKNOWN if status.status == TERMINATED else status.status,
-            status.reason,
-            status.total_minor,
-            status.currency,
-            status.tracking_number,
-        )
+            return await carried_on(self._checkouts, order)
 
     def _write(self, line: int, outcome: Outcome) -> None:
         self._outcomes.add(line, outcome)
         self._report.outcomes[outcome.status] += 1
+
+
+async def carried_on(checkouts: Checkouts, order: CheckoutInput) -> Outcome:
+    """Wait for the end of an order that its batch has handed over to a saga of its own.
+
+    The saga that has the id may be of other content, started before the hand-over. How that one ends says nothing of
+    this order; whose the id is, the database can tell a batch by then.
+    """
+    outcome = Outcome(order.order_id, HANDED_OVER)
+    for is_last in (False, True):
+        status = await checkouts.outcome(order.order_id, look_every=_LOOK_SECONDS)
+        if await checkouts.has_saga_of(order):
+            return Outcome(
+                order.order_id,
+                UNKNOWN if status.status == TERMINATED else status.status,
+                status.reason,
+                status.total_minor,
+                status.currency,
+                status.tracking_number,
+            )
+        if not is_last:
+            [outcome] = await checkouts.carry([order])
+        if outcome.status != HANDED_OVER:
+            return outcome
+    return Outcome(order.order_id, UNKNOWN, id_is_taken(order.order_id))

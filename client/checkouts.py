@@ -80,15 +80,19 @@ class Checkouts:
                 static_summary=f"{order.summary} for {order.customer}",
             )
         except WorkflowAlreadyStartedError:
-            if await self._fingerprint(order.order_id) != order.fingerprint:
+            if not await self.has_saga_of(order):
                 raise OtherContent(f"{id_is_taken(order.order_id)}; choose another id") from None
             return False
         return True
 
+    async def has_saga_of(self, order: CheckoutInput) -> bool:
+        """Tell whether the newest saga that has the order's id was started with this very content."""
+        return await self._fingerprint(order.order_id) == order.fingerprint
+
     async def carry(self, orders: Sequence[CheckoutInput]) -> Sequence[Outcome]:
         """Carry orders to their ends together, or join the batch of the same orders that is under way or was.
 
-        Some may have been handed over to sagas of their own; see `outcome`.
+        Some may have been handed over to sagas of their own; see `client.bulk.carried_on`.
         """
         batch = Batch([pack(order) for order in orders])
         workflow_id = policies.bulk_workflow_id(digest(orders))

@@ -12,8 +12,10 @@ from embedded.stack import ROOT
 from tests.soak.model import NEVER_BEGUN
 from tests.soak.plan import FAULTS
 
-ORDERS, SEED = 200, 4
-STUCK_ORDERS = 6
+ORDERS, SEED = 300, 36
+"""Few orders, and yet batches that are cancelled, terminated, loaded again, started twice, and overlapped."""
+STUCK_ORDERS, STUCK_SEED = 6, 9
+"""A batch of five, and one order that comes by itself."""
 
 
 def soak(*arguments: object, timeout: float) -> subprocess.CompletedProcess[str]:
@@ -46,6 +48,11 @@ def test_every_promise_holds_while_every_kind_of_fault_strikes(tmp_path: Path) -
     assert report["faults"].keys() == FAULTS.keys()
     assert report["faults_observed"] == report["faults_injected"] == len(FAULTS)
     assert report["snapshots"] >= 10
+    assert report["faults_that_met_a_batch"] > 0
+    lanes = Counter(report["lanes"])
+    assert lanes.total() == ORDERS
+    assert lanes.keys() >= {"classic", "fast", "batch", "batch, then a saga of its own"}
+    assert lanes["batch"] < report["outcomes_in_reports_compared"]
     assert report["values_compared_with_the_model"] > ORDERS
     assert report["histories_replayed"] >= ORDERS // 20
     assert set(report["checked_at_rest"].values()) == {"holds"}
@@ -54,19 +61,19 @@ def test_every_promise_holds_while_every_kind_of_fault_strikes(tmp_path: Path) -
 @pytest.mark.timeout(300)
 def test_the_watchdog_tells_all_when_nothing_moves(tmp_path: Path) -> None:
     done = soak(
-        *("--orders", STUCK_ORDERS, "--seed", SEED, "--workers", 0, "--patience", 3, "--dump", tmp_path / "dump"),
+        *("--orders", STUCK_ORDERS, "--seed", STUCK_SEED, "--workers", 0, "--patience", 3, "--dump", tmp_path / "dump"),
         timeout=280,
     )
 
     assert done.returncode == 1, done.stderr + done.stdout
-    assert f"seed {SEED} FAILED" in done.stderr
+    assert f"seed {STUCK_SEED} FAILED" in done.stderr
     told = {file.name: file.read_text() for file in (tmp_path / "dump").iterdir()}
     why = json.loads(told["why.json"])
     assert "no order has ended" in why["why"]
-    assert (why["seed"], why["open"], why["ended"]) == (SEED, STUCK_ORDERS, 0)
-    histories = [json.loads(text) for name, text in told.items() if name.startswith("workflow-")]
-    assert len(histories) == STUCK_ORDERS
-    assert any("EVENT_TYPE_WORKFLOW_EXECUTION_STARTED" in json.dumps(history) for history in histories)
+    assert (why["seed"], why["open"], why["ended"]) == (STUCK_SEED, STUCK_ORDERS, 0)
+    histories = [json.loads(text) for name, text in told.items() if name.startswith(("workflow-", "batch-"))]
+    begun = [one for one in histories if "EVENT_TYPE_WORKFLOW_EXECUTION_STARTED" in json.dumps(one)]
+    assert len(begun) == len(["the batch", "the order by itself"])
     asked = ("sessions", "locks", "fence-rows", "incidents", "unfinished-orders")
     assert not any("cannot be told" in told[f"{name}.json"] for name in asked)
     assert json.loads(told["plan.json"])["orders"] == STUCK_ORDERS

@@ -209,6 +209,34 @@ async def test_an_id_that_belongs_to_another_order_is_told_and_left_alone(shop: 
     assert await left_behind(shop.database) == before
 
 
+@pytest.mark.parametrize("lines", [(), (("poster", 2),)])
+async def test_an_order_that_comes_while_its_fence_is_taken_is_looked_at_again(
+    shop: Shop, database: Database, lines: tuple[tuple[str, int], ...]
+) -> None:
+    """Whoever took the fence has the id: this very order's saga, or that of another order."""
+    theirs = shop.order("alice")
+    ours = shop.order("alice", *lines, order_id=theirs.order_id)
+    connection = await asyncpg.connect(database.admin_url)
+    async with connection.transaction():
+        await connection.execute("SELECT FROM inventory FOR UPDATE")
+        saga = asyncio.create_task(Inventory(shop.engine).reserve_inventory(theirs))
+        await until(lambda: _are_waiting(database, 1))  # for the stock: with its fence, which is not committed
+        batch = asyncio.create_task(Batches(shop.engine).reserve_orders(asked([ours])))
+        await until(lambda: _are_waiting(database, 2))
+    await connection.close()
+    await saga
+    report = await batch
+
+    assert [outcome.status for outcome in report.ended] == ([OTHER_CONTENT] if lines else [])
+    assert report.left == ([] if lines else [ours.order_id])
+    assert await shop.order_status(ours) == "reserved"
+
+
+async def _are_waiting(database: Database, sessions: int) -> bool:
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock'"
+    return int(await database.value(waiting, database.name)) == sessions
+
+
 async def test_an_order_that_was_undone_before_it_was_done_is_left_to_its_saga(shop: Shop) -> None:
     order = shop.order()
     await Inventory(shop.engine).release_inventory(UndoInput(order, Ending.CANCELLED, "early"))

@@ -43,6 +43,22 @@ MUTANTS = (
         at(BATCHES, "test_an_id_that_belongs_to_another_order_is_told_and_left_alone"),
     ),
     Mutant(
+        "batch-takes-its-first-look-for-the-last",
+        "an order whose id another one has just taken would be handed over to that one's saga",
+        _SHARED,
+        "            if row is None or sort_out(report, orders[order_id], row):\n",
+        "            if row is None or row.status:\n",
+        at(BATCHES, "test_an_order_that_comes_while_its_fence_is_taken_is_looked_at_again[lines1]"),
+    ),
+    Mutant(
+        "load-tells-a-strangers-ending",
+        "an order would be told completed where another order with its id is",
+        "client/bulk.py",
+        "        if await checkouts.has_saga_of(order):\n",
+        "        if await checkouts.has_saga_of(order) or not is_last:\n",
+        at(BULK, "test_the_end_of_a_strangers_saga_is_not_told_as_that_of_an_order"),
+    ),
+    Mutant(
         "batch-forgets-that-a-step-is-forgotten",
         "what a restored database has lost would be taken for done",
         _SHARED,

@@ -20,7 +20,7 @@ MUTANTS = (
         "joining-does-not-compare-the-content",
         "a customer would be shown somebody else's order as their own (P5)",
         _FILE,
-        "            if await self._fingerprint(order.order_id) != order.fingerprint:\n",
+        "            if not await self.has_saga_of(order):\n",
         "            if not await self._fingerprint(order.order_id):\n",
         at(STARTING, "test_a_start_with_other_content_is_refused_running_or_finished"),
     ),

@@ -90,6 +90,7 @@ async def soak(stage: Stage, plan: Plan, chosen: argparse.Namespace) -> Report:
                 play.create_task(driver.run(chosen.concurrency))
                 play.create_task(nemesis.run())
             report.seconds = time.monotonic() - begun
+            report.cpu_seconds = stage.cpu_seconds()
             for task in tasks:
                 task.cancel()
         await verdict.reach(chosen.replay_every)
@@ -121,6 +122,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--orders", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--batched", type=float, default=Plan.batched, help="the share of the orders in batches")
     parser.add_argument("--concurrency", type=int, default=60)
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--faults-per-thousand", type=int, default=36)
@@ -149,7 +151,8 @@ def main() -> int:
     """Run one soak and give the exit status."""
     chosen = arguments()
     logging.getLogger("temporalio").setLevel(logging.ERROR)
-    plan = Plan(chosen.seed, chosen.orders, chosen.faults_per_thousand if chosen.workers else 0, chosen.workers > 1)
+    faults = chosen.faults_per_thousand if chosen.workers else 0
+    plan = Plan(chosen.seed, chosen.orders, faults, chosen.workers > 1, chosen.batched)
     print_plan(plan)
     if chosen.plan:
         return 0

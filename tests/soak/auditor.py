@@ -11,6 +11,7 @@ schema of views of the same names in front. The checks of sums, A1 to A4, always
 import asyncio
 import json
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -33,7 +34,8 @@ PER_ORDER = {
     "step_fence": "saga_id",
 }
 """The tables whose rows belong to one order, and the column that says to which."""
-_LATELY = "string_to_array(current_setting('soak.lately'), ',')"
+# Joined with, and not compared with as an array: that would be taken apart anew for each row.
+_LATELY = "SELECT unnest(string_to_array(current_setting('soak.lately'), ','))"
 
 
 @dataclass
@@ -50,6 +52,8 @@ class AuditCounts:
     """Seconds from one round to the next, Postgres being up all the time."""
     slowest: dict[str, float] = field(default_factory=dict)
     """The longest time of each check in a whole round, in seconds."""
+    spent: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Seconds that each check has taken in all rounds together; those in partial rounds by themselves."""
 
     @property
     def snapshots(self) -> int:
@@ -71,7 +75,7 @@ class Auditor:
     async def prepare(self) -> None:
         """Make the views."""
         views = "".join(
-            f"CREATE VIEW soak.{table} AS SELECT * FROM public.{table} WHERE {key} = ANY ({_LATELY});"
+            f"CREATE VIEW soak.{table} AS SELECT * FROM public.{table} WHERE {key} IN ({_LATELY});"
             for table, key in PER_ORDER.items()
         )
         async with self._stage.asking() as connection:
@@ -107,8 +111,9 @@ class Auditor:
                 if rows := await connection.fetch(query):
                     found = json.dumps([dict(row) for row in rows[:20]], default=str)
                     raise SoakFailed(f"{name} is violated in a live snapshot: {found}")
+                took = time.monotonic() - begun_check
+                self.counts.spent[name if is_whole else f"{name}, partial"] += took
                 if is_whole:
-                    took = time.monotonic() - begun_check
                     self.counts.slowest[name] = max(self.counts.slowest.get(name, 0.0), round(took, 4))
         took = time.monotonic() - begun
         if is_whole:

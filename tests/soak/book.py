@@ -4,7 +4,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from tests.soak.model import NEVER_BEGUN, ShopModel
-from tests.soak.plan import Plan, PlannedOrder
+from tests.soak.plan import Plan
+from tests.soak.planned import PlannedOrder
 
 _WHY = {
     "scarce": "OutOfStock",
@@ -41,8 +42,12 @@ class Book:
     """Orders that were stuck, because an undo of theirs was broken on purpose."""
     special: set[int] = field(default_factory=set)
     """Orders whose histories have an unusual shape: all of them are replayed."""
+    taken: set[int] = field(default_factory=set)
+    """Orders whose id went to another content, which came first: that one was booked."""
     suspects: set[int] = field(default_factory=set)
     """Orders with a problem."""
+    lanes: Counter[str] = field(default_factory=Counter)
+    """How many orders went which way."""
     counts: Counter[str] = field(default_factory=Counter)
     unplanned: list[str] = field(default_factory=list)
     """Orders that faults have cost."""
@@ -67,7 +72,7 @@ class Book:
         if ended.vouched or ended.runs_lost or planned.number in self.stuck:
             self.special.add(planned.number)
         if ended.status == NEVER_BEGUN:
-            if planned.interruption is None or planned.interruption.kind != "terminate":
+            if not planned.may_never_begin:
                 self.problems.append(f"{name} was never begun, and nobody terminated it")
         elif ended.status == "rejected":
             self._judge_refusal(planned, ended)

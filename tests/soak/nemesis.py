@@ -39,6 +39,8 @@ class Struck:
     fault: PlannedFault
     at: float
     evidence: str | None = None
+    batches: int = 0
+    """How many batches were under way at some time while it lasted."""
 
 
 class Nemesis:
@@ -55,6 +57,7 @@ class Nemesis:
         self._reached = -1
         self._waiting = {fault.number: fault.at for fault in self._faults}
         self._moved = asyncio.Condition()
+        self._batches_begun = self._batches_ended = 0
         self._acts: dict[str, Callable[[PlannedFault], Awaitable[str | None]]] = {
             "worker-kill": self._kill_worker,
             "worker-pause": self._pause_worker,
@@ -71,6 +74,14 @@ class Nemesis:
             self._reached = max(self._reached, number)
             self._moved.notify_all()
             await self._moved.wait_for(lambda: not self._waiting or min(self._waiting.values()) > number - _AHEAD)
+
+    def batch_begins(self) -> None:
+        """Tell that a batch is about to be started."""
+        self._batches_begun += 1
+
+    def batch_ends(self) -> None:
+        """Tell that a batch is over."""
+        self._batches_ended += 1
 
     async def run(self) -> None:
         """Strike until every planned fault is over."""
@@ -119,7 +130,9 @@ class Nemesis:
             async with self._moved:
                 del self._waiting[record.fault.number]
                 self._moved.notify_all()
+            before = self._batches_ended
             yield
+            record.batches = self._batches_begun - before
 
     def _target(self, name: str) -> asyncio.Lock:
         return self._targets.setdefault(name, asyncio.Lock())

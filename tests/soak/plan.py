@@ -1,27 +1,17 @@
 """What a soak will do, derived from its seed alone: every order, every fault, every delivery. No I/O.
 
-An order and a fault are drawn from a generator of their own, so that a plan of 100 000 orders needs no memory
-and order 77 is the same however many there are.
+An order, a batch and a fault are drawn from a generator of their own, so that a plan of 100 000 orders needs no
+memory and order 77 is the same however many there are.
 """
 
 import random
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from domain.model import CheckoutInput, Lane, OrderLine
-from tests.soak.catalogue import BROKE, CITY, LABEL, MISSING, NOWHERE, PLENTY, POPULAR, SCARCE, TIGHT
-
-# What an order is about, in percent, and how such an order may end when nobody interrupts it.
-KINDS = {"plain": 67, "scarce": 12, "tight": 5, "broke": 6, "nowhere": 8, "unknown": 2}
-_ENDINGS = {
-    "plain": {"completed"},
-    "scarce": {"completed", "rejected"},
-    "tight": {"completed", "rejected"},
-    "broke": {"rejected"},
-    "nowhere": {"rejected"},
-    "unknown": {"rejected"},
-}
+from tests.soak.batches import BLOCK, PlannedBatch, batch, stretches
+from tests.soak.catalogue import SCARCE
+from tests.soak.planned import PlannedOrder, planned_order
 
 # Every fault, with its weight. The link faults strike the one worker that is behind links.
 FAULTS = {
@@ -63,46 +53,6 @@ RESTOCK_EVERY = 400
 
 
 @dataclass(frozen=True)
-class Interruption:
-    """Something that somebody does to an order while it runs."""
-
-    kind: str
-    """cancel (Temporal's own), update (ours) or terminate"""
-    after: float
-    """How long after its start, as a share of what orders take at present: instants in its life, not on a clock."""
-
-
-@dataclass(frozen=True)
-class PlannedOrder:
-    """One order, and everything that is going to happen to it."""
-
-    number: int
-    order: CheckoutInput
-    kind: str
-    is_by_hand: bool
-    """Inserted as `pending` with SQL; a sweep starts it."""
-    second_start: str | None
-    """A second start of the same id, with the `same` content or with `other`."""
-    interruption: Interruption | None
-    broken: tuple[str, ...]
-    """Steps whose undo is broken on purpose."""
-    remedy: str
-    """What the operator does when it is stuck: retry (after mending) or resolve."""
-    remedy_after: float
-
-    @property
-    def endings(self) -> frozenset[str]:
-        """How it may end without a fault being to blame."""
-        asked = {"cancelled"} if self.interruption else set()
-        return frozenset(_ENDINGS[self.kind] | asked)
-
-    @property
-    def can_be_recalled(self) -> bool:
-        """Tell whether its parcel waits as a label, so that no cancel can come too late while it is open."""
-        return self.order.customer in LABEL
-
-
-@dataclass(frozen=True)
 class PlannedFault:
     """One fault: it begins when order number `at` is about to be started."""
 
@@ -123,6 +73,8 @@ class Plan:
     orders: int
     faults_per_thousand: int = 36
     with_links: bool = True
+    batched: float = 0.75
+    """The share of the orders that come in batches."""
 
     def order_id(self, number: int) -> str:
         """Name an order."""
@@ -134,30 +86,29 @@ class Plan:
 
     def order(self, number: int) -> PlannedOrder:
         """Draw one order."""
-        draw = random.Random(f"order {self.seed}/{number}")
-        [kind] = draw.choices(list(KINDS), list(KINDS.values()))
-        order = CheckoutInput(self.order_id(number), _customer(draw, kind), _lines(draw, kind))
-        is_by_hand = draw.random() < 0.03
-        second_start = draw.choices([None, "same", "other"], [94, 3, 3])[0]
-        interruption = None
-        if draw.random() < 0.10:
-            act = draw.choices(["cancel", "update", "terminate"], [4, 4, 2])[0]
-            interruption = Interruption(act, round(draw.uniform(0.0, 1.2), 3))
-        broken = _broken(draw, kind, interruption)
-        remedy = draw.choice(["retry", "retry", "resolve"])
-        if interruption is not None and interruption.kind == "terminate":
-            remedy = "retry"  # a second run would not know what a person vouched for in the first
-        return PlannedOrder(
-            number,
-            replace(order, lane=draw.choice(list(Lane))),
-            kind,
-            is_by_hand,
-            None if is_by_hand else second_start,
-            interruption,
-            broken,
-            remedy,
-            round(draw.uniform(0.5, 8.0), 2),
-        )
+        return planned_order(self.seed, number, self.order_id(number), self.batch_of(number))
+
+    def batch_of(self, number: int) -> PlannedBatch | None:
+        """Draw the batch in which an order comes; None where it comes by itself. The last one may be cut short."""
+        for numbers, is_batch in stretches(self.seed, number // BLOCK, self.batched):
+            if number in numbers:
+                return batch(self.seed, range(numbers.start, min(numbers.stop, self.orders))) if is_batch else None
+        raise ValueError(f"there is no order {number}")
+
+    def units(self) -> Iterator[PlannedOrder | PlannedBatch]:
+        """Draw what is started, one after the other: orders, and batches of orders."""
+        number = 0
+        while number < self.orders:
+            found = self.batch_of(number)
+            yield found or self.order(number)
+            number = found.numbers.stop if found else number + 1
+
+    def batches(self) -> Iterator[PlannedBatch]:
+        """Draw all batches, one after the other."""
+        for block in range(0, self.orders, BLOCK):
+            for numbers, is_batch in stretches(self.seed, block // BLOCK, self.batched):
+                if is_batch and numbers.start < self.orders:
+                    yield batch(self.seed, range(numbers.start, min(numbers.stop, self.orders)))
 
     def all_orders(self) -> Iterator[PlannedOrder]:
         """Draw all orders, one after the other."""
@@ -186,6 +137,7 @@ class Plan:
         return {
             "seed": self.seed,
             "orders": self.orders,
+            "batched": self.batched,
             "faults": [asdict(fault) for fault in self.faults()],
             "restocks": self.restocks(),
         }
@@ -201,30 +153,3 @@ class Plan:
     @staticmethod
     def _fault(draw: random.Random, number: int, at: int, kind: str) -> PlannedFault:
         return PlannedFault(number, at, kind, draw.randrange(1_000), round(draw.uniform(*_DURATIONS[kind]), 2))
-
-
-def _customer(draw: random.Random, kind: str) -> str:
-    special = {"tight": TIGHT, "broke": BROKE, "nowhere": NOWHERE}
-    return draw.choice(special.get(kind) or draw.choice([CITY, LABEL]))
-
-
-def _lines(draw: random.Random, kind: str) -> tuple[OrderLine, ...]:
-    skus = draw.sample(PLENTY, draw.randint(1, 3))
-    if draw.random() < 0.25:
-        skus.append(POPULAR)
-    lines = [OrderLine(sku, draw.randint(1, 3)) for sku in skus]
-    if kind == "scarce":
-        lines.append(OrderLine(draw.choice(SCARCE), draw.randint(1, 2)))
-    if kind == "unknown":
-        lines.append(OrderLine(MISSING, 1))
-    return tuple(lines)
-
-
-def _broken(draw: random.Random, kind: str, interruption: Interruption | None) -> tuple[str, ...]:
-    """Choose undos to break, for orders that are likely to need them."""
-    chance, choice = draw.random(), draw.choice([("pay",), ("reserve",), ("reserve", "pay"), ("ship",)])
-    if kind == "nowhere" and chance < 0.15:
-        return choice if choice != ("ship",) else ("pay",)
-    if interruption is not None and chance < 0.15:
-        return choice
-    return ()

@@ -10,6 +10,8 @@ from tests.soak.nemesis import Struck
 from tests.soak.plan import Plan
 from tests.soak.verdict import Verdict, shown
 
+_ENOUGH_TO_COUNT = 10
+
 
 @dataclass
 class Report:
@@ -22,6 +24,8 @@ class Report:
     seconds: float
     windows: list[int]
     sizes: dict[str, int]
+    cpu_seconds: dict[str, float] = field(default_factory=dict)
+    """What the parts took of the machine while orders were open, as far as their processes were not struck."""
     verdict: Verdict | None = None
     failure: str | None = None
     """Why it was broken off, when it was."""
@@ -37,6 +41,9 @@ class Report:
                 self.problems.append(f"none of {count} faults {kind} was observed")
         if observed.total() < 0.9 * planned.total():
             self.problems.append(f"{observed.total()} of {planned.total()} faults were observed")
+        met = sum(one.batches > 0 for one in self.struck)
+        if planned.total() >= _ENOUGH_TO_COUNT and met < 0.5 * self.plan.batched * planned.total():
+            self.problems.append(f"{met} of {planned.total()} faults met a batch")
         if self.book.unplanned_percent > unplanned_percent:
             self.problems.append(
                 f"{self.book.unplanned_percent:.1f} % of the orders were refused for no planned reason; "
@@ -64,6 +71,7 @@ class Report:
             "problems": self.problems,
             "seconds": round(self.seconds, 1),
             "orders_per_second": round(ended / self.seconds, 1) if self.seconds else 0.0,
+            "lanes": dict(self.book.lanes.most_common()),
             "outcomes": dict(Counter(self.book.endings.values()).most_common()),
             "refused_by_faults": len(self.book.unplanned),
             "stuck_on_purpose": len(self.book.stuck),
@@ -71,6 +79,7 @@ class Report:
             "faults": {kind: {"injected": injected[kind], "observed": observed[kind]} for kind in sorted(injected)},
             "faults_injected": injected.total(),
             "faults_observed": observed.total(),
+            "faults_that_met_a_batch": sum(one.batches > 0 for one in self.struck),
             "snapshots": self.audit.snapshots,
             "snapshots_whole": self.audit.whole,
             "snapshots_per_second": round(self.audit.snapshots / self.seconds, 2) if self.seconds else 0.0,
@@ -79,8 +88,11 @@ class Report:
             "slowest_whole_snapshot": round(self.audit.slowest_whole, 3),
             "slowest_partial_snapshot": round(self.audit.slowest_partial, 3),
             "slowest_checks": dict(sorted(self.audit.slowest.items(), key=lambda one: -one[1])[:5]),
+            "seconds_of_checks": {name: round(spent, 2) for name, spent in sorted(self.audit.spent.items())},
+            "cpu_seconds": self.cpu_seconds,
             "ended_per_window": self.windows,
             "values_compared_with_the_model": self.verdict.picture_size if self.verdict else 0,
+            "outcomes_in_reports_compared": self.verdict.outcomes_compared if self.verdict else 0,
             "histories_replayed": self.verdict.replayed if self.verdict else 0,
             "checked_at_rest": shown(self.verdict.problems) if self.verdict else {},
             "bytes_on_disk": self.sizes,
@@ -93,10 +105,12 @@ class Report:
         rows = [
             ("seed", str(found["seed"])),
             ("orders", f"{found['orders']}: {outcomes or 'none has ended'}"),
+            ("by lane", ", ".join(f"{count} {lane}" for lane, count in found["lanes"].items())),
             ("time", f"{found['seconds']} s, {found['orders_per_second']} orders/s"),
             ("refused because of faults", str(found["refused_by_faults"])),
             ("stuck on purpose, then settled", str(found["stuck_on_purpose"])),
             ("faults observed / injected", f"{found['faults_observed']} / {found['faults_injected']}"),
+            ("faults that met a batch", str(found["faults_that_met_a_batch"])),
         ]
         rows += [(f"- {kind}", f"{of['observed']} / {of['injected']}") for kind, of in found["faults"].items()]
         rows += [
@@ -106,6 +120,7 @@ class Report:
                 f"{found['slowest_whole_snapshot']} s whole, {found['slowest_partial_snapshot']} s partial",
             ),
             ("values equal to the model's", str(found["values_compared_with_the_model"])),
+            ("outcomes in batches' reports", str(found["outcomes_in_reports_compared"])),
             ("histories replayed", str(found["histories_replayed"])),
             *((f"- {name}", str(count)) for name, count in found["acts"].items()),
         ]

@@ -1,6 +1,8 @@
 """Where a soak plays: both servers on disk, several worker.py, and the way into each of them."""
 
 import asyncio
+import contextlib
+import os
 import shutil
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
+import psutil
 from temporalio.client import Client
 from temporalio.service import RetryConfig
 
@@ -127,6 +130,12 @@ class Stage:
         files = {"temporal.db": database, "temporal.db-wal": database.with_name("temporal.db-wal")}
         return {name: file.stat().st_size if file.exists() else 0 for name, file in files.items()}
 
+    def cpu_seconds(self) -> dict[str, float]:
+        """Measure what each part has taken of the processors since its process was started."""
+        pids = {"the soak itself": os.getpid(), "postgres": self.postgres.pid, "temporal": self.temporal.pid}
+        pids |= {f"worker {number}": worker.pid for number, worker in enumerate(self.workers)}
+        return {name: round(_cpu_seconds(pid, with_children=name == "postgres"), 1) for name, pid in pids.items()}
+
     def _kill_workers(self) -> None:
         for worker in self.workers:
             worker.kill()
@@ -141,6 +150,16 @@ class Stage:
             "CHECKOUT_DATABASE_URL": database,
             "TEMPORAL_ADDRESS": f"127.0.0.1:{self.links['temporal'].port}",
         }
+
+
+def _cpu_seconds(pid: int, *, with_children: bool) -> float:
+    spent = 0.0
+    process = psutil.Process(pid)
+    for one in [process, *(process.children(recursive=True) if with_children else [])]:
+        with contextlib.suppress(psutil.NoSuchProcess):  # a session may end while it is looked at
+            times = one.cpu_times()
+            spent += times.user + times.system + (times.children_user + times.children_system if with_children else 0)
+    return float(spent)
 
 
 async def _hang_up(connection: Any) -> None:

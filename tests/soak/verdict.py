@@ -5,21 +5,25 @@ import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from temporalio.api.enums.v1 import EventType
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHistory
+from temporalio.client import Client, WorkflowHistory
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.maintenance import audit_checks
 from client.checkouts import Checkouts
-from domain.policies import ORDER_STATUS, checkout_workflow_id, order_id_of
+from domain.policies import checkout_workflow_id
+from tests.soak.agreement import disagreements, newest_runs
 from tests.soak.book import Book
-from tests.soak.model import NEVER_BEGUN, Effect, Picture, differences
+from tests.soak.model import Effect, Picture, differences
 from tests.soak.plan import Plan
+from tests.soak.promises import Promises
 from tests.soak.stage import Stage
 from tests.workflow.replays import replayer
+from workflows.bulk import BulkCheckoutWorkflow
+from workflows.checkout import CheckoutWorkflow
 
 _SHOWN = 20
 _PATIENCE_SECONDS = 120.0
@@ -42,11 +46,6 @@ _EFFECTS = """
       FROM orders o LEFT JOIN reservations r USING (order_id)
      GROUP BY o.order_id
 """
-_AGREES = {
-    WorkflowExecutionStatus.COMPLETED: {"completed"},
-    WorkflowExecutionStatus.FAILED: {"rejected", "cancelled"},
-    WorkflowExecutionStatus.CANCELED: {"cancelled"},
-}
 
 
 class Verdict:
@@ -61,6 +60,9 @@ class Verdict:
         self.problems: dict[str, list[str]] = {}
         self.replayed = 0
         self.picture_size = 0
+        self.outcomes_compared = 0
+        self._promises = Promises(stage, client, plan)
+        self._with_sagas: set[str] = set()
 
     async def reach(self, every: int) -> None:
         """Check everything; replay one of so many histories."""
@@ -70,7 +72,7 @@ class Verdict:
         self.problems["sweep at rest"] = await self._sweep()
         self.problems["audit, A* and Q*"] = await self._audit()
         statuses = await self._compare()
-        self.problems["Q5 and Q6: Temporal agrees"] = await self._agree(statuses)
+        await self._agree(statuses)
         self.problems["Q8: nothing leaked"] = await self._leaks()
         self.problems["saga.log is order_events"] = await self._log()
         self.problems["histories replay"] = await self._replay(every)
@@ -125,47 +127,20 @@ class Verdict:
         self.picture_size = sum(len(part) for part in (found.on_hand, found.reserved, found.balances, found.effects))
         return {name: effect.status for name, effect in found.effects.items()}
 
-    async def _agree(self, statuses: dict[str, str]) -> list[str]:
-        """Compare how every order's last run closed with its row; visibility lags, so ask until it has caught up."""
+    async def _agree(self, statuses: dict[str, str]) -> None:
+        """Compare what Temporal says with every row; visibility lags, so ask until it has caught up."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while True:
-            problems = self._disagreements(await self._newest_runs(), statuses)
-            if not problems or time.monotonic() > deadline:
-                return problems
+            runs = await newest_runs(self._client)
+            sagas = disagreements(self._plan, self._book, runs, statuses)
+            reports = await self._promises.broken(runs.keys())
+            if not (sagas or reports) or time.monotonic() > deadline:
+                break
             await asyncio.sleep(2)
-
-    async def _newest_runs(self) -> dict[str, tuple[datetime, WorkflowExecutionStatus | None, str | None]]:
-        newest: dict[str, tuple[datetime, WorkflowExecutionStatus | None, str | None]] = {}
-        async for run in self._client.list_workflows("WorkflowType = 'Checkout'", page_size=1_000):
-            order_id = order_id_of(run.id)
-            if order_id not in newest or newest[order_id][0] < run.start_time:
-                said = run.typed_search_attributes.get(ORDER_STATUS)
-                newest[order_id] = (run.start_time, run.status, said)
-        return newest
-
-    def _disagreements(
-        self, runs: dict[str, tuple[datetime, WorkflowExecutionStatus | None, str | None]], statuses: dict[str, str]
-    ) -> list[str]:
-        problems = [f"{name} has a row and no run" for name in sorted(statuses.keys() - runs.keys())]
-        for number in sorted(self._book.acknowledged):
-            name = self._plan.order_id(number)
-            ending = self._book.endings.get(number)
-            if name not in runs:
-                problems.append(f"{name} was acknowledged, and Temporal does not know it")
-            elif ending == NEVER_BEGUN:
-                if name in statuses or runs[name][1] is not WorkflowExecutionStatus.TERMINATED:
-                    problems.append(f"{name} was never begun, and yet: {statuses.get(name)}, {runs[name]}")
-            elif ending != statuses.get(name):
-                problems.append(f"{name}: Temporal said {ending}, the database says {statuses.get(name)}")
-        for name, (_, closed, said) in runs.items():
-            status = statuses.get(name)
-            interruption = self._plan.order(self._plan.number_of(name)).interruption
-            if closed is WorkflowExecutionStatus.TERMINATED:
-                if interruption is None or interruption.kind != "terminate":
-                    problems.append(f"{name} was terminated, and nobody did it")
-            elif closed is None or status not in _AGREES.get(closed, set()) or (said and said != status):
-                problems.append(f"{name}: its run is {closed} ({said}), the database says {status}")
-        return problems
+        self.problems["Q5 and Q6: Temporal agrees"] = sagas
+        self.problems["every batch's report is true"] = reports
+        self.outcomes_compared = self._promises.compared
+        self._with_sagas = set(runs)
 
     async def _leaks(self) -> list[str]:
         """Look for what was left behind; a query of the service's that is under way is none."""
@@ -215,23 +190,32 @@ class Verdict:
 
     async def _replay(self, every: int) -> list[str]:
         """Replay a sample of the histories with today's code, and every history of an unusual shape."""
-        chosen = sorted({*range(0, self._plan.orders, every), *self._book.special})
         passing = SandboxRestrictions.default.with_passthrough_modules("workflows")
-        replaying = replayer(runner=SandboxedWorkflowRunner(restrictions=passing))
+        replaying = replayer(
+            CheckoutWorkflow, BulkCheckoutWorkflow, runner=SandboxedWorkflowRunner(restrictions=passing)
+        )
         problems: list[str] = []
-        async with replaying.workflow_replay_iterator(self._histories(chosen, problems)) as results:
+        async with replaying.workflow_replay_iterator(self._histories(every, problems)) as results:
             async for result in results:
                 self.replayed += 1
                 if result.replay_failure is not None:
                     problems.append(f"{result.history.workflow_id}: {result.replay_failure!r}")
         return problems
 
-    async def _histories(self, numbers: list[int], problems: list[str]) -> AsyncIterator[WorkflowHistory]:
-        """Fetch the newest run's history of each order, and of special ones those of all runs."""
-        for number in numbers:
-            workflow_id = checkout_workflow_id(self._plan.order_id(number))
+    async def _histories(self, every: int, problems: list[str]) -> AsyncIterator[WorkflowHistory]:
+        """Fetch the newest run's history of a part, and those of all runs of what is special.
+
+        A saga stands for one order and a batch for dozens, most of which have no saga: so there is more of both
+        than one in so many.
+        """
+        sagas, batches = sorted(self._with_sagas), sorted(self._promises.workflows)
+        special = {self._plan.order_id(number) for number in self._book.special} & self._with_sagas
+        chosen = {checkout_workflow_id(name): name in special for name in {*sagas[:: max(1, every // 4)], *special}}
+        chosen |= dict.fromkeys(batches[:: max(1, every // 10)], False)
+        chosen |= {name: True for name, batch in self._promises.workflows.items() if batch.interruption}
+        for workflow_id, is_special in chosen.items():
             run_ids: list[str | None] = [None]
-            if number in self._book.special:
+            if is_special:
                 run_ids = [run.run_id async for run in self._client.list_workflows(f"WorkflowId = '{workflow_id}'")]
             for run_id in run_ids:
                 history = await self._client.get_workflow_handle(workflow_id, run_id=run_id).fetch_history()

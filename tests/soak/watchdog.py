@@ -9,7 +9,8 @@ from typing import Any
 
 from temporalio.client import Client
 
-from domain.policies import checkout_workflow_id
+from domain.bulk import digest
+from domain.policies import bulk_workflow_id, checkout_workflow_id
 from tests.soak.auditor import PER_ORDER
 from tests.soak.book import Book
 from tests.soak.nemesis import Nemesis
@@ -93,9 +94,15 @@ async def dump(
     )
     for name, query in _TABLES.items():
         await attempt(name, lambda query=query: _rows(stage, query))  # type: ignore[misc]
-    for number in [*sorted(book.suspects), *sorted(opened - book.suspects)][:_HISTORIES]:
-        order_id = plan.order_id(number)
-        await attempt(f"workflow-{order_id}", lambda order_id=order_id: _workflow(client, order_id))  # type: ignore[misc]
+    chosen = [*sorted(book.suspects), *sorted(opened - book.suspects)][:_HISTORIES]
+    workflows = {f"workflow-{plan.order_id(number)}": checkout_workflow_id(plan.order_id(number)) for number in chosen}
+    for batch in {plan.batch_of(number) for number in chosen} - {None}:
+        assert batch is not None
+        content = [plan.order(number).order for number in batch.numbers]
+        workflows[f"batch-{content[0].order_id}"] = bulk_workflow_id(digest(content))
+    for name, workflow_id in workflows.items():
+        await attempt(name, lambda workflow_id=workflow_id: _workflow(client, workflow_id))  # type: ignore[misc]
+    for order_id in map(plan.order_id, chosen):
         await attempt(f"rows-{order_id}", lambda order_id=order_id: _order(stage, order_id))  # type: ignore[misc]
 
 
@@ -113,9 +120,9 @@ async def _order(stage: Stage, order_id: str) -> dict[str, Any]:
         }
 
 
-async def _workflow(client: Client, order_id: str) -> dict[str, Any]:
+async def _workflow(client: Client, workflow_id: str) -> dict[str, Any]:
     """Describe a run, with its pending activities and its history."""
-    handle = client.get_workflow_handle(checkout_workflow_id(order_id))
+    handle = client.get_workflow_handle(workflow_id)
     description = await handle.describe()
     history = await handle.fetch_history()
     return {

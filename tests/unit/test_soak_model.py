@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 
 from domain.model import OrderLine
+from tests.soak.batches import LARGEST, Interruption, PlannedBatch
 from tests.soak.book import Book, Ended
 from tests.soak.catalogue import BROKE, LABEL, MISSING, SCARCE, catalogue
+from tests.soak.loads import overlapping
 from tests.soak.model import NEVER_BEGUN, Effect, Picture, ShopModel, differences
-from tests.soak.plan import FAULTS, KINDS, Plan, PlannedOrder
+from tests.soak.plan import FAULTS, Plan
+from tests.soak.planned import KINDS, PlannedOrder
 
 LINES = (OrderLine("plenty-00", 3), OrderLine("popular", 2))
 TOTAL = 3 * 100 + 2 * 1_250
@@ -141,6 +144,53 @@ def test_ten_thousand_orders_meet_every_kind_of_everything() -> None:
     assert all(500 <= fault.at < 9_500 for fault in faults)
 
 
+def test_every_order_comes_once_by_itself_or_in_a_batch() -> None:
+    plan = Plan(3, 5_000)
+    numbers: list[int] = []
+    for unit in plan.units():
+        numbers += unit.numbers if isinstance(unit, PlannedBatch) else [unit.number]
+
+    assert numbers == list(range(5_000))
+    assert list(plan.batches()) == [unit for unit in plan.units() if isinstance(unit, PlannedBatch)]
+    assert all(batch == plan.batch_of(number) for batch in plan.batches() for number in batch.numbers)
+    assert 0.65 < sum(batch.size for batch in plan.batches()) / 5_000 < 0.85
+
+
+def test_an_order_is_the_same_however_many_there_are() -> None:
+    few, many = Plan(3, 500), Plan(3, 5_000)
+    whole = [number for number in range(500) if few.batch_of(number) == many.batch_of(number)]
+
+    assert len(whole) > 500 - LARGEST  # only the last batch may be cut short
+    assert [few.order(number) for number in whole] == [many.order(number) for number in whole]
+    assert [few.order(number).order for number in range(500)] == [many.order(number).order for number in range(500)]
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_how_many_orders_come_in_batches_is_chosen(share: float) -> None:
+    assert sum(batch.size for batch in Plan(3, 2_000, batched=share).batches()) == 2_000 * share
+
+
+def test_ten_thousand_orders_meet_every_kind_of_batch() -> None:
+    plan = Plan(1, 10_000)
+    batches = list(plan.batches())
+    orders = [order for order in plan.all_orders() if order.batch]
+
+    assert {batch.interruption and batch.interruption.kind for batch in batches} == {None, "cancel", "terminate"}
+    assert {batch.starts_again for batch in batches if batch.interruption} == {True, False}
+    assert {batch.has_twin for batch in batches} == {True, False}
+    assert {order.second_start for order in orders} == {None, "same", "other"}
+    assert {order.kind for order in orders} == set(KINDS)
+    assert any(order.is_by_hand for order in orders)
+    assert any(order.broken for order in orders)
+    assert not any(order.interruption for order in orders)
+    assert not any(order.remedy == "resolve" for order in orders if order.may_never_begin or order.is_contested)
+    overlaps = [batch for batch in batches if batch.overlap]
+    assert all(batch.overlap < batch.size for batch in batches)
+    [batch, *_] = [batch for batch in overlaps if batch.size > 10]
+    content = overlapping(batch, [plan.order(number) for number in batch.numbers])
+    assert [order.order_id for order in content] == [plan.order_id(number) for number in batch.overlapping]
+
+
 def test_scarce_goods_run_out_and_the_others_do_not() -> None:
     plan, shop = Plan(1, 10_000), catalogue(10_000)
     wanted: Counter[str] = Counter()
@@ -208,6 +258,22 @@ def test_a_refusal_that_a_fault_explains_is_counted_and_no_problem() -> None:
 
     assert book.problems == []
     assert book.unplanned_percent == 100
+
+
+@pytest.mark.parametrize(
+    ("kind", "act", "ended", "problems"),
+    [
+        ("plain", "cancel", Ended("cancelled"), 0),
+        ("plain", "terminate", Ended("cancelled"), 0),
+        ("plain", "terminate", Ended(NEVER_BEGUN), 0),
+        ("plain", "cancel", Ended(NEVER_BEGUN), 1),
+        ("broke", "cancel", Ended("completed"), 1),
+    ],
+)
+def test_what_is_done_to_a_batch_may_happen_to_its_orders(kind: str, act: str, ended: Ended, problems: int) -> None:
+    batch = PlannedBatch(0, 10, Interruption(act, 0.5), starts_again=False, has_twin=False, overlap=0)
+
+    assert len(booked(kind, ended, batch=batch).problems) == problems
 
 
 def test_a_cancel_that_was_accepted_and_lost_is_a_problem() -> None:

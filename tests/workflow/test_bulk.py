@@ -14,11 +14,13 @@ from temporalio.service import RPCError
 
 from activities.batches import Batches
 from activities.maintenance import Maintenance
+from client.bulk import carried_on
 from client.checkouts import Checkouts
 from domain import policies
-from domain.bulk import HANDED_OVER, MAX_BATCH, UNKNOWN, Batch, Outcome, StepInput, pack
+from domain.bulk import HANDED_OVER, MAX_BATCH, OTHER_CONTENT, UNKNOWN, Batch, Outcome, StepInput, pack
 from domain.errors import DatabaseRefusedStatement
 from domain.maintenance import UnfinishedInput
+from domain.model import OrderLine
 from tests.conftest import Shop
 from tests.workflow.bulk_scenes import BulkHandle, forget_orders, gates_of, mixed, start_batch
 from tests.workflow.gates import Gates, Moment, lost_report, outage
@@ -182,6 +184,33 @@ async def test_where_a_step_keeps_failing_its_orders_go_on_in_sagas_of_their_own
 
     assert HANDED_OVER in statuses(outcomes)
     assert ends == ENDINGS
+    assert await violations(shop) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("reserve_orders", [OTHER_CONTENT, "completed"]), ("charge_orders", ["completed", "completed"])]
+)
+async def test_the_end_of_a_strangers_saga_is_not_told_as_that_of_an_order(
+    shop: Shop, name: str, told: list[str]
+) -> None:
+    """The stranger has the id in Temporal; whose it is in the database is a matter of who came there first."""
+    orders, gates = [shop.order("alice"), shop.order("alice")], Gates()
+    stranger = replace(orders[0], lines=(OrderLine("poster", 3),))
+    gates.fail(gates_of(shop, orders), name, "before", error=lambda: DatabaseRefusedStatement("no right: injected"))
+    gate = gates.hold(stranger, "reserve_inventory", "before")
+    checkouts = Checkouts(shop.client, shop.task_queue, "http://ui")
+    async with shop.working(interceptors=(gates,)):
+        await checkouts.start(stranger)
+        await gate.reached()
+        outcomes = await outcomes_of(await start_batch(shop, orders))
+        following = [asyncio.create_task(carried_on(checkouts, order)) for order in orders]
+        gate.open()
+        ends = await asyncio.gather(*following)
+        status = await shop.order_status(orders[0])
+
+    assert statuses(outcomes) == [HANDED_OVER, HANDED_OVER]
+    assert statuses(ends) == told
+    assert status == "completed"
     assert await violations(shop) == []
 
 

@@ -1,0 +1,80 @@
+"""Which orders of a soak come together in a batch, and what is done to each batch. No I/O.
+
+The numbers are cut into blocks, and each block into stretches by a generator of its own: where a stretch begins is
+known without drawing those before it, and is the same however many orders there are.
+"""
+
+import random
+from dataclasses import dataclass
+from functools import lru_cache
+
+BLOCK = 240
+SMALLEST, LARGEST = 2, 60
+
+
+@dataclass(frozen=True)
+class Interruption:
+    """Something that somebody does to an order or to a batch while it runs."""
+
+    kind: str
+    """cancel (Temporal's own), update (ours, of an order) or terminate"""
+    after: float
+    """How long after its start, as a share of what they take at present: instants in its life, not on a clock."""
+
+
+@dataclass(frozen=True)
+class PlannedBatch:
+    """A stretch of orders that come in one workflow, and everything that is going to happen to it as a whole.
+
+    Its orders end as they would by themselves. Cancelled or terminated, any of them may be cancelled instead; and of
+    those of a terminated batch the database may know nothing, where it had not begun and was not started again.
+    """
+
+    first: int
+    size: int
+    interruption: Interruption | None
+    starts_again: bool
+    """Somebody loads the same file again after the batch was terminated."""
+    has_twin: bool
+    """The same batch is started twice at once. One workflow carries it, and both are told the same."""
+    overlap: int
+    """So many of its last orders come at the same time in a second batch; 0: none does."""
+
+    @property
+    def numbers(self) -> range:
+        """The orders in it."""
+        return range(self.first, self.first + self.size)
+
+    @property
+    def overlapping(self) -> range:
+        """The orders that come in a second batch, too."""
+        return self.numbers[self.size - self.overlap :]
+
+
+@lru_cache(maxsize=64)
+def stretches(seed: int, block: int, share: float) -> tuple[tuple[range, bool], ...]:
+    """Cut one block of numbers into stretches, and tell of each whether it is a batch."""
+    draw = random.Random(f"stretches {seed}/{block}")
+    first, end = block * BLOCK, (block + 1) * BLOCK
+    found = []
+    while first < end:
+        stretch = range(first, min(end, first + draw.randint(SMALLEST, LARGEST)))
+        found.append((stretch, draw.random() < share))
+        first = stretch.stop
+    return tuple(found)
+
+
+@lru_cache(maxsize=256)
+def batch(seed: int, numbers: range) -> PlannedBatch:
+    """Draw what happens to the batch of these orders."""
+    draw = random.Random(f"batch {seed}/{numbers.start}")
+    interruption = None
+    if draw.random() < 0.14:
+        interruption = Interruption(draw.choice(["cancel", "terminate"]), round(draw.uniform(0.02, 1.2), 3))
+    starts_again = draw.random() < 0.5
+    # Of a batch that was terminated, each of two callers would be told something else.
+    has_twin = draw.random() < 0.08 and (interruption is None or interruption.kind == "cancel")
+    overlap = 0
+    if draw.random() < 0.10:
+        overlap = min(len(numbers) - 1, max(1, round(len(numbers) * draw.uniform(0.1, 0.9))))
+    return PlannedBatch(numbers.start, len(numbers), interruption, starts_again, has_twin, overlap)
