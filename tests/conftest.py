@@ -159,6 +159,8 @@ class Shop:
     engine: AsyncEngine
     database: Database
     task_queue: str = field(default_factory=lambda: f"test-{uuid.uuid4().hex[:12]}")
+    is_strict: bool = True
+    """Whether its workers' sandbox sees all that the workflow modules do."""
     lane: Lane = Lane.CLASSIC
     """What its orders ask for. Where a test holds a saga between its steps, only the classic lane has such places."""
 
@@ -180,7 +182,7 @@ class Shop:
                 self.engine,
                 WorkerSettings(task_queue=self.task_queue, shutdown_grace_seconds=5, **settings),
                 interceptors=interceptors,
-                is_strict=True,
+                is_strict=self.is_strict,
             )
             async with worker:
                 yield worker
