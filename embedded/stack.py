@@ -45,14 +45,17 @@ class DevStack:
         folder: holds the data and the logs of the servers; made when missing.
         ports: where to listen; free ones by default.
         keep: whether the data outlives us, for the next start on the same folder.
+        fsync: whether Postgres waits for the disk. Without, its data are lost when the machine crashes.
     """
 
-    def __init__(self, folder: Path, *, ports: Ports | None = None, keep: bool = False) -> None:
+    def __init__(self, folder: Path, *, ports: Ports | None = None, keep: bool = False, fsync: bool = True) -> None:
         self.folder = folder
         self._keep = keep
         self.ports = ports or Ports.free()
         folder.mkdir(parents=True, exist_ok=True)
-        self.postgres = PostgresServer(folder / "postgres", port=self.ports.postgres, log=folder / "postgres.log")
+        self.postgres = PostgresServer(
+            folder / "postgres", port=self.ports.postgres, log=folder / "postgres.log", fsync=fsync
+        )
         self.temporal = TemporalServer(
             port=self.ports.temporal,
             ui_port=self.ports.ui,

@@ -25,6 +25,7 @@ from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
 from domain.model import CheckoutInput, CheckoutStatus, Lane, OrderLine
 from domain.policies import checkout_workflow_id
 from embedded.stack import DATABASE, ROLE, DevStack, psql
+from tests.memory import folder_in_memory
 from worker import build_worker
 from workflows.checkout import CheckoutWorkflow
 from workflows.maintenance import SweepWorkflow
@@ -77,8 +78,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevStack]:
-    """Both servers, the schema applied, no worker."""
-    with DevStack(tmp_path_factory.mktemp("stack")) as running:
+    """Both servers, the schema applied, no worker.
+
+    Nobody ill-treats them: a module that kills servers, or fills their disk, brings its own, which write to a disk.
+    """
+    with (
+        folder_in_memory(tmp_path_factory.mktemp("stack")) as folder,
+        DevStack(folder, fsync=False) as running,
+    ):
         yield running
 
 
@@ -152,6 +159,8 @@ class Shop:
     engine: AsyncEngine
     database: Database
     task_queue: str = field(default_factory=lambda: f"test-{uuid.uuid4().hex[:12]}")
+    is_strict: bool = True
+    """Whether its workers' sandbox sees all that the workflow modules do."""
     lane: Lane = Lane.CLASSIC
     """What its orders ask for. Where a test holds a saga between its steps, only the classic lane has such places."""
 
@@ -173,7 +182,7 @@ class Shop:
                 self.engine,
                 WorkerSettings(task_queue=self.task_queue, shutdown_grace_seconds=5, **settings),
                 interceptors=interceptors,
-                is_strict=True,
+                is_strict=self.is_strict,
             )
             async with worker:
                 yield worker

@@ -5,8 +5,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
 
 from embedded.stack import DevStack
+from tests.conftest import Database, Shop
 from tests.faults.evidence import Evidence
 from tests.faults.sites import Site, open_site
 
@@ -15,6 +18,12 @@ from tests.faults.sites import Site, open_site
 def servers(stack: DevStack) -> DevStack:
     """The session's servers; a module that ill-treats them brings its own."""
     return stack
+
+
+@pytest.fixture
+def shop(client: Client, engine: AsyncEngine, database: Database) -> Shop:
+    """The checkout with the product's own worker: whether its workflows keep to the sandbox, tests/workflow asks."""
+    return Shop(client, engine, database, is_strict=False)
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ async def full_file_system(site: Site, fired: Counter[str]) -> AsyncIterator[Non
         fired["attempts failed"] = sum(said(worker, "WARNING checkout.database") for worker in site.workers)
     finally:
         filler.unlink()
-    site.stack.postgres.start()  # a server that could not even recover has ended
+    await until(lambda: is_back(site), "Postgres is back")
 
 
 async def has_struck(site: Site) -> bool:
@@ -109,6 +109,17 @@ async def crashed_for_want_of_a_segment(site: Site) -> bool:
     with suppress(asyncpg.PostgresError, OSError):
         await site.database.run("SELECT pg_logical_emit_message(false, 'filler', 'x'); SELECT pg_switch_wal()")
     return "PANIC" in site.stack.postgres.log.read_text(errors="replace")
+
+
+async def is_back(site: Site) -> bool:
+    """Start Postgres as often as it takes, as a supervisor would.
+
+    A server that could not even recover ends, but not at once: it may look alive until long after there is room again.
+    """
+    site.stack.postgres.start()
+    with suppress(asyncpg.PostgresError, OSError):
+        return bool(await site.database.value("SELECT true"))
+    return False
 
 
 def may_mount() -> bool:

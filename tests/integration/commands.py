@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,23 @@ from embedded.process import ChildProcess
 from embedded.stack import ROOT
 
 DEADLINE_SECONDS = 60
+
+# Each command line in a process of its own, forked from one that has imported starter.py: starting Python and
+# importing are nearly all of what a command takes that only has to refuse its arguments.
+_FORK_EACH = """
+import json, os, signal, sys
+import starter
+from adapters.telemetry import leave
+for number, arguments in enumerate(json.load(sys.stdin)):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        for descriptor, name in (1, "out"), (2, "err"):
+            os.dup2(os.open(f"{number}.{name}", os.O_WRONLY | os.O_CREAT), descriptor)
+        sys.argv = ["starter.py", *arguments]
+        leave(starter.main())
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
 
 
 @dataclass
@@ -26,6 +44,25 @@ class Ran:
     def assert_readable(self) -> None:
         assert "Traceback" not in self.out + self.err
         assert (self.out + self.err).strip()
+
+
+def run_each(lines: Sequence[Sequence[str]], environment: Mapping[str, str], folder: Path) -> list[Ran]:
+    """Run starter.py with each of these command lines, for commands that end at once."""
+    done = subprocess.run(
+        [sys.executable, "-c", _FORK_EACH],
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        cwd=folder,
+        input=json.dumps([list(line) for line in lines]),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_SECONDS + DEADLINE_SECONDS,
+        check=True,
+    )
+    codes = [int(code) for code in done.stdout.split()]
+    return [
+        Ran(code, (folder / f"{number}.out").read_text(), (folder / f"{number}.err").read_text())
+        for number, code in enumerate(codes)
+    ]
 
 
 @dataclass

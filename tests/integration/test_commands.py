@@ -12,7 +12,7 @@ import pytest
 from embedded.ports import free_port
 from embedded.stack import DevStack
 from tests.conftest import Database
-from tests.integration.commands import DEADLINE_SECONDS, Commands
+from tests.integration.commands import DEADLINE_SECONDS, Commands, Ran, run_each
 
 
 def unique(name: str) -> str:
@@ -164,12 +164,27 @@ WRONG_USAGE = {
 }
 
 
+@pytest.fixture(scope="module")
+def refused(stack: DevStack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
+    """What each of them was answered."""
+    environment = stack.environment(CHECKOUT_TASK_QUEUE=unique("nobody"))
+    answers = run_each(list(WRONG_USAGE.values()), environment, tmp_path_factory.mktemp("refused"))
+    return dict(zip(WRONG_USAGE, answers, strict=True))
+
+
 @pytest.mark.parametrize("case", sorted(WRONG_USAGE))
-def test_wrong_usage_is_told_in_words_and_ends_with_2(case: str, commands: Commands) -> None:
-    ran = commands.starter(*WRONG_USAGE[case])
+def test_wrong_usage_is_told_in_words_and_ends_with_2(case: str, refused: dict[str, Ran]) -> None:
+    ran = refused[case]
 
     assert ran.code == 2, (ran.out, ran.err)
     ran.assert_readable()
+
+
+def test_a_process_of_its_own_refuses_wrong_usage_with_the_same_words(
+    commands: Commands, refused: dict[str, Ran]
+) -> None:
+    for case in ("no quantity", "unknown order", "unknown option"):
+        assert commands.starter(*WRONG_USAGE[case]) == refused[case]
 
 
 def test_an_unreachable_temporal_is_told_in_words_and_ends_with_1(commands: Commands) -> None:
@@ -209,10 +224,12 @@ def test_the_status_of_an_order_without_a_worker_is_told_without_its_steps(comma
     assert "no worker" in ran.document["reason"]
 
 
-def test_every_command_has_help_with_an_example(commands: Commands) -> None:
-    for command in ("start", "status", "list", "cancel", "retry", "resolve", "audit", "sweep", "load"):
-        ran = commands.starter(command, "--help")
+def test_every_command_has_help_with_an_example(stack: DevStack, tmp_path: Path) -> None:
+    names = ("start", "status", "list", "cancel", "retry", "resolve", "audit", "sweep", "load")
 
+    answers = run_each([(name, "--help") for name in names], stack.environment(), tmp_path)
+
+    for command, ran in zip(names, answers, strict=True):
         assert ran.code == 0
         assert "Example:" in ran.out
         assert f"starter.py {command}" in " ".join(ran.out.split())

@@ -64,7 +64,11 @@ class Build:
         )
         with patch.object(worker_module, "CheckoutWorkflow", self.kind):
             made = worker_module.build_worker(
-                self.shop.client, self.shop.engine, settings, interceptors=(self.gates,), is_strict=True
+                self.shop.client,
+                self.shop.engine,
+                settings,
+                interceptors=(self.gates,),
+                is_strict=self.shop.is_strict,
             )
         async with made:
             yield made
