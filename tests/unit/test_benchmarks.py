@@ -73,4 +73,4 @@ def test_a_peer_that_is_not_installed_says_so_and_how_to_get_it() -> None:
     with pytest.raises(Absent, match="Nobody takes no part: no_such_package is not installed"):
         require_installed("Nobody", "no_such_package")
 
-    assert len(ROOMS) == 4
+    assert len(ROOMS) == 5
