@@ -16,7 +16,7 @@ SELECT 'past-' || left(md5(n::text), 16) AS order_id,
        'buyer-' || lpad((1 + n % 100)::text, 3, '0') AS customer,
        CASE WHEN n > $orders THEN 'reserved' WHEN n % 20 = 0 THEN 'refused' WHEN n % 20 = 1 THEN 'undone'
             ELSE 'completed' END AS fate,
-       CASE WHEN n > $orders THEN now() - $unfinished_since
+       CASE WHEN n > $orders THEN now() - $unfinished_since - (n - $orders) * interval '10 milliseconds'
             ELSE now() - interval '2 hours' - ($orders - n) * interval '100 milliseconds' END AS at
   FROM generate_series(1, $orders + $unfinished) AS n;
 ANALYZE past;
