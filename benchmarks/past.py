@@ -84,24 +84,52 @@ UPDATE accounts a SET balance_minor = balance_minor - paid FROM (
 """
 
 
+# Indexes that are made of what is there take a third of the time that they take row by row. That of `orders` has
+# foreign keys on it.
+_INDEXES = """
+SELECT c.conrelid::regclass AS of, c.conname AS name, pg_get_constraintdef(c.oid) AS definition FROM pg_constraint c
+ WHERE c.contype IN ('p', 'u') AND c.conrelid = ANY ($1::text[]::regclass[])
+UNION ALL
+SELECT i.indrelid::regclass, i.indexrelid::regclass::name, pg_get_indexdef(i.indexrelid) FROM pg_index i
+ WHERE i.indrelid = ANY ($1::text[]::regclass[]) AND NOT EXISTS (
+       SELECT FROM pg_constraint c WHERE c.conindid = i.indexrelid AND c.contype IN ('p', 'u'))
+"""
+_FILLED = ("order_lines", "reservations", "transfers", "shipments", "step_fence", "order_events")
+
+
 async def make_up(url: str, orders: int, *, unfinished: int = 0) -> None:
     """Write so many orders that have ended, and some more that stand still with their stock held.
 
     Args:
         url: the database, as the superuser, for asyncpg: triggers and foreign keys would take most of the time.
         orders: at rest for two hours and more.
-        unfinished: reserved ten minutes ago, and nothing since.
+        unfinished: reserved ten minutes ago and before, and nothing since.
     """
+    statements = (
+        _ORDERS.replace("$orders", str(orders))
+        .replace("$unfinished_since", _UNFINISHED_SINCE)
+        .replace("$unfinished", str(unfinished))
+    )
     connection = await asyncpg.connect(url)
     try:
-        await connection.execute("SET session_replication_role = replica; SET synchronous_commit = off")
-        statements = (
-            _ORDERS.replace("$orders", str(orders))
-            .replace("$unfinished_since", _UNFINISHED_SINCE)
-            .replace("$unfinished", str(unfinished))
+        await connection.execute(
+            "SET session_replication_role = replica; SET synchronous_commit = off; SET maintenance_work_mem = '256MB'"
         )
         async with connection.transaction():
+            indexes = await connection.fetch(_INDEXES, _FILLED)
+            for each in indexes:
+                kind = f"TABLE {each['of']} DROP CONSTRAINT" if _is_constraint(each) else "INDEX"
+                await connection.execute(f"{'ALTER' if _is_constraint(each) else 'DROP'} {kind} {each['name']}")
             await connection.execute(statements)
+            for each in indexes:
+                definition = each["definition"]
+                if _is_constraint(each):
+                    definition = f"ALTER TABLE {each['of']} ADD CONSTRAINT {each['name']} {definition}"
+                await connection.execute(definition)
         await connection.execute("VACUUM (ANALYZE)")
     finally:
         await connection.close()
+
+
+def _is_constraint(index: "asyncpg.Record") -> bool:
+    return not index["definition"].startswith("CREATE")
