@@ -23,7 +23,7 @@ _FEW = {
         "--backlog",
         "20",
     ),
-    "million": ("--orders", "2000", "--unfinished", "150", "--rounds", "1"),
+    "million": ("--orders", "20000", "--unfinished", "2000", "--rounds", "1"),
 }
 
 
