@@ -171,7 +171,7 @@ def audit(
         bool,
         typer.Option("--at-rest", help="Nothing is running: count every unfinished order as a violation."),
     ] = False,
-    timeout: Timeout = 60,
+    timeout: Timeout = 300,
     as_json: Json = False,
 ) -> int:
     """Check every invariant of the database. Without --at-rest, unfinished orders get an hour.

@@ -42,7 +42,7 @@ from activities.sagas import Sagas
 from activities.shipping import Shipping
 from adapters import deployment, event_log
 from adapters.config import ConfigurationError, WorkerSettings, load
-from adapters.database import create_engine, missing_tables, sqlstate
+from adapters.database import create_audit_engine, create_engine, missing_tables, sqlstate
 from adapters.telemetry import configure_logging, leave
 from adapters.temporal import NOT_OURS_TO_ASK, RefuseWrongArguments, connect, connection_options
 from client import schedules
@@ -72,6 +72,7 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
     settings: WorkerSettings,
     *,
     patient_engine: AsyncEngine | None = None,
+    audit_engine: AsyncEngine | None = None,
     interceptors: Sequence[Interceptor] = (),
     is_strict: bool = False,
 ) -> Worker:
@@ -80,7 +81,8 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
     Args:
         client: where tasks come from.
         engine: the database that the activities work on.
-        patient_engine: the same database, for the audit and the sweep; `engine` by default.
+        patient_engine: the same database, for the sweep; `engine` by default.
+        audit_engine: the same database, for the audit; the sweep's by default.
         settings: the task queue, the limits and the version.
         interceptors: more of them, such as a test's that injects faults.
         is_strict: run the workflows in the SDK's sandbox, which imports their modules anew for each run and refuses
@@ -88,7 +90,7 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
             (docs/performance.md).
     """
     inventory, payments, shipping = Inventory(engine), Payments(engine), Shipping(engine)
-    orders, maintenance = Orders(engine), Maintenance(patient_engine or engine)
+    orders, maintenance = Orders(engine), Maintenance(patient_engine or engine, audit_engine)
     batches = Batches(engine)
     version = deployment.deployment_of(settings)
     maintenance_workflows = (VersionedAudit, VersionedSweep) if version else (AuditWorkflow, SweepWorkflow)
@@ -143,6 +145,7 @@ async def run(settings: WorkerSettings) -> None:
     _require_writable(settings.log_file)
     engine = create_engine(settings.database_url, pool_size=settings.database_pool_size)
     patient_engine = create_engine(settings.database_url, pool_size=2, is_patient=True)
+    audit_engine = create_audit_engine(settings.database_url)
     try:
         ready = asyncio.create_task(_wait_until_usable(settings, engine))
         stopped = asyncio.create_task(stop.wait())
@@ -153,7 +156,7 @@ async def run(settings: WorkerSettings) -> None:
         client = ready.result()
         await _ensure_schedules(client, settings)
         follower = asyncio.create_task(event_log.follow(engine, settings.log_file))
-        async with build_worker(client, engine, settings, patient_engine=patient_engine):
+        async with build_worker(client, engine, settings, patient_engine=patient_engine, audit_engine=audit_engine):
             _log.info(
                 "ready: task queue %s, histories at %s, log in %s",
                 settings.task_queue,
@@ -173,6 +176,7 @@ async def run(settings: WorkerSettings) -> None:
     finally:
         await engine.dispose()
         await patient_engine.dispose()
+        await audit_engine.dispose()
     _log.info("stopped", extra={"action": "worker_stopped"})
 
 

@@ -3,15 +3,17 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 
 import asyncpg
 from sqlalchemy import ExceptionContext, event, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 
 from domain.errors import CheckoutError, DatabaseRefusedStatement, DatabaseUnavailable, InvalidInput
 
@@ -39,12 +41,12 @@ TABLES = frozenset(
 # statement itself (3 s).
 _CONNECT_TIMEOUT_SECONDS = 2.0
 _COMMAND_TIMEOUT_SECONDS = 4.5
-# Below the start-to-close of the audit and the sweep (60 s).
+# Below the start-to-close of the sweep (60 s) and of the audit (30 min).
 _PATIENT_SECONDS = 55
-_PATIENT_SETTINGS = {
-    "statement_timeout": f"{_PATIENT_SECONDS}s",
-    "transaction_timeout": f"{_PATIENT_SECONDS + 1}s",
-}
+_AUDIT_SECONDS = 29 * 60
+# The audit goes over whole tables, whose sorts and hashes go to disk with the server's 4 MB. And they are read in
+# sequence: by index, in the hope that all of them is cached, a million orders take it three times as long.
+_AUDIT_SETTINGS = {"work_mem": "64MB", "effective_cache_size": "64MB"}
 
 # SQLSTATE classes and codes that pass by themselves.
 # https://www.postgresql.org/docs/18/errcodes-appendix.html
@@ -69,23 +71,41 @@ class SchemaMissing(Exception):
 def create_engine(url: str, *, pool_size: int = 20, is_patient: bool = False) -> AsyncEngine:
     """Make the engine. Nothing is connected yet.
 
-    A patient one is for reading everything: its statements may take most of a minute, where the role's own
-    timeouts (see setup.sql) end a step's after 3 s.
+    A patient one is for reading much: its statements may take most of a minute, where the role's own timeouts
+    (see setup.sql) end a step's after 3 s.
 
     No pre-ping: it costs round trips on every checkout, and a connection that has died costs one attempt
     of one step, which is retried after 100 ms with the pool already emptied.
     """
+    pool = {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": _CONNECT_TIMEOUT_SECONDS}
+    if is_patient:
+        return _engine(url, _PATIENT_SECONDS + 2, _limits(_PATIENT_SECONDS), **pool)
+    return _engine(url, _COMMAND_TIMEOUT_SECONDS, {}, **pool)
+
+
+def create_audit_engine(url: str) -> AsyncEngine:
+    """Make the engine of the audit, whose statements read everything: they may take half an hour.
+
+    Apart from the patient one: where the network swallows an answer, the audit waits that long for it, and the sweep
+    must not. A connection is made for each audit and closed after it.
+    """
+    return _engine(url, _AUDIT_SECONDS + 2, {**_limits(_AUDIT_SECONDS), **_AUDIT_SETTINGS}, poolclass=NullPool)
+
+
+def _limits(seconds: int) -> dict[str, str]:
+    return {"statement_timeout": f"{seconds}s", "transaction_timeout": f"{seconds + 1}s"}
+
+
+def _engine(url: str, answer_seconds: float, settings: Mapping[str, str], **pool: Any) -> AsyncEngine:
     engine = create_async_engine(
         url,
-        pool_size=pool_size,
-        max_overflow=0,
-        pool_timeout=_CONNECT_TIMEOUT_SECONDS,
         hide_parameters=True,
         connect_args={
             "timeout": _CONNECT_TIMEOUT_SECONDS,
-            "command_timeout": _PATIENT_SECONDS + 2 if is_patient else _COMMAND_TIMEOUT_SECONDS,
-            "server_settings": {"application_name": "checkout", **(_PATIENT_SETTINGS if is_patient else {})},
+            "command_timeout": answer_seconds,
+            "server_settings": {"application_name": "checkout", **settings},
         },
+        **pool,
     )
     event.listen(engine.sync_engine, "handle_error", _leave_stale_session)
     return engine

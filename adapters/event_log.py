@@ -38,20 +38,23 @@ _MARK = " pos="
 
 # A row's place is that of the earliest transaction which wrote it or a later event of its order: a transaction
 # that had begun earlier, and then waited for the order, has the lower txid and the higher number. `due` finds the
-# rows whose own place counts; `ahead` adds the events of the same order that have to be told before them.
+# rows whose own place counts; `told` adds the events of the same order that have to be told before them. Each side of
+# `due` is cut by itself: otherwise Postgres reads and sorts all that is not told yet for each batch of it.
 _NEXT = text("""
     WITH due AS (
-        SELECT txid, event_id, order_id, seq FROM order_events e
-         WHERE (txid, event_id) > (CAST(CAST(:txid AS text) AS xid8), CAST(:event_id AS bigint))
-           AND txid < pg_snapshot_xmin(pg_current_snapshot())
-           AND NOT EXISTS (
-               SELECT FROM order_events later
-                WHERE later.order_id = e.order_id AND later.seq > e.seq
-                  AND (later.txid, later.event_id) < (e.txid, e.event_id))
+        (SELECT txid, event_id, order_id, seq FROM order_events e
+          WHERE (txid, event_id) > (CAST(CAST(:txid AS text) AS xid8), CAST(:event_id AS bigint))
+            AND txid < pg_snapshot_xmin(pg_current_snapshot())
+            AND NOT EXISTS (
+                SELECT FROM order_events later
+                 WHERE later.order_id = e.order_id AND later.seq > e.seq
+                   AND (later.txid, later.event_id) < (e.txid, e.event_id))
+          ORDER BY txid, event_id LIMIT :limit)
         UNION ALL
-        SELECT txid, event_id, NULL, NULL FROM audit_events
-         WHERE (txid, event_id) > (CAST(CAST(:txid AS text) AS xid8), CAST(:event_id AS bigint))
-           AND txid < pg_snapshot_xmin(pg_current_snapshot())
+        (SELECT txid, event_id, NULL, NULL FROM audit_events
+          WHERE (txid, event_id) > (CAST(CAST(:txid AS text) AS xid8), CAST(:event_id AS bigint))
+            AND txid < pg_snapshot_xmin(pg_current_snapshot())
+          ORDER BY txid, event_id LIMIT :limit)
          ORDER BY txid, event_id LIMIT :limit
     ), told AS (
         SELECT due.txid AS place_txid, due.event_id AS place_id, e.order_id, e.seq, e.event, e.previous_status,

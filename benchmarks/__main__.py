@@ -26,10 +26,9 @@ from benchmarks.contenders.contender import Absent, Contender
 from benchmarks.contenders.lineup import ROOMS
 from benchmarks.counts import Counts, Ledger
 from benchmarks.endings import WentWrong, require_order, require_undo
+from benchmarks.ground import ground
 from benchmarks.measure import Results, batch, take_turns
-from domain.policies import SEARCH_ATTRIBUTES
 from embedded.stack import DevStack
-from embedded.temporal import TemporalServer
 
 _BUSY = 0.7
 """Load per core above which a measurement says that it was not alone."""
@@ -111,15 +110,7 @@ def main() -> int:
     if chosen.load_before > _BUSY * machine.cores():
         tell(f"the machine is busy: load {chosen.load_before:.1f} on {machine.cores()} cores")
     with tempfile.TemporaryDirectory(prefix="checkout-bench-") as folder:
-        stack = DevStack(Path(folder))
-        # On a file by default, so that its orders outlive it, as those of the peers do.
-        stack.temporal = TemporalServer(
-            port=stack.ports.temporal,
-            ui_port=None,
-            log=stack.folder / "temporal.log",
-            db_file=None if chosen.in_memory else stack.folder / "temporal.db",
-            search_attributes=SEARCH_ATTRIBUTES,
-        )
+        stack = ground(Path(folder), in_memory=chosen.in_memory)
         with ExitStack() as running:
             running.enter_context(stack)
             taking_part: list[Contender] = []

@@ -36,14 +36,14 @@ from temporalio.service import RPCError
 
 from adapters.telemetry import leave
 from adapters.temporal import DATA_CONVERTER
+from benchmarks.ground import ground
 from client.checkouts import Checkouts
 from client.load import MIXES
 from domain.model import CheckoutInput, CheckoutStatus
-from domain.policies import CHECKOUT_TASK_QUEUE, SEARCH_ATTRIBUTES, checkout_workflow_id
+from domain.policies import CHECKOUT_TASK_QUEUE, checkout_workflow_id
 from embedded.ports import port_answers
 from embedded.process import ChildProcess
 from embedded.stack import DATABASE, DevStack
-from embedded.temporal import TemporalServer
 
 _T = TypeVar("_T")
 LIMITS_SECONDS = {"workers": 10.0, "postgres": 5.0, "temporal": 15.0}
@@ -278,17 +278,8 @@ def main() -> int:
     parser.add_argument("--at-once", type=int, default=30)
     parser.add_argument("--fault", action="append", choices=list(LIMITS_SECONDS), help="default: each of them")
     chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="checkout-recovery-") as folder:
-        stack = DevStack(Path(folder))
-        stack.temporal = TemporalServer(  # on a file, so that it continues where it was killed
-            port=stack.ports.temporal,
-            ui_port=None,
-            log=Path(folder) / "temporal.log",
-            db_file=Path(folder) / "temporal.db",
-            search_attributes=SEARCH_ATTRIBUTES,
-        )
-        with stack:
-            return asyncio.run(run(stack, chosen.fault or list(LIMITS_SECONDS), chosen.rounds, chosen.at_once))
+    with tempfile.TemporaryDirectory(prefix="checkout-recovery-") as folder, ground(Path(folder)) as stack:
+        return asyncio.run(run(stack, chosen.fault or list(LIMITS_SECONDS), chosen.rounds, chosen.at_once))
 
 
 if __name__ == "__main__":

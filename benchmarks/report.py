@@ -1,7 +1,7 @@
 """The results as Markdown: three tables and the paragraph that says where they come from."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from benchmarks.counts import Counts
 from benchmarks.measure import Results, Round, ratios
@@ -38,14 +38,14 @@ def _times(results: Mapping[str, Results]) -> str:
         rows.append(
             [
                 name,
-                _spread([one.per_second for one in found.loaded], _one_decimal),
-                _spread(ratios(found.loaded, results[PRODUCT].loaded), _two_decimals) if PRODUCT in results else "",
-                _spread([one.p50_ms for one in found.alone], _one_decimal),
+                spread([one.per_second for one in found.loaded], ".1f"),
+                spread(ratios(found.loaded, results[PRODUCT].loaded), ".2f") if PRODUCT in results else "",
+                spread([one.p50_ms for one in found.alone], ".1f"),
                 _whole(statistics.median(one.p50_ms for one in found.loaded)),
                 _whole(statistics.median(one.p99_ms for one in found.loaded)),
             ]
         )
-    return _table(
+    return table(
         ["contender", "orders per second", f"against {PRODUCT}", "alone, ms", "p50, ms", "p99, ms"],
         rows,
     )
@@ -53,7 +53,7 @@ def _times(results: Mapping[str, Results]) -> str:
 
 def _pairs(results: Mapping[str, Results]) -> str:
     told = [
-        f"{one} against {other} {_spread(ratios(results[one].loaded, results[other].loaded), _two_decimals)}"
+        f"{one} against {other} {spread(ratios(results[one].loaded, results[other].loaded), '.2f')}"
         for one, other in _PAIRS
         if one in results and other in results
     ]
@@ -66,7 +66,7 @@ def _processor(results: Mapping[str, Results]) -> str:
         used = medians(found.loaded)
         shown = [_one_decimal(used[role]) if role in used else "" for role in ROLES]
         rows.append([name, *shown, _one_decimal(sum(used.values()))])
-    return _table(["processor time per order, ms", *ROLES, "sum"], rows)
+    return table(["processor time per order, ms", *ROLES, "sum"], rows)
 
 
 def _counted(counts: Mapping[str, Counts]) -> str:
@@ -83,16 +83,18 @@ def _counted(counts: Mapping[str, Counts]) -> str:
                 "" if size is None else _one_decimal(size / 1000),
             ]
         )
-    return _table(
+    return table(
         ["per order", "commits on Postgres", "statements", "WAL, KB", "events, entries or rows kept", "their KB"], rows
     )
 
 
-def _spread(values: Sequence[float], shown: Callable[[float], str]) -> str:
-    return f"{shown(statistics.median(values))} ({shown(min(values))} to {shown(max(values))})"
+def spread(values: Sequence[float], form: str) -> str:
+    """Give median, least and greatest in a format."""
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
-def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Give a table in Markdown."""
     lines = [heading, ["---"] * len(heading), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
@@ -103,7 +105,3 @@ def _whole(value: float) -> str:
 
 def _one_decimal(value: float) -> str:
     return f"{abs(value) if abs(value) < 0.05 else value:.1f}"
-
-
-def _two_decimals(value: float) -> str:
-    return f"{value:.2f}"

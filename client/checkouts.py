@@ -40,6 +40,8 @@ Handle = WorkflowHandle[CheckoutWorkflow, CheckoutStatus]
 _NOBODY_ANSWERS = frozenset(
     {RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED, RPCStatusCode.FAILED_PRECONDITION}
 )
+# A server with more work than it can do; a call that got no answer within the SDK's limit is told as cancelled.
+_TOO_BUSY = frozenset({RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED, RPCStatusCode.RESOURCE_EXHAUSTED})
 # What the server says of a query to a workflow that the worker's code cannot go on with.
 _TASK_FAILS = "in failed state"
 _LOOK_SECONDS = 2.0
@@ -125,7 +127,12 @@ class Checkouts:
                 done, _ = await asyncio.wait({result}, timeout=look_every)
                 if done:
                     return result.result()
-                attributes = (await self._describe(order_id)).typed_search_attributes
+                try:
+                    attributes = (await self._describe(order_id)).typed_search_attributes
+                except RPCError as error:
+                    if error.status not in _TOO_BUSY:
+                        raise
+                    continue  # the end is waited for all the same, and looked up again
                 if attributes.get(policies.ORDER_STATUS) == OrderStatus.STUCK:
                     # The attribute lags a moment behind an order that has just been mended.
                     status = await self.status(order_id)

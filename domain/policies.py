@@ -45,12 +45,14 @@ class ActivityPolicy:
     `start_to_close` bounds one attempt. It is above what setup.sql lets the database role take: a statement (3 s)
     for the steps, which are one each; a transaction (9 s) for all else. So what an attempt that Temporal gave up is
     still doing ends soon after, and until then the fence keeps it harmless. `schedule_to_close` bounds all attempts
-    together, backoff included; None means never give up.
+    together, backoff included; None means never give up. `heartbeat` is for attempts that take long: how soon Temporal
+    notices that one is lost, and the attempt that nobody waits for it any more.
     """
 
     start_to_close: timedelta
     schedule_to_close: timedelta | None
     retry: RetryPolicy
+    heartbeat: timedelta | None = None
 
 
 def _retry(initial_ms: int, maximum_s: int, *, unless: Sequence[type[Exception]] = ()) -> RetryPolicy:
@@ -77,8 +79,15 @@ UNDO = ActivityPolicy(timedelta(seconds=10), timedelta(minutes=15), _retry(200, 
 RECORD = ActivityPolicy(timedelta(seconds=10), None, _retry(200, 60))
 # A step of a whole batch. Whatever does not pass soon is for the sagas of its orders, which have all the time above.
 BATCH = ActivityPolicy(timedelta(seconds=10), timedelta(seconds=30), _retry(200, 5, unless=_FORWARD_GIVES_UP_ON))
-# Reading for the audit or the sweep; somebody waits for the answer.
+# Reading for the sweep, and writing down what the audit found; somebody waits for the answer.
 MAINTENANCE = ActivityPolicy(timedelta(seconds=60), timedelta(minutes=5), _retry(500, 10, unless=_FORWARD_GIVES_UP_ON))
+# The audit reads every row there is: half a minute for a million orders (docs/performance.md), so this is for sixty.
+AUDIT = ActivityPolicy(
+    timedelta(minutes=30),
+    timedelta(hours=1),
+    _retry(500, 10, unless=_FORWARD_GIVES_UP_ON),
+    heartbeat=timedelta(seconds=30),
+)
 
 LANE = Lane.FAST
 """How an order is done unless its start asks for another lane; docs/decisions.md tells why."""

@@ -41,7 +41,8 @@ class AuditWorkflow:
         """Audit once."""
         if audit.anchor is None and (last := workflow.get_last_completion_result(AuditReport)) is not None:
             audit = replace(audit, anchor=last.anchor)
-        report = await _maintain(Maintenance.run_audit, audit, "Check every invariant on one snapshot")
+        summary = "Check every invariant on one snapshot"
+        report = await _maintain(Maintenance.run_audit, audit, summary, policies.AUDIT)
         if audit.is_recorded:
             await _maintain(Maintenance.record_findings, report, "Tell saga.log what is new and what is over")
         if not report.is_clean:
@@ -110,12 +111,14 @@ async def _maintain(
     activity: Callable[[Any, Given], Awaitable[Answer]],
     given: Given,
     summary: str,
+    policy: policies.ActivityPolicy = policies.MAINTENANCE,
 ) -> Answer:
     return await workflow.execute_activity_method(
         activity,
         given,
-        start_to_close_timeout=policies.MAINTENANCE.start_to_close,
-        schedule_to_close_timeout=policies.MAINTENANCE.schedule_to_close,
-        retry_policy=policies.MAINTENANCE.retry,
+        start_to_close_timeout=policy.start_to_close,
+        schedule_to_close_timeout=policy.schedule_to_close,
+        heartbeat_timeout=policy.heartbeat,
+        retry_policy=policy.retry,
         summary=summary,
     )

@@ -1,6 +1,6 @@
 """Faults in the audit and in what runs by itself: what it finds is told once, and it runs as the settings say."""
 
-from tests.mutants.killers import MAINTENANCE, RESTORED, SCHEDULES, at
+from tests.mutants.killers import LONG_AUDIT, MAINTENANCE, RESTORED, SCHEDULES, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "activities/maintenance.py"
@@ -8,6 +8,22 @@ _WORKFLOW = "workflows/maintenance.py"
 _SCHEDULES = "client/schedules.py"
 
 MUTANTS = (
+    Mutant(
+        "audit-gets-a-minute",
+        "a shop with a million orders would have no audit",
+        _WORKFLOW,
+        "audit, summary, policies.AUDIT)",
+        "audit, summary)",
+        at(LONG_AUDIT, "test_temporal_lets_an_audit_take_long_and_soon_notices_a_lost_one"),
+    ),
+    Mutant(
+        "audit-has-no-heartbeat",
+        "an audit that nobody waits for would read on for half an hour",
+        _FILE,
+        "            activity.heartbeat()\n",
+        "",
+        at(LONG_AUDIT, "test_an_audit_that_nobody_waits_for_any_more_leaves_postgres_alone"),
+    ),
     Mutant(
         "audit-does-not-look-for-the-last-one",
         "a restored database would pass for a healthy one",

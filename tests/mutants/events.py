@@ -1,6 +1,6 @@
 """Faults in saga.log: nothing missing, nothing twice, each order's events in their own sequence."""
 
-from tests.mutants.killers import EVENT_LOG, at
+from tests.mutants.killers import EVENT_LOG, PLANS, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "adapters/event_log.py"
@@ -10,8 +10,8 @@ MUTANTS = (
         "log-reads-by-event-id",
         "an event that commits late would be skipped for ever",
         _FILE,
-        "           AND txid < pg_snapshot_xmin(pg_current_snapshot())\n           AND NOT EXISTS",
-        "           AND NOT EXISTS",
+        "            AND txid < pg_snapshot_xmin(pg_current_snapshot())\n            AND NOT EXISTS",
+        "            AND NOT EXISTS",
         at(EVENT_LOG, "test_an_event_is_held_back_while_an_earlier_transaction_may_still_commit"),
     ),
     Mutant(
@@ -98,8 +98,17 @@ MUTANTS = (
         "finding-overtakes-an-event",
         "an event that commits after a finding would be skipped for ever",
         _FILE,
-        "           AND txid < pg_snapshot_xmin(pg_current_snapshot())\n         ORDER BY",
-        "         ORDER BY",
+        "            AND txid < pg_snapshot_xmin(pg_current_snapshot())\n          ORDER BY",
+        "          ORDER BY",
         at(EVENT_LOG, "test_a_finding_is_held_back_while_an_earlier_transaction_may_still_commit"),
+    ),
+    Mutant(
+        "log-reads-all-for-each-batch",
+        "a worker on a new machine would never catch up with a million orders",
+        _FILE,
+        "                   AND (later.txid, later.event_id) < (e.txid, e.event_id))\n"
+        "          ORDER BY txid, event_id LIMIT :limit)",
+        "                   AND (later.txid, later.event_id) < (e.txid, e.event_id)))",
+        at(PLANS, "test_the_sweep_and_the_log_read_by_index_and_no_more_than_they_need"),
     ),
 )

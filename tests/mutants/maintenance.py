@@ -1,6 +1,6 @@
 """Faults in the sweep: it must find every lost order, and touch no other."""
 
-from tests.mutants.killers import MAINTENANCE, RESTORED, SECOND_RUN, at
+from tests.mutants.killers import MAINTENANCE, PLANS, RESTORED, SECOND_RUN, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "workflows/maintenance.py"
@@ -88,9 +88,17 @@ MUTANTS = (
         "sweep-takes-orders-that-move",
         "an order would be repaired while it is on its way",
         _SEARCH,
-        "       AND (o.status = 'pending' OR o.updated_at <= now() - CAST(:stood_still AS interval))\n",
-        "       AND CAST(:stood_still AS interval) IS NOT NULL\n",
+        "           AND (status = 'pending' OR updated_at <= now() - CAST(:stood_still AS interval))\n",
+        "           AND CAST(:stood_still AS interval) IS NOT NULL\n",
         at(MAINTENANCE, "test_an_order_that_moved_a_moment_ago_is_not_looked_at"),
+    ),
+    Mutant(
+        "sweep-cuts-its-page-last",
+        "each page would read all that is unfinished, and a database with a large backlog all lines ever ordered",
+        _SEARCH,
+        "         ORDER BY updated_at, order_id LIMIT :limit\n    )\n",
+        "         ORDER BY updated_at, order_id OFFSET 0 * :limit\n    )\n",
+        at(PLANS, "test_the_sweep_and_the_log_read_by_index_and_no_more_than_they_need"),
     ),
     Mutant(
         "sweep-overlooks-stuck-orders",

@@ -1,0 +1,96 @@
+"""How Postgres reads for the sweep, the audit and saga.log: by its own plans of the product's own statements."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncpg
+
+from activities.maintenance import _HAS_EVENT, _NEWEST_EVENT, _UNFINISHED, _UNFINISHED_STILL, audit_checks
+from adapters.event_log import _IS_RESTORED, _KNOWS, _NEXT
+
+BIG = frozenset({"orders", "order_lines", "reservations", "transfers", "shipments", "step_fence", "order_events"})
+"""The tables that every order adds to."""
+BOUNDED_CHECKS = ("A3", "Q1", "Q7")
+"""The audit's checks that look at what is unfinished, or at the catalogue. The others read everything there is."""
+
+_PARAMETER = re.compile(r"(?<!:):([a-z_]+)")
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A statement of the product, with SQL in the place of what it binds."""
+
+    name: str
+    text: str
+    values: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def sql(self) -> str:
+        """All of it."""
+        return _PARAMETER.sub(lambda found: self.values[found[1]], self.text)
+
+
+def audit() -> list[Statement]:
+    """Give the audit's checks."""
+    return [Statement(name, query.text, {"at_rest_after": "'1 hour'"}) for name, (_, query) in audit_checks().items()]
+
+
+async def bounded(connection: "asyncpg.Connection[asyncpg.Record]") -> list[Statement]:
+    """Give what runs every minute or every half second: its cost must not grow with what has ended."""
+    middle = await connection.fetchrow(
+        "SELECT updated_at, order_id FROM orders WHERE status = 'reserved' ORDER BY 1, 2 "
+        "OFFSET (SELECT count(*) / 2 FROM orders WHERE status = 'reserved') LIMIT 1"
+    )
+    newest = await connection.fetchrow("SELECT * FROM order_events ORDER BY event_id DESC LIMIT 1")
+    some = f"'{{{middle['order_id']}}}'"
+    event = {name: f"'{newest[name]}'" for name in ("event_id", "order_id", "txid", "seq")}
+    page = {"stood_still": "'60 s'", "limit": "100"}
+    return [
+        Statement("the sweep's first page", _UNFINISHED.text, {**page, "after_at": "'0001-01-01'", "after_id": "''"}),
+        Statement(
+            "a later page of the sweep",
+            _UNFINISHED.text,
+            {**page, "after_at": f"'{middle['updated_at']}'", "after_id": f"'{middle['order_id']}'"},
+        ),
+        Statement("the sweep's contradictions", _UNFINISHED_STILL.text, {"order_ids": some}),
+        Statement("saga.log at its end", _NEXT.text, {**event, "limit": "500"}),
+        Statement("saga.log at its beginning", _NEXT.text, {"txid": "'0'", "event_id": "0", "limit": "500"}),
+        Statement("saga.log's bookmark", _KNOWS.text, event),
+        Statement("whether saga.log was restored", _IS_RESTORED.text),
+        Statement("the audit's anchor", _NEWEST_EVENT.text),
+        Statement("the audit's last anchor", _HAS_EVENT.text, {**event, "at": "'0'"}),
+        *(check for check in audit() if check.name in BOUNDED_CHECKS),
+    ]
+
+
+async def scanned(connection: "asyncpg.Connection[asyncpg.Record]", statement: Statement) -> set[str]:
+    """Name the big tables that the statement's plan reads from end to end."""
+    plan = await _plan(connection, "EXPLAIN (FORMAT JSON)", statement)
+    return {node["Relation Name"] for node in _nodes(plan) if node["Node Type"] == "Seq Scan"} & BIG
+
+
+async def rows_read(connection: "asyncpg.Connection[asyncpg.Record]", statement: Statement) -> int:
+    """Run the statement and count the rows of tables and indexes that were looked at for it."""
+    plan = await _plan(connection, "EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON)", statement)
+    read: float = sum(
+        (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+        for node in _nodes(plan)
+        if "Relation Name" in node
+    )
+    return round(read)
+
+
+async def _plan(connection: "asyncpg.Connection[asyncpg.Record]", explain: str, statement: Statement) -> dict[str, Any]:
+    # A plan of a million rows may be compiled first; that changes how it runs, not what it reads.
+    [explained] = json.loads(await connection.fetchval(f"{explain} {statement.sql}"))
+    plan: dict[str, Any] = explained["Plan"]
+    return plan
+
+
+def _nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    yield plan
+    for below in plan.get("Plans", []):
+        yield from _nodes(below)
