@@ -190,9 +190,7 @@ class Verdict:
 
     async def _replay(self, every: int) -> list[str]:
         """Replay a sample of the histories with today's code, and every history of an unusual shape."""
-        replaying = replayer(
-            CheckoutWorkflow, BulkCheckoutWorkflow, runner=UnsandboxedWorkflowRunner()
-        )
+        replaying = replayer(CheckoutWorkflow, BulkCheckoutWorkflow, runner=UnsandboxedWorkflowRunner())
         problems: list[str] = []
         async with replaying.workflow_replay_iterator(self._histories(every, problems)) as results:
             async for result in results:
