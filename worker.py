@@ -57,6 +57,9 @@ _T = TypeVar("_T")
 
 # A worker that is killed holds its cached workflows' tasks for this long before another worker gets them.
 _STICKY_TIMEOUT = timedelta(seconds=3)
+# A workflow task of the fast lane is a whole order and waits for the database most of its time: more at once than there
+# are connections answer later, each, and past five seconds for nothing. A backlog would begin with the most at once.
+_FEWEST_WORKFLOW_TASKS = 10
 # Invalid authorization, no such database, no such role or right: waiting does not mend these for long.
 _UNMENDABLE = ("28", "3D", "42")
 _GRACE_SECONDS = 5.0
@@ -124,6 +127,7 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
         interceptors=[RefuseWrongArguments(), *interceptors],
         workflow_runner=SandboxedWorkflowRunner() if is_strict else UnsandboxedWorkflowRunner(),
         max_cached_workflows=settings.max_cached_workflows,
+        max_concurrent_workflow_tasks=max(settings.database_pool_size, _FEWEST_WORKFLOW_TASKS),
         max_concurrent_activities=settings.max_concurrent_activities,
         max_concurrent_local_activities=settings.max_concurrent_activities,
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(minimum=2, maximum=20, initial=5),
