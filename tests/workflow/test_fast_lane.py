@@ -29,7 +29,7 @@ from tests.workflow.sagas import (
 )
 from workflows.checkout import CheckoutWorkflow
 
-SHORT = timedelta(milliseconds=300)
+SHORT = timedelta(seconds=1)
 ID_OF = {"reserve_inventory": "reserve", "charge_payment": "pay", "ship_order": "ship"}
 # Orders that reserve, pay and ship refuse.
 REFUSED = {
