@@ -12,7 +12,6 @@ Contenders: *idle*, *bare* and *empty activities* are Temporal workflows that do
 
 import argparse
 import asyncio
-import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,15 +27,11 @@ from benchmarks.counts import Counts, Ledger
 from benchmarks.endings import WentWrong, require_order, require_undo
 from benchmarks.ground import ground
 from benchmarks.measure import Results, batch, take_turns
+from benchmarks.report import tell
 from embedded.stack import DevStack
 
 _BUSY = 0.7
 """Load per core above which a measurement says that it was not alone."""
-
-
-def tell(what: str) -> None:
-    """Say how far we are, beside the results."""
-    print(what, file=sys.stderr, flush=True)
 
 
 async def compare(stack: DevStack, taking_part: list[Contender], chosen: argparse.Namespace) -> int:

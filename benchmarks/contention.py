@@ -10,20 +10,17 @@ there are items rush for what is scarce, and the audit goes over everything.
 import argparse
 import asyncio
 import statistics
-import sys
-import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from adapters.telemetry import leave
 from benchmarks import bare_steps, crowd, machine
 from benchmarks.contenders.temporal import Checkout
 from benchmarks.counts import Ledger
 from benchmarks.endings import WentWrong, require_order
-from benchmarks.ground import ground
+from benchmarks.ground import on_ground
 from benchmarks.measure import Round, ratios, run_round
-from benchmarks.report import spread, table
+from benchmarks.report import spread, table, tell, verdict
 from domain.model import Lane
 from embedded.stack import DevStack
 
@@ -68,11 +65,11 @@ async def measure(stack: DevStack, chosen: argparse.Namespace) -> Findings:
                 bare_steps.run, stack, number=number, skus=skus, connections=_CONNECTIONS, orders=chosen.steps
             )
             found.steps[skus].append(rate)
-            _tell(f"round {turn + 1}, {skus} SKUs: {found.product[skus][-1].per_second:.1f}/s, steps {rate:.0f}/s")
+            tell(f"round {turn + 1}, {skus} SKUs: {found.product[skus][-1].per_second:.1f}/s, steps {rate:.0f}/s")
         for lines in LENGTHS if turn % 2 else reversed(LENGTHS):
             orders = crowd.orders(chosen.alone, turn, skus=crowd.SIZE, lines=lines)
             found.alone[lines].append(await run_round(product, orders, 1, postgres))
-            _tell(f"round {turn + 1}, {lines} lines: {found.alone[lines][-1].p50_ms:.1f} ms alone")
+            tell(f"round {turn + 1}, {lines} lines: {found.alone[lines][-1].p50_ms:.1f} ms alone")
     ledger = Ledger(stack.postgres)
     with ledger.listing():
         for lines in LENGTHS:
@@ -124,22 +121,14 @@ def report(found: Findings) -> str:
     )
     verdicts = [
         *(
-            _verdict(f"{skus} SKUs at {LEAST_SHARE:.0%} of {most}", statistics.median(shares[skus]) >= LEAST_SHARE)
+            verdict(f"{skus} SKUs at {LEAST_SHARE:.0%} of {most}", statistics.median(shares[skus]) >= LEAST_SHARE)
             for skus in SPREADS[:-1]
         ),
-        _verdict(f"{many} lines at {MOST_LATENCY} times one", statistics.median(longer) <= MOST_LATENCY),
-        _verdict("as many round trips", round(found.statements[many]) == round(found.statements[few])),
+        verdict(f"{many} lines at {MOST_LATENCY} times one", statistics.median(longer) <= MOST_LATENCY),
+        verdict("as many round trips", round(found.statements[many]) == round(found.statements[few])),
     ]
     rush = f"{found.rush.total()} orders rushed for {crowd.LAST_ITEMS} items: {dict(found.rush)}; the audit is clean."
     return f"{contended}\n\n{lengths}\n\n{rush}\nTargets: {'; '.join(verdicts)}."
-
-
-def _verdict(what: str, is_met: bool) -> str:
-    return f"{what} {'met' if is_met else 'MISSED'}"
-
-
-def _tell(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
 
 
 def main() -> int:
@@ -152,12 +141,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     chosen = parser.parse_args()
     before = machine.load()
-    with tempfile.TemporaryDirectory(prefix="checkout-contention-") as folder, ground(Path(folder)) as stack:
-        try:
-            found = asyncio.run(measure(stack, chosen))
-        except WentWrong as wrong:
-            _tell(str(wrong))
-            return 1
+    if (found := on_ground("contention", lambda stack: measure(stack, chosen))) is None:
+        return 1
     print(
         f"{machine.described([])}\n{chosen.orders} orders with {chosen.at_once} at once, {chosen.steps} by steps alone "
         f"over {_CONNECTIONS} connections, {chosen.alone} orders alone; medians of {chosen.rounds} rounds (least to "

@@ -1,10 +1,18 @@
 """The servers under a measurement: a throw-away stack whose Temporal keeps its histories as a real one does."""
 
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
+from benchmarks.endings import WentWrong
+from benchmarks.report import tell
 from domain.policies import SEARCH_ATTRIBUTES
 from embedded.stack import DevStack
 from embedded.temporal import TemporalServer
+
+Found = TypeVar("Found")
 
 
 def ground(folder: Path, *, in_memory: bool = False) -> DevStack:
@@ -18,3 +26,17 @@ def ground(folder: Path, *, in_memory: bool = False) -> DevStack:
         search_attributes=SEARCH_ATTRIBUTES,
     )
     return stack
+
+
+def on_ground(name: str, measure: Callable[[DevStack], Awaitable[Found]]) -> Found | None:
+    """Measure on a stack of our own, and give what was found; None, and why, where something went wrong."""
+
+    async def measured(stack: DevStack) -> Found:
+        return await measure(stack)
+
+    with tempfile.TemporaryDirectory(prefix=f"checkout-{name}-") as folder, ground(Path(folder)) as stack:
+        try:
+            return asyncio.run(measured(stack))
+        except WentWrong as wrong:
+            tell(str(wrong))
+            return None

@@ -8,7 +8,6 @@ are the product's own activities, on the connections that a worker gives them; w
 
 import argparse
 import asyncio
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ from activities.maintenance import Maintenance
 from adapters.database import create_audit_engine, create_engine
 from adapters.telemetry import leave
 from benchmarks import machine, past, plans
-from benchmarks.report import spread, table
+from benchmarks.report import spread, table, tell, verdict
 from domain.maintenance import AuditInput, UnfinishedInput, UnfinishedPage
 from domain.policies import AUDIT, MAINTENANCE, SWEEP_BATCH
 from embedded.stack import DATABASE, DevStack, apply_schema
@@ -30,7 +29,7 @@ async def measure(stack: DevStack, chosen: argparse.Namespace) -> bool:
     url = stack.postgres.url(DATABASE, driver="postgresql")
     begun = time.perf_counter()
     await past.make_up(url, chosen.orders, unfinished=chosen.unfinished)
-    _tell(f"filled in {time.perf_counter() - begun:.0f} s")
+    tell(f"filled in {time.perf_counter() - begun:.0f} s")
     connection = await asyncpg.connect(url)
     patient, audit = (
         create_engine(stack.database_url, pool_size=2, is_patient=True),
@@ -45,7 +44,7 @@ async def measure(stack: DevStack, chosen: argparse.Namespace) -> bool:
             begun = time.perf_counter()
             violations += (await maintenance.run_audit(AuditInput())).violation_count
             audits.append(time.perf_counter() - begun)
-            _tell(f"audited in {audits[-1]:.1f} s")
+            tell(f"audited in {audits[-1]:.1f} s")
         begun = time.perf_counter()
         found, pages = await _sweep(maintenance)
         swept = time.perf_counter() - begun
@@ -68,7 +67,7 @@ async def measure(stack: DevStack, chosen: argparse.Namespace) -> bool:
         f"The whole audit takes {spread(audits, '.1f')} s, median of {chosen.rounds} rounds; a sweep "
         f"finds the unfinished ones in {pages} pages, {swept / pages * 1000:.0f} ms each.\n\n"
         + table(["statement", "rows read", "ms", "read from end to end"], rows)
-        + f"\n\nTargets: {'; '.join(f'{what}, {_verdict(is_met)}' for what, is_met in kept.items())}."
+        + f"\n\nTargets: {'; '.join(verdict(what, is_met) for what, is_met in kept.items())}."
     )
     return all(kept.values())
 
@@ -95,14 +94,6 @@ async def _bounded(connection: "asyncpg.Connection[asyncpg.Record]") -> tuple[li
         took = (time.perf_counter() - begun) * 1000
         rows.append([statement.name, str(read), f"{took:.0f}", ", ".join(sorted(scanned)) or "nothing"])
     return rows, are_bounded
-
-
-def _verdict(is_met: bool) -> str:
-    return "met" if is_met else "MISSED"
-
-
-def _tell(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
 
 
 def main() -> int:

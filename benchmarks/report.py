@@ -1,6 +1,7 @@
 """The results as Markdown: three tables and the paragraph that says where they come from."""
 
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 
 from benchmarks.counts import Counts
@@ -105,3 +106,13 @@ def _whole(value: float) -> str:
 
 def _one_decimal(value: float) -> str:
     return f"{abs(value) if abs(value) < 0.05 else value:.1f}"
+
+
+def verdict(what: str, is_met: bool) -> str:
+    """Say whether a target was met."""
+    return f"{what}, {'met' if is_met else 'MISSED'}"
+
+
+def tell(what: str) -> None:
+    """Say how far we are, beside the results."""
+    print(what, file=sys.stderr, flush=True)

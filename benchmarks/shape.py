@@ -8,31 +8,21 @@ while no worker runs, then one comes up: how long it drains, what went wrong, an
 """
 
 import argparse
-import asyncio
 import statistics
-import sys
-import tempfile
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import asyncpg
-import psutil
-from temporalio.client import Client
 
 from adapters.telemetry import leave
-from adapters.temporal import DATA_CONVERTER
 from benchmarks import crowd, machine
+from benchmarks.backlog import MOST_MEMORY, Backlog, drain, shown
 from benchmarks.contenders.contender import Contender
 from benchmarks.contenders.temporal import Checkout
-from benchmarks.endings import WentWrong, require_order
-from benchmarks.ground import ground
+from benchmarks.endings import require_order
+from benchmarks.ground import on_ground
 from benchmarks.measure import Round, batch, run_round
-from benchmarks.report import spread, table
-from client.checkouts import Checkouts
-from domain.model import CheckoutInput, Lane
-from domain.policies import CHECKOUT_TASK_QUEUE
+from benchmarks.report import spread, table, tell, verdict
+from domain.model import Lane
 from embedded.process import ChildProcess
 from embedded.stack import DATABASE, DevStack
 
@@ -42,13 +32,8 @@ _WITH_WORKERS = 50
 _PER_ORDERS = 100_000
 LEAST_PAST_THE_KNEE = 0.8
 """The target: the share of the best throughput that the highest concurrency still has."""
-MOST_MEMORY = 500 * 2**20
-"""The target for a worker with a backlog."""
 _SAMPLE = 200
 """Orders whose histories are counted."""
-_STARTS_AT_ONCE = 100
-_DRAIN_SECONDS_PER_ORDER = 0.5
-_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -58,21 +43,6 @@ class Disk:
     database: int
     wal: int
     histories: int
-
-
-@dataclass(frozen=True)
-class Backlog:
-    """What became of sagas that waited for a worker."""
-
-    orders: int
-    starts_per_second: float
-    seconds: float
-    """From the start of the worker to the last order's end."""
-    not_completed: int
-    events: float
-    """Of a history; more than a single order's says that something was tried again."""
-    memory: int
-    """The worker's greatest, in bytes."""
 
 
 @dataclass
@@ -109,7 +79,7 @@ async def measure(stack: DevStack, chosen: argparse.Namespace) -> Findings:
             found.events.setdefault(at_once, []).append(kept.events or 0.0)
             found.history_bytes, found.orders = kept.bytes or 0.0, found.orders + len(orders)
             last = found.rounds[at_once][-1]
-            _tell(f"round {turn + 1}, {at_once} at once: {last.per_second:.1f}/s, p99 {last.p99_ms:.0f} ms")
+            tell(f"round {turn + 1}, {at_once} at once: {last.per_second:.1f}/s, p99 {last.p99_ms:.0f} ms")
     after = await _disk(stack)
     found.grown = Disk(
         after.database - before.database, after.wal - before.wal, max(0, after.histories - before.histories)
@@ -117,7 +87,7 @@ async def measure(stack: DevStack, chosen: argparse.Namespace) -> Findings:
     found.workers = await _with_workers(stack, product, chosen)
     worker.stop()
     if chosen.backlog:
-        found.backlog = await _drain(stack, chosen.backlog)
+        found.backlog = await drain(stack, chosen.backlog)
     await require_order(stack)
     return found
 
@@ -132,65 +102,10 @@ async def _with_workers(stack: DevStack, product: Contender, chosen: argparse.Na
             await run_round(product, batch(2 * _WITH_WORKERS, turn), _WITH_WORKERS, stack.postgres.pid)
             orders = batch(chosen.orders, turn)
             measured.setdefault(count, []).append(await run_round(product, orders, _WITH_WORKERS, stack.postgres.pid))
-            _tell(f"round {turn + 1}, {count} workers: {measured[count][-1].per_second:.1f}/s")
+            tell(f"round {turn + 1}, {count} workers: {measured[count][-1].per_second:.1f}/s")
         for worker in more:
             worker.stop()
     return measured
-
-
-async def _drain(stack: DevStack, count: int) -> Backlog:
-    """Start sagas with no worker, then a worker, and watch it until nothing is left."""
-    client = await Client.connect(stack.temporal.address, data_converter=DATA_CONVERTER)
-    checkouts = Checkouts(client, CHECKOUT_TASK_QUEUE, "")
-    orders = [replace(order, lane=Lane.FAST) for order in batch(count, 0)]
-    waiting = iter(orders)
-
-    async def start_one_after_the_other() -> None:
-        for order in waiting:
-            await checkouts.start(order)
-
-    begun = time.perf_counter()
-    await asyncio.gather(*(start_one_after_the_other() for _ in range(_STARTS_AT_ONCE)))
-    starts_per_second = count / (time.perf_counter() - begun)
-    _tell(f"backlog: {count} sagas started, {starts_per_second:.0f}/s")
-    database = await asyncpg.connect(stack.postgres.url(DATABASE, driver="postgresql"))
-    try:
-        begun = time.perf_counter()
-        worker = stack.start_worker(CHECKOUT_LOG_LEVEL="WARNING")
-        memory = await _watch(worker, database, orders, begun + 60 + _DRAIN_SECONDS_PER_ORDER * count)
-        seconds = time.perf_counter() - begun
-        left = await _not_completed(database, orders)
-    finally:
-        await database.close()
-    kept = await Checkout(Lane.FAST, worker, stack).footprint(orders[:: max(1, count // _SAMPLE)])
-    worker.stop()
-    return Backlog(count, starts_per_second, seconds, left, kept.events or 0.0, memory)
-
-
-async def _watch(
-    worker: ChildProcess,
-    database: "asyncpg.Connection[asyncpg.Record]",
-    orders: Sequence[CheckoutInput],
-    deadline: float,
-) -> int:
-    process, memory, look = psutil.Process(worker.pid), 0, 0
-    while True:
-        memory, look = max(memory, process.memory_info().rss), look + 1
-        if look % 20 == 0:
-            left = await _not_completed(database, orders)
-            if not left or time.perf_counter() > deadline:
-                return memory
-            if look % 200 == 0:
-                _tell(f"backlog: {left} left, {memory / 2**20:.0f} MB at most")
-        await asyncio.sleep(_POLL_SECONDS)
-
-
-async def _not_completed(database: "asyncpg.Connection[asyncpg.Record]", orders: Sequence[CheckoutInput]) -> int:
-    ended = await database.fetchval(
-        "SELECT count(*) FROM orders WHERE status = 'completed' AND starts_with(order_id, $1)",
-        orders[0].order_id.rpartition("-")[0] + "-",
-    )
-    return len(orders) - int(ended)
 
 
 async def _disk(stack: DevStack) -> Disk:
@@ -211,16 +126,16 @@ def report(found: Findings) -> str:
     parts, verdicts = [_curve(found)], []
     rates = {at_once: statistics.median(one.per_second for one in rounds) for at_once, rounds in found.rounds.items()}
     share = rates[max(rates)] / max(rates.values())
-    verdicts.append(_verdict(f"{max(rates)} at once at {share:.2f} of the best", share >= LEAST_PAST_THE_KNEE))
+    verdicts.append(verdict(f"{max(rates)} at once at {share:.2f} of the best", share >= LEAST_PAST_THE_KNEE))
     if found.workers:
         parts.append(_processes(found))
     if found.grown is not None:
         parts.append(_growth(found, found.grown))
     if (backlog := found.backlog) is not None:
-        parts.append(_backlog(backlog))
+        parts.append(shown(backlog))
         verdicts += [
-            _verdict(f"{backlog.not_completed} orders of the backlog left", not backlog.not_completed),
-            _verdict(f"{backlog.memory / 2**20:.0f} MB at most", backlog.memory <= MOST_MEMORY),
+            verdict(f"{backlog.not_completed} orders of the backlog left", not backlog.not_completed),
+            verdict(f"{backlog.memory / 2**20:.0f} MB at most", backlog.memory <= MOST_MEMORY),
         ]
     return "\n\n".join([*parts, f"Targets: {'; '.join(verdicts)}."])
 
@@ -270,39 +185,6 @@ def _growth(found: Findings, grown: Disk) -> str:
     return table([f"of {found.orders} orders", "per order", f"per {_PER_ORDERS:,}, extrapolated"], rows)
 
 
-def _backlog(backlog: Backlog) -> str:
-    return table(
-        [
-            "backlog",
-            "started per second",
-            "drained in, s",
-            "orders/s",
-            "not completed",
-            "events per order",
-            "worker, MB",
-        ],
-        [
-            [
-                str(backlog.orders),
-                f"{backlog.starts_per_second:.0f}",
-                f"{backlog.seconds:.0f}",
-                f"{backlog.orders / backlog.seconds:.1f}",
-                str(backlog.not_completed),
-                f"{backlog.events:.2f}",
-                f"{backlog.memory / 2**20:.0f}",
-            ]
-        ],
-    )
-
-
-def _verdict(what: str, is_met: bool) -> str:
-    return f"{what}, {'met' if is_met else 'MISSED'}"
-
-
-def _tell(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
-
-
 def main() -> int:
     """Measure on a stack of our own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -315,12 +197,8 @@ def main() -> int:
     chosen.at_once = sorted(chosen.at_once or CONCURRENCIES)
     chosen.workers = sorted(chosen.workers or WORKERS)
     before = machine.load()
-    with tempfile.TemporaryDirectory(prefix="checkout-shape-") as folder, ground(Path(folder)) as stack:
-        try:
-            found = asyncio.run(measure(stack, chosen))
-        except WentWrong as wrong:
-            _tell(str(wrong))
-            return 1
+    if (found := on_ground("shape", lambda stack: measure(stack, chosen))) is None:
+        return 1
     print(
         f"{machine.described([])}\nFast lane, one worker unless it says otherwise, {chosen.orders} orders to a round, "
         f"medians of {chosen.rounds} rounds (least to greatest). The machine's load was {before:.1f} before.\n\n"
