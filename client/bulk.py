@@ -10,7 +10,8 @@ from client.checkouts import Checkouts
 from client.listing import TERMINATED
 from client.orders_file import Entry
 from client.outcomes import MALFORMED, OutcomeFile
-from domain.bulk import HANDED_OVER, UNKNOWN, Outcome
+from domain.bulk import HANDED_OVER, OTHER_CONTENT, UNKNOWN, Outcome
+from domain.errors import IdempotencyMismatch
 from domain.model import CheckoutInput, id_is_taken
 
 _FOLLOWED_AT_ONCE = 50
@@ -132,12 +133,15 @@ async def carried_on(checkouts: Checkouts, order: CheckoutInput) -> Outcome:
     """Wait for the end of an order that its batch has handed over to a saga of its own.
 
     The saga that has the id may be of other content, started before the hand-over. How that one ends says nothing of
-    this order; whose the id is, the database can tell a batch by then.
+    this order; whose the id is, the database can tell a batch by then. Or such a saga has ended, and this order's own
+    finds the id taken.
     """
     outcome = Outcome(order.order_id, HANDED_OVER)
     for is_last in (False, True):
         status = await checkouts.outcome(order.order_id, look_every=_LOOK_SECONDS)
         if await checkouts.has_saga_of(order):
+            if (status.reason or "").startswith(f"{IdempotencyMismatch.__name__}: "):
+                return Outcome(order.order_id, OTHER_CONTENT, id_is_taken(order.order_id))
             return Outcome(
                 order.order_id,
                 UNKNOWN if status.status == TERMINATED else status.status,

@@ -59,6 +59,14 @@ MUTANTS = (
         at(BULK, "test_the_end_of_a_strangers_saga_is_not_told_as_that_of_an_order"),
     ),
     Mutant(
+        "load-tells-a-taken-id-as-a-refusal",
+        "an order whose id is another's would be told rejected, as if it could come again under that id",
+        "client/bulk.py",
+        """            if (status.reason or "").startswith(f"{IdempotencyMismatch.__name__}: "):\n""",
+        "            if False:\n",
+        at(BULK, "test_an_order_whose_own_saga_finds_its_id_taken_is_told_to_be_of_other_content"),
+    ),
+    Mutant(
         "batch-forgets-that-a-step-is-forgotten",
         "what a restored database has lost would be taken for done",
         _SHARED,

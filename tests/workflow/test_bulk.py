@@ -214,6 +214,23 @@ async def test_the_end_of_a_strangers_saga_is_not_told_as_that_of_an_order(
     assert await violations(shop) == []
 
 
+async def test_an_order_whose_own_saga_finds_its_id_taken_is_told_to_be_of_other_content(shop: Shop) -> None:
+    order, gates = shop.order("alice"), Gates()
+    stranger = replace(order, lines=(OrderLine("no-such", 1),))
+    gates.fail(gates_of(shop, [order]), "reserve_orders", "before", error=lambda: DatabaseRefusedStatement("injected"))
+    checkouts = Checkouts(shop.client, shop.task_queue, "http://ui")
+    async with shop.working(interceptors=(gates,)):
+        await checkouts.start(stranger)
+        await checkouts.outcome(order.order_id)
+        handed_over = await outcomes_of(await start_batch(shop, [order]))
+        end = await carried_on(checkouts, order)
+
+    assert statuses(handed_over) == [HANDED_OVER]
+    assert end.status == OTHER_CONTENT
+    assert await shop.order_status(order) == "rejected"
+    assert await violations(shop) == []
+
+
 async def test_one_order_that_cannot_be_written_does_not_take_the_others_with_it(shop: Shop) -> None:
     orders = mixed(shop)
     await shop.database.run(
