@@ -7,8 +7,6 @@ from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
 from domain.model import Lane
 from domain.policies import AUDIT_EVERY, CHECKOUT_TASK_QUEUE, LANE, SWEEP_EVERY
@@ -28,6 +26,9 @@ class ConfigurationError(Exception):
 
 def _database_url(url: str) -> str:
     """Accept the URL as other tools write it, name our driver and spell `sslmode` as the driver does."""
+    from sqlalchemy.engine import make_url  # noqa: PLC0415 - the starter has no database, and loads none of this
+    from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
+
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError) as error:

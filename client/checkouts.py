@@ -27,15 +27,12 @@ from temporalio.service import RPCError, RPCStatusCode
 from client.failures import NoSuchOrder, NoWorker, OtherContent, Refused
 from client.listing import GONE, QUERIES, TERMINATED, Listed, listed_status
 from domain import policies
-from domain.bulk import UNKNOWN, Batch, Outcome, digest, pack
+from domain.bulk import UNKNOWN, Batch, BatchReport, Outcome, digest, pack
 from domain.errors import AuditViolation
 from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
 from domain.model import CheckoutInput, CheckoutStatus, OrderStatus, Resolution, id_is_taken, reason_problem, tidy
-from workflows.bulk import BulkCheckoutWorkflow
-from workflows.checkout import CheckoutWorkflow
-from workflows.maintenance import AuditWorkflow, SweepWorkflow
 
-Handle = WorkflowHandle[CheckoutWorkflow, CheckoutStatus]
+Handle = WorkflowHandle[Any, CheckoutStatus]
 
 _NOBODY_ANSWERS = frozenset(
     {RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED, RPCStatusCode.FAILED_PRECONDITION}
@@ -72,7 +69,7 @@ class Checkouts:
         """
         try:
             await self._client.start_workflow(
-                CheckoutWorkflow.run,
+                policies.CHECKOUT_WORKFLOW,
                 order,
                 id=policies.checkout_workflow_id(order.order_id),
                 task_queue=self._task_queue,
@@ -100,7 +97,7 @@ class Checkouts:
         workflow_id = policies.bulk_workflow_id(digest(orders))
         with contextlib.suppress(WorkflowAlreadyStartedError):
             await self._client.start_workflow(
-                BulkCheckoutWorkflow.run,
+                policies.BULK_WORKFLOW,
                 batch,
                 id=workflow_id,
                 task_queue=self._task_queue,
@@ -110,7 +107,8 @@ class Checkouts:
                 static_summary=f"{len(orders)} orders: {orders[0].order_id} to {orders[-1].order_id}",
             )
         try:
-            report = await self._client.get_workflow_handle_for(BulkCheckoutWorkflow.run, workflow_id).result()
+            handle = self._client.get_workflow_handle(workflow_id, result_type=BatchReport)
+            report: BatchReport = await handle.result()
         except WorkflowFailureError as failure:
             why = tidy(f"the workflow {workflow_id} was ended: {failure.cause}")
             return [Outcome(order.order_id, UNKNOWN, why) for order in orders]
@@ -179,49 +177,52 @@ class Checkouts:
             Refused: it is too late, or the reason is unusable.
         """
         _require_reason(reason)
-        await self._update(order_id, CheckoutWorkflow.cancel, reason)
+        await self._update(order_id, "cancel", reason)
 
     async def retry(self, order_id: str) -> CheckoutStatus:
         """Have the failed undos of a stuck order tried again; wait for what comes of it."""
-        return await self._settled(order_id, await self._update(order_id, CheckoutWorkflow.retry_compensation))
+        return await self._settled(order_id, await self._update(order_id, "retry_compensation"))
 
     async def resolve(self, order_id: str, step: str, reason: str) -> CheckoutStatus:
         """Count a stuck step as undone; wait for what comes of it."""
         _require_reason(reason)
         resolution = Resolution(step, reason)
-        return await self._settled(
-            order_id, await self._update(order_id, CheckoutWorkflow.resolve_compensation, resolution)
-        )
+        return await self._settled(order_id, await self._update(order_id, "resolve_compensation", resolution))
 
     async def audit(self, timeout: timedelta, *, is_at_rest: bool = False) -> AuditReport:
         """Check every invariant in the database; at rest, without leaving an hour to what is unfinished."""
         audit = AuditInput(0.0, is_recorded=False) if is_at_rest else AuditInput()
+        report: AuditReport
         try:
-            return await self._client.execute_workflow(
-                AuditWorkflow.run,
+            report = await self._client.execute_workflow(
+                policies.AUDIT_WORKFLOW,
                 audit,
+                result_type=AuditReport,
                 id=f"audit-{uuid.uuid4()}",
                 task_queue=self._task_queue,
                 execution_timeout=timeout,
             )
         except WorkflowFailureError as failure:
             if isinstance(failure.cause, ApplicationError) and failure.cause.type == AuditViolation.__name__:
-                report: AuditReport = value_to_type(AuditReport, failure.cause.details[0])
+                report = value_to_type(AuditReport, failure.cause.details[0])
                 return report
             raise self._unfinished(failure, timeout) from None
+        return report
 
     async def sweep(self, stood_still: timedelta, timeout: timedelta) -> SweepReport:
         """Start or repair the saga of every order that needs one."""
         try:
-            return await self._client.execute_workflow(
-                SweepWorkflow.run,
+            report: SweepReport = await self._client.execute_workflow(
+                policies.SWEEP_WORKFLOW,
                 SweepInput(stood_still.total_seconds()),
+                result_type=SweepReport,
                 id=f"sweep-{uuid.uuid4()}",
                 task_queue=self._task_queue,
                 execution_timeout=timeout,
             )
         except WorkflowFailureError as failure:
             raise self._unfinished(failure, timeout) from None
+        return report
 
     async def _is_repaired(self, order_id: str, run_id: str) -> bool:
         return (await self._describe(order_id)).run_id != run_id
@@ -231,7 +232,7 @@ class Checkouts:
         return status if stuck else await self.outcome(order_id)
 
     def _handle(self, order_id: str) -> Handle:
-        return self._client.get_workflow_handle_for(CheckoutWorkflow.run, policies.checkout_workflow_id(order_id))
+        return self._client.get_workflow_handle(policies.checkout_workflow_id(order_id), result_type=CheckoutStatus)
 
     async def _describe(self, order_id: str) -> WorkflowExecutionDescription:
         try:
@@ -257,7 +258,9 @@ class Checkouts:
     async def _ask(self, order_id: str, description: WorkflowExecutionDescription) -> CheckoutStatus:
         """Ask the workflow itself, open or closed; without a worker, tell what Temporal knows."""
         try:
-            return await self._handle(order_id).query(CheckoutWorkflow.status, rpc_timeout=_QUERY_TIMEOUT)
+            status: CheckoutStatus = await self._handle(order_id).query(
+                "status", result_type=CheckoutStatus, rpc_timeout=_QUERY_TIMEOUT
+            )
         except WorkflowQueryFailedError as failure:
             why = f"the worker cannot tell: {failure}"
         except RPCError as error:
@@ -268,6 +271,8 @@ class Checkouts:
                 if _TASK_FAILS in error.message
                 else "no worker answers; start one to see the steps"
             )
+        else:
+            return status
         known = description.typed_search_attributes.get(policies.ORDER_STATUS)
         if known is None and description.status is WorkflowExecutionStatus.CANCELED:
             known = OrderStatus.CANCELLED
@@ -294,11 +299,14 @@ class Checkouts:
             # A cancel leaves no details in the history; the closed workflow still answers.
             return await self._ask(order_id, description)
 
-    async def _update(self, order_id: str, update: Any, *arguments: Any) -> Any:
+    async def _update(self, order_id: str, update: str, *arguments: Any) -> Any:
         try:
             async with asyncio.timeout(_ACCEPT_SECONDS):
                 accepted = await self._handle(order_id).start_update(
-                    update, *arguments, wait_for_stage=WorkflowUpdateStage.ACCEPTED
+                    update,
+                    args=arguments,
+                    wait_for_stage=WorkflowUpdateStage.ACCEPTED,
+                    result_type=None if update == "cancel" else CheckoutStatus,
                 )
             return await accepted.result()
         except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):

@@ -15,6 +15,8 @@ CHECKOUT_WORKFLOW = "Checkout"
 _WORKFLOW_ID_PREFIX = "checkout-"
 BULK_WORKFLOW = "BulkCheckout"
 """The type of the workflow that carries the orders of a batch together."""
+AUDIT_WORKFLOW = "Audit"
+SWEEP_WORKFLOW = "Sweep"
 
 # Set only when an order leaves the happy path, and once at its end where that does not say it by itself: each upsert is
 # a history event.

@@ -27,7 +27,7 @@ Given = TypeVar("Given")
 Answer = TypeVar("Answer")
 
 
-@workflow.defn(name="Audit")
+@workflow.defn(name=policies.AUDIT_WORKFLOW)
 class AuditWorkflow:
     """Runs every check of activities/audit.sql; fails as `AuditViolation` when one finds something.
 
@@ -50,7 +50,7 @@ class AuditWorkflow:
         return report
 
 
-@workflow.defn(name="Sweep")
+@workflow.defn(name=policies.SWEEP_WORKFLOW)
 class SweepWorkflow:
     """Starts a saga for each order that should have one and has none.
 

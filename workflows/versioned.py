@@ -9,11 +9,12 @@ from temporalio import workflow
 from temporalio.common import VersioningBehavior
 
 with workflow.unsafe.imports_passed_through():
+    from domain import policies
     from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
     from workflows.maintenance import AuditWorkflow, SweepWorkflow
 
 
-@workflow.defn(name="Audit", versioning_behavior=VersioningBehavior.AUTO_UPGRADE)
+@workflow.defn(name=policies.AUDIT_WORKFLOW, versioning_behavior=VersioningBehavior.AUTO_UPGRADE)
 class VersionedAudit(AuditWorkflow):
     """The audit, for a versioned worker."""
 
@@ -23,7 +24,7 @@ class VersionedAudit(AuditWorkflow):
         return await super().run(audit)
 
 
-@workflow.defn(name="Sweep", versioning_behavior=VersioningBehavior.AUTO_UPGRADE)
+@workflow.defn(name=policies.SWEEP_WORKFLOW, versioning_behavior=VersioningBehavior.AUTO_UPGRADE)
 class VersionedSweep(SweepWorkflow):
     """The sweep, for a versioned worker."""
 

@@ -26,7 +26,7 @@ ALLOWED = {
     "demo": {"domain.model", "embedded", "demo"},
     "saga_testing": {"saga_testing"},
     "worker": {"domain", "adapters", "activities", "workflows", "client.schedules"},
-    "starter": {"domain", "workflows", "client", "adapters.config", "adapters.temporal", "adapters.telemetry"},
+    "starter": {"domain", "client", "adapters.config", "adapters.temporal", "adapters.telemetry"},
     "dev": {"adapters.telemetry", "demo", "embedded"},
 }
 
@@ -85,6 +85,13 @@ def test_a_room_does_not_see_what_is_none_of_its_business(room: str) -> None:
     }
 
     assert strays == set()
+
+
+def test_the_starter_has_nothing_in_memory_that_could_touch_the_database() -> None:
+    loaded = "import starter, sys; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    told = subprocess.run([sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert not set(told.stdout.split()) & {"sqlalchemy", "asyncpg", "activities", "workflows"}
 
 
 @pytest.mark.parametrize("room", sorted(COPIED))
