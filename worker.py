@@ -89,8 +89,7 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
         settings: the task queue, the limits and the version.
         interceptors: more of them, such as a test's that injects faults.
         is_strict: run the workflows in the SDK's sandbox, which imports their modules anew for each run and refuses
-            what is not deterministic. The tests do; a worker saves the time, a third of its own
-            (docs/performance.md).
+            what is not deterministic. The tests do; a worker saves the time (docs/performance.md).
     """
     inventory, payments, shipping = Inventory(engine), Payments(engine), Shipping(engine)
     orders, maintenance = Orders(engine), Maintenance(patient_engine or engine, audit_engine)
