@@ -10,11 +10,10 @@ from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
 
-from temporalio.api.enums.v1 import EventType, RoutingConfigUpdateState, TaskQueueType, WorkflowTaskFailedCause
+from temporalio.api.enums.v1 import EventType, TaskQueueType, WorkflowTaskFailedCause
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import (
     DescribeTaskQueueRequest,
-    DescribeWorkerDeploymentRequest,
     SetWorkerDeploymentCurrentVersionRequest,
 )
 from temporalio.client import WorkflowHandle
@@ -97,23 +96,21 @@ async def make_current(shop: Shop, build_id: str) -> None:
         return ""
 
     async def missing() -> str:
-        described = await service.describe_worker_deployment(
-            DescribeWorkerDeploymentRequest(namespace=shop.client.namespace, deployment_name=shop.task_queue),
-            timeout=_ANSWER_WITHIN,
-        )
-        queue = await service.describe_task_queue(
-            DescribeTaskQueueRequest(
-                namespace=shop.client.namespace,
-                task_queue=TaskQueue(name=shop.task_queue),
-                task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
-            ),
-            timeout=_ANSWER_WITHIN,
-        )
-        state = described.worker_deployment_info.routing_config_update_state
-        if state != RoutingConfigUpdateState.ROUTING_CONFIG_UPDATE_STATE_COMPLETED:
-            return f"the deployment is in {RoutingConfigUpdateState.Name(state)}"
-        current = queue.versioning_info.current_deployment_version.build_id
-        return "" if current == build_id else f"the task queue goes to {current!r}"
+        # The queues themselves are asked, which have one partition here. The deployment's own word for it, that the
+        # update is complete, once did not come within a minute.
+        for kind in (TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW, TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY):
+            queue = await service.describe_task_queue(
+                DescribeTaskQueueRequest(
+                    namespace=shop.client.namespace,
+                    task_queue=TaskQueue(name=shop.task_queue),
+                    task_queue_type=kind,
+                ),
+                timeout=_ANSWER_WITHIN,
+            )
+            current = queue.versioning_info.current_deployment_version.build_id
+            if current != build_id:
+                return f"{TaskQueueType.Name(kind)} goes to {current!r}"
+        return ""
 
     await _slowly_until_nothing_is_missing(set_current)
     await _slowly_until_nothing_is_missing(missing)
