@@ -2,9 +2,9 @@
 
 import asyncio
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from benchmarks.endings import WentWrong
 from benchmarks.report import tell
@@ -28,15 +28,11 @@ def ground(folder: Path, *, in_memory: bool = False) -> DevStack:
     return stack
 
 
-def on_ground(name: str, measure: Callable[[DevStack], Awaitable[Found]]) -> Found | None:
+def on_ground(name: str, measure: Callable[[DevStack], Coroutine[Any, Any, Found]]) -> Found | None:
     """Measure on a stack of our own, and give what was found; None, and why, where something went wrong."""
-
-    async def measured(stack: DevStack) -> Found:
-        return await measure(stack)
-
     with tempfile.TemporaryDirectory(prefix=f"checkout-{name}-") as folder, ground(Path(folder)) as stack:
         try:
-            return asyncio.run(measured(stack))
+            return asyncio.run(measure(stack))
         except WentWrong as wrong:
             tell(str(wrong))
             return None

@@ -173,14 +173,14 @@ def _processes(found: Findings) -> str:
 
 
 def _growth(found: Findings, grown: Disk) -> str:
-    def shown(size: float) -> tuple[str, str]:
+    def per(size: float) -> tuple[str, str]:
         return f"{size / found.orders / 1000:.2f} KB", f"{size / found.orders * _PER_ORDERS / 1e6:.0f} MB"
 
     rows = [
-        ["history, as Temporal counts it", *shown(found.history_bytes * found.orders)],
-        ["Temporal's file, with its log and its indexes", *shown(grown.histories)],
-        ["the shop's database", *shown(grown.database)],
-        ["the shop's WAL", *shown(grown.wal)],
+        ["history, as Temporal counts it", *per(found.history_bytes * found.orders)],
+        ["Temporal's file, with its log and its indexes", *per(grown.histories)],
+        ["the shop's database", *per(grown.database)],
+        ["the shop's WAL", *per(grown.wal)],
     ]
     return table([f"of {found.orders} orders", "per order", f"per {_PER_ORDERS:,}, extrapolated"], rows)
 

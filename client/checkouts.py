@@ -177,7 +177,7 @@ class Checkouts:
             Refused: it is too late, or the reason is unusable.
         """
         _require_reason(reason)
-        await self._update(order_id, "cancel", reason)
+        await self._update(order_id, "cancel", reason, returns=None)
 
     async def retry(self, order_id: str) -> CheckoutStatus:
         """Have the failed undos of a stuck order tried again; wait for what comes of it."""
@@ -299,14 +299,14 @@ class Checkouts:
             # A cancel leaves no details in the history; the closed workflow still answers.
             return await self._ask(order_id, description)
 
-    async def _update(self, order_id: str, update: str, *arguments: Any) -> Any:
+    async def _update(self, order_id: str, update: str, *arguments: Any, returns: type | None = CheckoutStatus) -> Any:
         try:
             async with asyncio.timeout(_ACCEPT_SECONDS):
                 accepted = await self._handle(order_id).start_update(
                     update,
                     args=arguments,
                     wait_for_stage=WorkflowUpdateStage.ACCEPTED,
-                    result_type=None if update == "cancel" else CheckoutStatus,
+                    result_type=returns,
                 )
             return await accepted.result()
         except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
