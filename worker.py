@@ -60,6 +60,10 @@ _STICKY_TIMEOUT = timedelta(seconds=3)
 # A workflow task of the fast lane is a whole order and waits for the database most of its time: more at once than there
 # are connections answer later, each, and past five seconds for nothing. A backlog would begin with the most at once.
 _FEWEST_WORKFLOW_TASKS = 10
+# A poll holds a slot for as long as it waits, and after a burst of classic orders many wait on for tasks of workflows
+# that are cached here, of which the fast lane has none: its orders would be left with few slots.
+_SLOTS_PER_POLL = 4
+_MOST_POLLS = 20
 # Invalid authorization, no such database, no such role or right: waiting does not mend these for long.
 _UNMENDABLE = ("28", "3D", "42")
 _GRACE_SECONDS = 5.0
@@ -95,6 +99,8 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
     orders, maintenance = Orders(engine), Maintenance(patient_engine or engine, audit_engine)
     batches = Batches(engine)
     version = deployment.deployment_of(settings)
+    workflow_tasks = max(settings.database_pool_size, _FEWEST_WORKFLOW_TASKS)
+    workflow_polls = min(_MOST_POLLS, workflow_tasks // _SLOTS_PER_POLL)
     maintenance_workflows = (VersionedAudit, VersionedSweep) if version else (AuditWorkflow, SweepWorkflow)
     return Worker(
         client,
@@ -126,11 +132,13 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
         interceptors=[RefuseWrongArguments(), *interceptors],
         workflow_runner=SandboxedWorkflowRunner() if is_strict else UnsandboxedWorkflowRunner(),
         max_cached_workflows=settings.max_cached_workflows,
-        max_concurrent_workflow_tasks=max(settings.database_pool_size, _FEWEST_WORKFLOW_TASKS),
+        max_concurrent_workflow_tasks=workflow_tasks,
         max_concurrent_activities=settings.max_concurrent_activities,
         max_concurrent_local_activities=settings.max_concurrent_activities,
-        workflow_task_poller_behavior=PollerBehaviorAutoscaling(minimum=2, maximum=20, initial=5),
-        activity_task_poller_behavior=PollerBehaviorAutoscaling(minimum=2, maximum=20, initial=5),
+        workflow_task_poller_behavior=PollerBehaviorAutoscaling(
+            minimum=2, maximum=workflow_polls, initial=min(5, workflow_polls)
+        ),
+        activity_task_poller_behavior=PollerBehaviorAutoscaling(minimum=2, maximum=_MOST_POLLS, initial=5),
         sticky_queue_schedule_to_start_timeout=_STICKY_TIMEOUT,
         graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_grace_seconds),
     )

@@ -6,9 +6,11 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
+from temporalio.worker import PollerBehaviorAutoscaling
 
 import worker
 from adapters.config import WorkerSettings
+from tests.conftest import Shop
 
 
 class Flaky:
@@ -56,3 +58,17 @@ async def test_a_temporal_that_stays_away_is_told_at_the_deadline(
 
     with pytest.raises(worker.CannotStart, match="did not answer in time: transport error"):
         await worker._wait_until_usable(WorkerSettings(startup_timeout_seconds=1), engine)
+
+
+@pytest.mark.parametrize(("connections", "tasks"), [(1, 10), (20, 20), (500, 500)])
+async def test_no_more_orders_are_done_at_once_than_have_connections_and_idle_polls_leave_them_their_slots(
+    shop: Shop, connections: int, tasks: int
+) -> None:
+    async with shop.working(database_pool_size=connections) as working:
+        made = working.config()
+
+    polls = made["workflow_task_poller_behavior"]
+    assert isinstance(polls, PollerBehaviorAutoscaling)
+    assert made["max_concurrent_workflow_tasks"] == tasks
+    # As many again may wait for tasks of cached workflows, which the fast lane has none of.
+    assert polls.minimum <= polls.initial <= polls.maximum <= tasks / 4

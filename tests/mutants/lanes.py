@@ -1,11 +1,33 @@
 """Faults in the fast lane: what is tried again, what is not, and that a history replays."""
 
-from tests.mutants.killers import FAST_LANE, REPLAY, at
+from tests.mutants.killers import FAST_LANE, REPLAY, WORKER_START, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "workflows/operation.py"
 
+_WORKER = "worker.py"
+_LIMITS = at(
+    WORKER_START,
+    "test_no_more_orders_are_done_at_once_than_have_connections_and_idle_polls_leave_them_their_slots[20-20]",
+)
+
 MUTANTS = (
+    Mutant(
+        "more-orders-at-once-than-connections",
+        "each would wait for the others, past the time that its task has, and be done again",
+        _WORKER,
+        "        max_concurrent_workflow_tasks=workflow_tasks,\n",
+        "        max_concurrent_workflow_tasks=100,\n",
+        _LIMITS,
+    ),
+    Mutant(
+        "idle-polls-keep-the-slots",
+        "after a burst in the classic lane the fast lane would be half as fast for minutes",
+        _WORKER,
+        "    workflow_polls = min(_MOST_POLLS, workflow_tasks // _SLOTS_PER_POLL)\n",
+        "    workflow_polls = _MOST_POLLS\n",
+        _LIMITS,
+    ),
     Mutant(
         "lane-is-forgotten",
         "every order would cost the whole history of the classic lane",
