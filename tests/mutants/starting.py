@@ -112,7 +112,7 @@ MUTANTS = (
         _WIRE,
         "            if limit is not None and len(payload.data) > limit:\n",
         "            if limit is not None and limit < 0:\n",
-        at(CHECKOUT, "test_a_malformed_request_fails_at_once_as_invalid_input[a megabyte of lines]"),
+        at(CHECKOUT, "test_a_request_that_is_far_too_long_is_refused_before_it_is_decoded"),
     ),
     Mutant(
         "start-by-other-means-is-a-strangers",

@@ -426,6 +426,13 @@ async def test_a_malformed_request_fails_at_once_as_invalid_input(shop: Shop, ar
     assert await shop.database.value("SELECT count(*) FROM step_fence") == 0
 
 
+async def test_a_request_that_is_far_too_long_is_refused_before_it_is_decoded(shop: Shop) -> None:
+    async with shop.working():
+        failure = await failure_of(await start_raw(shop, "x" * 1_000_000))
+
+    assert failure.message.startswith("the input has 1000002 bytes; a CheckoutInput has ")
+
+
 @pytest.mark.parametrize("workflow", ["Sweep", "Audit"])
 @pytest.mark.parametrize("arguments", [(), ("now",), ([],), ({"a": 1}, 2)], ids=str)
 async def test_a_malformed_request_for_maintenance_fails_at_once_too(
