@@ -348,6 +348,49 @@ async def test_a_batch_that_never_finds_its_facts_as_it_decided_is_tried_again_l
     assert len(tries) == 5
 
 
+async def test_an_order_that_somebody_undoes_while_its_fence_is_taken_is_not_charged(
+    shop: Shop, database: Database
+) -> None:
+    order = shop.order("alice")
+    await Batches(shop.engine).reserve_orders(asked([order]))
+    async with held_still(database, "SELECT FROM orders FOR UPDATE") as connection:
+        charging = asyncio.create_task(Batches(shop.engine).charge_orders(asked([order])))
+        await until(lambda: _are_waiting(database, 1))  # with its fence, for the order's row
+        await connection.execute("UPDATE orders SET status = 'unwinding', changed_by = 'release'")
+    report = await charging
+
+    assert report.left == [order.order_id]
+    assert await database.value("SELECT count(*) FROM transfers WHERE kind = 'capture'") == 0
+    assert await database.value("SELECT count(*) FROM step_fence WHERE step = 'pay'") == 0
+
+
+async def test_money_that_goes_while_a_batch_decides_is_not_spent_again(shop: Shop, database: Database) -> None:
+    order = shop.order("alice")
+    await Batches(shop.engine).reserve_orders(asked([order]))
+    async with held_still(database, "SELECT FROM orders FOR UPDATE") as connection:
+        charging = asyncio.create_task(Batches(shop.engine).charge_orders(asked([order])))
+        await until(lambda: _are_waiting(database, 1))  # it has read the balance, and decided
+        await connection.execute("UPDATE accounts SET balance_minor = 5 WHERE account_id = 'alice'")
+    report = await charging
+
+    assert list(report.refused) == [order.order_id]
+    assert report.refused[order.order_id].startswith("InsufficientFunds: ")
+    assert await database.value("SELECT balance_minor FROM accounts WHERE account_id = 'alice'") == 5
+    assert await database.value("SELECT count(*) FROM step_fence WHERE step = 'pay'") == 0
+
+
+@asynccontextmanager
+async def held_still(database: Database, statement: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """Keep what a statement locks for the block, and commit what the block does there at its end."""
+    connection = await asyncpg.connect(database.admin_url)
+    try:
+        async with connection.transaction():
+            await connection.execute(statement)
+            yield connection
+    finally:
+        await connection.close()
+
+
 async def test_a_constraint_that_refuses_one_of_the_orders_is_no_outage(shop: Shop) -> None:
     async def attempt(connection: AsyncConnection) -> None:
         await connection.execute(text("UPDATE inventory SET reserved = on_hand + 1 WHERE sku = 'lamp'"))

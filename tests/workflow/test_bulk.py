@@ -473,16 +473,16 @@ async def test_the_sweep_repairs_orders_whose_carrier_nobody_knows_any_more(shop
     assert ended == "OrderCancelled"
 
 
-async def test_a_sweep_that_cannot_ask_for_the_carrier_repairs_nothing(
+async def test_a_sweep_that_gets_no_answer_about_the_carrier_repairs_nothing(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order = shop.order()
-    await Batches(shop.engine).reserve_orders(StepInput("bulk-somewhere", [pack(order)]))
     nowhere = await Client.connect("127.0.0.1:9", lazy=True)
-    monkeypatch.setattr("activities.maintenance.activity.client", lambda: nowhere)
+    for client, carrier in (nowhere, "bulk-somewhere"), (shop.client, ""):  # no id that it could be asked by
+        await Batches(shop.engine).reserve_orders(StepInput(carrier, [pack(shop.order())]))
+        monkeypatch.setattr("activities.maintenance.activity.client", lambda client=client: client)
 
-    with pytest.raises((RPCError, RuntimeError)):
-        await Maintenance(shop.engine).find_unfinished(UnfinishedInput(10, 0.0))
+        with pytest.raises((RPCError, RuntimeError)):
+            await Maintenance(shop.engine).find_unfinished(UnfinishedInput(10, 0.0))
 
 
 async def test_a_batch_that_is_ended_from_outside_leaves_its_orders_outcomes_unknown(shop: Shop) -> None:
