@@ -45,7 +45,7 @@ test: $(VENV)/dev.ok  ## Run all tests on servers of their own
 	@$(RUN) -m pytest
 
 faults: $(VENV)/dev.ok  ## Run every fault suite whole: each boundary, interleaving, event and outage
-	@$(RUN) -m pytest tests/faults -m "exhaustive or not exhaustive" --numprocesses=3
+	@$(RUN) -m pytest tests/faults -m "exhaustive or not exhaustive"
 
 coverage: $(VENV)/dev.ok  ## Run the tests and require every line and branch of the saga, the steps and the domain
 	@$(RUN) -m pytest --cov --cov-report=term
