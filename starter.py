@@ -68,7 +68,7 @@ def start(
     """Start the checkout of one order, and wait for how it ends."""
     lines = tuple(_line(text) for text in line)
     lane = load(StarterSettings).lane
-    order = CheckoutInput(order_id or f"order-{secrets.token_hex(6)}", customer, lines, lane=lane)
+    order = CheckoutInput(f"order-{secrets.token_hex(6)}" if order_id is None else order_id, customer, lines, lane=lane)
 
     async def work(checkouts: Checkouts) -> int:
         is_new = await checkouts.start(order)

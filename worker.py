@@ -6,7 +6,7 @@ Settings come from the environment: `TEMPORAL_*` as for every Temporal tool, our
 adapters/config.py). Without any, it works with what `make up` or `docker compose up` started.
 
 SIGTERM or Ctrl-C drains: running steps are finished, no new ones are taken.
-Exit status: 0 drained; 1 Temporal or Postgres cannot be used; 2 the configuration is wrong.
+Exit status: 0 drained; 1 Temporal or Postgres cannot be used; 2 the configuration or the usage is wrong.
 """
 
 import asyncio
@@ -293,15 +293,18 @@ def _require_writable(log_file: Path) -> None:
 
 def main() -> int:
     """Run the worker and give the exit status."""
+    if arguments := sys.argv[1:]:
+        is_question = arguments[0] in {"-h", "--help"}
+        (sys.stdout if is_question else sys.stderr).write(f"{__doc__}\nIt takes no arguments.\n")
+        return 0 if is_question else 2
     try:
         settings = load(WorkerSettings)
+        configure_logging(settings.log_level)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run(settings))
     except ConfigurationError as error:
         sys.stderr.write(f"The configuration is wrong:\n{error}\n")
         return 2
-    configure_logging(settings.log_level)
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run(settings))
     except CannotStart as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -12,9 +12,11 @@ from pathlib import Path
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
+from temporalio.client import WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from adapters.database import snapshot, transaction
+from domain.bulk import BatchReport
 from domain.errors import DatabaseContradictsHistory, InvalidInput
 from domain.maintenance import Anchor, AuditInput, AuditReport, UnfinishedInput, UnfinishedPage, Violation
 from domain.model import CheckoutInput, OrderLine, OrderStatus
@@ -145,7 +147,8 @@ class Maintenance:
     async def find_unfinished(self, page: UnfinishedInput) -> UnfinishedPage:
         """List one page of orders that are not at an ending and have not moved for a while.
 
-        Those that a batch brought are not lost as long as the batch is under way.
+        Those that a batch brought are not lost as long as the batch is under way. One that the batch has reported as
+        completed gets a `doubt`: the database has forgotten what it once knew.
         """
         async with snapshot(self._engine) as connection:
             rows = (
@@ -161,15 +164,19 @@ class Maintenance:
             ).all()
         orders: list[CheckoutInput] = []
         malformed: list[str] = []
-        carriers = [name for name in {row.carrier for row in rows} if name is not None and await _is_running(name)]
+        completed = {name: await _completed_by(name) for name in {row.carrier for row in rows} if name is not None}
         for row in rows:
-            if row.carrier in carriers:
+            reported = completed.get(row.carrier, frozenset())
+            if reported is None:
                 continue
             lines = tuple(OrderLine(sku, n) for sku, n in zip(row.skus, row.quantities, strict=True))
             # Somebody has to decide about it, whatever became of the run that waited for that.
             doubt = row.incident.removeprefix(_IN_DOUBT) if (row.incident or "").startswith(_IN_DOUBT) else ""
+            if row.order_id in reported and row.status != OrderStatus.UNWINDING:
+                doubt = doubt or _contradiction(row.order_id, row.status)
+            is_repair = row.status != OrderStatus.PENDING or bool(doubt)
             try:
-                order = CheckoutInput(row.order_id, row.customer, lines, row.status != OrderStatus.PENDING, doubt)
+                order = CheckoutInput(row.order_id, row.customer, lines, is_repair, doubt)
             except InvalidInput as problem:
                 malformed.append(f"{row.order_id}: {problem.message}")
                 continue
@@ -199,7 +206,7 @@ class Maintenance:
         return [
             order
             if status == OrderStatus.UNWINDING
-            else replace(order, repair=True, doubt=_contradiction(order, status))
+            else replace(order, repair=True, doubt=_contradiction(order.order_id, status))
             for order in completed
             if (status := unfinished.get(order.order_id)) is not None
         ]
@@ -225,9 +232,9 @@ async def _heartbeat() -> AsyncIterator[None]:
             beating.cancel()
 
 
-def _contradiction(order: CheckoutInput, status: str) -> str:
+def _contradiction(order_id: str, status: str) -> str:
     return (
-        f"Temporal has completed order {order.order_id}, and the database has it as {status}; "
+        f"Temporal has completed order {order_id}, and the database has it as {status}; "
         f"{DatabaseContradictsHistory.question}"
     )
 
@@ -238,14 +245,21 @@ async def _has_completed(order: CheckoutInput) -> bool:
     return status is not None and status.name == "COMPLETED"
 
 
-async def _is_running(workflow_id: str) -> bool:
+async def _completed_by(carrier: str) -> frozenset[str] | None:
+    """Tell which orders a batch has reported as completed; None as long as it is under way."""
+    run = activity.client().get_workflow_handle(carrier, result_type=BatchReport)
     try:
-        description = await activity.client().get_workflow_handle(workflow_id).describe()
+        status = (await run.describe()).status
     except RPCError as error:
         if error.status is not RPCStatusCode.NOT_FOUND:
             raise
-        return False
-    return description.status is not None and description.status.name == "RUNNING"
+        return frozenset()
+    if status is WorkflowExecutionStatus.RUNNING:
+        return None
+    if status is not WorkflowExecutionStatus.COMPLETED:
+        return frozenset()
+    outcomes = (await run.result()).unpacked()
+    return frozenset(outcome.order_id for outcome in outcomes if outcome.status == OrderStatus.COMPLETED)
 
 
 def _went_back(anchor: Anchor) -> Violation:

@@ -25,7 +25,7 @@ from temporalio.worker import (
     WorkflowInterceptorClassInput,
 )
 
-from adapters.config import DEFAULT_TEMPORAL_ADDRESS
+from adapters.config import DEFAULT_TEMPORAL_ADDRESS, ConfigurationError
 from domain.errors import InvalidInput
 
 NOT_OURS_TO_ASK = frozenset({RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED})
@@ -135,9 +135,14 @@ async def connect(*, runtime: Runtime | None = None, identity: str | None = None
     """Connect to Temporal.
 
     Raises:
+        ConfigurationError: the address is none.
         RuntimeError: nobody answers at the address.
     """
     options = connection_options()
     if identity:
         options["identity"] = identity
-    return await Client.connect(**options, data_converter=DATA_CONVERTER, runtime=runtime)
+    try:
+        return await Client.connect(**options, data_converter=DATA_CONVERTER, runtime=runtime)
+    except ValueError as error:
+        where = options["target_host"]
+        raise ConfigurationError(f"TEMPORAL_ADDRESS: {where!r} is not as 127.0.0.1:7233: {error}") from error

@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from embedded.ports import free_port
-from embedded.stack import DevStack
+from embedded.stack import ROOT, DevStack
 from tests.conftest import Database
 from tests.integration.commands import DEADLINE_SECONDS, Commands, Ran, run_each
 
@@ -149,6 +151,7 @@ WRONG_USAGE = {
     "unprintable SKU": ("start", "--customer", "alice", "--line", "tea\x07mug:1"),
     "unprintable customer": ("start", "--customer", "al\x1bice", "--line", "tea-mug:1"),
     "empty customer": ("start", "--customer", "", "--line", "tea-mug:1"),
+    "empty id": ("start", "--customer", "alice", "--line", "tea-mug:1", "--order-id", ""),
     "id of 300 characters": ("start", "--customer", "alice", "--line", "tea-mug:1", "--order-id", "x" * 300),
     "too many after merging": ("start", "--customer", "alice", "--line", "tea-mug:600", "--line", "tea-mug:600"),
     "10 000 lines": ("start", "--customer", "alice", *(part for n in range(10_000) for part in ("--line", f"s{n}:1"))),
@@ -185,6 +188,28 @@ def test_a_process_of_its_own_refuses_wrong_usage_with_the_same_words(
 ) -> None:
     for case in ("no quantity", "unknown order", "unknown option"):
         assert commands.starter(*WRONG_USAGE[case]) == refused[case]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:99999", ":7233"])
+def test_an_address_that_is_none_is_told_as_a_wrong_setting(commands: Commands, address: str) -> None:
+    ran = commands.starter("list", TEMPORAL_ADDRESS=address)
+    worker = commands.worker(TEMPORAL_ADDRESS=address)
+
+    assert (ran.code, worker.wait(DEADLINE_SECONDS)) == (2, 2)
+    for told in ran.err, worker.tail(50):
+        assert f"TEMPORAL_ADDRESS: '{address}' is not as 127.0.0.1:7233" in told
+        assert "Traceback" not in told
+
+
+def test_a_worker_that_is_asked_for_help_gives_it_and_does_not_start() -> None:
+    asked, mistaken = (
+        subprocess.run([sys.executable, str(ROOT / "worker.py"), word], capture_output=True, text=True, check=False)
+        for word in ("--help", "start")
+    )
+
+    assert (asked.returncode, mistaken.returncode) == (0, 2)
+    assert "It takes no arguments." in asked.stdout
+    assert "It takes no arguments." in mistaken.stderr
 
 
 def test_an_unreachable_temporal_is_told_in_words_and_ends_with_1(commands: Commands) -> None:

@@ -16,6 +16,17 @@ _SWEPT = at(RESTORED, "test_an_order_that_temporal_has_completed_is_parked_by_th
 
 MUTANTS = (
     Mutant(
+        "sweep-forgets-what-a-batch-has-reported",
+        "an order whose parcel its batch has sent would be refunded after a restore",
+        _SEARCH,
+        "            if row.order_id in reported and row.status != OrderStatus.UNWINDING:\n",
+        "            if not row.order_id:\n",
+        at(
+            RESTORED,
+            "test_an_order_that_a_batch_has_completed_is_parked_and_one_that_it_refused_is_undone[charge_orders]",
+        ),
+    ),
+    Mutant(
         "doubt-is-no-hindrance",
         "a restored database would have an order undone whose parcel may be on its way",
         _STORY,

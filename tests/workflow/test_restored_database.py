@@ -20,6 +20,7 @@ from domain import policies
 from domain.maintenance import AuditInput, AuditReport
 from domain.model import CheckoutInput, CheckoutStatus
 from tests.conftest import Database, Shop
+from tests.workflow.bulk_scenes import gates_of, start_batch
 from tests.workflow.gates import Gates
 from tests.workflow.sagas import (
     failure_of,
@@ -186,6 +187,36 @@ async def test_an_order_that_temporal_has_completed_is_parked_by_the_sweep_and_n
     assert (again.parked, again.repaired, again.alive) == ([], [], 1)
     assert "Temporal has completed order" in (await reason_of(shop, order) or "")
     assert [sorted(steps) for steps in await open_incidents(shop, order)] == [["pay", "reserve", "ship"]]
+    assert await goods_and_money(shop.database) == before
+    assert await violations(shop) == []
+
+
+@pytest.mark.parametrize("forgotten_before", ["charge_orders", "ship_orders"])
+async def test_an_order_that_a_batch_has_completed_is_parked_and_one_that_it_refused_is_undone(
+    shop: Shop, backup: Backup, forgotten_before: str
+) -> None:
+    gates, before = Gates(), await goods_and_money(shop.database)
+    sent, refused = orders = [shop.order("alice"), shop.order("nemo")]  # nobody delivers to nemo
+    place = gates.hold(gates_of(shop, orders), forgotten_before, "before")
+    async with shop.working(interceptors=(gates,)):
+        handle = await start_batch(shop, orders)
+        await place.reached()
+        await backup.take()
+        place.open()
+        outcomes = (await handle.result()).unpacked()
+        await backup.restore()
+        report = await shop.sweep()
+        await until_status(shop, sent, "stuck")
+        assert await how_it_ended(shop.newest_run(refused)) == "OrderCancelled"
+        reason = await reason_of(shop, sent)
+        resolved = await open_incidents(shop, sent)
+        await retry(shop.newest_run(sent))
+        await failure_of(shop.newest_run(sent))
+
+    assert [outcome.status for outcome in outcomes] == ["completed", "rejected"]
+    assert (report.parked, report.repaired) == ([sent.order_id], [refused.order_id])
+    assert "Temporal has completed order" in (reason or "")
+    assert len(resolved) == 1
     assert await goods_and_money(shop.database) == before
     assert await violations(shop) == []
 
