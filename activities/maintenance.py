@@ -12,7 +12,6 @@ from pathlib import Path
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
-from temporalio.client import WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from adapters.database import snapshot, transaction
@@ -174,9 +173,8 @@ class Maintenance:
             doubt = row.incident.removeprefix(_IN_DOUBT) if (row.incident or "").startswith(_IN_DOUBT) else ""
             if row.order_id in reported and row.status != OrderStatus.UNWINDING:
                 doubt = doubt or _contradiction(row.order_id, row.status)
-            is_repair = row.status != OrderStatus.PENDING or bool(doubt)
             try:
-                order = CheckoutInput(row.order_id, row.customer, lines, is_repair, doubt)
+                order = CheckoutInput(row.order_id, row.customer, lines, row.status != OrderStatus.PENDING, doubt)
             except InvalidInput as problem:
                 malformed.append(f"{row.order_id}: {problem.message}")
                 continue
@@ -254,9 +252,9 @@ async def _completed_by(carrier: str) -> frozenset[str] | None:
         if error.status is not RPCStatusCode.NOT_FOUND:
             raise
         return frozenset()
-    if status is WorkflowExecutionStatus.RUNNING:
+    if status is not None and status.name == "RUNNING":
         return None
-    if status is not WorkflowExecutionStatus.COMPLETED:
+    if status is None or status.name != "COMPLETED":
         return frozenset()
     outcomes = (await run.result()).unpacked()
     return frozenset(outcome.order_id for outcome in outcomes if outcome.status == OrderStatus.COMPLETED)
