@@ -238,7 +238,7 @@ class Checkouts:
         try:
             return await self._handle(order_id).describe()
         except RPCError as error:
-            if error.status is RPCStatusCode.NOT_FOUND:
+            if error.status is RPCStatusCode.NOT_FOUND and not _is_about_the_namespace(error):
                 raise NoSuchOrder(
                     f"there is no saga of order {order_id}; starter.py list shows those that there are"
                 ) from None
@@ -343,3 +343,7 @@ def _require_reason(reason: str) -> None:
     # Before sending: the refusal of a reason of megabytes would not fit into the workflow task's answer.
     if problem := reason_problem(reason):
         raise Refused(problem)
+
+
+def _is_about_the_namespace(error: RPCError) -> bool:
+    return any(detail.type_url.endswith("NamespaceNotFoundFailure") for detail in error.grpc_status.details)

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
 from adapters.config import ConfigurationError, StarterSettings, load
 from adapters.temporal import connect, connection_options
 from client.checkouts import Checkouts
 
 Work = Callable[[Checkouts], Awaitable[int]]
+_SILENT = frozenset({RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED})
 
 
 def run(work: Work) -> int:
@@ -17,7 +18,7 @@ def run(work: Work) -> int:
 
     Raises:
         ConfigurationError: the settings do not say where to connect.
-        Unreachable: nobody answers there.
+        Unreachable: nobody answers there, or what answers refuses.
     """
     return asyncio.run(_with_checkouts(work))
 
@@ -39,10 +40,13 @@ async def _with_checkouts(work: Work) -> int:
 
 
 class Unreachable(Exception):
-    """Temporal did not answer."""
+    """Temporal did not answer, or refused to."""
 
     def __init__(self, where: str, error: Exception) -> None:
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        if isinstance(error, RPCError) and error.status not in _SILENT:
+            super().__init__(f"Temporal at {where} refuses: {reason}\nCheck TEMPORAL_NAMESPACE, and your rights there.")
+            return
         super().__init__(
             f"Temporal at {where} does not answer: {reason}\n"
             "`make up` or `docker compose up` starts one; for another, set TEMPORAL_ADDRESS."

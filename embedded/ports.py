@@ -51,5 +51,5 @@ def require_free(server: str, port: int) -> None:
         raise ServerFailed.of(
             server,
             f"port {port} on 127.0.0.1 is taken",
-            advice=f"See who has it with `lsof -i :{port}` (or `ss -ltnp`), or choose another port",
+            advice=f"See who has it with `lsof -i :{port}` (or `ss -ltnp`) and stop it; `make demo` takes free ports",
         )

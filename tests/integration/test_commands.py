@@ -201,6 +201,18 @@ def test_an_address_that_is_none_is_told_as_a_wrong_setting(commands: Commands, 
         assert "Traceback" not in told
 
 
+@pytest.mark.parametrize(
+    "arguments", [("status", "order-1"), ("list",), ("cancel", "order-1", "--reason", "late")], ids=" ".join
+)
+def test_a_namespace_that_is_not_there_is_told_as_that(commands: Commands, arguments: tuple[str, ...]) -> None:
+    ran = commands.starter(*arguments, TEMPORAL_NAMESPACE="nowhere")
+
+    assert ran.code == 1
+    ran.assert_readable()
+    assert "refuses: Namespace nowhere is not found" in ran.err
+    assert "TEMPORAL_NAMESPACE" in ran.err
+
+
 def test_a_worker_that_is_asked_for_help_gives_it_and_does_not_start() -> None:
     asked, mistaken = (
         subprocess.run([sys.executable, str(ROOT / "worker.py"), word], capture_output=True, text=True, check=False)
