@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from temporalio import activity, workflow
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ApplicationError, CancelledError
+from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
 
 with workflow.unsafe.imports_passed_through():
     from sqlalchemy import TextClause, text
@@ -17,9 +18,9 @@ with workflow.unsafe.imports_passed_through():
     from temporalio.worker import Interceptor, Worker
 
     from activities.fence import GATE, FenceKey, do_once, undo_once
-    from domain.errors import CheckoutError, Refusal
-    from domain.undo import UndoResult
-    from workflows.compensation import Compensation, Completed, Patience, Unwound, describe
+    from domain.errors import CheckoutError, IdempotencyMismatch, Refusal
+    from domain.undo import UndoOutcome, UndoResult
+    from workflows.compensation import Compensation, Completed, Patience, Unwound, describe, find_cause
     from workflows.saga import Saga
 
 with workflow.unsafe.imports_passed_through():
@@ -193,14 +194,23 @@ class TripWorkflow:
         room = await self._saga.step(
             "room",
             do=lambda: workflow.execute_activity_method(Bookings.book_room, trip, **_STEP),
-            undo=lambda: workflow.execute_activity_method(Bookings.cancel_room, trip, **_UNDO),
+            undo=lambda: self._undo(Bookings.cancel_room, trip),
         )
         seat = await self._saga.step(
             "seat",
             do=lambda: workflow.execute_activity_method(Bookings.book_seat, trip, **_STEP),
-            undo=lambda: workflow.execute_activity_method(Bookings.cancel_seat, trip, **_UNDO),
+            undo=lambda: self._undo(Bookings.cancel_seat, trip),
         )
         return [room.confirmation, seat.confirmation]
+
+    async def _undo(self, undo: Callable[[Any, Trip], Awaitable[UndoResult]], trip: Trip) -> UndoResult:
+        """Undo a step, unless the id is another trip's: then none of ours took effect, or ever will."""
+        try:
+            return await workflow.execute_activity_method(undo, trip, **_UNDO)
+        except ActivityError as error:
+            if find_cause(error, IdempotencyMismatch.__name__) is None:
+                raise
+            return UndoResult(UndoOutcome.NOTHING_TO_UNDO)
 
     async def _call_somebody(self, stuck: Sequence[Compensation]) -> None:
         """Raise your alarm here, through an activity that never gives up."""
@@ -256,8 +266,8 @@ class Agency:
     database: Database
     task_queue: str
 
-    async def start(self, hotel: str, flight: str) -> WorkflowHandle[TripWorkflow, list[str]]:
-        trip = Trip(f"trip-{uuid.uuid4().hex[:12]}", hotel, flight)
+    async def start(self, hotel: str, flight: str, trip_id: str = "") -> WorkflowHandle[TripWorkflow, list[str]]:
+        trip = Trip(trip_id or f"trip-{uuid.uuid4().hex[:12]}", hotel, flight)
         return await self.client.start_workflow(TripWorkflow.run, trip, id=trip.trip_id, task_queue=self.task_queue)
 
     def working(self, interceptors: Sequence[Interceptor] = ()) -> Worker:
@@ -335,6 +345,20 @@ async def test_a_cancelled_trip_holds_nothing(agency: Agency) -> None:
 
     assert isinstance(failure, CancelledError)
     assert await agency.free("Seaside", "PX1") == (3, 9)
+
+
+async def test_an_id_of_a_trip_to_elsewhere_is_refused_and_takes_nothing_back(agency: Agency) -> None:
+    async with agency.working():
+        first = await agency.start("Seaside", "PX1")
+        await first.result()
+        second = await agency.start("Last Inn", "PX1", trip_id=first.id)
+
+        failure = await failure_of(second)
+
+    assert isinstance(failure, ApplicationError)
+    assert failure.message.startswith("IdempotencyMismatch: ")
+    assert await agency.free("Seaside", "PX1") == (2, 8)
+    assert await agency.free("Last Inn", "PX1") == (1, 8)
 
 
 async def test_a_trip_whose_undo_keeps_failing_is_stuck_until_somebody_mends_it(agency: Agency) -> None:
