@@ -238,26 +238,29 @@ def _contradiction(order_id: str, status: str) -> str:
 
 
 async def _has_completed(order: CheckoutInput) -> bool:
-    run = activity.client().get_workflow_handle(checkout_workflow_id(order.order_id))
-    status = (await run.describe()).status
-    return status is not None and status.name == "COMPLETED"
+    return await _status_of(checkout_workflow_id(order.order_id)) == "COMPLETED"
 
 
 async def _completed_by(carrier: str) -> frozenset[str] | None:
     """Tell which orders a batch has reported as completed; None as long as it is under way."""
-    run = activity.client().get_workflow_handle(carrier, result_type=BatchReport)
     try:
-        status = (await run.describe()).status
+        status = await _status_of(carrier)
     except RPCError as error:
         if error.status is not RPCStatusCode.NOT_FOUND:
             raise
         return frozenset()
-    if status is not None and status.name == "RUNNING":
+    if status == "RUNNING":
         return None
-    if status is None or status.name != "COMPLETED":
+    if status != "COMPLETED":
         return frozenset()
-    outcomes = (await run.result()).unpacked()
-    return frozenset(outcome.order_id for outcome in outcomes if outcome.status == OrderStatus.COMPLETED)
+    report = await activity.client().get_workflow_handle(carrier, result_type=BatchReport).result()
+    return frozenset(outcome.order_id for outcome in report.unpacked() if outcome.status == OrderStatus.COMPLETED)
+
+
+async def _status_of(workflow_id: str) -> str:
+    """Name the status of a workflow's newest run."""
+    status = (await activity.client().get_workflow_handle(workflow_id).describe()).status
+    return status.name if status is not None else ""
 
 
 def _went_back(anchor: Anchor) -> Violation:

@@ -44,10 +44,10 @@ class Unreachable(Exception):
 
     def __init__(self, where: str, error: Exception) -> None:
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        if isinstance(error, RPCError) and error.status not in _SILENT:
-            super().__init__(f"Temporal at {where} refuses: {reason}\nCheck TEMPORAL_NAMESPACE, and your rights there.")
-            return
-        super().__init__(
-            f"Temporal at {where} does not answer: {reason}\n"
-            "`make up` or `docker compose up` starts one; for another, set TEMPORAL_ADDRESS."
+        is_refusal = isinstance(error, RPCError) and error.status not in _SILENT
+        advice = (
+            "Check TEMPORAL_NAMESPACE, and your rights there."
+            if is_refusal
+            else "`make up` or `docker compose up` starts one; for another, set TEMPORAL_ADDRESS."
         )
+        super().__init__(f"Temporal at {where} {'refuses' if is_refusal else 'does not answer'}: {reason}\n{advice}")

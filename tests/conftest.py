@@ -117,6 +117,17 @@ class Database:
         finally:
             await connection.close()
 
+    @asynccontextmanager
+    async def locked(self, statement: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+        """Hold what a statement locks in a foreign transaction, which is committed at the end of the block."""
+        connection = await asyncpg.connect(self.admin_url)
+        try:
+            async with connection.transaction():
+                await connection.execute(statement)
+                yield connection
+        finally:
+            await connection.close()
+
 
 @contextmanager
 def cloned_database(stack: DevStack) -> Iterator[Database]:

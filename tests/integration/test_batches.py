@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -216,14 +215,11 @@ async def test_an_order_that_comes_while_its_fence_is_taken_is_looked_at_again(
     """Whoever took the fence has the id: this very order's saga, or that of another order."""
     theirs = shop.order("alice")
     ours = shop.order("alice", *lines, order_id=theirs.order_id)
-    connection = await asyncpg.connect(database.admin_url)
-    async with connection.transaction():
-        await connection.execute("SELECT FROM inventory FOR UPDATE")
+    async with database.locked("SELECT FROM inventory FOR UPDATE"):
         saga = asyncio.create_task(Inventory(shop.engine).reserve_inventory(theirs))
         await until(lambda: _are_waiting(database, 1))  # for the stock: with its fence, which is not committed
         batch = asyncio.create_task(Batches(shop.engine).reserve_orders(asked([ours])))
         await until(lambda: _are_waiting(database, 2))
-    await connection.close()
     await saga
     report = await batch
 
@@ -353,7 +349,7 @@ async def test_an_order_that_somebody_undoes_while_its_fence_is_taken_is_not_cha
 ) -> None:
     order = shop.order("alice")
     await Batches(shop.engine).reserve_orders(asked([order]))
-    async with held_still(database, "SELECT FROM orders FOR UPDATE") as connection:
+    async with database.locked("SELECT FROM orders FOR UPDATE") as connection:
         charging = asyncio.create_task(Batches(shop.engine).charge_orders(asked([order])))
         await until(lambda: _are_waiting(database, 1))  # with its fence, for the order's row
         await connection.execute("UPDATE orders SET status = 'unwinding', changed_by = 'release'")
@@ -367,7 +363,7 @@ async def test_an_order_that_somebody_undoes_while_its_fence_is_taken_is_not_cha
 async def test_money_that_goes_while_a_batch_decides_is_not_spent_again(shop: Shop, database: Database) -> None:
     order = shop.order("alice")
     await Batches(shop.engine).reserve_orders(asked([order]))
-    async with held_still(database, "SELECT FROM orders FOR UPDATE") as connection:
+    async with database.locked("SELECT FROM orders FOR UPDATE") as connection:
         charging = asyncio.create_task(Batches(shop.engine).charge_orders(asked([order])))
         await until(lambda: _are_waiting(database, 1))  # it has read the balance, and decided
         await connection.execute("UPDATE accounts SET balance_minor = 5 WHERE account_id = 'alice'")
@@ -377,18 +373,6 @@ async def test_money_that_goes_while_a_batch_decides_is_not_spent_again(shop: Sh
     assert report.refused[order.order_id].startswith("InsufficientFunds: ")
     assert await database.value("SELECT balance_minor FROM accounts WHERE account_id = 'alice'") == 5
     assert await database.value("SELECT count(*) FROM step_fence WHERE step = 'pay'") == 0
-
-
-@asynccontextmanager
-async def held_still(database: Database, statement: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    """Keep what a statement locks for the block, and commit what the block does there at its end."""
-    connection = await asyncpg.connect(database.admin_url)
-    try:
-        async with connection.transaction():
-            await connection.execute(statement)
-            yield connection
-    finally:
-        await connection.close()
 
 
 async def test_a_constraint_that_refuses_one_of_the_orders_is_no_outage(shop: Shop) -> None:
@@ -417,21 +401,12 @@ async def test_an_order_that_comes_while_a_stranger_is_undone_under_its_id_is_le
     shop: Shop, database: Database
 ) -> None:
     stranger = shop.order("erin")
-    connection = await asyncpg.connect(database.admin_url)
-    async with connection.transaction():
-        await connection.execute(
-            "INSERT INTO orders (order_id, customer, status, changed_by, fingerprint, total_minor, currency)"
-            " VALUES ($1, 'alice', 'reserved', 'reserve', 'another', 100, 'EUR')",
-            stranger.order_id,
-        )
+    async with database.locked(
+        "INSERT INTO orders (order_id, customer, status, changed_by, fingerprint, total_minor, currency)"
+        f" VALUES ('{stranger.order_id}', 'alice', 'reserved', 'reserve', 'another', 100, 'EUR')"
+    ):
         undoing = asyncio.create_task(BatchUnwind(shop.engine).unwind_orders(unwinding([stranger], Step.RESERVE)))
-
-        async def is_blocked() -> bool:
-            waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock'"
-            return bool(await database.value(waiting, database.name))
-
-        await until(is_blocked)
-    await connection.close()
+        await until(lambda: _are_waiting(database, 1))
     report = await undoing
 
     assert [outcome.status for outcome in report.ended] == [OTHER_CONTENT]

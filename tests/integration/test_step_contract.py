@@ -1,12 +1,10 @@
 """What every step and its undo must do, whatever it is about: one suite, run for each of the three pairs."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -141,17 +139,6 @@ class Bench:
 
     async def violations(self) -> list[Any]:
         return (await self.shop.audit(at_rest=False)).violations
-
-    @asynccontextmanager
-    async def locked(self, query: str) -> AsyncIterator[asyncpg.Connection]:
-        """Hold the rows of a query in a foreign transaction until the block ends."""
-        connection = await asyncpg.connect(self.database.admin_url)
-        try:
-            async with connection.transaction():
-                await connection.execute(query)
-                yield connection
-        finally:
-            await connection.close()
 
     async def until_blocked(self, sessions: int) -> None:
         """Return once that many of the service's sessions wait for a lock."""
@@ -369,7 +356,7 @@ async def test_dos_and_undos_at_once_leave_no_effect(bench: Bench) -> None:
 async def test_an_undo_waits_for_a_do_in_flight_and_then_reverses_it_completely(bench: Bench) -> None:
     before = await bench.net_effect()
 
-    async with bench.locked(bench.pair.needed_last):
+    async with bench.database.locked(bench.pair.needed_last):
         do = asyncio.create_task(bench.do())
         await bench.until_blocked(1)
         undo = asyncio.create_task(bench.undo())
@@ -384,7 +371,7 @@ async def test_an_undo_waits_for_a_do_in_flight_and_then_reverses_it_completely(
 
 
 async def test_a_second_do_waits_for_the_one_in_flight_and_answers_its_result(bench: Bench) -> None:
-    async with bench.locked(bench.pair.needed_last):
+    async with bench.database.locked(bench.pair.needed_last):
         first = asyncio.create_task(bench.do())
         await bench.until_blocked(1)
         second = asyncio.create_task(bench.do())
@@ -401,7 +388,7 @@ async def test_a_do_is_refused_when_its_undo_is_already_in_flight(bench: Bench) 
         await _write_by_hand(bench)
     before = await bench.net_effect()
 
-    async with bench.locked(f"SELECT FROM orders WHERE order_id = '{bench.order.order_id}' FOR UPDATE"):
+    async with bench.database.locked(f"SELECT FROM orders WHERE order_id = '{bench.order.order_id}' FOR UPDATE"):
         undo = asyncio.create_task(bench.undo())
         await bench.until_blocked(1)
         do = asyncio.create_task(bench.do())
@@ -419,7 +406,7 @@ async def test_a_do_is_refused_when_its_undo_is_already_in_flight(bench: Bench) 
 async def test_a_do_whose_session_is_killed_leaves_nothing_and_can_be_repeated(bench: Bench) -> None:
     before = await bench.every_row()
 
-    async with bench.locked(bench.pair.needed_last):
+    async with bench.database.locked(bench.pair.needed_last):
         do = asyncio.create_task(bench.do())
         await bench.until_blocked(1)
         await _kill_sessions(bench.database)
@@ -438,7 +425,7 @@ async def test_an_undo_whose_session_is_killed_leaves_everything_and_can_be_repe
     await bench.do()
     done = await bench.every_row()
 
-    async with bench.locked(bench.pair.needed_last):
+    async with bench.database.locked(bench.pair.needed_last):
         undo = asyncio.create_task(bench.undo())
         await bench.until_blocked(1)
         await _kill_sessions(bench.database)
@@ -456,7 +443,7 @@ async def test_an_undo_whose_session_is_killed_leaves_everything_and_can_be_repe
 async def test_a_do_that_its_caller_gave_up_in_flight_leaves_nothing_behind_its_undo(bench: Bench) -> None:
     before = await bench.net_effect()
 
-    async with bench.locked(bench.pair.needed_last):
+    async with bench.database.locked(bench.pair.needed_last):
         do = asyncio.create_task(bench.do())
         await bench.until_blocked(1)
         do.cancel()

@@ -4,7 +4,6 @@ from tests.mutants.killers import FAST_LANE, REPLAY, WORKER_START, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "workflows/operation.py"
-
 _WORKER = "worker.py"
 _LIMITS = at(
     WORKER_START,
@@ -22,7 +21,7 @@ MUTANTS = (
     ),
     Mutant(
         "idle-polls-keep-the-slots",
-        "after a burst in the classic lane the fast lane would be half as fast for minutes",
+        "after a burst in the classic lane the fast lane would have three fifths of its rate",
         _WORKER,
         "    workflow_polls = min(_MOST_POLLS, workflow_tasks // _SLOTS_PER_POLL)\n",
         "    workflow_polls = _MOST_POLLS\n",

@@ -209,14 +209,14 @@ async def test_an_order_that_a_batch_has_completed_is_parked_and_one_that_it_ref
         await until_status(shop, sent, "stuck")
         assert await how_it_ended(shop.newest_run(refused)) == "OrderCancelled"
         reason = await reason_of(shop, sent)
-        resolved = await open_incidents(shop, sent)
+        incidents = await open_incidents(shop, sent)
         await retry(shop.newest_run(sent))
         await failure_of(shop.newest_run(sent))
 
     assert [outcome.status for outcome in outcomes] == ["completed", "rejected"]
     assert (report.parked, report.repaired) == ([sent.order_id], [refused.order_id])
     assert "Temporal has completed order" in (reason or "")
-    assert len(resolved) == 1
+    assert len(incidents) == 1
     assert await goods_and_money(shop.database) == before
     assert await violations(shop) == []
 
