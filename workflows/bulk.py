@@ -151,9 +151,8 @@ class BulkCheckoutWorkflow:
             report = await perform(BatchUnwind.unwind_orders, given, policies.UNDO, None, f"↩ Undo {len(undos)} orders")
         except ActivityError as error:
             why = describe(error)
-            called_off = [order_id for order_id, undo in undos.items() if undo.ending is Ending.CANCELLED]
-            await self._hand_over(called_off, why, repair=True)
-            await self._hand_over([order_id for order_id in undos if order_id not in called_off], why)
+            # A saga of its own tries a refused order anew, and it may go through this time: not after a cancel.
+            await self._hand_over(list(undos), why, repair=self._saga.is_cancel_requested)
         else:
             self._note_ended(report.ended)
             await self._hand_over(report.left, "it is in other hands")

@@ -131,6 +131,14 @@ MUTANTS = (
         at(BULK, "test_a_cancel_during_an_attempt_that_then_fails_undoes_the_batch"),
     ),
     Mutant(
+        "batch-tries-the-refused-anew-after-a-cancel",
+        "an order would be completed after its batch was called off",
+        _WORKFLOW,
+        "repair=self._saga.is_cancel_requested)\n",
+        "repair=next(iter(undos.values())).ending is Ending.CANCELLED)\n",
+        at(BULK, "test_what_a_step_refused_does_not_go_forward_after_a_cancel_because_its_undo_failed"),
+    ),
+    Mutant(
         "batch-guesses-what-was-forgotten",
         "goods would be reserved and money taken twice after a restore",
         _WORKFLOW,

@@ -406,6 +406,27 @@ async def test_an_undo_that_keeps_failing_after_a_cancel_is_the_business_of_a_re
     assert await violations(shop) == []
 
 
+async def test_what_a_step_refused_does_not_go_forward_after_a_cancel_because_its_undo_failed(shop: Shop) -> None:
+    order, gates = shop.order("nemo"), Gates()
+    unwind = gates.hold(gates_of(shop, [order]), "unwind_orders", "before")
+    async with shop.working(interceptors=(gates,)):
+        handle = await start_batch(shop, [order])
+        await unwind.reached()
+        await handle.cancel(reason="the supplier is gone")
+        await shop.database.run(BREAK_UNDO["pay"])
+        await shop.database.run("UPDATE delivery_zones SET is_served = true WHERE zone = 'atlantis'")
+        unwind.open()
+        outcomes = await outcomes_of(handle)
+        await until_status(shop, order, "stuck")
+        await shop.database.run(MEND_UNDO["pay"])
+        await retry(shop.newest_run(order))
+        ended = await how_it_ended(shop.newest_run(order))
+
+    assert statuses(outcomes) == [HANDED_OVER]
+    assert ended == "OrderCancelled"
+    assert await violations(shop) == []
+
+
 async def test_a_batch_that_is_cancelled_before_its_first_step_leaves_every_order_cancelled(shop: Shop) -> None:
     orders = mixed(shop)
     handle = await start_batch(shop, orders)
