@@ -85,13 +85,14 @@ class FenceKey:
 Explain = Callable[[AsyncConnection], Awaitable[CheckoutError | None]]
 
 
-async def do_once(
+async def do_once(  # noqa: PLR0913 - a step, and the two questions about it
     engine: AsyncEngine,
     key: FenceKey,
     statement: TextClause,
     parameters: Mapping[str, Any],
     *,
     explain: Explain,
+    recheck: Explain | None = None,
 ) -> dict[str, Any]:
     """Run a step's effect unless it already happened, and return its first result either way.
 
@@ -104,11 +105,13 @@ async def do_once(
         statement: the effect, built around `GATE`; returns one row with `result`.
         parameters: its bind values besides the key's.
         explain: finds the business refusal that kept the gate shut, or None when it finds none.
+        recheck: finds why a repeat must not go on from a stored result, or None when it may. For the last step:
+            where its undo keeps failing, no step after it would notice that the saga has turned back.
 
     Raises:
         StepAlreadyCompensated: the undo came first.
         IdempotencyMismatch: the row belongs to another request.
-        CheckoutError: what `explain` found.
+        CheckoutError: what `explain` or `recheck` found.
         DatabaseUnavailable: the reason is gone meanwhile; retried.
     """
     async with single_statement(engine) as connection:
@@ -124,7 +127,10 @@ async def do_once(
             return dict(result)
         stored = (await connection.execute(_READ, key.parameters())).one_or_none()
         if stored is not None:
-            return _stored_result(key, stored.phase, stored.fingerprint, stored.result)
+            first = _stored_result(key, stored.phase, stored.fingerprint, stored.result)
+            if recheck is not None and (refusal := await recheck(connection)):
+                raise refusal
+            return first
         refusal = await explain(connection)
     raise refusal or DatabaseUnavailable(
         f"{key.step} of {key.saga_id} was refused by {guard or 'a state'} that has changed since"

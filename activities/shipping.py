@@ -56,6 +56,10 @@ _WHY_NOT = text("""
      WHERE o.order_id = :order_id
 """)
 
+_STATUS = text("""
+    SELECT status FROM orders WHERE order_id = :order_id
+""")
+
 _CANCEL_LABEL = text("""
     UPDATE shipments SET state = 'cancelled' WHERE order_id = :order_id AND state = 'label' RETURNING order_id
 """)
@@ -96,12 +100,16 @@ class Shipping:
 
         Raises:
             UndeliverableAddress: no carrier serves the customer's zone.
-            StepAlreadyCompensated: the cancellation came first, or the order is not waiting to be shipped.
+            StepAlreadyCompensated: the cancellation came first, or the order is not waiting to be shipped, or it is
+                being undone although its parcel still stands.
             DatabaseContradictsHistory: the order's payment is gone.
         """
 
         async def explain(connection: AsyncConnection) -> CheckoutError | None:
             return await _refusal(connection, order)
+
+        async def recheck(connection: AsyncConnection) -> CheckoutError | None:
+            return await _turned_back(connection, order)
 
         result = await do_once(
             self._engine,
@@ -109,6 +117,7 @@ class Shipping:
             _SHIP,
             {"order_id": order.order_id},
             explain=explain,
+            recheck=recheck,
         )
         return Shipment(**result)
 
@@ -150,3 +159,10 @@ async def _refusal(connection: AsyncConnection, order: CheckoutInput) -> Checkou
     if row.status != OrderStatus.PAID:
         return StepAlreadyCompensated(f"order {order.order_id} is {row.status}; it is not waiting to be shipped")
     return refusals.of_ship(row.customer, row.delivery_zone, is_served=row.is_served)
+
+
+async def _turned_back(connection: AsyncConnection, order: CheckoutInput) -> CheckoutError | None:
+    status = (await connection.execute(_STATUS, {"order_id": order.order_id})).scalar_one()
+    if status == OrderStatus.COMPLETED:
+        return None
+    return StepAlreadyCompensated(f"order {order.order_id} is {status}; its parcel is to be cancelled")

@@ -229,4 +229,15 @@ MUTANTS = (
         "           'label', NULL\n",
         at(ACTIVITIES, "test_a_parcel_that_is_gone_is_irrevocable_and_stays_as_it_is"),
     ),
+    Mutant(
+        "ship-counts-although-it-is-being-undone",
+        "a stuck order that is reset would complete in Temporal, and nobody could retry its undo",
+        _SHIPPING,
+        "    if status == OrderStatus.COMPLETED:\n        return None\n    return StepAlready",
+        "    if status:\n        return None\n    return StepAlready",
+        at(
+            SECOND_RUN,
+            "test_a_second_run_of_a_stuck_order_whose_steps_all_stand_does_not_take_it_for_completed[mended-_reset]",
+        ),
+    ),
 )

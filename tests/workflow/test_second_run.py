@@ -1,12 +1,16 @@
 """A second run of an order: after a reset, a lost history, a repair that comes too late, or under a taken id."""
 
 import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
 import pytest
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.exceptions import TerminatedError
 
@@ -16,11 +20,20 @@ from activities.shipping import Shipping
 from client.checkouts import Checkouts
 from domain import policies
 from domain.errors import IdempotencyMismatch
-from domain.model import CheckoutStatus, Ending, OrderLine, UndoInput
+from domain.model import CheckoutInput, CheckoutStatus, Ending, OrderLine, UndoInput
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
 from tests.workflow.gates import Gates
-from tests.workflow.sagas import MEND_UNDO, goods_and_money, hasty, how_it_ended, retry, violations
+from tests.workflow.sagas import (
+    MEND_UNDO,
+    goods_and_money,
+    hasty,
+    how_it_ended,
+    open_incidents,
+    retry,
+    until,
+    violations,
+)
 from tests.workflow.test_stuck import stuck_with_a_label
 from workflows.checkout import CheckoutWorkflow
 
@@ -151,6 +164,61 @@ async def test_a_step_that_stands_although_it_was_undone_is_undone_again(shop: S
     assert ended == "OrderRejected"
     assert gates.attempts_of(order, "release_inventory") == 2
     assert await goods_and_money(shop.database) == before
+    assert await violations(shop) == []
+
+
+async def until_stuck_again(shop: Shop, order: CheckoutInput) -> None:
+    async def is_stuck() -> bool:
+        return (await shop.newest_run(order).query(CheckoutWorkflow.status)).status == "stuck"
+
+    await until(is_stuck)
+
+
+async def _reset(shop: Shop, order: CheckoutInput) -> None:
+    """Reset the order's run to its first task."""
+    handle = shop.newest_run(order)
+    run_id = (await handle.describe()).run_id
+    await shop.client.workflow_service.reset_workflow_execution(
+        ResetWorkflowExecutionRequest(
+            namespace="default",
+            workflow_execution=WorkflowExecution(workflow_id=handle.id, run_id=run_id),
+            reason="a test",
+            workflow_task_finish_event_id=4,
+            request_id=uuid.uuid4().hex,
+        )
+    )
+
+
+async def _terminate_and_run_again(shop: Shop, order: CheckoutInput) -> None:
+    await shop.newest_run(order).terminate()
+    await shop.run_again(order)
+
+
+@pytest.mark.parametrize("again", [_reset, _terminate_and_run_again])
+@pytest.mark.parametrize("meanwhile", ["mended", "still broken", "collected"])
+async def test_a_second_run_of_a_stuck_order_whose_steps_all_stand_does_not_take_it_for_completed(
+    shop: Shop, again: Callable[[Shop, CheckoutInput], Awaitable[None]], meanwhile: str
+) -> None:
+    before, gates = await goods_and_money(shop.database), Gates()
+    async with shop.working(interceptors=(gates,)):
+        order, _ = await stuck_with_a_label(shop, gates, ("ship",))
+    if meanwhile == "mended":
+        await shop.database.run(MEND_UNDO["ship"])
+    if meanwhile == "collected":
+        await shop.database.run("UPDATE shipments SET state = 'handed_over', handed_over_at = now()")
+
+    async with shop.working():
+        await again(shop, order)
+        if meanwhile == "still broken":
+            await until_stuck_again(shop, order)
+            await shop.database.run(MEND_UNDO["ship"])
+            await retry(shop.newest_run(order))
+        ended = await how_it_ended(shop.newest_run(order))
+
+    assert ended == ("completed" if meanwhile == "collected" else "OrderRejected")
+    assert await shop.order_status(order) == ("completed" if meanwhile == "collected" else "rejected")
+    assert (await goods_and_money(shop.database) == before) == (meanwhile != "collected")
+    assert await open_incidents(shop, order) == []
     assert await violations(shop) == []
 
 
