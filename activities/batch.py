@@ -73,7 +73,9 @@ def sort_out(
     """
     if row is None or row.status in before:
         report.forgotten.append(order.order_id)
-    elif row.fingerprint is not None and row.fingerprint != order.fingerprint:
+    elif row.fingerprint is None:  # by hand, and whether it asks for the same is not for its batch to compare
+        report.left.append(order.order_id)
+    elif row.fingerprint != order.fingerprint:
         report.ended.append(Outcome(order.order_id, OTHER_CONTENT, id_is_taken(order.order_id)))
     elif row.status in ENDINGS:
         report.ended.append(outcome_of(row))

@@ -38,9 +38,17 @@ MUTANTS = (
         "batch-takes-anothers-id",
         "an order would be paid under the id of another one",
         _SHARED,
-        "    elif row.fingerprint is not None and row.fingerprint != order.fingerprint:\n",
+        "    elif row.fingerprint != order.fingerprint:\n",
         "    elif False:\n",
         at(BATCHES, "test_an_id_that_belongs_to_another_order_is_told_and_left_alone"),
+    ),
+    Mutant(
+        "batch-takes-an-order-by-hand-for-its-own",
+        "the ending of a refused order by hand would be told of another order with its id",
+        _SHARED,
+        "        report.left.append(order.order_id)\n    elif row.fingerprint != order.fingerprint:\n",
+        "        report.ended.append(outcome_of(row))\n    elif row.fingerprint != order.fingerprint:\n",
+        at(BULK, "test_the_end_of_an_order_by_hand_is_told_only_to_whom_wants_the_same[False-other content]"),
     ),
     Mutant(
         "batch-takes-its-first-look-for-the-last",

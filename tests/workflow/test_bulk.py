@@ -33,6 +33,7 @@ from tests.workflow.sagas import (
     hasty,
     how_it_ended,
     open_incidents,
+    reason_of,
     retry,
     until,
     until_status,
@@ -228,6 +229,29 @@ async def test_an_order_whose_own_saga_finds_its_id_taken_is_told_to_be_of_other
     assert statuses(handed_over) == [HANDED_OVER]
     assert end.status == OTHER_CONTENT
     assert await shop.order_status(order) == "rejected"
+    assert await violations(shop) == []
+
+
+@pytest.mark.parametrize(("is_same", "told"), [(False, OTHER_CONTENT), (True, "rejected")])
+async def test_the_end_of_an_order_by_hand_is_told_only_to_whom_wants_the_same(
+    shop: Shop, is_same: bool, told: str
+) -> None:
+    """It was refused before reserve could write down whose the id is."""
+    by_hand = shop.order("alice", ("no-such", 1))
+    order = by_hand if is_same else replace(by_hand, lines=(OrderLine("tea-mug", 1),))
+    await shop.accept_by_hand(by_hand)
+    checkouts = Checkouts(shop.client, shop.task_queue, "http://ui")
+    async with shop.working():
+        await checkouts.start(by_hand)
+        first = await checkouts.outcome(by_hand.order_id)
+        handed_over = await outcomes_of(await start_batch(shop, [order]))
+        end = await carried_on(checkouts, order)
+
+    assert first.status == "rejected"
+    assert statuses(handed_over) == [HANDED_OVER]
+    assert end.status == told
+    assert await reason_of(shop, by_hand) == first.reason
+    assert (end.reason == first.reason) == is_same
     assert await violations(shop) == []
 
 
