@@ -1,5 +1,6 @@
 """One operation of a workflow on the outside world: an activity, called by its policy and in its lane."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -57,6 +58,9 @@ async def perform(  # noqa: PLR0913 - what an operation is called with
         except FailureError as error:
             if not _may_pass(error, policy):
                 raise
+            if (caller := asyncio.current_task()) and caller.cancelling():
+                # The cancel was for the attempt that failed; the next one would never hear of it.
+                raise asyncio.CancelledError from error
     return await workflow.execute_activity_method(
         activity,
         given,

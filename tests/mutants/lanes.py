@@ -36,6 +36,17 @@ MUTANTS = (
         at(FAST_LANE, "test_a_completed_order_is_one_workflow_task_of_eight_events"),
     ),
     Mutant(
+        "cancel-is-lost-with-its-local-attempt",
+        "an order would be completed although its cancel came before ship",
+        _FILE,
+        "            if (caller := asyncio.current_task()) and caller.cancelling():\n",
+        "            if (caller := asyncio.current_task()) and caller.cancelled():\n",
+        at(
+            FAST_LANE,
+            "test_a_cancel_during_a_local_attempt_that_then_fails_is_not_followed_by_another_attempt[False]",
+        ),
+    ),
+    Mutant(
         "local-failure-is-final",
         "a blip of the database would cost the order",
         _FILE,

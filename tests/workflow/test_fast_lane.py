@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from temporalio import activity
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowHandle
+from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
 from client.checkouts import Checkouts
 from domain import policies
@@ -232,6 +234,57 @@ async def test_a_cancel_beside_a_local_attempt_undoes_the_order(
     assert ended == ("OrderCancelled" if by_update else "CANCELED")
     assert await goods_and_money(shop.database) == before
     assert await shop.order_status(order) == "cancelled"
+    assert await violations(shop) == []
+    await requires_replay(handle)
+
+
+class _BreaksWhenCancelled(ActivityInboundInterceptor):
+    """Has the first attempt of ship wait for its cancel and then fail of something else, such as a lost connection."""
+
+    has_begun: ClassVar[asyncio.Event]
+
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002
+        if activity.info().activity_type != "ship_order" or self.has_begun.is_set():
+            return await super().execute_activity(input)
+        self.has_begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise outage() from None
+
+
+class _Breaking(Interceptor):
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002
+        return _BreaksWhenCancelled(next)
+
+
+@pytest.mark.parametrize("by_update", [True, False])
+async def test_a_cancel_during_a_local_attempt_that_then_fails_is_not_followed_by_another_attempt(
+    shop: Shop, by_update: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The server tells a worker of a cancel within an attempt only where the workflow task has lasted long.
+    monkeypatch.setattr(policies, "LOCAL_ATTEMPT", timedelta(seconds=PATIENCE_SECONDS))
+    _BreaksWhenCancelled.has_begun = asyncio.Event()
+    order = shop.order("alice")  # her courier takes the parcel at once
+    before = await goods_and_money(shop.database)
+    async with shop.working(interceptors=(_Breaking(),)):
+        handle = await shop.client.start_workflow(
+            CheckoutWorkflow.run,
+            order,
+            id=policies.checkout_workflow_id(order.order_id),
+            task_queue=shop.task_queue,
+            task_timeout=SHORT,
+        )
+        await asyncio.wait_for(_BreaksWhenCancelled.has_begun.wait(), PATIENCE_SECONDS)
+        if by_update:
+            await asyncio.wait_for(handle.execute_update(CheckoutWorkflow.cancel, "changed my mind"), PATIENCE_SECONDS)
+        else:
+            await handle.cancel(reason="changed my mind")
+        ended = await how_it_ended(handle)
+
+    assert ended == ("OrderCancelled" if by_update else "CANCELED")
+    assert "ship" not in await activities_of(handle)
+    assert await goods_and_money(shop.database) == before
     assert await violations(shop) == []
     await requires_replay(handle)
 
