@@ -25,6 +25,28 @@ BEGIN;
 -- Two people who run this file at once take turns.
 SELECT pg_advisory_xact_lock(hashtext('checkout setup.sql'));
 
+-- Nobody is held up by this file for longer than they wait for each other: it gives up first, and can be run again.
+SET LOCAL lock_timeout = '1s';
+
+DO $$ BEGIN
+    IF current_setting('server_encoding') <> 'UTF8' THEN
+        RAISE EXCEPTION 'this database keeps text in %, and a reason may have characters that it does not know',
+                        current_setting('server_encoding')
+            USING HINT = 'Make one with: createdb --template=template0 --encoding=UTF8 checkout';
+    END IF;
+END $$;
+
+-- For an index or a trigger: their own IF NOT EXISTS and OR REPLACE look only after they have waited for every open
+-- transaction that writes to the table, and everybody else waits behind them.
+CREATE OR REPLACE PROCEDURE pg_temp.create_once(statement text) LANGUAGE plpgsql AS $$
+DECLARE
+    name text := substring(statement FROM '(?:INDEX|TRIGGER) (\w+)');
+BEGIN
+    IF to_regclass(name) IS NULL AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgname = name) THEN
+        EXECUTE statement;
+    END IF;
+END $$;
+
 -- Catalogue ---------------------------------------------------------------------------------------------
 
 -- What is sold, at the price the server charges. Rows do not change while orders refer to them.
@@ -103,9 +125,9 @@ CREATE TABLE IF NOT EXISTS transfers (
                   WHEN 'refund'  THEN debit_account = 'shop' AND order_id IS NOT NULL END)
 );
 -- At most one capture and one refund per order.
-CREATE UNIQUE INDEX IF NOT EXISTS transfers_once_per_order ON transfers (order_id, kind) WHERE order_id IS NOT NULL;
-CREATE INDEX IF NOT EXISTS transfers_by_debit ON transfers (debit_account);
-CREATE INDEX IF NOT EXISTS transfers_by_credit ON transfers (credit_account);
+CALL pg_temp.create_once('CREATE UNIQUE INDEX transfers_once_per_order ON transfers (order_id, kind) WHERE order_id IS NOT NULL');
+CALL pg_temp.create_once('CREATE INDEX transfers_by_debit ON transfers (debit_account)');
+CALL pg_temp.create_once('CREATE INDEX transfers_by_credit ON transfers (credit_account)');
 
 -- Orders ------------------------------------------------------------------------------------------------
 
@@ -152,8 +174,8 @@ DO $$ BEGIN
     END IF;
 END $$;
 -- The sweep looks here, and only at what is unfinished.
-CREATE INDEX IF NOT EXISTS orders_unfinished ON orders (updated_at)
-    WHERE status IN ('pending', 'reserved', 'paid', 'unwinding', 'stuck');
+CALL pg_temp.create_once($$CREATE INDEX orders_unfinished ON orders (updated_at)
+    WHERE status IN ('pending', 'reserved', 'paid', 'unwinding', 'stuck')$$);
 
 CREATE TABLE IF NOT EXISTS order_lines (
     order_id         text    NOT NULL REFERENCES orders,
@@ -179,7 +201,7 @@ CREATE TABLE IF NOT EXISTS reservations (
         'released'   -- given back
     ))
 );
-CREATE INDEX IF NOT EXISTS reservations_by_sku ON reservations (sku) WHERE state <> 'released';
+CALL pg_temp.create_once($$CREATE INDEX reservations_by_sku ON reservations (sku) WHERE state <> 'released'$$);
 
 -- At most one parcel per order.
 CREATE TABLE IF NOT EXISTS shipments (
@@ -238,7 +260,7 @@ CREATE TABLE IF NOT EXISTS order_events (
     at              timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT order_events_numbered_once UNIQUE (order_id, seq)
 );
-CREATE INDEX IF NOT EXISTS order_events_in_commit_order ON order_events (txid, event_id);
+CALL pg_temp.create_once('CREATE INDEX order_events_in_commit_order ON order_events (txid, event_id)');
 
 -- An order that is stuck, until an operator or a later retry has settled it.
 CREATE TABLE IF NOT EXISTS incidents (
@@ -253,7 +275,7 @@ CREATE TABLE IF NOT EXISTS incidents (
     CONSTRAINT incidents_closed_with_a_resolution CHECK ((closed_at IS NULL) = (resolution IS NULL))
 );
 -- One order has one open incident at most.
-CREATE UNIQUE INDEX IF NOT EXISTS incidents_one_open_per_order ON incidents (order_id) WHERE closed_at IS NULL;
+CALL pg_temp.create_once('CREATE UNIQUE INDEX incidents_one_open_per_order ON incidents (order_id) WHERE closed_at IS NULL');
 
 -- What the audit found wrong, and when that was over, told once each. saga.log tells it between the orders' events,
 -- so both number theirs from one sequence.
@@ -267,7 +289,7 @@ CREATE TABLE IF NOT EXISTS audit_events (
     at       timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT audit_events_event_is_known CHECK (event IN ('violated', 'cleared'))
 );
-CREATE INDEX IF NOT EXISTS audit_events_in_commit_order ON audit_events (txid, event_id);
+CALL pg_temp.create_once('CREATE INDEX audit_events_in_commit_order ON audit_events (txid, event_id)');
 
 -- The state machine -------------------------------------------------------------------------------------
 
@@ -321,10 +343,10 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE OR REPLACE TRIGGER orders_move BEFORE INSERT OR UPDATE OF status ON orders
-    FOR EACH ROW EXECUTE FUNCTION orders_move();
-CREATE OR REPLACE TRIGGER orders_log_move AFTER INSERT OR UPDATE OF status ON orders
-    FOR EACH ROW EXECUTE FUNCTION orders_log_move();
+CALL pg_temp.create_once('CREATE TRIGGER orders_move BEFORE INSERT OR UPDATE OF status ON orders
+    FOR EACH ROW EXECUTE FUNCTION orders_move()');
+CALL pg_temp.create_once('CREATE TRIGGER orders_log_move AFTER INSERT OR UPDATE OF status ON orders
+    FOR EACH ROW EXECUTE FUNCTION orders_log_move()');
 
 -- Rights ------------------------------------------------------------------------------------------------
 

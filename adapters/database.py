@@ -129,8 +129,12 @@ async def single_statement(engine: AsyncEngine) -> AsyncIterator[AsyncConnection
 
 @asynccontextmanager
 async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """Give a connection inside one READ COMMITTED transaction; rolled back unless the block ends well."""
-    async with translated_errors(), engine.begin() as connection:
+    """Give a connection inside one READ COMMITTED transaction; rolled back unless the block ends well.
+
+    For undos, and for writing down what happened: where Postgres cannot store a value, it is not the order that was
+    asked wrongly. It has run already, and must neither be forgotten nor end without its undo.
+    """
+    async with translated_errors(malformed=DatabaseRefusedStatement), engine.begin() as connection:
         yield connection
 
 
@@ -144,8 +148,8 @@ async def snapshot(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
 
 @asynccontextmanager
-async def translated_errors() -> AsyncIterator[None]:
-    """Raise every database error of the block as the failure that it means."""
+async def translated_errors(malformed: type[CheckoutError] = InvalidInput) -> AsyncIterator[None]:
+    """Raise every database error of the block as the failure that it means; see `classify`."""
     try:
         yield
     except (
@@ -155,7 +159,7 @@ async def translated_errors() -> AsyncIterator[None]:
         OSError,
         TimeoutError,
     ) as error:
-        failure = classify(error)
+        failure = classify(error, malformed)
         _log.warning("%s: %s", type(failure).__name__, failure.message, extra={"action": "database_error"})
         raise failure from None
 
@@ -169,8 +173,8 @@ def violated_constraint(error: BaseException) -> str | None:
     return None
 
 
-def classify(error: BaseException) -> CheckoutError:
-    """Say what a database error means for the saga.
+def classify(error: BaseException, malformed: type[CheckoutError] = InvalidInput) -> CheckoutError:
+    """Say what a database error means for the saga; `malformed` is what it means that a value cannot be stored.
 
     A lost connection after COMMIT was sent is *unknown*, never "failed": it is retried, and the fence
     knows the answer. An error nobody foresaw counts as an outage, since retrying is bounded going forward
@@ -186,7 +190,7 @@ def classify(error: BaseException) -> CheckoutError:
         return DatabaseUnavailable(f"Postgres asked to try again: {message} ({code})")
     if code[:2] == _MALFORMED_CLASS:
         # Postgres quotes the value here, and values have no place in a history.
-        return InvalidInput(f"Postgres cannot store one of the values ({code})")
+        return malformed(f"Postgres cannot store one of the values ({code})")
     if code[:2] in _REFUSING_CLASSES and code not in _TRANSIENT_IN_REFUSING_CLASSES:
         return DatabaseRefusedStatement(f"Postgres refused: {message} ({code})")
     return DatabaseUnavailable(f"Postgres failed: {message} ({code})")

@@ -18,6 +18,7 @@ from activities.shipping import Shipping
 from adapters.database import TABLES
 from domain import policies
 from domain.model import OrderStatus
+from embedded.process import ServerFailed
 from embedded.stack import DATABASE, ROOT, DevStack, apply_schema, psql
 from tests.conftest import Database, Shop
 
@@ -84,6 +85,47 @@ async def test_a_run_among_orders_changes_nothing(stack: DevStack, database: Dat
     psql(stack.postgres, database.name, *_SETUP)
 
     assert _dump(stack, database.name) == before
+
+
+async def test_a_run_beside_open_transactions_waits_for_none_of_them(stack: DevStack, database: Database) -> None:
+    before = _dump(stack, database.name)
+
+    async with database.locked(f"LOCK TABLE {', '.join(sorted(TABLES))} IN ROW EXCLUSIVE MODE"):
+        await asyncio.to_thread(psql, stack.postgres, database.name, *_SETUP)
+
+    assert _dump(stack, database.name) == before
+
+
+async def test_a_run_that_would_have_to_wait_gives_up_before_others_wait_long(
+    stack: DevStack, database: Database
+) -> None:
+    await database.run("ALTER TABLE orders DROP COLUMN carrier")
+    before = _dump(stack, database.name)
+
+    async with database.locked("LOCK TABLE orders IN ROW EXCLUSIVE MODE"):
+        with pytest.raises(ServerFailed, match="lock timeout"):
+            await asyncio.to_thread(psql, stack.postgres, database.name, *_SETUP)
+
+    assert _dump(stack, database.name) == before
+    psql(stack.postgres, database.name, *_SETUP)
+    assert await database.value("SELECT count(carrier) FROM orders") == 0
+
+
+def test_a_database_that_does_not_keep_every_text_is_refused_with_what_to_do(stack: DevStack) -> None:
+    name = f"latin_{uuid.uuid4().hex[:8]}"
+    make = f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'"
+    psql(stack.postgres, "postgres", "-c", make)
+
+    try:
+        with pytest.raises(
+            ServerFailed, match=r"(?s)keeps text in LATIN1.*createdb --template=template0 --encoding=UTF8"
+        ):
+            psql(stack.postgres, name, *_SETUP)
+        tables = psql(stack.postgres, name, "-Atc", "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    finally:
+        psql(stack.postgres, "postgres", "-c", f"DROP DATABASE {name} WITH (FORCE)")
+
+    assert tables == ""
 
 
 async def test_a_run_keeps_what_the_shop_has_changed_in_its_catalogue(stack: DevStack, database: Database) -> None:

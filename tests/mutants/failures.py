@@ -1,6 +1,6 @@
 """Faults in what an error is taken for: an outage, a refusal, a broken state."""
 
-from tests.mutants.killers import DATABASE, MODEL, at
+from tests.mutants.killers import DATABASE, MODEL, PARKING, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "adapters/database.py"
@@ -70,8 +70,8 @@ MUTANTS = (
         "malformed-value-is-quoted",
         "a card number would end up in a history",
         _FILE,
-        '        return InvalidInput(f"Postgres cannot store one of the values ({code})")',
-        '        return InvalidInput(f"Postgres cannot store one of the values: {message} ({code})")',
+        '        return malformed(f"Postgres cannot store one of the values ({code})")',
+        '        return malformed(f"Postgres cannot store one of the values: {message} ({code})")',
         at(DATABASE, "test_a_value_that_postgres_cannot_store_is_invalid_input"),
     ),
     Mutant(
@@ -163,5 +163,19 @@ MUTANTS = (
         "code in _TRANSIENT_CODES | _STALE_PLAN_CODES:",
         "code in _TRANSIENT_CODES:",
         at(DATABASE, "test_a_session_whose_triggers_planned_before_a_schema_change_is_left"),
+    ),
+    Mutant(
+        "unstorable-ending-is-a-bad-request",
+        "the run would fail, and its order be left without an ending or an incident",
+        _FILE,
+        "translated_errors(malformed=DatabaseRefusedStatement)",
+        "translated_errors()",
+        at(
+            PARKING,
+            *(
+                f"test_an_ending_that_the_database_cannot_store_is_tried_until_it_can[{case}]"
+                for case in ("rejected-close_order", "stuck-park_order")
+            ),
+        ),
     ),
 )

@@ -26,18 +26,16 @@ MUTANTS = (
         "order-may-be-captured-twice",
         "nothing in the ledger itself would refuse a second capture",
         _FILE,
-        "CREATE UNIQUE INDEX IF NOT EXISTS transfers_once_per_order",
-        "CREATE INDEX IF NOT EXISTS transfers_once_per_order",
+        "CREATE UNIQUE INDEX transfers_once_per_order",
+        "CREATE INDEX transfers_once_per_order",
         at(SETUP, "test_the_database_refuses_what_its_constraint_forbids[transfers_once_per_order]"),
     ),
     Mutant(
         "second-open-incident-allowed",
         "one order would call two operators",
         _FILE,
-        "CREATE UNIQUE INDEX IF NOT EXISTS incidents_one_open_per_order ON incidents "
-        "(order_id) WHERE closed_at IS NULL;",
-        "CREATE UNIQUE INDEX IF NOT EXISTS incidents_one_open_per_order ON incidents (order_id, cause)"
-        " WHERE closed_at IS NULL;",
+        "INDEX incidents_one_open_per_order ON incidents (order_id) WHERE closed_at IS NULL",
+        "INDEX incidents_one_open_per_order ON incidents (order_id, cause) WHERE closed_at IS NULL",
         at(SETUP, "test_the_database_refuses_what_its_constraint_forbids[incidents_one_open_per_order]"),
     ),
     Mutant(
@@ -70,8 +68,8 @@ MUTANTS = (
         "moves-are-not-logged",
         "saga.log would miss what happened (P9)",
         _FILE,
-        "CREATE OR REPLACE TRIGGER orders_log_move AFTER INSERT OR UPDATE OF status ON orders",
-        "CREATE OR REPLACE TRIGGER orders_log_move AFTER INSERT ON orders",
+        "CREATE TRIGGER orders_log_move AFTER INSERT OR UPDATE OF status ON orders",
+        "CREATE TRIGGER orders_log_move AFTER INSERT ON orders",
         at(SETUP, "test_moves_made_by_hand_are_numbered_without_a_gap_whoever_makes_them"),
     ),
     Mutant(
@@ -121,5 +119,33 @@ MUTANTS = (
         "        'lock_timeout=1500ms',\n",
         "        'lock_timeout=15s',\n",
         at(SETUP, "test_the_services_timeouts_are_nested_inside_one_attempt"),
+    ),
+    Mutant(
+        "setup-locks-before-it-looks",
+        "whoever brings the schema up to date would stop the shop until the last open transaction ends",
+        _FILE,
+        "    IF to_regclass(name) IS NULL AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgname = name) THEN\n"
+        "        EXECUTE statement;\n    END IF;\n",
+        "    EXECUTE replace(replace(statement, ' INDEX ', ' INDEX IF NOT EXISTS '), 'CREATE TRIGGER', "
+        "'CREATE OR REPLACE TRIGGER');\n",
+        at(SETUP, "test_a_run_beside_open_transactions_waits_for_none_of_them"),
+        hangs=True,
+    ),
+    Mutant(
+        "setup-waits-as-long-as-it-takes",
+        "a new column would stop the shop until the last open transaction ends",
+        _FILE,
+        "SET LOCAL lock_timeout = '1s';\n",
+        "",
+        at(SETUP, "test_a_run_that_would_have_to_wait_gives_up_before_others_wait_long"),
+        hangs=True,
+    ),
+    Mutant(
+        "any-encoding-will-do",
+        "an order that is cancelled for a reason in another alphabet could never be closed",
+        _FILE,
+        "    IF current_setting('server_encoding') <> 'UTF8' THEN\n",
+        "    IF false THEN\n",
+        at(SETUP, "test_a_database_that_does_not_keep_every_text_is_refused_with_what_to_do"),
     ),
 )
