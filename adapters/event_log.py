@@ -16,6 +16,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from io import FileIO
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +36,7 @@ _RETRY_SECONDS = 2.0
 _BATCH = 500
 _BEGINNING: Final = ("0", 0)
 _MARK = " pos="
+_TAIL_BYTES = 65_536
 
 # A row's place is that of the earliest transaction which wrote it or a later event of its order: a transaction
 # that had begun earlier, and then waited for the order, has the lower txid and the higher number. `due` finds the
@@ -97,21 +99,21 @@ async def follow(engine: AsyncEngine, path: Path) -> None:
                 if position is None:
                     position = await _bookmark(engine, file)
                 rows = await _read(engine, position)
+                if rows:
+                    _append(file, "".join(marked_lines(rows, position)))
             except CheckoutError as failure:
                 _log.debug("saga.log waits: %s", failure.message)
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
+            except OSError as failure:
+                # A full disk must not stop the checkout. Whatever was half written is cut off again.
+                _log.error("saga.log cannot be written and will catch up: %s", failure)
+                position = None
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
+            for row in rows:
+                _tell(row)
             if rows:
-                try:
-                    _append(file, "".join(marked_lines(rows, position)))
-                except OSError as failure:
-                    # A full disk must not stop the checkout. Whatever was half written is cut off again.
-                    _log.error("saga.log cannot be written and will catch up: %s", failure)
-                    position = None
-                    await asyncio.sleep(_RETRY_SECONDS)
-                    continue
-                for row in rows:
-                    _tell(row)
                 position = (rows[-1].place_txid, rows[-1].place_id)
             if len(rows) < _BATCH:
                 await asyncio.sleep(_POLL_SECONDS)
@@ -150,20 +152,28 @@ def marked_lines(rows: Sequence[Row[tuple[object, ...]]], before: Position) -> I
 
 
 def last_position(file: FileIO) -> Position:
-    """Find the bookmark in the last whole line; cut off a line that a crash left half written."""
+    """Find the bookmark in the last whole line; cut off what a crash left half written, a line or a group of them."""
     size = file.seek(0, os.SEEK_END)
-    tail_begins = max(0, size - 65_536)
+    tail_begins = max(0, size - _TAIL_BYTES)
     file.seek(tail_begins)
     tail = file.readall()
-    whole = tail[: tail.rfind(b"\n") + 1]
-    file.truncate(tail_begins + len(whole))
+    lines = tail[: tail.rfind(b"\n") + 1].splitlines(keepends=True)
+    marked = [(number, mark) for number, entry in enumerate(lines) if (mark := _mark_of(entry))]
+    position = marked[-1][1] if marked else _BEGINNING
+    # The first line with a mark completes its place. Those after it begin a group whose last line is missing; at the
+    # beginning of a database nothing is complete.
+    same = [number for number, _ in takewhile(lambda entry: entry[1] == position, reversed(marked))]
+    if torn := same if position == _BEGINNING else same[:-1]:
+        lines = lines[: torn[-1]]
+    file.truncate(tail_begins + sum(map(len, lines)))
     file.seek(0, os.SEEK_END)
-    for entry in reversed(whole.decode(errors="replace").splitlines()):
-        _, mark, position = entry.rpartition(_MARK)
-        txid, _, event_id = position.partition(".")
-        if mark and txid.isdigit() and event_id.isdigit():
-            return txid, int(event_id)
-    return _BEGINNING
+    return position
+
+
+def _mark_of(entry: bytes) -> Position | None:
+    _, mark, position = entry.decode(errors="replace").rstrip().rpartition(_MARK)
+    txid, _, event_id = position.partition(".")
+    return (txid, int(event_id)) if mark and txid.isdecimal() and event_id.isdecimal() else None
 
 
 async def _bookmark(engine: AsyncEngine, file: FileIO) -> Position:

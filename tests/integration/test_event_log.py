@@ -189,33 +189,55 @@ async def test_an_orders_events_keep_their_sequence_when_its_transactions_began_
     assert len(told(log)) == len(set(told(log))) == 5
 
 
-async def test_a_crash_among_lines_that_belong_together_loses_none_of_them(
-    engine: AsyncEngine, database: Database, folder: Path
+@pytest.mark.parametrize("is_first", [False, True])
+async def test_a_crash_among_lines_that_belong_together_loses_none_of_them_and_repeats_none(
+    engine: AsyncEngine, database: Database, folder: Path, is_first: bool
 ) -> None:
+    """The second line is told ahead of its own transaction, because of the third: both, or neither."""
     log = folder / "saga.log"
-    await insert(database, "one")
+    if not is_first:
+        await insert(database, "zero")
     early = await asyncpg.connect(database.admin_url)
     async with early.transaction():
         await early.fetchval("SELECT pg_current_xact_id()")
-        await database.run("UPDATE orders SET status = 'unwinding' WHERE order_id = 'one'")
-        await early.execute("UPDATE orders SET status = 'cancelled' WHERE order_id = 'one'")
+        await insert(database, "one")
+        await early.execute("UPDATE orders SET status = 'unwinding' WHERE order_id = 'one'")
     await early.close()
+    whole = ([] if is_first else [("zero", 1)]) + [("one", 1), ("one", 2)]
     async with following(engine, log):
-        await until(lambda: len(told(log)) == 3)
+        await until(lambda: told(log) == whole)
     lines = log.read_text().splitlines(keepends=True)
-    log.write_text("".join(lines[:2]))  # the second is told ahead of its own transaction, because of the third
+    log.write_text("".join(lines[:-1]))
 
     async with following(engine, log):
         await insert(database, "two")
         await until(lambda: ("two", 1) in told(log))
 
-    assert ("one", 3) in told(log)
+    assert told(log) == [*whole, ("two", 1)]
 
 
-async def test_a_full_disk_does_not_end_the_follower_and_leaves_no_half_line(
-    engine: AsyncEngine, database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_crash_among_the_first_lines_of_another_database_keeps_those_of_the_one_before(
+    engine: AsyncEngine, database: Database, folder: Path
 ) -> None:
     log = folder / "saga.log"
+    before = ["earlier #1 pending pos=0.0\n", "earlier #2 completed pos=99999999.7\n"]
+    log.write_text("".join([*before, "# another database from here on\n", "one #1 pending pos=0.0\n"]))
+
+    async with following(engine, log):
+        await insert(database, "one")
+        await until(lambda: ("one", 1) in told(log))
+
+    assert log.read_text().splitlines(keepends=True)[:3] == [*before, "# another database from here on\n"]
+    assert [line for line in log.read_text().splitlines()[3:] if " one #1 " not in line] == []
+
+
+@pytest.mark.parametrize("found", ["", "2026-01-01T00:00:00.000Z old #1 pending by accept pos=999999999.42\n"])
+async def test_a_full_disk_does_not_end_the_follower_and_leaves_no_half_line(
+    engine: AsyncEngine, database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch, found: str
+) -> None:
+    """Whether it is full when events are told, or when it is noted that another database begins."""
+    log = folder / "saga.log"
+    log.write_text(found)
     append = event_log._append
     monkeypatch.setattr(event_log, "_RETRY_SECONDS", 0.05)
     full = asyncio.Event()
@@ -232,11 +254,14 @@ async def test_a_full_disk_does_not_end_the_follower_and_leaves_no_half_line(
 
     async with following(engine, log):
         await insert(database, "one", "two")
-        await until(lambda: len(told(log)) == 2)
+        await until(lambda: ("two", 1) in told(log))
 
     assert full.is_set()
-    assert sorted(told(log)) == [("one", 1), ("two", 1)]
-    assert all(re.search(r" pos=\d+\.\d+$", line) for line in log.read_text().splitlines())
+    assert sorted(told(log)) == [*([("old", 1)] if found else []), ("one", 1), ("two", 1)]
+    noted = "# another database from here on\n" if found else ""
+    lines = log.read_text().removeprefix(found + noted).splitlines()
+    assert len(lines) == 2
+    assert all(re.search(r" pos=\d+\.\d+$", line) for line in lines)
 
 
 async def test_one_follower_writes_and_another_takes_over(

@@ -4,6 +4,13 @@ from tests.mutants.killers import EVENT_LOG, PLANS, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "adapters/event_log.py"
+_GROUP = at(
+    EVENT_LOG,
+    *(
+        f"test_a_crash_among_lines_that_belong_together_loses_none_of_them_and_repeats_none[{is_first}]"
+        for is_first in (False, True)
+    ),
+)
 
 MUTANTS = (
     Mutant(
@@ -26,7 +33,7 @@ MUTANTS = (
         "log-keeps-a-torn-line",
         "a crash would leave half a line, and a line after it that nobody can read",
         _FILE,
-        "    file.truncate(tail_begins + len(whole))\n",
+        "    file.truncate(tail_begins + sum(map(len, lines)))\n",
         "",
         at(EVENT_LOG, "test_a_restart_goes_on_where_the_last_whole_line_ends"),
     ),
@@ -52,14 +59,38 @@ MUTANTS = (
         _FILE,
         "        before = place if is_last else before\n",
         "        before = place if is_last or before else before\n",
-        at(EVENT_LOG, "test_a_crash_among_lines_that_belong_together_loses_none_of_them"),
+        _GROUP,
+    ),
+    Mutant(
+        "log-keeps-a-torn-group",
+        "a crash between two lines that belong together would tell the first of them twice",
+        _FILE,
+        "    if torn := same if position == _BEGINNING else same[:-1]:\n",
+        "    if torn := same[:0]:\n",
+        _GROUP,
+    ),
+    Mutant(
+        "log-takes-the-beginning-for-complete",
+        "a crash between the first two lines of a log would tell the first of them twice",
+        _FILE,
+        "    if torn := same if position == _BEGINNING else same[:-1]:\n",
+        "    if torn := same[:-1]:\n",
+        _GROUP,
+    ),
+    Mutant(
+        "log-cuts-off-whole-lines",
+        "each restart would tell the newest event again, and have lost what was written behind it",
+        _FILE,
+        "    if torn := same if position == _BEGINNING else same[:-1]:\n",
+        "    if torn := same:\n",
+        at(EVENT_LOG, "test_a_restart_goes_on_where_the_last_whole_line_ends"),
     ),
     Mutant(
         "log-dies-of-a-full-disk",
         "a full disk would stop the checkout",
         _FILE,
-        "                except OSError as failure:\n",
-        "                except KeyError as failure:\n",
+        "            except OSError as failure:\n",
+        "            except KeyError as failure:\n",
         at(EVENT_LOG, "test_a_full_disk_does_not_end_the_follower_and_leaves_no_half_line"),
     ),
     Mutant(
