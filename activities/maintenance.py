@@ -12,6 +12,9 @@ from pathlib import Path
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import WorkflowExecutionStatus as Status
+from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest
 from temporalio.service import RPCError, RPCStatusCode
 
 from adapters.database import snapshot, transaction
@@ -84,6 +87,17 @@ _UNFINISHED_STILL = text("""
        AND status NOT IN ('completed', 'rejected', 'cancelled')
 """)
 
+# Whatever else there is, a pause or what a newer server has, may still go on.
+_ENDED = frozenset(
+    {
+        Status.WORKFLOW_EXECUTION_STATUS_COMPLETED,
+        Status.WORKFLOW_EXECUTION_STATUS_FAILED,
+        Status.WORKFLOW_EXECUTION_STATUS_CANCELED,
+        Status.WORKFLOW_EXECUTION_STATUS_TERMINATED,
+        Status.WORKFLOW_EXECUTION_STATUS_CONTINUED_AS_NEW,
+        Status.WORKFLOW_EXECUTION_STATUS_TIMED_OUT,
+    }
+)
 ANCHOR_CHECK = "R1"
 _ANCHOR_CLAIM = "what an earlier audit saw is still there"
 _IN_DOUBT = f"{DatabaseContradictsHistory.__name__}: "
@@ -238,7 +252,7 @@ def _contradiction(order_id: str, status: str) -> str:
 
 
 async def _has_completed(order: CheckoutInput) -> bool:
-    return await _status_of(checkout_workflow_id(order.order_id)) == "COMPLETED"
+    return await _status_of(checkout_workflow_id(order.order_id)) == Status.WORKFLOW_EXECUTION_STATUS_COMPLETED
 
 
 async def _completed_by(carrier: str) -> frozenset[str] | None:
@@ -249,18 +263,21 @@ async def _completed_by(carrier: str) -> frozenset[str] | None:
         if error.status is not RPCStatusCode.NOT_FOUND:
             raise
         return frozenset()
-    if status == "RUNNING":
+    if status not in _ENDED:
         return None
-    if status != "COMPLETED":
+    if status != Status.WORKFLOW_EXECUTION_STATUS_COMPLETED:
         return frozenset()
     report = await activity.client().get_workflow_handle(carrier, result_type=BatchReport).result()
     return frozenset(outcome.order_id for outcome in report.unpacked() if outcome.status == OrderStatus.COMPLETED)
 
 
-async def _status_of(workflow_id: str) -> str:
-    """Name the status of a workflow's newest run."""
-    status = (await activity.client().get_workflow_handle(workflow_id).describe()).status
-    return status.name if status is not None else ""
+async def _status_of(workflow_id: str) -> Status.ValueType:
+    """Read the status of a workflow's newest run. The SDK's `describe` (1.35) fails of a paused one."""
+    asked = DescribeWorkflowExecutionRequest(
+        namespace=activity.client().namespace, execution=WorkflowExecution(workflow_id=workflow_id)
+    )
+    answer = await activity.client().workflow_service.describe_workflow_execution(asked, retry=True)
+    return answer.workflow_execution_info.status
 
 
 def _went_back(anchor: Anchor) -> Violation:

@@ -10,8 +10,6 @@ from urllib.parse import quote
 
 from temporalio.client import (
     Client,
-    WorkflowExecutionDescription,
-    WorkflowExecutionStatus,
     WorkflowFailureError,
     WorkflowHandle,
     WorkflowQueryFailedError,
@@ -24,6 +22,8 @@ from temporalio.converter import value_to_type
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
+from client import executions
+from client.executions import Execution
 from client.failures import NoSuchOrder, NoWorker, OtherContent, Refused
 from client.listing import GONE, QUERIES, TERMINATED, Listed, listed_status
 from domain import policies
@@ -126,7 +126,7 @@ class Checkouts:
                 if done:
                     return result.result()
                 try:
-                    attributes = (await self._describe(order_id)).typed_search_attributes
+                    attributes = (await self._describe(order_id)).attributes
                 except RPCError as error:
                     if error.status not in _TOO_BUSY:
                         raise
@@ -145,10 +145,8 @@ class Checkouts:
         Raises:
             NoSuchOrder: Temporal has no history of it.
         """
-        description = await self._describe(order_id)
-        if description.status is WorkflowExecutionStatus.RUNNING:
-            return await self._ask(order_id, description)
-        return await self._result(order_id)
+        run = await self._describe(order_id)
+        return await (self._ask(order_id, run) if run.is_open else self._result(order_id))
 
     async def list(self, status: str | None, limit: int) -> AsyncIterator[Listed]:
         """List orders by their newest run, newest first where the server sorts them."""
@@ -156,18 +154,17 @@ class Checkouts:
         query = "WorkflowType = 'Checkout'"
         if status:
             query += f" AND {QUERIES[status]}"
-        async for found in self._client.list_workflows(query, limit=limit):
-            order_id = policies.order_id_of(found.id)
+        async for found in executions.find(self._client, query, limit):
+            order_id = policies.order_id_of(found.workflow_id)
             if order_id in told or (status == TERMINATED and await self._is_repaired(order_id, found.run_id)):
                 continue
             told.add(order_id)
-            attributes = found.typed_search_attributes
             yield Listed(
                 order_id,
-                listed_status(found.status, attributes),
-                attributes.get(policies.FAILED_STEP),
-                found.start_time,
-                found.close_time,
+                listed_status(found),
+                found.attributes.get(policies.FAILED_STEP),
+                found.started_at,
+                found.closed_at,
             )
 
     async def cancel(self, order_id: str, reason: str) -> None:
@@ -234,9 +231,9 @@ class Checkouts:
     def _handle(self, order_id: str) -> Handle:
         return self._client.get_workflow_handle(policies.checkout_workflow_id(order_id), result_type=CheckoutStatus)
 
-    async def _describe(self, order_id: str) -> WorkflowExecutionDescription:
+    async def _describe(self, order_id: str) -> Execution:
         try:
-            return await self._handle(order_id).describe()
+            return await executions.describe(self._client, policies.checkout_workflow_id(order_id))
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND and not _is_about_the_namespace(error):
                 raise NoSuchOrder(
@@ -255,8 +252,11 @@ class Checkouts:
             return str(order.fingerprint)
         return ""
 
-    async def _ask(self, order_id: str, description: WorkflowExecutionDescription) -> CheckoutStatus:
+    async def _ask(self, order_id: str, run: Execution) -> CheckoutStatus:
         """Ask the workflow itself, open or closed; without a worker, tell what Temporal knows."""
+        if run.is_paused:
+            why = "its workflow is paused; until somebody unpauses it, nothing of the order goes on"
+            return CheckoutStatus(order_id, listed_status(run), why)
         try:
             status: CheckoutStatus = await self._handle(order_id).query(
                 "status", result_type=CheckoutStatus, rpc_timeout=_QUERY_TIMEOUT
@@ -273,10 +273,7 @@ class Checkouts:
             )
         else:
             return status
-        known = description.typed_search_attributes.get(policies.ORDER_STATUS)
-        if known is None and description.status is WorkflowExecutionStatus.CANCELED:
-            known = OrderStatus.CANCELLED
-        return CheckoutStatus(order_id, known or "running", why)
+        return CheckoutStatus(order_id, listed_status(run), why)
 
     async def _result(self, order_id: str) -> CheckoutStatus:
         while True:
@@ -289,15 +286,15 @@ class Checkouts:
                     status: CheckoutStatus = value_to_type(CheckoutStatus, cause.details[0])
                     return status
                 return CheckoutStatus(order_id, OrderStatus.REJECTED, f"{cause.type}: {cause.message}")
-            description = await self._describe(order_id)
-            if description.status is WorkflowExecutionStatus.RUNNING:
+            run = await self._describe(order_id)
+            if run.is_open:
                 continue  # a reset, or a repair by the sweep, has begun a newer run
-            if description.status in GONE:
+            if run.status in GONE:
                 return CheckoutStatus(
                     order_id, TERMINATED, "its workflow was ended from outside; starter.py sweep repairs it"
                 )
             # A cancel leaves no details in the history; the closed workflow still answers.
-            return await self._ask(order_id, description)
+            return await self._ask(order_id, run)
 
     async def _update(self, order_id: str, update: str, *arguments: Any, returns: type | None = CheckoutStatus) -> Any:
         try:
@@ -321,6 +318,8 @@ class Checkouts:
             cause = failure.cause
             raise Refused(cause.message if isinstance(cause, ApplicationError) else str(cause)) from None
         except RPCError as error:
+            if error.status is RPCStatusCode.FAILED_PRECONDITION:  # somebody has paused the workflow
+                raise Refused(error.message) from None
             if error.status is not RPCStatusCode.NOT_FOUND:
                 raise
             status = await self.status(order_id)

@@ -3,19 +3,28 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from temporalio.client import WorkflowExecutionStatus
-from temporalio.common import TypedSearchAttributes
+from temporalio.api.enums.v1 import WorkflowExecutionStatus as Status
 
+from client.executions import Execution
 from domain import policies
+from domain.model import OrderStatus
 
 TERMINATED = "terminated"
 """The status of an order whose workflow was ended from outside and which the sweep has not repaired yet."""
 GONE = frozenset(
     {
-        WorkflowExecutionStatus.TERMINATED,
-        WorkflowExecutionStatus.TIMED_OUT,
+        Status.WORKFLOW_EXECUTION_STATUS_TERMINATED,
+        Status.WORKFLOW_EXECUTION_STATUS_TIMED_OUT,
     }
 )
+_UNMARKED = {
+    Status.WORKFLOW_EXECUTION_STATUS_RUNNING: "running",
+    Status.WORKFLOW_EXECUTION_STATUS_PAUSED: "paused",
+    Status.WORKFLOW_EXECUTION_STATUS_COMPLETED: "completed",
+    Status.WORKFLOW_EXECUTION_STATUS_FAILED: "failed",
+    Status.WORKFLOW_EXECUTION_STATUS_CANCELED: OrderStatus.CANCELLED.value,
+}
+"""The status of an order whose workflow has not marked its run with one."""
 # What visibility knows of each status. Eventually consistent: about a second behind.
 QUERIES = {
     "running": "ExecutionStatus = 'Running' AND (OrderStatus IS NULL OR OrderStatus = 'unwinding')",
@@ -40,11 +49,8 @@ class Listed:
     closed_at: datetime | None
 
 
-def listed_status(status: WorkflowExecutionStatus | None, attributes: TypedSearchAttributes) -> str:
-    """Name the status of a listed order."""
-    if status in GONE:
+def listed_status(found: Execution) -> str:
+    """Name the status of an order as Temporal knows it, without asking its workflow."""
+    if found.status in GONE:
         return TERMINATED
-    known = attributes.get(policies.ORDER_STATUS)
-    if known:
-        return known
-    return status.name.lower() if status else "unknown"
+    return found.attributes.get(policies.ORDER_STATUS) or _UNMARKED.get(found.status, "unknown")

@@ -1,6 +1,6 @@
 """Faults in the bulk lane: who gets the last ones, what is left behind, and who deals with the rest."""
 
-from tests.mutants.killers import BATCHES, BULK, BULK_FILES, at
+from tests.mutants.killers import BATCHES, BULK, BULK_FILES, PAUSED, at
 from tests.mutants.mutant import Mutant
 
 _STEPS = "activities/batches.py"
@@ -164,6 +164,14 @@ MUTANTS = (
             BULK,
             "test_the_sweep_leaves_orders_alone_while_their_batch_is_under_way_and_repairs_them_once_it_is_lost",
         ),
+    ),
+    Mutant(
+        "sweep-takes-a-paused-batch-for-lost",
+        "whoever pauses a batch would have its orders undone",
+        "activities/maintenance.py",
+        "    if status not in _ENDED:\n",
+        "    if status == Status.WORKFLOW_EXECUTION_STATUS_RUNNING:\n",
+        at(PAUSED, "test_the_sweep_leaves_the_orders_of_a_paused_batch_alone"),
     ),
     Mutant(
         "load-trusts-a-torn-line",

@@ -46,8 +46,8 @@ MUTANTS = (
         "outcome-stops-at-a-terminated-run",
         "whoever waits would be told that an order is lost which is being repaired",
         _FILE,
-        "            if description.status is WorkflowExecutionStatus.RUNNING:\n                continue",
-        "            if description.status is None:\n                continue",
+        "            if run.is_open:\n                continue",
+        "            if run.is_paused:\n                continue",
         at(SECOND_RUN, "test_whoever_waits_for_a_run_that_was_replaced_waits_for_the_newer_one"),
     ),
     Mutant(

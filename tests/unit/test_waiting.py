@@ -4,10 +4,11 @@ import asyncio
 from typing import cast
 
 import pytest
-from temporalio.client import Client, WorkflowExecutionDescription
+from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from client.checkouts import Checkouts
+from client.executions import Execution
 from domain.model import CheckoutStatus
 
 
@@ -24,7 +25,7 @@ class Busy(Checkouts):
         await self._has_ended.wait()
         return CheckoutStatus(order_id, "completed")
 
-    async def _describe(self, _order_id: str) -> WorkflowExecutionDescription:
+    async def _describe(self, _order_id: str) -> Execution:
         self.questions += 1
         if self.questions == 3:
             self._has_ended.set()

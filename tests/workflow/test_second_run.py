@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
-from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import TerminatedError
 
 from activities.inventory import Inventory
@@ -280,15 +280,16 @@ async def test_whoever_waits_for_a_run_that_was_replaced_waits_for_the_newer_one
                 raise end
             return end
 
-        async def describe(self) -> Any:
-            return SimpleNamespace(status=WorkflowExecutionStatus.RUNNING, typed_search_attributes={})
-
         async def query(self, *_: Any, **__: Any) -> CheckoutStatus:
             return CheckoutStatus("o-1", "running")
 
     checkouts = Checkouts(shop.client, shop.task_queue, "http://ui")
     monkeypatch.setattr(checkouts, "_handle", lambda _: Replaced())
 
+    async def describe(_: str) -> Any:
+        return SimpleNamespace(is_open=True, is_paused=False, status=None, attributes={})
+
+    monkeypatch.setattr(checkouts, "_describe", describe)
     outcome = await checkouts.outcome("o-1")
 
     assert outcome.status == "cancelled"

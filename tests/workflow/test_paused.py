@@ -1,0 +1,119 @@
+"""A workflow that somebody has paused (`temporal workflow pause`): nothing of it runs, and nobody takes it for lost."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from temporalio.api.workflowservice.v1 import PauseWorkflowExecutionRequest, UnpauseWorkflowExecutionRequest
+from temporalio.client import Client
+
+from activities.batches import Batches
+from activities.inventory import Inventory
+from adapters.temporal import DATA_CONVERTER
+from client.checkouts import Checkouts
+from client.failures import Refused
+from domain.bulk import StepInput, pack
+from domain.policies import SEARCH_ATTRIBUTES
+from embedded.ports import free_port
+from embedded.temporal import TemporalServer
+from tests.conftest import Shop
+from tests.workflow.bulk_scenes import gates_of, mixed, start_batch
+from tests.workflow.sagas import how_it_ended, until, violations
+
+
+@pytest.fixture(scope="module")
+def pausing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporalServer]:
+    """A server of our own: to pause workflows has to be allowed, and is not by default."""
+    server = TemporalServer(
+        port=free_port(),
+        ui_port=None,
+        log=tmp_path_factory.mktemp("pausing") / "temporal.log",
+        search_attributes=SEARCH_ATTRIBUTES,
+        extra_args=["--dynamic-config-value", "frontend.WorkflowPauseEnabled=true"],
+    )
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+async def client(pausing: TemporalServer) -> Client:
+    return await Client.connect(pausing.address, data_converter=DATA_CONVERTER)
+
+
+async def pause(shop: Shop, workflow_id: str) -> None:
+    await shop.client.workflow_service.pause_workflow_execution(
+        PauseWorkflowExecutionRequest(
+            namespace="default", workflow_id=workflow_id, reason="a test", request_id=uuid.uuid4().hex
+        )
+    )
+
+
+async def unpause(shop: Shop, workflow_id: str) -> None:
+    await shop.client.workflow_service.unpause_workflow_execution(
+        UnpauseWorkflowExecutionRequest(
+            namespace="default", workflow_id=workflow_id, reason="a test", request_id=uuid.uuid4().hex
+        )
+    )
+
+
+async def test_the_sweep_takes_a_paused_order_for_alive(shop: Shop) -> None:
+    order = shop.order("alice")
+    await Inventory(shop.engine).reserve_inventory(order)
+    handle = await shop.start(order)
+    await pause(shop, handle.id)
+
+    async with shop.working():
+        report = await shop.sweep()
+        status = await shop.order_status(order)
+        await unpause(shop, handle.id)
+        ended = await how_it_ended(handle)
+
+    assert (report.alive, report.repaired, report.parked) == (1, [], [])
+    assert status == "reserved"
+    assert ended == "completed"
+    assert await violations(shop) == []
+
+
+async def test_the_sweep_leaves_the_orders_of_a_paused_batch_alone(shop: Shop) -> None:
+    orders = mixed(shop)
+    carrier = gates_of(shop, orders).order_id
+    await Batches(shop.engine).reserve_orders(StepInput(carrier, [pack(order) for order in orders]))
+    handle = await start_batch(shop, orders)
+    await pause(shop, carrier)
+
+    async with shop.working():
+        report = await shop.sweep()
+        status = await shop.order_status(orders[0])
+        await unpause(shop, carrier)
+        outcomes = (await handle.result()).unpacked()
+
+    assert (report.repaired, report.started) == ([], [])
+    assert status == "reserved"
+    assert [outcome.status for outcome in outcomes] == ["completed", "rejected", "rejected", "rejected", "completed"]
+    assert await violations(shop) == []
+
+
+async def test_a_paused_order_is_told_as_such_and_what_is_asked_of_it_is_refused_in_words(shop: Shop) -> None:
+    order = shop.order("alice")
+    checkouts = Checkouts(shop.client, shop.task_queue, "http://ui")
+    handle = await shop.start(order)
+    await pause(shop, handle.id)
+
+    async with shop.working():
+        told = await checkouts.status(order.order_id)
+
+        async def is_listed() -> bool:
+            return [one.status async for one in checkouts.list(None, 100) if one.order_id == order.order_id] == [
+                "paused"
+            ]
+
+        await until(is_listed)
+        with pytest.raises(Refused, match="paused"):
+            await checkouts.cancel(order.order_id, "changed my mind")
+        await unpause(shop, handle.id)
+        ended = await how_it_ended(handle)
+
+    assert told.status == "paused"
+    assert "until somebody unpauses it" in (told.reason or "")
+    assert ended == "completed"
