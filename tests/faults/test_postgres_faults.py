@@ -107,7 +107,7 @@ async def test_a_pool_of_one_serves_a_hundred_orders_at_once(site: Site, fired: 
 @pytest.mark.exhaustive
 async def test_a_server_without_a_free_connection_delays_orders_and_costs_none(site: Site, fired: Counter[str]) -> None:
     await site.ready_worker()
-    load = site.load(60)
+    load = site.load(400)
     await load.ended(10)
     taken: list[asyncpg.Connection] = []
 

@@ -7,8 +7,9 @@ from typing import Any
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDReusePolicy
 
+from client.bulk import carried_on
 from client.checkouts import Checkouts
-from domain.bulk import Batch, BatchReport, Outcome, digest, pack
+from domain.bulk import HANDED_OVER, Batch, BatchReport, Outcome, digest, pack
 from domain.model import CheckoutInput, CheckoutStatus
 from domain.policies import bulk_workflow_id, checkout_workflow_id
 from embedded.stack import DevStack
@@ -121,8 +122,18 @@ class Scene:
     async def load_again(self) -> dict[str, list[Outcome]]:
         """Ask for every batch once more, as a second load of its file does, and give what is told."""
         checkouts = Checkouts(self.client, self.crew.task_queue, "")
+
+        async def told(load: Load) -> list[Outcome]:
+            orders = list(load.orders.values())
+            outcomes = zip(orders, await checkouts.carry(orders), strict=True)
+            # A batch whose attempts go to a stopped worker's open polls until its time is up hands its orders over.
+            return [
+                await carried_on(checkouts, order) if outcome.status == HANDED_OVER else outcome
+                for order, outcome in outcomes
+            ]
+
         async with asyncio.timeout(_PATIENCE_SECONDS):
-            return {load.operation: list(await checkouts.carry(list(load.orders.values()))) for load in self.loads}
+            return {load.operation: await told(load) for load in self.loads}
 
     # On the way ------------------------------------------------------------------------------------------
 
