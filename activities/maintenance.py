@@ -13,7 +13,8 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.enums.v1 import WorkflowExecutionStatus as Status
+from temporalio.api.enums.v1 import WorkflowExecutionStatus
+from temporalio.api.workflow.v1 import WorkflowExecutionInfo
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -87,17 +88,6 @@ _UNFINISHED_STILL = text("""
        AND status NOT IN ('completed', 'rejected', 'cancelled')
 """)
 
-# Whatever else there is, a pause or what a newer server has, may still go on.
-_ENDED = frozenset(
-    {
-        Status.WORKFLOW_EXECUTION_STATUS_COMPLETED,
-        Status.WORKFLOW_EXECUTION_STATUS_FAILED,
-        Status.WORKFLOW_EXECUTION_STATUS_CANCELED,
-        Status.WORKFLOW_EXECUTION_STATUS_TERMINATED,
-        Status.WORKFLOW_EXECUTION_STATUS_CONTINUED_AS_NEW,
-        Status.WORKFLOW_EXECUTION_STATUS_TIMED_OUT,
-    }
-)
 ANCHOR_CHECK = "R1"
 _ANCHOR_CLAIM = "what an earlier audit saw is still there"
 _IN_DOUBT = f"{DatabaseContradictsHistory.__name__}: "
@@ -252,32 +242,36 @@ def _contradiction(order_id: str, status: str) -> str:
 
 
 async def _has_completed(order: CheckoutInput) -> bool:
-    return await _status_of(checkout_workflow_id(order.order_id)) == Status.WORKFLOW_EXECUTION_STATUS_COMPLETED
+    return _is_completed(await _newest_run(checkout_workflow_id(order.order_id)))
 
 
 async def _completed_by(carrier: str) -> frozenset[str] | None:
     """Tell which orders a batch has reported as completed; None as long as it is under way."""
     try:
-        status = await _status_of(carrier)
+        run = await _newest_run(carrier)
     except RPCError as error:
         if error.status is not RPCStatusCode.NOT_FOUND:
             raise
         return frozenset()
-    if status not in _ENDED:
+    if not run.HasField("close_time"):  # whatever its status is called: a paused one goes on some time
         return None
-    if status != Status.WORKFLOW_EXECUTION_STATUS_COMPLETED:
+    if not _is_completed(run):
         return frozenset()
     report = await activity.client().get_workflow_handle(carrier, result_type=BatchReport).result()
     return frozenset(outcome.order_id for outcome in report.unpacked() if outcome.status == OrderStatus.COMPLETED)
 
 
-async def _status_of(workflow_id: str) -> Status.ValueType:
-    """Read the status of a workflow's newest run. The SDK's `describe` (1.35) fails of a paused one."""
+async def _newest_run(workflow_id: str) -> WorkflowExecutionInfo:
+    """Look up a workflow's newest run. The SDK's `describe` (1.35) fails of a paused one."""
     asked = DescribeWorkflowExecutionRequest(
         namespace=activity.client().namespace, execution=WorkflowExecution(workflow_id=workflow_id)
     )
     answer = await activity.client().workflow_service.describe_workflow_execution(asked, retry=True)
-    return answer.workflow_execution_info.status
+    return answer.workflow_execution_info
+
+
+def _is_completed(run: WorkflowExecutionInfo) -> bool:
+    return run.status == WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_COMPLETED
 
 
 def _went_back(anchor: Anchor) -> Violation:

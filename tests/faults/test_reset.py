@@ -4,15 +4,12 @@ Where the old run has an attempt under way, the attempt is held until the new ru
 """
 
 import asyncio
-import uuid
 from collections import Counter
 from collections.abc import Sequence
 
 import pytest
-from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import WorkflowTaskFailedCause
 from temporalio.api.history.v1 import HistoryEvent
-from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import WorkflowExecutionStatus
 
 from domain.maintenance import SweepReport
@@ -35,7 +32,7 @@ from tests.faults.scripts import (
 from tests.faults.share import share
 from tests.faults.stepping import TASK, Stage, Stop
 from tests.faults.strikes import TERMINATED
-from tests.workflow.sagas import DOES, until, violations
+from tests.workflow.sagas import DOES, reset_to, until, violations
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -75,15 +72,7 @@ async def keep_operating(script: Script, stage: Stage) -> None:
 
 async def reset(stage: Stage, events: Sequence[HistoryEvent], place: int, run_id: str) -> None:
     """Reset a run to the workflow task that started at a place of its history; the new run is the newest."""
-    await stage.shop.client.workflow_service.reset_workflow_execution(
-        ResetWorkflowExecutionRequest(
-            namespace="default",
-            workflow_execution=WorkflowExecution(workflow_id=stage.handle.id, run_id=run_id),
-            reason="a test",
-            workflow_task_finish_event_id=events[place].event_id,
-            request_id=uuid.uuid4().hex,
-        )
-    )
+    await reset_to(stage.shop, stage.handle.id, run_id, events[place].event_id)
 
 
 def assert_was_reset(old: Sequence[HistoryEvent], new: Sequence[HistoryEvent], place: int) -> None:

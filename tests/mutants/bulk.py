@@ -169,8 +169,8 @@ MUTANTS = (
         "sweep-takes-a-paused-batch-for-lost",
         "whoever pauses a batch would have its orders undone",
         "activities/maintenance.py",
-        "    if status not in _ENDED:\n",
-        "    if status == Status.WORKFLOW_EXECUTION_STATUS_RUNNING:\n",
+        '    if not run.HasField("close_time"):  # whatever its status is called: a paused one goes on some time\n',
+        "    if run.status == WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_RUNNING:\n",
         at(PAUSED, "test_the_sweep_leaves_the_orders_of_a_paused_batch_alone"),
     ),
     Mutant(

@@ -1,13 +1,16 @@
 """What the tests of whole sagas ask about them, in words."""
 
 import asyncio
+import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import EventType
+from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.common import RetryPolicy
 from temporalio.converter import value_to_type
@@ -133,6 +136,19 @@ async def until_status(shop: Shop, order: CheckoutInput, status: str) -> None:
         return await shop.order_status(order) == status
 
     await until(stands_so)
+
+
+async def reset_to(shop: Shop, workflow_id: str, run_id: str | None, finish_event_id: int) -> None:
+    """Reset a run to the workflow task whose completion is, or would have been, this event; a new run begins."""
+    await shop.client.workflow_service.reset_workflow_execution(
+        ResetWorkflowExecutionRequest(
+            namespace="default",
+            workflow_execution=WorkflowExecution(workflow_id=workflow_id, run_id=run_id or ""),
+            reason="a test",
+            workflow_task_finish_event_id=finish_event_id,
+            request_id=uuid.uuid4().hex,
+        )
+    )
 
 
 def hasty(policy: ActivityPolicy, *, give_up_ms: int | None = None, attempt_ms: int | None = None) -> ActivityPolicy:

@@ -20,7 +20,7 @@ from domain import policies
 from domain.bulk import HANDED_OVER, MAX_BATCH, OTHER_CONTENT, UNKNOWN, Batch, Outcome, StepInput, pack
 from domain.errors import DatabaseRefusedStatement
 from domain.maintenance import UnfinishedInput
-from domain.model import OrderLine
+from domain.model import CheckoutInput, OrderLine
 from tests.conftest import Shop
 from tests.workflow.bulk_scenes import BulkHandle, forget_orders, gates_of, mixed, start_batch
 from tests.workflow.gates import Gates, Moment, lost_report, outage
@@ -81,6 +81,13 @@ async def cancel_the_attempt(handle: BulkHandle) -> None:
         return "EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED" in await events_of(handle)
 
     await until(is_cancelled)
+
+
+async def how_it_ended_once_mended(shop: Shop, order: CheckoutInput) -> str:
+    """Mend the undo of pay, ask the order's own saga to try it again, and give how that ends."""
+    await shop.database.run(MEND_UNDO["pay"])
+    await retry(shop.newest_run(order))
+    return await how_it_ended(shop.newest_run(order))
 
 
 # The usual ----------------------------------------------------------------------------------------------
@@ -279,9 +286,7 @@ async def test_an_undo_that_keeps_failing_is_the_business_of_the_orders_own_saga
         outcomes = await outcomes_of(await start_batch(shop, [order, shop.order("alice")]))
         await until_status(shop, order, "stuck")
         incidents = await open_incidents(shop, order)
-        await shop.database.run(MEND_UNDO["pay"])
-        await retry(shop.newest_run(order))
-        ended = await how_it_ended(shop.newest_run(order))
+        ended = await how_it_ended_once_mended(shop, order)
 
     assert statuses(outcomes) == [HANDED_OVER, "completed"]
     assert incidents == [["pay"]]
@@ -421,9 +426,7 @@ async def test_an_undo_that_keeps_failing_after_a_cancel_is_the_business_of_a_re
         await handle.cancel(reason="the supplier is gone")
         outcomes = await outcomes_of(handle)
         await until_status(shop, order, "stuck")
-        await shop.database.run(MEND_UNDO["pay"])
-        await retry(shop.newest_run(order))
-        ended = await how_it_ended(shop.newest_run(order))
+        ended = await how_it_ended_once_mended(shop, order)
 
     assert statuses(outcomes) == [HANDED_OVER]
     assert ended == "OrderCancelled"
@@ -442,9 +445,7 @@ async def test_what_a_step_refused_does_not_go_forward_after_a_cancel_because_it
         unwind.open()
         outcomes = await outcomes_of(handle)
         await until_status(shop, order, "stuck")
-        await shop.database.run(MEND_UNDO["pay"])
-        await retry(shop.newest_run(order))
-        ended = await how_it_ended(shop.newest_run(order))
+        ended = await how_it_ended_once_mended(shop, order)
 
     assert statuses(outcomes) == [HANDED_OVER]
     assert ended == "OrderCancelled"

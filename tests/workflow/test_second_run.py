@@ -1,7 +1,6 @@
 """A second run of an order: after a reset, a lost history, a repair that comes too late, or under a taken id."""
 
 import asyncio
-import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -9,8 +8,6 @@ from typing import Any
 
 import asyncpg
 import pytest
-from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import TerminatedError
 
@@ -30,6 +27,7 @@ from tests.workflow.sagas import (
     hasty,
     how_it_ended,
     open_incidents,
+    reset_to,
     retry,
     until,
     violations,
@@ -177,16 +175,7 @@ async def until_stuck_again(shop: Shop, order: CheckoutInput) -> None:
 async def _reset(shop: Shop, order: CheckoutInput) -> None:
     """Reset the order's run to its first task."""
     handle = shop.newest_run(order)
-    run_id = (await handle.describe()).run_id
-    await shop.client.workflow_service.reset_workflow_execution(
-        ResetWorkflowExecutionRequest(
-            namespace="default",
-            workflow_execution=WorkflowExecution(workflow_id=handle.id, run_id=run_id),
-            reason="a test",
-            workflow_task_finish_event_id=4,
-            request_id=uuid.uuid4().hex,
-        )
-    )
+    await reset_to(shop, handle.id, (await handle.describe()).run_id, 4)
 
 
 async def _terminate_and_run_again(shop: Shop, order: CheckoutInput) -> None:
