@@ -47,6 +47,16 @@ BEGIN
     END IF;
 END $$;
 
+-- For a column that came later: ADD COLUMN IF NOT EXISTS waits in the same way.
+CREATE OR REPLACE PROCEDURE pg_temp.add_column_once(table_name text, column_name text, definition text)
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = ('public.' || table_name)::regclass
+                      AND attname = column_name AND NOT attisdropped) THEN
+        EXECUTE format('ALTER TABLE public.%I ADD COLUMN %I %s', table_name, column_name, definition);
+    END IF;
+END $$;
+
 -- Catalogue ---------------------------------------------------------------------------------------------
 
 -- What is sold, at the price the server charges. Rows do not change while orders refer to them.
@@ -146,6 +156,8 @@ CREATE TABLE IF NOT EXISTS orders (
     currency    text,
     event_seq   integer     NOT NULL DEFAULT 0,        -- number of its newest row in order_events
     carrier     text,                                  -- the workflow of the batch that brought it; null: its own
+    shipped_by  text,                                  -- the workflow run that completed it
+    taken_back_by text,                                -- who took it back from completed: `cancel`, or that same run
     created_at  timestamptz NOT NULL DEFAULT now(),
     updated_at  timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT orders_id_is_printable CHECK (order_id ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'),
@@ -167,12 +179,11 @@ CREATE TABLE IF NOT EXISTS orders (
     CONSTRAINT orders_priced_when_reserved CHECK (
         status NOT IN ('reserved', 'paid', 'completed') OR (total_minor IS NOT NULL AND currency IS NOT NULL))
 ) WITH (fillfactor = 70);
--- A database from before there were batches. Looked up first: the statement would wait for everybody who writes.
-DO $$ BEGIN
-    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'orders'::regclass AND attname = 'carrier') THEN
-        ALTER TABLE orders ADD COLUMN carrier text;
-    END IF;
-END $$;
+-- A database from before there were batches, or from before a completed order knew who shipped it. Looked up first:
+-- the statement would wait for everybody who writes.
+CALL pg_temp.add_column_once('orders', 'carrier', 'text');
+CALL pg_temp.add_column_once('orders', 'shipped_by', 'text');
+CALL pg_temp.add_column_once('orders', 'taken_back_by', 'text');
 -- The sweep looks here, and only at what is unfinished.
 CALL pg_temp.create_once($$CREATE INDEX orders_unfinished ON orders (updated_at)
     WHERE status IN ('pending', 'reserved', 'paid', 'unwinding', 'stuck')$$);
@@ -271,9 +282,11 @@ CREATE TABLE IF NOT EXISTS incidents (
     opened_at   timestamptz NOT NULL DEFAULT now(),
     closed_at   timestamptz,
     resolution  text,
+    needs_review boolean    NOT NULL DEFAULT false,  -- nothing is undone until an operator has asked for it
     CONSTRAINT incidents_name_a_step CHECK (cardinality(steps) > 0),
     CONSTRAINT incidents_closed_with_a_resolution CHECK ((closed_at IS NULL) = (resolution IS NULL))
 );
+CALL pg_temp.add_column_once('incidents', 'needs_review', 'boolean NOT NULL DEFAULT false');
 -- One order has one open incident at most.
 CALL pg_temp.create_once('CREATE UNIQUE INDEX incidents_one_open_per_order ON incidents (order_id) WHERE closed_at IS NULL');
 
@@ -294,7 +307,8 @@ CALL pg_temp.create_once('CREATE INDEX audit_events_in_commit_order ON audit_eve
 -- The state machine -------------------------------------------------------------------------------------
 
 -- Which status may follow which. `rejected` and `cancelled` absorb; `completed` does so once the parcel is
--- handed over. Before that its label can be cancelled, or, if that keeps failing, the order be parked.
+-- handed over. Before that its label can be cancelled, or, if that keeps failing, the order be parked, by those whom
+-- order_stays_completed lets.
 CREATE OR REPLACE FUNCTION order_may_move(previous text, next text) RETURNS boolean
 LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE coalesce(previous, 'new')
@@ -308,6 +322,15 @@ LANGUAGE sql IMMUTABLE AS $$
         ELSE false END
 $$;
 
+-- Whether a completed order stays completed, whoever wants to undo it: unless a cancel was asked for (`cancel`), or the
+-- workflow run that shipped it takes it back itself. The steps' undos ask it before they begin; the trigger below asks
+-- it of every move.
+CREATE OR REPLACE FUNCTION order_stays_completed(status text, shipped_by text, taken_back_by text) RETURNS boolean
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT status = 'completed' AND coalesce(taken_back_by <> 'cancel', true)
+           AND coalesce(taken_back_by <> shipped_by, true)
+$$;
+
 -- Refuses an illegal move and numbers a legal one. An update that leaves the status as it is passes.
 CREATE OR REPLACE FUNCTION orders_move() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -319,6 +342,7 @@ BEGIN
         NEW.event_seq := 1;
     ELSIF NEW.status <> OLD.status THEN
         IF NOT order_may_move(OLD.status, NEW.status)
+           OR order_stays_completed(OLD.status, OLD.shipped_by, NEW.taken_back_by)
            OR (OLD.status = 'completed' AND EXISTS (
                    SELECT FROM shipments s WHERE s.order_id = NEW.order_id AND s.state = 'handed_over')) THEN
             RAISE EXCEPTION 'order % cannot move from % to %', NEW.order_id, OLD.status, NEW.status
@@ -393,12 +417,13 @@ GRANT INSERT ON orders, order_lines, reservations, transfers, shipments, step_fe
              audit_events TO checkout;
 GRANT UPDATE (on_hand, reserved) ON inventory TO checkout;
 GRANT UPDATE (balance_minor) ON accounts TO checkout;
-GRANT UPDATE (status, changed_by, reason, ending, fingerprint, total_minor, currency, event_seq, updated_at) ON orders TO checkout;
+GRANT UPDATE (status, changed_by, reason, ending, fingerprint, total_minor, currency, event_seq, updated_at,
+              shipped_by, taken_back_by) ON orders TO checkout;
 GRANT UPDATE (unit_price_minor) ON order_lines TO checkout;
 GRANT UPDATE (state) ON reservations TO checkout;
 GRANT UPDATE (state, handed_over_at) ON shipments TO checkout;
 GRANT UPDATE (phase, updated_at) ON step_fence TO checkout;
-GRANT UPDATE (steps, cause, closed_at, resolution) ON incidents TO checkout;
+GRANT UPDATE (steps, cause, closed_at, resolution, needs_review) ON incidents TO checkout;
 
 DO $$ BEGIN
     EXECUTE format('GRANT USAGE ON SEQUENCE %s TO checkout', pg_get_serial_sequence('order_events', 'event_id'));

@@ -29,6 +29,7 @@ from activities.batch import (
     sort_out,
     worded,
 )
+from activities.orders import workflow_run
 from activities.shipping import TRACKING_NUMBER
 from domain.bulk import StepInput, StepReport, unpack
 from domain.model import CheckoutInput, OrderStatus
@@ -117,7 +118,8 @@ _CLAIM_SHIP = text(f"""
 """)  # noqa: S608 - put together from our own constants
 _SHIP = text("""
 WITH advanced AS (
-    UPDATE orders SET status = 'completed', changed_by = 'ship' WHERE order_id = ANY (CAST(:order_ids AS text[]))
+    UPDATE orders SET status = 'completed', changed_by = 'ship', shipped_by = :run
+     WHERE order_id = ANY (CAST(:order_ids AS text[]))
     RETURNING order_id, customer
 ), labelled AS (
     INSERT INTO shipments (order_id, tracking_number, carrier, zone, state, handed_over_at)
@@ -305,7 +307,7 @@ async def _ship(connection: AsyncConnection, orders: dict[str, CheckoutInput]) -
             parcels.append(order.order_id)
     sent = await claim(connection, _CLAIM_SHIP, {"order_ids": parcels}, orders, report)
     await lock_orders(connection, dict.fromkeys(sent, OrderStatus.PAID))
-    await connection.execute(_SHIP, {"order_ids": sent})
+    await connection.execute(_SHIP, {"order_ids": sent, "run": workflow_run()})
     ended = await how_they_stand(connection, sent)
     report.ended.extend(outcome_of(ended[order_id]) for order_id in sent)
     return report

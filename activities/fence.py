@@ -62,6 +62,7 @@ _RESOLVE = text("""
     VALUES (:saga_id, :step, 'resolved', false, :fingerprint)
     ON CONFLICT (saga_id, step) DO UPDATE SET phase = 'resolved', updated_at = now()
      WHERE step_fence.phase = 'done' AND step_fence.fingerprint = excluded.fingerprint
+    RETURNING phase
 """)
 
 
@@ -125,13 +126,17 @@ async def do_once(  # noqa: PLR0913 - a step, and the two questions about it
                 raise
         if result is not None:
             return dict(result)
+        refusal: CheckoutError | None = None
         stored = (await connection.execute(_READ, key.parameters())).one_or_none()
+        if stored is None:
+            refusal = await explain(connection)
+            # What `explain` saw may be the work of a rival that has committed since: then the fence has the answer.
+            stored = (await connection.execute(_READ, key.parameters())).one_or_none()
         if stored is not None:
             first = _stored_result(key, stored.phase, stored.fingerprint, stored.result)
             if recheck is not None and (refusal := await recheck(connection)):
                 raise refusal
             return first
-        refusal = await explain(connection)
     raise refusal or DatabaseUnavailable(
         f"{key.step} of {key.saga_id} was refused by {guard or 'a state'} that has changed since"
     )
@@ -178,9 +183,16 @@ async def undo_once(engine: AsyncEngine, key: FenceKey) -> AsyncIterator[Undoing
 async def resolve_once(connection: AsyncConnection, key: FenceKey) -> None:
     """Close a step for good on a person's word: neither it nor its undo will ever act for this saga.
 
-    Changes nothing when the step is undone or resolved already. Call it inside a transaction.
+    Changes nothing when it is resolved already, or belongs to another request. Call it inside a transaction.
+
+    Raises:
+        StepAlreadyCompensated: the step was undone meanwhile, and there is nothing to vouch for.
     """
-    await connection.execute(_RESOLVE, key.parameters())
+    if (await connection.execute(_RESOLVE, key.parameters())).one_or_none() is not None:
+        return
+    stored = (await connection.execute(_READ, key.parameters())).one()
+    if stored.fingerprint == key.fingerprint and stored.phase == "undone":
+        raise StepAlreadyCompensated(f"{key.step} of {key.saga_id} is undone already: there is nothing to resolve")
 
 
 @asynccontextmanager

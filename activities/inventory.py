@@ -5,15 +5,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio import activity
 
 from activities import refusals
-from activities.fence import GATE, do_once, undo_once
+from activities.fence import GATE, do_once
 from activities.orders import (
-    begin_unwind,
     fence_key,
     line_arrays,
-    lock_order,
-    refuse_while_shipped,
     require_same_content,
 )
+from activities.undo import undo_step
 from domain.errors import CheckoutError, StepAlreadyCompensated
 from domain.model import CheckoutInput, OrderStatus, Reservation, Step, UndoInput
 from domain.undo import UndoResult
@@ -135,15 +133,11 @@ class Inventory:
         Raises:
             CompensationImpossible: the order's parcel still stands.
         """
-        order_id = undo.order.order_id
-        async with undo_once(self._engine, fence_key(undo.order, Step.RESERVE)) as undoing:
-            await lock_order(undoing.connection, undo.order)
-            if undoing.had_effect:
-                await refuse_while_shipped(undoing.connection, order_id, "the release")
-            await begin_unwind(undoing.connection, undo, Step.RESERVE)
-            if undoing.had_effect:
-                await undoing.connection.execute(_RELEASE, {"order_id": order_id})
-        return undoing.result()
+
+        async def reverse(connection: AsyncConnection) -> None:
+            await connection.execute(_RELEASE, {"order_id": undo.order.order_id})
+
+        return await undo_step(self._engine, undo, Step.RESERVE, reverse)
 
 
 async def _refusal(connection: AsyncConnection, order: CheckoutInput) -> CheckoutError | None:

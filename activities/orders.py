@@ -1,22 +1,16 @@
 """What is written about an order as a whole: the end of an unwind, and what an operator does."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import TextClause, text
+from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio import activity
 
 from activities.fence import FenceKey, resolve_once
 from adapters.database import transaction
-from domain.errors import CompensationImpossible, DatabaseContradictsHistory, IdempotencyMismatch, InvalidInput
-from domain.model import CheckoutInput, Ending, OrderStatus, Step, UndoInput, id_is_taken
-
-_BEGIN_UNWIND = text("""
-    UPDATE orders SET status = 'unwinding', changed_by = :changed_by,
-           reason = coalesce(reason, :reason), ending = coalesce(ending, :ending)
-     WHERE order_id = :order_id AND status IN ('pending', 'reserved', 'paid', 'completed', 'stuck')
-""")
+from domain.errors import DatabaseContradictsHistory, IdempotencyMismatch, InvalidInput
+from domain.model import CheckoutInput, Ending, Step, UndoInput, id_is_taken
 
 _CLOSE = text("""
     INSERT INTO orders (order_id, customer, status, changed_by, reason, ending, fingerprint)
@@ -28,7 +22,8 @@ _CLOSE = text("""
 """)
 
 _COMPLETE = text("""
-    UPDATE orders SET status = 'completed', changed_by = 'handed over', reason = NULL, ending = NULL
+    UPDATE orders SET status = 'completed', changed_by = 'handed over', reason = NULL, ending = NULL,
+           taken_back_by = NULL
      WHERE order_id = :order_id AND status = 'stuck'
 """)
 
@@ -46,9 +41,12 @@ _CLOSE_INCIDENT = """
 """
 
 _OPEN_INCIDENT = """
-    INSERT INTO incidents (order_id, steps, cause)
-    SELECT order_id, CAST(:steps AS text[]), :cause FROM orders WHERE order_id = :order_id AND status = 'stuck'
-    ON CONFLICT (order_id) WHERE closed_at IS NULL DO UPDATE SET steps = excluded.steps, cause = excluded.cause
+    INSERT INTO incidents (order_id, steps, cause, needs_review)
+    SELECT order_id, CAST(:steps AS text[]), :cause, :needs_review
+      FROM orders WHERE order_id = :order_id AND status = 'stuck'
+    ON CONFLICT (order_id) WHERE closed_at IS NULL DO UPDATE
+       SET steps = excluded.steps, cause = excluded.cause,
+           needs_review = incidents.needs_review OR excluded.needs_review
 """
 
 _HOW_IT_STANDS = """
@@ -63,7 +61,8 @@ _AFTER_COMPLETE = text(f"WITH closed AS ({_CLOSE_INCIDENT}) {_HOW_IT_STANDS}")
 _AFTER_PARK = text(f"WITH kept AS ({_KEEP_LINES}), opened AS ({_OPEN_INCIDENT}) {_HOW_IT_STANDS}")
 
 _LOCK = text("""
-    SELECT status, fingerprint FROM orders WHERE order_id = :order_id FOR NO KEY UPDATE
+    SELECT status, fingerprint, order_stays_completed(status, shipped_by, :by) AS stays_completed
+      FROM orders WHERE order_id = :order_id FOR NO KEY UPDATE
 """)
 
 _CONTENT_BY_HAND = text("""
@@ -77,6 +76,7 @@ _PARK = text("""
     VALUES (:order_id, :customer, 'stuck', 'park', :reason, :ending, :fingerprint)
     ON CONFLICT (order_id) DO UPDATE
        SET status = 'stuck', changed_by = 'park',
+           taken_back_by = CASE WHEN orders.status = 'completed' THEN :by ELSE orders.taken_back_by END,
            reason = coalesce(orders.reason, excluded.reason), ending = coalesce(orders.ending, excluded.ending)
      WHERE orders.status NOT IN ('rejected', 'cancelled') AND NOT EXISTS (
            SELECT FROM shipments s WHERE s.order_id = orders.order_id AND s.state = 'handed_over')
@@ -98,12 +98,22 @@ _WHAT_STANDS = text("""
     SELECT ARRAY (SELECT step FROM step_fence
                    WHERE saga_id = :order_id AND fingerprint = :fingerprint AND phase = 'done'
                    ORDER BY created_at, step) AS steps,
-           EXISTS (SELECT FROM shipments WHERE order_id = :order_id AND state = 'handed_over') AS is_gone
+           EXISTS (SELECT FROM shipments WHERE order_id = :order_id AND state = 'handed_over') AS is_gone,
+           ARRAY (SELECT step FROM unnest(CAST(:all_steps AS text[])) AS step
+                   WHERE EXISTS (SELECT FROM incidents i
+                                  WHERE i.order_id = :order_id AND i.closed_at IS NULL AND i.needs_review)
+                     AND NOT EXISTS (SELECT FROM step_fence f
+                                      WHERE f.saga_id = :order_id AND f.step = step.step AND f.phase <> 'done')
+           ) AS unreviewed
 """)
 
-_SHIPMENT_STANDS = text("""
-    SELECT EXISTS (SELECT FROM step_fence WHERE saga_id = :order_id AND step = 'ship' AND phase = 'done')
+_REVIEWED = text("""
+    UPDATE incidents SET needs_review = false WHERE order_id = :order_id AND closed_at IS NULL AND needs_review
 """)
+
+
+CANCEL = "cancel"
+"""Who takes an order back when a cancel was asked for; see order_stays_completed in setup.sql."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +134,8 @@ class ParkInput:
     undo: UndoInput
     steps: list[str]
     cause: str
+    needs_review: bool = False
+    """Whether nothing is undone, by this run or any other, until an operator has asked for it."""
 
 
 @dataclass(frozen=True)
@@ -148,19 +160,47 @@ def line_arrays(order: CheckoutInput) -> dict[str, list[str] | list[int]]:
     }
 
 
-async def lock_order(connection: AsyncConnection, order: CheckoutInput) -> str | None:
-    """Lock an order's row, after the fence's and before any other, and give its status; None without a row.
+class Locked(NamedTuple):
+    """An order's row as it stands, and will stand until the transaction ends."""
+
+    status: str
+    stays_completed: bool
+    """Whether nothing of it may be undone by whoever asked; see order_stays_completed in setup.sql."""
+
+
+async def lock_order(connection: AsyncConnection, order: CheckoutInput, *, by: str | None = None) -> Locked | None:
+    """Lock an order's row, after the fence's and before any other; None without a row.
 
     Statements that follow in the transaction see everything that was committed before the lock was granted.
+
+    Args:
+        connection: inside a transaction.
+        order: whose row.
+        by: who asks to undo it; see `taken_back_by`.
 
     Raises:
         IdempotencyMismatch: the row belongs to an order with other content.
     """
-    row = (await connection.execute(_LOCK, {"order_id": order.order_id})).one_or_none()
+    row = (await connection.execute(_LOCK, {"order_id": order.order_id, "by": by})).one_or_none()
     if row is None:
         return None
     await require_same_content(connection, order, row.fingerprint)
-    return str(row.status)
+    return Locked(row.status, row.stays_completed)
+
+
+def is_asked_for(undo: UndoInput) -> bool:
+    """Tell whether an undo comes from a cancel that somebody asked for; a repair and a refusal do not."""
+    return undo.ending is Ending.CANCELLED and not undo.order.repair
+
+
+def taken_back_by(undo: UndoInput) -> str:
+    """Name who would take the order back where it is completed, as order_stays_completed in setup.sql compares it."""
+    return CANCEL if is_asked_for(undo) else workflow_run()
+
+
+def workflow_run() -> str:
+    """Name the workflow run that this activity works for; empty outside of one."""
+    return str(activity.info().workflow_run_id) if activity.in_activity() else ""
 
 
 async def require_same_content(connection: AsyncConnection, order: CheckoutInput, fingerprint: str | None) -> None:
@@ -177,33 +217,6 @@ async def require_same_content(connection: AsyncConnection, order: CheckoutInput
         is_same = fingerprint == order.fingerprint
     if not is_same:
         raise IdempotencyMismatch(f"{id_is_taken(order.order_id)}; choose another id")
-
-
-async def begin_unwind(connection: AsyncConnection, undo: UndoInput, step: Step) -> None:
-    """Mark the order as unwinding, in the transaction of an undo, with its row locked."""
-    await connection.execute(
-        _BEGIN_UNWIND,
-        {
-            "order_id": undo.order.order_id,
-            "changed_by": f"undo {step.value}",
-            "reason": undo.reason,
-            "ending": undo.ending.value,
-        },
-    )
-
-
-async def refuse_while_shipped(connection: AsyncConnection, order_id: str, undoing: str) -> None:
-    """Refuse an undo whose order still has a live parcel.
-
-    Call it with the order's row locked: from then on no shipment can appear.
-
-    Raises:
-        CompensationImpossible: the undo of ship has to be settled first.
-    """
-    if (await connection.execute(_SHIPMENT_STANDS, {"order_id": order_id})).scalar_one():
-        raise CompensationImpossible(
-            f"{undoing} of order {order_id} must wait: its shipment still stands; settle step ship first"
-        )
 
 
 def forgotten(order: CheckoutInput, step: Step) -> DatabaseContradictsHistory:
@@ -233,12 +246,11 @@ class Orders:
         """
         order = undo.order
         async with transaction(self._engine) as connection:
-            status = await lock_order(connection, order)
-            steps, _ = await _what_stands(connection, order)
-            # A cancel reaches behind the completion, as long as there is a label; a repair and a refusal do not.
-            is_cancel = undo.ending is Ending.CANCELLED and not order.repair
-            if steps and (status != OrderStatus.COMPLETED or is_cancel):
-                return replace(await _state(connection, order), standing=steps)
+            # Closing takes nothing back by itself: only a cancel reaches behind the completion.
+            locked = await lock_order(connection, order, by=CANCEL if is_asked_for(undo) else None)
+            found = await _what_stands(connection, order)
+            if (steps := found.unreviewed or found.steps) and not (locked and locked.stays_completed):
+                return replace(await _state(connection, order), standing=list(steps))
             await connection.execute(_CLOSE, _row(undo))
             await lock_order(connection, order)  # somebody else's order may have come while the row was missing
             resolution = "every undo was done or resolved"
@@ -257,20 +269,22 @@ class Orders:
     async def park_order(self, park: ParkInput) -> OrderState:
         """Mark an order as stuck and open its incident, or bring the open one up to date.
 
-        Answers `completed` instead when the parcel turns out to have been handed over. Where a step stands that
-        is not among those that are stuck, because an earlier run of the saga did it, the order is not parked: the
-        answer names the step, and undoing it may be what the others wait for.
+        Answers `completed` instead when the order stays completed, or when its parcel turns out to have been handed
+        over. Where a step stands that is not among those that are stuck, because an earlier run of the saga did it,
+        the order is not parked: the answer names the step, and undoing it may be what the others wait for.
         """
         order = park.undo.order
         async with transaction(self._engine) as connection:
-            await lock_order(connection, order)
-            standing, is_gone = await _what_stands(connection, order)
-            unknown = [step for step in standing if step not in park.steps]
-            if unknown and not is_gone:
+            locked = await lock_order(connection, order, by=taken_back_by(park.undo))
+            if locked is not None and locked.stays_completed:
+                return await _state(connection, order)
+            found = await _what_stands(connection, order)
+            unknown = [step for step in found.steps if step not in park.steps]
+            if unknown and not found.is_gone:
                 return replace(await _state(connection, order), standing=unknown)
-            await connection.execute(_PARK, _row(park.undo))
+            await connection.execute(_PARK, {**_row(park.undo), "by": taken_back_by(park.undo)})
             await lock_order(connection, order)  # as in close_order
-            incident = {"steps": park.steps, "cause": park.cause[:1000]}
+            incident = {"steps": park.steps, "cause": park.cause[:1000], "needs_review": park.needs_review}
             return await _state(connection, order, _AFTER_PARK, **line_arrays(order), **incident)
 
     @activity.defn
@@ -278,6 +292,9 @@ class Orders:
         """Close a step's fence on an operator's word that it was settled by hand, and log who said why.
 
         From now on neither the step nor its undo will ever act for this order.
+
+        Raises:
+            StepAlreadyCompensated: the step was undone meanwhile. Nothing is logged.
         """
         if note.step is None:
             raise InvalidInput("resolve_step needs a step")
@@ -289,9 +306,10 @@ class Orders:
 
     @activity.defn
     async def note_retry(self, note: OperatorNote) -> None:
-        """Log that an operator asked for another round of undos."""
+        """Log that an operator asked for another round of undos; from now on the order needs no review any more."""
         async with transaction(self._engine) as connection:
             await lock_order(connection, note.order)
+            await connection.execute(_REVIEWED, {"order_id": note.order.order_id})
             await _note(connection, note, "retry_requested", note.reason)
 
 
@@ -305,11 +323,10 @@ def _row(undo: UndoInput) -> dict[str, str]:
     }
 
 
-async def _what_stands(connection: AsyncConnection, order: CheckoutInput) -> tuple[list[str], bool]:
-    """List the steps of an order whose effect stands, earliest first, and tell whether its parcel was handed over."""
-    asked = {"order_id": order.order_id, "fingerprint": order.fingerprint}
-    row = (await connection.execute(_WHAT_STANDS, asked)).one()
-    return list(row.steps), row.is_gone
+async def _what_stands(connection: AsyncConnection, order: CheckoutInput) -> Row[Any]:
+    """Give the steps in effect, earliest first, whether the parcel is gone, and the steps that wait for a review."""
+    asked = {"order_id": order.order_id, "fingerprint": order.fingerprint, "all_steps": [step.value for step in Step]}
+    return (await connection.execute(_WHAT_STANDS, asked)).one()
 
 
 async def _state(

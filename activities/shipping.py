@@ -1,17 +1,16 @@
 """Step ship and its undo. Ship is the pivot: once the carrier has the parcel there is no way back."""
 
-from typing import Any
-
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio import activity
 
 from activities import refusals
-from activities.fence import GATE, do_once, undo_once
-from activities.orders import begin_unwind, fence_key, forgotten, lock_order, require_same_content
+from activities.fence import GATE, do_once
+from activities.orders import fence_key, forgotten, require_same_content, workflow_run
+from activities.undo import undo_step
 from domain.errors import CheckoutError, StepAlreadyCompensated
 from domain.model import CheckoutInput, OrderStatus, Shipment, Step, UndoInput
-from domain.undo import UndoOutcome, UndoResult
+from domain.undo import UndoResult
 
 TRACKING_NUMBER = "'PX' || upper(left(encode(sha256(convert_to(o.order_id, 'UTF8')), 'hex'), 16))"
 """The SQL that makes a parcel's number of the id of its order `o`: the same for every attempt."""
@@ -28,7 +27,8 @@ WITH parcel AS (
                               'is_handed_over', hands_over_at_once) AS result
       FROM parcel
 ), {GATE}, advanced AS (
-    UPDATE orders o SET status = 'completed', changed_by = 'ship' FROM gate WHERE o.order_id = :order_id
+    UPDATE orders o SET status = 'completed', changed_by = 'ship', shipped_by = :run
+      FROM gate WHERE o.order_id = :order_id
     RETURNING o.order_id
 ), labelled AS (
     INSERT INTO shipments (order_id, tracking_number, carrier, zone, state, handed_over_at)
@@ -60,12 +60,15 @@ _STATUS = text("""
     SELECT status FROM orders WHERE order_id = :order_id
 """)
 
-_CANCEL_LABEL = text("""
-    UPDATE shipments SET state = 'cancelled' WHERE order_id = :order_id AND state = 'label' RETURNING order_id
+# Locked, so that no carrier collects the parcel between this look and the end of the transaction.
+_LOCK_SHIPMENT = text("""
+    SELECT state FROM shipments WHERE order_id = :order_id FOR NO KEY UPDATE
 """)
 
-_PUT_BACK = text("""
-    WITH held AS (
+_CANCEL_LABEL = text("""
+    WITH cancelled AS (
+        UPDATE shipments SET state = 'cancelled' WHERE order_id = :order_id AND state = 'label'
+    ), held AS (
         UPDATE reservations SET state = 'held'
          WHERE order_id = :order_id AND state = 'consumed' RETURNING sku, quantity
     ), locked AS (
@@ -75,14 +78,6 @@ _PUT_BACK = text("""
     UPDATE inventory i SET on_hand = i.on_hand + locked.quantity, reserved = i.reserved + locked.quantity
       FROM locked WHERE i.sku = locked.sku
 """)
-
-
-class _Stands(Exception):
-    """Rolls the undo's transaction back, fence row included."""
-
-    def __init__(self, result: UndoResult) -> None:
-        super().__init__()
-        self.result = result
 
 
 class Shipping:
@@ -115,7 +110,7 @@ class Shipping:
             self._engine,
             fence_key(order, Step.SHIP),
             _SHIP,
-            {"order_id": order.order_id},
+            {"order_id": order.order_id, "run": workflow_run()},
             explain=explain,
             recheck=recheck,
         )
@@ -125,29 +120,19 @@ class Shipping:
     async def cancel_shipment(self, undo: UndoInput) -> UndoResult:
         """Cancel the label and put the goods back, or report that the parcel is already gone.
 
-        `IRREVOCABLE` changes nothing: the saga goes forward to `completed`.
+        `IRREVOCABLE` changes nothing: the saga goes forward to `completed`. Irrevocable is a parcel that was handed
+        over, and an order that stays completed.
         """
-        order_id = undo.order.order_id
-        try:
-            async with undo_once(self._engine, fence_key(undo.order, Step.SHIP)) as undoing:
-                status = await lock_order(undoing.connection, undo.order)
-                # Where a repair finds a completed order, its saga was alive after all, and has ended well since
-                # the sweep listed it as lost.
-                _require(not (undo.order.repair and status == OrderStatus.COMPLETED), undoing.stored)
-                if undoing.had_effect:
-                    cancelled = await undoing.connection.execute(_CANCEL_LABEL, {"order_id": order_id})
-                    _require(cancelled.one_or_none() is not None, undoing.stored)
-                await begin_unwind(undoing.connection, undo, Step.SHIP)
-                if undoing.had_effect:
-                    await undoing.connection.execute(_PUT_BACK, {"order_id": order_id})
-        except _Stands as stands:
-            return stands.result
-        return undoing.result()
+        asked = {"order_id": undo.order.order_id}
 
+        async def is_handed_over(connection: AsyncConnection) -> bool:
+            # Anything else can be undone, a label that somebody cancelled by hand as well.
+            return (await connection.execute(_LOCK_SHIPMENT, asked)).scalar_one_or_none() == "handed_over"
 
-def _require(can_be_undone: bool, stored: dict[str, Any]) -> None:
-    if not can_be_undone:
-        raise _Stands(UndoResult(UndoOutcome.IRREVOCABLE, stored))
+        async def reverse(connection: AsyncConnection) -> None:
+            await connection.execute(_CANCEL_LABEL, asked)
+
+        return await undo_step(self._engine, undo, Step.SHIP, reverse, is_irrevocable=is_handed_over)
 
 
 async def _refusal(connection: AsyncConnection, order: CheckoutInput) -> CheckoutError | None:

@@ -15,7 +15,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from domain.errors import CheckoutError, DatabaseRefusedStatement, DatabaseUnavailable, InvalidInput
+from domain.errors import (
+    CheckoutError,
+    DatabaseMisconfigured,
+    DatabaseRefusedStatement,
+    DatabaseUnavailable,
+    InvalidInput,
+)
 
 _log = logging.getLogger("checkout.database")
 
@@ -51,17 +57,20 @@ _AUDIT_SETTINGS = {"work_mem": "64MB", "effective_cache_size": "64MB"}
 # SQLSTATE classes and codes that pass by themselves.
 # https://www.postgresql.org/docs/18/errcodes-appendix.html
 _TRANSIENT_CLASSES = frozenset({"08", "40", "55", "57"})
-_TRANSIENT_CODES = frozenset({"25006", "25P03", "25P04"})
+# 42P05: a prepared statement that a connection pooler has mixed up; the next connection makes them anew.
+_TRANSIENT_CODES = frozenset({"25P03", "25P04", "42P05"})
 # The schema has changed since this session planned: "cached plan must not change result type", "type of parameter
 # does not match that when preparing the plan", "cache lookup failed".
 _STALE_PLAN_CODES = frozenset({"0A000", "42804", "XX000"})
 # Exhausted: everybody who comes back at once makes it worse.
 _OVERLOAD_CLASSES = frozenset({"53", "58"})
 _MALFORMED_CLASS = "22"
-# Postgres has understood, and says no: a constraint, a right, a login, a missing object, somebody's trigger.
-_REFUSING_CLASSES = frozenset({"23", "28", "3D", "3F", "42", "44", "P0"})
-# Prepared statements that a connection pooler has lost: the next connection makes them again.
-_TRANSIENT_IN_REFUSING_CLASSES = frozenset({"42P05"})
+# Postgres refuses the service, whatever the order: a login, a database, a schema, a right, a missing table or column, a
+# session that may only read.
+_MISCONFIGURED_CLASSES = frozenset({"28", "3D", "3F", "42"})
+_MISCONFIGURED_CODES = frozenset({"25006"})
+# Postgres has understood, and says no to this one: a constraint, somebody's trigger.
+_REFUSING_CLASSES = frozenset({"23", "44", "P0"})
 
 
 class SchemaMissing(Exception):
@@ -160,7 +169,8 @@ async def translated_errors(malformed: type[CheckoutError] = InvalidInput) -> As
         TimeoutError,
     ) as error:
         failure = classify(error, malformed)
-        _log.warning("%s: %s", type(failure).__name__, failure.message, extra={"action": "database_error"})
+        level = logging.ERROR if isinstance(failure, DatabaseMisconfigured) else logging.WARNING
+        _log.log(level, "%s: %s", type(failure).__name__, failure.message, extra={"action": "database_error"})
         raise failure from None
 
 
@@ -184,16 +194,23 @@ def classify(error: BaseException, malformed: type[CheckoutError] = InvalidInput
     message = _message(error)
     if code is None:
         return _unanswered(error, message)
-    if code[:2] in _OVERLOAD_CLASSES:
-        return DatabaseUnavailable(f"Postgres is overloaded: {message} ({code})", next_retry_delay=_spread())
-    if code[:2] in _TRANSIENT_CLASSES or code in _TRANSIENT_CODES | _STALE_PLAN_CODES:
-        return DatabaseUnavailable(f"Postgres asked to try again: {message} ({code})")
     if code[:2] == _MALFORMED_CLASS:
         # Postgres quotes the value here, and values have no place in a history.
         return malformed(f"Postgres cannot store one of the values ({code})")
-    if code[:2] in _REFUSING_CLASSES and code not in _TRANSIENT_IN_REFUSING_CLASSES:
+    if code[:2] in _OVERLOAD_CLASSES:
+        return DatabaseUnavailable(f"Postgres is overloaded: {message} ({code})", next_retry_delay=_spread())
+    if _is_misconfigured(code):
+        return DatabaseMisconfigured(f"Postgres refuses the service: {message} ({code})")
+    if code[:2] in _REFUSING_CLASSES:
         return DatabaseRefusedStatement(f"Postgres refused: {message} ({code})")
-    return DatabaseUnavailable(f"Postgres failed: {message} ({code})")
+    passes = code[:2] in _TRANSIENT_CLASSES or code in _TRANSIENT_CODES | _STALE_PLAN_CODES
+    return DatabaseUnavailable(f"Postgres {'asked to try again' if passes else 'failed'}: {message} ({code})")
+
+
+def _is_misconfigured(code: str) -> bool:
+    if code in _TRANSIENT_CODES | _STALE_PLAN_CODES:
+        return False
+    return code in _MISCONFIGURED_CODES or code[:2] in _MISCONFIGURED_CLASSES
 
 
 def _unanswered(error: BaseException, message: str) -> DatabaseUnavailable:

@@ -3,7 +3,8 @@
 Three kinds, told apart by who must act:
 
 * *refusals* are facts about the order. Nobody retries them; the saga unwinds.
-* *outages* pass by themselves. They are retried by policy; the customer never notices.
+* *outages* pass by themselves. They are retried by policy; the customer never notices. What refuses the service as a
+  whole (`DatabaseMisconfigured`) is an outage that an operator ends: it is waited for without limit.
 * *broken* states need a person. Going forward they end the saga; an undo keeps trying and parks the order.
 """
 
@@ -87,7 +88,7 @@ class DatabaseUnavailable(CheckoutError):
 
 
 class DatabaseRefusedStatement(CheckoutError):
-    """Postgres answers, but refuses the statement: missing schema, missing right, a foreign trigger.
+    """Postgres answers, but refuses what the statement wants to write: a constraint, a foreign trigger.
 
     Only a person can mend that. The policies of forward steps name it as not worth a retry; an undo tries
     a few times and then parks the order; what records an ending tries until it works.
@@ -95,6 +96,17 @@ class DatabaseRefusedStatement(CheckoutError):
 
     def __init__(self, message: str, *, non_retryable: bool = False) -> None:
         super().__init__(message, non_retryable=non_retryable)
+
+
+class DatabaseMisconfigured(CheckoutError):
+    """Postgres answers, and refuses the service itself: a password, a right, a table, a column, a read-only session.
+
+    It says nothing about the order, so no customer is refused because of it: a step is tried until somebody has put
+    it right, however long that takes. Every attempt is logged as an error.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, non_retryable=False)
 
 
 class CompensationImpossible(CheckoutError):

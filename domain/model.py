@@ -167,6 +167,14 @@ class UndoInput:
 
 
 @dataclass(frozen=True)
+class RetryRequest:
+    """Who asks for another round of undos, and why. Both may be empty; both are kept in the order's log."""
+
+    by: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Resolution:
     """An operator's word that a stuck step was settled by hand."""
 

@@ -75,6 +75,8 @@ RESERVE = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=60), _retry(100
 PAY = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=120), _retry(200, 10, unless=_FORWARD_GIVES_UP_ON))
 # The customer has paid: giving up costs a refund, so do it late.
 SHIP = ActivityPolicy(timedelta(seconds=5), timedelta(minutes=15), _retry(500, 30, unless=_FORWARD_GIVES_UP_ON))
+# After a step's own policy, where Postgres refuses the service itself: no order is rejected for that, ever.
+ENVIRONMENT = ActivityPolicy(timedelta(seconds=5), None, _retry(500, 30, unless=_FORWARD_GIVES_UP_ON))
 # An undo must converge. One round lasts 15 minutes; then the order is parked, and later rounds go on.
 UNDO = ActivityPolicy(timedelta(seconds=10), timedelta(minutes=15), _retry(200, 60))
 # Writing down what already happened never gives up.

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
+from temporalio.exceptions import ActivityError, ApplicationError, CancelledError, FailureError
 
 with workflow.unsafe.imports_passed_through():
     from activities.inventory import Inventory
@@ -21,6 +21,7 @@ with workflow.unsafe.imports_passed_through():
         OrderStatus,
         Reservation,
         Resolution,
+        RetryRequest,
         Shipment,
         Step,
         StepView,
@@ -70,6 +71,7 @@ class CheckoutWorkflow:
         self._tracking_number: str | None = None
         self._is_anothers_order = False
         self._doubt: str | None = None
+        self._waits_for: str | None = None
 
     # The story ------------------------------------------------------------------------------------------
 
@@ -108,14 +110,31 @@ class CheckoutWorkflow:
         )
         self._tracking_number = shipment.tracking_number
 
-    def _do(
+    async def _do(
         self,
         step: Step,
         activity: Callable[[Any, CheckoutInput], Awaitable[Answer]],
         policy: policies.ActivityPolicy,
         summary: str,
-    ) -> Awaitable[Answer]:
-        return perform(activity, (order := self._known_order()), policy, step.value, summary, lane=order.lane)
+    ) -> Answer:
+        order = self._known_order()
+        try:
+            return await perform(activity, order, policy, step.value, summary, lane=order.lane)
+        except FailureError as error:
+            if self._saga.is_cancel_requested or not (
+                fault := find_cause(error, errors.DatabaseMisconfigured.__name__)
+            ):
+                raise
+            waits_for = fault.message
+        # Nobody's order is rejected for what an operator has to put right: the step waits, in everybody's sight.
+        self._waits_for = tidy(f"waiting until it is put right: {waits_for}")
+        workflow.upsert_search_attributes([policies.FAILED_STEP.value_set(step.value)])
+        self._show()
+        answer = await perform(activity, order, policies.ENVIRONMENT, f"{step.value}-waits", summary)
+        self._waits_for = None
+        workflow.upsert_search_attributes([policies.FAILED_STEP.value_unset()])
+        self._show()
+        return answer
 
     async def _abandon(self) -> None:
         """Do nothing, so that everything which an earlier, lost run may have done is undone."""
@@ -178,7 +197,7 @@ class CheckoutWorkflow:
         try:
             state = await perform(
                 Orders.park_order,
-                ParkInput(self._undo_input(), steps, tidy(stuck[0].detail)),
+                ParkInput(self._undo_input(), steps, tidy(stuck[0].detail), needs_review=self._doubt is not None),
                 policies.RECORD,
                 None,
                 f"Park: the undo of {', '.join(steps)} keeps failing",
@@ -278,7 +297,7 @@ class CheckoutWorkflow:
         return CheckoutStatus(
             order_id=order.order_id if order else policies.order_id_of(workflow.info().workflow_id),
             status=self._status,
-            reason=self._reason,
+            reason=self._reason or self._waits_for,
             total_minor=reservation.total_minor if reservation else None,
             currency=reservation.currency if reservation else None,
             tracking_number=self._tracking_number,
@@ -301,36 +320,48 @@ class CheckoutWorkflow:
             raise errors.InvalidInput(f"the order is {self._status} already: {self._reason or 'too late to cancel'}")
 
     @workflow.update(description="Try the failed undos of a stuck order again, now")
-    async def retry_compensation(self) -> CheckoutStatus:
-        """Run another round of the failed undos and answer with what came of it."""
+    async def retry_compensation(self, request: RetryRequest | None = None) -> CheckoutStatus:
+        """Run another round of the failed undos and answer with what came of it.
+
+        An order that needs a review is undone from here on: asking for it says that somebody has looked.
+        """
         info = workflow.current_update_info()
         assert info is not None
+        request = request or RetryRequest()
+        why = ": ".join(filter(None, (request.by, request.reason)))
         await perform(
             Orders.note_retry,
-            OperatorNote(self._known_order(), f"request {info.id}"),
+            OperatorNote(self._known_order(), f"{why} (request {info.id})" if why else f"request {info.id}"),
             policies.RECORD,
             None,
             "Log the operator's retry",
         )
-        self._doubt = None  # somebody has looked
+        self._doubt = None
         self._saga.retry()
         await self._saga.round_ended()
         return self.status()
 
     @retry_compensation.validator
-    def _validate_retry(self) -> None:
+    def _validate_retry(self, request: RetryRequest | None = None) -> None:
         self._require_stuck()
+        if request is not None and request.reason and (problem := reason_problem(request.reason)):
+            raise errors.InvalidInput(problem)
 
     @workflow.update(description="Count a stuck step as undone: somebody settled it by hand")
     async def resolve_compensation(self, resolution: Resolution) -> CheckoutStatus:
         """Close the step's fence for good, log who said why, and let the saga go on."""
-        await perform(
-            Orders.resolve_step,
-            OperatorNote(self._known_order(), resolution.reason, resolution.step),
-            policies.RECORD,
-            None,
-            f"Resolve {resolution.step} on an operator's word",
-        )
+        try:
+            await perform(
+                Orders.resolve_step,
+                OperatorNote(self._known_order(), resolution.reason, resolution.step),
+                policies.RECORD,
+                None,
+                f"Resolve {resolution.step} on an operator's word",
+            )
+        except ActivityError as error:
+            if not (refusal := find_cause(error, errors.StepAlreadyCompensated.__name__)):
+                raise
+            raise errors.InvalidInput(refusal.message) from None  # a round was faster
         self._saga.resolve(resolution.step, f"resolved by hand: {resolution.reason}")
         return self.status()
 

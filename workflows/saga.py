@@ -138,7 +138,8 @@ class Saga:
         """Count a stuck step as undone, on a person's word."""
         self._resolved[step] = reason
         for entry in self._stack:
-            if entry.step == step and entry.is_stuck:
+            # A round that began meanwhile finds the fence closed and takes the step for undone.
+            if entry.step == step and entry.state in {StepState.STUCK, StepState.UNDONE}:
                 self._mark(entry, StepState.RESOLVED, reason)
 
     def add_compensation(self, step: str, undo: Callable[[], Awaitable[UndoResult]]) -> Compensation:

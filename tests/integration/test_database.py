@@ -26,7 +26,13 @@ from adapters.database import (
     translated_errors,
 )
 from domain import policies
-from domain.errors import CheckoutError, DatabaseRefusedStatement, DatabaseUnavailable, InvalidInput
+from domain.errors import (
+    CheckoutError,
+    DatabaseMisconfigured,
+    DatabaseRefusedStatement,
+    DatabaseUnavailable,
+    InvalidInput,
+)
 from domain.model import Ending, UndoInput
 from embedded.ports import free_port
 from embedded.stack import DevStack
@@ -275,7 +281,7 @@ async def test_a_replica_that_was_not_promoted_yet_is_an_outage(shop: Shop, data
 
     failure = await _failure(Inventory(shop.engine).reserve_inventory(shop.order()))
 
-    _assert_outage(failure)
+    _assert_misconfigured(failure, "25006")
 
 
 async def test_a_plan_that_a_migration_made_stale_costs_at_most_one_attempt(
@@ -362,9 +368,30 @@ async def test_a_value_that_postgres_cannot_store_is_invalid_input(
 def _assert_refused(failure: CheckoutError, sqlstate: str) -> None:
     assert type(failure) is DatabaseRefusedStatement
     assert failure.type == "DatabaseRefusedStatement"
-    assert not failure.non_retryable  # the policies decide; see the next test
+    assert not failure.non_retryable  # the policies decide; see below
     assert sqlstate in failure.message
     _assert_discreet(failure)
+
+
+def _assert_misconfigured(failure: CheckoutError, sqlstate: str) -> None:
+    assert type(failure) is DatabaseMisconfigured
+    assert failure.type == "DatabaseMisconfigured"
+    assert not failure.non_retryable
+    assert sqlstate in failure.message
+    _assert_discreet(failure)
+
+
+def test_nothing_is_given_up_at_once_where_postgres_refuses_the_service_itself() -> None:
+    every = [policy for policy in vars(policies).values() if isinstance(policy, policies.ActivityPolicy)]
+
+    assert len(every) >= 7
+    for policy in every:
+        assert DatabaseMisconfigured.__name__ not in (policy.retry.non_retryable_error_types or ())
+
+
+def test_a_step_waits_without_limit_until_postgres_is_put_right() -> None:
+    assert policies.ENVIRONMENT.schedule_to_close is None
+    assert policies.ENVIRONMENT.retry.maximum_attempts == 0
 
 
 def test_only_forward_steps_give_up_at_once_when_a_person_is_needed() -> None:
@@ -385,7 +412,9 @@ def test_writing_down_what_has_happened_is_never_given_up() -> None:
 async def test_an_undo_gives_its_round_up_after_a_few_attempts_when_a_person_is_needed(
     shop: Shop, database: Database
 ) -> None:
-    await database.run("REVOKE INSERT ON step_fence FROM checkout")
+    await database.run(
+        "ALTER TABLE step_fence ADD CONSTRAINT somebodys CHECK (phase <> 'undone')"  # as a foreign trigger would
+    )
     undo = UndoInput(shop.order(), Ending.REJECTED, "a reason")
 
     given_up = []
@@ -398,28 +427,38 @@ async def test_an_undo_gives_its_round_up_after_a_few_attempts_when_a_person_is_
     assert given_up == [False] * (policies.UNDO_ATTEMPTS_WHEN_REFUSED - 1) + [True]
 
 
-async def test_an_undo_never_gives_up_because_of_an_outage(shop: Shop, database: Database) -> None:
-    await database.run(f'ALTER DATABASE "{database.name}" CONNECTION LIMIT 0')
+@pytest.mark.parametrize(
+    ("damage", "kind"),
+    [
+        ('ALTER DATABASE "{name}" CONNECTION LIMIT 0', DatabaseUnavailable),
+        ("REVOKE INSERT ON step_fence FROM checkout", DatabaseMisconfigured),
+    ],
+)
+async def test_an_undo_never_gives_up_because_of_an_outage(
+    shop: Shop, database: Database, damage: str, kind: type[CheckoutError]
+) -> None:
+    await database.run(damage.format(name=database.name))
     environment = ActivityEnvironment()
     environment.info = dataclasses.replace(environment.info, attempt=1000)
     undo = UndoInput(shop.order(), Ending.REJECTED, "a reason")
 
     failure = await _failure(environment.run(Inventory(shop.engine).release_inventory, undo))
 
-    _assert_outage(failure)
+    assert type(failure) is kind
+    assert not failure.non_retryable
 
 
 @pytest.mark.parametrize(
     ("user", "database_name", "sqlstate"),
     [("checkout", "no_such_database", "3D000"), ("no_such_role", "checkout", "28000")],
 )
-async def test_a_login_that_postgres_refuses_needs_a_person(
+async def test_a_login_that_postgres_refuses_is_an_outage(
     stack: DevStack, user: str, database_name: str, sqlstate: str
 ) -> None:
     async with _engine(stack.postgres.url(database_name, user)) as engine:
         failure = await _failure(_run(engine))
 
-    _assert_refused(failure, sqlstate)
+    _assert_misconfigured(failure, sqlstate)
 
 
 @pytest.mark.parametrize(
@@ -431,12 +470,12 @@ async def test_a_login_that_postgres_refuses_needs_a_person(
         ("ALTER TABLE orders RENAME COLUMN fingerprint TO print", "42703"),
     ],
 )
-async def test_a_broken_schema_needs_a_person(shop: Shop, database: Database, damage: str, sqlstate: str) -> None:
+async def test_a_broken_schema_is_an_outage(shop: Shop, database: Database, damage: str, sqlstate: str) -> None:
     await database.run(damage)
 
     failure = await _failure(Inventory(shop.engine).reserve_inventory(shop.order()))
 
-    _assert_refused(failure, sqlstate)
+    _assert_misconfigured(failure, sqlstate)
     assert await database.value("SELECT sum(reserved) FROM inventory") == 0
 
 
@@ -504,21 +543,11 @@ async def test_a_refusal_inside_a_transaction_leaves_as_it_is_and_rolls_back(
 
 _ACTS = {
     DatabaseUnavailable: (
-        *("08000", "08006", "0A000", "25006", "25P03", "25P04", "40001", "40P01", "42P05", "53100", "53200", "53300"),
+        *("08000", "08006", "0A000", "25P03", "25P04", "40001", "40P01", "42P05", "53100", "53200", "53300"),
         *("55P03", "57014", "57P01", "57P02", "57P03", "58030", "XX000", "XX001", "99999"),
     ),
-    DatabaseRefusedStatement: (
-        "23502",
-        "23505",
-        "28000",
-        "28P01",
-        "3D000",
-        "3F000",
-        "42501",
-        "42P01",
-        "44000",
-        "P0001",
-    ),
+    DatabaseMisconfigured: ("25006", "28000", "28P01", "3D000", "3F000", "42501", "42703", "42P01"),
+    DatabaseRefusedStatement: ("23502", "23505", "44000", "P0001"),
     InvalidInput: ("22001", "22021", "22P02", "22P05"),
 }
 

@@ -154,6 +154,29 @@ async def test_a_reason_that_has_passed_meanwhile_is_worth_another_attempt(
     assert await counter.phase() is None
 
 
+async def test_a_refusal_that_is_the_work_of_a_rival_which_has_just_committed_is_the_rivals_result(
+    counter: Counter,
+) -> None:
+    async def explain(_: AsyncConnection) -> CheckoutError:
+        await counter.do()  # the rival commits between the look at the fence and this one
+        return StepAlreadyCompensated("it is counted already")
+
+    answer = await counter.do(statement=_statement("n + 1", fact="n > 0"), explain=explain)
+
+    assert answer == {"n": 1}
+    assert await counter.count() == 1
+
+
+async def test_a_step_that_was_undone_cannot_be_resolved_any_more(counter: Counter) -> None:
+    await counter.do()
+    await counter.undo()
+
+    with pytest.raises(StepAlreadyCompensated, match="undone already"):
+        await counter.resolve()
+
+    assert await counter.phase() == "undone"
+
+
 async def test_a_violation_that_no_guard_made_needs_a_person(counter: Counter) -> None:
     with pytest.raises(DatabaseRefusedStatement, match="23502"):
         await counter.do(statement=_statement("NULL"))

@@ -410,8 +410,8 @@ async def test_a_status_moves_only_to_where_it_may(database: Database, previous:
             await transaction.start()
             await connection.execute(
                 "SET LOCAL session_replication_role = replica;"
-                " INSERT INTO orders (order_id, customer, status, total_minor, currency, event_seq)"
-                f" VALUES ('o-1', 'alice', '{previous}', 100, 'EUR', 4);"
+                " INSERT INTO orders (order_id, customer, status, total_minor, currency, event_seq, taken_back_by)"
+                f" VALUES ('o-1', 'alice', '{previous}', 100, 'EUR', 4, 'cancel');"
                 " SET LOCAL session_replication_role = origin"
             )
             try:

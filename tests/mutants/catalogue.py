@@ -15,6 +15,7 @@ from tests.mutants import (
     schema,
     starting,
     steps,
+    taken_back,
 )
 from tests.mutants.mutant import Mutant
 
@@ -33,4 +34,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *audits.MUTANTS,
     *starting.MUTANTS,
     *events.MUTANTS,
+    *taken_back.MUTANTS,
 )

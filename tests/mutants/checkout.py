@@ -165,9 +165,14 @@ MUTANTS = (
         "retry-is-not-logged",
         "nobody would know who has tried what",
         _FILE,
-        "        await perform(\n            Orders.note_retry,\n"
-        '            OperatorNote(self._known_order(), f"request {info.id}"),\n'
-        '            policies.RECORD,\n            None,\n            "Log the operator\'s retry",\n        )\n',
+        "        await perform(\n"
+        "            Orders.note_retry,\n"
+        '            OperatorNote(self._known_order(), f"{why} (request {info.id})" if why else '
+        'f"request {info.id}"),\n'
+        "            policies.RECORD,\n"
+        "            None,\n"
+        '            "Log the operator\'s retry",\n'
+        "        )\n",
         "",
         at(STUCK, "test_a_retry_is_logged"),
     ),
@@ -175,11 +180,14 @@ MUTANTS = (
         "resolution-is-not-written",
         "the fence would stay open behind an operator's word",
         _FILE,
-        "        await perform(\n            Orders.resolve_step,\n"
-        "            OperatorNote(self._known_order(), resolution.reason, resolution.step),\n"
-        "            policies.RECORD,\n            None,\n"
-        '            f"Resolve {resolution.step} on an operator\'s word",\n        )\n',
-        "",
+        "            await perform(\n"
+        "                Orders.resolve_step,\n"
+        "                OperatorNote(self._known_order(), resolution.reason, resolution.step),\n"
+        "                policies.RECORD,\n"
+        "                None,\n"
+        '                f"Resolve {resolution.step} on an operator\'s word",\n'
+        "            )\n",
+        "            pass\n",
         at(STUCK, "test_a_step_that_was_settled_by_hand_is_resolved_for_good"),
     ),
     Mutant(

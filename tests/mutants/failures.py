@@ -11,35 +11,40 @@ MUTANTS = (
         "serialization-failure-is-a-refusal",
         "two shoppers at once would cost one of them the order",
         _FILE,
-        _TRANSIENT,
-        '    if code == "40001":\n        return InvalidInput(f"Postgres refused: {message} ({code})")\n' + _TRANSIENT,
+        "    if _is_misconfigured(code):\n",
+        '    if code == "40001":\n'
+        '        return InvalidInput(f"Postgres refused: {message} ({code})")\n'
+        "    if _is_misconfigured(code):\n",
         at(DATABASE, "test_a_serialization_failure_is_an_outage"),
     ),
     Mutant(
         "deadlock-needs-a-person",
         "a deadlock would end an order that the next attempt would have saved",
         _FILE,
-        _TRANSIENT,
-        '    if code == "40P01":\n        return DatabaseRefusedStatement(f"Postgres refused: {message} ({code})")\n'
-        + _TRANSIENT,
+        "    if _is_misconfigured(code):\n",
+        '    if code == "40P01":\n'
+        '        return DatabaseRefusedStatement(f"Postgres refused: {message} ({code})")\n'
+        "    if _is_misconfigured(code):\n",
         at(DATABASE, "test_a_deadlock_is_an_outage_for_one_of_the_two"),
     ),
     Mutant(
         "restart-of-postgres-needs-a-person",
         "a failover would end every order that was in flight",
         _FILE,
-        _TRANSIENT,
-        '    if code[:2] == "57":\n        return DatabaseRefusedStatement(f"Postgres refused: {message} ({code})")\n'
-        + _TRANSIENT,
+        "    if _is_misconfigured(code):\n",
+        '    if code[:2] == "57":\n'
+        '        return DatabaseRefusedStatement(f"Postgres refused: {message} ({code})")\n'
+        "    if _is_misconfigured(code):\n",
         at(DATABASE, "test_the_sqlstate_alone_decides_who_must_act"),
     ),
     Mutant(
         "replica-needs-a-person",
         "a failover would end every order that came a second too early",
         _FILE,
-        _TRANSIENT,
-        '    if code == "25006":\n        return DatabaseRefusedStatement(f"Postgres refused: {message} ({code})")\n'
-        + _TRANSIENT,
+        "    if _is_misconfigured(code):\n",
+        '    if code == "25006":\n'
+        '        return DatabaseRefusedStatement(f"Postgres refused: {message} ({code})")\n'
+        "    if _is_misconfigured(code):\n",
         at(DATABASE, "test_a_replica_that_was_not_promoted_yet_is_an_outage"),
     ),
     Mutant(
@@ -76,26 +81,27 @@ MUTANTS = (
     ),
     Mutant(
         "missing-right-is-an-outage",
-        "an order would be tried for a minute where only a person can help",
+        "an order that no statement can write would be tried until its time is over",
         _FILE,
-        '"3D", "3F", "42", "44", "P0"',
-        '"3D", "3F", "44", "P0"',
-        at(DATABASE, "test_a_broken_schema_needs_a_person"),
+        '_REFUSING_CLASSES = frozenset({"23", "44", "P0"})',
+        '_REFUSING_CLASSES = frozenset({"44", "P0"})',
+        at(DATABASE, "test_a_violated_constraint_is_named_without_its_row"),
     ),
     Mutant(
         "lost-prepared-statement-needs-a-person",
         "a connection pooler in between would cost orders",
         _FILE,
-        "    if code[:2] in _REFUSING_CLASSES and code not in _TRANSIENT_IN_REFUSING_CLASSES:\n",
-        "    if code[:2] in _REFUSING_CLASSES:\n",
+        "    if code in _TRANSIENT_CODES | _STALE_PLAN_CODES:\n        return False\n",
+        "",
         at(DATABASE, "test_the_sqlstate_alone_decides_who_must_act"),
     ),
     Mutant(
         "unknown-error-is-a-refusal",
         "an error that nobody foresaw would end an order, and an undo",
         _FILE,
-        '    return DatabaseUnavailable(f"Postgres failed: {message} ({code})")',
-        '    return InvalidInput(f"Postgres failed: {message} ({code})")',
+        "    return DatabaseUnavailable(f\"Postgres {'asked to try again' if passes else 'failed'}: "
+        '{message} ({code})")',
+        '    return (DatabaseUnavailable if passes else InvalidInput)(f"Postgres failed: {message} ({code})")',
         at(DATABASE, "test_the_sqlstate_alone_decides_who_must_act"),
     ),
     Mutant(

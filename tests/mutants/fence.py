@@ -43,8 +43,8 @@ MUTANTS = (
         "resolve-ignores-the-fingerprint",
         "an operator's word on one order would close the fence of another",
         _FILE,
-        '     WHERE step_fence.phase = \'done\' AND step_fence.fingerprint = excluded.fingerprint\n""")',
-        '     WHERE step_fence.phase = \'done\'\n""")',
+        "     WHERE step_fence.phase = 'done' AND step_fence.fingerprint = excluded.fingerprint\n    RETURNING phase\n",
+        "     WHERE step_fence.phase = 'done'\n    RETURNING phase\n",
         at(FENCE, "test_another_request_can_neither_do_nor_undo_nor_resolve_a_step"),
     ),
     Mutant(

@@ -43,16 +43,16 @@ MUTANTS = (
         "close-before-standing-steps-are-undone",
         "an order would end as cancelled and keep its stock and money (P1)",
         _FILE,
-        "            if steps and (status != OrderStatus.COMPLETED or is_cancel):\n",
-        "            if steps and status is None:\n",
+        "            if (steps := found.unreviewed or found.steps) and not (locked and locked.stays_completed):\n",
+        "            if (steps := found.unreviewed or found.steps) and not locked:\n",
         at(SECOND_RUN, "test_a_second_run_that_is_cancelled_before_its_first_step_undoes_what_the_first_run_left"),
     ),
     Mutant(
         "cancel-stops-at-the-completion",
         "a second run that is cancelled would leave the label standing, and a late undo would half undo it (P6)",
         _FILE,
-        "            if steps and (status != OrderStatus.COMPLETED or is_cancel):\n",
-        "            if steps and status != OrderStatus.COMPLETED:\n",
+        "by=CANCEL if is_asked_for(undo) else None)",
+        "by=None)",
         at(SECOND_RUN, "test_a_second_run_that_is_cancelled_reaches_behind_the_completion_as_long_as_there_is_a_label"),
     ),
     Mutant(
@@ -66,7 +66,7 @@ MUTANTS = (
     Mutant(
         "unwind-forgets-its-first-reason",
         "a repair would hide why the order was refused",
-        _FILE,
+        "activities/undo.py",
         "           reason = coalesce(reason, :reason), ending = coalesce(ending, :ending)\n",
         "           reason = :reason, ending = coalesce(ending, :ending)\n",
         at(MAINTENANCE, "test_a_stuck_order_whose_saga_was_terminated_is_finished"),
@@ -74,7 +74,7 @@ MUTANTS = (
     Mutant(
         "unwind-forgets-where-it-was-heading",
         "a repair would turn a rejection into a cancellation",
-        _FILE,
+        "activities/undo.py",
         "           reason = coalesce(reason, :reason), ending = coalesce(ending, :ending)\n",
         "           reason = coalesce(reason, :reason), ending = :ending\n",
         at(MAINTENANCE, "test_a_stuck_order_whose_saga_was_terminated_is_finished"),
@@ -107,7 +107,7 @@ MUTANTS = (
         "completed-order-keeps-its-reason-to-fail",
         "a customer would be told why an order failed that did not",
         _FILE,
-        "changed_by = 'handed over', reason = NULL, ending = NULL\n",
+        "changed_by = 'handed over', reason = NULL, ending = NULL,\n           taken_back_by = NULL\n",
         "changed_by = 'handed over'\n",
         at(STUCK, "test_a_parcel_that_is_collected_while_its_undo_is_stuck_completes_the_order"),
     ),
@@ -115,8 +115,9 @@ MUTANTS = (
         "park-opens-another-incident",
         "each fruitless round would open, or fail to open, one more",
         _FILE,
-        "    ON CONFLICT (order_id) WHERE closed_at IS NULL DO UPDATE SET steps = "
-        "excluded.steps, cause = excluded.cause\n",
+        "    ON CONFLICT (order_id) WHERE closed_at IS NULL DO UPDATE\n"
+        "       SET steps = excluded.steps, cause = excluded.cause,\n"
+        "           needs_review = incidents.needs_review OR excluded.needs_review\n",
         "",
         at(ACTIVITIES, "test_parking_opens_one_incident_and_parking_again_brings_it_up_to_date"),
     ),
@@ -124,8 +125,9 @@ MUTANTS = (
         "park-keeps-the-old-incident",
         "the operator would read of steps that are settled and causes that are gone",
         _FILE,
-        "    ON CONFLICT (order_id) WHERE closed_at IS NULL DO UPDATE SET steps = "
-        "excluded.steps, cause = excluded.cause\n",
+        "    ON CONFLICT (order_id) WHERE closed_at IS NULL DO UPDATE\n"
+        "       SET steps = excluded.steps, cause = excluded.cause,\n"
+        "           needs_review = incidents.needs_review OR excluded.needs_review\n",
         "    ON CONFLICT (order_id) WHERE closed_at IS NULL DO NOTHING\n",
         at(ACTIVITIES, "test_parking_opens_one_incident_and_parking_again_brings_it_up_to_date"),
     ),
@@ -160,9 +162,8 @@ MUTANTS = (
         "note-without-the-orders-lock",
         "two attempts at once would both find the note missing",
         _FILE,
-        "            await lock_order(connection, note.order)\n"
-        '            await _note(connection, note, "retry_requested"',
-        '            await _note(connection, note, "retry_requested"',
+        "            await lock_order(connection, note.order)\n            await connection.execute(_REVIEWED",
+        "            await connection.execute(_REVIEWED",
         at(ACTIVITIES, "test_a_retry_is_logged_once_when_an_abandoned_attempt_is_still_writing_it"),
     ),
 )

@@ -38,8 +38,8 @@ MUTANTS = (
         "doubt-is-never-lifted",
         "an operator who has looked could not have the order undone",
         _STORY,
-        "        self._doubt = None  # somebody has looked\n",
-        "",
+        "        self._doubt = None\n        self._saga.retry()\n",
+        "        self._saga.retry()\n",
         at(RESTORED, "test_a_parked_saga_undoes_what_there_is_once_somebody_has_looked"),
     ),
     Mutant(
@@ -76,8 +76,8 @@ MUTANTS = (
         "park-overlooks-what-stands",
         "a refund that waits for an earlier run's parcel would wait for ever",
         _ORDERS,
-        "            if unknown and not is_gone:\n",
-        "            if unknown and is_gone:\n",
+        "            if unknown and not found.is_gone:\n",
+        "            if unknown and found.is_gone:\n",
         _MEETS_A_PARCEL,
     ),
     Mutant(

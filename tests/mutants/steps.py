@@ -26,23 +26,35 @@ MUTANTS = (
         "release-in-one-statement",
         "the snapshot trap: an undo that waited for a reserve in flight does not see the rows of it",
         _INVENTORY,
-        "        async with undo_once(self._engine, fence_key(undo.order, Step.RESERVE)) as undoing:\n",
-        "        from activities import fence\n\n"
+        "\n"
+        "        async def reverse(connection: AsyncConnection) -> None:\n"
+        '            await connection.execute(_RELEASE, {"order_id": undo.order.order_id})\n'
+        "\n"
+        "        return await undo_step(self._engine, undo, Step.RESERVE, reverse)\n",
+        "\n"
+        "        from activities import fence\n"
+        "\n"
         "        key = fence_key(undo.order, Step.RESERVE)\n"
         "        whole = text(\n"
         '            "WITH closed AS (" + fence._CLOSE.text + "), released AS ("\n'
         "            \"UPDATE reservations r SET state = 'released' FROM closed WHERE closed.had_effect\"\n"
-        "            \" AND r.order_id = :saga_id AND r.state = 'held' RETURNING r.sku, r.quantity), given AS (\"\n"
+        "            \" AND r.order_id = :saga_id AND r.state = 'held' RETURNING r.sku, r.quantity), "
+        'given AS ("\n'
         '            "UPDATE inventory i SET reserved = i.reserved - released.quantity FROM released"\n'
-        '            " WHERE i.sku = released.sku) SELECT had_effect, result FROM closed"\n'
+        "            \" WHERE i.sku = released.sku), moved AS (UPDATE orders SET status = 'unwinding', "
+        "changed_by = 'undo reserve'\"\n"
+        '            " FROM closed WHERE closed.had_effect AND order_id = :saga_id) SELECT had_effect, '
+        'result FROM closed"\n'
         "        )\n"
         "        async with fence.transaction(self._engine) as connection:\n"
         "            closed = (await connection.execute(whole, key.parameters())).one_or_none()\n"
         "            if closed is not None and closed.had_effect:\n"
-        "                await lock_order(connection, undo.order)\n"
-        "                await begin_unwind(connection, undo, Step.RESERVE)\n"
         '                return UndoResult("reversed", closed.result)\n'
-        "        async with undo_once(self._engine, key) as undoing:\n",
+        "\n"
+        "        async def reverse(connection: AsyncConnection) -> None:\n"
+        '            await connection.execute(_RELEASE, {"order_id": undo.order.order_id})\n'
+        "\n"
+        "        return await undo_step(self._engine, undo, Step.RESERVE, reverse)\n",
         at(CONTRACT, "test_an_undo_waits_for_a_do_in_flight_and_then_reverses_it_completely[reserve]"),
     ),
     Mutant(
@@ -99,9 +111,9 @@ MUTANTS = (
     Mutant(
         "release-while-a-parcel-stands",
         "goods on their way would be for sale",
-        _INVENTORY,
-        '                await refuse_while_shipped(undoing.connection, order_id, "the release")\n',
-        "                pass\n",
+        "activities/undo.py",
+        "    if undoing.had_effect and step is not Step.SHIP:\n",
+        "    if undoing.had_effect and step is Step.PAY:\n",
         at(ACTIVITIES, "test_the_stock_of_a_parcel_that_is_gone_cannot_be_released"),
     ),
     Mutant(
@@ -144,34 +156,34 @@ MUTANTS = (
     Mutant(
         "refund-whenever-asked",
         "a repeated undo would try to pay twice",
-        _PAYMENTS,
-        "            if undoing.had_effect:\n                await undoing.connection.execute(_REFUND",
-        "            if undoing.stored or undoing.had_effect:\n"
-        "                await undoing.connection.execute(_REFUND",
+        "activities/undo.py",
+        "            if undoing.had_effect:\n                await reverse(",
+        "            if undoing.stored or undoing.had_effect:\n                await reverse(",
         at(CONTRACT, "test_undo_twice_is_undone_once[pay]"),
     ),
     Mutant(
         "refund-while-a-parcel-stands",
         "goods would be given away",
-        _PAYMENTS,
-        '                await refuse_while_shipped(undoing.connection, order_id, "the refund")\n',
-        "                pass\n",
+        "activities/undo.py",
+        "    if undoing.had_effect and step is not Step.SHIP:\n",
+        "    if undoing.had_effect and step is Step.RESERVE:\n",
         at(ACTIVITIES, "test_nothing_is_refunded_or_released_while_a_label_still_stands"),
     ),
     Mutant(
         "refund-without-the-orders-lock",
         "a parcel that is being made ready would leave after the refund looked for it",
-        _PAYMENTS,
-        "            await lock_order(undoing.connection, undo.order)\n",
-        "",
+        "activities/undo.py",
+        "    locked = await lock_order(connection, undo.order, by=taken_back_by(undo))\n",
+        "    locked = None if step is Step.PAY else await lock_order(connection, undo.order, by=taken_back_by(undo))\n",
         at(ACTIVITIES, "test_what_is_taken_back_waits_for_a_shipment_in_flight_and_is_then_refused[payment-carol]"),
     ),
     Mutant(
         "release-without-the-orders-lock",
         "an order would be unwinding with a parcel on its way",
-        _INVENTORY,
-        "            await lock_order(undoing.connection, undo.order)\n",
-        "",
+        "activities/undo.py",
+        "    locked = await lock_order(connection, undo.order, by=taken_back_by(undo))\n",
+        "    locked = None if step is Step.RESERVE else await lock_order(connection, undo.order, "
+        "by=taken_back_by(undo))\n",
         at(ACTIVITIES, "test_what_is_taken_back_waits_for_a_shipment_in_flight_and_is_then_refused[stock-carol]"),
     ),
     Mutant(
@@ -185,39 +197,36 @@ MUTANTS = (
     Mutant(
         "irrevocable-parcel-counts-as-undone",
         "a parcel with the courier would be refunded",
-        _SHIPPING,
-        "                    _require(cancelled.one_or_none() is not None, undoing.stored)\n",
-        "                    cancelled.one_or_none()\n",
+        "activities/undo.py",
+        "    if undoing.had_effect and is_irrevocable is not None and await is_irrevocable(connection):\n"
+        "        raise _Irrevocable(undoing.stored)\n",
+        "",
         at(ACTIVITIES, "test_a_parcel_that_is_gone_is_irrevocable_and_stays_as_it_is"),
     ),
     Mutant(
         "irrevocable-closes-the-fence",
         "the undo's transaction would commit a fence that says the parcel never left",
-        _SHIPPING,
-        "        except _Stands as stands:\n            return stands.result\n        return undoing.result()\n\n\n"
-        "def _require(can_be_undone: bool, stored: dict[str, Any]) -> None:\n    if not can_be_undone:\n"
-        "        raise _Stands(UndoResult(UndoOutcome.IRREVOCABLE, stored))\n",
-        "        except _Stands as stands:\n"
-        "            async with undo_once(self._engine, fence_key(undo.order, Step.SHIP)):\n"
-        "                return stands.result\n        return undoing.result()\n\n\n"
-        "def _require(can_be_undone: bool, stored: dict[str, Any]) -> None:\n    if not can_be_undone:\n"
-        "        raise _Stands(UndoResult(UndoOutcome.IRREVOCABLE, stored))\n",
+        "activities/undo.py",
+        "    except _Irrevocable as irrevocable:\n",
+        "    except _Irrevocable as irrevocable:\n"
+        "        async with undo_once(engine, fence_key(undo.order, step)):\n"
+        "            pass\n",
         at(ACTIVITIES, "test_a_parcel_that_is_gone_is_irrevocable_and_stays_as_it_is"),
     ),
     Mutant(
         "cancelled-label-puts-no-goods-back",
         "goods that never left would be missing from the shelf",
         _SHIPPING,
-        '                    await undoing.connection.execute(_PUT_BACK, {"order_id": order_id})\n',
-        "                    pass\n",
+        "    UPDATE inventory i SET on_hand = i.on_hand + locked.quantity, reserved = i.reserved + locked.quantity\n",
+        "    UPDATE inventory i SET on_hand = i.on_hand, reserved = i.reserved\n",
         at(CONTRACT, "test_undo_restores_what_do_changed[ship]"),
     ),
     Mutant(
         "repair-cancels-a-completed-order",
         "an order that ended well while the sweep looked at it would be taken back",
-        _SHIPPING,
-        "                _require(not (undo.order.repair and status == OrderStatus.COMPLETED), undoing.stored)\n",
-        "",
+        "activities/orders.py",
+        "    return undo.ending is Ending.CANCELLED and not undo.order.repair\n",
+        "    return undo.ending is Ending.CANCELLED\n",
         at(SECOND_RUN, "test_a_repair_of_an_order_that_completed_meanwhile_leaves_it_completed[carol]"),
     ),
     Mutant(

@@ -1,0 +1,184 @@
+"""Faults in who may take a completed order back, in what needs a review, and in what waits for the environment."""
+
+from tests.mutants.killers import COMPLETED_STAYS, ENVIRONMENT, FENCE, REVIEW, at
+from tests.mutants.mutant import Mutant
+
+_ORDERS = "activities/orders.py"
+_UNDO = "activities/undo.py"
+_STORY = "workflows/checkout.py"
+_RESET = at(
+    REVIEW, "test_a_second_run_of_an_order_that_needs_review_undoes_nothing_until_it_is_retried[_terminate_and_start]"
+)
+_WAITS = at(
+    ENVIRONMENT,
+    "test_an_order_waits_in_whatever_step_and_completes_once_it_is_put_right[a missing right-charge_payment-fast]",
+)
+
+MUTANTS = (
+    Mutant(
+        "anybody-takes-a-completed-order-back",
+        "a second run that fails would cancel the label and refund the money (P11)",
+        "setup.sql",
+        "    SELECT status = 'completed' AND coalesce(taken_back_by <> 'cancel', true)\n",
+        "    SELECT false AND coalesce(taken_back_by <> 'cancel', true)\n",
+        at(
+            COMPLETED_STAYS,
+            "test_a_second_run_that_gives_up_in_a_step_leaves_the_order_completed[_run_again-charge_payment-classic]",
+        ),
+    ),
+    Mutant(
+        "a-repeat-of-ship-takes-back",
+        "a repeat that gives up in ship would take back what an earlier run has shipped",
+        "setup.sql",
+        "           AND coalesce(taken_back_by <> shipped_by, true)\n",
+        "           AND taken_back_by IS NULL\n",
+        at(
+            COMPLETED_STAYS,
+            "test_a_second_run_that_gives_up_in_a_step_leaves_the_order_completed[_run_again-ship_order-classic]",
+        ),
+    ),
+    Mutant(
+        "nobody-takes-back-but-a-cancel",
+        "a customer whose order was rejected would get the parcel",
+        "activities/shipping.py",
+        "shipped_by = :run\n      FROM gate",
+        "shipped_by = NULL\n      FROM gate",
+        at(COMPLETED_STAYS, "test_the_run_that_shipped_an_order_and_never_heard_of_it_takes_it_back_itself"),
+    ),
+    Mutant(
+        "park-takes-a-completed-order-back",
+        "a repair or a second run would park a healthy order",
+        _ORDERS,
+        "            if locked is not None and locked.stays_completed:\n"
+        "                return await _state(connection, order)\n",
+        "",
+        at(COMPLETED_STAYS, "test_parking_and_closing_leave_an_order_completed_that_another_run_has_shipped"),
+    ),
+    Mutant(
+        "database-lets-anybody-take-back",
+        "a statement by hand, or of an older worker, would take a completed order back",
+        "setup.sql",
+        "           OR order_stays_completed(OLD.status, OLD.shipped_by, NEW.taken_back_by)\n",
+        "",
+        at(COMPLETED_STAYS, "test_the_database_lets_nobody_else_take_a_completed_order_back"),
+    ),
+    Mutant(
+        "goes-forward-without-its-parcel",
+        "a customer would be told of a completed order without its parcel",
+        _UNDO,
+        "        raise _Irrevocable(found.scalar_one_or_none() or {})\n",
+        "        raise _Irrevocable({})\n",
+        at(COMPLETED_STAYS, "test_a_second_run_that_goes_forward_after_all_knows_the_parcels_number"),
+    ),
+    Mutant(
+        "cancelled-label-counts-as-gone",
+        "a label that was cancelled by hand would leave the customer without parcel and money",
+        "activities/shipping.py",
+        'scalar_one_or_none() == "handed_over"',
+        'scalar_one_or_none() != "label"',
+        at(COMPLETED_STAYS, "test_a_label_that_was_cancelled_by_hand_is_not_taken_for_a_parcel_that_is_gone"),
+    ),
+    Mutant(
+        "rivals-work-is-a-refusal",
+        "a step that somebody else has done this instant would end the order as undone",
+        "activities/fence.py",
+        "            # What `explain` saw may be the work of a rival that has committed since: then the "
+        "fence has the answer.\n"
+        "            stored = (await connection.execute(_READ, key.parameters())).one_or_none()\n",
+        "",
+        at(FENCE, "test_a_refusal_that_is_the_work_of_a_rival_which_has_just_committed_is_the_rivals_result"),
+    ),
+    Mutant(
+        "resolves-what-is-undone",
+        "an operator would vouch for money that a round has refunded already",
+        "activities/fence.py",
+        '    if stored.fingerprint == key.fingerprint and stored.phase == "undone":\n',
+        "    if not stored.phase:\n",
+        at(REVIEW, "test_a_resolution_that_comes_after_a_round_has_undone_the_step_is_refused_and_not_logged"),
+    ),
+    Mutant(
+        "resolution-shows-as-undone",
+        "what a person vouched for would show as undone",
+        "workflows/saga.py",
+        "entry.state in {StepState.STUCK, StepState.UNDONE}:",
+        "entry.state is StepState.STUCK:",
+        at(REVIEW, "test_a_round_that_comes_after_a_resolution_undoes_nothing"),
+    ),
+    Mutant(
+        "review-holds-up-no-undo",
+        "a second run would undo what only a person may decide",
+        _UNDO,
+        "    if locked is not None and locked.status == OrderStatus.STUCK:\n"
+        "        await _refuse_before_review(connection, undo)\n",
+        "",
+        _RESET,
+    ),
+    Mutant(
+        "review-is-not-kept",
+        "a second run would know nothing of the review",
+        _STORY,
+        ", needs_review=self._doubt is not None)",
+        ")",
+        _RESET,
+    ),
+    Mutant(
+        "review-is-never-over",
+        "an operator who has looked could not have the order undone",
+        _ORDERS,
+        '            await connection.execute(_REVIEWED, {"order_id": note.order.order_id})\n',
+        "",
+        at(REVIEW, "test_a_retry_that_fails_again_has_lifted_the_review_all_the_same"),
+    ),
+    Mutant(
+        "closing-forgets-the-review",
+        "an order that the database has forgotten would be closed before anybody has looked",
+        _ORDERS,
+        "found.unreviewed or found.steps",
+        "found.steps",
+        at(REVIEW, "test_closing_waits_for_the_review_too_where_the_database_has_forgotten_every_step"),
+    ),
+    Mutant(
+        "nobody-knows-who-asked",
+        "the log would not say who had an order undone, and why",
+        _STORY,
+        'f"{why} (request {info.id})" if why else f"request {info.id}"',
+        'f"request {info.id}"',
+        at(REVIEW, "test_who_asked_for_a_retry_and_why_is_in_the_orders_log"),
+    ),
+    Mutant(
+        "environment-rejects-customers",
+        "a missing right or column would cost every order that came meanwhile (P12)",
+        _STORY,
+        "            if fault is None or self._saga.is_cancel_requested:\n                raise\n",
+        "            if fault is not None or self._saga.is_cancel_requested:\n"
+        "                raise\n"
+        "            raise\n",
+        _WAITS,
+    ),
+    Mutant(
+        "waiting-shows-nowhere",
+        "an operator could not find the orders that wait",
+        _STORY,
+        "        workflow.upsert_search_attributes([policies.FAILED_STEP.value_set(step.value)])\n"
+        "        self._show()\n"
+        "        answer",
+        "        answer",
+        _WAITS,
+    ),
+    Mutant(
+        "waiting-shows-for-ever",
+        "a completed order would be listed as failed in a step",
+        _STORY,
+        "        workflow.upsert_search_attributes([policies.FAILED_STEP.value_unset()])\n",
+        "",
+        _WAITS,
+    ),
+    Mutant(
+        "a-missing-right-is-the-orders-fault",
+        "a missing right would reject every order",
+        "adapters/database.py",
+        '_MISCONFIGURED_CLASSES = frozenset({"28", "3D", "3F", "42"})',
+        '_MISCONFIGURED_CLASSES = frozenset({"28", "3D", "3F"})\n_REFUSING_CLASSES = frozenset({"42"})',
+        _WAITS,
+    ),
+)

@@ -1,0 +1,131 @@
+"""What Postgres refuses to the service as a whole rejects no customer: the step waits until it is put right."""
+
+from dataclasses import replace
+
+import pytest
+
+from domain import policies
+from domain.model import CheckoutStatus, Lane
+from tests.conftest import Shop
+from tests.workflow.bulk_scenes import start_batch
+from tests.workflow.gates import Gates
+from tests.workflow.sagas import (
+    DOES,
+    goods_and_money,
+    hasty,
+    how_it_ended,
+    open_incidents,
+    until,
+    until_tried,
+    violations,
+)
+from workflows.checkout import CheckoutWorkflow
+
+BREAK = {
+    "a missing right": ("REVOKE INSERT ON step_fence FROM checkout", "GRANT INSERT ON step_fence TO checkout"),
+    "a missing column": (
+        "ALTER TABLE orders RENAME fingerprint TO was_fingerprint",
+        "ALTER TABLE orders RENAME was_fingerprint TO fingerprint",
+    ),
+    "a missing table": ("ALTER TABLE step_fence RENAME TO was_fence", "ALTER TABLE was_fence RENAME TO step_fence"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO))
+    for name in ("RESERVE", "PAY", "SHIP", "BATCH"):
+        monkeypatch.setattr(policies, name, hasty(getattr(policies, name), give_up_ms=1_500))
+    monkeypatch.setattr(policies, "ENVIRONMENT", hasty(policies.ENVIRONMENT))
+
+
+async def until_it_waits(shop: Shop, order_id: str) -> CheckoutStatus:
+    handle = shop.client.get_workflow_handle_for(CheckoutWorkflow.run, policies.checkout_workflow_id(order_id))
+
+    async def waits() -> bool:
+        return (await handle.query(CheckoutWorkflow.status)).reason is not None
+
+    await until(waits)
+    return await handle.query(CheckoutWorkflow.status)
+
+
+@pytest.mark.parametrize(
+    ("what", "at", "lane"),
+    [
+        *(("a missing right", at, lane) for at in DOES for lane in Lane),
+        *((what, "reserve_inventory", Lane.FAST) for what in BREAK if what != "a missing right"),
+    ],
+)
+async def test_an_order_waits_in_whatever_step_and_completes_once_it_is_put_right(
+    shop: Shop, what: str, at: str, lane: Lane
+) -> None:
+    gates, order = Gates(), replace(shop.order("alice"), lane=lane)
+    gate = gates.hold(order, at, "before")
+
+    async with shop.working(interceptors=(gates,)):
+        handle = await shop.start(order)
+        await gate.reached()
+        await shop.database.run(BREAK[what][0])
+        gate.open()
+        status = await until_it_waits(shop, order.order_id)
+        attributes = (await handle.describe()).typed_search_attributes
+        await shop.database.run(BREAK[what][1])
+        ended = await how_it_ended(handle)
+        at_the_end = (await handle.describe()).typed_search_attributes
+
+    assert status.status == "running"
+    assert (status.reason or "").startswith("waiting until it is put right: Postgres refuses the service: ")
+    assert attributes.get(policies.FAILED_STEP) == status.steps[-1].step
+    assert ended == "completed"
+    assert at_the_end.get(policies.FAILED_STEP) is None
+    assert await open_incidents(shop, order) == []
+    assert await violations(shop) == []
+
+
+async def test_an_order_that_waits_can_be_cancelled(shop: Shop) -> None:
+    gates, order, before = Gates(), shop.order("alice"), await goods_and_money(shop.database)
+    gate = gates.hold(order, "ship_order", "before")
+
+    async with shop.working(interceptors=(gates,)):
+        handle = await shop.start(order)
+        await gate.reached()
+        await shop.database.run(BREAK["a missing right"][0])
+        gate.open()
+        await until_it_waits(shop, order.order_id)
+        await handle.execute_update(CheckoutWorkflow.cancel, "found it cheaper")
+        await until_tried(gates, order, "cancel_shipment", times=2)
+        await shop.database.run(BREAK["a missing right"][1])
+        ended = await how_it_ended(handle)
+
+    assert ended == "OrderCancelled"
+    assert await goods_and_money(shop.database) == before
+    assert await violations(shop) == []
+
+
+async def test_an_order_that_waits_is_still_refused_for_what_is_its_own(shop: Shop) -> None:
+    gates, order = Gates(), shop.order("bob")  # who cannot pay
+
+    async with shop.working(interceptors=(gates,)):
+        await shop.database.run(BREAK["a missing right"][0])
+        handle = await shop.start(order)
+        await until_it_waits(shop, order.order_id)
+        await shop.database.run(BREAK["a missing right"][1])
+        ended = await how_it_ended(handle)
+
+    assert ended == "OrderRejected"
+    assert await shop.database.value("SELECT reason LIKE 'InsufficientFunds%' FROM orders")
+
+
+async def test_a_batch_leaves_its_orders_to_sagas_that_wait(shop: Shop) -> None:
+    orders = [shop.order("alice"), shop.order("carol")]
+
+    async with shop.working():
+        await shop.database.run(BREAK["a missing right"][0])
+        report = await (await start_batch(shop, orders)).result()
+        for order in orders:
+            await until_it_waits(shop, order.order_id)
+        await shop.database.run(BREAK["a missing right"][1])
+        ends = [await how_it_ended(shop.newest_run(order)) for order in orders]
+
+    assert {outcome.status for outcome in report.unpacked()} == {"handed over"}
+    assert ends == ["completed", "completed"]
