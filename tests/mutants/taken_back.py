@@ -149,10 +149,12 @@ MUTANTS = (
         "environment-rejects-customers",
         "a missing right or column would cost every order that came meanwhile (P12)",
         _STORY,
-        "            if fault is None or self._saga.is_cancel_requested:\n                raise\n",
-        "            if fault is not None or self._saga.is_cancel_requested:\n"
+        "            if self._saga.is_cancel_requested or not (\n"
+        "                fault := find_cause(error, errors.DatabaseMisconfigured.__name__)\n"
+        "            ):\n"
         "                raise\n"
-        "            raise\n",
+        "            waits_for = fault.message\n",
+        "            raise error\n",
         _WAITS,
     ),
     Mutant(
