@@ -120,9 +120,11 @@ class CheckoutWorkflow:
     async def _abandon(self) -> None:
         """Do nothing, so that everything which an earlier, lost run may have done is undone."""
         self._must_undo_all([step.value for step in Step])
-        if doubt := self._known_order().doubt:
-            raise errors.DatabaseContradictsHistory(doubt)
-        raise ApplicationError("its workflow was terminated, timed out or lost; undone by the sweep", type="Abandoned")
+        order = self._known_order()
+        if order.doubt:
+            raise errors.DatabaseContradictsHistory(order.doubt)
+        lost = "its workflow was terminated, timed out or lost; undone by the sweep"
+        raise ApplicationError(order.reason or lost, type="Abandoned")
 
     def _must_undo_all(self, standing: Sequence[str]) -> None:
         for step in Step:
@@ -166,10 +168,14 @@ class CheckoutWorkflow:
             asked = self._cancel_reason or workflow.cancellation_reason() or "no reason given"
             self._reason = tidy(f"cancelled: {asked}")
         else:
-            self._ending = Ending.CANCELLED if self._known_order().repair else Ending.REJECTED
+            self._ending = Ending.REJECTED
             self._reason = tidy(describe(cause))
             if contradiction := find_cause(cause, errors.DatabaseContradictsHistory.__name__):
                 self._doubt = contradiction.message
+        if (order := self._known_order()).repair:  # the unwind began in an earlier run, or in a batch
+            self._ending = order.ending or Ending.CANCELLED
+            self._reason = tidy(order.reason) or self._reason
+            self._doubt = order.doubt or None
         self._set_status(OrderStatus.UNWINDING, failed_step)
 
     async def _park(self, stuck: Sequence[Compensation]) -> Irrevocable | None:

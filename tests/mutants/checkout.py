@@ -85,8 +85,8 @@ MUTANTS = (
         "repair-is-a-rejection",
         "a customer would be told that the shop refused what an operator ended",
         _FILE,
-        "Ending.CANCELLED if self._known_order().repair else Ending.REJECTED",
-        "Ending.REJECTED",
+        "order.ending or Ending.CANCELLED",
+        "order.ending or Ending.REJECTED",
         at(
             MAINTENANCE,
             "test_what_a_terminated_saga_left_is_undone_and_the_order_cancelled[charge_payment-before-True]",
