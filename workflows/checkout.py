@@ -75,7 +75,12 @@ class CheckoutWorkflow:
 
     @workflow.run
     async def run(self, order: CheckoutInput) -> CheckoutStatus:
-        """Carry one order to its end."""
+        """Carry one order to its end.
+
+        Raises:
+            InvalidInput: the workflow has not the id of the order, under which everybody looks for it.
+        """
+        _require_own_workflow_id(order)
         self._order = order
         outcome = await self._saga.run(self._abandon() if order.repair else self._buy(order))
         if isinstance(outcome, Unwound):
@@ -353,3 +358,13 @@ class CheckoutWorkflow:
     def _require_stuck(self) -> None:
         if not self._saga.is_stuck:
             raise errors.InvalidInput(f"the order is {self._status}, not stuck: there is nothing to retry or resolve")
+
+
+def _require_own_workflow_id(order: CheckoutInput) -> None:
+    """Refuse a run that `status` could not find, and that the sweep would take for lost while it lives."""
+    own, given = policies.checkout_workflow_id(order.order_id), workflow.info().workflow_id
+    # Nothing is recorded for a run with the right id; one that was open under another before this check goes on.
+    if given != own and workflow.patched("refuse-a-foreign-workflow-id"):
+        raise errors.InvalidInput(
+            f"the saga of order {order.order_id} has the workflow id {own}, not {tidy(given, 100)}: start it under that"
+        )

@@ -1,6 +1,6 @@
 """Faults in the checkout's own story: its endings, its validators, and what people see of it."""
 
-from tests.mutants.killers import CANCEL, CHECKOUT, MAINTENANCE, REPLAY, SECOND_RUN, STUCK, at
+from tests.mutants.killers import CANCEL, CHECKOUT, MAINTENANCE, REPLAY, SECOND_RUN, STARTING, STUCK, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "workflows/checkout.py"
@@ -61,6 +61,22 @@ MUTANTS = (
         "        if isinstance(outcome, Irrevocable):\n            await",
         "        if outcome is None:\n            await",
         at(STUCK, "test_a_parcel_that_is_collected_while_its_undo_is_stuck_completes_the_order"),
+    ),
+    Mutant(
+        "foreign-workflow-id-is-accepted",
+        "nobody would find the saga, and the sweep would undo its order while it lives",
+        _FILE,
+        "        _require_own_workflow_id(order)\n",
+        "",
+        at(STARTING, "test_a_saga_under_a_foreign_workflow_id_is_refused_before_it_does_anything"),
+    ),
+    Mutant(
+        "open-saga-is-refused-its-id",
+        "a saga that was open under another id at the deploy would never go on",
+        _FILE,
+        'given != own and workflow.patched("refuse-a-foreign-workflow-id")',
+        "given != own",
+        at(STARTING, "test_a_saga_that_was_open_under_a_foreign_workflow_id_at_the_deploy_goes_on"),
     ),
     Mutant(
         "repair-registers-no-undos",
