@@ -41,7 +41,7 @@ with workflow.unsafe.imports_passed_through():
         find_cause,
     )
     from workflows.operation import Answer, perform
-    from workflows.saga import Saga
+    from workflows.saga import Saga, wait_until
 
 
 @workflow.defn(name=policies.CHECKOUT_WORKFLOW)
@@ -87,7 +87,7 @@ class CheckoutWorkflow:
             outcome = await self._saga.protect(self._close(outcome))
         if isinstance(outcome, Irrevocable):
             await self._saga.protect(self._complete(outcome))
-        return await self._saga.protect(self._end(outcome))
+        return await self._end(outcome)
 
     async def _buy(self, order: CheckoutInput) -> None:
         self._reservation = reservation = await self._saga.step(
@@ -256,7 +256,7 @@ class CheckoutWorkflow:
         elif not isinstance(outcome, Unwound):
             self._set_status(OrderStatus.COMPLETED)
         # An update that is still being answered would be cut off by the end of the run.
-        await workflow.wait_condition(workflow.all_handlers_finished)
+        await wait_until(workflow.all_handlers_finished)
         status = self.status()
         if not isinstance(outcome, Unwound) or self._status == OrderStatus.COMPLETED:
             return status

@@ -1,6 +1,6 @@
 """Faults in the checkout's own story: its endings, its validators, and what people see of it."""
 
-from tests.mutants.killers import CANCEL, CHECKOUT, MAINTENANCE, REPLAY, SECOND_RUN, STARTING, STUCK, at
+from tests.mutants.killers import CANCEL, CHECKOUT, MAINTENANCE, NEXT_SDK, REPLAY, SECOND_RUN, STARTING, STUCK, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "workflows/checkout.py"
@@ -39,18 +39,10 @@ MUTANTS = (
         at(STUCK, "test_a_cancel_while_the_way_forward_is_written_changes_nothing"),
     ),
     Mutant(
-        "end-not-protected",
-        "a cancel during the last wait would turn a completed order into a cancelled run",
-        _FILE,
-        "        return await self._saga.protect(self._end(outcome))",
-        "        return await self._end(outcome)",
-        at(STUCK, "test_a_cancel_while_an_update_is_still_answered_changes_nothing"),
-    ),
-    Mutant(
         "updates-cut-off-at-the-end",
         "an operator whose retry mended the order would get an error for an answer",
         _FILE,
-        "        await workflow.wait_condition(workflow.all_handlers_finished)\n",
+        "        await wait_until(workflow.all_handlers_finished)\n",
         "",
         at(STUCK, "test_a_cancel_while_an_update_is_still_answered_changes_nothing"),
     ),
@@ -77,6 +69,14 @@ MUTANTS = (
         'given != own and workflow.patched("refuse-a-foreign-workflow-id")',
         "given != own",
         at(STARTING, "test_a_saga_that_was_open_under_a_foreign_workflow_id_at_the_deploy_goes_on"),
+    ),
+    Mutant(
+        "end-is-cut-by-a-cancel",
+        "a cancel during the last wait would turn a rejected order into a cancelled run",
+        _FILE,
+        "        await wait_until(workflow.all_handlers_finished)\n",
+        "        await self._saga.protect(workflow.wait_condition(workflow.all_handlers_finished))\n",
+        at(NEXT_SDK, "test_a_cancel_while_an_update_is_still_answered_changes_nothing"),
     ),
     Mutant(
         "repair-registers-no-undos",
