@@ -6,7 +6,7 @@ from dataclasses import astuple, dataclass, field
 from typing import Any, ClassVar
 
 from domain.errors import InvalidInput
-from domain.model import CheckoutInput, OrderLine
+from domain.model import CheckoutInput, Ending, OrderLine
 
 MAX_BATCH = 1_000
 HANDED_OVER = "handed over"
@@ -30,7 +30,9 @@ def pack(order: CheckoutInput) -> Packed:
     }
 
 
-def unpack(packed: Packed, *, repair: bool = False, doubt: str = "") -> CheckoutInput:
+def unpack(
+    packed: Packed, *, repair: bool = False, doubt: str = "", reason: str = "", ending: Ending | None = None
+) -> CheckoutInput:
     """Undo `pack`; the rest is what `CheckoutInput` says of it.
 
     Raises:
@@ -41,7 +43,7 @@ def unpack(packed: Packed, *, repair: bool = False, doubt: str = "") -> Checkout
         order_id, customer = packed["order_id"], packed["customer"]
     except (AttributeError, KeyError, TypeError) as problem:
         raise InvalidInput(f"an order of the batch is malformed: {type(problem).__name__}: {problem}") from None
-    return CheckoutInput(order_id, customer, lines, repair, doubt)
+    return CheckoutInput(order_id, customer, lines, repair, doubt, reason, ending)
 
 
 def digest(orders: Iterable[CheckoutInput]) -> str:

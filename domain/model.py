@@ -89,9 +89,15 @@ class CheckoutInput:
     customer: str
     lines: tuple[OrderLine, ...]
     repair: bool = False
-    """Do no step: undo whatever an earlier run of this order may have left. Set by the sweep alone."""
+    """Do no step: undo whatever an earlier run of this order may have left.
+
+    Set by the sweep, by a batch that hands over what it could not undo, and by a stuck run that continues as new."""
     doubt: str = ""
     """With `repair`: why only a person may decide what is undone. Set by the sweep alone."""
+    reason: str = ""
+    """With `repair`: why the order is being undone, kept as its reason. Set by whoever began to undo it."""
+    ending: Ending | None = None
+    """With `repair`: where the unwind is heading; cancelled unless something else is said."""
     lane: Lane = Lane.CLASSIC
     """Not part of the order's content: the same order may be asked for in any lane."""
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError
+from temporalio.exceptions import ActivityError, FailureError
 
 with workflow.unsafe.imports_passed_through():
     from activities.batch_unwind import BatchUnwind
@@ -27,7 +27,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from domain.errors import DatabaseContradictsHistory, InvalidInput
     from domain.maintenance import StartInput
-    from domain.model import Ending, Lane, Step, tidy
+    from domain.model import CheckoutInput, Ending, Lane, Step, tidy
     from workflows.compensation import Patience, describe
     from workflows.operation import perform
     from workflows.saga import Saga
@@ -46,6 +46,9 @@ class _Undo(NamedTuple):
     step: Step
     reason: str
     ending: Ending
+
+
+_NONE: Mapping[str, _Undo] = {}
 
 
 @workflow.defn(name=policies.BULK_WORKFLOW)
@@ -101,8 +104,11 @@ class BulkCheckoutWorkflow:
                 report = await perform(
                     activity, given, policies.BATCH, self._step.value, f"{verb} {len(due)} orders", lane=Lane.FAST
                 )
-            except ActivityError as error:
+            except FailureError as error:
                 if self._saga.is_cancel_requested:  # whatever it failed of: nothing is to go on
+                    raise
+                # What failed locally is raised bare. Batches that are open took that for a cancel of theirs.
+                if not isinstance(error, ActivityError) and not workflow.patched("hand-over-what-failed-locally"):
                     raise
                 await self._saga.protect(self._hand_over(due, describe(error)))
             else:
@@ -152,19 +158,34 @@ class BulkCheckoutWorkflow:
         except ActivityError as error:
             why = describe(error)
             # A saga of its own tries a refused order anew, and it may go through this time: not after a cancel.
-            await self._hand_over(list(undos), why, repair=self._saga.is_cancel_requested)
+            await self._hand_over(list(undos), why, repairs=undos if self._saga.is_cancel_requested else {})
         else:
             self._note_ended(report.ended)
             await self._hand_over(report.left, "it is in other hands")
 
-    async def _hand_over(self, order_ids: Sequence[str], why: str, *, repair: bool = False, doubt: str = "") -> None:
-        """Give orders to sagas of their own. One that has one keeps it."""
+    async def _hand_over(
+        self, order_ids: Sequence[str], why: str, *, repairs: Mapping[str, _Undo] = _NONE, doubt: str = ""
+    ) -> None:
+        """Give orders to sagas of their own. One that has one keeps it.
+
+        Args:
+            order_ids: the orders.
+            why: what their outcomes say.
+            repairs: those that are to be undone, with the reason and the ending that the batch has for each.
+            doubt: why only a person may decide whether they are undone.
+        """
+
+        def handed_over(order_id: str) -> CheckoutInput:
+            packed, undo = self._orders[order_id], repairs.get(order_id)
+            if undo is None:
+                return unpack(packed, repair=bool(doubt), doubt=doubt)
+            return unpack(packed, repair=True, doubt=doubt, reason=undo.reason, ending=undo.ending)
+
         for first in range(0, len(order_ids), _HANDED_OVER_AT_ONCE):
             some = order_ids[first : first + _HANDED_OVER_AT_ONCE]
-            orders = [unpack(self._orders[order_id], repair=repair or bool(doubt), doubt=doubt) for order_id in some]
             await perform(
                 Sagas.start_sagas,
-                StartInput(orders, even_completed=bool(doubt)),
+                StartInput([handed_over(order_id) for order_id in some], even_completed=bool(doubt)),
                 policies.RECORD,
                 None,
                 f"Hand {len(some)} orders over to sagas of their own",

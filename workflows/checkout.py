@@ -42,7 +42,7 @@ with workflow.unsafe.imports_passed_through():
         find_cause,
     )
     from workflows.operation import Answer, perform
-    from workflows.saga import Saga
+    from workflows.saga import Saga, wait_until
 
 
 @workflow.defn(name=policies.CHECKOUT_WORKFLOW)
@@ -77,14 +77,19 @@ class CheckoutWorkflow:
 
     @workflow.run
     async def run(self, order: CheckoutInput) -> CheckoutStatus:
-        """Carry one order to its end."""
+        """Carry one order to its end.
+
+        Raises:
+            InvalidInput: the workflow has not the id of the order, under which everybody looks for it.
+        """
+        _require_own_workflow_id(order)
         self._order = order
         outcome = await self._saga.run(self._abandon() if order.repair else self._buy(order))
         if isinstance(outcome, Unwound):
             outcome = await self._saga.protect(self._close(outcome))
         if isinstance(outcome, Irrevocable):
             await self._saga.protect(self._complete(outcome))
-        return await self._saga.protect(self._end(outcome))
+        return await self._end(outcome)
 
     async def _buy(self, order: CheckoutInput) -> None:
         self._reservation = reservation = await self._saga.step(
@@ -139,9 +144,11 @@ class CheckoutWorkflow:
     async def _abandon(self) -> None:
         """Do nothing, so that everything which an earlier, lost run may have done is undone."""
         self._must_undo_all([step.value for step in Step])
-        if doubt := self._known_order().doubt:
-            raise errors.DatabaseContradictsHistory(doubt)
-        raise ApplicationError("its workflow was terminated, timed out or lost; undone by the sweep", type="Abandoned")
+        order = self._known_order()
+        if order.doubt:
+            raise errors.DatabaseContradictsHistory(order.doubt)
+        lost = "its workflow was terminated, timed out or lost; undone by the sweep"
+        raise ApplicationError(order.reason or lost, type="Abandoned")
 
     def _must_undo_all(self, standing: Sequence[str]) -> None:
         for step in Step:
@@ -185,10 +192,14 @@ class CheckoutWorkflow:
             asked = self._cancel_reason or workflow.cancellation_reason() or "no reason given"
             self._reason = tidy(f"cancelled: {asked}")
         else:
-            self._ending = Ending.CANCELLED if self._known_order().repair else Ending.REJECTED
+            self._ending = Ending.REJECTED
             self._reason = tidy(describe(cause))
             if contradiction := find_cause(cause, errors.DatabaseContradictsHistory.__name__):
                 self._doubt = contradiction.message
+        if (order := self._known_order()).repair:  # the unwind began in an earlier run, or in a batch
+            self._ending = order.ending or Ending.CANCELLED
+            self._reason = tidy(order.reason) or self._reason
+            self._doubt = order.doubt or None
         self._set_status(OrderStatus.UNWINDING, failed_step)
 
     async def _park(self, stuck: Sequence[Compensation]) -> Irrevocable | None:
@@ -264,7 +275,7 @@ class CheckoutWorkflow:
         elif not isinstance(outcome, Unwound):
             self._set_status(OrderStatus.COMPLETED)
         # An update that is still being answered would be cut off by the end of the run.
-        await workflow.wait_condition(workflow.all_handlers_finished)
+        await wait_until(workflow.all_handlers_finished)
         status = self.status()
         if not isinstance(outcome, Unwound) or self._status == OrderStatus.COMPLETED:
             return status
@@ -378,3 +389,13 @@ class CheckoutWorkflow:
     def _require_stuck(self) -> None:
         if not self._saga.is_stuck:
             raise errors.InvalidInput(f"the order is {self._status}, not stuck: there is nothing to retry or resolve")
+
+
+def _require_own_workflow_id(order: CheckoutInput) -> None:
+    """Refuse a run that `status` could not find, and that the sweep would take for lost while it lives."""
+    own, given = policies.checkout_workflow_id(order.order_id), workflow.info().workflow_id
+    # Nothing is recorded for a run with the right id; one that was open under another before this check goes on.
+    if given != own and workflow.patched("refuse-a-foreign-workflow-id"):
+        raise errors.InvalidInput(
+            f"the saga of order {order.order_id} has the workflow id {own}, not {tidy(given, 100)}: start it under that"
+        )

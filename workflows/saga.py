@@ -25,7 +25,6 @@ it fails the workflow task, and the saga waits, where it is, for a corrected dep
 """
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -132,7 +131,7 @@ class Saga:
         if not self.is_stuck:
             return
         ended = self._rounds
-        await workflow.wait_condition(lambda: self._rounds > ended or self._has_settled)
+        await wait_until(lambda: self._rounds > ended or self._has_settled)
 
     def resolve(self, step: str, reason: str) -> None:
         """Count a stuck step as undone, on a person's word."""
@@ -237,11 +236,8 @@ class Saga:
                         lambda: task.done() or (not passed_on and self.is_cancel_requested)  # noqa: B023
                     )
             except asyncio.CancelledError:
-                # Eviction from the worker's cache also arrives as a cancellation, and swallowing that one
-                # would hold the worker for ever. Only a request of the server's comes with a reason. Where
-                # an eviction follows a request, the next wait_condition raises again, unswallowably.
-                if workflow.cancellation_reason() is None:
-                    raise
+                if workflow.cancellation_reason() is None and not self._cancel_requested:
+                    raise  # an eviction: see `wait_until`
             if hops == _HOPS and not passed_on and not task.done():
                 passed_on = True
                 task.cancel()
@@ -293,12 +289,19 @@ class Saga:
         return result
 
     async def _wait_for_another_round(self) -> None:
-        with contextlib.suppress(TimeoutError):
+        try:
             await workflow.wait_condition(
                 lambda: self._retry_requested or not self.stuck_steps,
                 timeout=self._patience.after(self._rounds),
                 timeout_summary="try the failed undos again",
             )
+        except TimeoutError:
+            pass
+        except asyncio.CancelledError:
+            if workflow.cancellation_reason() is None:
+                raise
+            # Its time is up, or what it waited for has come, and a cancel had come before. An eviction ends here.
+            await wait_until(lambda: True)
         self._retry_requested = False
 
     def _anything_undone(self) -> bool:
@@ -307,6 +310,25 @@ class Saga:
     def _mark(self, entry: Compensation, state: StepState, detail: str) -> None:
         entry.state, entry.detail = state, detail
         self._on_change()
+
+
+async def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition, whatever cancels arrive meanwhile. For update handlers and the end of a workflow as well.
+
+    `workflow.wait_condition` raises a cancel in the workflow's main task. In later SDKs it raises one of the server's
+    in every task, once the condition is met: an unwind or an update handler would end of it.
+    """
+    while True:
+        try:
+            await workflow.wait_condition(condition)
+        except asyncio.CancelledError:
+            # Eviction from the worker's cache also arrives as a cancellation, and swallowing that one would hold the
+            # worker for ever. Only a request of the server's comes with a reason. Where an eviction follows a
+            # request, the next wait_condition raises again, unswallowably.
+            if workflow.cancellation_reason() is None:
+                raise
+        else:
+            return
 
 
 def _failure_of(task: "asyncio.Task[Any]") -> BaseException | None:

@@ -8,7 +8,11 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
+from adapters.temporal import DATA_CONVERTER
+from domain.policies import SEARCH_ATTRIBUTES
+from embedded.ports import free_port
 from embedded.stack import DevStack
+from embedded.temporal import TemporalServer
 from tests.conftest import Database, Shop
 from tests.faults.evidence import Evidence
 from tests.faults.sites import Site, open_site
@@ -41,3 +45,21 @@ def evidence() -> Evidence:
 def fired(request: pytest.FixtureRequest, evidence: Evidence) -> Counter[str]:
     """Count here what the test's fault was seen to do."""
     return evidence.of(request)
+
+
+@pytest.fixture(scope="module")
+async def other_client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
+    """Another Temporal, which knows nothing of what the first one runs."""
+    log = tmp_path_factory.mktemp("elsewhere") / "temporal.log"
+    server = TemporalServer(port=free_port(), ui_port=None, log=log, search_attributes=SEARCH_ATTRIBUTES)
+    server.start()
+    try:
+        yield await Client.connect(server.address, data_converter=DATA_CONVERTER)
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def elsewhere(other_client: Client, engine: AsyncEngine, database: Database) -> Shop:
+    """The same shop by another Temporal: the only way to two sagas of one order id at once."""
+    return Shop(other_client, engine, database, is_strict=False)

@@ -19,7 +19,7 @@ with workflow.unsafe.imports_passed_through():
     from domain.undo import UndoOutcome, UndoResult
     from saga_testing import BrokenPromise, Case, Kind, SagaUnderTest, Step, check, matrix
     from workflows.compensation import Compensation, Completed, Patience, StepState
-    from workflows.saga import Saga
+    from workflows.saga import Saga, wait_until
 
 THINGS = ("key", "van")
 STEPS = tuple(Step(thing, f"take_{thing}", f"return_{thing}", {thing: -1}) for thing in THINGS)
@@ -58,7 +58,7 @@ class ErrandWorkflow:
         self._saga = kind(patience=Patience(timedelta(hours=1), timedelta(hours=1)), on_stuck=self._on_stuck)
         self._forgets = errand.fault == "failed undo forgotten"
         outcome = await self._saga.run(self._story(errand))
-        await self._saga.protect(workflow.wait_condition(workflow.all_handlers_finished))
+        await wait_until(workflow.all_handlers_finished)
         return "completed" if isinstance(outcome, Completed) else "undone"
 
     async def _story(self, errand: Errand) -> None:

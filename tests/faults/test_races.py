@@ -1,7 +1,6 @@
 """Starts that race cancels, sweeps, repairs and strangers under the same id."""
 
 import asyncio
-import uuid
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -19,7 +18,6 @@ from tests.conftest import Shop
 from tests.faults.callers import COMPLETED_ONCE, PATIENCE_SECONDS, ask, checkouts_of, traces
 from tests.lanes import in_both_lanes
 from tests.workflow.sagas import goods_and_money, violations
-from workflows.checkout import CheckoutWorkflow
 
 ROUNDS = [pytest.param(4, id="some"), pytest.param(20, id="many", marks=pytest.mark.exhaustive)]
 
@@ -152,13 +150,18 @@ async def test_a_start_that_races_the_repair_of_its_lost_saga_ends_as_the_repair
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("count", ROUNDS)
-async def test_of_two_orders_that_come_under_one_id_at_once_one_is_carried_out(shop: Shop, count: int) -> None:
-    """Past everything that Temporal checks: each has a workflow id of its own."""
+async def test_of_two_orders_that_come_under_one_id_at_once_one_is_carried_out(
+    shop: Shop, elsewhere: Shop, count: int
+) -> None:
+    """Past everything that Temporal checks: each comes by a Temporal of its own."""
     orders = orders_of(shop, count)
     others = [replace(order, customer="dave", lines=(OrderLine("item-003", 1),)) for order in orders]
 
-    async with shop.working():
-        ends = await asyncio.gather(*(_end_of_an_own_saga(shop, order) for order in [*orders, *others]))
+    async with shop.working(), elsewhere.working():
+        ends = await asyncio.gather(
+            *(_end_of_its_saga(shop, order) for order in orders),
+            *(_end_of_its_saga(elsewhere, order) for order in others),
+        )
 
     pairs = list(zip(ends[:count], ends[count:], strict=True))
     assert all(sorted(pair) == ["IdempotencyMismatch", "completed"] for pair in pairs), pairs
@@ -166,12 +169,10 @@ async def test_of_two_orders_that_come_under_one_id_at_once_one_is_carried_out(s
     assert await violations(shop) == []
 
 
-async def _end_of_an_own_saga(shop: Shop, order: CheckoutInput) -> str:
+async def _end_of_its_saga(shop: Shop, order: CheckoutInput) -> str:
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
-            await shop.client.execute_workflow(
-                CheckoutWorkflow.run, order, id=f"own-{uuid.uuid4()}", task_queue=shop.task_queue
-            )
+            await (await shop.start(order)).result()
     except WorkflowFailureError as failure:
         cause: Any = failure
         while cause.__cause__ is not None:

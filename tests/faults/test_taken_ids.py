@@ -1,7 +1,6 @@
 """An order id that is taken: other content is refused everywhere, the same content is told what the first was."""
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,7 +26,6 @@ from tests.conftest import Shop
 from tests.faults.callers import ask, ask_all, checkouts_of, every_row, is_known
 from tests.workflow.gates import Gate, Gates
 from tests.workflow.sagas import causes_of, failure_of, until, violations
-from workflows.checkout import CheckoutWorkflow
 
 OTHERS: dict[str, Callable[[CheckoutInput], CheckoutInput]] = {
     "another customer": lambda order: replace(order, customer="alice"),
@@ -46,6 +44,7 @@ class Taken:
     """An id that belongs to an order, and the shop where it does."""
 
     shop: Shop
+    elsewhere: Shop
     order: CheckoutInput
     gates: Gates
 
@@ -84,11 +83,8 @@ class Taken:
 
     async def intrude(self, other: CheckoutInput) -> ApplicationError:
         """Start a saga of another order under the id, past everything that the starter and Temporal check."""
-        return await failure_of(
-            await self.shop.client.start_workflow(
-                CheckoutWorkflow.run, other, id=f"intruder-{uuid.uuid4()}", task_queue=self.shop.task_queue
-            )
-        )
+        async with self.elsewhere.working():
+            return await failure_of(await self.elsewhere.run_again(other))
 
 
 @pytest.fixture(scope="module")
@@ -109,10 +105,10 @@ async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Clie
 
 
 @pytest.fixture
-async def taken(shop: Shop) -> AsyncIterator[Taken]:
+async def taken(shop: Shop, elsewhere: Shop) -> AsyncIterator[Taken]:
     gates = Gates()
     async with shop.working(interceptors=(gates,)):
-        yield Taken(shop, shop.order("carol", ("poster", 2), ("tea-mug", 1)), gates)
+        yield Taken(shop, elsewhere, shop.order("carol", ("poster", 2), ("tea-mug", 1)), gates)
 
 
 def operations(shop: Shop, order: CheckoutInput) -> Iterator[Awaitable[Any]]:

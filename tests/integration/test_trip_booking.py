@@ -21,7 +21,7 @@ with workflow.unsafe.imports_passed_through():
     from domain.errors import CheckoutError, IdempotencyMismatch, Refusal
     from domain.undo import UndoOutcome, UndoResult
     from workflows.compensation import Compensation, Completed, Patience, Unwound, describe, find_cause
-    from workflows.saga import Saga
+    from workflows.saga import Saga, wait_until
 
 with workflow.unsafe.imports_passed_through():
     import asyncio
@@ -182,7 +182,7 @@ class TripWorkflow:
     async def run(self, trip: Trip) -> list[str]:
         """Book the whole trip and answer with the confirmations."""
         outcome = await self._saga.run(self._book(trip))
-        await self._saga.protect(workflow.wait_condition(workflow.all_handlers_finished))
+        await wait_until(workflow.all_handlers_finished)
         if isinstance(outcome, Completed):
             return outcome.value
         assert isinstance(outcome, Unwound)  # no undo of this saga answers IRREVOCABLE

@@ -1,6 +1,6 @@
 """Faults in the bulk lane: who gets the last ones, what is left behind, and who deals with the rest."""
 
-from tests.mutants.killers import BATCHES, BULK, BULK_FILES, PAUSED, at
+from tests.mutants.killers import BATCHES, BULK, BULK_FILES, PAUSED, REPLAY, at
 from tests.mutants.mutant import Mutant
 
 _STEPS = "activities/batches.py"
@@ -142,9 +142,54 @@ MUTANTS = (
         "batch-tries-the-refused-anew-after-a-cancel",
         "an order would be completed after its batch was called off",
         _WORKFLOW,
-        "repair=self._saga.is_cancel_requested)\n",
-        "repair=next(iter(undos.values())).ending is Ending.CANCELLED)\n",
+        "repairs=undos if self._saga.is_cancel_requested else {})\n",
+        "repairs={i: undo for i, undo in undos.items() if undo.ending is Ending.CANCELLED})\n",
         at(BULK, "test_what_a_step_refused_does_not_go_forward_after_a_cancel_because_its_undo_failed"),
+    ),
+    Mutant(
+        "batch-keeps-its-reason-to-itself",
+        "an order of a cancelled batch would end as one whose workflow was lost",
+        _WORKFLOW,
+        "doubt=doubt, reason=undo.reason, ending=undo.ending)\n",
+        "doubt=doubt, ending=undo.ending)\n",
+        at(BULK, "test_an_undo_that_keeps_failing_after_a_cancel_is_the_business_of_a_repair"),
+    ),
+    Mutant(
+        "batch-calls-the-refused-cancelled",
+        "an order that a step refused would be told as cancelled because its undo failed",
+        _WORKFLOW,
+        "doubt=doubt, reason=undo.reason, ending=undo.ending)\n",
+        "doubt=doubt, reason=undo.reason)\n",
+        at(BULK, "test_what_a_step_refused_does_not_go_forward_after_a_cancel_because_its_undo_failed"),
+    ),
+    Mutant(
+        "batch-takes-a-local-failure-for-a-cancel",
+        "one order that cannot be written would end its whole batch as cancelled, for no reason",
+        _WORKFLOW,
+        "            except FailureError as error:\n                if self._saga",
+        "            except ActivityError as error:\n                if self._saga",
+        at(
+            BULK,
+            "test_where_a_step_keeps_failing_its_orders_go_on_in_sagas_of_their_own[before-reserve_orders]",
+            "test_one_order_that_cannot_be_written_does_not_take_the_others_with_it",
+        ),
+    ),
+    Mutant(
+        "open-batch-hands-over-what-it-undid",
+        "a batch that was open at the deploy would never go on",
+        _WORKFLOW,
+        'isinstance(error, ActivityError) and not workflow.patched("hand-over-what-failed-locally"):\n',
+        "isinstance(error, FailureError):\n",
+        at(REPLAY, "test_a_recorded_history_replays[bulk-handed-over-at-ship]"),
+    ),
+    Mutant(
+        "batch-hands-over-a-hundred-at-most",
+        "a batch of more orders whose step keeps failing would never end",
+        _WORKFLOW,
+        "range(0, len(order_ids), _HANDED_OVER_AT_ONCE)",
+        "range(0, min(len(order_ids), _HANDED_OVER_AT_ONCE), _HANDED_OVER_AT_ONCE)",
+        at(BULK, "test_more_orders_than_are_handed_over_at_once_all_have_sagas_of_their_own"),
+        hangs=True,
     ),
     Mutant(
         "batch-guesses-what-was-forgotten",

@@ -1,6 +1,6 @@
 """Faults in the checkout's own story: its endings, its validators, and what people see of it."""
 
-from tests.mutants.killers import CANCEL, CHECKOUT, MAINTENANCE, REPLAY, SECOND_RUN, STUCK, at
+from tests.mutants.killers import CANCEL, CHECKOUT, MAINTENANCE, NEXT_SDK, REPLAY, SECOND_RUN, STARTING, STUCK, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "workflows/checkout.py"
@@ -39,18 +39,10 @@ MUTANTS = (
         at(STUCK, "test_a_cancel_while_the_way_forward_is_written_changes_nothing"),
     ),
     Mutant(
-        "end-not-protected",
-        "a cancel during the last wait would turn a completed order into a cancelled run",
-        _FILE,
-        "        return await self._saga.protect(self._end(outcome))",
-        "        return await self._end(outcome)",
-        at(STUCK, "test_a_cancel_while_an_update_is_still_answered_changes_nothing"),
-    ),
-    Mutant(
         "updates-cut-off-at-the-end",
         "an operator whose retry mended the order would get an error for an answer",
         _FILE,
-        "        await workflow.wait_condition(workflow.all_handlers_finished)\n",
+        "        await wait_until(workflow.all_handlers_finished)\n",
         "",
         at(STUCK, "test_a_cancel_while_an_update_is_still_answered_changes_nothing"),
     ),
@@ -61,6 +53,30 @@ MUTANTS = (
         "        if isinstance(outcome, Irrevocable):\n            await",
         "        if outcome is None:\n            await",
         at(STUCK, "test_a_parcel_that_is_collected_while_its_undo_is_stuck_completes_the_order"),
+    ),
+    Mutant(
+        "foreign-workflow-id-is-accepted",
+        "nobody would find the saga, and the sweep would undo its order while it lives",
+        _FILE,
+        "        _require_own_workflow_id(order)\n",
+        "",
+        at(STARTING, "test_a_saga_under_a_foreign_workflow_id_is_refused_before_it_does_anything"),
+    ),
+    Mutant(
+        "open-saga-is-refused-its-id",
+        "a saga that was open under another id at the deploy would never go on",
+        _FILE,
+        'given != own and workflow.patched("refuse-a-foreign-workflow-id")',
+        "given != own",
+        at(STARTING, "test_a_saga_that_was_open_under_a_foreign_workflow_id_at_the_deploy_goes_on"),
+    ),
+    Mutant(
+        "end-is-cut-by-a-cancel",
+        "a cancel during the last wait would turn a rejected order into a cancelled run",
+        _FILE,
+        "        await wait_until(workflow.all_handlers_finished)\n",
+        "        await self._saga.protect(workflow.wait_condition(workflow.all_handlers_finished))\n",
+        at(NEXT_SDK, "test_a_cancel_while_an_update_is_still_answered_changes_nothing"),
     ),
     Mutant(
         "repair-registers-no-undos",
@@ -85,8 +101,8 @@ MUTANTS = (
         "repair-is-a-rejection",
         "a customer would be told that the shop refused what an operator ended",
         _FILE,
-        "Ending.CANCELLED if self._known_order().repair else Ending.REJECTED",
-        "Ending.REJECTED",
+        "order.ending or Ending.CANCELLED",
+        "order.ending or Ending.REJECTED",
         at(
             MAINTENANCE,
             "test_what_a_terminated_saga_left_is_undone_and_the_order_cancelled[charge_payment-before-True]",

@@ -1,6 +1,6 @@
 """Faults in the compensation stack: the unwind's order, its protection, its cancels, and being stuck."""
 
-from tests.mutants.killers import CANCEL, SAGA, at
+from tests.mutants.killers import CANCEL, NEXT_SDK, SAGA, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "workflows/saga.py"
@@ -116,10 +116,57 @@ MUTANTS = (
         "eviction-swallowed",
         "the worker would keep a slot for ever and never stop",
         _FILE,
-        "                if workflow.cancellation_reason() is None:\n                    raise\n",
-        "                pass\n",
+        "                    raise  # an eviction",
+        "                    pass  # an eviction",
         at(SAGA, "test_eviction_gets_out_of_protect"),
         hangs=True,
+    ),
+    Mutant(
+        "eviction-swallowed-by-a-wait",
+        "the worker would keep a slot for ever and never stop",
+        _FILE,
+        "            if workflow.cancellation_reason() is None:\n                raise\n        else:\n",
+        "            pass\n        else:\n",
+        at(SAGA, "test_eviction_gets_out_of_a_wait"),
+        hangs=True,
+    ),
+    Mutant(
+        "eviction-tries-the-failed-undos-again",
+        "a worker that drops a stuck saga would begin a round of it",
+        _FILE,
+        "            if workflow.cancellation_reason() is None:\n                raise\n            # Its",
+        "            # Its",
+        at(SAGA, "test_an_eviction_while_stuck_begins_no_round"),
+    ),
+    Mutant(
+        "cancel-ends-the-wait-of-the-stuck",
+        "with a later SDK, a stuck order with a cancel and a retry would end as cancelled with its effect standing",
+        _FILE,
+        "            # Its time is up,",
+        "            raise  # its time is up,",
+        (
+            *at(SAGA, "test_a_round_begins_although_a_cancel_came_while_stuck"),
+            *at(NEXT_SDK, "test_a_stuck_order_with_a_cancel_and_a_retry_ends_undone"),
+        ),
+    ),
+    Mutant(
+        "cancel-kills-who-waits-for-a-round",
+        "with a later SDK, an operator's retry would be answered with a failure that is none",
+        _FILE,
+        "        await wait_until(lambda: self._rounds > ended or self._has_settled)\n",
+        "        await workflow.wait_condition(lambda: self._rounds > ended or self._has_settled)\n",
+        (
+            *at(SAGA, "test_whoever_waits_for_a_round_is_answered_although_a_cancel_comes"),
+            *at(NEXT_SDK, "test_a_stuck_order_with_a_cancel_and_a_retry_ends_undone"),
+        ),
+    ),
+    Mutant(
+        "cancel-by-update-cuts-protected-work-short",
+        "what a story protects would go on beside the unwind",
+        _FILE,
+        "                if workflow.cancellation_reason() is None and not self._cancel_requested:\n",
+        "                if workflow.cancellation_reason() is None:\n",
+        at(SAGA, "test_what_a_story_protects_ends_before_the_unwind_begins[update]"),
     ),
     Mutant(
         "bug-in-the-story-unwinds",
@@ -207,8 +254,8 @@ MUTANTS = (
         "retry-for-ever",
         "one retry would let the undos run in a loop without a wait",
         _FILE,
-        "            )\n        self._retry_requested = False\n",
-        "            )\n",
+        "            await wait_until(lambda: True)\n        self._retry_requested = False\n",
+        "            await wait_until(lambda: True)\n",
         at(SAGA, "test_a_retry_is_good_for_one_round"),
     ),
     Mutant(

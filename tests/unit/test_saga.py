@@ -24,9 +24,10 @@ from workflows.compensation import (
     Unwound,
     describe,
 )
-from workflows.saga import Saga
+from workflows.saga import Saga, wait_until
 
 STEPS = ("one", "two", "three")
+sdks = pytest.mark.parametrize("is_later_sdk", [False, True], ids=["this SDK", "a later SDK"])
 FOR_EVER = Patience(timedelta(hours=1), timedelta(hours=1))
 Ended = Completed[None] | Unwound | Irrevocable
 
@@ -43,6 +44,8 @@ class World:
     way_back: list[Irrevocable | None] = field(default_factory=list)
     gates: dict[str, asyncio.Event] = field(default_factory=dict)
     reason: str | None = None
+    is_later_sdk: bool = False
+    """Whether wait_condition raises, in any task, once it is over, a cancel of the server's that came meanwhile."""
     main: "asyncio.Task[Any] | None" = None
 
     def __post_init__(self) -> None:
@@ -156,9 +159,21 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
         fn: Callable[[], bool], *, timeout: timedelta | None = None, timeout_summary: str = ""
     ) -> None:
         del timeout_summary
-        async with asyncio.timeout(timeout.total_seconds() if timeout else None):
-            while not fn():
-                await asyncio.sleep(0)
+        before = made.reason
+
+        def is_cancelled_meanwhile() -> bool:
+            return made.is_later_sdk and before is None and made.reason is not None
+
+        try:
+            async with asyncio.timeout(timeout.total_seconds() if timeout else None):
+                while not fn():
+                    await asyncio.sleep(0)
+        except TimeoutError:
+            if is_cancelled_meanwhile():
+                raise asyncio.CancelledError from None
+            raise
+        if is_cancelled_meanwhile():
+            raise asyncio.CancelledError
 
     monkeypatch.setattr(
         saga_module,
@@ -782,6 +797,115 @@ async def test_protect_gives_its_works_failure(world: World) -> None:
 
     with pytest.raises(ApplicationError, match="broken"):
         await world.saga.protect(work())
+
+
+@BOTH_WAYS
+async def test_what_a_story_protects_ends_before_the_unwind_begins(world: World, ask: Ask) -> None:
+    async def work() -> None:
+        await world.do("work")()
+
+    async def story() -> None:
+        await world.saga.step("one", do=world.do("one"), undo=world.undo("one"))
+        await world.saga.protect(work())
+
+    world.hold("do work")
+    run = world.begin(story())
+    await world.at("do work")
+    ask(world)
+    await some_turns()
+    world.let_go("do work")
+    await run
+
+    assert world.diary == ["do one", "did one", "do work", "did work", "undo one", "undid one"]
+
+
+# The waits of a later SDK -------------------------------------------------------------------------------
+
+
+async def stuck_in_one(world: World, *, is_later_sdk: bool) -> "asyncio.Task[Ended]":
+    world.is_later_sdk = is_later_sdk
+    run = world.begin(world.story(failing={"two": refusal()}, undos={"one": [refusal()]}))
+    await world.at("parked 1")
+    await some_turns()
+    return run
+
+
+@sdks
+async def test_a_round_begins_although_a_cancel_came_while_stuck(world: World, is_later_sdk: bool) -> None:
+    run = await stuck_in_one(world, is_later_sdk=is_later_sdk)
+
+    world.cancel()
+    await some_turns()
+    world.saga.retry()
+    ended = await asyncio.wait_for(run, 5)
+
+    assert isinstance(ended, Unwound)
+    assert world.states() == {"one": "undone", "two": "undone"}
+
+
+@sdks
+async def test_a_round_begins_by_itself_although_a_cancel_came_while_stuck(world: World, is_later_sdk: bool) -> None:
+    world.saga._patience = Patience(timedelta(milliseconds=20), timedelta(milliseconds=20))
+    run = await stuck_in_one(world, is_later_sdk=is_later_sdk)
+
+    world.cancel()
+    ended = await asyncio.wait_for(run, 5)
+
+    assert isinstance(ended, Unwound)
+    assert world.states() == {"one": "undone", "two": "undone"}
+
+
+@sdks
+async def test_a_resolution_ends_the_saga_although_a_cancel_came_while_stuck(world: World, is_later_sdk: bool) -> None:
+    run = await stuck_in_one(world, is_later_sdk=is_later_sdk)
+
+    world.cancel()
+    await some_turns()
+    world.saga.resolve("one", "by hand")
+    ended = await asyncio.wait_for(run, 5)
+
+    assert isinstance(ended, Unwound)
+    assert world.states()["one"] == "resolved"
+
+
+@sdks
+async def test_whoever_waits_for_a_round_is_answered_although_a_cancel_comes(world: World, is_later_sdk: bool) -> None:
+    run = await stuck_in_one(world, is_later_sdk=is_later_sdk)
+    world.hold("undo one")
+    world.saga.retry()
+    waiting = asyncio.create_task(world.saga.round_ended())
+    await some_turns()
+
+    world.cancel()
+    await some_turns()
+    assert not waiting.done()
+    world.let_go("undo one")
+    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(run, 5)
+
+    assert world.states()["one"] == "undone"
+
+
+async def test_eviction_gets_out_of_a_wait(world: World) -> None:
+    world.main = task = asyncio.create_task(wait_until(lambda: False))
+    await some_turns()
+
+    world.evict()
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 5)
+
+
+async def test_an_eviction_while_stuck_begins_no_round(world: World) -> None:
+    before = asyncio.all_tasks()
+    await stuck_in_one(world, is_later_sdk=True)
+    world.diary.clear()
+
+    for task in asyncio.all_tasks() - before:  # an eviction strikes them all
+        task.cancel()
+    await some_turns()
+
+    assert world.tried_to_undo() == []
 
 
 # Eviction -----------------------------------------------------------------------------------------------

@@ -113,6 +113,7 @@ BULK_SCENES: dict[str, BulkScene] = {
     "bulk-called-off-at-reserve": _called_off("reserve_orders", "before"),
     "bulk-called-off-at-pay": _called_off("charge_orders", "after"),
     "bulk-handed-over-at-ship": _handed_over,
+    "bulk-handed-over-what-failed-locally": _handed_over,  # the one above is of batches that took it for a cancel
     "bulk-handed-over-when-undone": _handed_over_when_undone,
     "bulk-forgotten": _forgotten,
 }

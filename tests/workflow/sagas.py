@@ -12,7 +12,6 @@ from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import WorkflowFailureError, WorkflowHandle
-from temporalio.common import RetryPolicy
 from temporalio.converter import value_to_type
 from temporalio.exceptions import ApplicationError, CancelledError
 
@@ -152,12 +151,16 @@ async def reset_to(shop: Shop, workflow_id: str, run_id: str | None, finish_even
 
 
 def hasty(policy: ActivityPolicy, *, give_up_ms: int | None = None, attempt_ms: int | None = None) -> ActivityPolicy:
-    """Make a policy that retries within milliseconds and, if asked to, gives up soon."""
+    """Make a policy that retries within milliseconds and, if asked to, gives up soon; it retries the same failures."""
     return replace(
         policy,
         start_to_close=timedelta(milliseconds=attempt_ms) if attempt_ms else policy.start_to_close,
         schedule_to_close=timedelta(milliseconds=give_up_ms) if give_up_ms else policy.schedule_to_close,
-        retry=RetryPolicy(initial_interval=timedelta(milliseconds=20), maximum_interval=timedelta(milliseconds=100)),
+        retry=replace(
+            policy.retry,
+            initial_interval=timedelta(milliseconds=20),
+            maximum_interval=timedelta(milliseconds=100),
+        ),
     )
 
 

@@ -18,12 +18,12 @@ from client.bulk import carried_on
 from client.checkouts import Checkouts
 from domain import policies
 from domain.bulk import HANDED_OVER, MAX_BATCH, OTHER_CONTENT, UNKNOWN, Batch, Outcome, StepInput, pack
-from domain.errors import DatabaseRefusedStatement
+from domain.errors import CompensationImpossible, DatabaseRefusedStatement
 from domain.maintenance import UnfinishedInput
 from domain.model import CheckoutInput, OrderLine
 from tests.conftest import Shop
 from tests.workflow.bulk_scenes import BulkHandle, forget_orders, gates_of, mixed, start_batch
-from tests.workflow.gates import Gates, Moment, lost_report, outage
+from tests.workflow.gates import PATIENCE_SECONDS, Gates, Moment, lost_report, outage
 from tests.workflow.replays import replayer
 from tests.workflow.sagas import (
     BREAK_UNDO,
@@ -279,6 +279,22 @@ async def test_one_order_that_cannot_be_written_does_not_take_the_others_with_it
     assert await violations(shop) == []
 
 
+async def test_more_orders_than_are_handed_over_at_once_all_have_sagas_of_their_own(shop: Shop) -> None:
+    orders, gates = [shop.order("alice", ("no-such", 1)) for _ in range(101)], Gates()
+    gates.fail(gates_of(shop, orders), "reserve_orders", error=lambda: DatabaseRefusedStatement("no right: injected"))
+    async with shop.working(interceptors=(gates,)):
+        handle = await start_batch(shop, orders)
+        outcomes = await asyncio.wait_for(outcomes_of(handle), PATIENCE_SECONDS)
+        ended = await asyncio.gather(*(how_it_ended(shop.newest_run(order)) for order in orders))
+
+    assert [outcome.order_id for outcome in outcomes] == [order.order_id for order in orders]
+    assert {(outcome.status, outcome.reason) for outcome in outcomes} == {
+        (HANDED_OVER, "DatabaseRefusedStatement: no right: injected")
+    }
+    assert await activities_of(handle) == ["start_sagas", "start_sagas"]
+    assert set(ended) == {"OrderRejected"}
+
+
 async def test_an_undo_that_keeps_failing_is_the_business_of_the_orders_own_saga(shop: Shop) -> None:
     order = shop.order("nemo")
     await shop.database.run(BREAK_UNDO["pay"])
@@ -430,6 +446,7 @@ async def test_an_undo_that_keeps_failing_after_a_cancel_is_the_business_of_a_re
 
     assert statuses(outcomes) == [HANDED_OVER]
     assert ended == "OrderCancelled"
+    assert await reason_of(shop, order) == "cancelled: the supplier is gone"
     assert await violations(shop) == []
 
 
@@ -448,7 +465,27 @@ async def test_what_a_step_refused_does_not_go_forward_after_a_cancel_because_it
         ended = await how_it_ended_once_mended(shop, order)
 
     assert statuses(outcomes) == [HANDED_OVER]
-    assert ended == "OrderCancelled"
+    assert ended == "OrderRejected"
+    assert (await reason_of(shop, order) or "").startswith("UndeliverableAddress: ")
+    assert await violations(shop) == []
+
+
+async def test_an_undo_that_fails_after_a_cancel_leaves_each_order_its_own_reason_and_ending(shop: Shop) -> None:
+    refused, called_off, gates = shop.order("bob"), shop.order("alice"), Gates()
+    key = gates_of(shop, [refused, called_off])
+    gates.fail(key, "ship_orders")
+    gates.fail(key, "unwind_orders", error=lambda: CompensationImpossible("injected"))
+    async with shop.working(interceptors=(gates,)):
+        handle = await start_batch(shop, [refused, called_off])
+        await until_tried(gates, key, "ship_orders", times=2)
+        await handle.cancel(reason="the supplier is gone")
+        outcomes = await outcomes_of(handle)
+        ended = [await how_it_ended(shop.newest_run(order)) for order in (refused, called_off)]
+
+    assert statuses(outcomes) == [HANDED_OVER, HANDED_OVER]
+    assert ended == ["OrderRejected", "OrderCancelled"]
+    assert (await reason_of(shop, refused) or "").startswith("InsufficientFunds: ")
+    assert await reason_of(shop, called_off) == "cancelled: the supplier is gone"
     assert await violations(shop) == []
 
 

@@ -255,6 +255,21 @@ async def test_a_parked_order_whose_run_is_terminated_is_parked_again(shop: Shop
     assert await shop.database.value("SELECT count(*) FROM transfers WHERE kind = 'refund'") == 0
 
 
+async def test_a_parked_saga_that_is_cancelled_before_its_first_task_waits_for_a_person_all_the_same(
+    shop: Shop, backup: Backup
+) -> None:
+    order = await completed_and_forgotten(shop, backup, "ship_order")
+    before = await goods_and_money(shop.database)
+    handle = await shop.run_again(replace(order, repair=True, doubt="Temporal has completed it"))
+    await handle.cancel(reason="too early")
+
+    async with shop.working():
+        await until_status(shop, order, "stuck")
+
+    assert await goods_and_money(shop.database) == before
+    assert len(await open_incidents(shop, order)) == 1
+
+
 async def test_somebody_settles_a_parked_order_that_was_delivered(shop: Shop, backup: Backup) -> None:
     order = await completed_and_forgotten(shop, backup, "ship_order")
 

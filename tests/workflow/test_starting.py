@@ -1,16 +1,26 @@
 """Starting an order as the starter does: one saga for each id, one content for each id, no timeout of Temporal's."""
 
-import pytest
+import asyncio
+from dataclasses import replace
 
+import pytest
+from temporalio.client import WorkflowHistory
+
+from activities.inventory import Inventory
 from client import executions
 from client.checkouts import Checkouts
 from client.failures import OtherContent
+from domain.bulk import Batch, pack
 from domain.model import CheckoutInput
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
-from tests.workflow.gates import Gates
-from tests.workflow.sagas import how_it_ended, until
+from tests.workflow.gates import PATIENCE_SECONDS, Gates
+from tests.workflow.record import FOLDER
+from tests.workflow.replays import replayer
+from tests.workflow.sagas import events_of, failure_of, goods_and_money, how_it_ended, until, violations
 from tests.workflow.test_maintenance import accept_by_hand
+from workflows.bulk import BulkCheckoutWorkflow
+from workflows.checkout import CheckoutWorkflow
 
 
 @pytest.fixture
@@ -137,3 +147,58 @@ async def test_a_list_of_several_pages_has_each_order_once_and_no_more_than_are_
 
     assert len(ids) == len(set(ids)) == listed
     assert set(ids) <= {checkout_workflow_id(order.order_id) for order in orders}
+
+
+@pytest.mark.parametrize("foreign", ["checkout-", "Checkout-{}", "{}", "checkout-{}-2", "a-random-uuid"])
+@pytest.mark.parametrize("is_repair", [False, True])
+async def test_a_saga_under_a_foreign_workflow_id_is_refused_before_it_does_anything(
+    shop: Shop, foreign: str, is_repair: bool
+) -> None:
+    order, gates = shop.order("alice"), Gates()
+    await Inventory(shop.engine).reserve_inventory(order)  # so that a repair would find something to undo
+    before = await goods_and_money(shop.database)
+    async with shop.working(interceptors=(gates,)):
+        handle = await shop.client.start_workflow(
+            CheckoutWorkflow.run,
+            replace(order, repair=is_repair),
+            id=foreign.format(order.order_id),
+            task_queue=shop.task_queue,
+        )
+        failure = await failure_of(handle)
+
+    assert failure.type == "InvalidInput"
+    assert failure.non_retryable
+    assert f"checkout-{order.order_id}, not {handle.id}" in failure.message
+    assert gates.attempts == {}
+    assert "EVENT_TYPE_ACTIVITY_TASK_SCHEDULED" not in await events_of(handle)
+    assert await goods_and_money(shop.database) == before
+    assert await shop.order_status(order) == "reserved"
+
+
+async def test_a_saga_that_was_open_under_a_foreign_workflow_id_at_the_deploy_goes_on() -> None:
+    """Its history has no mark of the check: a recording of before stands in for it, read under another id."""
+    recording = await asyncio.to_thread((FOLDER / "completed.json").read_text, encoding="utf-8")
+
+    result = await replayer().replay_workflow(
+        WorkflowHistory.from_json("anything-else", recording), raise_on_replay_failure=False
+    )
+
+    assert result.replay_failure is None
+
+
+async def test_a_batch_is_carried_under_any_workflow_id(shop: Shop) -> None:
+    """An order's row names its carrier by the id that it has, so the sweep and a second load find it."""
+    order, gates = shop.order("alice"), Gates()
+    pay = gates.hold(replace(order, order_id="a-random-uuid"), "charge_orders", "before")
+    async with shop.working(interceptors=(gates,)):
+        handle = await shop.client.start_workflow(
+            BulkCheckoutWorkflow.run, Batch([pack(order)]), id="a-random-uuid", task_queue=shop.task_queue
+        )
+        await pay.reached()
+        swept = await shop.sweep()
+        pay.open()
+        [outcome] = (await asyncio.wait_for(handle.result(), PATIENCE_SECONDS)).unpacked()
+
+    assert (swept.repaired, swept.parked) == ([], [])
+    assert outcome.status == "completed"
+    assert await violations(shop) == []
