@@ -30,6 +30,29 @@ async def test_the_sweep_and_the_log_read_by_index_and_no_more_than_they_need(da
     assert max(read.values()) < _PAGE_READS, read
 
 
+async def test_a_sweep_of_orders_that_one_statement_wrote_reads_each_of_them_once(database: Database) -> None:
+    orders, limit = 3_000, 100
+    await database.run(
+        "INSERT INTO orders (order_id, customer)"
+        f" SELECT 'by-hand-' || md5(n::text), 'alice' FROM generate_series(1, {orders}) n;"
+        "INSERT INTO order_lines (order_id, sku, quantity) SELECT order_id, 'lamp', 1 FROM orders;"
+        "ANALYZE orders, order_lines"
+    )
+    connection = await asyncpg.connect(database.admin_url)
+    read: list[int] = []
+
+    try:
+        ids = await connection.fetch("SELECT order_id, updated_at FROM orders ORDER BY updated_at, order_id")
+        for place in range(0, orders, 10 * limit):
+            page = plans.page_of_the_sweep(ids[place]["updated_at"], ids[place]["order_id"], limit=limit)
+            read.append(await plans.rows_read(connection, page))
+    finally:
+        await connection.close()
+
+    assert len({row["updated_at"] for row in ids}) == 1
+    assert max(read) < _PAGE_READS, read
+
+
 async def test_the_audit_reads_every_row_a_bounded_number_of_times(database: Database) -> None:
     await past.make_up(database.admin_url, _ENDED, unfinished=_UNFINISHED)
     connection = await asyncpg.connect(database.admin_url)
