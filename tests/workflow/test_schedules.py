@@ -163,7 +163,7 @@ class CannotGoOn:
     """A sweep of a bad build: its workflow task fails, each time."""
 
     @workflow.run
-    async def run(self, sweep: SweepInput) -> None:
+    async def run(self, _sweep: SweepInput) -> None:
         raise RuntimeError("a bad deploy")
 
 
@@ -172,7 +172,7 @@ class WorksOn:
     """A sweep that takes long."""
 
     @workflow.run
-    async def run(self, sweep: SweepInput) -> None:
+    async def run(self, _sweep: SweepInput) -> None:
         await workflow.wait_condition(lambda: False)
 
 
@@ -215,7 +215,7 @@ async def test_a_run_whose_workflow_task_keeps_failing_is_told_as_an_error_at_on
         watch.cancel()
 
     assert f"schedule sweep-{task_queue} does not do its work" in " ".join(told)
-    await client.get_workflow_handle((await _newest(client, task_queue))).terminate()
+    await client.get_workflow_handle(await _newest(client, task_queue)).terminate()
 
 
 async def _newest(client: Client, task_queue: str) -> str:

@@ -190,3 +190,45 @@ async def test_a_batch_that_was_reset_is_under_way_and_holds_up_no_sweep(shop: S
 
     assert (report.repaired, report.parked) == ([], [])
     assert await shop.order_status(order) == "completed"
+
+
+async def test_a_batch_that_is_reset_while_the_sweep_looks_is_not_waited_for(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = shop.order("carol")
+    async with shop.working():
+        batch = await start_batch(shop, [order])
+        await batch.result()
+    await forget_orders(shop)
+    await shop.database.run("DELETE FROM transfers WHERE kind = 'capture'")
+    await Batches(shop.engine).reserve_orders(StepInput(batch.id, [pack(order)]))
+    ask = maintenance._newest_run
+
+    async def then_it_is_reset(workflow_id: str) -> Any:
+        answer = await ask(workflow_id)
+        await reset_to(shop, batch.id, batch.first_execution_run_id, 4)
+        return answer
+
+    monkeypatch.setattr(maintenance, "_newest_run", then_it_is_reset)
+    page = await asyncio.wait_for(a_page(shop, monkeypatch), 20)
+
+    [found] = page.orders
+    assert "Temporal has completed order" in found.doubt
+    await shop.client.get_workflow_handle(batch.id).terminate()
+
+
+@pytest.mark.parametrize("is_batch", [True, False])
+async def test_a_run_that_temporal_forgets_while_the_sweep_looks_fails_no_sweep(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, is_batch: bool
+) -> None:
+    monkeypatch.setattr("activities.maintenance.activity.client", lambda: shop.client)
+    order = shop.order("carol")
+    await Batches(shop.engine).reserve_orders(StepInput("bulk-long-forgotten", [pack(order)]))
+
+    if is_batch:
+        page = await a_page(shop, monkeypatch)
+        found = [(one.order_id, one.doubt) for one in page.orders]
+    else:
+        found = [(one.order_id, one.doubt) for one in await Maintenance(shop.engine).find_contradictions([order])]
+
+    assert found == ([(order.order_id, "")] if is_batch else [])
