@@ -48,7 +48,7 @@ _ENDED_AT_WORK = (
     "starter.py start with the same order goes on with it instead"
 )
 _ENDED_UNSEEN = (
-    "its workflow was ended from outside before a worker had seen it: there is nothing of it to undo, and "
+    "its workflow was ended from outside before a worker had seen it: nothing was done in it, and "
     "starter.py start with the same order begins it anew"
 )
 _LOOK_SECONDS = 2.0
@@ -269,10 +269,18 @@ class Checkouts:
                     earlier = self._client.get_workflow_handle(workflow_id, run_id=running.run_id)
                     with contextlib.suppress(WorkflowFailureError):
                         await earlier.result()
-                    handle = await begin(WorkflowIDConflictPolicy.USE_EXISTING)
-                return await handle.result()
+                else:
+                    return await handle.result()
+                while True:
+                    shared = await begin(WorkflowIDConflictPolicy.USE_EXISTING)
+                    try:
+                        return await shared.result()
+                    except WorkflowFailureError as failure:
+                        if isinstance(failure.cause, ApplicationError):
+                            raise
+                        # Whoever began it gave it less time than we have.
         except TimeoutError:
-            raise self._late(timeout, "it waited for an earlier one") from None
+            raise self._late(timeout, "it waited for another one") from None
 
     async def _is_repaired(self, order_id: str, run_id: str) -> bool:
         return (await self._describe(order_id)).run_id != run_id

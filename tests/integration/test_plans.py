@@ -6,6 +6,7 @@ Times, and the same plans with a million orders, are in benchmarks/million.py.
 import asyncpg
 
 from benchmarks import past, plans
+from embedded.stack import ROOT, DevStack, psql
 from tests.conftest import Database
 
 _ENDED, _UNFINISHED = 20_000, 2_000
@@ -51,6 +52,20 @@ async def test_a_sweep_of_orders_that_one_statement_wrote_reads_each_of_them_onc
 
     assert len({row["updated_at"] for row in ids}) == 1
     assert max(read) < _PAGE_READS, read
+
+
+async def test_an_index_of_unfinished_orders_without_their_ids_makes_way(stack: DevStack, database: Database) -> None:
+    of_now = "SELECT pg_get_indexdef('orders_unfinished'::regclass)"
+    wanted = await database.value(of_now)
+    await database.run(
+        "DROP INDEX orders_unfinished; CREATE INDEX orders_unfinished ON orders (updated_at)"
+        " WHERE status IN ('pending', 'reserved', 'paid', 'unwinding', 'stuck')"
+    )
+
+    psql(stack.postgres, database.name, "-v", "ON_ERROR_STOP=1", "-f", str(ROOT / "setup.sql"))
+
+    assert "(updated_at, order_id)" in wanted
+    assert await database.value(of_now) == wanted
 
 
 async def test_the_audit_reads_every_row_a_bounded_number_of_times(database: Database) -> None:

@@ -205,7 +205,7 @@ MUTANTS = (
     ),
     Mutant(
         "sweep-reads-one-insert-over-and-over",
-        "each page of a sweep would read all orders of an insert by hand: a hundred times as much for ten times as many",
+        "each page of a sweep would read all orders of an insert by hand: a hundred times as much for ten times them",
         "setup.sql",
         "CREATE INDEX orders_unfinished ON orders (updated_at, order_id)",
         "CREATE INDEX orders_unfinished ON orders (updated_at)",
