@@ -8,11 +8,12 @@ from typing import Any
 
 import asyncpg
 import pytest
-from temporalio.client import WorkflowHandle
+from temporalio.client import Client, WorkflowHandle
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from activities.maintenance import Maintenance, audit_checks, first_and_count
 from adapters.database import create_audit_engine
+from adapters.temporal import DATA_CONVERTER
 from client.checkouts import Checkouts
 from client.failures import NoWorker
 from domain import policies
@@ -80,7 +81,9 @@ async def _is(shop: Shop, count: int) -> bool:
 async def test_two_workers_audit_one_after_the_other(shop: Shop) -> None:
     patient = replace(shop, engine=create_audit_engine(shop.database.url))  # no statement of it ends while we look
     await shop.database.run(f'ALTER ROLE checkout IN DATABASE "{shop.database.name}" SET lock_timeout = 0')
-    async with patient.working(), patient.working():
+    # A process has one worker for each task queue and client.
+    client = await Client.connect(shop.client.service_client.config.target_host, data_converter=DATA_CONVERTER)
+    async with patient.working(), replace(patient, client=client).working():
         async with shop.database.locked("LOCK TABLE inventory IN ACCESS EXCLUSIVE MODE"):
             audits = await start_audits(shop, 2)
             await until(lambda: _is(shop, 1))
