@@ -1,16 +1,14 @@
 """Reading the whole database: the audit of every invariant, and the search for unfinished orders."""
 
 import asyncio
-import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Row, TextClause, text
+from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 from temporalio.api.common.v1 import WorkflowExecution
@@ -19,6 +17,7 @@ from temporalio.api.workflow.v1 import WorkflowExecutionInfo
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest
 from temporalio.service import RPCError, RPCStatusCode
 
+from activities.audit_checks import audit_checks, first_and_count
 from adapters.database import snapshot, transaction
 from domain.bulk import BatchReport
 from domain.errors import DatabaseContradictsHistory, InvalidInput
@@ -31,7 +30,6 @@ _Answer = TypeVar("_Answer")
 _HEARTBEAT_SECONDS = 5.0
 _LOOK_AGAIN_SECONDS = 1.0
 _ASKED_AT_ONCE = 10
-_CHECK_HEADING = re.compile(r"^-- ([AQ]\d+): (.+)$", re.MULTILINE)
 
 _COUNTS = text("""
     SELECT status, count(*) AS orders FROM orders GROUP BY status ORDER BY status
@@ -338,22 +336,4 @@ def _went_back(anchor: Anchor) -> Violation:
         ANCHOR_CHECK,
         anchor.order_id,
         f"its event {anchor.seq} is gone: the database was restored to an earlier instant, or it is another one",
-    )
-
-
-def audit_checks() -> dict[str, tuple[str, TextClause]]:
-    """Read audit.sql: each check's claim and query, by its id."""
-    source = (Path(__file__).parent / "audit.sql").read_text(encoding="utf-8")
-    _, *parts = _CHECK_HEADING.split(source)
-    return {
-        name: (claim, text(query.strip().rstrip(";")))
-        for name, claim, query in zip(parts[::3], parts[1::3], parts[2::3], strict=True)
-    }
-
-
-def first_and_count(check: TextClause) -> TextClause:
-    """Have Postgres count what breaks a check, and send no more of it than the audit shows."""
-    return text(
-        f"WITH broken AS MATERIALIZED ({check.text}) "  # noqa: S608 - of our own file
-        f"SELECT *, (SELECT count(*) FROM broken) AS found FROM broken LIMIT {AUDIT_VIOLATIONS_SHOWN}"
     )

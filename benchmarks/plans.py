@@ -8,7 +8,8 @@ from typing import Any
 
 import asyncpg
 
-from activities.maintenance import _HAS_EVENT, _NEWEST_EVENT, _UNFINISHED, _UNFINISHED_STILL, audit_checks
+from activities.audit_checks import audit_checks
+from activities.maintenance import _HAS_EVENT, _NEWEST_EVENT, _UNFINISHED, _UNFINISHED_STILL
 from adapters.event_log import _IS_RESTORED, _KNOWS, _NEXT
 
 BIG = frozenset({"orders", "order_lines", "reservations", "transfers", "shipments", "step_fence", "order_events"})

@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
 
-from temporalio.api.enums.v1 import EventType
 from temporalio.client import (
     Client,
     WorkflowFailureError,
@@ -18,19 +17,18 @@ from temporalio.client import (
     WorkflowUpdateRPCTimeoutOrCancelledError,
     WorkflowUpdateStage,
 )
-from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.common import WorkflowIDReusePolicy
 from temporalio.converter import value_to_type
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from client import executions
+from client import by_hand, executions
 from client.executions import Execution
 from client.failures import NoSuchOrder, NoWorker, OtherContent, Refused
 from client.listing import GONE, QUERIES, TERMINATED, Listed, listed_status
 from domain import policies
 from domain.bulk import UNKNOWN, Batch, BatchReport, Outcome, digest, pack
-from domain.errors import AuditViolation
-from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
+from domain.maintenance import AuditReport, SweepReport
 from domain.model import CheckoutInput, CheckoutStatus, OrderStatus, Resolution, id_is_taken, reason_problem, tidy
 
 Handle = WorkflowHandle[Any, CheckoutStatus]
@@ -53,8 +51,6 @@ _ENDED_UNSEEN = (
 )
 _LOOK_SECONDS = 2.0
 _ACCEPT_SECONDS = 15.0
-# For Temporal's own word that an audit or a sweep has taken too long.
-_ANSWER_SECONDS = 5.0
 _QUERY_TIMEOUT = timedelta(seconds=5)
 
 
@@ -216,71 +212,12 @@ class Checkouts:
         return await self._settled(order_id, await self._update(order_id, "resolve_compensation", resolution))
 
     async def audit(self, timeout: timedelta, *, is_at_rest: bool = False) -> AuditReport:
-        """Check every invariant in the database; at rest, without leaving an hour to what is unfinished.
-
-        Whoever asks for the same at once shares one run.
-        """
-        audit = AuditInput(0.0, is_recorded=False) if is_at_rest else AuditInput()
-        name = f"audit-{self._task_queue}-by-hand" + ("-at-rest" if is_at_rest else "")
-        report: AuditReport
-        try:
-            report = await self._maintain(policies.AUDIT_WORKFLOW, audit, name, timeout, AuditReport)
-        except WorkflowFailureError as failure:
-            if isinstance(failure.cause, ApplicationError) and failure.cause.type == AuditViolation.__name__:
-                report = value_to_type(AuditReport, failure.cause.details[0])
-                return report
-            raise self._unfinished(failure, timeout) from None
-        return report
+        """Check every invariant in the database; at rest, without leaving an hour to what is unfinished."""
+        return await by_hand.audit(self._client, self._task_queue, timeout, is_at_rest=is_at_rest)
 
     async def sweep(self, stood_still: timedelta, timeout: timedelta) -> SweepReport:
-        """Start or repair the saga of every order that needs one. Whoever asks for the same at once shares one run."""
-        seconds = stood_still.total_seconds()
-        name = f"sweep-{self._task_queue}-by-hand-{seconds:g}"
-        report: SweepReport
-        try:
-            report = await self._maintain(policies.SWEEP_WORKFLOW, SweepInput(seconds), name, timeout, SweepReport)
-        except WorkflowFailureError as failure:
-            raise self._unfinished(failure, timeout) from None
-        return report
-
-    async def _maintain(self, workflow: str, given: Any, workflow_id: str, timeout: timedelta, returns: type) -> Any:
-        """Run a maintenance workflow, or share the run of whoever asks for the same.
-
-        One that was begun before we asked may have looked already at what we ask about: its end is waited for, and
-        the next run is shared.
-        """
-
-        async def begin(conflict: WorkflowIDConflictPolicy) -> WorkflowHandle[Any, Any]:
-            return await self._client.start_workflow(
-                workflow,
-                given,
-                result_type=returns,
-                id=workflow_id,
-                task_queue=self._task_queue,
-                execution_timeout=timeout,
-                id_conflict_policy=conflict,
-            )
-
-        try:
-            async with asyncio.timeout(timeout.total_seconds() + _ANSWER_SECONDS):
-                try:
-                    handle = await begin(WorkflowIDConflictPolicy.FAIL)
-                except WorkflowAlreadyStartedError as running:
-                    earlier = self._client.get_workflow_handle(workflow_id, run_id=running.run_id)
-                    with contextlib.suppress(WorkflowFailureError):
-                        await earlier.result()
-                else:
-                    return await handle.result()
-                while True:
-                    shared = await begin(WorkflowIDConflictPolicy.USE_EXISTING)
-                    try:
-                        return await shared.result()
-                    except WorkflowFailureError as failure:
-                        if isinstance(failure.cause, ApplicationError):
-                            raise
-                        # Whoever began it gave it less time than we have.
-        except TimeoutError:
-            raise self._late(timeout, "it waited for another one") from None
+        """Start or repair the saga of every order that needs one."""
+        return await by_hand.sweep(self._client, self._task_queue, stood_still, timeout)
 
     async def _is_repaired(self, order_id: str, run_id: str) -> bool:
         return (await self._describe(order_id)).run_id != run_id
@@ -302,27 +239,9 @@ class Checkouts:
                 ) from None
             raise
 
-    async def _input_of(self, order_id: str, run_id: str | None = None) -> CheckoutInput | None:
+    async def _input_of(self, order_id: str, run_id: str = "") -> CheckoutInput | None:
         """Read what a saga of an order, the newest by default, was started with; None where that is no order."""
-        workflow_id = policies.checkout_workflow_id(order_id)
-        async for first in self._client.get_workflow_handle(workflow_id, run_id=run_id).fetch_history_events(
-            page_size=1
-        ):
-            payloads = first.workflow_execution_started_event_attributes.input.payloads
-            try:
-                [order] = await self._client.data_converter.decode(payloads, [CheckoutInput])
-            except (ApplicationError, RuntimeError, TypeError, ValueError):
-                break
-            return order if isinstance(order, CheckoutInput) else None
-        return None
-
-    async def _was_taken(self, order_id: str, run_id: str) -> bool:
-        """Tell whether a worker has ever begun with a run."""
-        handle = self._client.get_workflow_handle(policies.checkout_workflow_id(order_id), run_id=run_id)
-        async for event in handle.fetch_history_events():
-            if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED:
-                return True
-        return False
+        return await executions.order_of(self._client, policies.checkout_workflow_id(order_id), run_id)
 
     async def _ask(self, order_id: str, run: Execution) -> CheckoutStatus:
         """Ask the workflow itself, open or closed; without a worker, tell what Temporal knows."""
@@ -362,7 +281,7 @@ class Checkouts:
             if run.is_open:
                 continue  # a reset, or a repair by the sweep, has begun a newer run
             if run.status in GONE:
-                was_taken = await self._was_taken(order_id, run.run_id)
+                was_taken = await executions.was_taken(self._client, run)
                 return CheckoutStatus(order_id, TERMINATED, _ENDED_AT_WORK if was_taken else _ENDED_UNSEEN)
             # A cancel leaves no details in the history; the closed workflow still answers.
             return await self._ask(order_id, run)
@@ -395,21 +314,6 @@ class Checkouts:
                 raise
             status = await self.status(order_id)
             raise Refused(f"order {order_id} is {status.status} already") from None
-
-    def _unfinished(self, failure: WorkflowFailureError, timeout: timedelta) -> Refused | NoWorker:
-        """Say why an audit or a sweep did not come to its end."""
-        if isinstance(failure.cause, ApplicationError):
-            return Refused(failure.cause.message)
-        cause: BaseException | None = failure.cause
-        while cause is not None and cause.__cause__ is not None:
-            cause = cause.__cause__
-        return self._late(timeout, str(cause))
-
-    def _late(self, timeout: timedelta, why: str) -> NoWorker:
-        return NoWorker(
-            f"it did not finish within {timeout.total_seconds():g} s ({why}); is a worker running on task queue "
-            f"{self._task_queue}? `python worker.py` starts one"
-        )
 
 
 def _require_reason(reason: str) -> None:

@@ -11,7 +11,8 @@ import pytest
 from temporalio.client import Client, WorkflowHandle
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
-from activities.maintenance import Maintenance, audit_checks, first_and_count
+from activities.audit_checks import audit_checks, first_and_count
+from activities.maintenance import Maintenance
 from adapters.database import create_audit_engine
 from adapters.temporal import DATA_CONVERTER
 from client.checkouts import Checkouts

@@ -181,7 +181,7 @@ MUTANTS = (
     Mutant(
         "audit-fetches-all-that-is-wrong",
         "a damage of a million rows would take the worker's memory, when the audit is needed most",
-        _FILE,
+        "activities/audit_checks.py",
         " FROM broken LIMIT {AUDIT_VIOLATIONS_SHOWN}",
         " FROM broken",
         at(ONE_AUDIT, "test_a_check_sends_the_rows_it_shows_and_counts_them_all"),
@@ -189,7 +189,7 @@ MUTANTS = (
     Mutant(
         "audit-at-rest-is-the-usual-question",
         "who asks whether all has ended would be told whether all is well",
-        "client/checkouts.py",
+        "client/by_hand.py",
         '("-at-rest" if is_at_rest else "")',
         '("" if is_at_rest else "")',
         at(ONE_AUDIT, "test_an_audit_at_rest_is_another_question"),
@@ -197,7 +197,7 @@ MUTANTS = (
     Mutant(
         "audit-by-hand-shares-a-run-that-has-looked-already",
         "who has just mended something would be told that it is still broken",
-        "client/checkouts.py",
+        "client/by_hand.py",
         "handle = await begin(WorkflowIDConflictPolicy.FAIL)\n",
         "handle = await begin(WorkflowIDConflictPolicy.USE_EXISTING)\n",
         at(ONE_AUDIT, "test_whoever_asks_for_the_same_shares_a_run_that_began_after_they_asked[Audit]"),

@@ -132,17 +132,17 @@ MUTANTS = (
     Mutant(
         "start-by-other-means-is-a-strangers",
         "an order that the UI or the temporal command has started could not be joined",
-        _FILE,
-        "            return order if isinstance(order, CheckoutInput) else None\n",
-        "            return None\n",
+        "client/executions.py",
+        "        return order if isinstance(order, CheckoutInput) else None\n",
+        "        return None\n",
         at(STARTING, "test_a_start_joins_an_order_that_was_started_by_other_means"),
     ),
     Mutant(
         "start-that-is-no-order-breaks-the-next",
         "whoever comes to an id that holds nonsense would get a stack trace",
-        _FILE,
-        "            except (ApplicationError, RuntimeError, TypeError, ValueError):\n                break\n",
-        "            except KeyError:\n                break\n",
+        "client/executions.py",
+        "        except (ApplicationError, RuntimeError, TypeError, ValueError):\n            break\n",
+        "        except KeyError:\n            break\n",
         at(STARTING, "test_a_start_at_an_id_that_holds_no_order_is_refused"),
     ),
     Mutant(

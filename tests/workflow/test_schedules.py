@@ -110,7 +110,11 @@ async def test_a_run_that_cannot_go_on_ends_some_time(client: Client, task_queue
 def older(
     task_queue: str, *, action: dict[str, Any], overlap: ScheduleOverlapPolicy = ScheduleOverlapPolicy.SKIP
 ) -> Schedule:
-    given = {"arg": SweepInput(), "run_timeout": policies.SWEEP_RUN_TIMEOUT, "task_queue": task_queue} | action
+    given: dict[str, Any] = {
+        "arg": SweepInput(),
+        "run_timeout": policies.SWEEP_RUN_TIMEOUT,
+        "task_queue": task_queue,
+    } | action
     return Schedule(
         action=ScheduleActionStartWorkflow(policies.SWEEP_WORKFLOW, id=f"sweep-{task_queue}", **given),
         spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=EVERY.sweep)]),
