@@ -41,11 +41,12 @@ from activities.payments import Payments
 from activities.sagas import Sagas
 from activities.shipping import Shipping
 from adapters import deployment, event_log
+from adapters.companion import Companion
 from adapters.config import ConfigurationError, WorkerSettings, load
 from adapters.database import create_audit_engine, create_engine, missing_tables, sqlstate
 from adapters.telemetry import configure_logging, leave
 from adapters.temporal import NOT_OURS_TO_ASK, RefuseWrongArguments, connect, connection_options
-from client import schedules
+from client import schedule_watch, schedules
 from domain import policies
 from workflows.bulk import BulkCheckoutWorkflow
 from workflows.checkout import CheckoutWorkflow
@@ -98,6 +99,17 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
     inventory, payments, shipping = Inventory(engine), Payments(engine), Shipping(engine)
     orders, maintenance = Orders(engine), Maintenance(patient_engine or engine, audit_engine)
     batches = Batches(engine)
+
+    def audits(worker: Worker) -> Worker:
+        """Run one audit at a time, whatever is asked for. Unversioned: any build's audit is as good."""
+        return Worker(
+            client,
+            task_queue=policies.audit_task_queue(worker.task_queue),
+            activities=[maintenance.run_audit],
+            interceptors=interceptors,
+            max_concurrent_activities=1,
+        )
+
     version = deployment.deployment_of(settings)
     workflow_tasks = max(settings.database_pool_size, _FEWEST_WORKFLOW_TASKS)
     workflow_polls = min(_MOST_POLLS, workflow_tasks // _SLOTS_PER_POLL)
@@ -118,7 +130,7 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
             orders.park_order,
             orders.resolve_step,
             orders.note_retry,
-            maintenance.run_audit,
+            maintenance.run_audit,  # of audits that an older build has begun
             maintenance.record_findings,
             maintenance.find_unfinished,
             maintenance.find_contradictions,
@@ -130,6 +142,7 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
         ],
         deployment_config=version,
         interceptors=[RefuseWrongArguments(), *interceptors],
+        plugins=[Companion(audits)],
         workflow_runner=SandboxedWorkflowRunner() if is_strict else UnsandboxedWorkflowRunner(),
         max_cached_workflows=settings.max_cached_workflows,
         max_concurrent_workflow_tasks=workflow_tasks,
@@ -176,8 +189,10 @@ async def run(settings: WorkerSettings) -> None:
                 extra={"action": "worker_ready"},
             )
             version = asyncio.create_task(deployment.follow(client, settings))
+            watch = asyncio.create_task(schedule_watch.follow(client, settings.task_queue, _intervals(settings)))
             await asyncio.wait({stopped, follower}, return_when=asyncio.FIRST_COMPLETED)
             version.cancel()
+            watch.cancel()
             if follower.done():
                 follower.result()
             _log.info("draining: running steps are finished", extra={"action": "worker_draining"})
@@ -191,13 +206,16 @@ async def run(settings: WorkerSettings) -> None:
     _log.info("stopped", extra={"action": "worker_stopped"})
 
 
-async def _ensure_schedules(client: Client, settings: WorkerSettings) -> None:
-    every = schedules.Every(
+def _intervals(settings: WorkerSettings) -> schedules.Every:
+    return schedules.Every(
         sweep=timedelta(seconds=settings.sweep_every_seconds),
         audit=timedelta(seconds=settings.audit_every_seconds),
     )
+
+
+async def _ensure_schedules(client: Client, settings: WorkerSettings) -> None:
     try:
-        await schedules.ensure(client, settings.task_queue, every)
+        await schedules.ensure(client, settings.task_queue, _intervals(settings))
     except RPCError as error:
         # The checkout works without; the next worker that starts tries again.
         _log.warning("the schedules of sweep and audit could not be made: %s", error.message)

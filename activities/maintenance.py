@@ -1,15 +1,14 @@
 """Reading the whole database: the audit of every invariant, and the search for unfinished orders."""
 
 import asyncio
-import re
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
-from pathlib import Path
+from typing import Any, TypeVar
 
-from sqlalchemy import TextClause, text
+from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 from temporalio.api.common.v1 import WorkflowExecution
@@ -18,6 +17,7 @@ from temporalio.api.workflow.v1 import WorkflowExecutionInfo
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest
 from temporalio.service import RPCError, RPCStatusCode
 
+from activities.audit_checks import audit_checks, first_and_count
 from adapters.database import snapshot, transaction
 from domain.bulk import BatchReport
 from domain.errors import DatabaseContradictsHistory, InvalidInput
@@ -25,8 +25,11 @@ from domain.maintenance import Anchor, AuditInput, AuditReport, UnfinishedInput,
 from domain.model import CheckoutInput, OrderLine, OrderStatus
 from domain.policies import AUDIT_VIOLATIONS_SHOWN, checkout_workflow_id
 
+_Answer = TypeVar("_Answer")
+
 _HEARTBEAT_SECONDS = 5.0
-_CHECK_HEADING = re.compile(r"^-- ([AQ]\d+): (.+)$", re.MULTILINE)
+_LOOK_AGAIN_SECONDS = 1.0
+_ASKED_AT_ONCE = 10
 
 _COUNTS = text("""
     SELECT status, count(*) AS orders FROM orders GROUP BY status ORDER BY status
@@ -40,6 +43,8 @@ _HAS_EVENT = text("""
     SELECT EXISTS (SELECT FROM order_events WHERE event_id = :event_id AND order_id = :order_id AND seq = :seq
                       AND extract(epoch FROM at)::text = :at)
 """)
+
+_TAKE_THE_AUDIT = text("SELECT pg_try_advisory_xact_lock(hashtext('checkout audit'))")
 
 _TAKE_TURNS = text("SELECT pg_advisory_xact_lock(hashtext('checkout audit_events'))")
 # What is open is what was told last. A check of which not every row was listed cannot clear any.
@@ -83,8 +88,11 @@ _UNFINISHED = text("""
 """)
 
 
+# `was_completed`: left again, since somebody asked for it. That is known here, and not forgotten.
 _UNFINISHED_STILL = text("""
-    SELECT order_id, status FROM orders WHERE order_id = ANY (CAST(:order_ids AS text[]))
+    SELECT order_id, status, updated_at,
+           EXISTS (SELECT FROM order_events e WHERE e.order_id = o.order_id AND e.status = 'completed') AS was_completed
+      FROM orders o WHERE order_id = ANY (CAST(:order_ids AS text[]))
        AND status NOT IN ('completed', 'rejected', 'cancelled')
 """)
 
@@ -107,18 +115,27 @@ class Maintenance:
             return await self._audit(audit)
 
     async def _audit(self, audit: AuditInput) -> AuditReport:
+        """Audit once nobody else does: many at once take the database away from the orders."""
+        while True:
+            report = await self._audit_unless_under_way(audit)
+            if report is not None:
+                return report
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+
+    async def _audit_unless_under_way(self, audit: AuditInput) -> AuditReport | None:
         checks = audit_checks()
         violations: list[Violation] = []
         count = 0
         parameters = {"at_rest_after": timedelta(seconds=audit.at_rest_after_seconds)}
         async with snapshot(self._audit_engine) as connection:
+            # Not waited for: the snapshot is as old as this statement.
+            if not (await connection.execute(_TAKE_THE_AUDIT)).scalar_one():
+                return None
             for name, (_, query) in checks.items():
                 bound = parameters if ":at_rest_after" in query.text else {}
-                rows = (await connection.execute(query, bound)).all()
-                count += len(rows)
-                violations += [
-                    Violation(name, str(row.subject), str(row.detail)) for row in rows[:AUDIT_VIOLATIONS_SHOWN]
-                ]
+                rows = (await connection.execute(first_and_count(query), bound)).all()
+                count += rows[0].found if rows else 0
+                violations += [Violation(name, str(row.subject), str(row.detail)) for row in rows]
             claims = {name: claim for name, (claim, _) in checks.items()}
             if audit.anchor is not None:
                 claims[ANCHOR_CHECK] = _ANCHOR_CLAIM
@@ -150,8 +167,9 @@ class Maintenance:
     async def find_unfinished(self, page: UnfinishedInput) -> UnfinishedPage:
         """List one page of orders that are not at an ending and have not moved for a while.
 
-        Those that a batch brought are not lost as long as the batch is under way. One that the batch has reported as
-        completed gets a `doubt`: the database has forgotten what it once knew.
+        Those that a batch brought are not lost as long as the batch is under way. Once it has closed, it may have
+        closed since we read: one that has moved meanwhile is left to the next sweep. One that stands as it did, and
+        that the batch has reported as completed, gets a `doubt`: the database has forgotten what it once knew.
         """
         async with snapshot(self._engine) as connection:
             rows = (
@@ -167,16 +185,18 @@ class Maintenance:
             ).all()
         orders: list[CheckoutInput] = []
         malformed: list[str] = []
-        completed = {name: await _completed_by(name) for name in {row.carrier for row in rows} if name is not None}
+        reported = await _reported_by({row.carrier for row in rows if row.carrier is not None})
+        now = await self._unfinished_still([row.order_id for row in rows if reported.get(row.carrier) is not None])
         for row in rows:
-            reported = completed.get(row.carrier, frozenset())
-            if reported is None:
-                continue
-            lines = tuple(OrderLine(sku, n) for sku, n in zip(row.skus, row.quantities, strict=True))
             # Somebody has to decide about it, whatever became of the run that waited for that.
             doubt = row.incident.removeprefix(_IN_DOUBT) if (row.incident or "").startswith(_IN_DOUBT) else ""
-            if row.order_id in reported and row.status != OrderStatus.UNWINDING:
-                doubt = doubt or _contradiction(row.order_id, row.status)
+            if row.carrier is not None:
+                completed, stands = reported[row.carrier], now.get(row.order_id)
+                if completed is None or stands is None or stands.updated_at != row.updated_at:
+                    continue
+                if row.order_id in completed and not stands.was_completed:
+                    doubt = doubt or _contradiction(stands)
+            lines = tuple(OrderLine(sku, n) for sku, n in zip(row.skus, row.quantities, strict=True))
             try:
                 order = CheckoutInput(row.order_id, row.customer, lines, row.status != OrderStatus.PENDING, doubt)
             except InvalidInput as problem:
@@ -199,19 +219,22 @@ class Maintenance:
         so. Unless the order is unwinding: then a late undo of an earlier run came after the completion, and there
         is nothing to guess about what was asked for.
         """
-        completed = [order for order in orders if await _has_completed(order)]
-        if not completed:
-            return []
-        async with snapshot(self._engine) as connection:
-            asked = {"order_ids": [order.order_id for order in completed]}
-            unfinished = {row.order_id: row.status for row in await connection.execute(_UNFINISHED_STILL, asked)}
+        answers = await _side_by_side(_has_completed(order) for order in orders)
+        completed = [order for order, has_completed in zip(orders, answers, strict=True) if has_completed]
+        now = await self._unfinished_still([order.order_id for order in completed])
         return [
-            order
-            if status == OrderStatus.UNWINDING
-            else replace(order, repair=True, doubt=_contradiction(order.order_id, status))
+            replace(order, repair=True, doubt=doubt) if (doubt := _contradiction(stands)) else order
             for order in completed
-            if (status := unfinished.get(order.order_id)) is not None
+            if (stands := now.get(order.order_id)) is not None
         ]
+
+    async def _unfinished_still(self, order_ids: list[str]) -> Mapping[str, Row[Any]]:
+        """Read orders again, after Temporal was asked about them; those that have ended contradict nothing."""
+        if not order_ids:
+            return {}
+        async with snapshot(self._engine) as connection:
+            rows = await connection.execute(_UNFINISHED_STILL, {"order_ids": order_ids})
+            return {row.order_id: row for row in rows}
 
 
 @asynccontextmanager
@@ -234,31 +257,54 @@ async def _heartbeat() -> AsyncIterator[None]:
             beating.cancel()
 
 
-def _contradiction(order_id: str, status: str) -> str:
+def _contradiction(stands: Row[Any]) -> str:
+    """Say what is wrong with an order that Temporal has completed, and that was read as unfinished after that."""
+    if stands.status == OrderStatus.UNWINDING:
+        return ""
     return (
-        f"Temporal has completed order {order_id}, and the database has it as {status}; "
+        f"Temporal has completed order {stands.order_id}, and the database has it as {stands.status}; "
         f"{DatabaseContradictsHistory.question}"
     )
 
 
 async def _has_completed(order: CheckoutInput) -> bool:
-    return _is_completed(await _newest_run(checkout_workflow_id(order.order_id)))
+    run = await _run_of(checkout_workflow_id(order.order_id))
+    return run is not None and _is_completed(run)
+
+
+async def _reported_by(carriers: Collection[str]) -> Mapping[str | None, frozenset[str] | None]:
+    """Ask the batches which orders they have completed."""
+    return dict(zip(carriers, await _side_by_side(map(_completed_by, carriers)), strict=True))
 
 
 async def _completed_by(carrier: str) -> frozenset[str] | None:
     """Tell which orders a batch has reported as completed; None as long as it is under way."""
-    try:
-        run = await _newest_run(carrier)
-    except RPCError as error:
-        if error.status is not RPCStatusCode.NOT_FOUND:
-            raise
+    run = await _run_of(carrier)
+    if run is None:
         return frozenset()
     if not run.HasField("close_time"):  # whatever its status is called: a paused one goes on some time
         return None
     if not _is_completed(run):
         return frozenset()
-    report = await activity.client().get_workflow_handle(carrier, result_type=BatchReport).result()
+    # This run's result: a newer one, of a reset, would be waited for.
+    closed = activity.client().get_workflow_handle(carrier, run_id=run.execution.run_id, result_type=BatchReport)
+    try:
+        report = await closed.result()
+    except RPCError as error:
+        if error.status is not RPCStatusCode.NOT_FOUND:
+            raise
+        return frozenset()
     return frozenset(outcome.order_id for outcome in report.unpacked() if outcome.status == OrderStatus.COMPLETED)
+
+
+async def _run_of(workflow_id: str) -> WorkflowExecutionInfo | None:
+    """Look up a workflow's newest run; None where Temporal knows of none, or not any more."""
+    try:
+        return await _newest_run(workflow_id)
+    except RPCError as error:
+        if error.status is not RPCStatusCode.NOT_FOUND:
+            raise
+        return None
 
 
 async def _newest_run(workflow_id: str) -> WorkflowExecutionInfo:
@@ -268,6 +314,17 @@ async def _newest_run(workflow_id: str) -> WorkflowExecutionInfo:
     )
     answer = await activity.client().workflow_service.describe_workflow_execution(asked, retry=True)
     return answer.workflow_execution_info
+
+
+async def _side_by_side(questions: Iterable[Awaitable[_Answer]]) -> list[_Answer]:
+    """Ask Temporal so many things at once, and give the answers in their sequence."""
+    turn = asyncio.Semaphore(_ASKED_AT_ONCE)
+
+    async def asked(question: Awaitable[_Answer]) -> _Answer:
+        async with turn:
+            return await question
+
+    return await asyncio.gather(*map(asked, questions))
 
 
 def _is_completed(run: WorkflowExecutionInfo) -> bool:
@@ -280,13 +337,3 @@ def _went_back(anchor: Anchor) -> Violation:
         anchor.order_id,
         f"its event {anchor.seq} is gone: the database was restored to an earlier instant, or it is another one",
     )
-
-
-def audit_checks() -> dict[str, tuple[str, TextClause]]:
-    """Read audit.sql: each check's claim and query, by its id."""
-    source = (Path(__file__).parent / "audit.sql").read_text(encoding="utf-8")
-    _, *parts = _CHECK_HEADING.split(source)
-    return {
-        name: (claim, text(query.strip().rstrip(";")))
-        for name, claim, query in zip(parts[::3], parts[1::3], parts[2::3], strict=True)
-    }

@@ -8,7 +8,8 @@ from typing import Any
 
 import asyncpg
 
-from activities.maintenance import _HAS_EVENT, _NEWEST_EVENT, _UNFINISHED, _UNFINISHED_STILL, audit_checks
+from activities.audit_checks import audit_checks
+from activities.maintenance import _HAS_EVENT, _NEWEST_EVENT, _UNFINISHED, _UNFINISHED_STILL
 from adapters.event_log import _IS_RESTORED, _KNOWS, _NEXT
 
 BIG = frozenset({"orders", "order_lines", "reservations", "transfers", "shipments", "step_fence", "order_events"})
@@ -38,6 +39,14 @@ def audit() -> list[Statement]:
     return [Statement(name, query.text, {"at_rest_after": "'1 hour'"}) for name, (_, query) in audit_checks().items()]
 
 
+def page_of_the_sweep(
+    after_at: object, after_id: str, *, name: str = "a later page of the sweep", limit: int = 100
+) -> Statement:
+    """Give the sweep's search for what comes after an order."""
+    values = {"stood_still": "'60 s'", "limit": str(limit), "after_at": f"'{after_at}'", "after_id": f"'{after_id}'"}
+    return Statement(name, _UNFINISHED.text, values)
+
+
 async def bounded(connection: "asyncpg.Connection[asyncpg.Record]") -> list[Statement]:
     """Give what runs every minute or every half second: its cost must not grow with what has ended."""
     middle = await connection.fetchrow(
@@ -47,14 +56,9 @@ async def bounded(connection: "asyncpg.Connection[asyncpg.Record]") -> list[Stat
     newest = await connection.fetchrow("SELECT * FROM order_events ORDER BY event_id DESC LIMIT 1")
     some = f"'{{{middle['order_id']}}}'"
     event = {name: f"'{newest[name]}'" for name in ("event_id", "order_id", "txid", "seq")}
-    page = {"stood_still": "'60 s'", "limit": "100"}
     return [
-        Statement("the sweep's first page", _UNFINISHED.text, {**page, "after_at": "'0001-01-01'", "after_id": "''"}),
-        Statement(
-            "a later page of the sweep",
-            _UNFINISHED.text,
-            {**page, "after_at": f"'{middle['updated_at']}'", "after_id": f"'{middle['order_id']}'"},
-        ),
+        page_of_the_sweep("0001-01-01", "", name="the sweep's first page"),
+        page_of_the_sweep(middle["updated_at"], middle["order_id"]),
         Statement("the sweep's contradictions", _UNFINISHED_STILL.text, {"order_ids": some}),
         Statement("saga.log at its end", _NEXT.text, {**event, "limit": "500"}),
         Statement("saga.log at its beginning", _NEXT.text, {"txid": "'0'", "event_id": "0", "limit": "500"}),

@@ -134,10 +134,12 @@ async def carried_on(checkouts: Checkouts, order: CheckoutInput) -> Outcome:
 
     The saga that has the id may be of other content, started before the hand-over. How that one ends says nothing of
     this order; whose the id is, the database can tell a batch by then. Or such a saga has ended, and this order's own
-    finds the id taken.
+    finds the id taken. Its own that somebody has ended before we came is begun anew, and followed.
     """
     outcome = Outcome(order.order_id, HANDED_OVER)
     for is_last in (False, True):
+        if await checkouts.is_gone(order.order_id) and await checkouts.has_saga_of(order):
+            await checkouts.start(order)
         status = await checkouts.outcome(order.order_id, look_every=_LOOK_SECONDS)
         if await checkouts.has_saga_of(order):
             if (status.reason or "").startswith(f"{IdempotencyMismatch.__name__}: "):

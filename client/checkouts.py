@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
-import uuid
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
@@ -22,14 +22,13 @@ from temporalio.converter import value_to_type
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from client import executions
+from client import by_hand, executions
 from client.executions import Execution
 from client.failures import NoSuchOrder, NoWorker, OtherContent, Refused
 from client.listing import GONE, QUERIES, TERMINATED, Listed, listed_status
 from domain import policies
 from domain.bulk import UNKNOWN, Batch, BatchReport, Outcome, digest, pack
-from domain.errors import AuditViolation
-from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
+from domain.maintenance import AuditReport, SweepReport
 from domain.model import CheckoutInput, CheckoutStatus, OrderStatus, Resolution, id_is_taken, reason_problem, tidy
 
 Handle = WorkflowHandle[Any, CheckoutStatus]
@@ -41,6 +40,15 @@ _NOBODY_ANSWERS = frozenset(
 _TOO_BUSY = frozenset({RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED, RPCStatusCode.RESOURCE_EXHAUSTED})
 # What the server says of a query to a workflow that the worker's code cannot go on with.
 _TASK_FAILS = "in failed state"
+# Temporal does not know what the database has: whether a step was done is seen by who looks there.
+_ENDED_AT_WORK = (
+    "its workflow was ended from outside: starter.py sweep undoes what it has done, where it has done anything; "
+    "starter.py start with the same order goes on with it instead"
+)
+_ENDED_UNSEEN = (
+    "its workflow was ended from outside before a worker had seen it: nothing was done in it, and "
+    "starter.py start with the same order begins it anew"
+)
 _LOOK_SECONDS = 2.0
 _ACCEPT_SECONDS = 15.0
 _QUERY_TIMEOUT = timedelta(seconds=5)
@@ -60,13 +68,27 @@ class Checkouts:
         return f"{self._ui_url}/namespaces/{self._client.namespace}/workflows/{workflow_id}"
 
     async def start(self, order: CheckoutInput) -> bool:
-        """Start the order's saga, or join the one it has, in whatever lane. Tells whether it is new.
+        """Start the order's saga, or join the one it has, in whatever lane. Tells whether a run was begun.
 
+        One that was terminated or timed out is begun anew, and goes on from what it has done: behind the fences it
+        finds that. A repair stays one. Beside a sweep, which repairs such orders, the workflow id decides who is first.
         Where a worker shares this client, the server hands the first task to it with the answer.
 
         Raises:
             OtherContent: the id is taken by an order with other content, running or finished.
         """
+        if await self._begin(order, WorkflowIDReusePolicy.REJECT_DUPLICATE):
+            return True
+        run = await self._describe(order.order_id)
+        found = await self._input_of(order.order_id, run.run_id)
+        if found is None or found.fingerprint != order.fingerprint:
+            raise OtherContent(f"{id_is_taken(order.order_id)}; choose another id")
+        if run.status not in GONE:
+            return False
+        again = replace(order, repair=found.repair, doubt=found.doubt)
+        return await self._begin(again, WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY)
+
+    async def _begin(self, order: CheckoutInput, reuse: WorkflowIDReusePolicy) -> bool:
         try:
             await self._client.start_workflow(
                 policies.CHECKOUT_WORKFLOW,
@@ -75,18 +97,21 @@ class Checkouts:
                 task_queue=self._task_queue,
                 request_eager_start=True,
                 task_timeout=policies.WORKFLOW_TASK,
-                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                id_reuse_policy=reuse,
                 static_summary=f"{order.summary} for {order.customer}",
             )
         except WorkflowAlreadyStartedError:
-            if not await self.has_saga_of(order):
-                raise OtherContent(f"{id_is_taken(order.order_id)}; choose another id") from None
             return False
         return True
 
     async def has_saga_of(self, order: CheckoutInput) -> bool:
         """Tell whether the newest saga that has the order's id was started with this very content."""
-        return await self._fingerprint(order.order_id) == order.fingerprint
+        found = await self._input_of(order.order_id)
+        return found is not None and found.fingerprint == order.fingerprint
+
+    async def is_gone(self, order_id: str) -> bool:
+        """Tell whether the order's newest saga was ended from outside: terminated, or timed out."""
+        return (await self._describe(order_id)).status in GONE
 
     async def carry(self, orders: Sequence[CheckoutInput]) -> Sequence[Outcome]:
         """Carry orders to their ends together, or join the batch of the same orders that is under way or was.
@@ -188,38 +213,11 @@ class Checkouts:
 
     async def audit(self, timeout: timedelta, *, is_at_rest: bool = False) -> AuditReport:
         """Check every invariant in the database; at rest, without leaving an hour to what is unfinished."""
-        audit = AuditInput(0.0, is_recorded=False) if is_at_rest else AuditInput()
-        report: AuditReport
-        try:
-            report = await self._client.execute_workflow(
-                policies.AUDIT_WORKFLOW,
-                audit,
-                result_type=AuditReport,
-                id=f"audit-{uuid.uuid4()}",
-                task_queue=self._task_queue,
-                execution_timeout=timeout,
-            )
-        except WorkflowFailureError as failure:
-            if isinstance(failure.cause, ApplicationError) and failure.cause.type == AuditViolation.__name__:
-                report = value_to_type(AuditReport, failure.cause.details[0])
-                return report
-            raise self._unfinished(failure, timeout) from None
-        return report
+        return await by_hand.audit(self._client, self._task_queue, timeout, is_at_rest=is_at_rest)
 
     async def sweep(self, stood_still: timedelta, timeout: timedelta) -> SweepReport:
         """Start or repair the saga of every order that needs one."""
-        try:
-            report: SweepReport = await self._client.execute_workflow(
-                policies.SWEEP_WORKFLOW,
-                SweepInput(stood_still.total_seconds()),
-                result_type=SweepReport,
-                id=f"sweep-{uuid.uuid4()}",
-                task_queue=self._task_queue,
-                execution_timeout=timeout,
-            )
-        except WorkflowFailureError as failure:
-            raise self._unfinished(failure, timeout) from None
-        return report
+        return await by_hand.sweep(self._client, self._task_queue, stood_still, timeout)
 
     async def _is_repaired(self, order_id: str, run_id: str) -> bool:
         return (await self._describe(order_id)).run_id != run_id
@@ -241,16 +239,9 @@ class Checkouts:
                 ) from None
             raise
 
-    async def _fingerprint(self, order_id: str) -> str:
-        """Read from its input what the existing saga of an order was started with; empty where that is no order."""
-        async for first in self._handle(order_id).fetch_history_events(page_size=1):
-            payloads = first.workflow_execution_started_event_attributes.input.payloads
-            try:
-                [order] = await self._client.data_converter.decode(payloads, [CheckoutInput])
-            except (ApplicationError, RuntimeError, TypeError, ValueError):
-                break
-            return str(order.fingerprint)
-        return ""
+    async def _input_of(self, order_id: str, run_id: str = "") -> CheckoutInput | None:
+        """Read what a saga of an order, the newest by default, was started with; None where that is no order."""
+        return await executions.order_of(self._client, policies.checkout_workflow_id(order_id), run_id)
 
     async def _ask(self, order_id: str, run: Execution) -> CheckoutStatus:
         """Ask the workflow itself, open or closed; without a worker, tell what Temporal knows."""
@@ -290,9 +281,8 @@ class Checkouts:
             if run.is_open:
                 continue  # a reset, or a repair by the sweep, has begun a newer run
             if run.status in GONE:
-                return CheckoutStatus(
-                    order_id, TERMINATED, "its workflow was ended from outside; starter.py sweep repairs it"
-                )
+                was_taken = await executions.was_taken(self._client, run)
+                return CheckoutStatus(order_id, TERMINATED, _ENDED_AT_WORK if was_taken else _ENDED_UNSEEN)
             # A cancel leaves no details in the history; the closed workflow still answers.
             return await self._ask(order_id, run)
 
@@ -324,18 +314,6 @@ class Checkouts:
                 raise
             status = await self.status(order_id)
             raise Refused(f"order {order_id} is {status.status} already") from None
-
-    def _unfinished(self, failure: WorkflowFailureError, timeout: timedelta) -> Refused | NoWorker:
-        """Say why an audit or a sweep did not come to its end."""
-        if isinstance(failure.cause, ApplicationError):
-            return Refused(failure.cause.message)
-        cause: BaseException | None = failure.cause
-        while cause is not None and cause.__cause__ is not None:
-            cause = cause.__cause__
-        return NoWorker(
-            f"it did not finish within {timeout.total_seconds():g} s ({cause}); is a worker running on task queue "
-            f"{self._task_queue}? `python worker.py` starts one"
-        )
 
 
 def _require_reason(reason: str) -> None:

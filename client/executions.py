@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import EventType
 from temporalio.api.enums.v1 import WorkflowExecutionStatus as Status
 from temporalio.api.workflow.v1 import WorkflowExecutionInfo
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest, ListWorkflowExecutionsRequest
 from temporalio.client import Client
 from temporalio.common import TypedSearchAttributes
 from temporalio.converter import decode_typed_search_attributes
+from temporalio.exceptions import ApplicationError
+
+from domain.model import CheckoutInput
 
 _PAGE = 1_000
 
@@ -68,6 +72,28 @@ async def find(client: Client, query: str, limit: int) -> AsyncIterator[Executio
         if limit <= 0 or not page.next_page_token:
             return
         asked.next_page_token = page.next_page_token
+
+
+async def order_of(client: Client, workflow_id: str, run_id: str = "") -> CheckoutInput | None:
+    """Read from a run's history, the newest's by default, which order it was started with; None where that is none."""
+    handle = client.get_workflow_handle(workflow_id, run_id=run_id or None)
+    async for first in handle.fetch_history_events(page_size=1):
+        payloads = first.workflow_execution_started_event_attributes.input.payloads
+        try:
+            [order] = await client.data_converter.decode(payloads, [CheckoutInput])
+        except (ApplicationError, RuntimeError, TypeError, ValueError):
+            break
+        return order if isinstance(order, CheckoutInput) else None
+    return None
+
+
+async def was_taken(client: Client, run: Execution) -> bool:
+    """Tell whether a worker has ever begun with a run."""
+    handle = client.get_workflow_handle(run.workflow_id, run_id=run.run_id)
+    async for event in handle.fetch_history_events():
+        if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED:
+            return True
+    return False
 
 
 def _execution(info: WorkflowExecutionInfo) -> Execution:

@@ -1,11 +1,12 @@
 """What runs by itself: a sweep every minute and an audit every five, as Temporal Schedules of the task queue."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
+from temporalio.api.common.v1 import Payload
 from temporalio.client import (
     Client,
     Schedule,
@@ -21,8 +22,8 @@ from temporalio.client import (
 from temporalio.service import RPCError, RPCStatusCode
 
 from adapters.temporal import NOT_OURS_TO_ASK
+from domain import policies
 from domain.maintenance import AuditInput, SweepInput
-from workflows.maintenance import AuditWorkflow, SweepWorkflow
 
 _log = logging.getLogger("checkout.schedules")
 
@@ -38,18 +39,26 @@ class Every:
     audit: timedelta
 
 
-async def ensure(client: Client, task_queue: str, every: Every) -> None:
-    """Make the schedules of a task queue as the settings want them. Safe to repeat, by any number of workers.
+def named(task_queue: str, every: Every) -> Mapping[str, timedelta]:
+    """Name the schedules of a task queue, and how often each runs."""
+    return {f"sweep-{task_queue}": every.sweep, f"audit-{task_queue}": every.audit}
 
-    A pause stays, whoever made it; so does everything else that a schedule remembers. Where the worker may not
-    manage schedules, it says so, and somebody else has to run `starter.py sweep` and `starter.py audit`.
+
+async def ensure(client: Client, task_queue: str, every: Every) -> None:
+    """Make the schedules of a task queue as the settings and this build want them.
+
+    Safe to repeat, by any number of workers. A pause stays, whoever made it; so does everything else that a schedule
+    remembers. Where the worker may not manage schedules, it says so, and somebody else has to run `starter.py sweep`
+    and `starter.py audit`.
+
+    A run has a timeout: one that cannot go on, because its workflow task fails, would hold up all later ones for ever.
     """
-    wanted: Mapping[str, tuple[timedelta, Any, Any]] = {
-        f"sweep-{task_queue}": (every.sweep, SweepWorkflow.run, SweepInput()),
-        f"audit-{task_queue}": (every.audit, AuditWorkflow.run, AuditInput()),
-    }
-    for name, (interval, workflow, given) in wanted.items():
-        action = ScheduleActionStartWorkflow(workflow, given, id=name, task_queue=task_queue)
+    runs: Sequence[tuple[str, SweepInput | AuditInput, timedelta]] = (
+        (policies.SWEEP_WORKFLOW, SweepInput(), policies.SWEEP_RUN_TIMEOUT),
+        (policies.AUDIT_WORKFLOW, AuditInput(), policies.AUDIT_RUN_TIMEOUT),
+    )
+    for (name, interval), (workflow, given, timeout) in zip(named(task_queue, every).items(), runs, strict=True):
+        action = ScheduleActionStartWorkflow(workflow, given, id=name, task_queue=task_queue, run_timeout=timeout)
         try:
             await _ensure_one(client, name, action, interval)
         except RPCError as error:
@@ -69,15 +78,35 @@ async def _ensure_one(client: Client, name: str, action: ScheduleActionStartWork
         return
     spec = ScheduleSpec(intervals=[ScheduleIntervalSpec(every=interval)])
     policy = SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=_CATCH_UP)
+    wanted = Schedule(action=action, spec=spec, policy=policy)
     try:
-        await client.create_schedule(name, Schedule(action=action, spec=spec, policy=policy))
+        await client.create_schedule(name, wanted)
     except ScheduleAlreadyRunningError:
-        known = (await handle.describe()).schedule.spec.intervals
-        if [found.every for found in known] == [interval]:
-            return
-        # The update begins from what is there, so that a pause and its note stay.
+        content = await _content(client, wanted)
 
-        def renewed(found: ScheduleUpdateInput) -> ScheduleUpdate:
-            return ScheduleUpdate(replace(found.description.schedule, spec=spec, action=action, policy=policy))
+        async def renewed(known: ScheduleUpdateInput) -> ScheduleUpdate | None:
+            found = known.description.schedule
+            if await _content(client, found) == content:
+                return None
+            # The update begins from what is there, so that a pause and its note stay.
+            return ScheduleUpdate(replace(found, spec=spec, action=action, policy=policy))
 
         await handle.update(renewed)
+
+
+async def _content(client: Client, schedule: Schedule) -> tuple[Any, ...]:
+    """Give all of a schedule that this build decides, in a form that can be compared."""
+    action = schedule.action
+    if not isinstance(action, ScheduleActionStartWorkflow):
+        return ()
+    given = [
+        part if isinstance(part, Payload) else (await client.data_converter.encode([part]))[0] for part in action.args
+    ]
+    timeouts = (action.execution_timeout, action.run_timeout, action.task_timeout)
+    return (
+        (action.workflow, action.id, action.task_queue, [part.data for part in given], action.retry_policy),
+        [timeout or timedelta() for timeout in timeouts],
+        (schedule.spec.intervals, schedule.spec.calendars, schedule.spec.cron_expressions, schedule.spec.skip),
+        (schedule.spec.start_at, schedule.spec.end_at, schedule.spec.jitter or timedelta()),
+        (schedule.policy.overlap, schedule.policy.catchup_window, schedule.policy.pause_on_failure),
+    )

@@ -40,6 +40,11 @@ def bulk_workflow_id(digest: str) -> str:
     return f"bulk-{digest}"
 
 
+def audit_task_queue(task_queue: str) -> str:
+    """Name the task queue of what reads everything: it has slots of its own, so that no order waits behind it."""
+    return f"{task_queue}-audit"
+
+
 @dataclass(frozen=True)
 class ActivityPolicy:
     """How long one operation may take and how it is retried.
@@ -120,6 +125,10 @@ SWEEP_BATCH = 100
 SWEEP_EVERY = timedelta(minutes=1)
 AUDIT_EVERY = timedelta(minutes=5)
 """How often a worker's schedules run them, unless its settings say otherwise."""
+SWEEP_RUN_TIMEOUT = timedelta(minutes=30)
+"""When a run of the scheduled sweep is given up: one of twenty pages takes seconds; a longer sweep has several runs."""
+AUDIT_RUN_TIMEOUT = timedelta(minutes=75)
+"""When a scheduled audit is given up: after all that its activities may take together, and waiting for another one."""
 AUDIT_AT_REST_AFTER = timedelta(hours=1)
 """How long an order must have stood still before the audit calls it unfinished."""
 AUDIT_VIOLATIONS_SHOWN = 20

@@ -42,7 +42,8 @@ class AuditWorkflow:
         if audit.anchor is None and (last := workflow.get_last_completion_result(AuditReport)) is not None:
             audit = replace(audit, anchor=last.anchor)
         summary = "Check every invariant on one snapshot"
-        report = await _maintain(Maintenance.run_audit, audit, summary, policies.AUDIT)
+        queue = policies.audit_task_queue(workflow.info().task_queue)
+        report = await _maintain(Maintenance.run_audit, audit, summary, policies.AUDIT, queue)
         if audit.is_recorded:
             await _maintain(Maintenance.record_findings, report, "Tell saga.log what is new and what is over")
         if not report.is_clean:
@@ -112,10 +113,12 @@ async def _maintain(
     given: Given,
     summary: str,
     policy: policies.ActivityPolicy = policies.MAINTENANCE,
+    task_queue: str | None = None,
 ) -> Answer:
     return await workflow.execute_activity_method(
         activity,
         given,
+        task_queue=task_queue,
         start_to_close_timeout=policy.start_to_close,
         schedule_to_close_timeout=policy.schedule_to_close,
         heartbeat_timeout=policy.heartbeat,

@@ -8,8 +8,9 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from activities.audit_checks import audit_checks
 from activities.inventory import Inventory
-from activities.maintenance import Maintenance, audit_checks
+from activities.maintenance import Maintenance
 from activities.orders import OperatorNote, Orders, ParkInput
 from activities.payments import Payments
 from activities.shipping import Shipping

@@ -6,6 +6,7 @@ Times, and the same plans with a million orders, are in benchmarks/million.py.
 import asyncpg
 
 from benchmarks import past, plans
+from embedded.stack import ROOT, DevStack, psql
 from tests.conftest import Database
 
 _ENDED, _UNFINISHED = 20_000, 2_000
@@ -28,6 +29,43 @@ async def test_the_sweep_and_the_log_read_by_index_and_no_more_than_they_need(da
 
     assert scanned == {each.name: set() for each in statements}
     assert max(read.values()) < _PAGE_READS, read
+
+
+async def test_a_sweep_of_orders_that_one_statement_wrote_reads_each_of_them_once(database: Database) -> None:
+    orders, limit = 3_000, 100
+    await database.run(
+        "INSERT INTO orders (order_id, customer)"
+        f" SELECT 'by-hand-' || md5(n::text), 'alice' FROM generate_series(1, {orders}) n;"
+        "INSERT INTO order_lines (order_id, sku, quantity) SELECT order_id, 'lamp', 1 FROM orders;"
+        "ANALYZE orders, order_lines"
+    )
+    connection = await asyncpg.connect(database.admin_url)
+    read: list[int] = []
+
+    try:
+        ids = await connection.fetch("SELECT order_id, updated_at FROM orders ORDER BY updated_at, order_id")
+        for place in range(0, orders, 10 * limit):
+            page = plans.page_of_the_sweep(ids[place]["updated_at"], ids[place]["order_id"], limit=limit)
+            read.append(await plans.rows_read(connection, page))
+    finally:
+        await connection.close()
+
+    assert len({row["updated_at"] for row in ids}) == 1
+    assert max(read) < _PAGE_READS, read
+
+
+async def test_an_index_of_unfinished_orders_without_their_ids_makes_way(stack: DevStack, database: Database) -> None:
+    of_now = "SELECT pg_get_indexdef('orders_unfinished'::regclass)"
+    wanted = await database.value(of_now)
+    await database.run(
+        "DROP INDEX orders_unfinished; CREATE INDEX orders_unfinished ON orders (updated_at)"
+        " WHERE status IN ('pending', 'reserved', 'paid', 'unwinding', 'stuck')"
+    )
+
+    psql(stack.postgres, database.name, "-v", "ON_ERROR_STOP=1", "-f", str(ROOT / "setup.sql"))
+
+    assert "(updated_at, order_id)" in wanted
+    assert await database.value(of_now) == wanted
 
 
 async def test_the_audit_reads_every_row_a_bounded_number_of_times(database: Database) -> None:

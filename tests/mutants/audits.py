@@ -1,19 +1,20 @@
 """Faults in the audit and in what runs by itself: what it finds is told once, and it runs as the settings say."""
 
-from tests.mutants.killers import LONG_AUDIT, MAINTENANCE, RESTORED, SCHEDULES, at
+from tests.mutants.killers import LONG_AUDIT, MAINTENANCE, ONE_AUDIT, PLANS, RESTORED, SCHEDULES, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "activities/maintenance.py"
 _WORKFLOW = "workflows/maintenance.py"
 _SCHEDULES = "client/schedules.py"
+_WATCH = "client/schedule_watch.py"
 
 MUTANTS = (
     Mutant(
         "audit-gets-a-minute",
         "a shop with a million orders would have no audit",
         _WORKFLOW,
-        "audit, summary, policies.AUDIT)",
-        "audit, summary)",
+        "audit, summary, policies.AUDIT, queue)",
+        "audit, summary, task_queue=queue)",
         at(LONG_AUDIT, "test_temporal_lets_an_audit_take_long_and_soon_notices_a_lost_one"),
     ),
     Mutant(
@@ -109,8 +110,8 @@ MUTANTS = (
         "pause-is-lost",
         "a worker that starts would let the sweep loose again that somebody has paused",
         _SCHEDULES,
-        "replace(found.description.schedule, spec=spec, action=action, policy=policy)",
-        "Schedule(spec=spec, action=action, policy=policy) if found else replace(found)",
+        "replace(found, spec=spec, action=action, policy=policy)",
+        "Schedule(spec=spec, action=action, policy=policy)",
         at(SCHEDULES, "test_a_changed_setting_changes_the_schedule_and_leaves_a_pause_alone"),
     ),
     Mutant(
@@ -120,5 +121,94 @@ MUTANTS = (
         "            await handle.delete()\n",
         "            await handle.describe()\n",
         at(SCHEDULES, "test_zero_means_never"),
+    ),
+    Mutant(
+        "scheduled-run-has-no-timeout",
+        "one bad deploy would end every later sweep, and nobody would know",
+        _SCHEDULES,
+        "task_queue=task_queue, run_timeout=timeout)",
+        "task_queue=task_queue)",
+        at(SCHEDULES, "test_a_run_that_cannot_go_on_ends_some_time"),
+    ),
+    Mutant(
+        "schedule-of-an-older-worker-stays",
+        "what a new build wants of its schedules would hold in new databases alone",
+        _SCHEDULES,
+        "            if await _content(client, found) == content:\n",
+        "            if found.spec.intervals == spec.intervals:\n",
+        at(SCHEDULES, "test_a_schedule_of_an_older_worker_becomes_what_this_build_wants_and_keeps_its_pause"),
+    ),
+    Mutant(
+        "schedule-is-written-at-every-start",
+        "a hundred workers that start would write the schedules a hundred times, each in the way of the others",
+        _SCHEDULES,
+        "            if await _content(client, found) == content:\n",
+        "            if found is content:\n",
+        at(SCHEDULES, "test_a_schedule_that_is_as_this_build_wants_it_is_not_touched"),
+    ),
+    Mutant(
+        "failing-task-is-no-alarm",
+        "a sweep that cannot go on would hold up all later ones, silently",
+        _WATCH,
+        "    if found.pending_workflow_task.attempt >= _TASK_FAILS_FROM_ATTEMPT:\n",
+        "    if found.pending_workflow_task.attempt < 0:\n",
+        at(SCHEDULES, "test_a_run_whose_workflow_task_keeps_failing_is_told_as_an_error_at_once_and_again"),
+    ),
+    Mutant(
+        "failed-runs-are-no-alarm",
+        "a sweep whose every run fails would be missed by nobody",
+        _WATCH,
+        "        if not run.problem:\n",
+        "        if not run.is_open:\n",
+        at(SCHEDULES, "test_a_schedule_whose_runs_fail_is_told_once_it_has_had_time[6-True]"),
+    ),
+    Mutant(
+        "audits-take-the-orders-slots",
+        "a hundred audits would hold up every undo for a minute",
+        _WORKFLOW,
+        "        queue = policies.audit_task_queue(workflow.info().task_queue)\n",
+        "        queue = workflow.info().task_queue\n",
+        at(ONE_AUDIT, "test_a_hundred_audits_take_no_slot_from_the_undo_of_an_order"),
+    ),
+    Mutant(
+        "audits-run-side-by-side",
+        "each worker would read all of the database at once with the others",
+        _FILE,
+        "            if not (await connection.execute(_TAKE_THE_AUDIT)).scalar_one():\n",
+        "            if (await connection.execute(_TAKE_THE_AUDIT)).scalar_one() is None:\n",
+        at(ONE_AUDIT, "test_two_workers_audit_one_after_the_other"),
+    ),
+    Mutant(
+        "audit-fetches-all-that-is-wrong",
+        "a damage of a million rows would take the worker's memory, when the audit is needed most",
+        "activities/audit_checks.py",
+        " FROM broken LIMIT {AUDIT_VIOLATIONS_SHOWN}",
+        " FROM broken",
+        at(ONE_AUDIT, "test_a_check_sends_the_rows_it_shows_and_counts_them_all"),
+    ),
+    Mutant(
+        "audit-at-rest-is-the-usual-question",
+        "who asks whether all has ended would be told whether all is well",
+        "client/by_hand.py",
+        '("-at-rest" if is_at_rest else "")',
+        '("" if is_at_rest else "")',
+        at(ONE_AUDIT, "test_an_audit_at_rest_is_another_question"),
+    ),
+    Mutant(
+        "audit-by-hand-shares-a-run-that-has-looked-already",
+        "who has just mended something would be told that it is still broken",
+        "client/by_hand.py",
+        "handle = await begin(WorkflowIDConflictPolicy.FAIL)\n",
+        "handle = await begin(WorkflowIDConflictPolicy.USE_EXISTING)\n",
+        at(ONE_AUDIT, "test_whoever_asks_for_the_same_shares_a_run_that_began_after_they_asked[Audit]"),
+        hangs=True,
+    ),
+    Mutant(
+        "sweep-reads-one-insert-over-and-over",
+        "each page of a sweep would read all orders of an insert by hand: a hundred times as much for ten times them",
+        "setup.sql",
+        "CREATE INDEX orders_unfinished ON orders (updated_at, order_id)",
+        "CREATE INDEX orders_unfinished ON orders (updated_at)",
+        at(PLANS, "test_a_sweep_of_orders_that_one_statement_wrote_reads_each_of_them_once"),
     ),
 )

@@ -2,6 +2,7 @@
 
 ACTIVITIES = "tests/integration/test_activities.py"
 BATCHES = "tests/integration/test_batches.py"
+BESIDE = "tests/workflow/test_sweep_beside_batches.py"
 BULK = "tests/workflow/test_bulk.py"
 BULK_FILES = "tests/unit/test_bulk_files.py"
 CONTRACT = "tests/integration/test_step_contract.py"
@@ -28,6 +29,8 @@ RESTORED = "tests/workflow/test_restored_database.py"
 REVIEW = "tests/workflow/test_review.py"
 SCHEDULES = "tests/workflow/test_schedules.py"
 SECOND_RUN = "tests/workflow/test_second_run.py"
+ONE_AUDIT = "tests/integration/test_one_audit_at_a_time.py"
+STARTING_AGAIN = "tests/workflow/test_starting_again.py"
 STARTING = "tests/workflow/test_starting.py"
 STUCK = "tests/workflow/test_stuck.py"
 

@@ -1,6 +1,6 @@
 """Faults in what happens behind a database that was restored: doubts, parked orders, and steps that still stand."""
 
-from tests.mutants.killers import RESTORED, SECOND_RUN, at
+from tests.mutants.killers import BESIDE, RESTORED, SECOND_RUN, at
 from tests.mutants.mutant import Mutant
 
 _SAGA = "workflows/saga.py"
@@ -19,8 +19,8 @@ MUTANTS = (
         "sweep-forgets-what-a-batch-has-reported",
         "an order whose parcel its batch has sent would be refunded after a restore",
         _SEARCH,
-        "            if row.order_id in reported and row.status != OrderStatus.UNWINDING:\n",
-        "            if not row.order_id:\n",
+        "                if row.order_id in completed and not stands.was_completed:\n",
+        "                if not row.order_id:\n",
         at(
             RESTORED,
             "test_an_order_that_a_batch_has_completed_is_parked_and_one_that_it_refused_is_undone[charge_orders]",
@@ -136,27 +136,20 @@ MUTANTS = (
         "contradiction-on-temporals-word-alone",
         "an order that completes while the sweep looks would be parked",
         _SEARCH,
-        "            unfinished = {row.order_id: row.status for row in "
-        "await connection.execute(_UNFINISHED_STILL, asked)}\n",
-        '            unfinished = dict.fromkeys(asked["order_ids"], "unfinished")\n',
+        "       AND status NOT IN ('completed', 'rejected', 'cancelled')\n",
+        "",
         at(RESTORED, "test_an_order_that_completes_while_the_sweep_looks_is_no_contradiction"),
     ),
     Mutant(
         "contradictions-read-the-database-first",
         "an order that completes between the two looks would be parked",
         _SEARCH,
-        "        completed = [order for order in orders if await _has_completed(order)]\n"
-        "        if not completed:\n"
-        "            return []\n"
-        "        async with snapshot(self._engine) as connection:\n"
-        '            asked = {"order_ids": [order.order_id for order in completed]}\n'
-        "            unfinished = {row.order_id: row.status for row in "
-        "await connection.execute(_UNFINISHED_STILL, asked)}\n",
-        "        async with snapshot(self._engine) as connection:\n"
-        '            asked = {"order_ids": [order.order_id for order in orders]}\n'
-        "            unfinished = {row.order_id: row.status for row in "
-        "await connection.execute(_UNFINISHED_STILL, asked)}\n"
-        "        completed = [order for order in orders if await _has_completed(order)]\n",
+        "        answers = await _side_by_side(_has_completed(order) for order in orders)\n"
+        "        completed = [order for order, has_completed in zip(orders, answers, strict=True) if has_completed]\n"
+        "        now = await self._unfinished_still([order.order_id for order in completed])\n",
+        "        now = await self._unfinished_still([order.order_id for order in orders])\n"
+        "        answers = await _side_by_side(_has_completed(order) for order in orders)\n"
+        "        completed = [order for order, has_completed in zip(orders, answers, strict=True) if has_completed]\n",
         at(RESTORED, "test_an_order_that_completes_between_the_two_looks_is_no_contradiction"),
     ),
     Mutant(
@@ -166,5 +159,50 @@ MUTANTS = (
         'doubt = row.incident.removeprefix(_IN_DOUBT) if (row.incident or "").startswith(_IN_DOUBT) else ""\n',
         'doubt = ""\n',
         at(RESTORED, "test_a_parked_order_whose_run_is_terminated_is_parked_again"),
+    ),
+    Mutant(
+        "sweep-believes-what-it-read-before-temporal-answered",
+        "an order that its batch completes while the sweep looks would be parked, and refunded by who retries it (P11)",
+        _SEARCH,
+        "        now = await self._unfinished_still([row.order_id for row in rows "
+        "if reported.get(row.carrier) is not None])\n",
+        "        now = await self._unfinished_still([row.order_id for row in rows])\n"
+        "        now = {row.order_id: now.get(row.order_id) or type('Row', (), "
+        "{**row._mapping, 'was_completed': False}) for row in rows}\n",
+        at(BESIDE, "test_orders_that_their_batch_completes_while_the_sweep_looks_are_left_alone[ship_orders]"),
+    ),
+    Mutant(
+        "sweep-takes-what-has-moved",
+        "an order that is on its way while its batch closes would be repaired in that instant",
+        _SEARCH,
+        "stands is None or stands.updated_at != row.updated_at:\n",
+        "stands is None:\n",
+        at(BESIDE, "test_an_order_that_moves_while_its_batch_closes_is_left_to_the_next_sweep"),
+    ),
+    Mutant(
+        "batch-has-the-last-word",
+        "an order that was cancelled after its batch had completed it would wait for a person",
+        _SEARCH,
+        "                if row.order_id in completed and not stands.was_completed:\n",
+        "                if row.order_id in completed:\n",
+        at(BESIDE, "test_an_order_that_left_completed_because_somebody_asked_is_no_contradiction"),
+    ),
+    Mutant(
+        "sweep-waits-for-a-batch-that-was-reset",
+        "one reset of a batch would fail every sweep for as long as it takes",
+        _SEARCH,
+        "get_workflow_handle(carrier, run_id=run.execution.run_id, result_type=BatchReport)",
+        "get_workflow_handle(carrier, result_type=BatchReport)",
+        at(BESIDE, "test_a_batch_that_is_reset_while_the_sweep_looks_is_not_waited_for"),
+    ),
+    Mutant(
+        "sweep-fails-of-one-forgotten-run",
+        "a run that retention takes while the sweep looks would fail it for all other orders",
+        _SEARCH,
+        "        return await _newest_run(workflow_id)\n    except RPCError as error:\n"
+        "        if error.status is not RPCStatusCode.NOT_FOUND:\n",
+        "        return await _newest_run(workflow_id)\n    except RPCError as error:\n"
+        "        if error.status is not RPCStatusCode.UNKNOWN:\n",
+        at(BESIDE, "test_a_run_that_temporal_forgets_while_the_sweep_looks_fails_no_sweep"),
     ),
 )

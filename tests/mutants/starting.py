@@ -1,6 +1,6 @@
 """Faults in how an order begins: one saga for each id, one content for each id, no malformed input."""
 
-from tests.mutants.killers import CHECKOUT, MODEL, SECOND_RUN, STARTING, at
+from tests.mutants.killers import CHECKOUT, MODEL, SECOND_RUN, STARTING, STARTING_AGAIN, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "client/checkouts.py"
@@ -13,26 +13,24 @@ MUTANTS = (
         "start-repeats-a-finished-order",
         "a second click would run a finished order again",
         _FILE,
-        "id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,",
-        "id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,",
+        "        if await self._begin(order, WorkflowIDReusePolicy.REJECT_DUPLICATE):\n",
+        "        if await self._begin(order, WorkflowIDReusePolicy.ALLOW_DUPLICATE):\n",
         at(STARTING, "test_a_second_start_joins_the_order_running_or_finished"),
     ),
     Mutant(
         "joining-does-not-compare-the-content",
         "a customer would be shown somebody else's order as their own (P5)",
         _FILE,
-        "            if not await self.has_saga_of(order):\n",
-        "            if not await self._fingerprint(order.order_id):\n",
+        "        if found is None or found.fingerprint != order.fingerprint:\n",
+        "        if found is None:\n",
         at(STARTING, "test_a_start_with_other_content_is_refused_running_or_finished"),
     ),
     Mutant(
         "saga-with-a-timeout",
         "Temporal would end a saga in the middle, and compensate nothing",
         _FILE,
-        "                request_eager_start=True,\n                task_timeout=policies.WORKFLOW_TASK,\n"
-        "                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,\n",
-        "                request_eager_start=True,\n                execution_timeout=timedelta(minutes=15),\n"
-        "                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,\n",
+        "                task_timeout=policies.WORKFLOW_TASK,\n                id_reuse_policy=reuse,\n",
+        "                execution_timeout=timedelta(minutes=15),\n                id_reuse_policy=reuse,\n",
         at(STARTING, "test_no_saga_has_a_timeout_of_temporals"),
     ),
     Mutant(
@@ -134,17 +132,57 @@ MUTANTS = (
     Mutant(
         "start-by-other-means-is-a-strangers",
         "an order that the UI or the temporal command has started could not be joined",
-        _FILE,
-        "            return str(order.fingerprint)\n",
-        '            return ""\n',
+        "client/executions.py",
+        "        return order if isinstance(order, CheckoutInput) else None\n",
+        "        return None\n",
         at(STARTING, "test_a_start_joins_an_order_that_was_started_by_other_means"),
     ),
     Mutant(
         "start-that-is-no-order-breaks-the-next",
         "whoever comes to an id that holds nonsense would get a stack trace",
-        _FILE,
-        "            except (ApplicationError, RuntimeError, TypeError, ValueError):\n                break\n",
-        "            except KeyError:\n                break\n",
+        "client/executions.py",
+        "        except (ApplicationError, RuntimeError, TypeError, ValueError):\n            break\n",
+        "        except KeyError:\n            break\n",
         at(STARTING, "test_a_start_at_an_id_that_holds_no_order_is_refused"),
+    ),
+    Mutant(
+        "order-that-is-gone-cannot-begin-anew",
+        "an id whose workflow was terminated before its first step would be dead until retention ends",
+        _FILE,
+        "        if run.status not in GONE:\n",
+        "        if run.status:\n",
+        at(STARTING_AGAIN, "test_an_order_that_was_ended_before_it_had_a_row_is_begun_anew"),
+    ),
+    Mutant(
+        "order-that-has-ended-begins-anew",
+        "a second click would run a rejected order again",
+        _FILE,
+        "        if run.status not in GONE:\n",
+        "        if run.is_open:\n",
+        at(STARTING_AGAIN, "test_an_order_that_has_ended_by_itself_is_joined_and_never_repeated[rejected]"),
+    ),
+    Mutant(
+        "repair-that-is-gone-becomes-an-order",
+        "an order that was being undone would be bought after all",
+        _FILE,
+        "        again = replace(order, repair=found.repair, doubt=found.doubt)\n",
+        "        again = order\n",
+        at(STARTING_AGAIN, "test_a_repair_that_was_ended_is_gone_on_with_as_a_repair"),
+    ),
+    Mutant(
+        "load-gives-up-what-is-gone",
+        "each load would call an order unknown whose own saga was terminated, until retention ends",
+        "client/bulk.py",
+        "            await checkouts.start(order)\n",
+        "            await checkouts.has_saga_of(order)\n",
+        at(STARTING_AGAIN, "test_a_load_begins_an_order_anew_whose_own_saga_was_ended_before_it_came"),
+    ),
+    Mutant(
+        "status-promises-a-repair-that-never-comes",
+        "who waits for the sweep to repair what never began would wait for ever",
+        _FILE,
+        "_ENDED_AT_WORK if was_taken else _ENDED_UNSEEN",
+        "_ENDED_AT_WORK if was_taken else _ENDED_AT_WORK",
+        at(STARTING_AGAIN, "test_an_order_that_was_ended_before_it_had_a_row_is_begun_anew"),
     ),
 )

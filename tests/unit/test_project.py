@@ -25,7 +25,7 @@ ALLOWED = {
     "embedded": {"domain.policies", "embedded"},
     "demo": {"domain.model", "embedded", "demo"},
     "saga_testing": {"saga_testing"},
-    "worker": {"domain", "adapters", "activities", "workflows", "client.schedules"},
+    "worker": {"domain", "adapters", "activities", "workflows", "client.schedules", "client.schedule_watch"},
     "starter": {"domain", "client", "adapters.config", "adapters.temporal", "adapters.telemetry"},
     "dev": {"adapters.telemetry", "demo", "embedded"},
 }

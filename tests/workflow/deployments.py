@@ -16,12 +16,13 @@ from temporalio.api.workflowservice.v1 import (
     DescribeTaskQueueRequest,
     SetWorkerDeploymentCurrentVersionRequest,
 )
-from temporalio.client import WorkflowHandle
+from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
 import worker as worker_module
 from adapters.config import WorkerSettings
+from adapters.temporal import DATA_CONVERTER
 from embedded import temporal
 from tests.conftest import Shop
 from tests.workflow.gates import Gates
@@ -61,9 +62,12 @@ class Build:
             deployment_name=self.shop.task_queue,
             shutdown_grace_seconds=0,
         )
+        # As another process has: a client has one worker for each task queue and version, and audits have no version.
+        address = self.shop.client.service_client.config.target_host
+        client = await Client.connect(address, data_converter=DATA_CONVERTER)
         with patch.object(worker_module, "CheckoutWorkflow", self.kind):
             made = worker_module.build_worker(
-                self.shop.client,
+                client,
                 self.shop.engine,
                 settings,
                 interceptors=(self.gates,),

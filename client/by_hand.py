@@ -1,0 +1,105 @@
+"""Audits and sweeps that somebody asks for: whoever asks for the same at once shares a run."""
+
+import asyncio
+import contextlib
+from datetime import timedelta
+from typing import Any
+
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.converter import value_to_type
+from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
+
+from client.failures import NoWorker, Refused
+from domain import policies
+from domain.errors import AuditViolation
+from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
+
+# For Temporal's own word that a run has taken too long.
+_ANSWER_SECONDS = 5.0
+
+
+async def audit(client: Client, task_queue: str, timeout: timedelta, *, is_at_rest: bool) -> AuditReport:
+    """Check every invariant in the database; at rest, without leaving an hour to what is unfinished."""
+    given = AuditInput(0.0, is_recorded=False) if is_at_rest else AuditInput()
+    name = f"audit-{task_queue}-by-hand" + ("-at-rest" if is_at_rest else "")
+    report: AuditReport
+    try:
+        report = await _run(client, policies.AUDIT_WORKFLOW, given, name, task_queue, timeout, AuditReport)
+    except WorkflowFailureError as failure:
+        if isinstance(failure.cause, ApplicationError) and failure.cause.type == AuditViolation.__name__:
+            report = value_to_type(AuditReport, failure.cause.details[0])
+            return report
+        raise _unfinished(failure, task_queue, timeout) from None
+    return report
+
+
+async def sweep(client: Client, task_queue: str, stood_still: timedelta, timeout: timedelta) -> SweepReport:
+    """Start or repair the saga of every order that needs one."""
+    seconds = stood_still.total_seconds()
+    given, name = SweepInput(seconds), f"sweep-{task_queue}-by-hand-{seconds:g}"
+    report: SweepReport
+    try:
+        report = await _run(client, policies.SWEEP_WORKFLOW, given, name, task_queue, timeout, SweepReport)
+    except WorkflowFailureError as failure:
+        raise _unfinished(failure, task_queue, timeout) from None
+    return report
+
+
+async def _run(  # noqa: PLR0913, PLR0917 - what differs between the two
+    client: Client, workflow: str, given: Any, workflow_id: str, task_queue: str, timeout: timedelta, returns: type
+) -> Any:
+    """Run a maintenance workflow, or share a run.
+
+    One that was begun before we asked may have looked already at what we ask about: its end is waited for, and the
+    next run is shared.
+    """
+
+    async def begin(conflict: WorkflowIDConflictPolicy) -> WorkflowHandle[Any, Any]:
+        return await client.start_workflow(
+            workflow,
+            given,
+            result_type=returns,
+            id=workflow_id,
+            task_queue=task_queue,
+            execution_timeout=timeout,
+            id_conflict_policy=conflict,
+        )
+
+    try:
+        async with asyncio.timeout(timeout.total_seconds() + _ANSWER_SECONDS):
+            try:
+                handle = await begin(WorkflowIDConflictPolicy.FAIL)
+            except WorkflowAlreadyStartedError as running:
+                earlier = client.get_workflow_handle(workflow_id, run_id=running.run_id)
+                with contextlib.suppress(WorkflowFailureError):
+                    await earlier.result()
+            else:
+                return await handle.result()
+            while True:
+                shared = await begin(WorkflowIDConflictPolicy.USE_EXISTING)
+                try:
+                    return await shared.result()
+                except WorkflowFailureError as failure:
+                    if isinstance(failure.cause, ApplicationError):
+                        raise
+                    # Whoever began it gave it less time than we have.
+    except TimeoutError:
+        raise _late(task_queue, timeout, "it waited for another one") from None
+
+
+def _unfinished(failure: WorkflowFailureError, task_queue: str, timeout: timedelta) -> Refused | NoWorker:
+    """Say why an audit or a sweep did not come to its end."""
+    if isinstance(failure.cause, ApplicationError):
+        return Refused(failure.cause.message)
+    cause: BaseException | None = failure.cause
+    while cause is not None and cause.__cause__ is not None:
+        cause = cause.__cause__
+    return _late(task_queue, timeout, str(cause))
+
+
+def _late(task_queue: str, timeout: timedelta, why: str) -> NoWorker:
+    return NoWorker(
+        f"it did not finish within {timeout.total_seconds():g} s ({why}); is a worker running on task queue "
+        f"{task_queue}? `python worker.py` starts one"
+    )

@@ -1,0 +1,156 @@
+"""Whether the schedules do their work. A run that cannot go on holds up all later ones, and nothing else says so."""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import WorkflowExecutionStatus as Status
+from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest
+from temporalio.client import Client, ScheduleActionExecutionStartWorkflow, ScheduleActionResult, WorkflowFailureError
+from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
+
+from adapters.temporal import NOT_OURS_TO_ASK
+from client.schedules import Every, named
+from domain.errors import AuditViolation
+
+_log = logging.getLogger("checkout.schedules")
+
+LOOK_EVERY_SECONDS = 60.0
+_TELL_AGAIN_AFTER_LOOKS = 10
+_LATE_AFTER_INTERVALS = 3
+_LATE_AFTER_AT_LEAST = timedelta(minutes=5)
+# The first failures of a workflow task may be those of a worker that is being replaced.
+_TASK_FAILS_FROM_ATTEMPT = 3
+
+_ENDED = {
+    Status.WORKFLOW_EXECUTION_STATUS_FAILED: "failed",
+    Status.WORKFLOW_EXECUTION_STATUS_TIMED_OUT: "timed out",
+    Status.WORKFLOW_EXECUTION_STATUS_TERMINATED: "was terminated",
+    Status.WORKFLOW_EXECUTION_STATUS_CANCELED: "was cancelled",
+}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a schedule stands, in words; alarming where its work is not done."""
+
+    told: str
+    is_alarming: bool = False
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What became of one run of a schedule; `problem` is empty where it has done its work, or is doing it."""
+
+    is_open: bool
+    problem: str = ""
+
+
+async def follow(
+    client: Client, task_queue: str, every: Every, *, look_every_seconds: float = LOOK_EVERY_SECONDS
+) -> None:
+    """Log an error where a schedule does not do its work, at once and again while that lasts; until cancelled."""
+    begun, known, looks = datetime.now(UTC), dict[str, Standing](), 0
+    while True:
+        for name, interval in named(task_queue, every).items():
+            if not interval:
+                continue
+            try:
+                standing = await look(client, name, interval, not_before=begun)
+            except RPCError as error:
+                if error.status in NOT_OURS_TO_ASK:
+                    _log.warning("cannot see whether the schedules do their work: %s", error.message)
+                    return
+                continue  # away for a moment: the worker itself complains when it is for long
+            is_new = standing != known.get(name, _fine(name))
+            if is_new or (standing.is_alarming and looks % _TELL_AGAIN_AFTER_LOOKS == 0):
+                level = logging.ERROR if standing.is_alarming else logging.INFO
+                _log.log(level, "%s", standing.told, extra={"action": "schedule_standing"})
+            known[name] = standing
+        looks += 1
+        await asyncio.sleep(look_every_seconds)
+
+
+async def look(client: Client, name: str, interval: timedelta, *, not_before: datetime) -> Standing:
+    """Tell whether a schedule does its work: whether one of its newest runs has done it, or gets on with it.
+
+    It has three intervals for that, and five minutes at least, from its last success or the given instant on: while
+    no worker ran, nothing was done. A run whose workflow task keeps failing is told at once.
+    """
+    try:
+        schedule = await client.get_schedule_handle(name).describe()
+    except RPCError as error:
+        if error.status is not RPCStatusCode.NOT_FOUND:
+            raise
+        return Standing(f"schedule {name} is gone; a worker that starts makes it anew", is_alarming=True)
+    if schedule.schedule.state.paused:
+        return Standing(f"schedule {name} is paused: {schedule.schedule.state.note or 'nobody has said why'}")
+    since, problem = not_before, ""
+    for begun in reversed(schedule.info.recent_actions):
+        run = await _run_of(client, begun)
+        if run is None:
+            continue
+        if not run.problem:
+            if run.is_open:
+                return _fine(name)
+            since = max(since, begun.started_at)
+            break
+        problem = problem or run.problem
+        if run.problem.startswith(_TASK_FAILS):
+            return _alarm(name, run.problem)
+    if datetime.now(UTC) - since <= max(_LATE_AFTER_INTERVALS * interval, _LATE_AFTER_AT_LEAST):
+        return _fine(name)
+    return _alarm(name, problem or "it has begun no run")
+
+
+_TASK_FAILS = "the workflow task of its newest run keeps failing"
+
+
+def _fine(name: str) -> Standing:
+    return Standing(f"schedule {name} does its work")
+
+
+def _alarm(name: str, problem: str) -> Standing:
+    return Standing(
+        f"schedule {name} does not do its work: {problem}; see docs/operations.md, What runs by itself",
+        is_alarming=True,
+    )
+
+
+async def _run_of(client: Client, begun: ScheduleActionResult) -> _Run | None:
+    """Look up a run that a schedule has begun; None where Temporal has forgotten it."""
+    assert isinstance(begun.action, ScheduleActionExecutionStartWorkflow)
+    workflow_id, run_id = begun.action.workflow_id, begun.action.first_execution_run_id
+    asked = DescribeWorkflowExecutionRequest(
+        namespace=client.namespace, execution=WorkflowExecution(workflow_id=workflow_id, run_id=run_id)
+    )
+    try:
+        found = await client.workflow_service.describe_workflow_execution(asked, retry=True)
+    except RPCError as error:
+        if error.status is not RPCStatusCode.NOT_FOUND:
+            raise
+        return None
+    run = found.workflow_execution_info
+    if run.HasField("close_time"):
+        how = _ENDED.get(run.status)  # continued as new, it has done its share
+        if how is None or (how == "failed" and await _has_found_something(client, workflow_id, run_id)):
+            return _Run(is_open=False)
+        return _Run(is_open=False, problem=f"its newest run {how}")
+    if found.pending_workflow_task.attempt >= _TASK_FAILS_FROM_ATTEMPT:
+        return _Run(is_open=True, problem=f"{_TASK_FAILS} ({workflow_id}, run {run_id})")
+    failing = next((pending for pending in found.pending_activities if pending.HasField("last_failure")), None)
+    if failing is not None:
+        return _Run(is_open=True, problem=f"{failing.activity_type.name}: {failing.last_failure.message}")
+    return _Run(is_open=True)
+
+
+async def _has_found_something(client: Client, workflow_id: str, run_id: str) -> bool:
+    """Tell whether a run has failed because that is how an audit tells what it has found."""
+    try:
+        await client.get_workflow_handle(workflow_id, run_id=run_id).result(follow_runs=False)
+    except WorkflowFailureError as failure:
+        return isinstance(failure.cause, ApplicationError) and failure.cause.type == AuditViolation.__name__
+    return True
