@@ -1,9 +1,10 @@
 """Faults in saga.log: nothing missing, nothing twice, each order's events in their own sequence."""
 
-from tests.mutants.killers import EVENT_LOG, PLANS, at
+from tests.mutants.killers import EVENT_LOG, LOG_FILE, PLANS, RESTORED_LOG, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "adapters/event_log.py"
+_LOG_FILE = "adapters/log_file.py"
 _GROUP = at(
     EVENT_LOG,
     *(
@@ -25,30 +26,34 @@ MUTANTS = (
         "log-tells-an-order-out-of-sequence",
         "an order would be told as ended before it was unwinding",
         _FILE,
-        "      FROM told ORDER BY told.place_txid, told.place_id, told.seq\n",
-        "      FROM told ORDER BY told.place_txid, told.place_id, told.seq DESC\n",
+        "     ORDER BY told.place_txid, told.place_id, told.seq\n",
+        "     ORDER BY told.place_txid, told.place_id, told.seq DESC\n",
         at(EVENT_LOG, "test_an_orders_events_keep_their_sequence_when_its_transactions_began_in_another[False]"),
     ),
     Mutant(
         "log-keeps-a-torn-line",
         "a crash would leave half a line, and a line after it that nobody can read",
-        _FILE,
-        "    file.truncate(tail_begins + sum(map(len, lines)))\n",
+        _LOG_FILE,
+        "    file.truncate(begins + sum(map(len, lines[:kept])))\n",
         "",
         at(EVENT_LOG, "test_a_restart_goes_on_where_the_last_whole_line_ends"),
     ),
     Mutant(
-        "log-begins-anew",
-        "each restart would tell everything again",
+        "log-never-asks-for-its-bookmark",
+        "whatever a database writes again after it went back would be missing for good",
         _FILE,
-        "    if known:\n        return position\n",
-        "",
-        at(EVENT_LOG, "test_a_restart_goes_on_where_the_last_whole_line_ends"),
+        "              OR EXISTS (SELECT FROM mark WHERE starts_with(:line, begins)) THEN 'same'\n",
+        "              THEN 'same'\n",
+        at(
+            RESTORED_LOG,
+            "test_all_that_a_restored_database_has_is_told_after_a_note[between two looks-fewer events]",
+            "test_all_that_a_restored_database_has_is_told_after_a_note[between two workers-fewer events]",
+        ),
     ),
     Mutant(
         "log-has-two-writers",
         "two workers of one machine would tell everything twice",
-        _FILE,
+        _LOG_FILE,
         "    except BlockingIOError:\n        return False\n",
         "    except BlockingIOError:\n        return True\n",
         at(EVENT_LOG, "test_one_follower_writes_and_another_takes_over"),
@@ -56,49 +61,49 @@ MUTANTS = (
     Mutant(
         "log-marks-a-place-that-is-not-complete",
         "a crash between two lines that belong together would lose the second",
-        _FILE,
-        "        before = place if is_last else before\n",
-        "        before = place if is_last or before else before\n",
+        _LOG_FILE,
+        "        mark = place if is_last else mark\n",
+        "        mark = place if is_last or mark else mark\n",
         _GROUP,
     ),
     Mutant(
         "log-keeps-a-torn-group",
         "a crash between two lines that belong together would tell the first of them twice",
-        _FILE,
-        "    if torn := same if position == _BEGINNING else same[:-1]:\n",
-        "    if torn := same[:0]:\n",
+        _LOG_FILE,
+        "    torn = run[:-1] if is_complete else run\n",
+        "    torn = run[:0]\n",
         _GROUP,
     ),
     Mutant(
         "log-takes-the-beginning-for-complete",
         "a crash between the first two lines of a log would tell the first of them twice",
-        _FILE,
-        "    if torn := same if position == _BEGINNING else same[:-1]:\n",
-        "    if torn := same[:-1]:\n",
+        _LOG_FILE,
+        "    torn = run[:-1] if is_complete else run\n",
+        "    torn = run[:-1]\n",
         _GROUP,
     ),
     Mutant(
         "log-cuts-off-whole-lines",
         "each restart would tell the newest event again, and have lost what was written behind it",
-        _FILE,
-        "    if torn := same if position == _BEGINNING else same[:-1]:\n",
-        "    if torn := same:\n",
+        _LOG_FILE,
+        "    torn = run[:-1] if is_complete else run\n",
+        "    torn = run\n",
         at(EVENT_LOG, "test_a_restart_goes_on_where_the_last_whole_line_ends"),
     ),
     Mutant(
         "log-dies-of-a-full-disk",
         "a full disk would stop the checkout",
         _FILE,
-        "            except OSError as failure:\n",
-        "            except KeyError as failure:\n",
+        "        except OSError as failure:\n",
+        "        except KeyError as failure:\n",
         at(EVENT_LOG, "test_a_full_disk_does_not_end_the_follower_and_leaves_no_half_line"),
     ),
     Mutant(
         "log-dies-with-a-database-that-is-away",
         "a restart of Postgres would stop the worker",
         _FILE,
-        "            except CheckoutError as failure:\n",
-        "            except KeyError as failure:\n",
+        "        except CheckoutError as failure:\n",
+        "        except KeyError as failure:\n",
         at(EVENT_LOG, "test_a_database_that_is_away_does_not_end_the_follower"),
     ),
     Mutant(
@@ -113,8 +118,8 @@ MUTANTS = (
         "log-does-not-know-a-findings-place",
         "a log that ends with a finding would be told from the beginning again",
         _FILE,
-        "        OR EXISTS (SELECT FROM audit_events WHERE",
-        "        OR EXISTS (SELECT FROM audit_events WHERE event = 'told' AND",
+        "                SELECT at, 'audit ' || check_id FROM audit_events\n                 WHERE",
+        "                SELECT at, 'audit ' || check_id FROM audit_events\n                 WHERE event = 'told' AND",
         at(EVENT_LOG, "test_a_log_that_ends_with_a_finding_goes_on_after_it"),
     ),
     Mutant(
@@ -141,5 +146,66 @@ MUTANTS = (
         "          ORDER BY txid, event_id LIMIT :limit)",
         "                   AND (later.txid, later.event_id) < (e.txid, e.event_id)))",
         at(PLANS, "test_the_sweep_and_the_log_read_by_index_and_no_more_than_they_need"),
+    ),
+    Mutant(
+        "log-is-cut-to-its-tail",
+        "a restart would leave the last 64 KiB of the log, and lose the rest for good",
+        _LOG_FILE,
+        "    file.truncate(begins + sum(map(len, lines[:kept])))\n",
+        "    file.truncate(sum(map(len, lines[:kept])))\n",
+        at(
+            LOG_FILE,
+            "test_a_file_keeps_every_whole_line_and_its_last_one_is_the_bookmark"
+            "[whole-longer than what is read at first]",
+        ),
+    ),
+    Mutant(
+        "log-reads-no-further-back",
+        "a bookmark in a long line would name no event, and everything would be told again with each restart",
+        _LOG_FILE,
+        "        if not is_whole:\n            return None\n",
+        "",
+        at(
+            LOG_FILE,
+            "test_a_bookmark_says_how_its_own_line_begins_however_long_that_is"
+            "[lines before it-longer than what is read at first]",
+        ),
+    ),
+    Mutant(
+        "log-knows-events-by-their-number-alone",
+        "behind a restored database, which uses the numbers again, events would be missing for good",
+        _FILE,
+        "              OR EXISTS (SELECT FROM mark WHERE starts_with(:line, begins)) THEN 'same'\n",
+        "              OR EXISTS (SELECT FROM mark) THEN 'same'\n",
+        at(
+            RESTORED_LOG,
+            "test_all_that_a_restored_database_has_is_told_after_a_note[between two looks-another order's event]",
+            "test_a_finding_that_a_restored_database_has_not_is_missed_as_an_event_is"
+            "[UPDATE audit_events SET check_id = 'A3']",
+        ),
+    ),
+    Mutant(
+        "log-takes-a-standby-for-a-restore",
+        "after a failover everything would be told again because one connection leads to the old primary",
+        _FILE,
+        "            WHEN pg_is_in_recovery() THEN 'behind'\n",
+        "",
+        at(RESTORED_LOG, "test_a_standby_that_has_not_come_as_far_is_waited_for"),
+    ),
+    Mutant(
+        "log-goes-on-behind-a-dump",
+        "events with lower transaction ids than those of the dump would be missing for good",
+        _FILE,
+        "        if found.database in {Standing.OTHER, Standing.AHEAD} and self._bookmark != BEGINNING:\n",
+        "        if found.database is Standing.OTHER and self._bookmark != BEGINNING:\n",
+        at(RESTORED_LOG, "test_a_dump_that_its_server_catches_up_with_is_told_whole_too"),
+    ),
+    Mutant(
+        "log-forgets-that-another-database-began",
+        "a restart right after the note would go on behind the bookmark of the database before",
+        _LOG_FILE,
+        "        is_note = lines[number] == OTHER_DATABASE.encode()\n",
+        "        is_note = False\n",
+        at(LOG_FILE, "test_after_a_note_the_next_database_begins"),
     ),
 )
