@@ -1,6 +1,6 @@
 """Faults in saga.log: nothing missing, nothing twice, each order's events in their own sequence."""
 
-from tests.mutants.killers import EVENT_LOG, LOG_FILE, PLANS, RESTORED_LOG, at
+from tests.mutants.killers import EVENT_LOG, LOG_FILE, PLANS, RESTORED_LOG, WORKER_LOG, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "adapters/event_log.py"
@@ -207,5 +207,29 @@ MUTANTS = (
         "        is_note = lines[number] == OTHER_DATABASE.encode()\n",
         "        is_note = False\n",
         at(LOG_FILE, "test_after_a_note_the_next_database_begins"),
+    ),
+    Mutant(
+        "log-begins-anew",
+        "each restart would tell everything again",
+        _LOG_FILE,
+        '        return cls(*place, line[:_BEGINNING_OF_A_LINE].replace("\\x00", "?"))\n',
+        '        return cls(*place, "")\n',
+        at(EVENT_LOG, "test_a_restart_goes_on_where_the_last_whole_line_ends"),
+    ),
+    Mutant(
+        "worker-goes-on-without-its-log",
+        "saga.log would end, and nobody would know until they needed it",
+        "worker.py",
+        "            await asyncio.wait({stopped, follower}, return_when=asyncio.FIRST_COMPLETED)\n",
+        "            await asyncio.wait({stopped}, return_when=asyncio.FIRST_COMPLETED)\n",
+        at(WORKER_LOG, "test_a_worker_whose_log_follower_ends_drains_and_leaves_with_1[raises]"),
+    ),
+    Mutant(
+        "worker-ends-well-without-its-log",
+        "a worker whose saga.log has ended would look as if somebody had stopped it",
+        "worker.py",
+        "    if has_ended or not isinstance(ended, asyncio.CancelledError):\n",
+        "    if not has_ended and not isinstance(ended, asyncio.CancelledError):\n",
+        at(WORKER_LOG, "test_a_worker_whose_log_follower_ends_drains_and_leaves_with_1[returns]"),
     ),
 )
