@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters import event_log
+from adapters import event_log, log_file
 from adapters.log_file import Bookmark
 from tests.conftest import Database
 
@@ -238,7 +238,7 @@ async def test_a_full_disk_does_not_end_the_follower_and_leaves_no_half_line(
     """Whether it is full when events are told, or when it is noted that another database begins."""
     log = folder / "saga.log"
     log.write_text(found)
-    append = event_log.append
+    append = log_file.append
     monkeypatch.setattr(event_log, "_RETRY_SECONDS", 0.05)
     full = asyncio.Event()
 

@@ -10,6 +10,7 @@ from tests.mutants import (
     lanes,
     maintenance,
     orders,
+    requests,
     restored,
     saga,
     schema,
@@ -32,5 +33,6 @@ MUTANTS: tuple[Mutant, ...] = (
     *restored.MUTANTS,
     *audits.MUTANTS,
     *starting.MUTANTS,
+    *requests.MUTANTS,
     *events.MUTANTS,
 )
