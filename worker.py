@@ -6,11 +6,11 @@ Settings come from the environment: `TEMPORAL_*` as for every Temporal tool, our
 adapters/config.py). Without any, it works with what `make up` or `docker compose up` started.
 
 SIGTERM or Ctrl-C drains: running steps are finished, no new ones are taken.
-Exit status: 0 drained; 1 Temporal or Postgres cannot be used; 2 the configuration or the usage is wrong.
+Exit status: 0 drained; 1 Temporal or Postgres cannot be used, or saga.log is not written any more; 2 the configuration
+or the usage is wrong.
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -72,6 +72,10 @@ _GRACE_SECONDS = 5.0
 
 class CannotStart(Exception):
     """Something outside this process has to be put right first. The message says what and how."""
+
+
+class CannotGoOn(Exception):
+    """A part of the worker has ended that the others do not do without. The message says which."""
 
 
 def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is said by name
@@ -162,6 +166,7 @@ async def run(settings: WorkerSettings) -> None:
 
     Raises:
         CannotStart: Temporal or Postgres cannot be used.
+        CannotGoOn: the follower of the event log has ended.
     """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -193,17 +198,29 @@ async def run(settings: WorkerSettings) -> None:
             await asyncio.wait({stopped, follower}, return_when=asyncio.FIRST_COMPLETED)
             version.cancel()
             watch.cancel()
-            if follower.done():
-                follower.result()
             _log.info("draining: running steps are finished", extra={"action": "worker_draining"})
-        follower.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await follower
+        await _end(follower)
     finally:
         await engine.dispose()
         await patient_engine.dispose()
         await audit_engine.dispose()
     _log.info("stopped", extra={"action": "worker_stopped"})
+
+
+async def _end(follower: "asyncio.Task[None]") -> None:
+    """End the follower of the event log, which ends by itself only if something is wrong with it.
+
+    Raises:
+        CannotGoOn: it has. Nobody would miss what saga.log does not tell until it is needed.
+    """
+    has_ended = follower.done()
+    follower.cancel()
+    [ended] = await asyncio.gather(follower, return_exceptions=True)
+    if has_ended or not isinstance(ended, asyncio.CancelledError):
+        failure = ended if isinstance(ended, BaseException) else None
+        _log.critical("saga.log is not written any more", exc_info=failure, extra={"action": "log_follower_ended"})
+        why = f"{type(failure).__name__}: {failure}" if failure else "its follower has ended"
+        raise CannotGoOn(f"saga.log is not written any more: {why}.\nWhat ran is finished; start the worker again.")
 
 
 def _intervals(settings: WorkerSettings) -> schedules.Every:
@@ -323,7 +340,7 @@ def main() -> int:
     except ConfigurationError as error:
         sys.stderr.write(f"The configuration is wrong:\n{error}\n")
         return 2
-    except CannotStart as error:
+    except (CannotStart, CannotGoOn) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0

@@ -2,28 +2,29 @@
 
 Made from `order_events` and `audit_events`, which number their rows from one sequence.
 
-The file is its own bookmark: each line ends with the position of its event, and a worker that starts reads on
-from the last whole line. A lock on the file lets one worker of a machine write it; the others stand by and
-take over when it goes.
+The file is its own bookmark (adapters/log_file.py), and a worker that starts reads on from the last whole line. A lock
+on the file lets one worker of a machine write it; the others stand by and take over when it goes.
 
 Reading without gaps: an event's id says when it was written, not when it became visible. An event counts
 as settled once every transaction that began before its own has ended, that is, below the snapshot's xmin.
+
+Reading without gaps behind a restore: the statement that reads on asks in its own snapshot whether the event of the
+bookmark is still there, as it was told. Where it is not, the database went back, and all that it has is told again.
 """
 
 import asyncio
-import fcntl
 import logging
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from enum import StrEnum
 from io import FileIO
-from itertools import takewhile
 from pathlib import Path
-from typing import Final
+from typing import NamedTuple
 
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters.database import single_statement
+from adapters.log_file import BEGINNING, OTHER_DATABASE, Bookmark, append, claim, last_bookmark, marked
 from adapters.telemetry import ORDERS_LOGGER
 from domain.errors import CheckoutError
 from domain.policies import checkout_workflow_id
@@ -34,14 +35,13 @@ _orders_log = logging.getLogger(ORDERS_LOGGER)
 _POLL_SECONDS = 0.5
 _RETRY_SECONDS = 2.0
 _BATCH = 500
-_BEGINNING: Final = ("0", 0)
-_MARK = " pos="
-_TAIL_BYTES = 65_536
 
 # A row's place is that of the earliest transaction which wrote it or a later event of its order: a transaction
 # that had begun earlier, and then waited for the order, has the lower txid and the higher number. `due` finds the
 # rows whose own place counts; `told` adds the events of the same order that have to be told before them. Each side of
 # `due` is cut by itself: otherwise Postgres reads and sorts all that is not told yet for each batch of it.
+# `here` is one row, and says whether this is still the database that the bookmark was made in. Without an event to tell
+# it comes alone.
 _NEXT = text("""
     WITH due AS (
         (SELECT txid, event_id, order_id, seq FROM order_events e
@@ -70,67 +70,131 @@ _NEXT = text("""
         UNION ALL
         SELECT a.txid, a.event_id, NULL, NULL, a.event, NULL, NULL, NULL, a.detail, a.at, a.check_id, a.subject
           FROM due JOIN audit_events a USING (txid, event_id)
+    ), mark AS (
+        SELECT to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') || ' ' || event || ' ' AS begins
+          FROM (SELECT at, order_id || ' #' || seq AS event FROM order_events
+                 WHERE event_id = :event_id AND txid = CAST(CAST(:txid AS text) AS xid8)
+                UNION ALL
+                SELECT at, 'audit ' || check_id FROM audit_events
+                 WHERE event_id = :event_id AND txid = CAST(CAST(:txid AS text) AS xid8)) AS its
+    ), here AS (
+        SELECT CASE
+            WHEN greatest((SELECT max(txid) FROM order_events), (SELECT max(txid) FROM audit_events))
+                 >= pg_snapshot_xmax(pg_current_snapshot()) THEN 'ahead'
+            WHEN CAST(:event_id AS bigint) = 0
+              OR EXISTS (SELECT FROM mark WHERE starts_with(:line, begins)) THEN 'same'
+            WHEN pg_is_in_recovery() THEN 'behind'
+            ELSE 'other' END AS database
     )
-    SELECT CAST(place_txid AS text) AS place_txid, place_id, order_id, seq, event, previous_status, status,
-           changed_by, reason, check_id, subject,
+    SELECT here.database, CAST(place_txid AS text) AS place_txid, place_id, order_id, seq, event, previous_status,
+           status, changed_by, reason, check_id, subject,
            to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS at
-      FROM told ORDER BY told.place_txid, told.place_id, told.seq
-""")
-_IS_RESTORED = text("""
-    SELECT coalesce(greatest((SELECT max(txid) FROM order_events), (SELECT max(txid) FROM audit_events))
-                    >= pg_snapshot_xmax(pg_current_snapshot()), false)
-""")
-_KNOWS = text("""
-    SELECT EXISTS (SELECT FROM order_events WHERE event_id = :event_id AND txid = CAST(CAST(:txid AS text) AS xid8))
-        OR EXISTS (SELECT FROM audit_events WHERE event_id = :event_id AND txid = CAST(CAST(:txid AS text) AS xid8))
+      FROM here LEFT JOIN told ON here.database = 'same'
+     ORDER BY told.place_txid, told.place_id, told.seq
 """)
 
-Position = tuple[str, int]
+
+class Standing(StrEnum):
+    """What the database is to the bookmark."""
+
+    SAME = "same"
+    """It has the bookmark's event: go on after it."""
+    OTHER = "other"
+    """It does not: it was restored to an earlier instant, or is another one."""
+    BEHIND = "behind"
+    """It does not yet: a standby that follows the one that we read."""
+    AHEAD = "ahead"
+    """It has events of transactions that this server has not come to: of another server's dump."""
+
+
+class Found(NamedTuple):
+    """What one look into the database has found."""
+
+    database: Standing
+    rows: Sequence[Row[tuple[object, ...]]]
 
 
 async def follow(engine: AsyncEngine, path: Path) -> None:
     """Write saga.log and the console for as long as the worker runs. Never raises for a database that is away."""
     with path.open("a+b", buffering=0) as file:
-        while not _claim(file):  # noqa: ASYNC110 - the lock is another process's; no event tells of it
+        while not claim(file):  # noqa: ASYNC110 - the lock is another process's; no event tells of it
             await asyncio.sleep(_RETRY_SECONDS)
-        position: Position | None = None
+        follower = _Follower(engine, file)
         while True:
-            try:
-                if position is None:
-                    position = await _bookmark(engine, file)
-                rows = await _read(engine, position)
-                if rows:
-                    _append(file, "".join(marked_lines(rows, position)))
-            except CheckoutError as failure:
-                _log.debug("saga.log waits: %s", failure.message)
-                await asyncio.sleep(_RETRY_SECONDS)
-                continue
-            except OSError as failure:
-                # A full disk must not stop the checkout. Whatever was half written is cut off again.
-                _log.error("saga.log cannot be written and will catch up: %s", failure)
-                position = None
-                await asyncio.sleep(_RETRY_SECONDS)
-                continue
-            for row in rows:
+            seconds = await follower.look()
+            await asyncio.sleep(seconds)
+
+
+class _Follower:
+    def __init__(self, engine: AsyncEngine, file: FileIO) -> None:
+        self._engine = engine
+        self._file = file
+        self._bookmark: Bookmark | None = None
+        self._database = Standing.SAME
+
+    async def look(self) -> float:
+        """Tell what is new, and say how many seconds to wait before the next look."""
+        try:
+            return await self._tell_what_is_new()
+        except CheckoutError as failure:
+            _log.debug("saga.log waits: %s", failure.message)
+        except OSError as failure:
+            # A full disk must not stop the checkout. Whatever was half written is cut off again.
+            _log.error("saga.log cannot be written and will catch up: %s", failure)
+            self._bookmark = None
+        return _RETRY_SECONDS
+
+    async def _tell_what_is_new(self) -> float:
+        if self._bookmark is None:
+            self._bookmark = last_bookmark(self._file)
+        found = await _read(self._engine, self._bookmark)
+        if found.database is not self._database:
+            _say(found.database)
+            self._database = found.database
+        if found.database in {Standing.OTHER, Standing.AHEAD} and self._bookmark != BEGINNING:
+            append(self._file, OTHER_DATABASE)
+            self._bookmark = BEGINNING
+        if found.rows:
+            append(self._file, "".join(marked([(_place(row), line(row)) for row in found.rows], self._bookmark)))
+            self._bookmark = Bookmark.of(_place(found.rows[-1]), line(found.rows[-1]))
+            for row in found.rows:
                 _tell(row)
-            if rows:
-                position = (rows[-1].place_txid, rows[-1].place_id)
-            if len(rows) < _BATCH:
-                await asyncio.sleep(_POLL_SECONDS)
+        if found.database in {Standing.BEHIND, Standing.AHEAD}:
+            return _RETRY_SECONDS
+        return 0.0 if len(found.rows) >= _BATCH else _POLL_SECONDS
+
+
+def _say(database: Standing) -> None:
+    if database is Standing.OTHER:
+        _log.error(
+            "the event that saga.log ends with is not in the database any more: it was restored to an earlier instant, "
+            "or is another one; saga.log tells all its events again",
+            extra={"action": "log_begins_anew"},
+        )
+    elif database is Standing.AHEAD:
+        _log.error(
+            "order_events comes from another server's dump, and saga.log waits; run as its owner: "
+            "UPDATE order_events SET txid = '0'; UPDATE audit_events SET txid = '0'",
+            extra={"action": "log_waits"},
+        )
 
 
 def line(row: Row[tuple[object, ...]]) -> str:
     """Tell one event in one line, beginning with what a person looks for and ending with where to look on."""
     if row.check_id is not None:
-        return f"{row.at} audit {row.check_id} {row.event} on {row.subject}: {' '.join(row.reason.split())}"
+        return f"{row.at} audit {row.check_id} {row.event} on {_tidied(row.subject)}: {_tidied(row.reason)}"
     moved = row.status if row.event == row.status else f"{row.event} ({row.status})"
     came_from = f"{row.previous_status} -> " if row.previous_status and row.event == row.status else ""
-    reason = " ".join(str(row.reason).split()) if row.reason else ""
+    reason = _tidied(row.reason) if row.reason else ""
     return (
         f"{row.at} {row.order_id} #{row.seq} {came_from}{moved} by {row.changed_by}"
         + (f": {reason}" if reason else "")
         + f" workflow={checkout_workflow_id(row.order_id)}"
     )
+
+
+def _tidied(text: object) -> str:
+    return " ".join(str(text).split())
 
 
 def _tell(row: Row[tuple[object, ...]]) -> None:
@@ -141,74 +205,12 @@ def _tell(row: Row[tuple[object, ...]]) -> None:
         _orders_log.log(level, "%s", line(row), extra={"action": f"audit_{row.event}"})
 
 
-def marked_lines(rows: Sequence[Row[tuple[object, ...]]], before: Position) -> Iterator[str]:
-    """Write each event's line with the position up to which everything has been told once it is there."""
-    for row, following in zip(rows, [*rows[1:], None], strict=True):
-        place = (row.place_txid, row.place_id)
-        # Told ahead of its own transaction: only the last line of such a group completes the place.
-        is_last = following is None or (following.place_txid, following.place_id) != place
-        before = place if is_last else before
-        yield f"{line(row)}{_MARK}{before[0]}.{before[1]}\n"
+def _place(row: Row[tuple[object, ...]]) -> tuple[str, int]:
+    return row.place_txid, row.place_id
 
 
-def last_position(file: FileIO) -> Position:
-    """Find the bookmark in the last whole line; cut off what a crash left half written, a line or a group of them."""
-    size = file.seek(0, os.SEEK_END)
-    tail_begins = max(0, size - _TAIL_BYTES)
-    file.seek(tail_begins)
-    tail = file.readall()
-    lines = tail[: tail.rfind(b"\n") + 1].splitlines(keepends=True)
-    marked = [(number, mark) for number, entry in enumerate(lines) if (mark := _mark_of(entry))]
-    position = marked[-1][1] if marked else _BEGINNING
-    # The first line with a mark completes its place. Those after it begin a group whose last line is missing; at the
-    # beginning of a database nothing is complete.
-    same = [number for number, _ in takewhile(lambda entry: entry[1] == position, reversed(marked))]
-    if torn := same if position == _BEGINNING else same[:-1]:
-        lines = lines[: torn[-1]]
-    file.truncate(tail_begins + sum(map(len, lines)))
-    file.seek(0, os.SEEK_END)
-    return position
-
-
-def _mark_of(entry: bytes) -> Position | None:
-    _, mark, position = entry.decode(errors="replace").rstrip().rpartition(_MARK)
-    txid, _, event_id = position.partition(".")
-    return (txid, int(event_id)) if mark and txid.isdecimal() and event_id.isdecimal() else None
-
-
-async def _bookmark(engine: AsyncEngine, file: FileIO) -> Position:
+async def _read(engine: AsyncEngine, bookmark: Bookmark) -> Found:
+    asked = {"txid": bookmark.txid, "event_id": bookmark.event_id, "line": bookmark.line, "limit": _BATCH}
     async with single_statement(engine) as connection:
-        if (await connection.execute(_IS_RESTORED)).scalar_one():
-            _log.error(
-                "order_events comes from another server's dump and hides new events from saga.log; run as its owner: "
-                "UPDATE order_events SET txid = '0'; UPDATE audit_events SET txid = '0'; then start the worker again"
-            )
-    position = last_position(file)
-    if position == _BEGINNING:
-        return position
-    async with single_statement(engine) as connection:
-        known = (await connection.execute(_KNOWS, {"txid": position[0], "event_id": position[1]})).scalar_one()
-    if known:
-        return position
-    _append(file, "# another database from here on\n")
-    return _BEGINNING
-
-
-async def _read(engine: AsyncEngine, position: Position) -> Sequence[Row[tuple[object, ...]]]:
-    async with single_statement(engine) as connection:
-        found = await connection.execute(_NEXT, {"txid": position[0], "event_id": position[1], "limit": _BATCH})
-        return found.all()
-
-
-def _append(file: FileIO, text: str) -> None:
-    data = text.encode()
-    if file.write(data) != len(data):
-        raise OSError("only a part of the lines could be written")
-
-
-def _claim(file: FileIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        rows = (await connection.execute(_NEXT, asked)).all()
+    return Found(Standing(rows[0].database), [row for row in rows if row.place_id is not None])

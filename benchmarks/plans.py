@@ -4,13 +4,14 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC
 from typing import Any
 
 import asyncpg
 
 from activities.audit_checks import audit_checks
 from activities.maintenance import _HAS_EVENT, _NEWEST_EVENT, _UNFINISHED, _UNFINISHED_STILL
-from adapters.event_log import _IS_RESTORED, _KNOWS, _NEXT
+from adapters.event_log import _NEXT
 
 BIG = frozenset({"orders", "order_lines", "reservations", "transfers", "shipments", "step_fence", "order_events"})
 """The tables that every order adds to."""
@@ -56,14 +57,17 @@ async def bounded(connection: "asyncpg.Connection[asyncpg.Record]") -> list[Stat
     newest = await connection.fetchrow("SELECT * FROM order_events ORDER BY event_id DESC LIMIT 1")
     some = f"'{{{middle['order_id']}}}'"
     event = {name: f"'{newest[name]}'" for name in ("event_id", "order_id", "txid", "seq")}
+    at = newest["at"].astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
+    told = f"{at}Z {newest['order_id']} #{newest['seq']} "
     return [
         page_of_the_sweep("0001-01-01", "", name="the sweep's first page"),
         page_of_the_sweep(middle["updated_at"], middle["order_id"]),
         Statement("the sweep's contradictions", _UNFINISHED_STILL.text, {"order_ids": some}),
-        Statement("saga.log at its end", _NEXT.text, {**event, "limit": "500"}),
-        Statement("saga.log at its beginning", _NEXT.text, {"txid": "'0'", "event_id": "0", "limit": "500"}),
-        Statement("saga.log's bookmark", _KNOWS.text, event),
-        Statement("whether saga.log was restored", _IS_RESTORED.text),
+        Statement("saga.log at its end", _NEXT.text, {**event, "line": f"'{told}'", "limit": "500"}),
+        Statement("saga.log behind a restore", _NEXT.text, {**event, "line": "'another event'", "limit": "500"}),
+        Statement(
+            "saga.log at its beginning", _NEXT.text, {"txid": "'0'", "event_id": "0", "line": "''", "limit": "500"}
+        ),
         Statement("the audit's anchor", _NEWEST_EVENT.text),
         Statement("the audit's last anchor", _HAS_EVENT.text, {**event, "at": "'0'"}),
         *(check for check in audit() if check.name in BOUNDED_CHECKS),

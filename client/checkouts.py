@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from temporalio.client import (
@@ -13,9 +13,6 @@ from temporalio.client import (
     WorkflowFailureError,
     WorkflowHandle,
     WorkflowQueryFailedError,
-    WorkflowUpdateFailedError,
-    WorkflowUpdateRPCTimeoutOrCancelledError,
-    WorkflowUpdateStage,
 )
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.converter import value_to_type
@@ -24,14 +21,16 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from client import by_hand, executions
 from client.executions import Execution
-from client.failures import NoSuchOrder, NoWorker, OtherContent, Refused
-from client.listing import GONE, QUERIES, TERMINATED, Listed, listed_status
+from client.failures import NoSuchOrder, OtherContent, Refused
+from client.listing import GONE, ORDERS, QUERIES, TERMINATED, Listed, listed, listed_status
+from client.requests import HasEnded, Requests
 from domain import policies
 from domain.bulk import UNKNOWN, Batch, BatchReport, Outcome, digest, pack
 from domain.maintenance import AuditReport, SweepReport
 from domain.model import CheckoutInput, CheckoutStatus, OrderStatus, Resolution, id_is_taken, reason_problem, tidy
 
 Handle = WorkflowHandle[Any, CheckoutStatus]
+T = TypeVar("T")
 
 _NOBODY_ANSWERS = frozenset(
     {RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED, RPCStatusCode.FAILED_PRECONDITION}
@@ -50,7 +49,7 @@ _ENDED_UNSEEN = (
     "starter.py start with the same order begins it anew"
 )
 _LOOK_SECONDS = 2.0
-_ACCEPT_SECONDS = 15.0
+_LOOKED_UP_AT_ONCE = 20
 _QUERY_TIMEOUT = timedelta(seconds=5)
 
 
@@ -61,6 +60,7 @@ class Checkouts:
         self._client = client
         self._task_queue = task_queue
         self._ui_url = ui_url
+        self._requests = Requests(client, task_queue)
 
     def ui_link(self, order_id: str) -> str:
         """Give the address of the order's history in the Temporal UI."""
@@ -174,42 +174,54 @@ class Checkouts:
         return await (self._ask(order_id, run) if run.is_open else self._result(order_id))
 
     async def list(self, status: str | None, limit: int) -> AsyncIterator[Listed]:
-        """List orders by their newest run, newest first where the server sorts them."""
+        """List orders by their newest run, newest first where the server sorts them: so many, where there are.
+
+        What is not an order's newest run is passed over before the limit is counted.
+        """
         told: set[str] = set()
-        query = "WorkflowType = 'Checkout'"
-        if status:
-            query += f" AND {QUERIES[status]}"
-        async for found in executions.find(self._client, query, limit):
-            order_id = policies.order_id_of(found.workflow_id)
-            if order_id in told or (status == TERMINATED and await self._is_repaired(order_id, found.run_id)):
-                continue
-            told.add(order_id)
-            yield Listed(
-                order_id,
-                listed_status(found),
-                found.attributes.get(policies.FAILED_STEP),
-                found.started_at,
-                found.closed_at,
-            )
+        query = ORDERS if status is None else f"{ORDERS} AND {QUERIES[status]}"
+        async for page in executions.find(self._client, query):
+            for first in range(0, len(page), _LOOKED_UP_AT_ONCE):
+                some = page[first : first + _LOOKED_UP_AT_ONCE]
+                # In a list of all runs the newest of an order comes first.
+                newest = [True] * len(some) if status is None else await asyncio.gather(*map(self._is_newest, some))
+                for run, is_newest in zip(some, newest, strict=True):
+                    order_id = policies.order_id_of(run.workflow_id)
+                    if is_newest and order_id not in told:
+                        told.add(order_id)
+                        yield listed(order_id, run)
+                        if len(told) == limit:
+                            return
 
     async def cancel(self, order_id: str, reason: str) -> None:
-        """Ask for an order to be undone.
+        """Ask for an order to be undone. A repeat with the same reason joins the first request, whatever came of it.
 
         Raises:
             Refused: it is too late, or the reason is unusable.
+            NotKnownYet: nobody took the request so far; it may still happen.
         """
         _require_reason(reason)
-        await self._update(order_id, "cancel", reason, returns=None)
+        await self._asked(order_id, self._requests.cancel(order_id, reason))
 
     async def retry(self, order_id: str) -> CheckoutStatus:
-        """Have the failed undos of a stuck order tried again; wait for what comes of it."""
-        return await self._settled(order_id, await self._update(order_id, "retry_compensation"))
+        """Have the failed undos of a stuck order tried again; wait for what comes of it.
+
+        Raises:
+            Refused: it is not stuck.
+            NotKnownYet: nobody took the request so far; it may still happen, and a repeat joins it.
+        """
+        return await self._settled(order_id, await self._asked(order_id, self._requests.retry(order_id)))
 
     async def resolve(self, order_id: str, step: str, reason: str) -> CheckoutStatus:
-        """Count a stuck step as undone; wait for what comes of it."""
+        """Count a stuck step as undone; wait for what comes of it. A repeat with the same reason joins the first.
+
+        Raises:
+            Refused: the step is not stuck, or the reason is unusable.
+            NotKnownYet: nobody took the request so far; it may still happen.
+        """
         _require_reason(reason)
-        resolution = Resolution(step, reason)
-        return await self._settled(order_id, await self._update(order_id, "resolve_compensation", resolution))
+        asked = self._requests.resolve(order_id, Resolution(step, reason))
+        return await self._settled(order_id, await self._asked(order_id, asked))
 
     async def audit(self, timeout: timedelta, *, is_at_rest: bool = False) -> AuditReport:
         """Check every invariant in the database; at rest, without leaving an hour to what is unfinished."""
@@ -219,25 +231,31 @@ class Checkouts:
         """Start or repair the saga of every order that needs one."""
         return await by_hand.sweep(self._client, self._task_queue, stood_still, timeout)
 
-    async def _is_repaired(self, order_id: str, run_id: str) -> bool:
-        return (await self._describe(order_id)).run_id != run_id
+    async def _is_newest(self, run: Execution) -> bool:
+        if run.is_open:
+            return True
+        with contextlib.suppress(NoSuchOrder):  # deleted, and still listed for a moment
+            return (await self._describe(policies.order_id_of(run.workflow_id))).run_id == run.run_id
+        return False
 
-    async def _settled(self, order_id: str, status: CheckoutStatus) -> CheckoutStatus:
-        stuck = any(step.state == "stuck" for step in status.steps)
-        return status if stuck else await self.outcome(order_id)
+    async def _asked(self, order_id: str, request: Awaitable[T]) -> T:
+        try:
+            return await request
+        except HasEnded:
+            status = await self.status(order_id)
+            raise Refused(f"order {order_id} is {status.status} already") from None
+
+    async def _settled(self, order_id: str, answer: CheckoutStatus | None) -> CheckoutStatus:
+        """Wait for what comes of an answer; a repeat's is that of then, so one that says stuck is asked for anew."""
+        if answer is not None and _is_stuck(answer) and _is_stuck(now := await self.status(order_id)):
+            return now
+        return await self.outcome(order_id)
 
     def _handle(self, order_id: str) -> Handle:
         return self._client.get_workflow_handle(policies.checkout_workflow_id(order_id), result_type=CheckoutStatus)
 
     async def _describe(self, order_id: str) -> Execution:
-        try:
-            return await executions.describe(self._client, policies.checkout_workflow_id(order_id))
-        except RPCError as error:
-            if error.status is RPCStatusCode.NOT_FOUND and not _is_about_the_namespace(error):
-                raise NoSuchOrder(
-                    f"there is no saga of order {order_id}; starter.py list shows those that there are"
-                ) from None
-            raise
+        return await executions.of_order(self._client, order_id)
 
     async def _input_of(self, order_id: str, run_id: str = "") -> CheckoutInput | None:
         """Read what a saga of an order, the newest by default, was started with; None where that is no order."""
@@ -286,41 +304,12 @@ class Checkouts:
             # A cancel leaves no details in the history; the closed workflow still answers.
             return await self._ask(order_id, run)
 
-    async def _update(self, order_id: str, update: str, *arguments: Any, returns: type | None = CheckoutStatus) -> Any:
-        try:
-            async with asyncio.timeout(_ACCEPT_SECONDS):
-                accepted = await self._handle(order_id).start_update(
-                    update,
-                    args=arguments,
-                    wait_for_stage=WorkflowUpdateStage.ACCEPTED,
-                    result_type=returns,
-                )
-            return await accepted.result()
-        except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
-            caller = asyncio.current_task()
-            if caller is not None and caller.cancelling():  # the SDK makes a timeout of our caller's own cancel
-                raise asyncio.CancelledError from None
-            raise NoWorker(
-                f"nobody took the request within {_ACCEPT_SECONDS:g} s; is a worker running on task queue "
-                f"{self._task_queue}? `python worker.py` starts one"
-            ) from None
-        except WorkflowUpdateFailedError as failure:
-            cause = failure.cause
-            raise Refused(cause.message if isinstance(cause, ApplicationError) else str(cause)) from None
-        except RPCError as error:
-            if error.status is RPCStatusCode.FAILED_PRECONDITION:  # somebody has paused the workflow
-                raise Refused(error.message) from None
-            if error.status is not RPCStatusCode.NOT_FOUND:
-                raise
-            status = await self.status(order_id)
-            raise Refused(f"order {order_id} is {status.status} already") from None
+
+def _is_stuck(status: CheckoutStatus) -> bool:
+    return any(step.state == "stuck" for step in status.steps)
 
 
 def _require_reason(reason: str) -> None:
     # Before sending: the refusal of a reason of megabytes would not fit into the workflow task's answer.
     if problem := reason_problem(reason):
         raise Refused(problem)
-
-
-def _is_about_the_namespace(error: RPCError) -> bool:
-    return any(detail.type_url.endswith("NamespaceNotFoundFailure") for detail in error.grpc_status.details)

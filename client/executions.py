@@ -4,7 +4,7 @@ Read from the server's own answers. The SDK's `describe`, `list_workflows` and `
 have no name for, and a paused workflow has such a one.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -17,10 +17,13 @@ from temporalio.client import Client
 from temporalio.common import TypedSearchAttributes
 from temporalio.converter import decode_typed_search_attributes
 from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
 
+from client.failures import NoSuchOrder
 from domain.model import CheckoutInput
+from domain.policies import checkout_workflow_id
 
-_PAGE = 1_000
+_PAGE = 200
 
 
 @dataclass(frozen=True)
@@ -61,15 +64,32 @@ async def describe(client: Client, workflow_id: str) -> Execution:
     return _execution(answer.workflow_execution_info)
 
 
-async def find(client: Client, query: str, limit: int) -> AsyncIterator[Execution]:
-    """List runs as visibility knows them, about a second behind what has happened."""
-    asked = ListWorkflowExecutionsRequest(namespace=client.namespace, query=query, page_size=min(limit, _PAGE))
+async def of_order(client: Client, order_id: str) -> Execution:
+    """Look up the newest run of an order's saga.
+
+    Raises:
+        NoSuchOrder: Temporal has no history of it.
+    """
+    try:
+        return await describe(client, checkout_workflow_id(order_id))
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND and not _is_about_the_namespace(error):
+            raise NoSuchOrder(
+                f"there is no saga of order {order_id}; starter.py list shows those that there are"
+            ) from None
+        raise
+
+
+async def find(client: Client, query: str) -> AsyncIterator[Sequence[Execution]]:
+    """List runs page by page, as visibility knows them, about a second behind what has happened.
+
+    There is no limit here: how many of the runs count is known only where they are looked at.
+    """
+    asked = ListWorkflowExecutionsRequest(namespace=client.namespace, query=query, page_size=_PAGE)
     while True:
         page = await client.workflow_service.list_workflow_executions(asked, retry=True)
-        for info in page.executions[:limit]:
-            yield _execution(info)
-        limit -= len(page.executions)
-        if limit <= 0 or not page.next_page_token:
+        yield [_execution(info) for info in page.executions]
+        if not page.next_page_token:
             return
         asked.next_page_token = page.next_page_token
 
@@ -105,3 +125,7 @@ def _execution(info: WorkflowExecutionInfo) -> Execution:
         info.start_time.ToDatetime(UTC),
         info.close_time.ToDatetime(UTC) if info.HasField("close_time") else None,
     )
+
+
+def _is_about_the_namespace(error: RPCError) -> bool:
+    return any(detail.type_url.endswith("NamespaceNotFoundFailure") for detail in error.grpc_status.details)

@@ -15,3 +15,7 @@ class Refused(Exception):
 
 class NoWorker(Exception):
     """Nobody works on the task queue, or too slowly."""
+
+
+class NotKnownYet(NoWorker):
+    """Nobody has taken a request so far. It may still happen; whoever repeats it learns what came of it."""

@@ -25,6 +25,7 @@ _UNMARKED = {
     Status.WORKFLOW_EXECUTION_STATUS_CANCELED: OrderStatus.CANCELLED.value,
 }
 """The status of an order whose workflow has not marked its run with one."""
+ORDERS = "WorkflowType = 'Checkout'"
 # What visibility knows of each status. Eventually consistent: about a second behind.
 QUERIES = {
     "running": "ExecutionStatus = 'Running' AND (OrderStatus IS NULL OR OrderStatus = 'unwinding')",
@@ -54,3 +55,8 @@ def listed_status(found: Execution) -> str:
     if found.status in GONE:
         return TERMINATED
     return found.attributes.get(policies.ORDER_STATUS) or _UNMARKED.get(found.status, "unknown")
+
+
+def listed(order_id: str, run: Execution) -> Listed:
+    """Show an order by its newest run."""
+    return Listed(order_id, listed_status(run), run.attributes.get(policies.FAILED_STEP), run.started_at, run.closed_at)

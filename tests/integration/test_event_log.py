@@ -4,16 +4,16 @@ import asyncio
 import contextlib
 import errno
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from io import FileIO
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters import event_log
+from adapters import event_log, log_file
+from adapters.log_file import Bookmark
 from tests.conftest import Database
 
 DEADLINE_SECONDS = 20
@@ -57,10 +57,10 @@ class Looks:
         enough = self._ended + 8
         await until(lambda: self._ended >= enough)
 
-    async def _look(self, engine: AsyncEngine, position: event_log.Position) -> Sequence[Any]:
-        rows = await self._read(engine, position)
+    async def _look(self, engine: AsyncEngine, bookmark: Bookmark) -> event_log.Found:
+        found = await self._read(engine, bookmark)
         self._ended += 1
-        return rows
+        return found
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ async def test_a_full_disk_does_not_end_the_follower_and_leaves_no_half_line(
     """Whether it is full when events are told, or when it is noted that another database begins."""
     log = folder / "saga.log"
     log.write_text(found)
-    append = event_log._append
+    append = log_file.append
     monkeypatch.setattr(event_log, "_RETRY_SECONDS", 0.05)
     full = asyncio.Event()
 
@@ -250,7 +250,7 @@ async def test_a_full_disk_does_not_end_the_follower_and_leaves_no_half_line(
         append(file, text[: len(text) // 2])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(event_log, "_append", half)
+    monkeypatch.setattr(event_log, "append", half)
 
     async with following(engine, log):
         await insert(database, "one", "two")

@@ -10,6 +10,7 @@ from tests.mutants import (
     lanes,
     maintenance,
     orders,
+    requests,
     restored,
     saga,
     schema,
@@ -33,6 +34,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *restored.MUTANTS,
     *audits.MUTANTS,
     *starting.MUTANTS,
+    *requests.MUTANTS,
     *events.MUTANTS,
     *taken_back.MUTANTS,
 )

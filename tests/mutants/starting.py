@@ -6,7 +6,6 @@ from tests.mutants.mutant import Mutant
 _FILE = "client/checkouts.py"
 _WIRE = "adapters/temporal.py"
 _MODEL = "domain/model.py"
-_PAGES = "test_a_list_of_several_pages_has_each_order_once_and_no_more_than_are_asked_for"
 
 MUTANTS = (
     Mutant(
@@ -48,22 +47,6 @@ MUTANTS = (
         "            if run.is_open:\n                continue",
         "            if run.is_paused:\n                continue",
         at(SECOND_RUN, "test_whoever_waits_for_a_run_that_was_replaced_waits_for_the_newer_one"),
-    ),
-    Mutant(
-        "list-repeats-its-first-page",
-        "an operator would see the newest thousand orders, over and over",
-        "client/executions.py",
-        "        asked.next_page_token = page.next_page_token\n",
-        "        pass\n",
-        at(STARTING, f"{_PAGES}[100-5]"),
-    ),
-    Mutant(
-        "list-knows-no-limit",
-        "whoever asks for three orders would get as many as there are",
-        "client/executions.py",
-        "        limit -= len(page.executions)\n",
-        "        limit += 0\n",
-        at(STARTING, f"{_PAGES}[3-3]"),
     ),
     Mutant(
         "malformed-input-is-retried",

@@ -7,7 +7,6 @@ import pytest
 from temporalio.client import WorkflowHistory
 
 from activities.inventory import Inventory
-from client import executions
 from client.checkouts import Checkouts
 from client.failures import OtherContent
 from domain.bulk import Batch, pack
@@ -17,7 +16,7 @@ from tests.conftest import Shop
 from tests.workflow.gates import PATIENCE_SECONDS, Gates
 from tests.workflow.record import FOLDER
 from tests.workflow.replays import replayer
-from tests.workflow.sagas import events_of, failure_of, goods_and_money, how_it_ended, until, violations
+from tests.workflow.sagas import events_of, failure_of, goods_and_money, how_it_ended, violations
 from tests.workflow.test_maintenance import accept_by_hand
 from workflows.bulk import BulkCheckoutWorkflow
 from workflows.checkout import CheckoutWorkflow
@@ -124,29 +123,6 @@ async def test_no_saga_has_a_timeout_of_temporals(shop: Shop, checkouts: Checkou
         attributes = began.workflow_execution_started_event_attributes
         assert attributes.workflow_execution_timeout.ToSeconds() == 0
         assert attributes.workflow_run_timeout.ToSeconds() == 0
-
-
-@pytest.mark.parametrize(("limit", "listed"), [(100, 5), (5, 5), (3, 3)])
-async def test_a_list_of_several_pages_has_each_order_once_and_no_more_than_are_asked_for(
-    shop: Shop, checkouts: Checkouts, monkeypatch: pytest.MonkeyPatch, limit: int, listed: int
-) -> None:
-    monkeypatch.setattr(executions, "_PAGE", 2)
-    query = f"TaskQueue = '{shop.task_queue}'"
-    orders = [shop.order("alice") for _ in range(5)]
-    for order in orders:
-        await checkouts.start(order)
-
-    async def found(at_most: int) -> list[str]:
-        return [run.workflow_id async for run in executions.find(shop.client, query, at_most)]
-
-    async def all_are_visible() -> bool:
-        return (await shop.client.count_workflows(query)).count == len(orders)
-
-    await until(all_are_visible)
-    ids = await found(limit)
-
-    assert len(ids) == len(set(ids)) == listed
-    assert set(ids) <= {checkout_workflow_id(order.order_id) for order in orders}
 
 
 @pytest.mark.parametrize("foreign", ["checkout-", "Checkout-{}", "{}", "checkout-{}-2", "a-random-uuid"])

@@ -1,0 +1,129 @@
+"""The file saga.log: it is its own bookmark, and one process writes it.
+
+Each line ends with the place of an event in the sequence in which events are told: the transaction and the number of
+that event. The first line with a place is the line of that very event, so it says which event the bookmark means: a
+restored database uses numbers and transaction ids again, and not an order's sequence number at an instant.
+"""
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from io import FileIO
+from typing import Final
+
+OTHER_DATABASE: Final = "# another database from here on\n"
+"""Ends what was told of one database: the events of the next one begin after it, from the first."""
+
+_MARK = " pos="
+_MARKED = re.compile(rb" pos=(\d{1,19})\.(\d{1,18})\s*$")
+_TAIL_BYTES = 65_536
+_BEGINNING_OF_A_LINE = 300
+"""Characters. An instant, the longest order id and a number have a hundred."""
+
+Place = tuple[str, int]
+"""Of an event: its transaction, its number."""
+
+
+@dataclass(frozen=True)
+class Bookmark:
+    """Up to where everything has been told: the place of an event, and how the line begins that tells it."""
+
+    txid: str
+    event_id: int
+    line: str = field(compare=False)
+
+    @classmethod
+    def of(cls, place: Place, line: str) -> "Bookmark":
+        """Mark an event that has been told in this line."""
+        # What a power failure leaves of a file may have NULs, which Postgres takes for no text at all.
+        return cls(*place, line[:_BEGINNING_OF_A_LINE].replace("\x00", "?"))
+
+
+BEGINNING: Final = Bookmark("0", 0, "")
+_BEGINNING_PLACE: Final = (BEGINNING.txid, BEGINNING.event_id)
+
+
+def claim(file: FileIO) -> bool:
+    """Take the file for this process, or tell that another one has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def append(file: FileIO, text: str) -> None:
+    """Write whole lines.
+
+    Raises:
+        OSError: not all of them could be written.
+    """
+    data = text.encode()
+    if file.write(data) != len(data):
+        raise OSError("only a part of the lines could be written")
+
+
+def marked(lines: Sequence[tuple[Place, str]], before: Bookmark) -> Iterator[str]:
+    """Write each event's line with the place up to which everything has been told once it is there."""
+    mark = (before.txid, before.event_id)
+    for (place, line), following in zip(lines, [*lines[1:], None], strict=True):
+        # Told ahead of its own transaction: only the last line of such a group completes the place.
+        is_last = following is None or following[0] != place
+        mark = place if is_last else mark
+        yield f"{line}{_MARK}{mark[0]}.{mark[1]}\n"
+
+
+def last_bookmark(file: FileIO) -> Bookmark:
+    """Find the bookmark in the last whole line; cut off what a crash left half written, a line or a group of them."""
+    size = file.seek(0, os.SEEK_END)
+    tail_bytes, found = _TAIL_BYTES, None
+    while found is None:
+        begins = max(0, size - tail_bytes)
+        file.seek(begins)
+        tail = file.readall()
+        lines = tail[: tail.rfind(b"\n") + 1].splitlines(keepends=True)
+        if begins and lines:  # most likely the rest of a line
+            begins += len(lines.pop(0))
+        found = _read_back(lines, is_whole=begins == 0)
+        tail_bytes *= 2
+    bookmark, kept = found
+    file.truncate(begins + sum(map(len, lines[:kept])))
+    file.seek(0, os.SEEK_END)
+    return bookmark
+
+
+def _read_back(lines: Sequence[bytes], *, is_whole: bool) -> tuple[Bookmark, int] | None:
+    """Find the bookmark and how many lines to keep; None where the lines do not reach back far enough to tell."""
+    run: list[int] = []
+    place = _BEGINNING_PLACE
+    is_complete = False
+    for number in reversed(range(len(lines))):
+        is_note = lines[number] == OTHER_DATABASE.encode()
+        found = _BEGINNING_PLACE if is_note else _place_of(lines[number])
+        if found is None:
+            continue
+        if run and found != place:
+            is_complete = place != _BEGINNING_PLACE
+            break
+        run.append(number)
+        place = found
+        if is_note:
+            is_complete = True
+            break
+    else:
+        if not is_whole:
+            return None
+        is_complete = place != _BEGINNING_PLACE
+    # The first line with a place completes it. Those after it begin a group whose last line is missing; at the
+    # beginning of a database nothing is complete.
+    torn = run[:-1] if is_complete else run
+    line = lines[run[-1]].decode(errors="replace") if run else ""
+    bookmark = Bookmark.of(place, line) if place != _BEGINNING_PLACE else BEGINNING
+    return bookmark, torn[-1] if torn else len(lines)
+
+
+def _place_of(line: bytes) -> Place | None:
+    found = _MARKED.search(line)
+    return (found[1].decode(), int(found[2])) if found else None

@@ -1,0 +1,174 @@
+"""Requests to an order's saga: cancel, retry and resolve. A request that is repeated joins the one that is there.
+
+A request's id follows from what it asks for. The server takes each id once for as long as a run is open, and answers a
+repeat as it answered the first; for a run that has ended its history tells whether the request was carried out. So
+whoever was not answered in time asks again, and neither a second request nor a second round comes of it.
+"""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from temporalio.client import (
+    Client,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateHandle,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+    WorkflowUpdateStage,
+)
+from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
+
+from client import executions
+from client.failures import NotKnownYet, Refused
+from domain.model import CheckoutStatus, Resolution
+from domain.policies import checkout_workflow_id
+
+_CANCEL, _RETRY, _RESOLVE = "cancel", "retry_compensation", "resolve_compensation"
+_ACCEPT_SECONDS = 15.0
+_ASK_AGAIN_SECONDS = 0.5
+# What the server says of a request whose run was ended, from outside, between taking it and answering it.
+_CUT_OFF = "AcceptedUpdateCompletedWorkflow"
+
+
+class HasEnded(Exception):
+    """The order's saga has ended, and the request had no part in it."""
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """A request that a run has carried out or, where it failed, was not able to."""
+
+    update: str
+    is_carried_out: bool
+
+
+class Requests:
+    """Sends requests to the sagas of one namespace; each waits until it is answered.
+
+    Every one raises:
+        NoSuchOrder: Temporal knows no saga of the order.
+        HasEnded: it has ended, by other means.
+        Refused: the saga refuses.
+        NotKnownYet: nobody took the request in time.
+    """
+
+    def __init__(self, client: Client, task_queue: str) -> None:
+        self._client = client
+        self._task_queue = task_queue
+
+    async def cancel(self, order_id: str, reason: str) -> None:
+        """Ask for an order to be undone. The same reason is the same request."""
+        name = f"cancel-{_digest(reason)}"
+        await self._send(order_id, _CANCEL, [reason], name, lambda answered: _is_carried_out(answered, name))
+
+    async def retry(self, order_id: str, *arguments: Any) -> CheckoutStatus | None:
+        """Ask for another round of failed undos: the next one, or the one that was asked for and has not ended."""
+        name = f"retry-{sum(each.update == _RETRY for each in (await self._answered(order_id)).values()) + 1}"
+
+        def was_asked_for(answered: Mapping[str, _Answered]) -> bool:
+            return any(each.update == _RETRY and each.is_carried_out for each in answered.values())
+
+        answer: CheckoutStatus | None = await self._send(order_id, _RETRY, arguments, name, was_asked_for)
+        return answer
+
+    async def resolve(self, order_id: str, resolution: Resolution) -> CheckoutStatus | None:
+        """Count a stuck step as undone. The same step and reason are the same request, unless it has failed."""
+        base = f"resolve-{_digest(resolution.step, resolution.reason)}"
+        answered = await self._answered(order_id)
+        names = [base, *(f"{base}-{number}" for number in range(2, len(answered) + 2))]
+        name = next(each for each in names if each not in answered or answered[each].is_carried_out)
+        answer: CheckoutStatus | None = await self._send(
+            order_id, _RESOLVE, [resolution], name, lambda found: _is_carried_out(found, name)
+        )
+        return answer
+
+    async def _send(
+        self,
+        order_id: str,
+        update: str,
+        arguments: Sequence[Any],
+        name: str,
+        is_carried_out: Callable[[Mapping[str, _Answered]], bool],
+    ) -> Any:
+        """Send a request and wait for the answer; None where the run that was asked has ended with it."""
+        try:
+            return await self._result(await self._accepted(order_id, update, arguments, name))
+        except WorkflowUpdateFailedError as failure:
+            cause = failure.cause
+            if isinstance(cause, ApplicationError) and cause.type == _CUT_OFF:
+                raise NotKnownYet(
+                    "not known: the workflow was ended from outside before it answered; starter.py status shows where "
+                    "the order stands"
+                ) from None
+            raise Refused(cause.message if isinstance(cause, ApplicationError) else str(cause)) from None
+        except RPCError as error:
+            if error.status is RPCStatusCode.FAILED_PRECONDITION:  # somebody has paused the workflow
+                raise Refused(error.message) from None
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
+            if is_carried_out(await self._answered(order_id)):
+                return None
+            raise HasEnded from None
+
+    async def _accepted(
+        self, order_id: str, update: str, arguments: Sequence[Any], name: str
+    ) -> WorkflowUpdateHandle[Any]:
+        handle = self._client.get_workflow_handle(checkout_workflow_id(order_id))
+        try:
+            async with asyncio.timeout(_ACCEPT_SECONDS):
+                return await handle.start_update(
+                    update,
+                    args=arguments,
+                    id=name,
+                    wait_for_stage=WorkflowUpdateStage.ACCEPTED,
+                    result_type=None if update == _CANCEL else CheckoutStatus,
+                )
+        except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
+            _pass_on_a_cancel()
+            raise NotKnownYet(
+                f"not known yet: nobody took the request within {_ACCEPT_SECONDS:g} s, and it may still happen; repeat "
+                "the command to learn, which joins this request. Is a worker running on task queue "
+                f"{self._task_queue}? `python worker.py` starts one"
+            ) from None
+
+    async def _result(self, accepted: WorkflowUpdateHandle[Any]) -> Any:
+        while True:
+            try:
+                return await accepted.result()
+            except WorkflowUpdateRPCTimeoutOrCancelledError:
+                _pass_on_a_cancel()
+            await asyncio.sleep(_ASK_AGAIN_SECONDS)  # it was taken, so an answer comes
+
+    async def _answered(self, order_id: str) -> Mapping[str, _Answered]:
+        """Read from the history of an order's newest run which requests it has answered, by their ids."""
+        run = await executions.of_order(self._client, order_id)
+        names: dict[str, str] = {}
+        answered: dict[str, _Answered] = {}
+        async for event in self._client.get_workflow_handle(run.workflow_id, run_id=run.run_id).fetch_history_events():
+            if event.HasField("workflow_execution_update_accepted_event_attributes"):
+                request = event.workflow_execution_update_accepted_event_attributes.accepted_request
+                names[request.meta.update_id] = request.input.name
+            elif event.HasField("workflow_execution_update_completed_event_attributes"):
+                done = event.workflow_execution_update_completed_event_attributes
+                name = done.meta.update_id
+                answered[name] = _Answered(names.get(name, ""), done.outcome.HasField("success"))
+        return answered
+
+
+def _is_carried_out(answered: Mapping[str, _Answered], name: str) -> bool:
+    return name in answered and answered[name].is_carried_out
+
+
+def _pass_on_a_cancel() -> None:
+    """Raise our caller's own cancel, of which the SDK makes a timeout."""
+    caller = asyncio.current_task()
+    if caller is not None and caller.cancelling():
+        raise asyncio.CancelledError from None
+
+
+def _digest(*content: str) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
