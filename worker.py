@@ -1,7 +1,7 @@
 """The worker: takes checkouts from Temporal and does them on Postgres. Run as many as you like.
 
     python worker.py            work
-    python worker.py --check    say whether it could, and what Postgres or Temporal lack; changes nothing
+    python worker.py --check    say whether it could, and what Postgres or Temporal lack
 
 Settings come from the environment: `TEMPORAL_*` as for every Temporal tool, ours as `CHECKOUT_*` (see
 adapters/config.py). Without any, it works with what `make up` or `docker compose up` started.
@@ -194,11 +194,12 @@ async def run(settings: WorkerSettings) -> None:
 
 
 async def check(settings: WorkerSettings) -> None:
-    """Look at everything that a worker needs, as its start does, and change nothing.
+    """Look at everything that a worker needs, as its start does, and change nothing on the servers.
 
     Raises:
         CannotStart: with all that is lacking, in Postgres and in Temporal.
     """
+    _require_writable(settings.log_file)
     deadline = time.monotonic() + settings.startup_timeout_seconds
     engines = (
         create_engine(settings.database_url, pool_size=1),

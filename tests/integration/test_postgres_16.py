@@ -16,7 +16,6 @@ from adapters import database as adapter
 from adapters import schema
 from adapters.database import create_audit_engine, create_engine, transaction
 from domain.errors import DatabaseUnavailable
-from domain.maintenance import AuditInput
 from embedded.ports import free_port
 from embedded.postgres import PostgresServer
 from embedded.stack import DATABASE, apply_schema
@@ -71,7 +70,7 @@ async def test_an_order_completes_another_is_undone_and_nothing_is_violated(shop
         done = await (await shop.start(shop.order("alice"))).result()
         with suppress(WorkflowFailureError):
             await (await shop.start(shop.order("nemo"))).result()
-        report = await shop.audit(AuditInput(0))
+        report = await shop.audit()
 
     assert done.status == "completed"
     assert dict(await shop.database.fetch("SELECT status, count(*) FROM orders GROUP BY 1")) == {
@@ -87,11 +86,14 @@ async def test_a_transaction_that_lives_too_long_is_ended_and_is_an_outage(
 ) -> None:
     monkeypatch.setattr(adapter, "_TRANSACTION_SECONDS", 0.5)
 
-    with pytest.raises(DatabaseUnavailable):
-        async with transaction(engine) as connection, asyncio.timeout(20):
+    async def go_on() -> None:
+        async with asyncio.timeout(20), transaction(engine) as connection:
             await connection.execute(text("UPDATE inventory SET reserved = 1 WHERE sku = 'lamp'"))
             while True:
                 await connection.execute(text("SELECT pg_sleep(0.05)"))
+
+    with pytest.raises(DatabaseUnavailable):
+        await go_on()
 
     open_ones = "SELECT count(*) FROM pg_stat_activity WHERE xact_start IS NOT NULL AND usename = 'checkout'"
     async with asyncio.timeout(10):
