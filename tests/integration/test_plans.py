@@ -4,6 +4,7 @@ Times, and the same plans with a million orders, are in benchmarks/million.py.
 """
 
 import re
+import uuid
 
 import asyncpg
 from sqlalchemy import event, make_url
@@ -72,8 +73,9 @@ async def test_a_plan_that_a_step_keeps_while_the_tables_grow_reads_by_index(
 
 async def _scanned_when_kept(connection: "asyncpg.Connection[asyncpg.Record]", statement: str) -> set[str]:
     """Name the big tables that a statement's plan for any values reads from end to end."""
-    prepared = await connection.prepare(statement, name="kept")
+    prepared = await connection.prepare(statement, name=f"kept_{uuid.uuid4().hex}")
     values = ", ".join(["NULL"] * len(prepared.get_parameters()))
-    explained = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE kept{f'({values})' if values else ''}")
-    await connection.execute("DEALLOCATE kept")
+    explained = await connection.fetchval(
+        f"EXPLAIN (FORMAT JSON) EXECUTE {prepared.get_name()}{f'({values})' if values else ''}"
+    )
     return set(re.findall(r'"Node Type": "Seq Scan"[^{}]*?"Relation Name": "(\w+)"', explained)) & plans.BIG
