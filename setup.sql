@@ -1,8 +1,10 @@
 -- The checkout's database: the whole schema and a demo catalogue.
 --
---   Run it as a superuser of an empty or an existing database, as often as you like:
+--   Run it as the owner of an empty or an existing database, as often as you like:
 --       psql -d checkout -f setup.sql          (by hand)
 --       make up                                (does it for you)
+--   No superuser is needed. It makes role `checkout` and its settings, which takes CREATEROLE; where the owner may not,
+--   it says what an administrator has to run first. PostgreSQL 15 to 18; all of it lives in schema `public`.
 --
 -- How an order lives here. A row in `orders` is what somebody asked for; `order_lines` says how many of
 -- what. Three steps move it forward, each in one transaction with its fence row:
@@ -20,7 +22,17 @@
 -- Constraint names are public: the service turns a violation into an answer by its name.
 -- Worked on by one role, `checkout`, which may append to the ledger and to the event log but never change them.
 
+\set ON_ERROR_STOP on
+-- An error is one line, and a hint where there is one.
+\set SHOW_CONTEXT never
+
 BEGIN;
+
+-- One more with each release that changes this file. A worker refuses a database with a lower one.
+SET LOCAL checkout.schema_version = 2;
+
+-- Whatever the search_path of whoever runs this.
+SET LOCAL search_path = public, pg_temp;
 
 -- Two people who run this file at once take turns.
 SELECT pg_advisory_xact_lock(hashtext('checkout setup.sql'));
@@ -28,11 +40,28 @@ SELECT pg_advisory_xact_lock(hashtext('checkout setup.sql'));
 -- Nobody is held up by this file for longer than they wait for each other: it gives up first, and can be run again.
 SET LOCAL lock_timeout = '1s';
 
-DO $$ BEGIN
+DO $$
+DECLARE
+    present integer;
+BEGIN
+    IF current_setting('server_version_num')::integer < 150000 THEN
+        RAISE EXCEPTION 'PostgreSQL % is too old: this needs 15 or newer', current_setting('server_version');
+    END IF;
     IF current_setting('server_encoding') <> 'UTF8' THEN
         RAISE EXCEPTION 'this database keeps text in %, and a reason may have characters that it does not know',
                         current_setting('server_encoding')
             USING HINT = 'Make one with: createdb --template=template0 --encoding=UTF8 checkout';
+    END IF;
+    IF to_regnamespace('public') IS NULL THEN
+        RAISE EXCEPTION 'this database has no schema public' USING HINT = 'Run: CREATE SCHEMA public';
+    END IF;
+    IF to_regclass('public.schema_version') IS NOT NULL THEN
+        SELECT version INTO present FROM public.schema_version;
+        IF present > current_setting('checkout.schema_version')::integer THEN
+            RAISE EXCEPTION 'this database has schema version %, and this file makes version %: it would take it back',
+                            present, current_setting('checkout.schema_version')
+                USING HINT = 'Run the setup.sql of the newest release that has run here.';
+        END IF;
     END IF;
 END $$;
 
@@ -40,10 +69,31 @@ END $$;
 -- transaction that writes to the table, and everybody else waits behind them.
 CREATE OR REPLACE PROCEDURE pg_temp.create_once(statement text) LANGUAGE plpgsql AS $$
 DECLARE
+    -- Of the table in public alone: elsewhere in the database there may be another one of that name.
+    target regclass := 'public.' || substring(statement FROM ' ON (\w+)');
     name text := substring(statement FROM '(?:INDEX|TRIGGER) (\w+)');
+    -- What the catalogue would say of it, as far as an index's columns.
+    wanted text := split_part(regexp_replace(statement, '\s+', ' ', 'g'), ' WHERE ', 1);
+    found text;
+    is_alive boolean;
 BEGIN
-    IF to_regclass(name) IS NULL AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgname = name) THEN
+    IF statement ~ '^CREATE TRIGGER' THEN
+        SELECT replace(pg_get_triggerdef(t.oid), 'public.', ''), t.tgenabled IN ('O', 'A') INTO found, is_alive
+          FROM pg_trigger t WHERE t.tgrelid = target AND t.tgname = name AND NOT t.tgisinternal;
+        IF found IS DISTINCT FROM wanted OR NOT is_alive THEN
+            EXECUTE replace(statement, 'CREATE TRIGGER', 'CREATE OR REPLACE TRIGGER');
+        END IF;
+        RETURN;
+    END IF;
+    SELECT replace(replace(pg_get_indexdef(i.indexrelid), 'public.', ''), ' USING btree', ''), i.indisvalid
+      INTO found, is_alive
+      FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = target AND c.relname = name;
+    IF found IS NULL THEN
         EXECUTE statement;
+    ELSIF NOT (is_alive AND starts_with(found, wanted)) THEN
+        RAISE EXCEPTION 'index % is %: it is not what this file makes', name,
+                        CASE WHEN is_alive THEN found ELSE 'invalid' END
+            USING HINT = format('Run DROP INDEX CONCURRENTLY public.%I, and this file again.', name);
     END IF;
 END $$;
 
@@ -56,6 +106,15 @@ BEGIN
         EXECUTE format('ALTER TABLE public.%I ADD COLUMN %I %s', table_name, column_name, definition);
     END IF;
 END $$;
+
+-- Which version of this file ran last. One row.
+CREATE TABLE IF NOT EXISTS schema_version (
+    is_the_row boolean PRIMARY KEY DEFAULT true,
+    version    integer NOT NULL,
+    CONSTRAINT schema_version_is_one_row CHECK (is_the_row)
+);
+INSERT INTO schema_version AS present (version) VALUES (current_setting('checkout.schema_version')::integer)
+    ON CONFLICT (is_the_row) DO UPDATE SET version = excluded.version WHERE present.version < excluded.version;
 
 -- Catalogue ---------------------------------------------------------------------------------------------
 
@@ -187,8 +246,8 @@ CALL pg_temp.add_column_once('orders', 'taken_back_by', 'text');
 -- The sweep looks here, and only at what is unfinished, page by page: thousands of orders that one statement wrote have
 -- one instant. An index without their ids, of an earlier version, makes way.
 DO $$ BEGIN
-    IF EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('orders_unfinished') AND indnatts = 1) THEN
-        DROP INDEX orders_unfinished;
+    IF EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('public.orders_unfinished') AND indnatts = 1) THEN
+        DROP INDEX public.orders_unfinished;
     END IF;
 END $$;
 CALL pg_temp.create_once($$CREATE INDEX orders_unfinished ON orders (updated_at, order_id)
@@ -299,7 +358,7 @@ CALL pg_temp.create_once('CREATE UNIQUE INDEX incidents_one_open_per_order ON in
 -- What the audit found wrong, and when that was over, told once each. saga.log tells it between the orders' events,
 -- so both number theirs from one sequence.
 CREATE TABLE IF NOT EXISTS audit_events (
-    event_id bigint      PRIMARY KEY DEFAULT nextval(pg_get_serial_sequence('order_events', 'event_id')),
+    event_id bigint      PRIMARY KEY DEFAULT nextval(pg_get_serial_sequence('public.order_events', 'event_id')),
     txid     xid8        NOT NULL DEFAULT pg_current_xact_id(),
     check_id text        NOT NULL,  -- of activities/audit.sql
     subject  text        NOT NULL,  -- the order, SKU or account that is wrong
@@ -373,6 +432,10 @@ BEGIN
     RETURN NULL;
 END $$;
 
+-- Somebody who corrects a row by hand may have another search_path.
+ALTER FUNCTION orders_move() SET search_path = public, pg_temp;
+ALTER FUNCTION orders_log_move() SET search_path = public, pg_temp;
+
 CALL pg_temp.create_once('CREATE TRIGGER orders_move BEFORE INSERT OR UPDATE OF status ON orders
     FOR EACH ROW EXECUTE FUNCTION orders_move()');
 CALL pg_temp.create_once('CREATE TRIGGER orders_log_move AFTER INSERT OR UPDATE OF status ON orders
@@ -385,40 +448,55 @@ CALL pg_temp.create_once('CREATE TRIGGER orders_log_move AFTER INSERT OR UPDATE 
 -- before Temporal gives its attempt up (5 s); an undo is a transaction of a few, and ends before its own attempt (10 s).
 -- Ten round trips fit into it even when each takes most of a second: where none fits, no undo would ever commit.
 -- An attempt that Temporal has written off ends soon after, and until then the fence keeps it harmless.
-DO $$ BEGIN
-    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'checkout') THEN
-        CREATE ROLE checkout LOGIN;
-    END IF;
-EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;  -- another database of this server was first
-END $$;
+-- transaction_timeout is 17's: below that, the service ends such a transaction itself (adapters/database.py).
 -- A server busy with a statement notices within a second that its client was killed.
+-- A plan that was made while a table was small is kept while it grows, until somebody analyzes the table: a step, which
+-- looks for a few keys, must not read all of it until then.
 DO $$
 DECLARE
-    setting text;
-BEGIN
-    FOREACH setting IN ARRAY ARRAY[
+    settings CONSTANT text[] := ARRAY[
+        'search_path=public',
         'lock_timeout=1500ms',
         'statement_timeout=3s',
         'transaction_timeout=9s',
         'idle_in_transaction_session_timeout=5s',
-        'client_connection_check_interval=1s'
-    ] LOOP
+        'client_connection_check_interval=1s',
+        'enable_seqscan=off'
+    ];
+    statements text[] := ARRAY[]::text[];
+    statement text;
+BEGIN
+    IF to_regrole('checkout') IS NULL THEN
+        statements := ARRAY['CREATE ROLE checkout LOGIN'];
+    END IF;
+    SELECT statements || coalesce(array_agg(format('ALTER ROLE checkout SET %I = %L', known.name, split_part(each, '=', 2))), '{}')
+      INTO statements
+      FROM unnest(settings) AS each JOIN pg_settings known ON known.name = split_part(each, '=', 1)
+     WHERE NOT EXISTS (
+           SELECT FROM pg_db_role_setting s
+            WHERE s.setrole = to_regrole('checkout') AND s.setdatabase = 0 AND each = ANY (s.setconfig));
+    FOREACH statement IN ARRAY statements LOOP
         FOR attempt IN 1..20 LOOP
-            EXIT WHEN EXISTS (
-                SELECT FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole
-                 WHERE r.rolname = 'checkout' AND s.setdatabase = 0 AND setting = ANY (s.setconfig));
             BEGIN
-                EXECUTE format('ALTER ROLE checkout SET %I = %L',
-                               split_part(setting, '=', 1), split_part(setting, '=', 2));
-            EXCEPTION WHEN internal_error THEN
-                -- A role belongs to the whole server: another of its databases is being set up right now.
-                PERFORM pg_sleep(0.05);
+                EXECUTE statement;
+                EXIT;
+            -- A role belongs to the whole server: another of its databases is being set up right now.
+            EXCEPTION
+                WHEN duplicate_object OR unique_violation THEN EXIT;
+                WHEN internal_error THEN
+                    IF attempt = 20 THEN RAISE; END IF;
+                    PERFORM pg_sleep(0.05);
             END;
         END LOOP;
     END LOOP;
+EXCEPTION WHEN insufficient_privilege THEN
+    RAISE EXCEPTION '% may not make or change role checkout: %', current_user, SQLERRM
+        USING HINT = 'Have an administrator run this, and then this file again: ' || array_to_string(statements, '; ') || ';';
 END $$;
 
-GRANT SELECT ON ALL TABLES IN SCHEMA public TO checkout;
+GRANT USAGE ON SCHEMA public TO checkout;
+GRANT SELECT ON products, inventory, delivery_zones, accounts, transfers, orders, order_lines, reservations, shipments,
+             step_fence, order_events, incidents, audit_events, schema_version TO checkout;
 GRANT INSERT ON orders, order_lines, reservations, transfers, shipments, step_fence, order_events, incidents,
              audit_events TO checkout;
 GRANT UPDATE (on_hand, reserved) ON inventory TO checkout;
@@ -432,7 +510,7 @@ GRANT UPDATE (phase, updated_at) ON step_fence TO checkout;
 GRANT UPDATE (steps, cause, closed_at, resolution, needs_review) ON incidents TO checkout;
 
 DO $$ BEGIN
-    EXECUTE format('GRANT USAGE ON SEQUENCE %s TO checkout', pg_get_serial_sequence('order_events', 'event_id'));
+    EXECUTE format('GRANT USAGE ON SEQUENCE %s TO checkout', pg_get_serial_sequence('public.order_events', 'event_id'));
 END $$;
 
 -- The demo catalogue ------------------------------------------------------------------------------------

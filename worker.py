@@ -1,13 +1,14 @@
 """The worker: takes checkouts from Temporal and does them on Postgres. Run as many as you like.
 
-    python worker.py
+    python worker.py            work
+    python worker.py --check    say whether it could, and what Postgres or Temporal lack
 
 Settings come from the environment: `TEMPORAL_*` as for every Temporal tool, ours as `CHECKOUT_*` (see
 adapters/config.py). Without any, it works with what `make up` or `docker compose up` started.
 
 SIGTERM or Ctrl-C drains: running steps are finished, no new ones are taken.
-Exit status: 0 drained; 1 Temporal or Postgres cannot be used, or saga.log is not written any more; 2 the configuration
-or the usage is wrong.
+Exit status: 0 drained, or nothing is lacking; 1 Temporal or Postgres cannot be used, or saga.log is not written any
+more; 2 the configuration or the usage is wrong.
 """
 
 import asyncio
@@ -40,10 +41,10 @@ from activities.orders import Orders
 from activities.payments import Payments
 from activities.sagas import Sagas
 from activities.shipping import Shipping
-from adapters import deployment, event_log
+from adapters import deployment, event_log, schema
 from adapters.companion import Companion
 from adapters.config import ConfigurationError, WorkerSettings, load
-from adapters.database import create_audit_engine, create_engine, missing_tables, sqlstate
+from adapters.database import create_audit_engine, create_engine, sqlstate
 from adapters.telemetry import configure_logging, leave
 from adapters.temporal import NOT_OURS_TO_ASK, RefuseWrongArguments, connect, connection_options
 from client import schedule_watch, schedules
@@ -176,7 +177,7 @@ async def run(settings: WorkerSettings) -> None:
     patient_engine = create_engine(settings.database_url, pool_size=2, is_patient=True)
     audit_engine = create_audit_engine(settings.database_url)
     try:
-        ready = asyncio.create_task(_wait_until_usable(settings, engine))
+        ready = asyncio.create_task(_wait_until_usable(settings, engine, patient_engine, audit_engine))
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if not ready.done():
@@ -223,6 +224,35 @@ async def _end(follower: "asyncio.Task[None]") -> None:
         raise CannotGoOn(f"saga.log is not written any more: {why}.\nWhat ran is finished; start the worker again.")
 
 
+async def check(settings: WorkerSettings) -> None:
+    """Look at everything that a worker needs, as its start does, and change nothing on the servers.
+
+    Raises:
+        CannotStart: with all that is lacking, in Postgres and in Temporal.
+    """
+    _require_writable(settings.log_file)
+    deadline = time.monotonic() + settings.startup_timeout_seconds
+    engines = (
+        create_engine(settings.database_url, pool_size=1),
+        create_engine(settings.database_url, pool_size=1, is_patient=True),
+        create_audit_engine(settings.database_url),
+    )
+    try:
+        results = await asyncio.gather(
+            _until(deadline, "Postgres", lambda: _check_database(*engines)),
+            _reach_temporal(deadline),
+            return_exceptions=True,
+        )
+    finally:
+        for engine in engines:
+            await engine.dispose()
+    failures = [result for result in results if isinstance(result, BaseException)]
+    if unforeseen := [failure for failure in failures if not isinstance(failure, CannotStart)]:
+        raise unforeseen[0]
+    if failures:
+        raise CannotStart("\n".join(map(str, failures)))
+
+
 def _intervals(settings: WorkerSettings) -> schedules.Every:
     return schedules.Every(
         sweep=timedelta(seconds=settings.sweep_every_seconds),
@@ -238,9 +268,15 @@ async def _ensure_schedules(client: Client, settings: WorkerSettings) -> None:
         _log.warning("the schedules of sweep and audit could not be made: %s", error.message)
 
 
-async def _wait_until_usable(settings: WorkerSettings, engine: AsyncEngine) -> Client:
+async def _wait_until_usable(
+    settings: WorkerSettings, engine: AsyncEngine, patient_engine: AsyncEngine, audit_engine: AsyncEngine
+) -> Client:
     deadline = time.monotonic() + settings.startup_timeout_seconds
-    await _until(deadline, "Postgres", lambda: _check_database(engine))
+    await _until(deadline, "Postgres", lambda: _check_database(engine, patient_engine, audit_engine))
+    return await _reach_temporal(deadline)
+
+
+async def _reach_temporal(deadline: float) -> Client:
     identity = f"checkout-worker@{socket.gethostname()}-{os.getpid()}"
     try:
         where = connection_options()["target_host"]
@@ -283,12 +319,10 @@ async def _until(deadline: float, what: str, attempt: Callable[[], Awaitable[_T]
         wait = min(wait * 2, 5.0)
 
 
-async def _check_database(engine: AsyncEngine) -> None:
-    if missing := await missing_tables(engine):
-        raise CannotStart(
-            f"The database has no schema: {', '.join(missing)} missing.\n"
-            "Run setup.sql on it as a superuser: psql -d checkout -f setup.sql"
-        )
+async def _check_database(engine: AsyncEngine, patient_engine: AsyncEngine, audit_engine: AsyncEngine) -> None:
+    """Refuse a database that lacks something the code relies on: its orders would wait, or lack a guard."""
+    if lacks := await schema.problems(engine, patient_engine, audit_engine):
+        raise CannotStart("\n  ".join(["The database lacks:", *lacks]) + f"\n{schema.REMEDY}")
 
 
 async def _check_search_attributes(client: Client) -> None:
@@ -328,15 +362,20 @@ def _require_writable(log_file: Path) -> None:
 
 def main() -> int:
     """Run the worker and give the exit status."""
-    if arguments := sys.argv[1:]:
+    arguments = sys.argv[1:]
+    if arguments not in ([], ["--check"]):
         is_question = arguments[0] in {"-h", "--help"}
-        (sys.stdout if is_question else sys.stderr).write(f"{__doc__}\nIt takes no arguments.\n")
+        (sys.stdout if is_question else sys.stderr).write(f"{__doc__}\nIt takes no other arguments.\n")
         return 0 if is_question else 2
     try:
         settings = load(WorkerSettings)
         configure_logging(settings.log_level)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run(settings))
+            if arguments:
+                runner.run(check(settings))
+                sys.stdout.write("Nothing is lacking: a worker can start.\n")
+            else:
+                runner.run(run(settings))
     except ConfigurationError as error:
         sys.stderr.write(f"The configuration is wrong:\n{error}\n")
         return 2

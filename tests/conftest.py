@@ -24,6 +24,7 @@ from adapters.temporal import DATA_CONVERTER
 from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
 from domain.model import CheckoutInput, CheckoutStatus, Lane, OrderLine
 from domain.policies import checkout_workflow_id
+from embedded.postgres import PostgresServer
 from embedded.stack import DATABASE, ROLE, DevStack, psql
 from tests.memory import folder_in_memory
 from worker import build_worker
@@ -132,14 +133,17 @@ class Database:
 @contextmanager
 def cloned_database(stack: DevStack) -> Iterator[Database]:
     """Make a database with the demo catalogue, and drop it after the block."""
+    with database_on(stack.postgres) as database:
+        yield database
+
+
+@contextmanager
+def database_on(server: PostgresServer) -> Iterator[Database]:
+    """Make it on a server on which setup.sql has run."""
     name = f"test_{next(_numbers)}_{uuid.uuid4().hex[:8]}"
-    psql(stack.postgres, "postgres", "-c", f'CREATE DATABASE "{name}" TEMPLATE "{DATABASE}"')
-    yield Database(
-        name,
-        stack.postgres.url(name, ROLE),
-        stack.postgres.url(name, "postgres", driver="postgresql"),
-    )
-    psql(stack.postgres, "postgres", "-c", f'DROP DATABASE "{name}" WITH (FORCE)')
+    psql(server, "postgres", "-c", f'CREATE DATABASE "{name}" TEMPLATE "{DATABASE}"')
+    yield Database(name, server.url(name, ROLE), server.url(name, "postgres", driver="postgresql"))
+    psql(server, "postgres", "-c", f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import TypeVar
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from adapters.database import TABLES
+from adapters.schema import tables
 from adapters.temporal import DATA_CONVERTER
 from client.checkouts import Checkouts
 from domain.model import CheckoutInput, CheckoutStatus
@@ -94,7 +94,7 @@ async def every_row(database: Database) -> dict[str, list[str]]:
     """Read the whole database."""
     return {
         table: [row[0] for row in await database.fetch(f"SELECT t::text FROM {table} t ORDER BY 1")]
-        for table in sorted(TABLES)
+        for table in sorted(tables())
     }
 
 

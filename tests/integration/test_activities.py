@@ -14,7 +14,8 @@ from activities.inventory import Inventory
 from activities.orders import OperatorNote, Orders, OrderState, ParkInput
 from activities.payments import Payments
 from activities.shipping import Shipping
-from adapters.database import TABLES, single_statement
+from adapters.database import single_statement
+from adapters.schema import tables
 from domain.errors import (
     CheckoutError,
     CompensationImpossible,
@@ -56,7 +57,7 @@ async def complete(shop: Shop, order: CheckoutInput) -> None:
 async def every_row(database: Database) -> dict[str, list[str]]:
     return {
         table: [row[0] for row in await database.fetch(f"SELECT t::text FROM {table} t ORDER BY 1")]
-        for table in sorted(TABLES)
+        for table in sorted(tables())
     }
 
 

@@ -18,7 +18,8 @@ from activities.inventory import Inventory
 from activities.orders import Orders
 from activities.payments import Payments
 from activities.shipping import Shipping
-from adapters.database import TABLES, create_engine
+from adapters.database import create_engine
+from adapters.schema import tables
 from domain.bulk import OTHER_CONTENT, Outcome, StepInput, StepReport, UnwindInput, pack
 from domain.errors import CheckoutError, DatabaseRefusedStatement, DatabaseUnavailable
 from domain.model import CheckoutInput, Ending, OrderLine, Step, UndoInput
@@ -121,7 +122,7 @@ async def left_behind(database: Database) -> dict[str, list[str]]:
     own = "'{created_at,updated_at,at,handed_over_at,event_id,txid,carrier}'::text[]"
     return {
         table: [row[0] for row in await database.fetch(f"SELECT (to_jsonb(t) - {own})::text FROM {table} t ORDER BY 1")]
-        for table in sorted(TABLES)
+        for table in sorted(tables())
     }
 
 

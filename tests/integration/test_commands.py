@@ -220,8 +220,8 @@ def test_a_worker_that_is_asked_for_help_gives_it_and_does_not_start() -> None:
     )
 
     assert (asked.returncode, mistaken.returncode) == (0, 2)
-    assert "It takes no arguments." in asked.stdout
-    assert "It takes no arguments." in mistaken.stderr
+    assert "It takes no other arguments." in asked.stdout
+    assert "It takes no other arguments." in mistaken.stderr
 
 
 def test_an_unreachable_temporal_is_told_in_words_and_ends_with_1(commands: Commands) -> None:

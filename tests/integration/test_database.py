@@ -16,10 +16,8 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.inventory import Inventory
 from adapters.database import (
-    TABLES,
     classify,
     create_engine,
-    missing_tables,
     single_statement,
     snapshot,
     transaction,
@@ -572,16 +570,3 @@ def test_an_error_without_a_sqlstate_is_an_outage_in_a_few_words(error: Exceptio
     assert type(failure) is DatabaseUnavailable
     assert not failure.non_retryable
     assert 0 < len(failure.message) < 500
-
-
-@pytest.mark.parametrize("tables", [[], ["step_fence"], ["incidents", "orders"]])
-async def test_missing_tables_are_listed(database: Database, engine: AsyncEngine, tables: list[str]) -> None:
-    for table in tables:
-        await database.run(f"ALTER TABLE {table} RENAME TO gone_{table}")
-
-    assert await missing_tables(engine) == tables
-
-
-async def test_a_database_in_which_setup_sql_never_ran_misses_every_table(stack: DevStack) -> None:
-    async with _engine(stack.postgres.url("postgres")) as engine:
-        assert await missing_tables(engine) == sorted(TABLES)

@@ -397,13 +397,13 @@ def closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make a folder that only we may enter, with the server's programs in it."""
     folder = tmp_path / "closed"
     folder.mkdir(mode=0o700)
-    binaries = installed()
+    binaries = installed(18)
     site = binaries.parents[2]
     for part in (binaries.parents[1], site / f"{binaries.parents[1].name}.libs"):
         if part.exists():
             shutil.copytree(part, folder / "venv" / part.name, symlinks=True)
     programs = folder / "venv" / binaries.relative_to(site)
-    monkeypatch.setattr(placement, "installed", lambda: programs)
+    monkeypatch.setattr(placement, "installed", lambda _version: programs)
     return folder
 
 

@@ -3,11 +3,17 @@
 Times, and the same plans with a million orders, are in benchmarks/million.py.
 """
 
+import re
+import uuid
+
 import asyncpg
+from sqlalchemy import event, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from benchmarks import past, plans
 from embedded.stack import ROOT, DevStack, psql
-from tests.conftest import Database
+from tests.conftest import Database, Shop
+from tests.integration.test_batches import drawn, one_by_one, together
 
 _ENDED, _UNFINISHED = 20_000, 2_000
 """Enough for the plans that a million get, and a few seconds to write."""
@@ -79,3 +85,35 @@ async def test_the_audit_reads_every_row_a_bounded_number_of_times(database: Dat
         await connection.close()
 
     assert max(read.values()) < 2 * rows, read
+
+
+async def test_a_plan_that_a_step_keeps_while_the_tables_grow_reads_by_index(
+    shop: Shop, database: Database, engine: AsyncEngine
+) -> None:
+    sent: dict[str, None] = {}
+    event.listen(engine.sync_engine, "before_cursor_execute", lambda *said: sent.setdefault(said[2]))
+    await one_by_one(shop, drawn(1, 30))
+    await together(shop, drawn(2, 30))
+    # As small as it is now, every table is one page: by their numbers nothing is cheaper than to read all of it.
+    await database.run("ANALYZE")
+    url = make_url(database.url).set(drivername="postgresql").render_as_string()
+    connection = await asyncpg.connect(url)
+
+    try:
+        await connection.execute("SET plan_cache_mode = force_generic_plan")
+        kept = {statement: await _scanned_when_kept(connection, statement) for statement in sent}
+    finally:
+        await connection.close()
+
+    assert len([statement for statement in kept if "step_fence" in statement]) >= 6
+    assert {statement: tables for statement, tables in kept.items() if tables} == {}
+
+
+async def _scanned_when_kept(connection: "asyncpg.Connection[asyncpg.Record]", statement: str) -> set[str]:
+    """Name the big tables that a statement's plan for any values reads from end to end."""
+    prepared = await connection.prepare(statement, name=f"kept_{uuid.uuid4().hex}")
+    values = ", ".join(["NULL"] * len(prepared.get_parameters()))
+    explained = await connection.fetchval(
+        f"EXPLAIN (FORMAT JSON) EXECUTE {prepared.get_name()}{f'({values})' if values else ''}"
+    )
+    return set(re.findall(r'"Node Type": "Seq Scan"[^{}]*?"Relation Name": "(\w+)"', explained)) & plans.BIG

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from activities.inventory import Inventory
 from activities.payments import Payments
 from activities.shipping import Shipping
-from adapters.database import TABLES
+from adapters.schema import tables
 from domain.errors import DatabaseUnavailable, IdempotencyMismatch, StepAlreadyCompensated
 from domain.model import CheckoutInput, Ending, Step, UndoInput
 from domain.undo import UndoOutcome, UndoResult
@@ -126,7 +126,7 @@ class Bench:
     async def every_row(self) -> dict[str, list[str]]:
         return {
             table: [row[0] for row in await self.database.fetch(f"SELECT t::text FROM {table} t ORDER BY 1")]
-            for table in sorted(TABLES)
+            for table in sorted(tables())
         }
 
     async def fence(self) -> tuple[str, bool]:

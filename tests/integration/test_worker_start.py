@@ -1,5 +1,6 @@
 """A worker that starts while its servers come and go waits for them, and says what only a person can mend."""
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -10,7 +11,23 @@ from temporalio.worker import PollerBehaviorAutoscaling
 
 import worker
 from adapters.config import WorkerSettings
-from tests.conftest import Shop
+from adapters.database import create_audit_engine, create_engine
+from tests.conftest import Database, Shop
+
+Engines = tuple[AsyncEngine, AsyncEngine, AsyncEngine]
+
+
+@pytest.fixture
+async def engines(database: Database) -> AsyncIterator[Engines]:
+    """The three that a worker has."""
+    made = (
+        create_engine(database.url),
+        create_engine(database.url, is_patient=True),
+        create_audit_engine(database.url),
+    )
+    yield made
+    for engine in made:
+        await engine.dispose()
 
 
 class Flaky:
@@ -33,7 +50,7 @@ class Flaky:
 
 
 async def test_a_worker_waits_for_a_temporal_that_goes_away_again_while_it_starts(
-    engine: AsyncEngine, client: Client, monkeypatch: pytest.MonkeyPatch
+    engines: Engines, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flaky = Flaky(client, failures=3)
 
@@ -42,14 +59,14 @@ async def test_a_worker_waits_for_a_temporal_that_goes_away_again_while_it_start
 
     monkeypatch.setattr(worker, "connect", connect)
 
-    usable: object = await worker._wait_until_usable(WorkerSettings(startup_timeout_seconds=30), engine)
+    usable: object = await worker._wait_until_usable(WorkerSettings(startup_timeout_seconds=30), *engines)
 
     assert usable is flaky
     assert flaky.failures == 0
 
 
 async def test_a_temporal_that_stays_away_is_told_at_the_deadline(
-    engine: AsyncEngine, client: Client, monkeypatch: pytest.MonkeyPatch
+    engines: Engines, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def connect(**_: Any) -> Flaky:
         return Flaky(client, failures=1_000)
@@ -57,7 +74,7 @@ async def test_a_temporal_that_stays_away_is_told_at_the_deadline(
     monkeypatch.setattr(worker, "connect", connect)
 
     with pytest.raises(worker.CannotStart, match="did not answer in time: transport error"):
-        await worker._wait_until_usable(WorkerSettings(startup_timeout_seconds=1), engine)
+        await worker._wait_until_usable(WorkerSettings(startup_timeout_seconds=1), *engines)
 
 
 @pytest.mark.parametrize(("connections", "tasks"), [(1, 10), (20, 20), (500, 500)])

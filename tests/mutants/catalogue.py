@@ -2,6 +2,7 @@
 
 from tests.mutants import (
     audits,
+    behind,
     bulk,
     checkout,
     events,
@@ -29,6 +30,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *lanes.MUTANTS,
     *bulk.MUTANTS,
     *schema.MUTANTS,
+    *behind.MUTANTS,
     *failures.MUTANTS,
     *maintenance.MUTANTS,
     *restored.MUTANTS,

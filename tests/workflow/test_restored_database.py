@@ -13,7 +13,7 @@ from activities.inventory import Inventory
 from activities.maintenance import Maintenance
 from activities.payments import Payments
 from activities.shipping import Shipping
-from adapters.database import TABLES
+from adapters.schema import tables
 from client import schedules
 from client.schedules import Every
 from domain import policies
@@ -55,15 +55,15 @@ class Backup:
 
     async def take(self) -> None:
         await self._database.run(
-            "CREATE SCHEMA backup;" + "".join(f"CREATE TABLE backup.{table} AS TABLE {table};" for table in TABLES)
+            "CREATE SCHEMA backup;" + "".join(f"CREATE TABLE backup.{table} AS TABLE {table};" for table in tables())
         )
 
     async def restore(self) -> None:
         """Put every row back, past triggers and constraints, as a restored data folder would."""
         await self._database.run(
             "SET session_replication_role = replica;"
-            + "".join(f"DELETE FROM {table};" for table in TABLES)
-            + "".join(f"INSERT INTO {table} OVERRIDING SYSTEM VALUE TABLE backup.{table};" for table in TABLES)
+            + "".join(f"DELETE FROM {table};" for table in tables())
+            + "".join(f"INSERT INTO {table} OVERRIDING SYSTEM VALUE TABLE backup.{table};" for table in tables())
         )
 
 

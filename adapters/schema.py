@@ -1,0 +1,221 @@
+"""What the code relies on in the database, and what of it is missing.
+
+schema.txt beside this file has the expectation. It is a recording of a database on which setup.sql has just been run,
+seen by role `checkout` (`python -m tests.record_schema`); a test compares the two, so that they cannot drift apart.
+What a database has beyond that is fine: a newer release adds first and uses later.
+"""
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from domain import policies
+
+OLDEST_SERVER = 15
+RECORDING = Path(__file__).with_name("schema.txt")
+_VERSION_TABLE = "schema_version"
+_WHOLE = frozenset({"table", "column", "trigger", "function"})
+"""The kinds of facts that others are about."""
+
+REMEDY = """Run setup.sql on it as its owner: psql -d checkout -f setup.sql
+What is missing still was changed by hand: setup.sql never changes a table that is there, nor a setting that
+ALTER DATABASE or ALTER ROLE ... IN DATABASE has put before the role's. Put it back as setup.sql has it."""
+
+
+class Fact(NamedTuple):
+    """One thing that the catalogue says of a table, `table.column`, `table.trigger`, function and so on."""
+
+    kind: str
+    subject: str
+    value: str = ""
+
+
+# As the connected role sees it, whatever it is called. Definitions are told apart only as far as the code relies on
+# them: a newer release may let a CHECK accept more, or an index hold more rows.
+_CATALOGUE = text(r"""
+    WITH tables AS (
+        SELECT oid, relname AS name FROM pg_class
+         WHERE relnamespace = to_regnamespace('public') AND relkind IN ('r', 'p')
+    ), columns AS (
+        SELECT a.*, t.name, t.name || '.' || a.attname AS subject
+          FROM tables t JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
+    ), functions AS (
+        SELECT p.*, p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')' AS subject
+          FROM pg_proc p WHERE p.pronamespace = to_regnamespace('public') AND p.prokind = 'f'
+    )
+    SELECT 'table' AS kind, name AS subject,
+           CASE WHEN row_security_active(oid) THEN 'hides rows by row security' ELSE '' END AS value FROM tables
+    UNION ALL
+    SELECT 'name', name, CASE WHEN to_regclass(quote_ident(name)) = oid THEN 'means the one in public'
+                              ELSE current_setting('search_path') END FROM tables
+    UNION ALL
+    SELECT 'column', subject, format_type(atttypid, atttypmod) FROM columns
+    UNION ALL
+    SELECT 'not null', subject, '' FROM columns WHERE attnotnull
+    UNION ALL
+    SELECT 'default', subject, '' FROM columns WHERE atthasdef OR attidentity <> ''
+    UNION ALL
+    SELECT 'constraint', t.name || '.' || c.conname,
+           CASE WHEN c.contype = 'c' THEN 'CHECK'
+                ELSE regexp_replace(pg_get_constraintdef(c.oid), 'public\.|( NOT VALID$)', '', 'g') END
+           || CASE WHEN pg_get_constraintdef(c.oid) LIKE '%NOT ENFORCED' AND c.contype = 'c' THEN ' NOT ENFORCED'
+                   WHEN EXISTS (SELECT FROM pg_trigger g WHERE g.tgconstraint = c.oid AND g.tgenabled IN ('D', 'R'))
+                   THEN ', disabled' ELSE '' END
+      FROM tables t JOIN pg_constraint c ON c.conrelid = t.oid AND c.contype <> 'n'
+    UNION ALL
+    SELECT 'index', t.name || '.' || c.relname,
+           CASE WHEN NOT (i.indisvalid AND i.indisready) THEN 'invalid ' ELSE '' END
+           || CASE WHEN i.indisunique THEN 'unique ' ELSE '' END
+           || '(' || (SELECT string_agg(pg_get_indexdef(i.indexrelid, n, true), ', ' ORDER BY n)
+                        FROM generate_series(1, i.indnkeyatts) AS n) || ')'
+      FROM tables t JOIN pg_index i ON i.indrelid = t.oid JOIN pg_class c ON c.oid = i.indexrelid
+    UNION ALL
+    SELECT 'trigger', t.name || '.' || g.tgname,
+           regexp_replace(pg_get_triggerdef(g.oid), '^CREATE (CONSTRAINT )?TRIGGER \S+ | ON \S+| EXECUTE .*$', '', 'g')
+           || ' EXECUTE ' || p.pronamespace::regnamespace || '.' || p.proname
+      FROM tables t JOIN pg_trigger g ON g.tgrelid = t.oid AND NOT g.tgisinternal JOIN pg_proc p ON p.oid = g.tgfoid
+    UNION ALL
+    SELECT 'enabled', t.name || '.' || g.tgname, ''
+      FROM tables t JOIN pg_trigger g ON g.tgrelid = t.oid AND NOT g.tgisinternal AND g.tgenabled IN ('O', 'A')
+    UNION ALL
+    SELECT 'function', subject, pg_get_function_result(oid) FROM functions
+    UNION ALL
+    SELECT 'body', subject, md5(replace(prosrc, chr(13), '') || coalesce(array_to_string(proconfig, ','), ''))
+      FROM functions
+    UNION ALL
+    SELECT 'right', name, privilege FROM tables, unnest(ARRAY['SELECT', 'INSERT']) AS privilege
+     WHERE has_table_privilege(oid, privilege)
+    UNION ALL
+    SELECT 'right', subject, 'UPDATE' FROM columns WHERE has_column_privilege(attrelid, attnum, 'UPDATE')
+    UNION ALL
+    SELECT 'right', subject, 'EXECUTE' FROM functions WHERE has_function_privilege(oid, 'EXECUTE')
+    UNION ALL
+    SELECT 'right', subject, 'USAGE of its sequence' FROM columns
+     WHERE attidentity <> '' AND has_sequence_privilege(
+               pg_get_serial_sequence(format('public.%I', name), attname), 'USAGE')
+    UNION ALL
+    SELECT 'right', 'schema public', 'USAGE' WHERE has_schema_privilege('public', 'USAGE')
+""")
+_VERSION = text("SELECT CAST(version AS text) FROM public.schema_version")
+_SETTINGS = text("""
+    SELECT name, CAST(setting AS bigint) AS setting FROM pg_settings
+     WHERE name IN ('lock_timeout', 'statement_timeout', 'transaction_timeout', 'server_version_num',
+                    'idle_in_transaction_session_timeout', 'client_connection_check_interval')
+""")
+
+
+@cache
+def expected() -> frozenset[Fact]:
+    """Give what setup.sql of this release makes, by its recording."""
+    lines = RECORDING.read_text(encoding="utf-8").splitlines()
+    return frozenset(Fact(*line.split("\t")) for line in lines)
+
+
+def tables() -> frozenset[str]:
+    """Name the tables of setup.sql."""
+    return frozenset(fact.subject for fact in expected() if fact.kind == "table")
+
+
+async def found(connection: AsyncConnection) -> frozenset[Fact]:
+    """Read what the database has, as the connected role sees it."""
+    facts = {Fact(*row) for row in await connection.execute(_CATALOGUE)}
+    if {Fact("table", _VERSION_TABLE, ""), Fact("right", _VERSION_TABLE, "SELECT")} <= facts:
+        facts |= {Fact("version", "schema", value) for value in (await connection.execute(_VERSION)).scalars()}
+    return frozenset(facts)
+
+
+def missing(found: frozenset[Fact]) -> list[str]:
+    """Say in a line each what the code relies on and the database lacks.
+
+    Of what is missing altogether nothing else is said. Function bodies are compared where the database's version is
+    this code's: an older one is told by its version, and a newer one may have better ones.
+    """
+    version, here = _version(expected()), _version(found)
+    lacks = [fact for fact in expected() - found if fact.kind != "version" and (fact.kind != "body" or here == version)]
+    has = {(fact.kind, fact.subject): fact.value for fact in found if fact.kind != "right"}
+    gone = {fact.subject for fact in lacks if fact.kind in _WHOLE and (fact.kind, fact.subject) not in has}
+    lines = []
+    if here < version:
+        lines.append(f"schema version {version} (it has {f'version {here}' if here else 'none'})")
+    strayed = {
+        fact.subject: has["name", fact.subject] for fact in lacks if fact.kind == "name" and fact.subject not in gone
+    }
+    for fact in sorted(lacks):
+        is_implied = fact.subject.partition(".")[0] in gone - {fact.subject} or (
+            fact.subject in gone and fact.kind not in _WHOLE
+        )
+        if fact.kind != "name" and not is_implied:
+            lines.append(_told(fact, has.get((fact.kind, fact.subject))))
+    if strayed:
+        [path] = set(strayed.values())
+        lines.append(f"a search_path by which {', '.join(sorted(strayed))} are those in public (it is {path})")
+    return lines + _demanded(found)
+
+
+def unfit(settings: Mapping[str, int], of: str) -> list[str]:
+    """Say in a line each which limits are not nested as they have to be (docs/architecture.md, in milliseconds)."""
+    steps = min(_milliseconds(each) for each in (policies.RESERVE, policies.PAY, policies.SHIP))
+    undos = min(_milliseconds(each) for each in (policies.UNDO, policies.RECORD, policies.BATCH))
+    statement = settings["statement_timeout"]
+    attempt = {"sweep": _milliseconds(policies.MAINTENANCE), "audit": _milliseconds(policies.AUDIT)}.get(of)
+    ranges = {
+        "statement_timeout": (attempt // 2 if attempt else 1, attempt or steps),
+        "lock_timeout": (1, statement),
+        "transaction_timeout": (statement, attempt or undos),
+        "idle_in_transaction_session_timeout": (1, undos),
+        "client_connection_check_interval": (1, undos),
+    }
+    return [
+        f"{name} from {low} to {high - 1} ms for the {of} (it is {settings[name]})"
+        for name, (low, high) in ranges.items()
+        if name in settings and not low <= settings[name] < high
+    ]
+
+
+async def problems(steps: AsyncEngine, sweep: AsyncEngine, audit: AsyncEngine) -> list[str]:
+    """Say in a line each what the database lacks, as each kind of connection sees it; none: it can be worked on."""
+    said: dict[str, None] = {}
+    for engine, of in ((steps, "steps"), (sweep, "sweep"), (audit, "audit")):
+        async with engine.connect() as connection:
+            settings: dict[str, int] = {row.name: row.setting for row in await connection.execute(_SETTINGS)}
+            if (server := settings["server_version_num"] // 10_000) < OLDEST_SERVER:
+                return [f"PostgreSQL {OLDEST_SERVER} or newer (it is {server})"]
+            seen = await found(connection)
+        if not any(fact.kind == "table" for fact in expected() & seen):
+            return ["any of our tables: setup.sql has not been run on it"]
+        said |= dict.fromkeys([*missing(seen), *unfit(settings, of)])
+    return list(said)
+
+
+def _milliseconds(policy: policies.ActivityPolicy) -> int:
+    return round(policy.start_to_close.total_seconds() * 1000)
+
+
+def _version(facts: Iterable[Fact]) -> int:
+    return max((int(fact.value) for fact in facts if fact.kind == "version"), default=0)
+
+
+def _told(fact: Fact, other: str | None) -> str:
+    match fact.kind:
+        case "right":
+            return f"right {fact.value} on {fact.subject}"
+        case "enabled":
+            return f"trigger {fact.subject} enabled"
+        case "body":
+            return f"function {fact.subject} as setup.sql has it"
+    return f"{fact.kind} {fact.subject}" + f" {fact.value}".rstrip() + (f" (it is {other})" if other else "")
+
+
+def _demanded(found: frozenset[Fact]) -> list[str]:
+    """Name the columns that have to be given and that this code does not know of: it could insert nothing."""
+    facts: dict[str, set[str]] = {kind: set() for kind in ("column", "not null", "default")}
+    for fact in found:
+        facts.setdefault(fact.kind, set()).add(fact.subject)
+    known = {fact.subject for fact in expected() if fact.kind == "column"}
+    filled = {fact.subject for fact in expected() if fact[0::2] == ("right", "INSERT")}
+    strange = facts["not null"] - facts["default"] - known
+    return [f"a default for column {name}" for name in sorted(strange) if name.partition(".")[0] in filled]

@@ -1,0 +1,225 @@
+"""What a worker asks of its database before it works: nothing that it relies on may be missing, and it says what is."""
+
+import pytest
+from sqlalchemy import make_url
+
+from adapters import schema
+from adapters.database import create_audit_engine, create_engine
+from embedded.stack import ROOT, DevStack, psql
+from tests.conftest import Database
+from tests.record_schema import facts
+
+_SETUP = ("-f", str(ROOT / "setup.sql"))
+_OTHER = "CREATE SCHEMA other; GRANT USAGE ON SCHEMA other TO checkout; "
+_NOTHING = "RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; "
+_ROLE = 'ALTER ROLE checkout IN DATABASE "{name}" SET '
+
+
+async def _lacks(url: str) -> list[str]:
+    engines = create_engine(url), create_engine(url, is_patient=True), create_audit_engine(url)
+    try:
+        return await schema.problems(*engines)
+    finally:
+        for engine in engines:
+            await engine.dispose()
+
+
+async def test_the_code_expects_exactly_what_setup_sql_makes(database: Database) -> None:
+    recorded = schema.RECORDING.read_text(encoding="utf-8").splitlines()
+
+    made = await facts(database.url)
+
+    assert made == recorded, "run: .venv/bin/python -m tests.record_schema"
+
+
+async def test_a_database_on_which_setup_sql_has_run_lacks_nothing(database: Database) -> None:
+    assert await _lacks(database.url) == []
+
+
+async def test_a_database_on_which_setup_sql_never_ran_is_told_in_one_line(stack: DevStack) -> None:
+    assert await _lacks(stack.postgres.url("postgres")) == ["any of our tables: setup.sql has not been run on it"]
+
+
+_MENDED_BY_SETUP = {
+    "version": ("UPDATE schema_version SET version = 1", "schema version 2 (it has version 1)"),
+    "no version": ("DROP TABLE schema_version", "schema version 2 (it has none)\ntable schema_version"),
+    "table": ("DROP TABLE audit_events", "table audit_events"),
+    "column": ("ALTER TABLE orders DROP COLUMN carrier", "column orders.carrier text"),
+    "trigger": (
+        "DROP TRIGGER orders_move ON orders",
+        "trigger orders.orders_move BEFORE INSERT OR UPDATE OF status FOR EACH ROW EXECUTE public.orders_move",
+    ),
+    "trigger disabled": (
+        "ALTER TABLE orders DISABLE TRIGGER orders_log_move",
+        "trigger orders.orders_log_move enabled",
+    ),
+    "trigger for replicas alone": (
+        "ALTER TABLE orders ENABLE REPLICA TRIGGER orders_move",
+        "trigger orders.orders_move enabled",
+    ),
+    "trigger of another function": (
+        _OTHER
+        + "CREATE FUNCTION other.orders_move() "
+        + _NOTHING
+        + "CREATE OR REPLACE TRIGGER orders_move BEFORE INSERT OR UPDATE OF status ON orders"
+        " FOR EACH ROW EXECUTE FUNCTION other.orders_move()",
+        (
+            "trigger orders.orders_move BEFORE INSERT OR UPDATE OF status FOR EACH ROW EXECUTE public.orders_move"
+            " (it is BEFORE INSERT OR UPDATE OF status FOR EACH ROW EXECUTE other.orders_move)"
+        ),
+    ),
+    "trigger on another event": (
+        (
+            "CREATE OR REPLACE TRIGGER orders_log_move AFTER INSERT ON orders"
+            " FOR EACH ROW EXECUTE FUNCTION orders_log_move()"
+        ),
+        (
+            "trigger orders.orders_log_move AFTER INSERT OR UPDATE OF status FOR EACH ROW"
+            " EXECUTE public.orders_log_move"
+            " (it is AFTER INSERT FOR EACH ROW EXECUTE public.orders_log_move)"
+        ),
+    ),
+    "function body": (
+        "CREATE OR REPLACE FUNCTION orders_move() " + _NOTHING,
+        "function orders_move() as setup.sql has it",
+    ),
+    "index": ("DROP INDEX orders_unfinished", "index orders.orders_unfinished (updated_at)"),
+    "unique index": (
+        "DROP INDEX transfers_once_per_order",
+        "index transfers.transfers_once_per_order unique (order_id, kind)",
+    ),
+    "right to add": ("REVOKE INSERT ON step_fence FROM checkout", "right INSERT on step_fence"),
+    "right to read": ("REVOKE SELECT ON delivery_zones FROM checkout", "right SELECT on delivery_zones"),
+    "right to change": ("REVOKE UPDATE (ending) ON orders FROM checkout", "right UPDATE on orders.ending"),
+    "right to a sequence": (
+        "REVOKE USAGE ON SEQUENCE order_events_event_id_seq FROM checkout",
+        "right USAGE of its sequence on order_events.event_id",
+    ),
+}
+_MENDED_BY_HAND = {
+    "type": (
+        "ALTER TABLE shipments ALTER COLUMN tracking_number TYPE varchar(20)",
+        "column shipments.tracking_number text (it is character varying(20))",
+    ),
+    "default": ("ALTER TABLE order_events ALTER COLUMN at DROP DEFAULT", "default order_events.at"),
+    "not null": ("ALTER TABLE step_fence ALTER COLUMN fingerprint DROP NOT NULL", "not null step_fence.fingerprint"),
+    "constraint": (
+        "ALTER TABLE inventory DROP CONSTRAINT inventory_never_oversold",
+        "constraint inventory.inventory_never_oversold CHECK",
+    ),
+    "key": (
+        "ALTER TABLE step_fence DROP CONSTRAINT step_fence_pkey",
+        (
+            "constraint step_fence.step_fence_pkey PRIMARY KEY (saga_id, step)\n"
+            "index step_fence.step_fence_pkey unique (saga_id, step)"
+        ),
+    ),
+    "foreign key disabled": (
+        "ALTER TABLE reservations DISABLE TRIGGER ALL",
+        (
+            "constraint reservations.reservations_order_id_fkey FOREIGN KEY (order_id) REFERENCES orders(order_id)"
+            " (it is FOREIGN KEY (order_id) REFERENCES orders(order_id), disabled)\n"
+            "constraint reservations.reservations_sku_fkey FOREIGN KEY (sku) REFERENCES products(sku)"
+            " (it is FOREIGN KEY (sku) REFERENCES products(sku), disabled)"
+        ),
+    ),
+    "row security": ("ALTER TABLE orders ENABLE ROW LEVEL SECURITY", "table orders (it is hides rows by row security)"),
+    "another index of that name": (
+        "DROP INDEX transfers_by_debit; CREATE INDEX transfers_by_debit ON transfers (currency)",
+        "index transfers.transfers_by_debit (debit_account) (it is (currency))",
+    ),
+    "a column that must be given": (
+        "ALTER TABLE incidents ADD COLUMN severity text NOT NULL",
+        "a default for column incidents.severity",
+    ),
+    "search_path": (
+        _OTHER + "CREATE TABLE other.orders (); " + _ROLE + "search_path = other, public",
+        "a search_path by which orders are those in public (it is other, public)",
+    ),
+    "search_path without it": (
+        _OTHER + _ROLE + "search_path = other",
+        (
+            "a search_path by which accounts, audit_events, delivery_zones, incidents, inventory, order_events, "
+            "order_lines, orders, products, reservations, schema_version, shipments, step_fence, transfers "
+            "are those in public (it is other)"
+        ),
+    ),
+    "no lock_timeout": (
+        _ROLE + "lock_timeout = 0",
+        (
+            "lock_timeout from 1 to 2999 ms for the steps (it is 0)\n"
+            "lock_timeout from 1 to 54999 ms for the sweep (it is 0)\n"
+            "lock_timeout from 1 to 1739999 ms for the audit (it is 0)"
+        ),
+    ),
+    "statements that outlast their attempt": (
+        _ROLE + "statement_timeout = '6s'",
+        "statement_timeout from 1 to 4999 ms for the steps (it is 6000)",
+    ),
+    "transactions that outlast their attempt": (
+        _ROLE + "transaction_timeout = 0",
+        "transaction_timeout from 3000 to 9999 ms for the steps (it is 0)",
+    ),
+    "idle for ever": (
+        _ROLE + "idle_in_transaction_session_timeout = 0",
+        (
+            "idle_in_transaction_session_timeout from 1 to 9999 ms for the steps (it is 0)\n"
+            "idle_in_transaction_session_timeout from 1 to 9999 ms for the sweep (it is 0)\n"
+            "idle_in_transaction_session_timeout from 1 to 9999 ms for the audit (it is 0)"
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", [*_MENDED_BY_SETUP, *_MENDED_BY_HAND])
+async def test_whatever_is_missing_is_named(what: str, database: Database, stack: DevStack) -> None:
+    damage, told = (_MENDED_BY_SETUP | _MENDED_BY_HAND)[what]
+    await database.run(damage.replace("{name}", database.name))
+
+    lacks = await _lacks(database.url)
+
+    assert "\n".join(lacks) == told
+    if what in _MENDED_BY_SETUP:
+        psql(stack.postgres, database.name, *_SETUP)
+        assert await _lacks(database.url) == []
+
+
+async def test_an_index_of_another_definition_is_not_taken_for_ours(database: Database, stack: DevStack) -> None:
+    await database.run(_MENDED_BY_HAND["another index of that name"][0])
+
+    with pytest.raises(Exception, match=r"(?s)index transfers_by_debit is CREATE INDEX .*\(currency\).*DROP INDEX"):
+        psql(stack.postgres, database.name, *_SETUP)
+
+
+async def test_a_newer_schema_will_do(database: Database) -> None:
+    await database.run(
+        "UPDATE schema_version SET version = version + 1; CREATE TABLE later (id text PRIMARY KEY);"
+        "ALTER TABLE orders ADD COLUMN later text NOT NULL DEFAULT 'x'; CREATE INDEX later_index ON orders (later);"
+        "CREATE OR REPLACE FUNCTION order_may_move(previous text, next text) RETURNS boolean"
+        " LANGUAGE sql IMMUTABLE AS 'SELECT true'"
+    )
+
+    assert await _lacks(database.url) == []
+
+
+async def test_a_setup_sql_of_an_older_release_changes_nothing(database: Database, stack: DevStack) -> None:
+    await database.run("UPDATE schema_version SET version = version + 1; DROP TRIGGER orders_move ON orders")
+
+    with pytest.raises(Exception, match="has schema version 3, and this file makes version 2"):
+        psql(stack.postgres, database.name, *_SETUP)
+
+    assert await database.value("SELECT count(*) FROM pg_trigger WHERE tgname = 'orders_move'") == 0
+
+
+async def test_the_rights_are_those_of_whoever_connects(database: Database, stack: DevStack) -> None:
+    reader = f"reader_{database.name}"
+    await database.run(f"CREATE ROLE {reader} LOGIN; GRANT pg_read_all_data TO {reader}")
+
+    try:
+        lacks = await _lacks(make_url(database.url).set(username=reader).render_as_string())
+    finally:
+        psql(stack.postgres, "postgres", "-c", f"DROP ROLE {reader}")
+
+    assert "right INSERT on orders" in lacks
+    assert "right UPDATE on accounts.balance_minor" in lacks
+    assert "right SELECT on orders" not in lacks

@@ -1,0 +1,102 @@
+"""A release whose worker meets the database of the release before: nobody is rejected, and it says what to run."""
+
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from embedded.ports import free_port
+from embedded.stack import ROOT, DevStack, psql
+from tests.conftest import Database
+from tests.integration.commands import DEADLINE_SECONDS, Commands, Ran
+from tests.integration.test_commands import until
+
+# What setup.sql of version 2 adds to that of version 1.
+_ONE_BEHIND = """
+    DROP TABLE schema_version;
+    ALTER TABLE orders DROP COLUMN IF EXISTS shipped_by, DROP COLUMN IF EXISTS taken_back_by;
+    ALTER TABLE incidents DROP COLUMN IF EXISTS needs_review;
+    ALTER FUNCTION orders_move() RESET ALL;
+    ALTER FUNCTION orders_log_move() RESET ALL;
+"""
+
+
+def _check(commands: Commands, **environment: str) -> Ran:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "worker.py"), "--check"],
+        env=commands.environment | {"CHECKOUT_STARTUP_TIMEOUT_SECONDS": "5"} | environment,
+        cwd=commands.folder,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+        check=False,
+    )
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+async def test_a_schema_one_version_behind_rejects_nobody(
+    commands: Commands, database: Database, stack: DevStack
+) -> None:
+    await database.run(_ONE_BEHIND)
+    ids = [f"behind-{database.name}-{number}" for number in range(6)]
+
+    worker = commands.worker(CHECKOUT_STARTUP_TIMEOUT_SECONDS="2")
+    for number, order_id in enumerate(ids):
+        lane = "fast" if number % 2 else "classic"
+        started = commands.starter(
+            "start", "--order-id", order_id, "--customer", "alice", "--line", "pen:1", "--no-wait", CHECKOUT_LANE=lane
+        )
+        assert started.code == 0, started.err
+    refused = worker.wait(DEADLINE_SECONDS)
+    untouched = await database.value("SELECT count(*) FROM orders")
+    looked = _check(commands)
+
+    assert (refused, looked.code, untouched) == (1, 1, 0)
+    for told in (worker.tail(50), looked.err):
+        assert "schema version 2 (it has none)" in told
+        assert "table schema_version" in told
+        assert "psql -d checkout -f setup.sql" in told
+        assert "Traceback" not in told
+
+    psql(stack.postgres, database.name, "-f", str(ROOT / "setup.sql"))
+    assert _check(commands).code == 0
+    commands.ready_worker()
+    until(
+        lambda: (
+            Counter(psql(stack.postgres, database.name, "-Atc", "SELECT status FROM orders").split())
+            == {"completed": len(ids)}
+        )
+    )
+
+
+def test_a_check_of_a_sound_installation_says_so(commands: Commands) -> None:
+    ran = _check(commands)
+
+    assert (ran.code, ran.out) == (0, "Nothing is lacking: a worker can start.\n")
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({"TEMPORAL_NAMESPACE": "nowhere"}, "temporal operator namespace create --namespace nowhere"),
+        ({"CHECKOUT_LOG_FILE": "/nowhere/saga.log"}, "The log cannot be written"),
+        ({"CHECKOUT_LOG_LEVEL": "loud"}, "CHECKOUT_LOG_LEVEL"),
+    ],
+)
+def test_a_check_tells_what_the_start_would(commands: Commands, environment: dict[str, str], told: str) -> None:
+    ran = _check(commands, **environment)
+
+    assert ran.code == (2 if "LEVEL" in told else 1)
+    assert told in ran.err
+
+
+async def test_a_check_tells_of_both_servers_at_once(commands: Commands, database: Database) -> None:
+    await database.run("DROP TRIGGER orders_move ON orders")
+    nobody = f"127.0.0.1:{free_port()}"
+
+    ran = _check(commands, TEMPORAL_ADDRESS=nobody)
+
+    assert ran.code == 1
+    assert "trigger orders.orders_move" in ran.err
+    assert nobody in ran.err
