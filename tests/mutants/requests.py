@@ -22,11 +22,11 @@ MUTANTS = (
     ),
     Mutant(
         "request-forgets-what-it-did",
-        "whoever repeats a cancel to learn what came of it would be told that it was refused",
+        "whoever repeats a retry to learn what came of it would be told that it was refused",
         _ASKING,
         "            if is_carried_out(await self._answered(order_id)):\n                return None\n",
         "",
-        at(REQUESTS, "test_a_cancel_that_nobody_took_is_not_known_yet_and_its_repeats_are_the_same_request"),
+        at(REQUESTS, "test_a_retry_that_nobody_took_is_one_round_however_often_it_is_repeated"),
     ),
     Mutant(
         "cancel-takes-every-cancel-for-its-own",
