@@ -225,11 +225,7 @@ async def _end(follower: "asyncio.Task[None]") -> None:
 
 
 async def check(settings: WorkerSettings) -> None:
-    """Look at everything that a worker needs, as its start does, and change nothing on the servers.
-
-    Raises:
-        CannotStart: with all that is lacking, in Postgres and in Temporal.
-    """
+    """Look at all that a worker needs, as its start does; raise CannotStart with what Postgres and Temporal lack."""
     _require_writable(settings.log_file)
     deadline = time.monotonic() + settings.startup_timeout_seconds
     engines = (
@@ -246,11 +242,9 @@ async def check(settings: WorkerSettings) -> None:
     finally:
         for engine in engines:
             await engine.dispose()
-    failures = [result for result in results if isinstance(result, BaseException)]
-    if unforeseen := [failure for failure in failures if not isinstance(failure, CannotStart)]:
-        raise unforeseen[0]
-    if failures:
-        raise CannotStart("\n".join(map(str, failures)))
+    if failures := [result for result in results if isinstance(result, BaseException)]:
+        told = CannotStart("\n".join(map(str, failures)))
+        raise next((failure for failure in failures if not isinstance(failure, CannotStart)), told)
 
 
 def _intervals(settings: WorkerSettings) -> schedules.Every:
