@@ -6,7 +6,8 @@ Settings come from the environment: `TEMPORAL_*` as for every Temporal tool, our
 adapters/config.py). Without any, it works with what `make up` or `docker compose up` started.
 
 SIGTERM or Ctrl-C drains: running steps are finished, no new ones are taken.
-Exit status: 0 drained; 1 Temporal or Postgres cannot be used; 2 the configuration or the usage is wrong.
+Exit status: 0 drained; 1 Temporal or Postgres cannot be used, or Postgres does not let us in any more;
+2 the configuration or the usage is wrong.
 """
 
 import asyncio
@@ -42,7 +43,9 @@ from activities.sagas import Sagas
 from activities.shipping import Shipping
 from adapters import deployment, event_log
 from adapters.config import ConfigurationError, WorkerSettings, load
+from adapters.connector import Admission, CannotConnect
 from adapters.database import create_audit_engine, create_engine, missing_tables, sqlstate
+from adapters.pooling import Pooling, pooling_at
 from adapters.telemetry import configure_logging, leave
 from adapters.temporal import NOT_OURS_TO_ASK, RefuseWrongArguments, connect, connection_options
 from client import schedules
@@ -64,13 +67,18 @@ _FEWEST_WORKFLOW_TASKS = 10
 # that are cached here, of which the fast lane has none: its orders would be left with few slots.
 _SLOTS_PER_POLL = 4
 _MOST_POLLS = 20
-# Invalid authorization, no such database, no such role or right: waiting does not mend these for long.
+# A missing right or object that a statement came upon: waiting does not mend these for long.
 _UNMENDABLE = ("28", "3D", "42")
+_DATABASE_ADVICE = "Check CHECKOUT_DATABASE_URL and CHECKOUT_DATABASE_PASSWORD_FILE."
 _GRACE_SECONDS = 5.0
 
 
 class CannotStart(Exception):
     """Something outside this process has to be put right first. The message says what and how."""
+
+
+class CannotContinue(Exception):
+    """What this process was started with does not hold any more: it needs a new start. The message says what."""
 
 
 def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is said by name
@@ -149,14 +157,17 @@ async def run(settings: WorkerSettings) -> None:
 
     Raises:
         CannotStart: Temporal or Postgres cannot be used.
+        CannotContinue: Postgres lets nobody in any more.
     """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     _require_writable(settings.log_file)
-    engine = create_engine(settings.database_url, pool_size=settings.database_pool_size)
-    patient_engine = create_engine(settings.database_url, pool_size=2, is_patient=True)
-    audit_engine = create_audit_engine(settings.database_url)
+    admission = Admission()
+    url, password_file = settings.database_url, settings.database_password_file
+    engine = create_engine(url, pool_size=settings.database_pool_size, password_file=password_file, admission=admission)
+    patient_engine = create_engine(url, pool_size=2, is_patient=True, password_file=password_file, admission=admission)
+    audit_engine = create_audit_engine(url, password_file=password_file, admission=admission)
     try:
         ready = asyncio.create_task(_wait_until_usable(settings, engine))
         stopped = asyncio.create_task(stop.wait())
@@ -167,6 +178,7 @@ async def run(settings: WorkerSettings) -> None:
         client = ready.result()
         await _ensure_schedules(client, settings)
         follower = asyncio.create_task(event_log.follow(engine, settings.log_file))
+        locked_out = asyncio.create_task(_until_locked_out(admission, settings.database_refused_seconds))
         async with build_worker(client, engine, settings, patient_engine=patient_engine, audit_engine=audit_engine):
             _log.info(
                 "ready: task queue %s, histories at %s, log in %s",
@@ -176,19 +188,37 @@ async def run(settings: WorkerSettings) -> None:
                 extra={"action": "worker_ready"},
             )
             version = asyncio.create_task(deployment.follow(client, settings))
-            await asyncio.wait({stopped, follower}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({stopped, follower, locked_out}, return_when=asyncio.FIRST_COMPLETED)
             version.cancel()
             if follower.done():
                 follower.result()
+            if locked_out.done():
+                _log.error("%s", _lockout(admission, settings), extra={"action": "worker_locked_out"})
             _log.info("draining: running steps are finished", extra={"action": "worker_draining"})
         follower.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await follower
+        if locked_out.done():
+            raise CannotContinue(_lockout(admission, settings))
+        locked_out.cancel()
     finally:
         await engine.dispose()
         await patient_engine.dispose()
         await audit_engine.dispose()
     _log.info("stopped", extra={"action": "worker_stopped"})
+
+
+async def _until_locked_out(admission: Admission, limit_seconds: float) -> None:
+    """Return when Postgres has refused every new session for so long, and no old one has worked."""
+    while admission.refused_seconds < limit_seconds:  # noqa: ASYNC110 - time is what is waited for
+        await asyncio.sleep(min(1.0, limit_seconds / 10))
+
+
+def _lockout(admission: Admission, settings: WorkerSettings) -> str:
+    return (
+        f"Postgres has refused every new session for {settings.database_refused_seconds:g} s: {admission.reason}\n"
+        f"{_DATABASE_ADVICE} The orders under way wait for a worker that is let in."
+    )
 
 
 async def _ensure_schedules(client: Client, settings: WorkerSettings) -> None:
@@ -205,6 +235,7 @@ async def _ensure_schedules(client: Client, settings: WorkerSettings) -> None:
 
 async def _wait_until_usable(settings: WorkerSettings, engine: AsyncEngine) -> Client:
     deadline = time.monotonic() + settings.startup_timeout_seconds
+    await _until(deadline, "Postgres", lambda: _check_pooling(settings))
     await _until(deadline, "Postgres", lambda: _check_database(engine))
     identity = f"checkout-worker@{socket.gethostname()}-{os.getpid()}"
     try:
@@ -233,10 +264,10 @@ async def _until(deadline: float, what: str, attempt: Callable[[], Awaitable[_T]
                 raise
         except (SQLAlchemyError, OSError, TimeoutError, RuntimeError, RPCError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-            if (sqlstate(error) or "").startswith(_UNMENDABLE):
+            if _is_unmendable(error):
                 refused_until = refused_until or min(time.monotonic() + _GRACE_SECONDS, deadline)
                 if time.monotonic() > refused_until:
-                    raise CannotStart(f"{what} refuses us: {reason}\nCheck CHECKOUT_DATABASE_URL.") from error
+                    raise CannotStart(f"{what} refuses us: {reason}\n{_DATABASE_ADVICE}") from error
             elif time.monotonic() + wait > deadline:
                 raise CannotStart(
                     f"{what} did not answer in time: {reason}\n"
@@ -246,6 +277,23 @@ async def _until(deadline: float, what: str, attempt: Callable[[], Awaitable[_T]
             _log.info("waiting for %s: %s", what, reason, extra={"action": "waiting"})
         await asyncio.sleep(wait)
         wait = min(wait * 2, 5.0)
+
+
+def _is_unmendable(error: Exception) -> bool:
+    if isinstance(error, CannotConnect):
+        return error.is_refusal
+    return (sqlstate(error) or "").startswith(_UNMENDABLE)
+
+
+async def _check_pooling(settings: WorkerSettings) -> None:
+    """Refuse a pooler that gives each transaction another session, before anything relies on one."""
+    pooling = await pooling_at(settings.database_url, settings.database_password_file)
+    if pooling is Pooling.TRANSACTION:
+        raise CannotStart(
+            "CHECKOUT_DATABASE_URL leads to a pooler in transaction mode, which gives every transaction another "
+            "session: prepared statements, session settings and advisory locks get lost.\n"
+            "Set pool_mode = session for this database (PgBouncer), or connect to Postgres itself."
+        )
 
 
 async def _check_database(engine: AsyncEngine) -> None:
@@ -305,7 +353,7 @@ def main() -> int:
     except ConfigurationError as error:
         sys.stderr.write(f"The configuration is wrong:\n{error}\n")
         return 2
-    except CannotStart as error:
+    except (CannotStart, CannotContinue) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0

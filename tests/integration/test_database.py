@@ -410,19 +410,6 @@ async def test_an_undo_never_gives_up_because_of_an_outage(shop: Shop, database:
 
 
 @pytest.mark.parametrize(
-    ("user", "database_name", "sqlstate"),
-    [("checkout", "no_such_database", "3D000"), ("no_such_role", "checkout", "28000")],
-)
-async def test_a_login_that_postgres_refuses_needs_a_person(
-    stack: DevStack, user: str, database_name: str, sqlstate: str
-) -> None:
-    async with _engine(stack.postgres.url(database_name, user)) as engine:
-        failure = await _failure(_run(engine))
-
-    _assert_refused(failure, sqlstate)
-
-
-@pytest.mark.parametrize(
     ("damage", "sqlstate"),
     [
         ("REVOKE INSERT ON step_fence FROM checkout", "42501"),
