@@ -45,6 +45,7 @@ from adapters import deployment, event_log
 from adapters.config import ConfigurationError, WorkerSettings, load
 from adapters.connector import Admission, CannotConnect
 from adapters.database import create_audit_engine, create_engine, missing_tables, sqlstate
+from adapters.database_url import parse
 from adapters.pooling import Pooling, pooling_at
 from adapters.telemetry import configure_logging, leave
 from adapters.temporal import NOT_OURS_TO_ASK, RefuseWrongArguments, connect, connection_options
@@ -163,6 +164,8 @@ async def run(settings: WorkerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     _require_writable(settings.log_file)
+    if caution := parse(settings.database_url).caution:
+        _log.warning("CHECKOUT_DATABASE_URL: %s", caution)
     admission = Admission()
     url, password_file = settings.database_url, settings.database_password_file
     engine = create_engine(url, pool_size=settings.database_pool_size, password_file=password_file, admission=admission)
