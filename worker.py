@@ -7,29 +7,21 @@ Settings come from the environment: `TEMPORAL_*` as for every Temporal tool, our
 adapters/config.py). Without any, it works with what `make up` or `docker compose up` started.
 
 SIGTERM or Ctrl-C drains: running steps are finished, no new ones are taken.
-Exit status: 0 drained, or nothing is lacking; 1 Temporal or Postgres cannot be used, or saga.log is not written any
-more; 2 the configuration or the usage is wrong.
+Exit status: 0 drained, or nothing is lacking; 1 Temporal or Postgres cannot be used, Postgres does not let us in any
+more, or saga.log is not written any more; 2 the configuration or the usage is wrong.
 """
 
 import asyncio
 import logging
-import os
 import signal
-import socket
 import sys
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
-from typing import TypeVar
 
 import uvloop
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
-from temporalio.api.enums.v1 import IndexedValueType
-from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.service import RPCError
 from temporalio.worker import Interceptor, PollerBehaviorAutoscaling, UnsandboxedWorkflowRunner, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
@@ -41,12 +33,21 @@ from activities.orders import Orders
 from activities.payments import Payments
 from activities.sagas import Sagas
 from activities.shipping import Shipping
-from adapters import deployment, event_log, schema
+from adapters import deployment, event_log
 from adapters.companion import Companion
 from adapters.config import ConfigurationError, WorkerSettings, load
-from adapters.database import create_audit_engine, create_engine, sqlstate
+from adapters.connector import Admission
+from adapters.database_url import parse
+from adapters.readiness import (
+    DATABASE_ADVICE,
+    CannotStart,
+    check,
+    make_engines,
+    require_writable,
+    wait_until_usable,
+)
 from adapters.telemetry import configure_logging, leave
-from adapters.temporal import NOT_OURS_TO_ASK, RefuseWrongArguments, connect, connection_options
+from adapters.temporal import RefuseWrongArguments
 from client import schedule_watch, schedules
 from domain import policies
 from workflows.bulk import BulkCheckoutWorkflow
@@ -55,7 +56,6 @@ from workflows.maintenance import AuditWorkflow, SweepWorkflow
 from workflows.versioned import VersionedAudit, VersionedSweep
 
 _log = logging.getLogger("checkout.worker")
-_T = TypeVar("_T")
 
 # A worker that is killed holds its cached workflows' tasks for this long before another worker gets them.
 _STICKY_TIMEOUT = timedelta(seconds=3)
@@ -66,17 +66,10 @@ _FEWEST_WORKFLOW_TASKS = 10
 # that are cached here, of which the fast lane has none: its orders would be left with few slots.
 _SLOTS_PER_POLL = 4
 _MOST_POLLS = 20
-# Invalid authorization, no such database, no such role or right: waiting does not mend these for long.
-_UNMENDABLE = ("28", "3D", "42")
-_GRACE_SECONDS = 5.0
 
 
-class CannotStart(Exception):
-    """Something outside this process has to be put right first. The message says what and how."""
-
-
-class CannotGoOn(Exception):
-    """A part of the worker has ended that the others do not do without. The message says which."""
+class CannotContinue(Exception):
+    """A part of this process has ended, or what it was started with does not hold any more. The message says what."""
 
 
 def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is said by name
@@ -167,17 +160,18 @@ async def run(settings: WorkerSettings) -> None:
 
     Raises:
         CannotStart: Temporal or Postgres cannot be used.
-        CannotGoOn: the follower of the event log has ended.
+        CannotContinue: the follower of the event log has ended, or Postgres lets nobody in any more.
     """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    _require_writable(settings.log_file)
-    engine = create_engine(settings.database_url, pool_size=settings.database_pool_size)
-    patient_engine = create_engine(settings.database_url, pool_size=2, is_patient=True)
-    audit_engine = create_audit_engine(settings.database_url)
+    require_writable(settings.log_file)
+    if caution := parse(settings.database_url).caution:
+        _log.warning("CHECKOUT_DATABASE_URL: %s", caution)
+    admission = Admission()
+    engines = make_engines(settings, admission=admission)
     try:
-        ready = asyncio.create_task(_wait_until_usable(settings, engine, patient_engine, audit_engine))
+        ready = asyncio.create_task(wait_until_usable(settings, engines))
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({ready, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if not ready.done():
@@ -185,8 +179,11 @@ async def run(settings: WorkerSettings) -> None:
             return
         client = ready.result()
         await _ensure_schedules(client, settings)
-        follower = asyncio.create_task(event_log.follow(engine, settings.log_file))
-        async with build_worker(client, engine, settings, patient_engine=patient_engine, audit_engine=audit_engine):
+        follower = asyncio.create_task(event_log.follow(engines.steps, settings.log_file))
+        locked_out = asyncio.create_task(_until_locked_out(admission, settings.database_refused_seconds))
+        async with build_worker(
+            client, engines.steps, settings, patient_engine=engines.patient, audit_engine=engines.audit
+        ):
             _log.info(
                 "ready: task queue %s, histories at %s, log in %s",
                 settings.task_queue,
@@ -196,15 +193,18 @@ async def run(settings: WorkerSettings) -> None:
             )
             version = asyncio.create_task(deployment.follow(client, settings))
             watch = asyncio.create_task(schedule_watch.follow(client, settings.task_queue, _intervals(settings)))
-            await asyncio.wait({stopped, follower}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({stopped, follower, locked_out}, return_when=asyncio.FIRST_COMPLETED)
             version.cancel()
             watch.cancel()
+            if locked_out.done():
+                _log.error("%s", _lockout(admission, settings), extra={"action": "worker_locked_out"})
             _log.info("draining: running steps are finished", extra={"action": "worker_draining"})
         await _end(follower)
+        if locked_out.done():
+            raise CannotContinue(_lockout(admission, settings))
+        locked_out.cancel()
     finally:
-        await engine.dispose()
-        await patient_engine.dispose()
-        await audit_engine.dispose()
+        await engines.dispose()
     _log.info("stopped", extra={"action": "worker_stopped"})
 
 
@@ -212,7 +212,7 @@ async def _end(follower: "asyncio.Task[None]") -> None:
     """End the follower of the event log, which ends by itself only if something is wrong with it.
 
     Raises:
-        CannotGoOn: it has. Nobody would miss what saga.log does not tell until it is needed.
+        CannotContinue: it has. Nobody would miss what saga.log does not tell until it is needed.
     """
     has_ended = follower.done()
     follower.cancel()
@@ -221,30 +221,20 @@ async def _end(follower: "asyncio.Task[None]") -> None:
         failure = ended if isinstance(ended, BaseException) else None
         _log.critical("saga.log is not written any more", exc_info=failure, extra={"action": "log_follower_ended"})
         why = f"{type(failure).__name__}: {failure}" if failure else "its follower has ended"
-        raise CannotGoOn(f"saga.log is not written any more: {why}.\nWhat ran is finished; start the worker again.")
+        raise CannotContinue(f"saga.log is not written any more: {why}.\nWhat ran is finished; start the worker again.")
 
 
-async def check(settings: WorkerSettings) -> None:
-    """Look at all that a worker needs, as its start does; raise CannotStart with what Postgres and Temporal lack."""
-    _require_writable(settings.log_file)
-    deadline = time.monotonic() + settings.startup_timeout_seconds
-    engines = (
-        create_engine(settings.database_url, pool_size=1),
-        create_engine(settings.database_url, pool_size=1, is_patient=True),
-        create_audit_engine(settings.database_url),
+async def _until_locked_out(admission: Admission, limit_seconds: float) -> None:
+    """Return when Postgres has refused every new session for so long, and no old one has worked."""
+    while admission.refused_seconds < limit_seconds:  # noqa: ASYNC110 - time is what is waited for
+        await asyncio.sleep(min(1.0, limit_seconds / 10))
+
+
+def _lockout(admission: Admission, settings: WorkerSettings) -> str:
+    return (
+        f"Postgres has refused every new session for {settings.database_refused_seconds:g} s: {admission.reason}\n"
+        f"{DATABASE_ADVICE} The orders under way wait for a worker that is let in."
     )
-    try:
-        results = await asyncio.gather(
-            _until(deadline, "Postgres", lambda: _check_database(*engines)),
-            _reach_temporal(deadline),
-            return_exceptions=True,
-        )
-    finally:
-        for engine in engines:
-            await engine.dispose()
-    if failures := [result for result in results if isinstance(result, BaseException)]:
-        told = CannotStart("\n".join(map(str, failures)))
-        raise next((failure for failure in failures if not isinstance(failure, CannotStart)), told)
 
 
 def _intervals(settings: WorkerSettings) -> schedules.Every:
@@ -260,98 +250,6 @@ async def _ensure_schedules(client: Client, settings: WorkerSettings) -> None:
     except RPCError as error:
         # The checkout works without; the next worker that starts tries again.
         _log.warning("the schedules of sweep and audit could not be made: %s", error.message)
-
-
-async def _wait_until_usable(
-    settings: WorkerSettings, engine: AsyncEngine, patient_engine: AsyncEngine, audit_engine: AsyncEngine
-) -> Client:
-    deadline = time.monotonic() + settings.startup_timeout_seconds
-    await _until(deadline, "Postgres", lambda: _check_database(engine, patient_engine, audit_engine))
-    return await _reach_temporal(deadline)
-
-
-async def _reach_temporal(deadline: float) -> Client:
-    identity = f"checkout-worker@{socket.gethostname()}-{os.getpid()}"
-    try:
-        where = connection_options()["target_host"]
-    except Exception as error:
-        raise CannotStart(f"The Temporal settings are wrong: {error}") from error
-    client = await _until(deadline, f"Temporal at {where}", lambda: connect(identity=identity))
-    await _until(deadline, f"Temporal at {where}", lambda: _check_search_attributes(client))
-    return client
-
-
-async def _until(deadline: float, what: str, attempt: Callable[[], Awaitable[_T]]) -> _T:
-    """Try until it works, with waits of 0.2 s doubling to 5 s; give up at the deadline.
-
-    A server that answers with a refusal gets a few seconds: on a first start its role, database and schema
-    may be in the making.
-    """
-    wait = 0.2
-    refused_until: float | None = None
-    while True:
-        try:
-            return await attempt()
-        except CannotStart:
-            refused_until = refused_until or min(time.monotonic() + _GRACE_SECONDS, deadline)
-            if time.monotonic() > refused_until:
-                raise
-        except (SQLAlchemyError, OSError, TimeoutError, RuntimeError, RPCError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-            if (sqlstate(error) or "").startswith(_UNMENDABLE):
-                refused_until = refused_until or min(time.monotonic() + _GRACE_SECONDS, deadline)
-                if time.monotonic() > refused_until:
-                    raise CannotStart(f"{what} refuses us: {reason}\nCheck CHECKOUT_DATABASE_URL.") from error
-            elif time.monotonic() + wait > deadline:
-                raise CannotStart(
-                    f"{what} did not answer in time: {reason}\n"
-                    "Is it running? `make up` or `docker compose up` starts everything; otherwise set "
-                    "CHECKOUT_DATABASE_URL and TEMPORAL_ADDRESS."
-                ) from error
-            _log.info("waiting for %s: %s", what, reason, extra={"action": "waiting"})
-        await asyncio.sleep(wait)
-        wait = min(wait * 2, 5.0)
-
-
-async def _check_database(engine: AsyncEngine, patient_engine: AsyncEngine, audit_engine: AsyncEngine) -> None:
-    """Refuse a database that lacks something the code relies on: its orders would wait, or lack a guard."""
-    if lacks := await schema.problems(engine, patient_engine, audit_engine):
-        raise CannotStart("\n  ".join(["The database lacks:", *lacks]) + f"\n{schema.REMEDY}")
-
-
-async def _check_search_attributes(client: Client) -> None:
-    """Refuse a server that would reject every workflow task for an attribute it does not know."""
-    try:
-        known = await client.operator_service.list_search_attributes(
-            ListSearchAttributesRequest(namespace=client.namespace)
-        )
-    except RPCError as error:
-        if error.status in NOT_OURS_TO_ASK:
-            _log.warning("cannot see whether %s are registered", ", ".join(policies.SEARCH_ATTRIBUTES))
-            return
-        if error.status is RPCStatusCode.NOT_FOUND:
-            raise CannotStart(
-                f"Temporal has no namespace {client.namespace}.\nSet TEMPORAL_NAMESPACE, or run: "
-                f"temporal operator namespace create --namespace {client.namespace}"
-            ) from error
-        raise  # it went away again, or is not quite up
-    keyword = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
-    missing = [name for name in policies.SEARCH_ATTRIBUTES if known.custom_attributes.get(name) != keyword]
-    if missing:
-        arguments = " ".join(f"--name {name} --type Keyword" for name in missing)
-        raise CannotStart(
-            f"Temporal's namespace {client.namespace} lacks search attributes: {', '.join(missing)}.\n"
-            f"Run: temporal operator search-attribute create --namespace {client.namespace} {arguments}"
-        )
-
-
-def _require_writable(log_file: Path) -> None:
-    try:
-        log_file.open("ab").close()
-    except OSError as error:
-        raise CannotStart(
-            f"The log cannot be written: {error}.\nSet CHECKOUT_LOG_FILE to a file in a folder that exists."
-        ) from error
 
 
 def main() -> int:
@@ -373,7 +271,7 @@ def main() -> int:
     except ConfigurationError as error:
         sys.stderr.write(f"The configuration is wrong:\n{error}\n")
         return 2
-    except (CannotStart, CannotGoOn) as error:
+    except (CannotStart, CannotContinue) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0

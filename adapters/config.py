@@ -5,19 +5,18 @@ import re
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from adapters.database_url import DRIVER, parse
 from domain.model import Lane
 from domain.policies import AUDIT_EVERY, CHECKOUT_TASK_QUEUE, LANE, SWEEP_EVERY
 
 PREFIX = "CHECKOUT_"
 DEFAULT_TEMPORAL_ADDRESS = "127.0.0.1:7233"
 DEFAULT_UI_URL = "http://127.0.0.1:8233"
-_DRIVER = "postgresql+asyncpg"
 _DEPLOYMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _BUILD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
-_URL_SHAPE = "must look like postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with special characters percent-encoded"
 
 
 class ConfigurationError(Exception):
@@ -25,22 +24,9 @@ class ConfigurationError(Exception):
 
 
 def _database_url(url: str) -> str:
-    """Accept the URL as other tools write it, name our driver and spell `sslmode` as the driver does."""
-    from sqlalchemy.engine import make_url  # noqa: PLC0415 - the starter has no database, and loads none of this
-    from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
-
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError) as error:
-        raise ValueError(_URL_SHAPE) from error
-    if parsed.drivername not in {_DRIVER, "postgresql", "postgres"} or not parsed.database:
-        raise ValueError(_URL_SHAPE)
-    query = dict(parsed.query)
-    if "sslmode" in query:
-        query["ssl"] = query.pop("sslmode")
-    if unknown := sorted(set(query) - {"ssl"}):
-        raise ValueError(f"has unknown parameters {', '.join(unknown)}; only sslmode is understood")
-    return parsed.set(drivername=_DRIVER, query=query).render_as_string(hide_password=False)
+    """Accept the URL as other tools write it, and name our driver."""
+    parse(url)
+    return f"{DRIVER}://{url.partition('://')[2]}"
 
 
 def _log_level(level: str) -> str:
@@ -71,6 +57,14 @@ def _build_id(build_id: str | None) -> str | None:
     return build_id
 
 
+def _unset_when_empty(value: object) -> object:
+    """Take an empty value as unset: docker-compose.yml can pass on a variable, but not the lack of one."""
+    return value or None
+
+
+_OptionalFile = Annotated[Path | None, BeforeValidator(_unset_when_empty)]
+
+
 class StarterSettings(BaseSettings):
     """What a client of the checkout needs to know. It never learns where the database is."""
 
@@ -79,6 +73,8 @@ class StarterSettings(BaseSettings):
     task_queue: Annotated[str, Field(min_length=1, max_length=200)] = CHECKOUT_TASK_QUEUE
     ui_url: Annotated[str, AfterValidator(_http_url)] = DEFAULT_UI_URL
     """Where the Temporal UI answers; links to histories begin with it."""
+    temporal_api_key_file: _OptionalFile = None
+    """Where Temporal's API key is; a worker takes a new one without a restart. It wins over `TEMPORAL_API_KEY`."""
     lane: Lane = LANE
     """How the orders that this client starts are done: fast or classic. Those under way stay in theirs."""
 
@@ -87,8 +83,12 @@ class WorkerSettings(StarterSettings):
     """What the worker needs to know."""
 
     database_url: Annotated[str, AfterValidator(_database_url)] = (
-        f"{_DRIVER}://checkout:checkout@127.0.0.1:5432/checkout"
+        f"{DRIVER}://checkout:checkout@127.0.0.1:5432/checkout"
     )
+    database_password_file: _OptionalFile = None
+    """Where the password is, read again for each new connection. It wins over the URL's."""
+    database_refused_seconds: Annotated[float, Field(gt=0, le=86_400)] = 180
+    """How long Postgres may refuse every new session, with none that works, before the worker ends with status 1."""
     database_pool_size: Annotated[int, Field(ge=1, le=500)] = 20
     """Connections at most. Activities beyond that wait for one, without holding up the others."""
     max_concurrent_activities: Annotated[int, Field(ge=1, le=10_000)] = 100

@@ -3,19 +3,22 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 from sqlalchemy import ExceptionContext, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
+from adapters.connector import CONNECT_SECONDS, Admission, CannotConnect, Connector, reports_read_only
+from adapters.database_url import DRIVER
 from domain.errors import (
     CheckoutError,
     DatabaseMisconfigured,
@@ -26,9 +29,6 @@ from domain.errors import (
 
 _log = logging.getLogger("checkout.database")
 
-# Connecting, and waiting for a free connection: below an attempt's start-to-close (5 s) together with the
-# statement itself (3 s).
-_CONNECT_TIMEOUT_SECONDS = 2.0
 _COMMAND_TIMEOUT_SECONDS = 4.5
 # Below the start-to-close of the sweep (60 s) and of the audit (30 min).
 _PATIENT_SECONDS = 55
@@ -49,6 +49,9 @@ _TRANSIENT_CODES = frozenset({"25P03", "25P04", "42P05"})
 # The schema has changed since this session planned: "cached plan must not change result type", "type of parameter
 # does not match that when preparing the plan", "cache lookup failed".
 _STALE_PLAN_CODES = frozenset({"0A000", "42804", "XX000"})
+# "Cannot execute in a read-only transaction": the session went to a server that is not, or no longer, the writer.
+_READ_ONLY_CODE = "25006"
+_REPORTED_AT_FIRST = "reported read-only at first"
 # Exhausted: everybody who comes back at once makes it worse.
 _OVERLOAD_CLASSES = frozenset({"53", "58"})
 _MALFORMED_CLASS = "22"
@@ -60,7 +63,14 @@ _MISCONFIGURED_CODES = frozenset({"25006"})
 _REFUSING_CLASSES = frozenset({"23", "44", "P0"})
 
 
-def create_engine(url: str, *, pool_size: int = 20, is_patient: bool = False) -> AsyncEngine:
+def create_engine(
+    url: str,
+    *,
+    pool_size: int = 20,
+    is_patient: bool = False,
+    password_file: Path | None = None,
+    admission: Admission | None = None,
+) -> AsyncEngine:
     """Make the engine. Nothing is connected yet.
 
     A patient one is for reading much: its statements may take most of a minute, where the role's own timeouts
@@ -68,20 +78,41 @@ def create_engine(url: str, *, pool_size: int = 20, is_patient: bool = False) ->
 
     No pre-ping: it costs round trips on every checkout, and a connection that has died costs one attempt
     of one step, which is retried after 100 ms with the pool already emptied.
+
+    Args:
+        url: where the database is (see adapters/database_url.py).
+        pool_size: connections at most.
+        is_patient: whether statements may take long.
+        password_file: where the password is, read again for each connection; it wins over the URL's.
+        admission: where to note whether Postgres lets us in; may be shared with other engines.
     """
-    pool = {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": _CONNECT_TIMEOUT_SECONDS}
-    if is_patient:
-        return _engine(url, _PATIENT_SECONDS + 2, _limits(_PATIENT_SECONDS), **pool)
-    return _engine(url, _COMMAND_TIMEOUT_SECONDS, {}, **pool)
+    seconds = _PATIENT_SECONDS + 2 if is_patient else _COMMAND_TIMEOUT_SECONDS
+    connector = Connector(
+        url,
+        answer_seconds=seconds,
+        settings=_limits(_PATIENT_SECONDS) if is_patient else {},
+        password_file=password_file,
+        admission=admission,
+    )
+    return _engine(connector, pool_size=pool_size, max_overflow=0, pool_timeout=CONNECT_SECONDS)
 
 
-def create_audit_engine(url: str) -> AsyncEngine:
+def create_audit_engine(
+    url: str, *, password_file: Path | None = None, admission: Admission | None = None
+) -> AsyncEngine:
     """Make the engine of the audit, whose statements read everything: they may take half an hour.
 
     Apart from the patient one: where the network swallows an answer, the audit waits that long for it, and the sweep
     must not. A connection is made for each audit and closed after it.
     """
-    return _engine(url, _AUDIT_SECONDS + 2, {**_limits(_AUDIT_SECONDS), **_AUDIT_SETTINGS}, poolclass=NullPool)
+    connector = Connector(
+        url,
+        answer_seconds=_AUDIT_SECONDS + 2,
+        settings={**_limits(_AUDIT_SECONDS), **_AUDIT_SETTINGS},
+        password_file=password_file,
+        admission=admission,
+    )
+    return _engine(connector, poolclass=NullPool)
 
 
 def _limits(seconds: int) -> dict[str, str]:
@@ -89,36 +120,43 @@ def _limits(seconds: int) -> dict[str, str]:
     return {"statement_timeout": f"{seconds}s", "transaction_timeout": f"{seconds + 1}s", "enable_seqscan": "on"}
 
 
-def _engine(url: str, answer_seconds: float, settings: Mapping[str, str], **pool: Any) -> AsyncEngine:
-    engine = create_async_engine(
-        url,
-        hide_parameters=True,
-        connect_args={
-            "timeout": _CONNECT_TIMEOUT_SECONDS,
-            "command_timeout": answer_seconds,
-            "server_settings": {"application_name": "checkout"},
-        },
-        **pool,
-    )
+def _engine(connector: Connector, **pool: Any) -> AsyncEngine:
+    engine = create_async_engine(f"{DRIVER}://", async_creator=connector, hide_parameters=True, **pool)
+    event.listen(engine.sync_engine, "handle_error", _leave_useless_session)
+    event.listen(engine.sync_engine, "connect", _note_reports)
+    event.listen(engine.sync_engine, "checkout", _leave_read_only_session)
 
-    @event.listens_for(engine.sync_engine, "connect")
-    def set_what_the_server_knows(session: DBAPIConnection, _record: object) -> None:
-        cursor = session.cursor()
-        for name, value in settings.items():
-            cursor.execute("SELECT set_config(name, $1, false) FROM pg_settings WHERE name = $2", (value, name))
-        session.commit()
+    @event.listens_for(engine.sync_engine, "checkin")
+    def note_that_it_works(session: DBAPIConnection | None, _record: object) -> None:
+        if session is not None:  # one that broke is gone by now
+            connector.admission.admit()
 
-    event.listen(engine.sync_engine, "handle_error", _leave_stale_session)
     return engine
 
 
-def _leave_stale_session(context: ExceptionContext) -> None:
-    """Give up the connections that planned before a schema change: they would fail for as long as they live.
+def _leave_useless_session(context: ExceptionContext) -> None:
+    """Give up the connections that would fail for as long as they live.
 
-    The driver forgets its own plans; those inside PL/pgSQL triggers live as long as the session.
+    Those that planned before a schema change: the driver forgets its own plans, and those inside PL/pgSQL triggers
+    live as long as the session. And those to a server that does not write any more, or does not yet: after a failover
+    the next ones go to the one that does.
     """
-    if sqlstate(context.original_exception) in _STALE_PLAN_CODES:
+    code = sqlstate(context.original_exception)
+    if code in _STALE_PLAN_CODES or code == _READ_ONLY_CODE:
         context.is_disconnect = True
+
+
+def _note_reports(session: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+    record.info[_REPORTED_AT_FIRST] = reports_read_only(session.driver_connection)
+
+
+def _leave_read_only_session(session: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
+    """Replace a session that became read-only since it was last used, where the server has reported it.
+
+    What was reported at first counts for nothing: the session could write, and a pooler repeats what it once heard.
+    """
+    if reports_read_only(session.driver_connection) and not record.info[_REPORTED_AT_FIRST]:
+        raise DisconnectionError("the session has become read-only")
 
 
 @asynccontextmanager
@@ -187,8 +225,8 @@ def classify(error: BaseException, malformed: type[CheckoutError] = InvalidInput
     """
     code = sqlstate(error)
     message = _message(error)
-    if code is None:
-        return _unanswered(error, message)
+    if code is None or isinstance(error, CannotConnect):
+        return _no_session(error, code) if isinstance(error, CannotConnect) else _unanswered(error, message)
     if code[:2] == _MALFORMED_CLASS:
         # Postgres quotes the value here, and values have no place in a history.
         return malformed(f"Postgres cannot store one of the values ({code})")
@@ -206,6 +244,14 @@ def _is_misconfigured(code: str) -> bool:
     if code in _TRANSIENT_CODES | _STALE_PLAN_CODES:
         return False
     return code in _MISCONFIGURED_CODES or code[:2] in _MISCONFIGURED_CLASSES
+
+
+def _no_session(failure: CannotConnect, code: str | None) -> CheckoutError:
+    """No statement was refused: the same one may succeed with the next credentials, or at the next host."""
+    told = f"no connection to Postgres: {str(failure)[:300]} ({code or 'no answer'})"
+    if failure.is_refusal or (code and _is_misconfigured(code)):
+        return DatabaseMisconfigured(told, next_retry_delay=_spread())
+    return DatabaseUnavailable(told, next_retry_delay=_spread() if (code or "")[:2] in _OVERLOAD_CLASSES else None)
 
 
 def _unanswered(error: BaseException, message: str) -> DatabaseUnavailable:

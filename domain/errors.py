@@ -105,8 +105,8 @@ class DatabaseMisconfigured(CheckoutError):
     it right, however long that takes. Every attempt is logged as an error.
     """
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, non_retryable=False)
+    def __init__(self, message: str, *, next_retry_delay: timedelta | None = None) -> None:
+        super().__init__(message, non_retryable=False, next_retry_delay=next_retry_delay)
 
 
 class CompensationImpossible(CheckoutError):

@@ -2,9 +2,10 @@
 
 import os
 import shutil
+import subprocess
 import time
 from pathlib import Path
-from signal import SIGINT, SIGQUIT
+from signal import SIGHUP, SIGINT, SIGQUIT
 
 import psutil
 
@@ -29,14 +30,27 @@ class PostgresServer:
     PostgreSQL refuses to run as root, so root runs it as `nobody`. Where `nobody` cannot get to
     `data`, that folder only holds the address of the real one, below the system's temporary
     folder; removing `data` still resets the server.
+
+    With `standby_of`, which has to run, an empty `data` becomes a copy of that server, which follows it and only
+    reads until `promote`.
     """
 
-    def __init__(self, data: Path, *, port: int, log: Path, fsync: bool = True, version: int | None = None) -> None:
+    def __init__(  # noqa: PLR0913 - what differs between a test's servers is said by name
+        self,
+        data: Path,
+        *,
+        port: int,
+        log: Path,
+        fsync: bool = True,
+        version: int | None = None,
+        standby_of: "PostgresServer | None" = None,
+    ) -> None:
         self.port = port
         self.log = log
         self.version = version or chosen_version()
         self._data = data.absolute()
         self._fsync = fsync
+        self._standby_of = standby_of
         self._child: ChildProcess | None = None
         self._place: Place | None = None
 
@@ -86,6 +100,26 @@ class PostgresServer:
         self._launch(child, place)
         self._child = child
 
+    def promote(self) -> None:
+        """Make a standby the writer. Returns when it is one."""
+        subprocess.run(  # noqa: S603 - our own binary and arguments
+            [
+                *(str(self.bin("psql")), "--no-psqlrc", "--quiet", "--host", "127.0.0.1", "--port", str(self.port)),
+                *("--username", "postgres", "--command", "SELECT pg_promote(true, 60)"),
+            ],
+            check=True,
+            capture_output=True,
+            timeout=_START_SECONDS,
+        )
+
+    def ask_for_password(self, database: str, user: str) -> None:
+        """Let `user` into `database` by password alone from now on. Sessions that are open stay."""
+        if self._place is None:
+            raise RuntimeError("PostgreSQL was not started")
+        rules = self._place.data / "pg_hba.conf"
+        rules.write_text(f'host "{database}" "{user}" 127.0.0.1/32 scram-sha-256\n{rules.read_text()}')
+        os.kill(self.pid, SIGHUP)
+
     def stop(self, *, immediate: bool = False) -> None:
         """End every session and stop; nothing if it is not running.
 
@@ -127,7 +161,7 @@ class PostgresServer:
         return installed(self.version) / name
 
     def _create(self, place: Place) -> None:
-        """Run initdb beside the data folder and move the result in, so that it is never half."""
+        """Make the cluster beside the data folder and move it in, so that it is never half."""
         if any(file.name != MARKER for file in place.data.iterdir()):
             raise ServerFailed.of(
                 "PostgreSQL",
@@ -138,17 +172,21 @@ class PostgresServer:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
         place.give(new)
-        argv = [str(place.binaries / "initdb"), "-D", str(new), "-U", "postgres", "--auth=trust"]
-        argv += ["--encoding=UTF8", "--locale=C", "--no-sync"]
-        initdb = self._program(place, argv)
-        initdb.start()
+        if self._standby_of is None:
+            argv = [str(place.binaries / "initdb"), "-D", str(new), "-U", "postgres", "--auth=trust"]
+            argv += ["--encoding=UTF8", "--locale=C", "--no-sync"]
+        else:
+            argv = [str(place.binaries / "pg_basebackup"), "-D", str(new), "-U", "postgres", "-h", "127.0.0.1"]
+            argv += ["-p", str(self._standby_of.port), "--write-recovery-conf", "--checkpoint=fast", "--no-sync"]
+        maker = self._program(place, argv)
+        maker.start()
         try:
-            status = initdb.wait(_START_SECONDS)
+            status = maker.wait(_START_SECONDS)
         except BaseException:
-            initdb.kill()
+            maker.kill()
             raise
         if status != 0:
-            raise initdb.failed(f"initdb ended with status {status}")
+            raise maker.failed(f"{Path(argv[0]).name} ended with status {status}")
         new.rename(place.data)
 
     def _launch(self, child: ChildProcess, place: Place) -> None:
@@ -159,7 +197,7 @@ class PostgresServer:
             return (
                 len(lock) >= 8
                 and lock[0].strip() == str(child.pid)
-                and lock[7].strip() == "ready"
+                and lock[7].strip() in {"ready", "standby"}
                 and port_answers(self.port)
             )
 

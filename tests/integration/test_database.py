@@ -33,7 +33,6 @@ from domain.errors import (
 )
 from domain.model import Ending, UndoInput
 from embedded.ports import free_port
-from embedded.stack import DevStack
 from tests.conftest import Database, Shop
 
 _SECRET = "4111-1111-1111-1111"
@@ -444,19 +443,6 @@ async def test_an_undo_never_gives_up_because_of_an_outage(
 
     assert type(failure) is kind
     assert not failure.non_retryable
-
-
-@pytest.mark.parametrize(
-    ("user", "database_name", "sqlstate"),
-    [("checkout", "no_such_database", "3D000"), ("no_such_role", "checkout", "28000")],
-)
-async def test_a_login_that_postgres_refuses_is_an_outage(
-    stack: DevStack, user: str, database_name: str, sqlstate: str
-) -> None:
-    async with _engine(stack.postgres.url(database_name, user)) as engine:
-        failure = await _failure(_run(engine))
-
-    _assert_misconfigured(failure, sqlstate)
 
 
 @pytest.mark.parametrize(

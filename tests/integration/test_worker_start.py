@@ -9,7 +9,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import PollerBehaviorAutoscaling
 
-import worker
+from adapters import readiness
 from adapters.config import WorkerSettings
 from adapters.database import create_audit_engine, create_engine
 from tests.conftest import Database, Shop
@@ -57,9 +57,11 @@ async def test_a_worker_waits_for_a_temporal_that_goes_away_again_while_it_start
     async def connect(**_: Any) -> Flaky:
         return flaky
 
-    monkeypatch.setattr(worker, "connect", connect)
+    monkeypatch.setattr(readiness, "connect", connect)
 
-    usable: object = await worker._wait_until_usable(WorkerSettings(startup_timeout_seconds=30), *engines)
+    usable: object = await readiness.wait_until_usable(
+        WorkerSettings(startup_timeout_seconds=30), readiness.Engines(*engines)
+    )
 
     assert usable is flaky
     assert flaky.failures == 0
@@ -71,10 +73,10 @@ async def test_a_temporal_that_stays_away_is_told_at_the_deadline(
     async def connect(**_: Any) -> Flaky:
         return Flaky(client, failures=1_000)
 
-    monkeypatch.setattr(worker, "connect", connect)
+    monkeypatch.setattr(readiness, "connect", connect)
 
-    with pytest.raises(worker.CannotStart, match="did not answer in time: transport error"):
-        await worker._wait_until_usable(WorkerSettings(startup_timeout_seconds=1), *engines)
+    with pytest.raises(readiness.CannotStart, match="did not answer in time: transport error"):
+        await readiness.wait_until_usable(WorkerSettings(startup_timeout_seconds=1), readiness.Engines(*engines))
 
 
 @pytest.mark.parametrize(("connections", "tasks"), [(1, 10), (20, 20), (500, 500)])

@@ -1,6 +1,10 @@
+from pathlib import Path
+from urllib.parse import urlencode
+
 import pytest
 
 from adapters.config import ConfigurationError, WorkerSettings, load
+from adapters.database_url import parse
 
 
 def settings(monkeypatch: pytest.MonkeyPatch, url: str) -> WorkerSettings:
@@ -14,7 +18,7 @@ def settings(monkeypatch: pytest.MonkeyPatch, url: str) -> WorkerSettings:
         ("postgresql://u:p@h:1/d", "postgresql+asyncpg://u:p@h:1/d"),
         ("postgres://u@h/d", "postgresql+asyncpg://u@h/d"),
         ("postgresql+asyncpg://u:p@h/d", "postgresql+asyncpg://u:p@h/d"),
-        ("postgresql://u:p@h/d?sslmode=require", "postgresql+asyncpg://u:p@h/d?ssl=require"),
+        ("postgresql://u:p@h/d?sslmode=require", "postgresql+asyncpg://u:p@h/d?sslmode=require"),
     ],
 )
 def test_a_database_url_is_taken_as_other_tools_write_it(
@@ -32,6 +36,17 @@ def test_a_database_url_is_taken_as_other_tools_write_it(
         "postgresql://u:geheim@h",
         "postgresql://h/d?password=geheim",
         "postgresql://h/d?pool=geheim",
+        "postgresql://u:geheim@h:1,h:x/d",
+        "postgresql://u:geheim@h1,,h2/d",
+        "postgresql://u:geheim@/d?host=a,b&port=1,2,3",
+        "postgresql://u:geheim@h/d?sslmode=geheim",
+        "postgresql://u:geheim@h/d?target_session_attrs=read-only",
+        "postgresql://u:geheim@h/d?target_session_attrs=standby",
+        "postgresql://u:geheim@h/d?channel_binding=maybe",
+        "postgresql://u:geheim@h/d?connect_timeout=soon",
+        "postgresql://u:geheim@h/d?sslmode=verify-full&sslrootcert=/no/such/file",
+        "postgresql://u:geheim@h/d?sslmode=require&sslrootcert=system",
+        "postgresql://u:geheim@h/d?gssencmode=require",
         "geheim",
         "",
     ],
@@ -48,3 +63,61 @@ def test_the_defaults_find_what_make_up_started(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("CHECKOUT_DATABASE_URL", raising=False)
 
     assert load(WorkerSettings).database_url == "postgresql+asyncpg://checkout:checkout@127.0.0.1:5432/checkout"
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts", "user", "password", "database"),
+    [
+        ("postgres://u:p@h/d", "h:5432", "u", "p", "d"),
+        ("postgresql://u:p@h1:5432,h2:5433/d?target_session_attrs=read-write", "h1:5432 h2:5433", "u", "p", "d"),
+        ("postgresql://u@h1,h2/d?port=6432", "h1:6432 h2:6432", "u", None, "d"),
+        ("postgresql://u@/d?host=h1,h2&port=1,2", "h1:1 h2:2", "u", None, "d"),
+        ("postgresql://u:p@/d?host=/var/run/postgresql", "/var/run/postgresql:5432", "u", "p", "d"),
+        ("postgresql://u:p@/d?host=/cloudsql/project:region:shop", "/cloudsql/project:region:shop:5432", "u", "p", "d"),
+        ("postgresql://u@%2Fvar%2Frun%2Fpostgresql:6432/d", "/var/run/postgresql:6432", "u", None, "d"),
+        ("postgresql://u@[::1]:6432/d", "::1:6432", "u", None, "d"),
+        ("postgresql://u%40x:p%2Fq%40@h/my%20shop", "h:5432", "u@x", "p/q@", "my shop"),
+        ("postgresql:///?host=h&user=u&dbname=d", "h:5432", "u", None, "d"),
+        ("postgresql://u:@h/d", "h:5432", "u", "", "d"),
+        ("postgresql:///d", "the default host:5432", None, None, "d"),
+    ],
+)
+def test_where_a_database_is_is_read_as_libpq_reads_it(
+    url: str, hosts: str, user: str | None, password: str | None, database: str
+) -> None:
+    read = parse(url)
+
+    assert " ".join(map(str, read.hosts)) == hosts
+    assert (read.user, read.password, read.database) == (user, password, database)
+    assert "p/q" not in repr(read)
+
+
+@pytest.mark.parametrize("mode", ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"])
+@pytest.mark.parametrize("name", ["sslmode", "ssl"])
+def test_every_sslmode_reaches_the_driver_with_its_files(name: str, mode: str, tmp_path: Path) -> None:
+    files = {file: str(tmp_path / file) for file in ("sslrootcert", "sslcert", "sslkey")}
+    for path in files.values():
+        Path(path).touch()
+
+    read = parse(f"postgresql://u@h/d?{name}={mode}&{urlencode(files)}")
+
+    assert read.tls == {"sslmode": mode, **files}
+
+
+def test_what_the_driver_cannot_do_is_told_unless_the_certificate_does_the_same() -> None:
+    bound = "postgresql://u:p@h/d?channel_binding=require"
+
+    assert "channel_binding" in (parse(f"{bound}&sslmode=require").caution or "")
+    assert parse(f"{bound}&sslmode=verify-full&sslrootcert=system").caution is None
+    assert parse("postgresql://u:p@h/d?channel_binding=prefer").caution is None
+
+
+def test_an_unknown_parameter_of_a_database_url_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError, match=r"CHECKOUT_DATABASE_URL: has unknown parameters pool, swim;"):
+        settings(monkeypatch, "postgresql://u:p@h/d?swim=1&pool=2&sslmode=require")
+
+
+def test_an_empty_file_setting_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHECKOUT_DATABASE_PASSWORD_FILE", "")
+
+    assert load(WorkerSettings).database_password_file is None

@@ -144,6 +144,14 @@ class Link:
 
         self._call(mend)
 
+    def lead_to(self, server_port: int) -> None:
+        """Take new connections to another server, as a name that moves does. Those that are carried stay."""
+
+        def redirect() -> None:
+            self._server_port = server_port
+
+        self._call(redirect)
+
     def reset(self) -> int:
         """Cut every connection that is carried now, with an RST to both ends; tell how many that were."""
 

@@ -1,0 +1,71 @@
+"""What stands between us and Postgres: nothing, or a pooler, and which kind."""
+
+from contextlib import AsyncExitStack
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from adapters.connector import CONNECT_SECONDS, CannotConnect, Connector
+
+_ROUNDS = 20
+_STATEMENT_POOLING = "statement pooling mode"
+
+
+class Pooling(Enum):
+    """How sessions are shared."""
+
+    NONE = "none"
+    SESSION = "session"
+    """A client keeps its session until it leaves: all that a session has can be relied on."""
+    TRANSACTION = "transaction"
+    """A session goes to somebody else after each transaction, or after each statement."""
+
+
+async def pooling_at(url: str, password_file: Path | None = None) -> Pooling:
+    """Find out by connecting.
+
+    A pooler invents the process id that a client could cancel by, so one that is not the server's own gives it away.
+    Then two clients ask by turns, the second within a transaction that it keeps open, which server process is
+    theirs. With a session of its own each is told the same one always. With a pooler that lends them out, the first
+    gets another while the second is within its transaction, or the second gets what was just the first one's.
+
+    Raises:
+        CannotConnect: no host gives a session.
+        TimeoutError: no host answers in time.
+    """
+    connector = Connector(url, answer_seconds=CONNECT_SECONDS, settings={}, password_file=password_file)
+    async with AsyncExitStack() as stack:
+        try:
+            first = await _client(connector, stack)
+            own = await _process_of(first)
+            if own == first.get_server_pid():
+                return Pooling.NONE
+            second = await _client(connector, stack)
+            for _ in range(_ROUNDS):
+                async with second.transaction():
+                    if await _ask(second) == own or await _process_of(first) != own:
+                        return Pooling.TRANSACTION
+        except (asyncpg.PostgresError, CannotConnect) as error:
+            if _STATEMENT_POOLING in str(error):
+                return Pooling.TRANSACTION
+            raise
+    return Pooling.SESSION
+
+
+async def _client(connector: Connector, stack: AsyncExitStack) -> Any:
+    connection = await connector()
+    stack.push_async_callback(connection.close, timeout=CONNECT_SECONDS)
+    return connection
+
+
+async def _process_of(connection: Any) -> int:
+    async with connection.transaction():
+        return await _ask(connection)
+
+
+async def _ask(connection: Any) -> int:
+    # Unnamed: where sessions are lent out, a name may be somebody else's.
+    statement = await connection.prepare("SELECT pg_backend_pid()", name="")
+    return int(await statement.fetchval())

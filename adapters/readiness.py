@@ -1,0 +1,198 @@
+"""What a worker needs before it can work, and what to do where it is not there."""
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+
+from adapters import schema
+from adapters.config import WorkerSettings
+from adapters.connector import Admission, CannotConnect
+from adapters.database import create_audit_engine, create_engine, sqlstate
+from adapters.pooling import Pooling, pooling_at
+from adapters.temporal import NOT_OURS_TO_ASK, connect, connection_options
+from domain import policies
+
+DATABASE_ADVICE = "Check CHECKOUT_DATABASE_URL and CHECKOUT_DATABASE_PASSWORD_FILE."
+
+_log = logging.getLogger("checkout.worker")
+_T = TypeVar("_T")
+
+# A missing right or object that a statement came upon: waiting does not mend these for long.
+_UNMENDABLE = ("28", "3D", "42")
+_GRACE_SECONDS = 5.0
+
+
+class CannotStart(Exception):
+    """Something outside this process has to be put right first. The message says what and how."""
+
+
+class Engines(NamedTuple):
+    """The database's engines, by what their statements may take."""
+
+    steps: AsyncEngine
+    patient: AsyncEngine
+    """For the sweep."""
+    audit: AsyncEngine
+
+    async def dispose(self) -> None:
+        """Close every session."""
+        for engine in self:
+            await engine.dispose()
+
+
+def make_engines(
+    settings: WorkerSettings, *, pool_size: int | None = None, admission: Admission | None = None
+) -> Engines:
+    """Make the engines that the settings describe. Nothing is connected yet."""
+    url, password_file = settings.database_url, settings.database_password_file
+    size = pool_size or settings.database_pool_size
+    return Engines(
+        create_engine(url, pool_size=size, password_file=password_file, admission=admission),
+        create_engine(url, pool_size=2, is_patient=True, password_file=password_file, admission=admission),
+        create_audit_engine(url, password_file=password_file, admission=admission),
+    )
+
+
+async def wait_until_usable(settings: WorkerSettings, engines: Engines) -> Client:
+    """Wait until Postgres and Temporal have all that a worker needs, and give the client.
+
+    Raises:
+        CannotStart: one of them does not answer in time, refuses us, or lacks something.
+    """
+    deadline = time.monotonic() + settings.startup_timeout_seconds
+    await _reach_database(settings, engines, deadline)
+    return await _reach_temporal(deadline)
+
+
+async def _reach_database(settings: WorkerSettings, engines: Engines, deadline: float) -> None:
+    await _until(deadline, "Postgres", lambda: check_pooling(settings))
+    await _until(deadline, "Postgres", lambda: _check_schema(engines))
+
+
+async def _reach_temporal(deadline: float) -> Client:
+    identity = f"checkout-worker@{socket.gethostname()}-{os.getpid()}"
+    try:
+        where = connection_options()["target_host"]
+    except Exception as error:
+        raise CannotStart(f"The Temporal settings are wrong: {error}") from error
+    client = await _until(deadline, f"Temporal at {where}", lambda: connect(identity=identity))
+    await _until(deadline, f"Temporal at {where}", lambda: _check_search_attributes(client))
+    return client
+
+
+async def _until(deadline: float, what: str, attempt: Callable[[], Awaitable[_T]]) -> _T:
+    """Try until it works, with waits of 0.2 s doubling to 5 s; give up at the deadline.
+
+    A server that answers with a refusal gets a few seconds: on a first start its role, database and schema
+    may be in the making.
+    """
+    wait = 0.2
+    refused_until: float | None = None
+    while True:
+        try:
+            return await attempt()
+        except CannotStart:
+            refused_until = refused_until or min(time.monotonic() + _GRACE_SECONDS, deadline)
+            if time.monotonic() > refused_until:
+                raise
+        except (SQLAlchemyError, OSError, TimeoutError, RuntimeError, RPCError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+            if _is_unmendable(error):
+                refused_until = refused_until or min(time.monotonic() + _GRACE_SECONDS, deadline)
+                if time.monotonic() > refused_until:
+                    raise CannotStart(f"{what} refuses us: {reason}\n{DATABASE_ADVICE}") from error
+            elif time.monotonic() + wait > deadline:
+                raise CannotStart(
+                    f"{what} did not answer in time: {reason}\n"
+                    "Is it running? `make up` or `docker compose up` starts everything; otherwise set "
+                    "CHECKOUT_DATABASE_URL and TEMPORAL_ADDRESS."
+                ) from error
+            _log.info("waiting for %s: %s", what, reason, extra={"action": "waiting"})
+        await asyncio.sleep(wait)
+        wait = min(wait * 2, 5.0)
+
+
+async def _check_schema(engines: Engines) -> None:
+    """Refuse a database that lacks something the code relies on: its orders would wait, or lack a guard."""
+    if lacks := await schema.problems(*engines):
+        raise CannotStart("\n  ".join(["The database lacks:", *lacks]) + f"\n{schema.REMEDY}")
+
+
+def _is_unmendable(error: Exception) -> bool:
+    if isinstance(error, CannotConnect):
+        return error.is_refusal
+    return (sqlstate(error) or "").startswith(_UNMENDABLE)
+
+
+async def check_pooling(settings: WorkerSettings) -> None:
+    """Refuse a pooler that gives each transaction another session, before anything relies on one."""
+    pooling = await pooling_at(settings.database_url, settings.database_password_file)
+    if pooling is Pooling.TRANSACTION:
+        raise CannotStart(
+            "CHECKOUT_DATABASE_URL leads to a pooler in transaction mode, which gives every transaction another "
+            "session: prepared statements, session settings and advisory locks get lost.\n"
+            "Set pool_mode = session for this database (PgBouncer), or connect to Postgres itself."
+        )
+
+
+async def _check_search_attributes(client: Client) -> None:
+    """Refuse a server that would reject every workflow task for an attribute it does not know."""
+    try:
+        known = await client.operator_service.list_search_attributes(
+            ListSearchAttributesRequest(namespace=client.namespace)
+        )
+    except RPCError as error:
+        if error.status in NOT_OURS_TO_ASK:
+            _log.warning("cannot see whether %s are registered", ", ".join(policies.SEARCH_ATTRIBUTES))
+            return
+        if error.status is RPCStatusCode.NOT_FOUND:
+            raise CannotStart(
+                f"Temporal has no namespace {client.namespace}.\nSet TEMPORAL_NAMESPACE, or run: "
+                f"temporal operator namespace create --namespace {client.namespace}"
+            ) from error
+        raise  # it went away again, or is not quite up
+    keyword = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
+    missing = [name for name in policies.SEARCH_ATTRIBUTES if known.custom_attributes.get(name) != keyword]
+    if missing:
+        arguments = " ".join(f"--name {name} --type Keyword" for name in missing)
+        raise CannotStart(
+            f"Temporal's namespace {client.namespace} lacks search attributes: {', '.join(missing)}.\n"
+            f"Run: temporal operator search-attribute create --namespace {client.namespace} {arguments}"
+        )
+
+
+def require_writable(log_file: Path) -> None:
+    try:
+        log_file.open("ab").close()
+    except OSError as error:
+        raise CannotStart(
+            f"The log cannot be written: {error}.\nSet CHECKOUT_LOG_FILE to a file in a folder that exists."
+        ) from error
+
+
+async def check(settings: WorkerSettings) -> None:
+    """Look at all that a worker needs, as its start does; raise CannotStart with what Postgres and Temporal lack."""
+    require_writable(settings.log_file)
+    deadline = time.monotonic() + settings.startup_timeout_seconds
+    engines = make_engines(settings, pool_size=1)
+    try:
+        results = await asyncio.gather(
+            _reach_database(settings, engines, deadline), _reach_temporal(deadline), return_exceptions=True
+        )
+    finally:
+        await engines.dispose()
+    if failures := [result for result in results if isinstance(result, BaseException)]:
+        found = CannotStart("\n".join(map(str, failures)))
+        raise next((failure for failure in failures if not isinstance(failure, CannotStart)), found)

@@ -1,0 +1,333 @@
+"""How the service gets its sessions: from a server that writes, with today's credentials, through what is between."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from activities.inventory import Inventory
+from adapters import readiness
+from adapters.config import WorkerSettings
+from adapters.connector import CONNECT_SECONDS, Admission, CannotConnect, Connector
+from adapters.database import create_audit_engine, create_engine, single_statement
+from adapters.database_url import parse
+from adapters.pooling import Pooling, pooling_at
+from domain.errors import CheckoutError, DatabaseUnavailable
+from embedded.ports import free_port
+from embedded.stack import DATABASE, ROLE, DevStack
+from tests.conftest import Database, Shop
+from tests.faults.lab.pooler import Mode, Pooler
+
+KINDS = ("step", "sweep", "audit")
+
+
+def make_engine(kind: str, url: str, **more: Any) -> AsyncEngine:
+    if kind == "audit":
+        return create_audit_engine(url, **more)
+    return create_engine(url, pool_size=3, is_patient=kind == "sweep", **more)
+
+
+@asynccontextmanager
+async def engine_at(url: str, kind: str = "step", **more: Any) -> AsyncIterator[AsyncEngine]:
+    made = make_engine(kind, url, **more)
+    try:
+        yield made
+    finally:
+        await made.dispose()
+
+
+async def ask(engine: AsyncEngine, question: str = "SELECT 1") -> Any:
+    async with single_statement(engine) as connection:
+        return (await connection.execute(text(question))).scalar_one()
+
+
+async def failure_of(engine: AsyncEngine, question: str = "SELECT 1") -> CheckoutError:
+    with pytest.raises(CheckoutError) as raised:
+        await ask(engine, question)
+    return raised.value
+
+
+async def set_read_only(database: Database, value: str) -> None:
+    """As a server does for its new sessions while it is a standby, or while its disk is full."""
+    await database.run(f'ALTER ROLE checkout IN DATABASE "{database.name}" SET default_transaction_read_only = {value}')
+
+
+# A server that does not write -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_no_engine_takes_a_session_that_only_reads_and_each_finds_the_writer_by_itself(
+    database: Database, kind: str
+) -> None:
+    await set_read_only(database, "on")
+    async with engine_at(database.url, kind) as engine:
+        failure = await failure_of(engine)
+        await set_read_only(database, "off")
+        answer = await ask(engine)
+
+    assert type(failure) is DatabaseUnavailable
+    assert "read-only" in failure.message
+    assert answer == 1
+
+
+async def test_a_pool_of_sessions_that_became_read_only_costs_one_attempt(shop: Shop, database: Database) -> None:
+    # Through a pooler the driver is not told: the first statement that writes comes upon it.
+    async with Pooler(_port_of(database)) as pooler, engine_at(_through(database, pooler.port)) as engine:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(3):
+                group.create_task(_become_read_only(engine))
+
+        answers = [await _reserve(engine, shop) for _ in range(4)]
+
+    [failure, *others] = answers
+    assert type(failure) is DatabaseUnavailable
+    assert "25006" in failure.message
+    assert others == [None, None, None]
+
+
+async def test_a_session_that_reports_to_be_read_only_is_left_before_it_fails(shop: Shop, database: Database) -> None:
+    async with engine_at(database.url) as engine:
+        await _become_read_only(engine)
+
+        assert await _reserve(engine, shop) is None
+
+
+async def _become_read_only(engine: AsyncEngine) -> None:
+    async with single_statement(engine) as connection:
+        await connection.execute(text("SET default_transaction_read_only = on"))
+        await connection.execute(text("SELECT pg_sleep(0.2)"))  # so that each takes a session of its own
+
+
+async def _reserve(engine: AsyncEngine, shop: Shop) -> CheckoutError | None:
+    try:
+        await Inventory(engine).reserve_inventory(shop.order())
+    except CheckoutError as error:
+        return error
+    return None
+
+
+def _port_of(database: Database) -> int:
+    return parse(database.url).hosts[0].port
+
+
+def _through(database: Database, port: int) -> str:
+    return database.url.replace(f":{_port_of(database)}/", f":{port}/")
+
+
+# Several hosts ----------------------------------------------------------------------------------------------
+
+
+def _hosts(database: Database, *ports: int) -> str:
+    return f"postgresql://{ROLE}@{','.join(f'127.0.0.1:{port}' for port in ports)}/{database.name}"
+
+
+@pytest.mark.parametrize("first", ["refuses", "silent"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_dead_first_host_leaves_time_for_the_second(database: Database, first: str, kind: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        dead = silent.getsockname()[1] if first == "silent" else free_port()
+        async with engine_at(_hosts(database, dead, _port_of(database)), kind) as engine:
+            began = time.monotonic()
+            assert await ask(engine) == 1
+            took = time.monotonic() - began
+
+    assert took < CONNECT_SECONDS
+
+
+async def test_the_host_that_answered_last_comes_first(database: Database) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = _hosts(database, silent.getsockname()[1], _port_of(database))
+        connector = Connector(url, answer_seconds=5, settings={})
+        await (await connector()).close()
+        began = time.monotonic()
+        await (await connector()).close()
+
+    assert time.monotonic() - began < CONNECT_SECONDS / 4
+
+
+async def test_when_no_host_gives_a_session_each_is_told(database: Database) -> None:
+    await set_read_only(database, "on")
+    dead = free_port()
+    async with engine_at(_hosts(database, dead, _port_of(database))) as engine:
+        failure = await failure_of(engine)
+
+    assert type(failure) is DatabaseUnavailable
+    assert f"127.0.0.1:{dead}: " in failure.message
+    assert f"127.0.0.1:{_port_of(database)}: it is read-only" in failure.message
+
+
+# Credentials ------------------------------------------------------------------------------------------------
+
+
+def _write(secret: Path, content: str | None) -> None:
+    if content is None:
+        secret.unlink()
+    else:
+        secret.write_text(content)
+
+
+@pytest.fixture
+async def guarded(stack: DevStack, database: Database, tmp_path: Path) -> Path:
+    """A database that asks for a password, and the file that has it."""
+    stack.postgres.ask_for_password(database.name, ROLE)
+    secret = tmp_path / "password"
+    _write(secret, "first\n")
+    await _rotate(database, "first")
+    async with asyncio.timeout(10):  # the server reads its rules again by itself, soon
+        while await _is_let_in(database, "wrong"):
+            await asyncio.sleep(0.02)
+    return secret
+
+
+async def _is_let_in(database: Database, password: str) -> bool:
+    try:
+        connection = await asyncpg.connect(database.url.replace("+asyncpg", ""), password=password)
+    except asyncpg.InvalidPasswordError:
+        return False
+    await connection.close()
+    return True
+
+
+async def _rotate(database: Database, password: str) -> None:
+    await database.run(f"ALTER ROLE {ROLE} PASSWORD '{password}'")
+    await database.run(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        f" WHERE usename = '{ROLE}' AND datname = current_database()"
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_rotated_password_is_an_outage_until_its_file_has_the_new_one(
+    database: Database, guarded: Path, kind: str
+) -> None:
+    url = database.url.replace(f"{ROLE}@", f"{ROLE}:stale@")
+    async with engine_at(url, kind, password_file=guarded) as engine:
+        assert await ask(engine) == 1
+        await _rotate(database, "second")
+        await asyncio.gather(ask(engine), return_exceptions=True)  # the session that was ended
+        failure = await failure_of(engine)
+        _write(guarded, "second\r\n")
+        answer = await ask(engine)
+
+    assert type(failure) is DatabaseUnavailable
+    assert "28P01" in failure.message
+    assert answer == 1
+
+
+@pytest.mark.parametrize("content", [None, ""], ids=["missing", "empty"])
+async def test_a_password_file_that_is_being_replaced_is_an_outage(
+    database: Database, guarded: Path, content: str | None
+) -> None:
+    _write(guarded, content)
+    async with engine_at(database.url, password_file=guarded) as engine:
+        failure = await failure_of(engine)
+
+    assert type(failure) is DatabaseUnavailable
+    assert "CHECKOUT_DATABASE_PASSWORD_FILE" in failure.message
+
+
+@pytest.mark.parametrize(
+    ("user", "name", "sqlstate"),
+    [(ROLE, "no_such_database", "3D000"), ("no_such_role", DATABASE, "28000")],
+)
+async def test_a_login_that_is_refused_is_an_outage_and_known_to_be_a_refusal(
+    stack: DevStack, user: str, name: str, sqlstate: str
+) -> None:
+    admission = Admission()
+    async with engine_at(stack.postgres.url(name, user), admission=admission) as engine:
+        failure = await failure_of(engine)
+        await asyncio.sleep(0.01)
+
+        assert type(failure) is DatabaseUnavailable
+        assert sqlstate in failure.message
+        assert admission.refused_seconds > 0
+
+
+async def test_a_right_to_connect_that_was_taken_is_an_outage(database: Database) -> None:
+    await database.run(f'REVOKE CONNECT ON DATABASE "{database.name}" FROM PUBLIC, {ROLE}')
+    admission = Admission()
+    async with engine_at(database.url, admission=admission) as engine:
+        failure = await failure_of(engine)
+
+    assert type(failure) is DatabaseUnavailable
+    assert "42501" in failure.message
+    assert admission.refused_seconds > 0
+
+
+async def test_an_old_session_that_works_shows_that_we_are_let_in(database: Database) -> None:
+    admission = Admission()
+    async with engine_at(database.url, admission=admission) as engine:
+        await ask(engine)
+        admission.refuse("a new one was refused")
+        await ask(engine)
+
+    assert admission.refused_seconds == 0
+
+
+async def test_a_server_that_is_away_is_no_refusal() -> None:
+    admission = Admission()
+    admission.refuse("before it went away")
+    async with engine_at(f"postgresql://{ROLE}@127.0.0.1:{free_port()}/{DATABASE}", admission=admission) as engine:
+        await failure_of(engine)
+
+    assert admission.refused_seconds == 0
+
+
+# A pooler ---------------------------------------------------------------------------------------------------
+
+
+async def test_without_a_pooler_nobody_is_suspected(database: Database) -> None:
+    assert await pooling_at(database.url) is Pooling.NONE
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_every_engine_works_through_a_pooler_in_session_mode_with_its_own_limits(
+    database: Database, kind: str
+) -> None:
+    setting = "SELECT current_setting('statement_timeout')"
+    async with Pooler(_port_of(database)) as pooler:
+        pooling = await pooling_at(_through(database, pooler.port))
+        async with engine_at(_through(database, pooler.port), kind) as through, engine_at(database.url, kind) as direct:
+            limits = await ask(through, setting), await ask(direct, setting)
+        refused = pooler.refused
+
+    assert pooling is Pooling.SESSION
+    assert refused == []
+    assert limits[0] == limits[1] == {"step": "3s", "sweep": "55s", "audit": "29min"}[kind]
+
+
+@pytest.mark.parametrize("mode", ["transaction", "statement"])
+async def test_a_worker_refuses_by_name_a_pooler_that_lends_sessions_out(database: Database, mode: Mode) -> None:
+    async with Pooler(_port_of(database), mode=mode) as pooler:
+        settings = WorkerSettings(database_url=_through(database, pooler.port))
+        with pytest.raises(readiness.CannotStart, match="pooler in transaction mode"):
+            await readiness.check_pooling(settings)
+
+
+async def test_the_stand_in_refuses_a_startup_parameter_as_pgbouncer_does(database: Database) -> None:
+    async with Pooler(_port_of(database)) as pooler:
+        with pytest.raises(asyncpg.ProtocolViolationError, match="unsupported startup parameter: statement_timeout"):
+            await asyncpg.connect(
+                _through(database, pooler.port).replace("+asyncpg", ""), server_settings={"statement_timeout": "55s"}
+            )
+
+
+# In other ways ----------------------------------------------------------------------------------------------
+
+
+async def test_an_application_name_from_the_url_is_the_sessions(database: Database) -> None:
+    async with engine_at(f"{database.url}?application_name=tills&connect_timeout=10") as engine:
+        assert await ask(engine, "SELECT current_setting('application_name')") == "tills"
+
+
+async def test_a_certificate_that_is_asked_for_is_not_done_without(database: Database) -> None:
+    with pytest.raises(CannotConnect, match="SSL"):
+        await Connector(f"{database.url}?sslmode=require", answer_seconds=5, settings={})()
