@@ -46,7 +46,7 @@ from adapters.config import ConfigurationError, WorkerSettings, load
 from adapters.connector import Admission, CannotConnect
 from adapters.database import create_audit_engine, create_engine, missing_tables, sqlstate
 from adapters.database_url import parse
-from adapters.pooling import Pooling, pooling_at
+from adapters.pooling import LENDING_POOLER, Pooling, pooling_of
 from adapters.telemetry import configure_logging, leave
 from adapters.temporal import NOT_OURS_TO_ASK, RefuseWrongArguments, connect, connection_options
 from client import schedules
@@ -181,7 +181,7 @@ async def run(settings: WorkerSettings) -> None:
         client = ready.result()
         await _ensure_schedules(client, settings)
         follower = asyncio.create_task(event_log.follow(engine, settings.log_file))
-        locked_out = asyncio.create_task(_until_locked_out(admission, settings.database_refused_seconds))
+        locked_out = asyncio.create_task(admission.until_refused_for(settings.database_refused_seconds))
         async with build_worker(client, engine, settings, patient_engine=patient_engine, audit_engine=audit_engine):
             _log.info(
                 "ready: task queue %s, histories at %s, log in %s",
@@ -211,12 +211,6 @@ async def run(settings: WorkerSettings) -> None:
     _log.info("stopped", extra={"action": "worker_stopped"})
 
 
-async def _until_locked_out(admission: Admission, limit_seconds: float) -> None:
-    """Return when Postgres has refused every new session for so long, and no old one has worked."""
-    while admission.refused_seconds < limit_seconds:  # noqa: ASYNC110 - time is what is waited for
-        await asyncio.sleep(min(1.0, limit_seconds / 10))
-
-
 def _lockout(admission: Admission, settings: WorkerSettings) -> str:
     return (
         f"Postgres has refused every new session for {settings.database_refused_seconds:g} s: {admission.reason}\n"
@@ -238,7 +232,6 @@ async def _ensure_schedules(client: Client, settings: WorkerSettings) -> None:
 
 async def _wait_until_usable(settings: WorkerSettings, engine: AsyncEngine) -> Client:
     deadline = time.monotonic() + settings.startup_timeout_seconds
-    await _until(deadline, "Postgres", lambda: _check_pooling(settings))
     await _until(deadline, "Postgres", lambda: _check_database(engine))
     identity = f"checkout-worker@{socket.gethostname()}-{os.getpid()}"
     try:
@@ -288,18 +281,9 @@ def _is_unmendable(error: Exception) -> bool:
     return (sqlstate(error) or "").startswith(_UNMENDABLE)
 
 
-async def _check_pooling(settings: WorkerSettings) -> None:
-    """Refuse a pooler that gives each transaction another session, before anything relies on one."""
-    pooling = await pooling_at(settings.database_url, settings.database_password_file)
-    if pooling is Pooling.TRANSACTION:
-        raise CannotStart(
-            "CHECKOUT_DATABASE_URL leads to a pooler in transaction mode, which gives every transaction another "
-            "session: prepared statements, session settings and advisory locks get lost.\n"
-            "Set pool_mode = session for this database (PgBouncer), or connect to Postgres itself."
-        )
-
-
 async def _check_database(engine: AsyncEngine) -> None:
+    if await pooling_of(engine) is Pooling.TRANSACTION:
+        raise CannotStart(LENDING_POOLER)
     if missing := await missing_tables(engine):
         raise CannotStart(
             f"The database has no schema: {', '.join(missing)} missing.\n"
