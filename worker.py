@@ -180,7 +180,7 @@ async def run(settings: WorkerSettings) -> None:
         client = ready.result()
         await _ensure_schedules(client, settings)
         follower = asyncio.create_task(event_log.follow(engines.steps, settings.log_file))
-        locked_out = asyncio.create_task(_until_locked_out(admission, settings.database_refused_seconds))
+        locked_out = asyncio.create_task(admission.until_refused_for(settings.database_refused_seconds))
         async with build_worker(
             client, engines.steps, settings, patient_engine=engines.patient, audit_engine=engines.audit
         ):
@@ -222,12 +222,6 @@ async def _end(follower: "asyncio.Task[None]") -> None:
         _log.critical("saga.log is not written any more", exc_info=failure, extra={"action": "log_follower_ended"})
         why = f"{type(failure).__name__}: {failure}" if failure else "its follower has ended"
         raise CannotContinue(f"saga.log is not written any more: {why}.\nWhat ran is finished; start the worker again.")
-
-
-async def _until_locked_out(admission: Admission, limit_seconds: float) -> None:
-    """Return when Postgres has refused every new session for so long, and no old one has worked."""
-    while admission.refused_seconds < limit_seconds:  # noqa: ASYNC110 - time is what is waited for
-        await asyncio.sleep(min(1.0, limit_seconds / 10))
 
 
 def _lockout(admission: Admission, settings: WorkerSettings) -> str:

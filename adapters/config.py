@@ -73,8 +73,6 @@ class StarterSettings(BaseSettings):
     task_queue: Annotated[str, Field(min_length=1, max_length=200)] = CHECKOUT_TASK_QUEUE
     ui_url: Annotated[str, AfterValidator(_http_url)] = DEFAULT_UI_URL
     """Where the Temporal UI answers; links to histories begin with it."""
-    temporal_api_key_file: _OptionalFile = None
-    """Where Temporal's API key is; a worker takes a new one without a restart. It wins over `TEMPORAL_API_KEY`."""
     lane: Lane = LANE
     """How the orders that this client starts are done: fast or classic. Those under way stay in theirs."""
 

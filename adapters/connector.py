@@ -17,6 +17,9 @@ CONNECT_SECONDS = 2.0
 """Connecting, over all hosts together, and waiting for a free connection: below an attempt's start-to-close (5 s)
 together with the statement itself (3 s)."""
 
+CONNECTOR = "checkout_connector"
+"""Execution option of an engine: what makes its sessions."""
+
 PASSWORD_FILE = "CHECKOUT_DATABASE_PASSWORD_FILE"  # noqa: S105 - the setting's name
 
 # Who we are, the database, and the right to use it: a person, or who rotates our password, puts these right.
@@ -76,6 +79,11 @@ class Admission:
     def interrupt(self) -> None:
         """Note that nobody could answer, which says nothing of our credentials."""
         self._refused_since = None
+
+    async def until_refused_for(self, seconds: float) -> None:
+        """Return when every new session has been refused for so long, and no old one has worked."""
+        while self.refused_seconds < seconds:  # noqa: ASYNC110 - time is what is waited for
+            await asyncio.sleep(min(1.0, seconds / 10))
 
     @property
     def refused_seconds(self) -> float:

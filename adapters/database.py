@@ -17,7 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
-from adapters.connector import CONNECT_SECONDS, Admission, CannotConnect, Connector, reports_read_only
+from adapters.connector import CONNECT_SECONDS, CONNECTOR, Admission, CannotConnect, Connector, reports_read_only
 from adapters.database_url import DRIVER
 from domain.errors import (
     CheckoutError,
@@ -121,7 +121,9 @@ def _limits(seconds: int) -> dict[str, str]:
 
 
 def _engine(connector: Connector, **pool: Any) -> AsyncEngine:
-    engine = create_async_engine(f"{DRIVER}://", async_creator=connector, hide_parameters=True, **pool)
+    engine = create_async_engine(
+        f"{DRIVER}://", async_creator=connector, hide_parameters=True, execution_options={CONNECTOR: connector}, **pool
+    )
     event.listen(engine.sync_engine, "handle_error", _leave_useless_session)
     event.listen(engine.sync_engine, "connect", _note_reports)
     event.listen(engine.sync_engine, "checkout", _leave_read_only_session)

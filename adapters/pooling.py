@@ -2,15 +2,21 @@
 
 from contextlib import AsyncExitStack
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 import asyncpg
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters.connector import CONNECT_SECONDS, CannotConnect, Connector
+from adapters.connector import CONNECT_SECONDS, CONNECTOR, CannotConnect, Connector
 
 _ROUNDS = 20
 _STATEMENT_POOLING = "statement pooling mode"
+
+LENDING_POOLER = (
+    "CHECKOUT_DATABASE_URL leads to a pooler in transaction mode, which gives every transaction another "
+    "session: prepared statements, session settings and advisory locks get lost.\n"
+    "Set pool_mode = session for this database (PgBouncer), or connect to Postgres itself."
+)
 
 
 class Pooling(Enum):
@@ -23,7 +29,7 @@ class Pooling(Enum):
     """A session goes to somebody else after each transaction, or after each statement."""
 
 
-async def pooling_at(url: str, password_file: Path | None = None) -> Pooling:
+async def pooling_of(engine: AsyncEngine) -> Pooling:
     """Find out by connecting.
 
     A pooler invents the process id that a client could cancel by, so one that is not the server's own gives it away.
@@ -35,7 +41,7 @@ async def pooling_at(url: str, password_file: Path | None = None) -> Pooling:
         CannotConnect: no host gives a session.
         TimeoutError: no host answers in time.
     """
-    connector = Connector(url, answer_seconds=CONNECT_SECONDS, settings={}, password_file=password_file)
+    connector: Connector = engine.get_execution_options()[CONNECTOR]
     async with AsyncExitStack() as stack:
         try:
             first = await _client(connector, stack)

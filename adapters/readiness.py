@@ -20,7 +20,7 @@ from adapters import schema
 from adapters.config import WorkerSettings
 from adapters.connector import Admission, CannotConnect
 from adapters.database import create_audit_engine, create_engine, sqlstate
-from adapters.pooling import Pooling, pooling_at
+from adapters.pooling import LENDING_POOLER, Pooling, pooling_of
 from adapters.temporal import NOT_OURS_TO_ASK, connect, connection_options
 from domain import policies
 
@@ -72,13 +72,8 @@ async def wait_until_usable(settings: WorkerSettings, engines: Engines) -> Clien
         CannotStart: one of them does not answer in time, refuses us, or lacks something.
     """
     deadline = time.monotonic() + settings.startup_timeout_seconds
-    await _reach_database(settings, engines, deadline)
+    await _until(deadline, "Postgres", lambda: check_database(engines))
     return await _reach_temporal(deadline)
-
-
-async def _reach_database(settings: WorkerSettings, engines: Engines, deadline: float) -> None:
-    await _until(deadline, "Postgres", lambda: check_pooling(settings))
-    await _until(deadline, "Postgres", lambda: _check_schema(engines))
 
 
 async def _reach_temporal(deadline: float) -> Client:
@@ -124,8 +119,16 @@ async def _until(deadline: float, what: str, attempt: Callable[[], Awaitable[_T]
         wait = min(wait * 2, 5.0)
 
 
-async def _check_schema(engines: Engines) -> None:
-    """Refuse a database that lacks something the code relies on: its orders would wait, or lack a guard."""
+async def check_database(engines: Engines) -> None:
+    """Refuse a pooler that lends sessions out, and a database that lacks something the code relies on.
+
+    Its orders would wait, or lack a guard.
+
+    Raises:
+        CannotStart: with what is lacking.
+    """
+    if await pooling_of(engines.steps) is Pooling.TRANSACTION:
+        raise CannotStart(LENDING_POOLER)
     if lacks := await schema.problems(*engines):
         raise CannotStart("\n  ".join(["The database lacks:", *lacks]) + f"\n{schema.REMEDY}")
 
@@ -134,17 +137,6 @@ def _is_unmendable(error: Exception) -> bool:
     if isinstance(error, CannotConnect):
         return error.is_refusal
     return (sqlstate(error) or "").startswith(_UNMENDABLE)
-
-
-async def check_pooling(settings: WorkerSettings) -> None:
-    """Refuse a pooler that gives each transaction another session, before anything relies on one."""
-    pooling = await pooling_at(settings.database_url, settings.database_password_file)
-    if pooling is Pooling.TRANSACTION:
-        raise CannotStart(
-            "CHECKOUT_DATABASE_URL leads to a pooler in transaction mode, which gives every transaction another "
-            "session: prepared statements, session settings and advisory locks get lost.\n"
-            "Set pool_mode = session for this database (PgBouncer), or connect to Postgres itself."
-        )
 
 
 async def _check_search_attributes(client: Client) -> None:
@@ -174,6 +166,11 @@ async def _check_search_attributes(client: Client) -> None:
 
 
 def require_writable(log_file: Path) -> None:
+    """Refuse a log that cannot be written.
+
+    Raises:
+        CannotStart: it is so.
+    """
     try:
         log_file.open("ab").close()
     except OSError as error:
@@ -189,7 +186,9 @@ async def check(settings: WorkerSettings) -> None:
     engines = make_engines(settings, pool_size=1)
     try:
         results = await asyncio.gather(
-            _reach_database(settings, engines, deadline), _reach_temporal(deadline), return_exceptions=True
+            _until(deadline, "Postgres", lambda: check_database(engines)),
+            _reach_temporal(deadline),
+            return_exceptions=True,
         )
     finally:
         await engines.dispose()

@@ -15,11 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.inventory import Inventory
 from adapters import readiness
-from adapters.config import WorkerSettings
 from adapters.connector import CONNECT_SECONDS, Admission, CannotConnect, Connector
 from adapters.database import create_audit_engine, create_engine, single_statement
 from adapters.database_url import parse
-from adapters.pooling import Pooling, pooling_at
+from adapters.pooling import Pooling, pooling_of
 from domain.errors import CheckoutError, DatabaseUnavailable
 from embedded.ports import free_port
 from embedded.stack import DATABASE, ROLE, DevStack
@@ -285,7 +284,8 @@ async def test_a_server_that_is_away_is_no_refusal() -> None:
 
 
 async def test_without_a_pooler_nobody_is_suspected(database: Database) -> None:
-    assert await pooling_at(database.url) is Pooling.NONE
+    async with engine_at(database.url) as engine:
+        assert await pooling_of(engine) is Pooling.NONE
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -294,8 +294,8 @@ async def test_every_engine_works_through_a_pooler_in_session_mode_with_its_own_
 ) -> None:
     setting = "SELECT current_setting('statement_timeout')"
     async with Pooler(_port_of(database)) as pooler:
-        pooling = await pooling_at(_through(database, pooler.port))
         async with engine_at(_through(database, pooler.port), kind) as through, engine_at(database.url, kind) as direct:
+            pooling = await pooling_of(through)
             limits = await ask(through, setting), await ask(direct, setting)
         refused = pooler.refused
 
@@ -306,10 +306,9 @@ async def test_every_engine_works_through_a_pooler_in_session_mode_with_its_own_
 
 @pytest.mark.parametrize("mode", ["transaction", "statement"])
 async def test_a_worker_refuses_by_name_a_pooler_that_lends_sessions_out(database: Database, mode: Mode) -> None:
-    async with Pooler(_port_of(database), mode=mode) as pooler:
-        settings = WorkerSettings(database_url=_through(database, pooler.port))
+    async with Pooler(_port_of(database), mode=mode) as pooler, engine_at(_through(database, pooler.port)) as engine:
         with pytest.raises(readiness.CannotStart, match="pooler in transaction mode"):
-            await readiness.check_pooling(settings)
+            await readiness.check_database(readiness.Engines(engine, engine, engine))
 
 
 async def test_the_stand_in_refuses_a_startup_parameter_as_pgbouncer_does(database: Database) -> None:
