@@ -395,23 +395,23 @@ async def test_a_delivery_is_accounted_for(shop: Shop) -> None:
     await shop.database.run("UPDATE inventory SET received = 0 WHERE sku = 'tea-mug'")
     report = await shop.audit()
     assert [(v.check, v.subject, v.detail) for v in report.violations] == [
-        ("A1", "tea-mug", "on hand 53, accounted for 48")
+        ("A1", "tea-mug", "on hand 1003, accounted for 998")
     ]
 
 
 @pytest.mark.parametrize(
     ("resolved", "otherwise"),
     [
-        (("ship", "pay", "reserve"), {"A9", "Q4"}),
+        (("ship", "pay", "reserve"), ["A9", "Q4"]),
         # Sent back by hand and refunded by us, paid back by hand, put back by hand.
-        (("ship",), {"A7", "A9", "Q4"}),
-        (("pay",), {"A9", "Q4"}),
-        (("reserve",), {"A9", "Q2", "Q4"}),
+        (("ship",), ["A7", "A9", "Q4"]),
+        (("pay",), ["A9", "Q4"]),
+        (("reserve",), ["A9", "Q2", "Q4"]),
     ],
-    ids=" ".join,
+    ids=["all", "ship", "pay", "reserve"],
 )
 async def test_what_an_operator_vouched_for_is_not_counted_against_the_order(
-    resolved: tuple[str, ...], otherwise: set[str], shop: Shop
+    resolved: tuple[str, ...], otherwise: list[str], shop: Shop
 ) -> None:
     order = shop.order("carol")
     await _complete(shop.engine, order)
@@ -432,7 +432,7 @@ async def test_what_an_operator_vouched_for_is_not_counted_against_the_order(
     assert (await shop.audit()).violations == []
     # The same effects without anybody's word are violations.
     await shop.database.run("UPDATE step_fence SET phase = 'undone' WHERE phase = 'resolved'")
-    assert {v.check for v in (await shop.audit()).violations} == otherwise
+    assert sorted({v.check for v in (await shop.audit()).violations}) == otherwise
 
 
 async def test_all_violations_are_counted_and_the_first_few_of_each_check_are_shown(shop: Shop) -> None:

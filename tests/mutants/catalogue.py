@@ -16,6 +16,7 @@ from tests.mutants import (
     schema,
     starting,
     steps,
+    wiring,
 )
 from tests.mutants.mutant import Mutant
 
@@ -35,4 +36,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *starting.MUTANTS,
     *events.MUTANTS,
     *compose.MUTANTS,
+    *wiring.MUTANTS,
 )
