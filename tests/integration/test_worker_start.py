@@ -92,7 +92,7 @@ async def test_no_more_orders_are_done_at_once_than_have_connections_and_idle_po
 
 
 def temporal_cli(stack: DevStack, *arguments: str) -> None:
-    command = [temporal._binary(), *arguments, "--address", stack.temporal.address, "--disable-config-file"]
+    command = [str(temporal._binary()), *arguments, "--address", stack.temporal.address, "--disable-config-file"]
     subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, stdin=subprocess.DEVNULL)
 
 
@@ -224,4 +224,5 @@ def test_a_worker_that_is_stopped_while_a_server_keeps_it_waiting_ends_at_once_a
 
 
 def connected_to(pid: int, port: int) -> bool:
-    return any(found.raddr and found.raddr.port == port for found in psutil.Process(pid).net_connections("tcp"))
+    # An address that is not connected is an empty tuple.
+    return any(found.raddr[1:] == (port,) for found in psutil.Process(pid).net_connections("tcp"))
