@@ -48,6 +48,9 @@ _LONGEST_FIRST = (
     "test_upgrade",
     "test_soak",
     "test_demo",
+    "test_worker_settings",
+    "test_worker_start",
+    "test_make_up",
 )
 
 

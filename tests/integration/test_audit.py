@@ -46,6 +46,13 @@ _DAMAGES = [
         "DELETE FROM reservations WHERE order_id = 'shipped' AND sku = 'poster'",
         "poster",
     ),
+    Damage("A1", "a delivery is missing", "UPDATE inventory SET received = received + 5 WHERE sku = 'lamp'", "lamp"),
+    Damage(
+        "A1",
+        "a delivery is counted twice",
+        "UPDATE inventory SET received = received + 5, on_hand = on_hand + 10 WHERE sku = 'lamp'",
+        "lamp",
+    ),
     Damage("A2", "the counter is above", "UPDATE inventory SET reserved = 1 WHERE sku = 'lamp'", "lamp"),
     Damage(
         "A2",
@@ -380,18 +387,53 @@ async def test_an_order_on_its_way_is_not_at_rest_until_it_has_stood_still(shop:
     assert [(v.check, v.subject) for v in later.violations] == [("Q1", "open")]
 
 
-async def test_what_an_operator_vouched_for_is_not_counted_against_the_order(shop: Shop) -> None:
+async def test_a_delivery_is_accounted_for(shop: Shop) -> None:
+    await shop.database.run("UPDATE inventory SET received = received + 5, on_hand = on_hand + 5 WHERE sku = 'tea-mug'")
+    await _complete(shop.engine, shop.order("carol", ("tea-mug", 2)))
+
+    assert (await shop.audit()).violations == []
+
+    await shop.database.run("UPDATE inventory SET received = 0 WHERE sku = 'tea-mug'")
+    report = await shop.audit()
+    assert [(v.check, v.subject, v.detail) for v in report.violations] == [
+        ("A1", "tea-mug", "on hand 1003, accounted for 998")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("resolved", "otherwise"),
+    [
+        (("ship", "pay", "reserve"), ["A9", "Q4"]),
+        # Sent back by hand and refunded by us, paid back by hand, put back by hand.
+        (("ship",), ["A7", "A9", "Q4"]),
+        (("pay",), ["A9", "Q4"]),
+        (("reserve",), ["A9", "Q2", "Q4"]),
+    ],
+    ids=["all", "ship", "pay", "reserve"],
+)
+async def test_what_an_operator_vouched_for_is_not_counted_against_the_order(
+    resolved: tuple[str, ...], otherwise: list[str], shop: Shop
+) -> None:
     order = shop.order("carol")
     await _complete(shop.engine, order)
     undo = UndoInput(order, Ending.REJECTED, "a reason")
-    await Orders(shop.engine).park_order(ParkInput(undo, ["ship", "pay", "reserve"], "a cause"))
-
-    for step in ("ship", "pay", "reserve"):
+    await Orders(shop.engine).park_order(ParkInput(undo, list(resolved), "a cause"))
+    for step in resolved:
         await Orders(shop.engine).resolve_step(OperatorNote(order, "settled by hand", step))
+    if "ship" not in resolved:
+        await Shipping(shop.engine).cancel_shipment(undo)
+    if "pay" not in resolved:
+        await Payments(shop.engine).refund_payment(undo)
+    if "reserve" not in resolved:
+        await Inventory(shop.engine).release_inventory(undo)
+
     state = await Orders(shop.engine).close_order(undo)
 
     assert state.status == "rejected"
     assert (await shop.audit()).violations == []
+    # The same effects without anybody's word are violations.
+    await shop.database.run("UPDATE step_fence SET phase = 'undone' WHERE phase = 'resolved'")
+    assert sorted({v.check for v in (await shop.audit()).violations}) == otherwise
 
 
 async def test_all_violations_are_counted_and_the_first_few_of_each_check_are_shown(shop: Shop) -> None:

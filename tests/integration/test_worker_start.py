@@ -1,8 +1,17 @@
 """A worker that starts while its servers come and go waits for them, and says what only a person can mend."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import contextlib
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from signal import SIGINT, SIGTERM, Signals
 from typing import Any
 
+import psutil
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
@@ -28,6 +37,12 @@ async def engines(database: Database) -> AsyncIterator[Engines]:
     yield made
     for engine in made:
         await engine.dispose()
+
+
+from embedded import temporal
+from embedded.ports import free_port
+from embedded.stack import DevStack
+from tests.integration.commands import DEADLINE_SECONDS, Commands
 
 
 class Flaky:
@@ -91,3 +106,143 @@ async def test_no_more_orders_are_done_at_once_than_have_connections_and_idle_po
     assert made["max_concurrent_workflow_tasks"] == tasks
     # As many again may wait for tasks of cached workflows, which the fast lane has none of.
     assert polls.minimum <= polls.initial <= polls.maximum <= tasks / 4
+
+
+# What only a person can put right ----------------------------------------------------------------------
+
+
+def temporal_cli(stack: DevStack, *arguments: str) -> None:
+    command = [str(temporal._binary()), *arguments, "--address", stack.temporal.address, "--disable-config-file"]
+    subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, stdin=subprocess.DEVNULL)
+
+
+def refusal_of(commands: Commands, **environment: str) -> str:
+    """Start a worker that must refuse to, with all the time for waiting that it has by default; give what it said."""
+    started = commands.worker(**environment)
+
+    status = started.wait(DEADLINE_SECONDS)
+
+    told = started.tail(50)
+    assert status == 1, told
+    assert "Traceback" not in told
+    assert "ready" not in told
+    return told
+
+
+def test_a_worker_refuses_a_namespace_that_is_not_there(commands: Commands) -> None:
+    told = refusal_of(commands, TEMPORAL_NAMESPACE="nowhere")
+
+    assert "Temporal has no namespace nowhere." in told
+    assert "temporal operator namespace create --namespace nowhere" in told
+
+
+@pytest.mark.parametrize(
+    ("known", "missing"),
+    [
+        ({}, ["OrderStatus", "FailedStep"]),
+        ({"OrderStatus": "Keyword"}, ["FailedStep"]),
+        ({"OrderStatus": "Keyword", "FailedStep": "Text"}, ["FailedStep"]),
+    ],
+    ids=["none", "one of two", "another type"],
+)
+def test_a_worker_refuses_a_namespace_without_its_search_attributes(
+    known: dict[str, str], missing: list[str], commands: Commands, stack: DevStack
+) -> None:
+    namespace = f"bare-{uuid.uuid4().hex[:8]}"
+    temporal_cli(stack, "operator", "namespace", "create", "--namespace", namespace)
+    for name, kind in known.items():
+        temporal_cli(
+            stack,
+            *("operator", "search-attribute", "create", "--namespace", namespace, "--name", name, "--type", kind),
+        )
+
+    told = refusal_of(commands, TEMPORAL_NAMESPACE=namespace)
+
+    assert f"Temporal's namespace {namespace} lacks search attributes: {', '.join(missing)}." in told
+    arguments = " ".join(f"--name {name} --type Keyword" for name in missing)
+    assert f"temporal operator search-attribute create --namespace {namespace} {arguments}" in told
+
+
+@pytest.mark.parametrize("where", ["no-such-folder/saga.log", ""], ids=["no folder", "a folder"])
+def test_a_worker_refuses_a_log_that_it_cannot_write(where: str, commands: Commands, tmp_path: Path) -> None:
+    told = refusal_of(commands, CHECKOUT_LOG_FILE=str(tmp_path / where))
+
+    assert "The log cannot be written" in told
+    assert "CHECKOUT_LOG_FILE" in told
+
+
+async def test_a_worker_that_refuses_to_start_makes_no_schedule_and_takes_no_order(
+    commands: Commands, shop: Shop, tmp_path: Path
+) -> None:
+    shop.task_queue = commands.environment["CHECKOUT_TASK_QUEUE"]
+    order = shop.order("alice")
+    await shop.start(order)
+
+    await asyncio.to_thread(refusal_of, commands, CHECKOUT_LOG_FILE=str(tmp_path))
+
+    assert await shop.order_status(order) is None
+    with pytest.raises(RPCError, match="not found"):
+        await shop.client.get_schedule_handle(f"sweep-{shop.task_queue}").describe()
+
+
+# A server that does not answer ----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def black_hole() -> Iterator[int]:
+    """Listen on a port, let everybody in, and never say a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield int(listening.getsockname()[1])
+
+
+def away(server: str, port: int) -> dict[str, str]:
+    """Give the settings that look for a server where nobody is."""
+    if server == "Postgres":
+        return {"CHECKOUT_DATABASE_URL": f"postgresql://checkout@127.0.0.1:{port}/checkout"}
+    return {"TEMPORAL_ADDRESS": f"127.0.0.1:{port}"}
+
+
+@pytest.mark.parametrize("server", ["Postgres", "Temporal"])
+def test_a_server_that_does_not_answer_is_given_up_when_the_settings_say(server: str, commands: Commands) -> None:
+    began = time.monotonic()
+
+    told = refusal_of(commands, CHECKOUT_STARTUP_TIMEOUT_SECONDS="3", **away(server, free_port()))
+
+    assert f"waiting for {server}" in told
+    assert "did not answer in time" in told
+    assert f"{server} did not" in told or f"{server} at 127.0.0.1" in told
+    assert 2 < time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("number", [SIGTERM, SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("server", ["Postgres", "Temporal"])
+def test_a_worker_that_is_stopped_while_it_waits_ends_at_once_and_well(
+    server: str, number: Signals, commands: Commands
+) -> None:
+    started = commands.worker(**away(server, free_port()))
+    started.until(lambda: f"waiting for {server}" in started.tail(50), timeout=DEADLINE_SECONDS)
+
+    started.signal(number)
+
+    assert started.wait(10) == 0
+    assert "Traceback" not in started.tail(50)
+    assert "ready" not in started.tail(50)
+
+
+@pytest.mark.parametrize("server", ["Postgres", "Temporal"])
+def test_a_worker_that_is_stopped_while_a_server_keeps_it_waiting_ends_at_once_and_well(
+    server: str, commands: Commands
+) -> None:
+    with black_hole() as port:
+        started = commands.worker(**away(server, port))
+        started.until(lambda: connected_to(started.pid, port), timeout=DEADLINE_SECONDS)
+
+        started.signal(SIGTERM)
+
+        assert started.wait(10) == 0
+    assert "Traceback" not in started.tail(50)
+
+
+def connected_to(pid: int, port: int) -> bool:
+    # An address that is not connected is an empty tuple.
+    return any(found.raddr[1:] == (port,) for found in psutil.Process(pid).net_connections("tcp"))

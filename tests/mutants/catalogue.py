@@ -5,6 +5,7 @@ from tests.mutants import (
     behind,
     bulk,
     checkout,
+    compose,
     events,
     failures,
     fence,
@@ -18,6 +19,7 @@ from tests.mutants import (
     starting,
     steps,
     taken_back,
+    wiring,
 )
 from tests.mutants.mutant import Mutant
 
@@ -39,4 +41,6 @@ MUTANTS: tuple[Mutant, ...] = (
     *requests.MUTANTS,
     *events.MUTANTS,
     *taken_back.MUTANTS,
+    *compose.MUTANTS,
+    *wiring.MUTANTS,
 )

@@ -1,8 +1,12 @@
 """The files for people who have Docker: checked here without it, and the jobs' commands run on real servers."""
 
 import ast
+import base64
+import hashlib
+import hmac
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -268,7 +272,16 @@ def test_the_namespace_job_may_run_again(stack: DevStack) -> None:
         assert "Total: 0" in done.stdout
 
 
-def test_the_schema_job_may_run_again_and_sets_the_passwords(stack: DevStack) -> None:
+def _has_password(verifier: str, password: str) -> bool:
+    """Tell whether Postgres, which keeps `SCRAM-SHA-256$ITERATIONS:SALT$STORED:SERVER`, would let this one in."""
+    _, parameters, keys = verifier.split("$")
+    iterations, salt = parameters.split(":")
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), base64.b64decode(salt), int(iterations))
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    return base64.b64encode(stored).decode() == keys.split(":")[0]
+
+
+def test_the_schema_job_may_run_again_and_sets_each_roles_own_password(stack: DevStack) -> None:
     job = _services()["schema"]
     sources = {mount["target"]: str(ROOT / mount["source"]) for mount in job["volumes"]}
     program, *options = job["entrypoint"]
@@ -280,16 +293,20 @@ def test_the_schema_job_may_run_again_and_sets_the_passwords(stack: DevStack) ->
         "PGPORT": str(stack.postgres.port),
         "PGDATABASE": database,
     }
+    roles = "SELECT rolname, rolpassword, rolcanlogin, rolcreatedb, rolsuper FROM pg_authid"
     psql(stack.postgres, "postgres", "-c", f"CREATE DATABASE {database}")
     try:
-        for _ in range(2):
+        # Another password at the next `up` is the one that counts from then on.
+        for time in ("first", "second"):
+            passwords = {"checkout": f"{time}.checkout", "temporal": f"{time}.temporal"}
             done = subprocess.run(
                 [
                     str(stack.postgres.bin(program)),
                     *options,
                     *(sources.get(word, word) for word in job["command"]),
                 ],
-                env=environment,
+                env=environment
+                | {"CHECKOUT_ROLE_PASSWORD": passwords["checkout"], "TEMPORAL_ROLE_PASSWORD": passwords["temporal"]},
                 capture_output=True,
                 text=True,
                 check=False,
@@ -297,16 +314,18 @@ def test_the_schema_job_may_run_again_and_sets_the_passwords(stack: DevStack) ->
             )
 
             assert done.returncode == 0, done.stderr
-        passwords = psql(
-            stack.postgres,
-            database,
-            "-Atc",
-            "SELECT rolname FROM pg_authid WHERE rolpassword LIKE 'SCRAM%' ORDER BY 1",
-        )
-
-        assert passwords.split() == ["checkout", "temporal"]
+            printed = psql(stack.postgres, database, "-Atc", f"{roles} WHERE rolpassword IS NOT NULL ORDER BY 1")
+            made = [line.split("|") for line in printed.splitlines()]
+            assert [(name, *rights) for name, _, *rights in made] == [
+                ("checkout", "t", "f", "f"),
+                ("temporal", "t", "t", "f"),  # it makes its databases itself
+            ]
+            for name, verifier, *_ in made:
+                assert _has_password(verifier, passwords[name])
+                assert not _has_password(verifier, "checkout"), "any password is let in"
     finally:
         psql(stack.postgres, "postgres", "-c", f"DROP DATABASE {database}")
+        psql(stack.postgres, "postgres", "-c", "ALTER ROLE checkout PASSWORD 'checkout'", "-c", "DROP ROLE temporal")
 
 
 @pytest.mark.parametrize("job", ["temporal-schema", "temporal-namespace"])
@@ -333,6 +352,43 @@ def test_the_image_has_every_file_that_worker_and_starter_need() -> None:
     assert {"workflows/saga.py", "adapters/config.py", "domain/policies.py"} <= needed
     assert (ROOT / "activities/audit.sql").is_file()
     assert {Path(file).parts[0] for file in needed} == _copied()
+
+
+@pytest.mark.parametrize("program", ["worker.py", "starter.py"])
+def test_the_programs_find_all_that_they_import_in_what_the_image_gets(program: str, tmp_path: Path) -> None:
+    image = tmp_path / "app"
+    for instruction, *words in _dockerfile():
+        if instruction == "COPY":
+            *sources, target = words
+            for source in sources:
+                # A folder's content goes into the target, a file under its own name, as Docker does it.
+                if (ROOT / source).is_dir():
+                    shutil.copytree(ROOT / source, image / target, ignore=shutil.ignore_patterns("__pycache__"))
+                else:
+                    (image / target).mkdir(parents=True, exist_ok=True)
+                    shutil.copy(ROOT / source, image / target)
+
+    done = subprocess.run(
+        [sys.executable, program, "--help"], cwd=image, env={}, capture_output=True, text=True, check=False, timeout=60
+    )
+
+    assert done.returncode == 0, done.stderr.splitlines()[-1:]
+    assert (image / "activities/audit.sql").is_file()
+
+
+def test_the_image_is_of_a_python_that_is_tested_and_runs_where_the_code_is() -> None:
+    instructions = _dockerfile()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    [(oldest, newest)] = re.findall(r"Python 3\.(\d+) to 3\.(\d+) on Linux is what the tests run on", readme)
+    [python] = re.findall(
+        r"^FROM python:3\.(\d+)-slim$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    at = {instruction: number for number, (instruction, *_) in enumerate(instructions)}
+
+    assert int(oldest) <= int(python) <= int(newest)
+    assert [words for words in instructions if words[0] in {"WORKDIR", "FROM"}][1:] == [["WORKDIR", "/app"]]
+    assert at["WORKDIR"] < min(number for number, words in enumerate(instructions) if words[0] == "COPY")
+    assert at["USER"] > max(number for number, words in enumerate(instructions) if words[0] in {"COPY", "RUN"})
 
 
 def test_the_image_installs_only_what_the_lock_file_names() -> None:

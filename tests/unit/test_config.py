@@ -1,10 +1,14 @@
+import os
 from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from adapters.config import ConfigurationError, WorkerSettings, load
 from adapters.database_url import parse
+from adapters.temporal import connection_options
+from embedded.stack import DATABASE, DEFAULT_PORTS, ROLE
 
 
 def settings(monkeypatch: pytest.MonkeyPatch, url: str) -> WorkerSettings:
@@ -60,9 +64,17 @@ def test_a_wrong_database_url_is_refused_without_being_shown(wrong: str, monkeyp
 
 
 def test_the_defaults_find_what_make_up_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CHECKOUT_DATABASE_URL", raising=False)
+    for name in [name for name in os.environ if name.startswith(("CHECKOUT_", "TEMPORAL_"))]:
+        monkeypatch.delenv(name)
 
-    assert load(WorkerSettings).database_url == "postgresql+asyncpg://checkout:checkout@127.0.0.1:5432/checkout"
+    made, options = load(WorkerSettings), connection_options()
+
+    url = make_url(made.database_url)
+    assert (url.host, url.port) == ("127.0.0.1", DEFAULT_PORTS.postgres)
+    assert (url.username, url.database) == (ROLE, DATABASE)
+    assert options["target_host"] == f"127.0.0.1:{DEFAULT_PORTS.temporal}"
+    assert options["namespace"] == "default"
+    assert made.ui_url == f"http://127.0.0.1:{DEFAULT_PORTS.ui}"
 
 
 @pytest.mark.parametrize(

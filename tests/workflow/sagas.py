@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.enums.v1 import EventType
+from temporalio.api.enums.v1 import EventType, TaskQueueKind
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.converter import value_to_type
@@ -86,6 +86,16 @@ def causes_of(failure: BaseException) -> list[str]:
 async def events_of(handle: WorkflowHandle[Any, Any]) -> list[str]:
     """Name the events of a history."""
     return [EventType.Name(event.event_type) async for event in handle.fetch_history_events()]
+
+
+async def was_kept_in_memory(handle: WorkflowHandle[Any, Any]) -> bool:
+    """Tell whether a worker kept the run: its further tasks were then put into a queue of that worker's own."""
+    kinds = [
+        event.workflow_task_scheduled_event_attributes.task_queue.kind
+        async for event in handle.fetch_history_events()
+        if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED
+    ]
+    return TaskQueueKind.TASK_QUEUE_KIND_STICKY in kinds
 
 
 async def goods_and_money(database: Database) -> list[tuple[Any, ...]]:

@@ -26,6 +26,7 @@ from tests.workflow.sagas import (
     status_in,
     until_status,
     violations,
+    was_kept_in_memory,
 )
 
 WHOLE_ORDER = "SELECT o.*, l.sku, l.quantity FROM orders o JOIN order_lines l USING (order_id) WHERE order_id = $1"
@@ -511,8 +512,9 @@ async def test_an_intruder_that_is_cancelled_during_an_outage_leaves_the_pending
         handle = await shop.start(intruder)
         await fault.struck()
         await handle.cancel()
-        await asyncio.wait([asyncio.create_task(how_it_ended(handle))], timeout=10)
+        ended = await how_it_ended(handle)
 
+    assert ended == "CANCELED"
     assert await shop.database.fetch(WHOLE_ORDER, first.order_id) == row
     assert await shop.database.fetch(WHOLE_FENCE, first.order_id) == []
 
@@ -553,8 +555,9 @@ async def test_an_intruder_that_is_cancelled_leaves_a_completed_order_alone(shop
         )
         await fault.struck()
         await other.cancel()
-        await asyncio.wait([asyncio.create_task(how_it_ended(other))], timeout=10)
+        ended = await how_it_ended(other)
 
+    assert ended == "CANCELED"
     assert await shop.database.fetch(WHOLE_ORDER, first.order_id) == row
     assert await violations(shop) == []
 
@@ -604,9 +607,11 @@ async def test_a_worker_that_keeps_no_workflow_in_memory_comes_to_the_same_end(
     order = shop.order(customer)
 
     async with shop.working(max_cached_workflows=0):
-        ended = await how_it_ended(await shop.start(order))
+        handle = await shop.start(order)
+        ended = await how_it_ended(handle)
 
     assert ended == end
+    assert not await was_kept_in_memory(handle)
     assert await violations(shop) == []
     assert [record.message for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}] == []
     assert "Failed running eviction" not in caplog.text
@@ -626,6 +631,7 @@ async def test_an_unwind_that_is_cancelled_survives_a_worker_without_memory(
         ended = await how_it_ended(handle)
 
     assert ended == "OrderRejected"
+    assert not await was_kept_in_memory(handle)
     assert await violations(shop) == []
     assert [record.message for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}] == []
     assert "Failed running eviction" not in caplog.text

@@ -1,0 +1,170 @@
+"""`make up`, as a newcomer runs it: an order goes through, Ctrl-C stops all of it, and the next start has the data.
+
+It runs in a copy of the project, whose data are its own, on free ports in place of the default ones.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from signal import Signals
+
+import psutil
+import pytest
+
+from embedded.ports import port_is_free
+from embedded.process import ChildProcess, wait_gone
+from embedded.stack import ROOT, DevStack, Ports
+
+UP_SECONDS = 100
+# dev.py itself, with other default ports.
+_RUN = """
+import runpy, sys
+import embedded.stack
+embedded.stack.DEFAULT_PORTS = embedded.stack.Ports(*(int(port) for port in sys.argv.pop().split(",")))
+sys.argv[0] = "dev.py"
+runpy.run_path("dev.py", run_name="__main__")
+"""
+_PARTS = ("activities", "adapters", "client", "demo", "domain", "embedded", "workflows")
+_FILES = ("dev.py", "starter.py", "worker.py", "setup.sql", "Makefile")
+
+
+@dataclass
+class Project:
+    """A copy of the project, and its `make up`."""
+
+    root: Path
+    ports: Ports
+
+    def up(self, log: str = "up.log") -> ChildProcess:
+        """Begin `dev.py up`."""
+        started = ChildProcess(
+            "make up",
+            [sys.executable, "-c", _RUN, "up", ",".join(map(str, astuple(self.ports)))],
+            log=self.root / log,
+            cwd=self.root,
+            # Somebody's own settings must not lead it elsewhere.
+            env={
+                **os.environ,
+                "CHECKOUT_DATABASE_URL": "postgresql://u@elsewhere/d",
+                "TEMPORAL_ADDRESS": "elsewhere:1",
+            },
+        )
+        started.start()
+        return started
+
+    def ready(self) -> ChildProcess:
+        started = self.up()
+        started.until(lambda: "Ctrl-C stops all of it." in started.tail(100), timeout=UP_SECONDS)
+        return started
+
+    def starter(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "starter.py", *arguments],
+            cwd=self.root,
+            env={"PATH": os.environ["PATH"], "TEMPORAL_ADDRESS": f"127.0.0.1:{self.ports.temporal}"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    root = tmp_path_factory.mktemp("project")
+    for part in _PARTS:
+        shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in _FILES:
+        shutil.copy(ROOT / file, root / file)
+    made = Project(root, Ports.free())
+    yield made
+    DevStack(root / ".data", ports=made.ports).postgres.remove()
+
+
+def family(started: ChildProcess) -> list[psutil.Process]:
+    """Give all that a command has started, itself included."""
+    itself = psutil.Process(started.pid)
+    return [itself, *itself.children(recursive=True)]
+
+
+def stop(started: ChildProcess, how: Signals) -> int:
+    """Stop it as a terminal does, and see that it leaves nothing behind; give its exit status."""
+    everybody = family(started)
+    assert len(everybody) >= 4, "itself, Postgres, Temporal and a worker"
+    started.signal(how)
+    status = started.wait(60)
+    assert wait_gone(everybody, timeout=10) == []
+    return status
+
+
+def test_make_up_is_this_command() -> None:
+    told = subprocess.run(
+        ["make", "--dry-run", "--old-file=.venv/embedded.ok", "up"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert told.stdout.splitlines()[-1] == ".venv/bin/python dev.py up"
+
+
+@pytest.mark.timeout(400)
+def test_an_order_and_the_data_outlive_ctrl_c(project: Project) -> None:
+    first = project.ready()
+    started = project.starter("start", "--order-id", "kept", "--customer", "alice", "--line", "tea-mug:2")
+    assert started.returncode == 0, started.stdout + started.stderr
+    told = first.tail(100)
+    assert f"Histories: http://127.0.0.1:{project.ports.ui}" in told
+
+    # A second one in another terminal would not do any good: it says so, and hurts nobody.
+    second = project.up("second.log")
+    assert second.wait(UP_SECONDS) == 1
+    assert f"Stop process {first.pid} first" in second.tail(20)
+    assert "Traceback" not in second.tail(100)
+    assert first.running
+    assert project.starter("status", "kept").returncode == 0
+
+    assert stop(first, signal.SIGINT) == 0
+    assert "The data is kept in .data/" in first.tail(5)
+    assert all(port_is_free(port) for port in astuple(project.ports))
+    assert "kept #3 paid -> completed" in (project.root / "saga.log").read_text(encoding="utf-8")
+
+    again = project.ready()
+    # Temporal has its history, and Postgres has the order, the stock and the money.
+    kept = project.starter("status", "kept")
+    assert (kept.returncode, "completed" in kept.stdout) == (0, True), kept.stderr
+    [psql] = re.findall(r"The database: (.+)", again.tail(100))
+    query = "SELECT status, on_hand - initial FROM orders, inventory"
+    asked = subprocess.run(
+        [*psql.split(), "-Atc", f"{query} WHERE sku = 'tea-mug' AND order_id = 'kept'"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert asked.stdout == "completed|-2\n"
+    # The same order again is the same order, and a new one goes through.
+    repeated = project.starter("start", "--order-id", "kept", "--customer", "alice", "--line", "tea-mug:2")
+    fresh = project.starter("start", "--order-id", "fresh", "--customer", "alice", "--line", "tea-mug:1")
+    assert (repeated.returncode, fresh.returncode) == (0, 0)
+    assert stop(again, signal.SIGTERM) == 0
+
+
+@pytest.mark.timeout(200)
+def test_a_part_that_dies_ends_all_of_it_and_is_named(project: Project) -> None:
+    running = project.ready()
+    everybody = family(running)
+    [worker] = [process for process in everybody if "worker.py" in " ".join(process.cmdline())]
+
+    worker.kill()
+
+    assert running.wait(60) == 1
+    assert "The worker has stopped by itself." in running.tail(20)
+    assert wait_gone(everybody, timeout=10) == []

@@ -1,0 +1,37 @@
+"""docker-compose.yml as Compose reads it, once with no variable set and once with a value of its own for each."""
+
+import re
+from functools import cache
+from typing import Any
+
+import yaml
+
+from embedded.stack import ROOT
+
+COMPOSE_FILE = ROOT / "docker-compose.yml"
+VARIABLE = re.compile(r"\$\{(\w+):-([^{}]*)\}")
+
+
+def document(**variables: str) -> dict[str, Any]:
+    """Give the file with these variables set and all others at their defaults."""
+    text = COMPOSE_FILE.read_text(encoding="utf-8")
+    resolved = VARIABLE.sub(lambda found: variables.get(found[1], found[2]), text).replace("$$", "$")
+    read: dict[str, Any] = yaml.safe_load(resolved)
+    return read
+
+
+def services(**variables: str) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = document(**variables)["services"]
+    return found
+
+
+@cache
+def variables() -> dict[str, str]:
+    """Name every variable of the file with its default."""
+    return dict(VARIABLE.findall(COMPOSE_FILE.read_text(encoding="utf-8")))
+
+
+def distinct() -> dict[str, str]:
+    """Give each variable a value that no other has, so that one in another's place shows."""
+    numbered = enumerate(sorted(variables()), start=10_001)
+    return {name: str(number) if name.endswith("_PORT") else f"the.{name.lower()}" for number, name in numbered}

@@ -1,0 +1,407 @@
+"""Who talks to whom in docker-compose.yml, where, as whom and when: each side of a connection fits the other.
+
+No container engine runs here. What the images make of their settings is written down below, from their own documents.
+"""
+
+import re
+import subprocess
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from sqlalchemy.engine import make_url
+
+from adapters.config import WorkerSettings
+from embedded.placement import installed
+from embedded.stack import DATABASE, ROLE, ROOT, DevStack
+from tests.unit.compose_file import distinct, document, services
+
+# What each image listens on.
+LISTENS = {"postgres": 5432, "temporal": 7233, "temporal-ui": 8080}
+# Who has to be up, or to have ended well, before whom.
+NEEDS = {
+    "postgres": set(),
+    "schema": {"postgres"},
+    "temporal-schema": {"postgres", "schema"},  # which makes the role that it logs in as
+    "temporal": {"postgres", "temporal-schema"},
+    "temporal-namespace": {"temporal"},
+    "temporal-ui": {"temporal"},
+    "worker": {"postgres", "schema", "temporal", "temporal-namespace"},
+}
+# The settings that say where somebody else is.
+NAMES_A_HOST = {"PGHOST", "SQL_HOST", "POSTGRES_SEEDS", "TEMPORAL_ADDRESS", "CHECKOUT_DATABASE_URL"}
+ROLES_SQL = (ROOT / "deploy/compose/roles.sql").read_text(encoding="utf-8")
+TEMPORALS_ROLE = "temporal"
+TEMPORALS_DATABASES = {"DBNAME": "temporal", "VISIBILITY_DBNAME": "temporal_visibility"}
+NAMESPACE = "default"
+
+SET = distinct()
+PASSWORDS = {
+    "postgres": SET["POSTGRES_PASSWORD"],
+    ROLE: SET["POSTGRES_CHECKOUT_PASSWORD"],
+    TEMPORALS_ROLE: SET["POSTGRES_TEMPORAL_PASSWORD"],
+}
+FRONTEND = f"temporal:{LISTENS['temporal']}"
+UI_URL = f"http://127.0.0.1:{SET['TEMPORAL_UI_PORT']}"
+
+# All that each container is told. A name that its image does not read, or does not find, is as bad as a wrong value.
+ENVIRONMENTS: dict[str, dict[str, str]] = {
+    "postgres": {"POSTGRES_DB": DATABASE, "POSTGRES_PASSWORD": PASSWORDS["postgres"]},
+    "schema": {
+        "PGHOST": "postgres",
+        "PGDATABASE": DATABASE,
+        "PGUSER": "postgres",
+        "PGPASSWORD": PASSWORDS["postgres"],
+        "CHECKOUT_ROLE_PASSWORD": PASSWORDS[ROLE],
+        "TEMPORAL_ROLE_PASSWORD": PASSWORDS[TEMPORALS_ROLE],
+    },
+    "temporal-schema": {
+        "SQL_PLUGIN": "postgres12",
+        "SQL_HOST": "postgres",
+        "SQL_PORT": str(LISTENS["postgres"]),
+        "SQL_USER": TEMPORALS_ROLE,
+        "SQL_PASSWORD": PASSWORDS[TEMPORALS_ROLE],
+    },
+    "temporal": {
+        "DB": "postgres12",
+        "POSTGRES_SEEDS": "postgres",
+        "DB_PORT": str(LISTENS["postgres"]),
+        "POSTGRES_USER": TEMPORALS_ROLE,
+        "POSTGRES_PWD": PASSWORDS[TEMPORALS_ROLE],
+        **TEMPORALS_DATABASES,
+        "NUM_HISTORY_SHARDS": "4",  # another number loses the workflows of every stack that exists
+        "BIND_ON_IP": "0.0.0.0",  # the loopback address is the container's own
+        "DYNAMIC_CONFIG_FILE_PATH": "/etc/temporal/dynamic-config.yaml",
+        "LOG_LEVEL": "warn",
+    },
+    "temporal-namespace": {"TEMPORAL_ADDRESS": FRONTEND, "TEMPORAL_NAMESPACE": NAMESPACE},
+    "temporal-ui": {
+        "TEMPORAL_ADDRESS": FRONTEND,
+        "TEMPORAL_UI_PORT": str(LISTENS["temporal-ui"]),
+        "TEMPORAL_CORS_ORIGINS": f"{UI_URL},{UI_URL.replace('127.0.0.1', 'localhost')}",
+        "TEMPORAL_CSRF_COOKIE_INSECURE": "true",
+        "TEMPORAL_NOTIFY_ON_NEW_VERSION": "false",
+    },
+    "worker": {
+        "CHECKOUT_DATABASE_URL": f"postgresql://{ROLE}:{PASSWORDS[ROLE]}@postgres:{LISTENS['postgres']}/{DATABASE}",
+        "CHECKOUT_LOG_FILE": "/var/lib/checkout/saga.log",
+        "CHECKOUT_BUILD_ID": SET["WORKER_BUILD_ID"],
+        "CHECKOUT_UI_URL": UI_URL,
+        "TEMPORAL_ADDRESS": FRONTEND,
+        "TEMPORAL_NAMESPACE": NAMESPACE,
+    },
+}
+
+
+def seconds(duration: str) -> float:
+    [(number, unit)] = re.findall(r"^(\d+)(ms|s|m)$", duration)
+    return int(number) * {"ms": 0.001, "s": 1.0, "m": 60.0}[unit]
+
+
+def mounts(service: dict[str, Any]) -> dict[str, str]:
+    """Give where each volume or file of the service is seen, and what it is."""
+    entries = service.get("volumes", [])
+    pairs = [
+        (entry["target"], entry["source"]) if isinstance(entry, dict) else (entry.split(":")[1], entry.split(":")[0])
+        for entry in entries
+    ]
+    assert len(dict(pairs)) == len(pairs), "two mounts in one place"
+    return dict(pairs)
+
+
+def stub(folder: Path, name: str, body: str) -> None:
+    program = folder / name
+    program.write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
+    program.chmod(0o755)
+
+
+def run_script(service: str, folder: Path) -> tuple[int, list[str]]:
+    """Run a job's script on the stubs of a folder; give its status, and what they noted down."""
+    job = services()[service]
+    done = subprocess.run(
+        [*job["entrypoint"], *job["command"]],
+        env={"PATH": f"{folder}:/usr/bin:/bin", "NOTES": str(folder / "notes"), **job["environment"]},
+        check=False,
+        timeout=60,
+    )
+    notes = folder / "notes"
+    return done.returncode, notes.read_text(encoding="utf-8").splitlines() if notes.exists() else []
+
+
+# Who talks to whom -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_a_container_is_told_the_hosts_ports_roles_and_passwords_of_the_others(name: str) -> None:
+    assert services(**SET)[name]["environment"] == ENVIRONMENTS[name]
+
+
+def test_every_service_has_its_place() -> None:
+    assert services().keys() == ENVIRONMENTS.keys() == NEEDS.keys()
+    # Names are found on the network that all share; a network of its own would part one from the others.
+    assert document().keys() == {"name", "x-unprivileged", "services", "volumes"}
+    for service in services().values():
+        assert service.keys().isdisjoint(
+            {"networks", "network_mode", "hostname", "links", "profiles", "container_name"}
+        )
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_a_service_waits_for_all_that_it_talks_to(name: str) -> None:
+    made = services()[name]
+    hosts = [value for setting, value in made["environment"].items() if setting in NAMES_A_HOST]
+    spoken_to = {re.sub(r"^.*@|:\d+(/.*)?$", "", host) for host in hosts}
+
+    assert made.get("depends_on", {}).keys() == NEEDS[name]
+    assert spoken_to <= NEEDS[name]
+    for wait in made.get("depends_on", {}).values():
+        assert wait.keys() == {"condition"}, "`required: false` would not wait at all"
+
+
+@pytest.mark.parametrize(
+    ("name", "variable"),
+    [("postgres", "POSTGRES_PORT"), ("temporal", "TEMPORAL_PORT"), ("temporal-ui", "TEMPORAL_UI_PORT")],
+)
+def test_a_published_port_is_the_one_that_the_server_listens_on(name: str, variable: str) -> None:
+    assert services(**SET)[name]["ports"] == [f"127.0.0.1:{SET[variable]}:{LISTENS[name]}"]
+
+
+def test_a_worker_may_be_there_many_times() -> None:
+    worker = services()["worker"]
+
+    assert worker["build"] == "."
+    assert "ports" not in worker
+    assert worker.keys().isdisjoint({"image", "command", "entrypoint", "user", "working_dir", "deploy", "scale"})
+
+
+def test_postgres_has_connections_for_temporal_and_for_several_workers() -> None:
+    command = services()["postgres"]["command"]
+    pool: int = WorkerSettings.model_fields["database_pool_size"].default
+
+    assert command[:2] == ["postgres", "-c"]
+    [connections] = re.findall(r"^max_connections=(\d+)$", command[2])
+    assert int(connections) >= 4 * (20 + 10) + 5 * (pool + 2 + 1)
+
+
+# Versions -----------------------------------------------------------------------------------------------------
+
+
+def test_the_images_are_of_the_versions_that_are_tested_here() -> None:
+    images = {name: service["image"].split(":") for name, service in services().items() if "image" in service}
+    postgres = subprocess.run([installed() / "postgres", "--version"], capture_output=True, text=True, check=True)
+    program = Path(sysconfig.get_path("scripts")) / "temporal"
+    temporal = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    [(server, ui)] = re.findall(r"\(Server ([\d.]+), UI ([\d.]+)\)", temporal.stdout)
+
+    assert images == {
+        "postgres": ["postgres", postgres.stdout.split()[-1]],
+        "schema": ["postgres", postgres.stdout.split()[-1]],
+        "temporal-schema": ["temporalio/admin-tools", server],
+        "temporal": ["temporalio/server", server],
+        "temporal-namespace": ["temporalio/admin-tools", server],
+        "temporal-ui": ["temporalio/ui", ui],
+    }
+
+
+def test_one_variable_moves_all_images_of_one_program() -> None:
+    images = {name: service["image"].split(":")[1] for name, service in services(**SET).items() if "image" in service}
+
+    assert images == {
+        "postgres": SET["POSTGRES_VERSION"],
+        "schema": SET["POSTGRES_VERSION"],
+        "temporal-schema": SET["TEMPORAL_VERSION"],
+        "temporal": SET["TEMPORAL_VERSION"],
+        "temporal-namespace": SET["TEMPORAL_VERSION"],
+        "temporal-ui": SET["TEMPORAL_UI_VERSION"],
+    }
+
+
+# What must outlive a container --------------------------------------------------------------------------------
+
+
+def test_the_data_are_on_volumes_of_their_own_where_the_image_keeps_them() -> None:
+    made = document()
+    used = {name: mounts(service) for name, service in made["services"].items()}
+    major = int(services()["postgres"]["image"].split(":")[1].split(".")[0])
+    # https://hub.docker.com/_/postgres: PGDATA is /var/lib/postgresql/MAJOR/docker since 18.
+    data = "/var/lib/postgresql" if major >= 18 else "/var/lib/postgresql/data"
+
+    assert used["postgres"] == {data: "postgres-data"}
+    assert used["worker"] == {"/var/lib/checkout": "saga-log"}
+    assert made["volumes"] == {"postgres-data": None, "saga-log": None}, "plain volumes, which outlive `down`"
+    for service in made["services"].values():
+        for entry in service.get("volumes", []):
+            assert isinstance(entry, dict) or entry.count(":") == 1, "read-only data are no data"
+
+
+def test_what_a_container_writes_beside_its_volumes_is_in_memory() -> None:
+    worker = services()["worker"]
+
+    assert worker["read_only"] is True
+    assert worker["tmpfs"] == ["/tmp"]
+    assert [name for name, service in services().items() if "tmpfs" in service] == ["worker"]
+    log = Path(worker["environment"]["CHECKOUT_LOG_FILE"])
+    assert mounts(worker)[str(log.parent)] == "saga-log"
+
+
+def test_the_volume_of_the_log_belongs_to_the_images_user() -> None:
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    made = re.search(r"install --directory --owner=(\w+) --group=\1 (\S+)", text)
+    [user] = re.findall(r"useradd --uid (\d+) .* (\w+) ", text)
+
+    assert made is not None
+    assert user == ("10001", made[1]), "another uid cannot write on the volumes that there are"
+    assert f"USER {user[0]}:{user[0]}\n" in text
+    assert f"ENV CHECKOUT_LOG_FILE={made[2]}/saga.log\n" in text
+    assert made[2] in mounts(services()["worker"])
+
+
+# Health -------------------------------------------------------------------------------------------------------
+
+
+def test_postgres_is_healthy_once_it_answers_others_about_our_database(stack: DevStack) -> None:
+    postgres = services()["postgres"]
+    kind, program, *arguments = postgres["healthcheck"]["test"]
+
+    assert (kind, program) == ("CMD", "pg_isready")
+    # By TCP: while a new data folder is being filled, a server answers on the socket alone.
+    assert sorted(arguments) == [f"--dbname={DATABASE}", "--host=127.0.0.1", "--username=postgres"]
+    for port, status in ((stack.postgres.port, 0), (1, 2)):
+        asked = subprocess.run([installed() / program, *arguments, f"--port={port}"], capture_output=True, check=False)
+        assert asked.returncode == status
+
+
+def test_temporal_is_healthy_once_its_frontend_listens() -> None:
+    assert services()["temporal"]["healthcheck"]["test"] == ["CMD", "nc", "-z", "127.0.0.1", str(LISTENS["temporal"])]
+
+
+@pytest.mark.parametrize("name", ["postgres", "temporal"])
+def test_a_server_gets_its_time_to_start_and_is_asked_often(name: str) -> None:
+    check = services()[name]["healthcheck"]
+
+    assert "disable" not in check
+    assert seconds(check["interval"]) <= 5, "whoever waits for it would wait for longer than it takes"
+    assert 1 <= seconds(check["timeout"]) <= 10
+    assert seconds(check["start_period"]) >= 60, "a first start fills a data folder"
+    assert check["retries"] * seconds(check["interval"]) >= 20
+
+
+# Start and end -----------------------------------------------------------------------------------------------
+
+
+def test_everybody_is_given_longer_to_stop_than_it_takes() -> None:
+    made = services()
+    grace: float = WorkerSettings.model_fields["shutdown_grace_seconds"].default
+
+    assert seconds(made["worker"]["stop_grace_period"]) >= 2 * grace
+    for name in ("postgres", "temporal"):
+        assert seconds(made[name]["stop_grace_period"]) >= 30
+    assert [name for name, service in made.items() if "stop_signal" in service] == []
+    assert made["worker"]["init"] is True, "as process 1 Python would ignore a SIGTERM that comes early"
+
+
+def test_no_program_has_more_rights_than_it_needs() -> None:
+    made = services()
+
+    # The entrypoint of postgres gives its data folder to another user, and the UI starts as root in a foreign folder.
+    keeps_rights = {name for name, service in made.items() if service.get("cap_drop") != ["ALL"]}
+    assert keeps_rights == {"postgres", "schema", "temporal-ui"}
+    for service in made.values():
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service.keys().isdisjoint({"privileged", "cap_add", "pid", "ipc", "userns_mode"})
+
+
+# The jobs -----------------------------------------------------------------------------------------------------
+
+
+def test_the_schema_job_runs_the_projects_own_files_and_stops_at_the_first_error() -> None:
+    job = services()["schema"]
+
+    assert job["entrypoint"] == ["psql", "--no-psqlrc", "--quiet", "-v", "ON_ERROR_STOP=1"]
+    assert job["command"] == ["-f", "/sql/setup.sql", "-f", "/sql/roles.sql"]
+    assert mounts(job) == {"/sql/setup.sql": "./setup.sql", "/sql/roles.sql": "./deploy/compose/roles.sql"}
+
+
+def test_temporals_settings_are_mounted_where_it_reads_them() -> None:
+    temporal = services()["temporal"]
+
+    where = temporal["environment"]["DYNAMIC_CONFIG_FILE_PATH"]
+    assert mounts(temporal) == {where: "./deploy/compose/dynamic-config.yaml"}
+    assert yaml.safe_load((ROOT / "deploy/compose/dynamic-config.yaml").read_text(encoding="utf-8"))
+
+
+def test_files_are_mounted_only_when_they_are_there() -> None:
+    for service in services().values():
+        for entry in service.get("volumes", []):
+            if isinstance(entry, dict):
+                # Otherwise Docker makes an empty folder of that name, and psql or Temporal reads a folder.
+                assert (entry["type"], entry["bind"]) == ("bind", {"create_host_path": False, "selinux": "z"})
+
+
+def test_both_of_temporals_databases_are_made_and_brought_up_to_date(tmp_path: Path) -> None:
+    stub(tmp_path, "temporal-sql-tool", 'echo "$*" >> "$NOTES"')
+
+    status, notes = run_script("temporal-schema", tmp_path)
+
+    assert status == 0
+    folders = {"DBNAME": "temporal", "VISIBILITY_DBNAME": "visibility"}
+    assert notes == [
+        line
+        for variable, database in TEMPORALS_DATABASES.items()
+        for line in (
+            f"--db {database} create-database",
+            f"--db {database} setup-schema -v 0.0",
+            f"--db {database} update-schema -d /etc/temporal/schema/postgresql/v12/{folders[variable]}/versioned",
+        )
+    ]
+
+
+@pytest.mark.parametrize("failing", range(1, 7))
+def test_temporals_databases_that_cannot_be_made_end_the_job(failing: int, tmp_path: Path) -> None:
+    stub(tmp_path, "temporal-sql-tool", f'echo "$*" >> "$NOTES"\n[ "$(wc -l < "$NOTES")" -ne {failing} ]')
+
+    status, notes = run_script("temporal-schema", tmp_path)
+
+    assert (status, len(notes)) == (1, failing)
+
+
+@pytest.mark.parametrize(
+    "never", ["operator cluster health", "operator namespace", "operator search-attribute create", "workflow count"]
+)
+def test_the_namespace_job_fails_when_one_of_its_steps_never_works(never: str, tmp_path: Path) -> None:
+    stub(tmp_path, "temporal", f'echo "$*" >> "$NOTES"\ncase "$*" in "{never}"*) exit 1;; esac')
+    stub(tmp_path, "sleep", "exit 0")
+
+    status, notes = run_script("temporal-namespace", tmp_path)
+
+    assert status == 1
+    assert notes[-1].startswith(never), "it went on after a failure"
+    assert sum(line.startswith(never) for line in notes) >= 60, "it gave up before a server can be up"
+
+
+def test_the_namespace_keeps_histories_for_days(tmp_path: Path) -> None:
+    stub(tmp_path, "temporal", 'echo "$*" >> "$NOTES"\ncase "$*" in "operator namespace describe"*) exit 1;; esac')
+
+    status, notes = run_script("temporal-namespace", tmp_path)
+
+    assert status == 0
+    [created] = [line for line in notes if line.startswith("operator namespace create")]
+    [hours] = re.findall(rf"--namespace {NAMESPACE} --retention (\d+)h ", created)
+    assert int(hours) >= 72, "an incident of a Friday is looked into on Monday"
+
+
+# The database URL ---------------------------------------------------------------------------------------------
+
+
+def test_the_worker_logs_in_as_the_role_whose_password_the_schema_job_sets() -> None:
+    made = services(**SET)
+    url = make_url(made["worker"]["environment"]["CHECKOUT_DATABASE_URL"])
+
+    assert url.username is not None
+    assert f"ALTER ROLE {url.username} PASSWORD :'checkout_password'" in ROLES_SQL
+    assert "\\getenv checkout_password CHECKOUT_ROLE_PASSWORD" in ROLES_SQL
+    assert url.password == made["schema"]["environment"]["CHECKOUT_ROLE_PASSWORD"]
+    assert url.database == made["schema"]["environment"]["PGDATABASE"] == made["postgres"]["environment"]["POSTGRES_DB"]
+    assert (url.host, url.port) == (made["schema"]["environment"]["PGHOST"], LISTENS["postgres"])
