@@ -4,6 +4,7 @@ A process of its own takes a second of CPU for starting Python alone. Ask for on
 how it ends, what a signal does, what it has imported.
 """
 
+import asyncio
 import contextlib
 import io
 import json
@@ -19,6 +20,7 @@ from typing import Any
 import starter
 from embedded.process import ChildProcess
 from embedded.stack import ROOT
+from tests.conftest import Shop
 
 DEADLINE_SECONDS = 60
 
@@ -143,3 +145,22 @@ class Commands:
         started = self.worker(**environment)
         started.until(lambda: "ready: task queue" in started.tail(100), timeout=DEADLINE_SECONDS)
         return started
+
+
+@dataclass
+class Desk:
+    """starter.py inside this process, beside the in-process workers of a shop."""
+
+    shop: Shop
+    environment: Mapping[str, str]
+    folder: Path
+
+    async def __call__(self, *arguments: str, **environment: str) -> Ran:
+        """Run one command to its end; the workers go on meanwhile."""
+        return await asyncio.to_thread(run_here, arguments, {**self.environment, **environment}, self.folder)
+
+    async def json(self, *arguments: str, **environment: str) -> Any:
+        """Run one command with `--json`, which must say nothing beside its document."""
+        ran = await self(*arguments, "--json", **environment)
+        assert ran.err == ""
+        return ran.document
