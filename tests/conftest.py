@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort the files by how long they take, and mark the fault suites, which `make faults` runs whole."""
     for item in items:
         if item.path.parent.name == "faults":
-            item.add_marker("faults")
+            item.add_marker(pytest.mark.faults)
 
     def place(item: pytest.Item) -> tuple[bool, int]:
         name = item.path.stem

@@ -65,7 +65,11 @@ async def test_orders_without_an_id_get_one_each(desk: Desk) -> None:
 
     assert first["order_id"] != second["order_id"]
     assert first["order_id"].startswith("order-")
-    assert (await desk("status", first["order_id"])).code == 0
+    assert (first["status"], second["status"]) == ("running", "running")
+    assert [(await given_to(desk.shop, one["order_id"]))["order_id"] for one in (first, second)] == [
+        first["order_id"],
+        second["order_id"],
+    ]
 
 
 @pytest.mark.parametrize("lane", ["fast", "classic"])

@@ -115,6 +115,8 @@ async def test_a_load_makes_up_as_many_orders_of_its_mix_as_it_was_told(desk: De
 
     assert (hot["orders"], hot["mix"], hot["concurrency"], hot["outcomes"]) == (6, "hot", 2, {"completed": 6})
     assert skus_of_hot == ["item-001"]
+    assert 0 < hot["p50_ms"] <= hot["p95_ms"] <= hot["p99_ms"]
+    assert hot["failures"] == []
     assert (mixed["orders"], mixed["mix"], mixed["concurrency"]) == (30, "mixed", 50)
     assert mixed["outcomes"].keys() == {"completed", "rejected"}
     assert await desk.shop.database.value("SELECT count(*) FROM orders") == 36
