@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -128,6 +129,27 @@ class Commands:
             check=False,
         )
         return Ran(done.returncode, done.stdout, done.stderr)
+
+    def interrupted(self, *arguments: str, when: str) -> Ran:
+        """Run starter.py as a process of its own, and press Ctrl-C once it has said this on stderr."""
+        command = [sys.executable, str(ROOT / "starter.py"), *arguments]
+        with subprocess.Popen(
+            command,
+            env=self.environment,
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as running:
+            assert running.stderr is not None
+            said = ""
+            while when not in said:
+                line = running.stderr.readline()
+                assert line, f"it ended before it said {when!r}: {said}"
+                said += line
+            running.send_signal(signal.SIGINT)
+            out, err = running.communicate(timeout=DEADLINE_SECONDS)
+        return Ran(running.returncode, out, said + err)
 
     def worker(self, **environment: str) -> ChildProcess:
         started = ChildProcess(

@@ -1,4 +1,4 @@
-"""What the database keeps of an order that is parked or settled by hand: its lines, its first reason, what was undone."""
+"""What the database keeps of an order that is parked or settled by hand: lines, the first reason, what was undone."""
 
 from activities.inventory import Inventory
 from activities.orders import OperatorNote, Orders, ParkInput

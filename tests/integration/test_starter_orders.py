@@ -9,7 +9,7 @@ import pytest
 from domain import policies
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
-from tests.integration.commands import Desk, Ran
+from tests.integration.commands import Commands, Desk, Ran
 from tests.workflow.gates import Gate, Gates
 from tests.workflow.sagas import BREAK_UNDO, MEND_UNDO, events_of, hasty, how_it_ended, open_incidents, reason_of, until
 
@@ -120,6 +120,16 @@ async def test_people_are_shown_the_total_the_parcel_each_step_and_where_to_look
     assert [line.split()[:2] for line in steps] == [["reserve", "done"], ["pay", "done"], ["ship", "done"]]
     assert [step["detail"] for step in document["steps"]] == [line.split(maxsplit=2)[2] for line in steps]
     assert link.strip() == f"http://ui.example:9/namespaces/default/workflows/checkout-{order_id}"
+
+
+def test_ctrl_c_ends_the_command_and_not_the_order(commands: Commands) -> None:
+    order_id = unique("interrupted")
+
+    ran = commands.interrupted(*start(order_id, "alice"), when=f"started {order_id}")
+
+    assert ran.code == 130
+    assert "interrupted; what was started goes on" in ran.err
+    assert commands.here(*start(order_id, "alice"), "--no-wait").code == 0
 
 
 # status and list ----------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from tests.mutants import (
     audits,
     bulk,
     checkout,
+    commands,
     events,
     failures,
     fence,
@@ -33,4 +34,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *audits.MUTANTS,
     *starting.MUTANTS,
     *events.MUTANTS,
+    *commands.MUTANTS,
 )

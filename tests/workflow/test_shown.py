@@ -1,4 +1,4 @@
-"""What Temporal's UI shows of an order: its details as they stand, summaries, the failure, and what it is marked with."""
+"""What Temporal's UI shows of an order: its details as they stand, summaries, the failure, and search attributes."""
 
 from collections.abc import AsyncIterator
 from typing import Any
