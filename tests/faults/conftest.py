@@ -13,18 +13,6 @@ from tests.conftest import Database, Shop
 from tests.faults.evidence import Evidence
 from tests.faults.sites import Site, open_site
 
-# Each how-manyth case of a test stays in `make test`, where the test itself stands word for word in a document.
-_SHARE = {"test_a_trip_keeps_its_promises": 5}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the cases that are outside the share."""
-    for name, every in _SHARE.items():
-        cases = [item for item in items if isinstance(item, pytest.Function) and item.originalname == name]
-        for number, case in enumerate(cases):
-            if number % every:
-                case.add_marker(pytest.mark.exhaustive)
-
 
 @pytest.fixture
 def servers(stack: DevStack) -> DevStack:

@@ -290,6 +290,7 @@ def test_a_worker_finishes_what_it_is_doing_when_told_to_stop(commands: Commands
     until(lambda: commands.starter("status", order_id, "--json").document["status"] == "completed")
 
 
+@pytest.mark.exhaustive
 def test_commands_leave_with_the_status_that_they_mean(commands: Commands) -> None:
     worker = commands.ready_worker()
     order_id = unique("order")
