@@ -140,15 +140,20 @@ class Commands:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # Tests that run in the background ignore Ctrl-C, and a child inherits that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         ) as running:
-            assert running.stderr is not None
-            said = ""
-            while when not in said:
-                line = running.stderr.readline()
-                assert line, f"it ended before it said {when!r}: {said}"
-                said += line
-            running.send_signal(signal.SIGINT)
-            out, err = running.communicate(timeout=DEADLINE_SECONDS)
+            try:
+                assert running.stderr is not None
+                said = ""
+                while when not in said:
+                    line = running.stderr.readline()
+                    assert line, f"it ended before it said {when!r}: {said}"
+                    said += line
+                running.send_signal(signal.SIGINT)
+                out, err = running.communicate(timeout=DEADLINE_SECONDS)
+            finally:
+                running.kill()
         return Ran(running.returncode, out, said + err)
 
     def worker(self, **environment: str) -> ChildProcess:
