@@ -11,6 +11,9 @@ EVERY = {
     "test_a_trip_keeps_its_promises": 5,
     # tests/integration
     "test_orders_that_are_done_together_leave_what_they_leave_one_by_one": 4,
+    "test_other_content_under_the_same_order_id_is_refused_after_a_tombstone": 5,
+    "test_other_content_under_the_same_order_id_is_refused_after_the_step": 5,
+    "test_other_content_under_the_same_order_id_is_refused_before_the_step": 5,
     # tests/workflow
     "test_a_cancel_around_a_step_undoes_everything_or_comes_too_late_for_a_handed_over_parcel": 5,
     "test_a_cancel_beside_a_local_attempt_undoes_the_order": 5,
@@ -29,6 +32,7 @@ EVERY = {
     "test_an_attempt_that_takes_too_long_is_begun_again_and_has_one_effect": 5,
     "test_an_unwind_that_was_terminated_is_finished_with_the_ending_it_was_heading_to": 5,
     "test_what_a_terminated_saga_left_is_undone_and_the_order_cancelled": 3,
+    "test_what_may_pass_is_tried_again": 4,
     "test_what_may_pass_is_tried_again_as_an_ordinary_activity": 5,
     "test_where_a_step_keeps_failing_its_orders_go_on_in_sagas_of_their_own": 5,
     "test_whichever_undos_fail_the_order_is_stuck_and_a_retry_mends_it": 3,
