@@ -24,8 +24,8 @@ def _hasty_undos(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def details_of(handle: Handle) -> list[str]:
-    metadata = await handle.query("__temporal_workflow_metadata", result_type=WorkflowMetadata)
-    return metadata.current_details.splitlines()
+    metadata: WorkflowMetadata = await handle.query("__temporal_workflow_metadata", result_type=WorkflowMetadata)
+    return str(metadata.current_details).splitlines()
 
 
 async def summaries_of(shop: Shop, handle: Handle) -> dict[str, str]:
