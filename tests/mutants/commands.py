@@ -118,14 +118,6 @@ MUTANTS = (
         ),
     ),
     Mutant(
-        "no-wait-waits",
-        "`start --no-wait` of an order that is there waits for its end",
-        "starter.py",
-        "        if wait:\n",
-        "        if wait or not is_new:\n",
-        at(STARTER_ORDERS, "test_an_order_that_is_not_waited_for_is_told_as_it_stands"),
-    ),
-    Mutant(
         "no-hint-when-interrupted",
         "whoever presses Ctrl-C does not know the id of the order",
         "starter.py",
