@@ -326,8 +326,6 @@ def main() -> int:
     """Run one command and give its exit status."""
     try:
         return int(app(standalone_mode=False) or 0)
-    except typer.Abort:
-        return 130
     except TyperException as error:
         error.show()  # type: ignore[attr-defined]  # every usage error has it; Typer does not export their class
         return error.exit_code
@@ -339,7 +337,7 @@ def main() -> int:
         message, code = str(error), view.UNREACHABLE
     except BrokenPipeError:
         return view.UNREACHABLE  # whoever read our output is gone; nobody is left to be told
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):  # Typer makes an Abort of Ctrl-C
         message, code = "interrupted; what was started goes on", 130
     view.errors.print(message, style="red", markup=False)
     return code

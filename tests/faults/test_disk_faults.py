@@ -136,9 +136,7 @@ if shutil.which("mount") and may_mount():
     DISKS["full-file-system"] = full_file_system
 
 
-@pytest.fixture(
-    params=[pytest.param(name, marks=pytest.mark.exhaustive if name == "full-file-system" else ()) for name in DISKS]
-)
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.exhaustive) for name in DISKS])
 def disk(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -122,7 +122,7 @@ def test_all_interleavings_are_generated() -> None:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("batch", share((Batch(step, place) for step in Step for place in range(BATCHES)), every=9))
+@pytest.mark.parametrize("batch", share((Batch(step, place) for step in Step for place in range(BATCHES)), every=29))
 async def test_every_interleaving_ends_without_an_effect(batch: Batch, stage: Stage, offstage: AsyncEngine) -> None:
     problems: dict[str, list[str]] = {}
     for number, schedule in enumerate(batch.schedules):

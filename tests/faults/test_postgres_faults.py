@@ -43,6 +43,7 @@ async def end_sessions(site: Site) -> int:
     return ended
 
 
+@pytest.mark.exhaustive
 async def test_an_outage_of_postgres_delays_orders_and_costs_none(site: Site, fired: Counter[str]) -> None:
     worker = await site.ready_worker()
     load = site.load(60)

@@ -196,7 +196,7 @@ async def run(case: Case, turn: asyncio.Semaphore) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("script", share(ALIVE, every=4))
+@pytest.mark.parametrize("script", share(ALIVE, every=9))
 async def test_a_saga_that_is_reset_while_an_attempt_is_alive_ends_as_it_would_have(
     shop: Shop, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:

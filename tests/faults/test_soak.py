@@ -29,6 +29,7 @@ def soak(*arguments: object, timeout: float) -> subprocess.CompletedProcess[str]
     )
 
 
+@pytest.mark.exhaustive
 @pytest.mark.timeout(900)
 def test_every_promise_holds_while_every_kind_of_fault_strikes(tmp_path: Path) -> None:
     done = soak(
@@ -58,6 +59,7 @@ def test_every_promise_holds_while_every_kind_of_fault_strikes(tmp_path: Path) -
     assert set(report["checked_at_rest"].values()) == {"holds"}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.timeout(300)
 def test_the_watchdog_tells_all_when_nothing_moves(tmp_path: Path) -> None:
     done = soak(

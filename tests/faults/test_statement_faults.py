@@ -53,6 +53,7 @@ async def renew_sessions(site: Site) -> None:
     )
 
 
+@pytest.mark.exhaustive
 async def test_a_hot_row_that_a_foreign_transaction_keeps_locked_costs_no_order(
     site: Site, fired: Counter[str]
 ) -> None:
@@ -130,6 +131,7 @@ async def test_statements_that_take_too_long_cost_no_order(site: Site, fired: Co
     await site.require_clean()
 
 
+@pytest.mark.exhaustive
 async def test_a_schema_that_changes_under_load_costs_one_attempt_per_connection_at_most(
     site: Site, fired: Counter[str]
 ) -> None:

@@ -36,6 +36,7 @@ async def lost_tasks(site: Site, load: Load) -> Counter[str]:
     return lost
 
 
+@pytest.mark.exhaustive
 async def test_a_drained_worker_finishes_what_it_began_and_loses_no_attempt(site: Site, fired: Counter[str]) -> None:
     leaving = await site.ready_worker()
     await site.ready_worker()

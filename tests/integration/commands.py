@@ -1,17 +1,32 @@
-"""worker.py and starter.py as processes, on a database and a task queue of one test."""
+"""worker.py and starter.py on a database and a task queue of one test: as processes, or starter.py inside the test's.
 
+A process of its own takes a second of CPU for starting Python alone. Ask for one where the process itself is tested:
+how it ends, what a signal does, what it has imported.
+"""
+
+import asyncio
+import contextlib
+import io
 import json
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import starter
 from embedded.process import ChildProcess
 from embedded.stack import ROOT
+from tests.conftest import Shop
 
 DEADLINE_SECONDS = 60
+
+# sys.argv, the environment, the working folder and the standard streams belong to the whole process.
+_ONE_AT_A_TIME = threading.Lock()
 
 # Each command line in a process of its own, forked from one that has imported starter.py: starting Python and
 # importing are nearly all of what a command takes that only has to refuse its arguments.
@@ -65,6 +80,31 @@ def run_each(lines: Sequence[Sequence[str]], environment: Mapping[str, str], fol
     ]
 
 
+def run_here(arguments: Sequence[str], environment: Mapping[str, str], folder: Path) -> Ran:
+    """Run `starter.main` in this process, one call at a time; in a thread where an event loop is running."""
+    with _ONE_AT_A_TIME, _place(["starter.py", *arguments], environment, folder):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = starter.main()
+    return Ran(code, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def _place(argv: list[str], environment: Mapping[str, str], folder: Path) -> Iterator[None]:
+    """Put on a command's arguments, environment and working folder, and take them off again."""
+    before_argv, before_environment = sys.argv, dict(os.environ)
+    try:
+        sys.argv = argv
+        os.environ.clear()
+        os.environ.update(environment)
+        with contextlib.chdir(folder):
+            yield
+    finally:
+        sys.argv = before_argv
+        os.environ.clear()
+        os.environ.update(before_environment)
+
+
 @dataclass
 class Commands:
     """Both commands on a database and a task queue of this test."""
@@ -73,7 +113,12 @@ class Commands:
     folder: Path
     workers: list[ChildProcess] = field(default_factory=list)
 
+    def here(self, *arguments: str, **environment: str) -> Ran:
+        """Run starter.py inside this process: what it says and the status that it would end with."""
+        return run_here(arguments, self.environment | environment, self.folder)
+
     def starter(self, *arguments: str, **environment: str) -> Ran:
+        """Run starter.py as a process of its own."""
         done = subprocess.run(
             [sys.executable, str(ROOT / "starter.py"), *arguments],
             env=self.environment | environment,
@@ -84,6 +129,32 @@ class Commands:
             check=False,
         )
         return Ran(done.returncode, done.stdout, done.stderr)
+
+    def interrupted(self, *arguments: str, when: str) -> Ran:
+        """Run starter.py as a process of its own, and press Ctrl-C once it has said this on stderr."""
+        command = [sys.executable, str(ROOT / "starter.py"), *arguments]
+        with subprocess.Popen(
+            command,
+            env=self.environment,
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # Tests that run in the background ignore Ctrl-C, and a child inherits that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        ) as running:
+            try:
+                assert running.stderr is not None
+                said = ""
+                while when not in said:
+                    line = running.stderr.readline()
+                    assert line, f"it ended before it said {when!r}: {said}"
+                    said += line
+                running.send_signal(signal.SIGINT)
+                out, err = running.communicate(timeout=DEADLINE_SECONDS)
+            finally:
+                running.kill()
+        return Ran(running.returncode, out, said + err)
 
     def worker(self, **environment: str) -> ChildProcess:
         started = ChildProcess(
@@ -101,3 +172,22 @@ class Commands:
         started = self.worker(**environment)
         started.until(lambda: "ready: task queue" in started.tail(100), timeout=DEADLINE_SECONDS)
         return started
+
+
+@dataclass
+class Desk:
+    """starter.py inside this process, beside the in-process workers of a shop."""
+
+    shop: Shop
+    environment: Mapping[str, str]
+    folder: Path
+
+    async def __call__(self, *arguments: str, **environment: str) -> Ran:
+        """Run one command to its end; the workers go on meanwhile."""
+        return await asyncio.to_thread(run_here, arguments, {**self.environment, **environment}, self.folder)
+
+    async def json(self, *arguments: str, **environment: str) -> Any:
+        """Run one command with `--json`, which must say nothing beside its document."""
+        ran = await self(*arguments, "--json", **environment)
+        assert ran.err == ""
+        return ran.document

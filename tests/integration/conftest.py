@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from embedded.stack import DevStack
-from tests.conftest import Database
-from tests.integration.commands import Commands
+from tests.conftest import Database, Shop
+from tests.integration.commands import Commands, Desk
 
 
 @pytest.fixture
@@ -23,3 +23,12 @@ def commands(stack: DevStack, database: Database, tmp_path: Path) -> Iterator[Co
     for worker in made.workers:
         if worker.running:
             worker.kill()
+
+
+@pytest.fixture
+def desk(shop: Shop, stack: DevStack, tmp_path: Path) -> Desk:
+    """starter.py on the task queue of the shop. Orders go through the classic lane, where a test can hold them."""
+    shop.is_strict = False  # whether workflows keep to the sandbox is asked in tests/workflow
+    environment = stack.environment(CHECKOUT_TASK_QUEUE=shop.task_queue, CHECKOUT_LANE=shop.lane.value)
+    environment = {name: value for name, value in environment.items() if name != "CHECKOUT_DATABASE_URL"}
+    return Desk(shop, environment, tmp_path)

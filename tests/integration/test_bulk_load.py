@@ -32,8 +32,8 @@ def test_each_order_of_a_file_has_its_outcome_in_another_and_the_load_goes_on_fr
 
     loaded = commands.starter("load", "--from", str(file), "--batch", "2", "--json")
     rows = rows_of(commands.folder / "orders.outcomes.csv")
-    again = commands.starter("load", "--from", str(file))
-    audited = commands.starter("audit", "--at-rest")
+    again = commands.here("load", "--from", str(file))
+    audited = commands.here("audit", "--at-rest")
 
     assert loaded.code == 2, loaded.err  # some of the orders are none
     assert loaded.document["outcomes"] == {"completed": 3, "rejected": 2, "malformed": 1, "other content": 1}
@@ -59,7 +59,7 @@ def test_each_order_of_a_file_has_its_outcome_in_another_and_the_load_goes_on_fr
 def test_the_example_of_the_documents_loads(commands: Commands) -> None:
     commands.ready_worker()
 
-    loaded = commands.starter("load", "--from", str(ROOT / "demo" / "orders.csv"), "--outcomes", "told.csv")
+    loaded = commands.here("load", "--from", str(ROOT / "demo" / "orders.csv"), "--outcomes", "told.csv")
 
     assert loaded.code == 0, loaded.err
     told = {row["order_id"]: row["status"] for row in rows_of(commands.folder / "told.csv")}
@@ -76,7 +76,7 @@ def test_json_lines_are_loaded_too(commands: Commands) -> None:
     ]
     file.write_text("".join(f"{json.dumps(order)}\n" for order in orders), encoding="utf-8")
 
-    loaded = commands.starter("load", "--from", str(file), "--outcomes", "told.csv")
+    loaded = commands.here("load", "--from", str(file), "--outcomes", "told.csv")
 
     assert loaded.code == 0, loaded.err
     assert "5 completed" in loaded.out
@@ -92,7 +92,7 @@ def test_a_file_that_cannot_be_loaded_is_told_before_anything_is_done(commands: 
         (("--from", "orders.csv", "--orders", "3"), "give either --orders"),
         ((), "give either --orders"),
     ):
-        refused = commands.starter("load", *arguments)
+        refused = commands.here("load", *arguments)
         assert refused.code == 2
         assert problem in refused.err
         refused.assert_readable()

@@ -9,6 +9,7 @@ from demo.scenarios import ONE_BY_ONE, TOGETHER
 from embedded.stack import ROOT
 
 
+@pytest.mark.exhaustive
 @pytest.mark.timeout(180)
 def test_the_demo_ends_every_scenario_as_it_should() -> None:
     done = subprocess.run(

@@ -125,6 +125,7 @@ async def test_data_survive_stop_and_start(new_postgres: NewPostgres) -> None:
     assert await ask(server, "SELECT answer FROM kept") == 42
 
 
+@pytest.mark.exhaustive
 async def test_postgres_recovers_from_an_immediate_stop(new_postgres: NewPostgres) -> None:
     server = new_postgres()
     server.start()
@@ -151,6 +152,7 @@ async def test_postgres_recovers_from_a_kill_while_a_session_is_busy(
     busy.terminate()
 
 
+@pytest.mark.exhaustive
 async def test_postgres_recovers_from_a_kill_by_somebody_else(new_postgres: NewPostgres) -> None:
     server = new_postgres()
     server.start()
@@ -188,6 +190,7 @@ async def test_a_lock_file_with_a_reused_process_id_does_not_stop_postgres(
         other.kill()
 
 
+@pytest.mark.exhaustive
 async def test_two_servers_of_each_kind_run_side_by_side(new_postgres: NewPostgres, new_temporal: NewTemporal) -> None:
     databases = [new_postgres("one"), new_postgres("two")]
     clusters = [new_temporal("three"), new_temporal("four")]
@@ -407,6 +410,7 @@ def closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.exhaustive
 async def test_a_checkout_closed_to_others_runs_and_can_be_reset(new_postgres: NewPostgres, closed: Path) -> None:
     """As root the programs and the data are out of the server's reach; otherwise they are not."""
     server = new_postgres("closed/pg")

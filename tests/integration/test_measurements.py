@@ -27,6 +27,7 @@ _FEW = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("command", _FEW)
 def test_a_measurement_runs_to_its_end_and_tells_its_targets(command: str) -> None:

@@ -135,7 +135,7 @@ async def test_no_more_runs_at_once_than_the_settings_allow(
         async def as_many_as_may() -> bool:
             nonlocal most
             most = max(most, await database.value(AT_THE_ACCOUNT))
-            return most >= min(at_most, 1 if lane is Lane.FAST else at_most)
+            return bool(most >= min(at_most, 1 if lane is Lane.FAST else at_most))
 
         await until(as_many_as_may)
         seen_until = time.monotonic() + 1.5

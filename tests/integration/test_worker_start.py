@@ -21,7 +21,11 @@ from temporalio.worker import PollerBehaviorAutoscaling
 from adapters import readiness
 from adapters.config import WorkerSettings
 from adapters.database import create_audit_engine, create_engine
+from embedded import temporal
+from embedded.ports import free_port
+from embedded.stack import DevStack
 from tests.conftest import Database, Shop
+from tests.integration.commands import DEADLINE_SECONDS, Commands
 
 Engines = tuple[AsyncEngine, AsyncEngine, AsyncEngine]
 
@@ -37,12 +41,6 @@ async def engines(database: Database) -> AsyncIterator[Engines]:
     yield made
     for engine in made:
         await engine.dispose()
-
-
-from embedded import temporal
-from embedded.ports import free_port
-from embedded.stack import DevStack
-from tests.integration.commands import DEADLINE_SECONDS, Commands
 
 
 class Flaky:

@@ -84,7 +84,7 @@ MUTANTS = (
     Mutant(
         "worker-starts-on-any-schema",
         "a schema one version behind would reject customers (P12)",
-        "worker.py",
+        "adapters/readiness.py",
         '        raise CannotStart("\\n  ".join(["The database lacks:", *lacks]) + f"\\n{schema.REMEDY}")\n',
         "        pass\n",
         at(SCHEMA_BEHIND, "test_a_schema_one_version_behind_rejects_nobody"),

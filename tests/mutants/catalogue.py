@@ -5,6 +5,7 @@ from tests.mutants import (
     behind,
     bulk,
     checkout,
+    commands,
     compose,
     events,
     failures,
@@ -43,4 +44,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *taken_back.MUTANTS,
     *compose.MUTANTS,
     *wiring.MUTANTS,
+    *commands.MUTANTS,
 )

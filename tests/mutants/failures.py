@@ -134,8 +134,16 @@ MUTANTS = (
         "outages-are-not-retried",
         "a customer would notice each restart of Postgres",
         "domain/errors.py",
-        "        super().__init__(message, non_retryable=False, next_retry_delay=next_retry_delay)",
-        "        super().__init__(message, non_retryable=True, next_retry_delay=next_retry_delay)",
+        "class DatabaseUnavailable(CheckoutError):\n"
+        '    """Postgres is away, busy or being restarted. Retried."""\n'
+        "\n"
+        "    def __init__(self, message: str, *, next_retry_delay: timedelta | None = None) -> None:\n"
+        "        super().__init__(message, non_retryable=False, next_retry_delay=next_retry_delay)\n",
+        "class DatabaseUnavailable(CheckoutError):\n"
+        '    """Postgres is away, busy or being restarted. Retried."""\n'
+        "\n"
+        "    def __init__(self, message: str, *, next_retry_delay: timedelta | None = None) -> None:\n"
+        "        super().__init__(message, non_retryable=True, next_retry_delay=next_retry_delay)\n",
         at(MODEL, "test_an_outage_is_retried"),
     ),
     Mutant(

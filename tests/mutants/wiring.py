@@ -48,16 +48,16 @@ MUTANTS = (
         "sweep-and-audit-on-the-steps-connections",
         "in a large database each sweep and each audit would end after 3 s, and find nothing, for ever",
         _WORKER,
-        "build_worker(client, engine, settings, patient_engine=patient_engine, audit_engine=audit_engine)",
-        "build_worker(client, engine, settings)",
+        "client, engines.steps, settings, patient_engine=engines.patient, audit_engine=engines.audit\n",
+        "client, engines.steps, settings\n",
         at(WORKER_SETTINGS, "test_sweep_and_audit_read_for_longer_than_a_step_may"),
     ),
     Mutant(
         "audit-on-the-sweeps-connections",
         "a long audit would end after a minute, and hold up the sweep until then",
         _WORKER,
-        "patient_engine=patient_engine, audit_engine=audit_engine)",
-        "patient_engine=patient_engine)",
+        "patient_engine=engines.patient, audit_engine=engines.audit\n",
+        "patient_engine=engines.patient\n",
         at(WORKER_SETTINGS, "test_sweep_and_audit_read_for_longer_than_a_step_may"),
     ),
     Mutant(
@@ -87,9 +87,9 @@ MUTANTS = (
     Mutant(
         "worker-ignores-its-pool-size",
         "workers would use up Postgres' connections",
-        _WORKER,
-        "pool_size=settings.database_pool_size)",
-        "pool_size=20)",
+        "adapters/readiness.py",
+        "size = pool_size or settings.database_pool_size\n",
+        "size = pool_size or 20\n",
         at(WORKER_SETTINGS, f"{_AT_ONCE}[connections]"),
     ),
     Mutant(
@@ -119,9 +119,9 @@ MUTANTS = (
     Mutant(
         "worker-ignores-its-startup-timeout",
         "a worker would wait for two minutes whatever it was told",
-        _WORKER,
-        "time.monotonic() + settings.startup_timeout_seconds\n",
-        "time.monotonic() + 120\n",
+        "adapters/readiness.py",
+        "    deadline = time.monotonic() + settings.startup_timeout_seconds\n    await _until(",
+        "    deadline = time.monotonic() + 120\n    await _until(",
         at(WORKER_START, "test_a_server_that_does_not_answer_is_given_up_when_the_settings_say[Postgres]"),
         hangs=True,
     ),
@@ -154,7 +154,7 @@ MUTANTS = (
     Mutant(
         "worker-does-not-look-for-its-search-attributes",
         "the server would reject each workflow task, and no order would move",
-        _WORKER,
+        "adapters/readiness.py",
         "    if missing:\n        arguments = ",
         "    if len(missing) > len(policies.SEARCH_ATTRIBUTES):\n        arguments = ",
         at(WORKER_START, "test_a_worker_refuses_a_namespace_without_its_search_attributes"),
@@ -163,7 +163,7 @@ MUTANTS = (
     Mutant(
         "worker-takes-any-kind-of-attribute",
         "the server would reject each workflow task, and no order would move",
-        _WORKER,
+        "adapters/readiness.py",
         "if known.custom_attributes.get(name) != keyword]",
         "if name not in known.custom_attributes and keyword]",
         at(WORKER_START, "test_a_worker_refuses_a_namespace_without_its_search_attributes[another type]"),
@@ -172,7 +172,7 @@ MUTANTS = (
     Mutant(
         "worker-waits-for-a-namespace-that-nobody-makes",
         "a misspelled namespace would look like an outage, and nobody would read what to do",
-        _WORKER,
+        "adapters/readiness.py",
         "        if error.status is RPCStatusCode.NOT_FOUND:\n",
         "        if error.status is RPCStatusCode.ABORTED:\n",
         at(WORKER_START, "test_a_worker_refuses_a_namespace_that_is_not_there"),
@@ -182,7 +182,7 @@ MUTANTS = (
         "worker-starts-without-a-log",
         "saga.log would be missing, and nobody would know",
         _WORKER,
-        "    _require_writable(settings.log_file)\n",
+        "    require_writable(settings.log_file)\n",
         "",
         at(WORKER_START, "test_a_worker_refuses_a_log_that_it_cannot_write"),
         hangs=True,
@@ -191,8 +191,12 @@ MUTANTS = (
         "worker-that-cannot-start-ends-well",
         "a supervisor would take a worker that never began for one that has drained",
         _WORKER,
-        '    except CannotStart as error:\n        sys.stderr.write(f"{error}\\n")\n        return 1\n',
-        '    except CannotStart as error:\n        sys.stderr.write(f"{error}\\n")\n        return 0\n',
+        "    except (CannotStart, CannotContinue) as error:\n"
+        '        sys.stderr.write(f"{error}\\n")\n'
+        "        return 1\n",
+        "    except (CannotStart, CannotContinue) as error:\n"
+        '        sys.stderr.write(f"{error}\\n")\n'
+        "        return 0\n",
         at(WORKER_START, "test_a_worker_refuses_a_log_that_it_cannot_write"),
     ),
     Mutant(

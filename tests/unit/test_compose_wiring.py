@@ -190,7 +190,7 @@ def test_postgres_has_connections_for_temporal_and_for_several_workers() -> None
 
 def test_the_images_are_of_the_versions_that_are_tested_here() -> None:
     images = {name: service["image"].split(":") for name, service in services().items() if "image" in service}
-    postgres = subprocess.run([installed() / "postgres", "--version"], capture_output=True, text=True, check=True)
+    postgres = subprocess.run([installed(18) / "postgres", "--version"], capture_output=True, text=True, check=True)
     program = Path(sysconfig.get_path("scripts")) / "temporal"
     temporal = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
     [(server, ui)] = re.findall(r"\(Server ([\d.]+), UI ([\d.]+)\)", temporal.stdout)
@@ -269,7 +269,9 @@ def test_postgres_is_healthy_once_it_answers_others_about_our_database(stack: De
     # By TCP: while a new data folder is being filled, a server answers on the socket alone.
     assert sorted(arguments) == [f"--dbname={DATABASE}", "--host=127.0.0.1", "--username=postgres"]
     for port, status in ((stack.postgres.port, 0), (1, 2)):
-        asked = subprocess.run([installed() / program, *arguments, f"--port={port}"], capture_output=True, check=False)
+        asked = subprocess.run(
+            [installed(18) / program, *arguments, f"--port={port}"], capture_output=True, check=False
+        )
         assert asked.returncode == status
 
 

@@ -97,6 +97,7 @@ def test_a_mutant_is_killed_by_a_failing_test_and_survives_a_blind_one(project: 
     assert (killed.verdict, survived.verdict) == (Verdict.KILLED, Verdict.SURVIVED)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("killer", "after", "note"),
     [
@@ -115,6 +116,7 @@ def test_a_failure_that_is_not_the_faults_is_an_error(project: Path, killer: str
     assert note in outcome.note
 
 
+@pytest.mark.exhaustive
 def test_a_red_killer_does_not_hurt_the_others_of_its_file(project: Path) -> None:
     red, killed = _run(project, _mutant("test_red"), _mutant("test_watchful"))
 

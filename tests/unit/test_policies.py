@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from activities import maintenance
-from adapters import database
+from adapters import connector, database
 from adapters.config import WorkerSettings
 from domain import policies
 from domain.policies import ActivityPolicy
@@ -77,7 +77,7 @@ def test_the_nested_timeouts_are_as_documented() -> None:
 
     assert told == {
         "waiting for a lock": role_may("lock_timeout"),
-        "connecting, and waiting for a free connection": database._CONNECT_TIMEOUT_SECONDS,
+        "connecting, and waiting for a free connection": connector.CONNECT_SECONDS,
         "one statement": role_may("statement_timeout"),
         "waiting for an answer of Postgres": database._COMMAND_TIMEOUT_SECONDS,
         "idle inside a transaction": role_may("idle_in_transaction_session_timeout"),
@@ -113,7 +113,7 @@ def test_an_attempt_of_a_step_outlasts_its_statement(name: str) -> None:
     attempt = seconds(POLICIES[name].start_to_close)
 
     assert role_may("lock_timeout") < role_may("statement_timeout") < database._COMMAND_TIMEOUT_SECONDS < attempt
-    assert database._CONNECT_TIMEOUT_SECONDS + role_may("statement_timeout") <= attempt
+    assert connector.CONNECT_SECONDS + role_may("statement_timeout") <= attempt
 
 
 @pytest.mark.parametrize("name", ["UNDO", "RECORD", "BATCH"])

@@ -11,6 +11,7 @@ import pytest
 
 from adapters.config import PREFIX, WorkerSettings
 from embedded.stack import ROOT
+from tests.shares import EVERY
 
 ROOMS = ("activities", "adapters", "client", "demo", "domain", "embedded", "saga_testing", "workflows")
 COMMANDS = ("worker", "starter", "dev")
@@ -218,6 +219,20 @@ def test_every_test_that_the_readme_points_at_exists() -> None:
 
     assert missing == set()
     assert len(re.findall(r"tests/[\w/]+\.py::test_\w+", text)) >= 8
+
+
+def test_every_test_of_which_make_test_runs_a_share_exists_once() -> None:
+    source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("*/test_*.py"))
+
+    found = {name: len(re.findall(rf"^(?:async )?def {name}\(", source, re.MULTILINE)) for name in EVERY}
+
+    assert found == dict.fromkeys(EVERY, 1)
+
+
+def test_ci_runs_what_make_test_leaves_out() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+    assert [f"make {target}" in script.splitlines() for target in ("lint", "test", "faults")] == [True] * 3
 
 
 def test_make_help_lists_every_target() -> None:

@@ -69,6 +69,22 @@ def named(recording: Path) -> str:
     return recording.stem
 
 
+# One of each workflow and of each way through the checkout. What a changed workflow does to these, it does to all;
+# `make faults` asks the others too.
+_SOME = {
+    *("completed", "fast-completed", "rejected-at-pay", "stuck-and-retried", "cancelled-by-temporal-at-ship"),
+    *("sweep", "audit", "bulk-completed"),
+}
+
+
+def some_of(recordings: Sequence[Path]) -> list[Any]:
+    """Make test parameters of the recordings; a few of them stay in `make test`."""
+    return [
+        pytest.param(path, id=path.stem, marks=() if path.stem in _SOME else pytest.mark.exhaustive)
+        for path in recordings
+    ]
+
+
 # What is recorded ---------------------------------------------------------------------------------------------
 
 
@@ -81,12 +97,20 @@ def test_there_is_a_recording_of_every_scene() -> None:
     assert {recording.stem for recording in RECORDINGS} >= set(SCENES)
 
 
-@pytest.mark.parametrize("recording", CHECKOUTS, ids=named)
-def test_a_recording_ends_as_its_name_says(recording: Path) -> None:
-    last = events(recording)[-1]["eventType"].removeprefix("EVENT_TYPE_WORKFLOW_EXECUTION_")
-
+def test_a_recording_ends_as_its_name_says() -> None:
     expected = {"completed": {"COMPLETED"}, "rejected": {"FAILED"}, "cancelled": {"FAILED", "CANCELED"}}
-    assert last in expected.get(recording.stem.removeprefix("fast-").split("-")[0], {"FAILED"})
+    endings = {
+        recording.stem: events(recording)[-1]["eventType"].removeprefix("EVENT_TYPE_WORKFLOW_EXECUTION_")
+        for recording in CHECKOUTS
+    }
+
+    others = {
+        name: ending
+        for name, ending in endings.items()
+        if ending not in expected.get(name.removeprefix("fast-").split("-")[0], {"FAILED"})
+    }
+    assert endings
+    assert others == {}
 
 
 def test_the_recordings_have_every_activity_every_update_and_every_kind_of_command() -> None:
@@ -119,13 +143,14 @@ def test_the_recordings_have_every_activity_every_update_and_every_kind_of_comma
     }
 
 
-@pytest.mark.parametrize("recording", RECORDINGS, ids=named)
-def test_a_recording_does_not_name_the_machine_it_was_made_on(recording: Path) -> None:
-    text = recording.read_text(encoding="utf-8")
+def test_no_recording_names_the_machine_it_was_made_on() -> None:
+    names = (f"@{socket.gethostname()}", str(Path.home()), str(FOLDER.parent.parent.parent))
 
-    assert f"@{socket.gethostname()}" not in text
-    assert str(Path.home()) not in text
-    assert str(FOLDER.parent.parent.parent) not in text
+    named_in = {
+        recording.stem for recording in RECORDINGS for name in names if name in recording.read_text(encoding="utf-8")
+    }
+
+    assert named_in == set()
 
 
 # What replays -------------------------------------------------------------------------------------------------
@@ -142,7 +167,7 @@ async def test_a_recorded_sweep_replays_on_a_versioned_worker() -> None:
 
 
 @pytest.mark.parametrize("kind", [TellsMore, WaitsFirstPatched])
-@pytest.mark.parametrize("recording", CHECKOUTS, ids=named)
+@pytest.mark.parametrize("recording", some_of(CHECKOUTS))
 async def test_a_compatible_or_patched_change_replays(kind: type, recording: Path) -> None:
     await require_replay([kind], recording, UnsandboxedWorkflowRunner())
 
@@ -199,18 +224,16 @@ OTHERS = (AuditsFirst, DoesNothing, CarriesNothing)
 
 
 @pytest.mark.parametrize("kinds", [(PaysFirst, *OTHERS), (WaitsFirst, *OTHERS)], ids=["order", "number"])
-@pytest.mark.parametrize("recording", RECORDINGS, ids=named)
+@pytest.mark.parametrize("recording", some_of(RECORDINGS))
 async def test_other_commands_do_not_replay_and_the_failure_says_what_to_do(
     kinds: Sequence[type], recording: Path
 ) -> None:
-    failed = (await replay(kinds, recording, UnsandboxedWorkflowRunner())).replay_failure
     with pytest.raises(pytest.fail.Exception) as told:
         await require_replay(kinds, recording, UnsandboxedWorkflowRunner())
 
-    assert isinstance(failed, workflow.NondeterminismError)
     for advice in (
         f"{recording.stem}.json does not replay",
-        str(failed),
+        "Nondeterminism error",
         "revert the order of commands",
         'workflow.patched("what-changed")',
         f"python -m tests.workflow.record --again {recording.stem}",

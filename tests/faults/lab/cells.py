@@ -51,6 +51,9 @@ class Fault(StrEnum):
     TERMINATED = "terminated"
 
 
+_CLASSIC_IN_EVERY_RUN = {Fault.WORKER_KILLED, Fault.CONNECTION_CUT, Fault.TEMPORAL_KILLED, Fault.CANCELLED}
+
+
 @dataclass(frozen=True)
 class Group:
     """The cells that share one run, because one fault can strike several sagas at once."""
@@ -73,8 +76,10 @@ class Group:
 
     @property
     def is_in_every_run(self) -> bool:
-        """One group of each fault is, at boundaries that take turns."""
+        """One group of each fault is, in lanes and at boundaries that take turns."""
         # A killed worker or Temporal meets a result that is not reported, a cut connection an unread commit.
+        if self.is_fast == (self.fault in _CLASSIC_IN_EVERY_RUN):
+            return False
         boundaries = FAST_BOUNDARIES if self.is_fast else tuple(Boundary)
         return boundaries.index(self.boundary) == (list(Fault).index(self.fault) + 3) % len(boundaries)
 

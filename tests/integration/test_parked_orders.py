@@ -1,0 +1,45 @@
+"""What the database keeps of an order that is parked or settled by hand: lines, the first reason, what was undone."""
+
+from activities.inventory import Inventory
+from activities.orders import OperatorNote, Orders, ParkInput
+from domain.model import CheckoutInput, Ending, UndoInput
+from tests.conftest import Shop
+
+
+def park(order: CheckoutInput, reason: str) -> ParkInput:
+    return ParkInput(UndoInput(order, Ending.REJECTED, reason), ["reserve"], "the shelf does not answer")
+
+
+async def test_an_order_that_is_parked_before_it_had_a_row_keeps_its_lines(shop: Shop) -> None:
+    order = shop.order("alice", ("tea-mug", 2), ("poster", 1))
+
+    await Orders(shop.engine).park_order(park(order, "a reason"))
+
+    [row] = await shop.database.fetch("SELECT customer, status, reason FROM orders")
+    lines = await shop.database.fetch("SELECT order_id, sku, quantity FROM order_lines ORDER BY sku")
+    assert tuple(row) == ("alice", "stuck", "a reason")
+    assert [tuple(line) for line in lines] == [(order.order_id, "poster", 1), (order.order_id, "tea-mug", 2)]
+
+
+async def test_a_parked_order_keeps_the_reason_that_its_unwind_began_with(shop: Shop) -> None:
+    order, inventory = shop.order("alice"), Inventory(shop.engine)
+    await inventory.reserve_inventory(order)
+    await inventory.release_inventory(UndoInput(order, Ending.CANCELLED, "cancelled: found it cheaper"))
+
+    first = await Orders(shop.engine).park_order(park(order, "a later reason"))
+    again = await Orders(shop.engine).park_order(park(order, "one later still"))
+
+    assert {first.reason, again.reason} == {"cancelled: found it cheaper"}
+    [row] = await shop.database.fetch("SELECT reason, ending FROM orders")
+    assert tuple(row) == ("cancelled: found it cheaper", "cancelled")
+
+
+async def test_a_step_that_was_undone_stays_undone_when_somebody_resolves_it(shop: Shop) -> None:
+    order, inventory = shop.order("alice"), Inventory(shop.engine)
+    await inventory.reserve_inventory(order)
+    await inventory.release_inventory(UndoInput(order, Ending.REJECTED, "a reason"))
+    await Orders(shop.engine).park_order(park(order, "a reason"))
+
+    await Orders(shop.engine).resolve_step(OperatorNote(order, "counted by hand", "reserve"))
+
+    assert await shop.database.value("SELECT phase FROM step_fence WHERE step = 'reserve'") == "undone"

@@ -1,0 +1,51 @@
+"""Tests of which `make test` runs some cases and `make faults` all: each of these starts a worker for every case.
+
+A case that is left out meets another value of the same axes. Choose a step that has no divisor in common with the
+number of values of the innermost axis, so that the share meets all values of every axis.
+"""
+
+import pytest
+
+EVERY = {
+    # tests/faults
+    "test_a_trip_keeps_its_promises": 5,
+    # tests/integration
+    "test_orders_that_are_done_together_leave_what_they_leave_one_by_one": 4,
+    "test_other_content_under_the_same_order_id_is_refused_after_a_tombstone": 5,
+    "test_other_content_under_the_same_order_id_is_refused_after_the_step": 5,
+    "test_other_content_under_the_same_order_id_is_refused_before_the_step": 5,
+    # tests/workflow
+    "test_a_cancel_around_a_step_undoes_everything_or_comes_too_late_for_a_handed_over_parcel": 5,
+    "test_a_cancel_beside_a_local_attempt_undoes_the_order": 5,
+    "test_a_cancel_by_temporal_during_an_unwind_changes_nothing": 3,
+    "test_a_cancel_in_the_instant_of_a_completion_is_never_half_done": 5,
+    "test_a_cancel_undoes_what_has_not_been_completed": 5,
+    "test_a_malformed_request_fails_at_once_as_invalid_input": 3,
+    "test_a_refused_order_leaves_its_row_with_reason_and_lines": 3,
+    "test_a_rollback_strands_no_order_of_the_build_that_is_rolled_back": 2,
+    "test_a_second_cancel_during_the_unwind_of_the_first_changes_nothing": 3,
+    "test_a_second_run_of_a_stuck_order_whose_steps_all_stand_does_not_take_it_for_completed": 5,
+    "test_a_step_that_committed_and_never_could_say_so_is_undone_unless_irrevocable": 3,
+    "test_a_stuck_order_whose_build_is_gone_is_moved_to_another_and_mended_there": 2,
+    "test_a_sweep_that_is_terminated_while_it_starts_sagas_leaves_none_that_nobody_works_on": 2,
+    "test_a_wrong_resolution_is_refused_and_the_order_stays_stuck": 3,
+    "test_an_attempt_that_takes_too_long_is_begun_again_and_has_one_effect": 5,
+    "test_an_unwind_that_was_terminated_is_finished_with_the_ending_it_was_heading_to": 5,
+    "test_what_a_terminated_saga_left_is_undone_and_the_order_cancelled": 3,
+    "test_what_may_pass_is_tried_again": 4,
+    "test_what_may_pass_is_tried_again_as_an_ordinary_activity": 5,
+    "test_where_a_step_keeps_failing_its_orders_go_on_in_sagas_of_their_own": 5,
+    "test_whichever_undos_fail_the_order_is_stuck_and_a_retry_mends_it": 3,
+}
+"""Of which test each how-manyth case stays in `make test`."""
+
+
+def leave_out_the_rest(items: list[pytest.Item]) -> None:
+    """Mark the cases outside the share as exhaustive."""
+    met: dict[str, int] = {}
+    for item in items:
+        if isinstance(item, pytest.Function) and (every := EVERY.get(item.originalname)):
+            number = met.get(item.originalname, 0)
+            met[item.originalname] = number + 1
+            if number % every:
+                item.add_marker(pytest.mark.exhaustive)
