@@ -240,8 +240,8 @@ MUTANTS = (
         "parked-order-forgets-its-reason",
         "why the order was undone is lost when it gets stuck",
         "activities/orders.py",
-        "SET status = 'stuck', changed_by = 'park',\n           reason = coalesce(orders.reason, excluded.reason)",
-        "SET status = 'stuck', changed_by = 'park',\n           reason = excluded.reason",
+        "ELSE orders.taken_back_by END,\n           reason = coalesce(orders.reason, excluded.reason)",
+        "ELSE orders.taken_back_by END,\n           reason = excluded.reason",
         at(PARKED, "test_a_parked_order_keeps_the_reason_that_its_unwind_began_with"),
     ),
     Mutant(
