@@ -48,6 +48,8 @@ class Compensation:
     detail: str = ""
     rounds: int = 0
     """Rounds of its undo begun so far."""
+    was_undone_before: bool = False
+    """Whether its undo found the step undone by somebody else."""
 
     @property
     def is_stuck(self) -> bool:

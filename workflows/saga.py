@@ -137,8 +137,8 @@ class Saga:
         """Count a stuck step as undone, on a person's word."""
         self._resolved[step] = reason
         for entry in self._stack:
-            # A round that began meanwhile finds the fence closed and takes the step for undone.
-            if entry.step == step and entry.state in {StepState.STUCK, StepState.UNDONE}:
+            # A round that begins behind the resolution finds the step undone already: by that person.
+            if entry.step == step and (entry.is_stuck or entry.was_undone_before):
                 self._mark(entry, StepState.RESOLVED, reason)
 
     def add_compensation(self, step: str, undo: Callable[[], Awaitable[UndoResult]]) -> Compensation:
@@ -285,6 +285,7 @@ class Saga:
             else:
                 self._mark(entry, StepState.STUCK, describe(error))
             return None
+        entry.was_undone_before = result.outcome is UndoOutcome.ALREADY_UNDONE
         self._mark(entry, SETTLED[result.outcome], entry.detail)
         return result
 

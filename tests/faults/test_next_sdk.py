@@ -63,5 +63,5 @@ async def test_a_checkout_with_a_courier_keeps_its_promises(
 
 
 @pytest.mark.parametrize("case", share(matrix(test_kit_trip.STEPS, can_be_retried=True), every=13))
-async def test_a_trip_keeps_its_promises(case: Case, trips: SagaUnderTest) -> None:
+async def test_a_trip_keeps_its_promises_with_the_next_sdk(case: Case, trips: SagaUnderTest) -> None:
     await check(case, trips)

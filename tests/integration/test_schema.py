@@ -83,7 +83,7 @@ _MENDED_BY_SETUP = {
         "CREATE OR REPLACE FUNCTION orders_move() " + _NOTHING,
         "function orders_move() as setup.sql has it",
     ),
-    "index": ("DROP INDEX orders_unfinished", "index orders.orders_unfinished (updated_at)"),
+    "index": ("DROP INDEX orders_unfinished", "index orders.orders_unfinished (updated_at, order_id)"),
     "unique index": (
         "DROP INDEX transfers_once_per_order",
         "index transfers.transfers_once_per_order unique (order_id, kind)",

@@ -278,7 +278,7 @@ MUTANTS = (
         "resolve-changes-what-is-settled",
         "a person's word would replace what really became of a step",
         _FILE,
-        "            if entry.step == step and entry.state in {StepState.STUCK, StepState.UNDONE}:\n",
+        "            if entry.step == step and (entry.is_stuck or entry.was_undone_before):\n",
         "            if entry.step == step:\n",
         at(SAGA, "test_resolving_a_step_that_is_not_stuck_changes_nothing"),
     ),
