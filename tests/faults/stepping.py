@@ -68,7 +68,9 @@ def _product_worker(client: Client, engine: AsyncEngine) -> Worker:
 
 def product_parts(client: Client, engine: AsyncEngine) -> WorkerConfig:
     """Give what the product makes its worker of."""
-    return _product_worker(client, engine).config()
+    parts = _product_worker(client, engine).config()
+    parts["plugins"] = []  # the audit's own slots, which no saga needs
+    return parts
 
 
 class Hold:

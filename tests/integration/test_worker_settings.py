@@ -29,6 +29,8 @@ SEEN_BY = {
     "task_queue": "test_the_schedules_are_those_of_the_settings",
     "ui_url": "test_a_worker_says_where_its_histories_and_its_log_are",
     "database_url": "test_orders_are_written_where_the_settings_say",
+    "database_password_file": "test_a_worker_refuses_a_password_file_that_is_not_there",
+    "database_refused_seconds": "test_a_worker_that_is_let_in_no_more_says_so_and_ends_with_1",
     "database_pool_size": "test_no_more_runs_at_once_than_the_settings_allow",
     "max_concurrent_activities": "test_no_more_runs_at_once_than_the_settings_allow",
     "max_cached_workflows": "test_workflows_are_kept_in_memory_or_not_as_the_settings_say",
@@ -65,7 +67,9 @@ async def schedule(client: Client, name: str) -> float | None:
 def test_every_setting_of_a_worker_is_seen_by_a_test() -> None:
     for_starters = set(StarterSettings.model_fields) - {"task_queue", "ui_url"}
 
-    sources = "".join(file.read_text(encoding="utf-8") for file in Path(__file__).parent.glob("test_worker_*.py"))
+    here = Path(__file__).parent
+    files = [*here.glob("test_worker_*.py"), here.parent / "faults" / "test_failover.py"]
+    sources = "".join(file.read_text(encoding="utf-8") for file in files)
 
     assert SEEN_BY.keys() == set(WorkerSettings.model_fields) - for_starters
     assert [test for test in SEEN_BY.values() if f"def {test}(" not in sources] == []

@@ -169,6 +169,12 @@ def test_a_worker_refuses_a_log_that_it_cannot_write(where: str, commands: Comma
     assert "CHECKOUT_LOG_FILE" in told
 
 
+def test_a_worker_refuses_a_password_file_that_is_not_there(commands: Commands, tmp_path: Path) -> None:
+    reason = refusal_of(commands, CHECKOUT_DATABASE_PASSWORD_FILE=str(tmp_path / "missing"))
+
+    assert "CHECKOUT_DATABASE_PASSWORD_FILE cannot be read" in reason
+
+
 async def test_a_worker_that_refuses_to_start_makes_no_schedule_and_takes_no_order(
     commands: Commands, shop: Shop, tmp_path: Path
 ) -> None:
