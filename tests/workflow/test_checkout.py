@@ -459,10 +459,7 @@ async def test_an_id_of_a_finished_order_with_other_content_is_refused(shop: Sho
         fence = await shop.database.fetch(WHOLE_FENCE, first.order_id)
         before = await goods_and_money(shop.database)
 
-        other = await shop.client.start_workflow(
-            "Checkout", second, id=f"other-{first.order_id}", task_queue=shop.task_queue
-        )
-        failure = await failure_of(other)
+        failure = await failure_of(await shop.run_again(second))
 
     assert failure.type == "OrderRejected"
     assert failure.message.endswith("Undone: reserve nothing to undo")

@@ -34,11 +34,19 @@ LABEL = "carol"
 Again = Callable[[Shop, CheckoutInput], Awaitable[None]]
 
 
-@pytest.fixture(autouse=True)
-def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=800))
-    for name in ("RESERVE", "PAY", "SHIP", "BATCH"):
-        monkeypatch.setattr(policies, name, hasty(getattr(policies, name), give_up_ms=300))
+Hurry = Callable[[], None]
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> Hurry:
+    """Give what makes later runs give up soon: the first one has all its time."""
+
+    def call() -> None:
+        monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=800))
+        for name in ("RESERVE", "PAY", "SHIP", "BATCH"):
+            monkeypatch.setattr(policies, name, hasty(getattr(policies, name), give_up_ms=300))
+
+    return call
 
 
 async def _run_again(shop: Shop, order: CheckoutInput) -> None:
@@ -66,13 +74,14 @@ async def require_untouched(shop: Shop, order: CheckoutInput, before: object) ->
 @pytest.mark.parametrize("at", DOES)
 @pytest.mark.parametrize("again", [_run_again, _reset])
 async def test_a_second_run_that_gives_up_in_a_step_leaves_the_order_completed(
-    shop: Shop, again: Again, at: str, lane: Lane
+    shop: Shop, again: Again, at: str, lane: Lane, hurry: Hurry
 ) -> None:
     order, gates = replace(shop.order(LABEL), lane=lane), Gates()
     async with shop.working():
         assert await how_it_ended(await shop.start(order)) == "completed"
     before = await goods_and_money(shop.database)
     gates.fail(order, at)
+    hurry()
 
     async with shop.working(interceptors=(gates,)):
         await again(shop, order)
@@ -82,11 +91,12 @@ async def test_a_second_run_that_gives_up_in_a_step_leaves_the_order_completed(
     await require_untouched(shop, order, before)
 
 
-async def test_a_second_run_that_goes_forward_after_all_knows_the_parcels_number(shop: Shop) -> None:
+async def test_a_second_run_that_goes_forward_after_all_knows_the_parcels_number(shop: Shop, hurry: Hurry) -> None:
     order, gates = shop.order(LABEL), Gates()
     async with shop.working():
         first = await (await shop.start(order)).result()
     gates.fail(order, "charge_payment")
+    hurry()
 
     async with shop.working(interceptors=(gates,)):
         second = await (await shop.run_again(order)).result()
@@ -95,12 +105,15 @@ async def test_a_second_run_that_goes_forward_after_all_knows_the_parcels_number
 
 
 @pytest.mark.parametrize("at", DOES)
-async def test_a_saga_that_gives_up_leaves_an_order_completed_that_a_batch_has_shipped(shop: Shop, at: str) -> None:
+async def test_a_saga_that_gives_up_leaves_an_order_completed_that_a_batch_has_shipped(
+    shop: Shop, at: str, hurry: Hurry
+) -> None:
     order, gates = shop.order(LABEL), Gates()
     async with shop.working():
         [outcome] = (await (await start_batch(shop, [order])).result()).unpacked()
     before = await goods_and_money(shop.database)
     gates.fail(order, at)
+    hurry()
 
     async with shop.working(interceptors=(gates,)):
         checkouts = Checkouts(shop.client, shop.task_queue, "http://ui")
@@ -111,7 +124,9 @@ async def test_a_saga_that_gives_up_leaves_an_order_completed_that_a_batch_has_s
     await require_untouched(shop, order, before)
 
 
-async def test_a_load_that_is_grouped_anew_during_an_outage_leaves_its_orders_completed(shop: Shop) -> None:
+async def test_a_load_that_is_grouped_anew_during_an_outage_leaves_its_orders_completed(
+    shop: Shop, hurry: Hurry
+) -> None:
     orders, gates = [shop.order(LABEL) for _ in range(3)], Gates()
     async with shop.working():
         await (await start_batch(shop, orders)).result()
@@ -120,6 +135,7 @@ async def test_a_load_that_is_grouped_anew_during_an_outage_leaves_its_orders_co
     gates.fail(gates_of(shop, regrouped), "reserve_orders")
     for order in orders:
         gates.fail(order, "reserve_inventory")
+    hurry()
 
     async with shop.working(interceptors=(gates,)):
         report = await (await start_batch(shop, regrouped)).result()
@@ -208,9 +224,12 @@ async def test_the_database_lets_nobody_else_take_a_completed_order_back(
         await connection.close()
 
 
-async def test_the_run_that_shipped_an_order_and_never_heard_of_it_takes_it_back_itself(shop: Shop) -> None:
+async def test_the_run_that_shipped_an_order_and_never_heard_of_it_takes_it_back_itself(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     order, gates, before = shop.order(LABEL), Gates(), await goods_and_money(shop.database)
     gates.fail(order, "ship_order", "after")
+    monkeypatch.setattr(policies, "SHIP", hasty(policies.SHIP, give_up_ms=300))
 
     async with shop.working(interceptors=(gates,)):
         ended = await how_it_ended(await shop.start(order))
