@@ -40,8 +40,8 @@ MUTANTS = (
         "retry-joins-a-round-that-has-ended",
         "a stuck order could be retried once, and never again",
         _ASKING,
-        "for each in (await self._answered(order_id)).values()) + 1}",
-        "for each in (await self._answered(order_id)).values()) * 0}",
+        "        name = next(each for each in names if each not in answered)\n",
+        '        name = "retry-0"\n',
         at(REQUESTS, "test_each_retry_after_one_that_was_answered_is_another_round"),
     ),
     Mutant(
