@@ -1,6 +1,17 @@
 """Faults in the checkout's own story: its endings, its validators, and what people see of it."""
 
-from tests.mutants.killers import CANCEL, CHECKOUT, MAINTENANCE, NEXT_SDK, REPLAY, SECOND_RUN, STARTING, STUCK, at
+from tests.mutants.killers import (
+    CANCEL,
+    CHECKOUT,
+    MAINTENANCE,
+    NEXT_SDK,
+    REPLAY,
+    SECOND_RUN,
+    STARTING,
+    STUCK,
+    STUCK_FOR_LONG,
+    at,
+)
 from tests.mutants.mutant import Mutant
 
 _FILE = "workflows/checkout.py"
@@ -265,5 +276,29 @@ MUTANTS = (
         "workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED",
         "workflow.ActivityCancellationType.TRY_CANCEL",
         at(CANCEL, "test_an_unwind_begins_after_the_cancelled_step_has_stopped"),
+    ),
+    Mutant(
+        "next-run-begins-anew",
+        "a stuck order would be bought again in its next run",
+        _FILE,
+        "            repair=True,\n",
+        "            repair=False,\n",
+        at(STUCK_FOR_LONG, "test_a_stuck_order_is_retried_beyond_the_limit_and_ends_as_ever"),
+    ),
+    Mutant(
+        "next-run-forgets-where-it-was-heading",
+        "an order that was refused would end as cancelled",
+        _FILE,
+        "            ending=self._ending,\n",
+        "            ending=None,\n",
+        at(STUCK_FOR_LONG, "test_a_stuck_order_is_retried_beyond_the_limit_and_ends_as_ever"),
+    ),
+    Mutant(
+        "run-ends-before-its-updates-are-answered",
+        "an operator would never hear of a request that the run had taken",
+        _FILE,
+        "is_continue_as_new_suggested() and workflow.all_handlers_finished()):",
+        "is_continue_as_new_suggested()):",
+        at(STUCK_FOR_LONG, "test_a_run_waits_for_the_answers_that_it_owes_and_rounds_go_on_meanwhile"),
     ),
 )

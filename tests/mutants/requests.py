@@ -114,4 +114,15 @@ MUTANTS = (
         "",
         at(LISTING, "test_each_status_lists_its_orders_and_no_others"),
     ),
+    Mutant(
+        "request-to-an-earlier-run-is-forgotten",
+        "a resolve that an earlier run has carried out would be refused to who repeats it",
+        _ASKING,
+        "                return None  # by an earlier run, which this one continues\n",
+        "                pass\n",
+        at(
+            "tests/workflow/test_stuck_for_long.py",
+            "test_a_step_that_was_resolved_stays_so_and_a_repeat_of_the_resolve_joins_the_first",
+        ),
+    ),
 )

@@ -14,6 +14,7 @@ from domain.model import CheckoutInput
 from embedded.ports import free_port
 from embedded.temporal import TemporalServer
 from tests.conftest import Shop
+from tests.later_sdk import switch_on
 from tests.workflow.gates import Gates
 from tests.workflow.replays import replayer
 from tests.workflow.sagas import (
@@ -214,3 +215,23 @@ async def test_an_update_that_comes_before_the_next_runs_first_task_is_taken_by_
         await shop.newest_run(order).terminate()
 
     assert [answer for answer in answers if isinstance(answer, BaseException)] == []
+
+
+@pytest.mark.parametrize("is_later_sdk", [False, True], ids=["this SDK", "a later SDK"])
+async def test_a_cancel_by_temporal_while_stuck_changes_nothing_in_another_run(
+    shop: Shop, checkouts: Checkouts, monkeypatch: pytest.MonkeyPatch, is_later_sdk: bool
+) -> None:
+    before = await goods_and_money(shop.database)
+    if is_later_sdk:
+        switch_on(monkeypatch)
+    async with shop.working():
+        order, first = await stuck_in_pay(shop)
+        await first.cancel(reason="too late")
+        await retried_often(checkouts, order)
+        await until_another_run(shop, order, first)
+        await shop.database.run(MEND_UNDO["pay"])
+        ended = await checkouts.retry(order.order_id)
+
+    assert ended.status == "rejected"
+    assert await goods_and_money(shop.database) == before
+    assert await violations(shop) == []
