@@ -1,7 +1,8 @@
 """Requests to an order's saga: cancel, retry and resolve. A request that is repeated joins the one that is there.
 
 A request's id follows from what it asks for. The server takes each id once for as long as a run is open, and answers a
-repeat as it answered the first; for a run that has ended its history tells whether the request was carried out. So
+repeat as it answered the first; for a run that has ended, or that was continued as new, its history tells whether the
+request was carried out. So
 whoever was not answered in time asks again, and neither a second request nor a second round comes of it.
 """
 
@@ -10,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from temporalio.client import (
@@ -32,6 +34,8 @@ _ACCEPT_SECONDS = 15.0
 _ASK_AGAIN_SECONDS = 0.5
 # What the server says of a request whose run was ended, from outside, between taking it and answering it.
 _CUT_OFF = "AcceptedUpdateCompletedWorkflow"
+# And of a run that has taken all the updates that it may.
+_IS_FULL = "limit on the total number of distinct updates"
 
 
 class HasEnded(Exception):
@@ -67,7 +71,11 @@ class Requests:
 
     async def retry(self, order_id: str, *arguments: Any) -> CheckoutStatus | None:
         """Ask for another round of failed undos: the next one, or the one that was asked for and has not ended."""
-        name = f"retry-{sum(each.update == _RETRY for each in (await self._answered(order_id)).values()) + 1}"
+        answered = await self._answered(order_id)
+        asked = sum(each.update == _RETRY for each in answered.values())
+        # The runs before this one may have been forgotten, and this one have a number of theirs.
+        names = (f"retry-{number}" for number in count(asked + 1))
+        name = next(each for each in names if each not in answered)
 
         def was_asked_for(answered: Mapping[str, _Answered]) -> bool:
             return any(each.update == _RETRY and each.is_carried_out for each in answered.values())
@@ -104,6 +112,8 @@ class Requests:
                     "not known: the workflow was ended from outside before it answered; starter.py status shows where "
                     "the order stands"
                 ) from None
+            if _is_carried_out(await self._answered(order_id), name):
+                return None  # by an earlier run, which this one continues
             raise Refused(cause.message if isinstance(cause, ApplicationError) else str(cause)) from None
         except RPCError as error:
             if error.status is RPCStatusCode.FAILED_PRECONDITION:  # somebody has paused the workflow
@@ -120,13 +130,19 @@ class Requests:
         handle = self._client.get_workflow_handle(checkout_workflow_id(order_id))
         try:
             async with asyncio.timeout(_ACCEPT_SECONDS):
-                return await handle.start_update(
-                    update,
-                    args=arguments,
-                    id=name,
-                    wait_for_stage=WorkflowUpdateStage.ACCEPTED,
-                    result_type=None if update == _CANCEL else CheckoutStatus,
-                )
+                while True:
+                    try:
+                        return await handle.start_update(
+                            update,
+                            args=arguments,
+                            id=name,
+                            wait_for_stage=WorkflowUpdateStage.ACCEPTED,
+                            result_type=None if update == _CANCEL else CheckoutStatus,
+                        )
+                    except RPCError as error:
+                        if _IS_FULL not in error.message:
+                            raise
+                    await asyncio.sleep(_ASK_AGAIN_SECONDS)  # it goes on in another run in a moment
         except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
             _pass_on_a_cancel()
             raise NotKnownYet(
@@ -144,19 +160,35 @@ class Requests:
             await asyncio.sleep(_ASK_AGAIN_SECONDS)  # it was taken, so an answer comes
 
     async def _answered(self, order_id: str) -> Mapping[str, _Answered]:
-        """Read from the history of an order's newest run which requests it has answered, by their ids."""
+        """Read from the histories of an order's newest run, and of those that it continues, what they have answered."""
         run = await executions.of_order(self._client, order_id)
+        answered, earlier = await self._answered_in(run.workflow_id, run.run_id)
+        while earlier:
+            try:
+                found, earlier = await self._answered_in(run.workflow_id, earlier)
+            except RPCError as error:
+                if error.status is not RPCStatusCode.NOT_FOUND:
+                    raise
+                break  # past Temporal's retention
+            answered = {**found, **answered}
+        return answered
+
+    async def _answered_in(self, workflow_id: str, run_id: str) -> tuple[Mapping[str, _Answered], str]:
+        """Read one run's history: the requests by their ids, and the run that it continues, if any."""
         names: dict[str, str] = {}
         answered: dict[str, _Answered] = {}
-        async for event in self._client.get_workflow_handle(run.workflow_id, run_id=run.run_id).fetch_history_events():
-            if event.HasField("workflow_execution_update_accepted_event_attributes"):
+        earlier = ""
+        async for event in self._client.get_workflow_handle(workflow_id, run_id=run_id).fetch_history_events():
+            if event.HasField("workflow_execution_started_event_attributes"):
+                earlier = event.workflow_execution_started_event_attributes.continued_execution_run_id
+            elif event.HasField("workflow_execution_update_accepted_event_attributes"):
                 request = event.workflow_execution_update_accepted_event_attributes.accepted_request
                 names[request.meta.update_id] = request.input.name
             elif event.HasField("workflow_execution_update_completed_event_attributes"):
                 done = event.workflow_execution_update_completed_event_attributes
                 name = done.meta.update_id
                 answered[name] = _Answered(names.get(name, ""), done.outcome.HasField("success"))
-        return answered
+        return answered, earlier
 
 
 def _is_carried_out(answered: Mapping[str, _Answered], name: str) -> bool:

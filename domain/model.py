@@ -98,6 +98,8 @@ class CheckoutInput:
     """With `repair`: why the order is being undone, kept as its reason. Set by whoever began to undo it."""
     ending: Ending | None = None
     """With `repair`: where the unwind is heading; cancelled unless something else is said."""
+    is_partly_undone: bool = False
+    """With `repair`: a step is undone for certain, so that a parcel which is gone completes nothing any more."""
     lane: Lane = Lane.CLASSIC
     """Not part of the order's content: the same order may be asked for in any lane."""
 

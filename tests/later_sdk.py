@@ -19,6 +19,11 @@ _DEFAULTS = "_DEFAULT_ENABLED_WORKFLOW_LOGIC_FLAGS"
 @pytest.fixture(autouse=True)
 def later_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Switch the flag on for every workflow that begins in this test; import it where that is wanted."""
+    switch_on(monkeypatch)
+
+
+def switch_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Switch the flag on for the rest of a test."""
     usual: frozenset[Any] = getattr(sdk, _DEFAULTS)
     monkeypatch.setattr(sdk, _DEFAULTS, usual | {SINGLE_BATCH})
 

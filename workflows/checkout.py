@@ -1,15 +1,16 @@
 """The checkout of one order: reserve, pay, ship; or everything undone."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError, FailureError
 
 with workflow.unsafe.imports_passed_through():
     from activities.inventory import Inventory
-    from activities.orders import OperatorNote, Orders, OrderState, ParkInput
+    from activities.orders import Orders, OrderState, ParkInput
     from activities.payments import Payments
     from activities.shipping import Shipping
     from domain import errors, policies
@@ -19,24 +20,22 @@ with workflow.unsafe.imports_passed_through():
         Ending,
         Lane,
         OrderStatus,
-        Reservation,
-        Resolution,
-        RetryRequest,
         Shipment,
         Step,
-        StepView,
         UndoInput,
         format_money,
-        reason_problem,
         tidy,
     )
     from domain.undo import UndoOutcome, UndoResult
     from workflows import wording
+    from workflows.checkout_state import is_continuation
+    from workflows.checkout_updates import CheckoutUpdates
     from workflows.compensation import (
         Compensation,
         Completed,
         Irrevocable,
         Patience,
+        StillStuck,
         Unwound,
         describe,
         find_cause,
@@ -46,32 +45,25 @@ with workflow.unsafe.imports_passed_through():
 
 
 @workflow.defn(name=policies.CHECKOUT_WORKFLOW)
-class CheckoutWorkflow:
+class CheckoutWorkflow(CheckoutUpdates):
     """The saga of one order. Its workflow id is `checkout-{order_id}`.
 
     It ends *completed* with a `CheckoutStatus`, *failed* as `OrderRejected` or `OrderCancelled`, or
     *cancelled* when the cancel came through Temporal; a failure carries the `CheckoutStatus` as its detail.
     An order whose undo keeps failing stays open as *stuck*, for `retry_compensation` and
-    `resolve_compensation`.
+    `resolve_compensation`; where its history grows too long, in a run that goes on where this one ended.
     """
 
     def __init__(self) -> None:
-        self._saga = Saga(
+        saga = Saga(
             patience=Patience(policies.STUCK_RETRY_FIRST, policies.STUCK_RETRY_LONGEST),
             on_change=self._show,
             on_unwind=self._unwind_begins,
             on_stuck=self._park,
+            ends_stuck=self._ends_stuck,
+            is_resumed=is_continuation(),
         )
-        self._order: CheckoutInput | None = None
-        self._status = "running"
-        self._ending = Ending.REJECTED
-        self._reason: str | None = None
-        self._cancel_reason: str | None = None
-        self._reservation: Reservation | None = None
-        self._tracking_number: str | None = None
-        self._is_anothers_order = False
-        self._doubt: str | None = None
-        self._waits_for: str | None = None
+        super().__init__(saga)
 
     # The story ------------------------------------------------------------------------------------------
 
@@ -84,9 +76,12 @@ class CheckoutWorkflow:
         """
         _require_own_workflow_id(order)
         self._order = order
-        outcome = await self._saga.run(self._abandon() if order.repair else self._buy(order))
+        story = self._abandon() if order.repair else self._buy(order)
+        outcome = await self._saga.run(story, is_partly_undone=order.is_partly_undone)
         if isinstance(outcome, Unwound):
             outcome = await self._saga.protect(self._close(outcome))
+        if isinstance(outcome, StillStuck):
+            self._go_on_in_another_run(outcome)
         if isinstance(outcome, Irrevocable):
             await self._saga.protect(self._complete(outcome))
         return await self._end(outcome)
@@ -180,10 +175,6 @@ class CheckoutWorkflow:
     def _undo_input(self) -> UndoInput:
         return UndoInput(self._known_order(), self._ending, self._reason or "")
 
-    def _known_order(self) -> CheckoutInput:
-        assert self._order is not None
-        return self._order
-
     # Endings --------------------------------------------------------------------------------------------
 
     def _unwind_begins(self, cause: BaseException | None, failed_step: str | None) -> None:
@@ -200,7 +191,8 @@ class CheckoutWorkflow:
             self._ending = order.ending or Ending.CANCELLED
             self._reason = tidy(order.reason) or self._reason
             self._doubt = order.doubt or None
-        self._set_status(OrderStatus.UNWINDING, failed_step)
+        if not self._continues:
+            self._set_status(OrderStatus.UNWINDING, failed_step)
 
     async def _park(self, stuck: Sequence[Compensation]) -> Irrevocable | None:
         self._set_status(OrderStatus.STUCK, stuck[0].step)
@@ -223,7 +215,26 @@ class CheckoutWorkflow:
         self._must_undo_all(state.standing)
         return None
 
-    async def _close(self, unwound: Unwound) -> Unwound | Irrevocable:
+    def _ends_stuck(self) -> bool:
+        """Tell whether the server wants a new run: the history, or the number of updates, nears the server's limit."""
+        if not (workflow.info().is_continue_as_new_suggested() and workflow.all_handlers_finished()):
+            return False
+        # Runs that were open at the deploy waited on. Asked anew in each round, so that they leave in their next one.
+        return workflow.patched(f"continue-as-new-when-stuck-{self._saga.rounds}")
+
+    def _go_on_in_another_run(self, left: StillStuck) -> NoReturn:
+        """Continue as new: the next run undoes behind the fences what is not undone yet, and parks the order again."""
+        order = replace(
+            self._known_order(),
+            repair=True,
+            doubt=self._doubt or "",
+            reason=self._reason or "",
+            ending=self._ending,
+            is_partly_undone=left.is_partly_undone,
+        )
+        workflow.continue_as_new(order)
+
+    async def _close(self, unwound: Unwound) -> Unwound | Irrevocable | StillStuck:
         """Write the ending; first undo what an earlier, lost run of this order may have left standing."""
         while not self._is_anothers_order:
             try:
@@ -242,8 +253,8 @@ class CheckoutWorkflow:
                 self._set_status(OrderStatus(state.status))
                 return unwound
             self._must_undo_all(state.standing)
-            if found := await self._saga.unwind_more():
-                return found
+            if other_end := await self._saga.unwind_more():
+                return other_end
         self._set_status(OrderStatus(self._ending))
         return unwound
 
@@ -285,110 +296,6 @@ class CheckoutWorkflow:
         if self._status == OrderStatus.CANCELLED:
             raise errors.OrderCancelled(message, details=[status]) from outcome.cause
         raise errors.OrderRejected(message, details=[status]) from outcome.cause
-
-    # What people see ------------------------------------------------------------------------------------
-
-    def _set_status(self, status: OrderStatus, failed_step: str | None = None) -> None:
-        self._status = status.value
-        attributes = [policies.ORDER_STATUS.value_set(status.value)]
-        if failed_step:
-            attributes.append(policies.FAILED_STEP.value_set(failed_step))
-        workflow.upsert_search_attributes(attributes)
-        self._show()
-
-    def _show(self) -> None:
-        """Bring the UI's current details up to date. Costs no history."""
-        workflow.set_current_details(wording.details(self.status(), self._saga.stuck_steps))
-
-    @workflow.query(description="Where the order stands, step by step")
-    def status(self) -> CheckoutStatus:
-        """Answer with the order's state, step by step."""
-        order = self._order
-        reservation = self._reservation
-        return CheckoutStatus(
-            order_id=order.order_id if order else policies.order_id_of(workflow.info().workflow_id),
-            status=self._status,
-            reason=self._reason or self._waits_for,
-            total_minor=reservation.total_minor if reservation else None,
-            currency=reservation.currency if reservation else None,
-            tracking_number=self._tracking_number,
-            steps=[StepView(e.step, e.state, e.detail) for e in self._saga.compensations],
-        )
-
-    # What people ask for --------------------------------------------------------------------------------
-
-    @workflow.update(description="Cancel the order, with a reason; refused once it is being undone")
-    def cancel(self, reason: str) -> None:
-        """Ask for the order to be undone. Whether that was in time shows in how the saga ends."""
-        self._cancel_reason = self._cancel_reason or reason
-        self._saga.cancel()
-
-    @cancel.validator
-    def _validate_cancel(self, reason: str) -> None:
-        if problem := reason_problem(reason):
-            raise errors.InvalidInput(problem)
-        if self._saga.is_unwinding or self._status != "running":
-            raise errors.InvalidInput(f"the order is {self._status} already: {self._reason or 'too late to cancel'}")
-
-    @workflow.update(description="Try the failed undos of a stuck order again, now")
-    async def retry_compensation(self, request: RetryRequest | None = None) -> CheckoutStatus:
-        """Run another round of the failed undos and answer with what came of it.
-
-        An order that needs a review is undone from here on: asking for it says that somebody has looked.
-        """
-        info = workflow.current_update_info()
-        assert info is not None
-        request = request or RetryRequest()
-        why = ": ".join(filter(None, (request.by, request.reason)))
-        await perform(
-            Orders.note_retry,
-            OperatorNote(self._known_order(), f"{why} (request {info.id})" if why else f"request {info.id}"),
-            policies.RECORD,
-            None,
-            "Log the operator's retry",
-        )
-        self._doubt = None
-        self._saga.retry()
-        await self._saga.round_ended()
-        return self.status()
-
-    @retry_compensation.validator
-    def _validate_retry(self, request: RetryRequest | None = None) -> None:
-        self._require_stuck()
-        if request is not None and request.reason and (problem := reason_problem(request.reason)):
-            raise errors.InvalidInput(problem)
-
-    @workflow.update(description="Count a stuck step as undone: somebody settled it by hand")
-    async def resolve_compensation(self, resolution: Resolution) -> CheckoutStatus:
-        """Close the step's fence for good, log who said why, and let the saga go on."""
-        try:
-            await perform(
-                Orders.resolve_step,
-                OperatorNote(self._known_order(), resolution.reason, resolution.step),
-                policies.RECORD,
-                None,
-                f"Resolve {resolution.step} on an operator's word",
-            )
-        except ActivityError as error:
-            if not (refusal := find_cause(error, errors.StepAlreadyCompensated.__name__)):
-                raise
-            raise errors.InvalidInput(refusal.message) from None  # a round was faster
-        self._saga.resolve(resolution.step, f"resolved by hand: {resolution.reason}")
-        return self.status()
-
-    @resolve_compensation.validator
-    def _validate_resolve(self, resolution: Resolution) -> None:
-        self._require_stuck()
-        if resolution.step not in self._saga.stuck_steps:
-            raise errors.InvalidInput(
-                f"step {resolution.step!r} is not stuck; stuck: {', '.join(self._saga.stuck_steps)}"
-            )
-        if problem := reason_problem(resolution.reason):
-            raise errors.InvalidInput(problem)
-
-    def _require_stuck(self) -> None:
-        if not self._saga.is_stuck:
-            raise errors.InvalidInput(f"the order is {self._status}, not stuck: there is nothing to retry or resolve")
 
 
 def _require_own_workflow_id(order: CheckoutInput) -> None:

@@ -1,12 +1,13 @@
-"""What a saga is made of: the compensations on its stack, and the three ways in which it can end."""
+"""What a saga is made of: the compensations on its stack, and the four ways in which its run can end."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
-from temporalio.exceptions import ActivityError, ApplicationError, RetryState, is_cancelled_exception
+from temporalio.exceptions import ActivityError, ApplicationError, FailureError, RetryState, is_cancelled_exception
 from temporalio.exceptions import TimeoutError as TemporalTimeoutError
 
 from domain.undo import UndoOutcome, UndoResult
@@ -84,6 +85,14 @@ class Irrevocable:
 
 
 @dataclass(frozen=True)
+class StillStuck:
+    """Undos keep failing, and this run is to end: continue it as new, with a saga that `is_resumed`."""
+
+    is_partly_undone: bool
+    """Whether anything is undone already; `Saga.run` of the next run asks for it."""
+
+
+@dataclass(frozen=True)
 class Patience:
     """How long a stuck saga waits before it tries again by itself: `first`, doubling up to `longest`."""
 
@@ -126,3 +135,13 @@ def is_cut_short(cause: BaseException | None) -> bool:
         # A refusal would have ended the story without the cancel, too.
         return not (isinstance(cause.cause, ApplicationError) and cause.cause.non_retryable)
     return cause is not None and is_cancelled_exception(cause)
+
+
+def failure_of(task: "asyncio.Task[Any]") -> BaseException | None:
+    """Give the failure that a finished story ended with, or None; raise what is a bug instead."""
+    if task.cancelled():
+        return None
+    error = task.exception()
+    if error is None or isinstance(error, (FailureError, TimeoutError)):
+        return error
+    raise error

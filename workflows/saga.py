@@ -1,4 +1,4 @@
-"""Saga: the compensation stack. Knows no shop words; needs temporalio, `compensation` and `domain.undo` alone.
+"""Saga: the compensation stack. Knows no shop words; needs `compensation`, `waiting` and `domain.undo` alone.
 
 Write the forward story as one coroutine of `saga.step(...)` calls and hand it to `saga.run(...)`:
 
@@ -13,7 +13,8 @@ What it promises:
 1. A step's undo is on the stack *before* the step runs: a step can take effect and still be reported as failed.
 2. Any failure, and any cancel, unwinds the stack last in, first out, beginning with the failed step's own undo.
 3. An undo that keeps failing does not stop the others. The saga is then *stuck*: it tells `on_stuck`, tries
-   again after ever longer waits, and listens to `retry()` and `resolve()`, until every undo is settled.
+   again after ever longer waits, and listens to `retry()` and `resolve()`, until every undo is settled; in another
+   run where `ends_stuck` says that this one has grown too long.
 4. Once begun, an unwind cannot be interrupted. Cancels that come later change nothing.
 5. The first cause is kept, and every undo's outcome beside it.
 
@@ -40,10 +41,15 @@ with workflow.unsafe.imports_passed_through():
         Irrevocable,
         Patience,
         StepState,
+        StillStuck,
         Unwound,
         describe,
+        failure_of,
         is_cut_short,
     )
+    from workflows.waiting import wait_until
+
+__all__ = ["Saga", "wait_until"]
 
 T = TypeVar("T")
 
@@ -64,21 +70,29 @@ class Saga:
         on_stuck: called after each fruitless round with the stuck compensations. It may answer
             `Irrevocable` when it finds that there is no way back. Where it finds more to undo, it says so with
             `must_undo`, and the next round begins at once. It must not give up.
+        ends_stuck: asked while it waits between rounds: whether the run is to end, stuck as it is, because its
+            history has grown long. Must not say so before all update handlers have finished.
+        is_resumed: whether an earlier run has ended as `StillStuck`. It then counts as stuck from the start.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one callback for each thing that a workflow may want to know or decide
         self,
         *,
         patience: Patience,
         on_change: Callable[[], None] = lambda: None,
         on_unwind: Callable[[BaseException | None, str | None], None] = lambda _cause, _step: None,
         on_stuck: Callable[[Sequence[Compensation]], Awaitable[Irrevocable | None]],
+        ends_stuck: Callable[[], bool] = lambda: False,
+        is_resumed: bool = False,
     ) -> None:
         self._stack: list[Compensation] = []
         self._patience = patience
         self._on_change = on_change
         self._on_unwind = on_unwind
         self._on_stuck = on_stuck
+        self._ends_stuck = ends_stuck
+        self._is_resumed = is_resumed
+        self._is_partly_undone = False
         self._cancel_requested = False
         self._unwinding = False
         self._retry_requested = False
@@ -97,8 +111,15 @@ class Saga:
         return [] if self._has_settled else [entry.step for entry in self._stack if entry.is_stuck]
 
     @property
+    def unsettled_steps(self) -> list[str]:
+        """The steps that are not undone yet, be their undos running, due or stuck."""
+        return [] if self._has_settled else [entry.step for entry in reversed(self._unsettled())]
+
+    @property
     def is_stuck(self) -> bool:
         """Tell whether a whole round of undos has left some that failed, be they tried again right now."""
+        if self._is_resumed and self._rounds == 0:
+            return not self._has_settled
         again = not self._has_settled and any(entry.state is StepState.UNDOING for entry in self._stack)
         return bool(self.stuck_steps) or (self._rounds > 0 and again)
 
@@ -187,26 +208,31 @@ class Saga:
         self._mark(entry, StepState.DONE, detail(value))
         return value
 
-    async def run(self, story: Coroutine[Any, Any, T]) -> Completed[T] | Unwound | Irrevocable:
-        """Run the forward story; when it fails or is cancelled, unwind. Returns only when all is settled."""
+    async def run(
+        self, story: Coroutine[Any, Any, T], *, is_partly_undone: bool = False
+    ) -> Completed[T] | Unwound | Irrevocable | StillStuck:
+        """Run the forward story; when it fails or is cancelled, unwind. Returns when all is settled, or `StillStuck`.
+
+        Args:
+            story: the steps.
+            is_partly_undone: whether an earlier run has undone some of them, so that there is no way forward.
+        """
+        self._is_partly_undone = is_partly_undone
         forward = asyncio.create_task(story)
         await self._settled(forward, interruptible=True)
-        cause = _failure_of(forward)
+        cause = failure_of(forward)
         if cause is None and not forward.cancelled() and not self.is_cancel_requested:
             return Completed(forward.result())
         if self.is_cancel_requested and is_cut_short(cause):
             cause = None
-        failed = next(
-            (e.step for e in self._stack if e.state in {StepState.FAILED, StepState.CANCELLED}),
-            None,
-        )
+        failed = next((e.step for e in self._stack if e.state in {StepState.FAILED, StepState.CANCELLED}), None)
         self._unwinding = True
         self._on_unwind(cause, failed)
-        if forward_after_all := await self.protect(self._unwind()):
-            return forward_after_all
+        if other_end := await self.protect(self._unwind()):
+            return other_end
         return Unwound(cause, failed, self.compensations)
 
-    async def unwind_more(self) -> Irrevocable | None:
+    async def unwind_more(self) -> Irrevocable | StillStuck | None:
         """Undo what was put on the stack after `run` had unwound it. Call it inside `protect`."""
         self._has_settled = False
         return await self._unwind()
@@ -242,17 +268,19 @@ class Saga:
                 passed_on = True
                 task.cancel()
 
-    async def _unwind(self) -> Irrevocable | None:
+    async def _unwind(self) -> Irrevocable | StillStuck | None:
+        found: Irrevocable | StillStuck | None = None
         try:
-            if found := await self._rounds_until_settled():
+            found = await self._rounds_until_settled()
+            if isinstance(found, Irrevocable):
                 for entry in self._stack:
                     if entry.is_stuck:  # there was nothing to undo after all: it stands
                         self._mark(entry, StepState.DONE, "")
             return found
         finally:
-            self._has_settled = True
+            self._has_settled = not isinstance(found, StillStuck)
 
-    async def _rounds_until_settled(self) -> Irrevocable | None:
+    async def _rounds_until_settled(self) -> Irrevocable | StillStuck | None:
         while True:
             for entry in self._unsettled():
                 result = await self._undo(entry)
@@ -268,6 +296,9 @@ class Saga:
                 return forward_after_all
             if all(entry.is_stuck for entry in self._unsettled()):
                 await self._wait_for_another_round()
+                if self._is_to_end():
+                    return StillStuck(self._anything_undone())
+                self._retry_requested = False
 
     def _unsettled(self) -> list[Compensation]:
         """List what has to be undone, the latest first."""
@@ -289,10 +320,15 @@ class Saga:
         self._mark(entry, SETTLED[result.outcome], entry.detail)
         return result
 
+    def _is_to_end(self) -> bool:
+        return bool(self.stuck_steps) and not self._retry_requested and self._ends_stuck()
+
     async def _wait_for_another_round(self) -> None:
+        if self._is_to_end():
+            return
         try:
             await workflow.wait_condition(
-                lambda: self._retry_requested or not self.stuck_steps,
+                lambda: self._retry_requested or not self.stuck_steps or self._is_to_end(),
                 timeout=self._patience.after(self._rounds),
                 timeout_summary="try the failed undos again",
             )
@@ -303,40 +339,10 @@ class Saga:
                 raise
             # Its time is up, or what it waited for has come, and a cancel had come before. An eviction ends here.
             await wait_until(lambda: True)
-        self._retry_requested = False
 
     def _anything_undone(self) -> bool:
-        return any(e.state in {StepState.UNDONE, StepState.RESOLVED} for e in self._stack)
+        return self._is_partly_undone or any(e.state in {StepState.UNDONE, StepState.RESOLVED} for e in self._stack)
 
     def _mark(self, entry: Compensation, state: StepState, detail: str) -> None:
         entry.state, entry.detail = state, detail
         self._on_change()
-
-
-async def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition, whatever cancels arrive meanwhile. For update handlers and the end of a workflow as well.
-
-    `workflow.wait_condition` raises a cancel in the workflow's main task. In later SDKs it raises one of the server's
-    in every task, once the condition is met: an unwind or an update handler would end of it.
-    """
-    while True:
-        try:
-            await workflow.wait_condition(condition)
-        except asyncio.CancelledError:
-            # Eviction from the worker's cache also arrives as a cancellation, and swallowing that one would hold the
-            # worker for ever. Only a request of the server's comes with a reason. Where an eviction follows a
-            # request, the next wait_condition raises again, unswallowably.
-            if workflow.cancellation_reason() is None:
-                raise
-        else:
-            return
-
-
-def _failure_of(task: "asyncio.Task[Any]") -> BaseException | None:
-    """Give the failure that a finished story ended with, or None; raise what is a bug instead."""
-    if task.cancelled():
-        return None
-    error = task.exception()
-    if error is None or isinstance(error, (FailureError, TimeoutError)):
-        return error
-    raise error

@@ -1,9 +1,22 @@
 """Faults in the checkout's own story: its endings, its validators, and what people see of it."""
 
-from tests.mutants.killers import CANCEL, CHECKOUT, MAINTENANCE, NEXT_SDK, REPLAY, SECOND_RUN, STARTING, STUCK, at
+from tests.mutants.killers import (
+    CANCEL,
+    CHECKOUT,
+    MAINTENANCE,
+    NEXT_SDK,
+    REPLAY,
+    SECOND_RUN,
+    STARTING,
+    STUCK,
+    STUCK_FOR_LONG,
+    at,
+)
 from tests.mutants.mutant import Mutant
 
 _FILE = "workflows/checkout.py"
+_STATE = "workflows/checkout_state.py"
+_UPDATES = "workflows/checkout_updates.py"
 
 MUTANTS = (
     Mutant(
@@ -129,7 +142,7 @@ MUTANTS = (
     Mutant(
         "first-reason-to-cancel-is-lost",
         "the log would name somebody who came too late",
-        _FILE,
+        _UPDATES,
         "        self._cancel_reason = self._cancel_reason or reason\n",
         "        self._cancel_reason = reason\n",
         at(CANCEL, "test_the_first_of_two_cancels_is_the_one_on_record"),
@@ -137,7 +150,7 @@ MUTANTS = (
     Mutant(
         "cancel-update-does-nothing",
         "an accepted cancel would be lost (P6)",
-        _FILE,
+        _UPDATES,
         "        self._saga.cancel()\n",
         "        self._show()\n",
         at(
@@ -148,7 +161,7 @@ MUTANTS = (
     Mutant(
         "cancel-without-its-validator",
         "a cancel without a reason would be accepted",
-        _FILE,
+        _UPDATES,
         "    @cancel.validator\n",
         "",
         at(CANCEL, "test_a_cancel_update_without_a_good_reason_is_refused_and_changes_nothing"),
@@ -156,7 +169,7 @@ MUTANTS = (
     Mutant(
         "cancel-accepted-while-unwinding",
         "people would be told that a cancel counts which comes too late",
-        _FILE,
+        _UPDATES,
         '        if self._saga.is_unwinding or self._status != "running":\n',
         '        if self._status == "completed":\n',
         at(CANCEL, "test_a_cancel_update_during_an_unwind_is_refused_with_the_reason_of_the_unwind[release_inventory]"),
@@ -164,7 +177,7 @@ MUTANTS = (
     Mutant(
         "retry-without-its-validator",
         "a healthy order would log a retry that makes no sense",
-        _FILE,
+        _UPDATES,
         "    @retry_compensation.validator\n",
         "",
         at(STUCK, "test_there_is_nothing_to_retry_or_resolve_in_a_healthy_order[retry]"),
@@ -172,7 +185,7 @@ MUTANTS = (
     Mutant(
         "resolve-without-its-validator",
         "a step that is not stuck would be closed on a person's word",
-        _FILE,
+        _UPDATES,
         "    @resolve_compensation.validator\n",
         "",
         at(STUCK, "test_a_wrong_resolution_is_refused_and_the_order_stays_stuck"),
@@ -180,7 +193,7 @@ MUTANTS = (
     Mutant(
         "retry-is-not-logged",
         "nobody would know who has tried what",
-        _FILE,
+        _UPDATES,
         "        await perform(\n"
         "            Orders.note_retry,\n"
         '            OperatorNote(self._known_order(), f"{why} (request {info.id})" if why else '
@@ -195,7 +208,7 @@ MUTANTS = (
     Mutant(
         "resolution-is-not-written",
         "the fence would stay open behind an operator's word",
-        _FILE,
+        _UPDATES,
         "            await perform(\n"
         "                Orders.resolve_step,\n"
         "                OperatorNote(self._known_order(), resolution.reason, resolution.step),\n"
@@ -217,7 +230,7 @@ MUTANTS = (
     Mutant(
         "failed-step-attribute-missing",
         "operators could not search for where orders fail",
-        _FILE,
+        _STATE,
         "        if failed_step:\n            attributes",
         "        if failed_step is None:\n            failed_step = self._status\n"
         "        if not failed_step:\n            attributes",
@@ -226,7 +239,7 @@ MUTANTS = (
     Mutant(
         "status-attribute-missing",
         "stuck orders could not be listed",
-        _FILE,
+        _STATE,
         "        workflow.upsert_search_attributes(attributes)\n",
         "",
         at(STUCK, "test_a_refund_that_keeps_failing_parks_the_order_with_one_incident_that_names_it"),
@@ -263,5 +276,29 @@ MUTANTS = (
         "workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED",
         "workflow.ActivityCancellationType.TRY_CANCEL",
         at(CANCEL, "test_an_unwind_begins_after_the_cancelled_step_has_stopped"),
+    ),
+    Mutant(
+        "next-run-begins-anew",
+        "a stuck order would be bought again in its next run",
+        _FILE,
+        "            repair=True,\n",
+        "            repair=False,\n",
+        at(STUCK_FOR_LONG, "test_a_stuck_order_is_retried_beyond_the_limit_and_ends_as_ever"),
+    ),
+    Mutant(
+        "next-run-forgets-where-it-was-heading",
+        "an order that was refused would end as cancelled",
+        _FILE,
+        "            ending=self._ending,\n",
+        "            ending=None,\n",
+        at(STUCK_FOR_LONG, "test_a_stuck_order_is_retried_beyond_the_limit_and_ends_as_ever"),
+    ),
+    Mutant(
+        "run-ends-before-its-updates-are-answered",
+        "an operator would never hear of a request that the run had taken",
+        _FILE,
+        "is_continue_as_new_suggested() and workflow.all_handlers_finished()):",
+        "is_continue_as_new_suggested()):",
+        at(STUCK_FOR_LONG, "test_a_run_waits_for_the_answers_that_it_owes_and_rounds_go_on_meanwhile"),
     ),
 )

@@ -54,6 +54,7 @@ STARTER_ORDERS = "tests/integration/test_starter_orders.py"
 STARTER_UPKEEP = "tests/integration/test_starter_upkeep.py"
 STARTING = "tests/workflow/test_starting.py"
 STUCK = "tests/workflow/test_stuck.py"
+STUCK_FOR_LONG = "tests/workflow/test_stuck_for_long.py"
 
 
 def at(file: str, *tests: str) -> tuple[str, ...]:

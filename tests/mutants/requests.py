@@ -40,8 +40,8 @@ MUTANTS = (
         "retry-joins-a-round-that-has-ended",
         "a stuck order could be retried once, and never again",
         _ASKING,
-        "for each in (await self._answered(order_id)).values()) + 1}",
-        "for each in (await self._answered(order_id)).values()) * 0}",
+        "        name = next(each for each in names if each not in answered)\n",
+        '        name = "retry-0"\n',
         at(REQUESTS, "test_each_retry_after_one_that_was_answered_is_another_round"),
     ),
     Mutant(
@@ -113,5 +113,16 @@ MUTANTS = (
         "    if found.status in GONE:\n        return TERMINATED\n",
         "",
         at(LISTING, "test_each_status_lists_its_orders_and_no_others"),
+    ),
+    Mutant(
+        "request-to-an-earlier-run-is-forgotten",
+        "a resolve that an earlier run has carried out would be refused to who repeats it",
+        _ASKING,
+        "                return None  # by an earlier run, which this one continues\n",
+        "                pass\n",
+        at(
+            "tests/workflow/test_stuck_for_long.py",
+            "test_a_step_that_was_resolved_stays_so_and_a_repeat_of_the_resolve_joins_the_first",
+        ),
     ),
 )

@@ -37,7 +37,7 @@ MUTANTS = (
     Mutant(
         "doubt-is-never-lifted",
         "an operator who has looked could not have the order undone",
-        _STORY,
+        "workflows/checkout_updates.py",
         "        self._doubt = None\n        self._saga.retry()\n",
         "        self._saga.retry()\n",
         at(RESTORED, "test_a_parked_saga_undoes_what_there_is_once_somebody_has_looked"),

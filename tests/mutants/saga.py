@@ -5,6 +5,7 @@ from tests.mutants.mutant import Mutant
 
 _FILE = "workflows/saga.py"
 _PARTS = "workflows/compensation.py"
+_WAITING = "workflows/waiting.py"
 
 MUTANTS = (
     Mutant(
@@ -29,8 +30,8 @@ MUTANTS = (
         "unwind-not-protected",
         "a second cancel would interrupt the first one's unwind (P6)",
         _FILE,
-        "        if forward_after_all := await self.protect(self._unwind()):",
-        "        if forward_after_all := await self._unwind():",
+        "        if other_end := await self.protect(self._unwind()):",
+        "        if other_end := await self._unwind():",
         at(SAGA, "test_cancels_during_an_unwind_change_nothing[1-two]"),
     ),
     Mutant(
@@ -124,7 +125,7 @@ MUTANTS = (
     Mutant(
         "eviction-swallowed-by-a-wait",
         "the worker would keep a slot for ever and never stop",
-        _FILE,
+        _WAITING,
         "            if workflow.cancellation_reason() is None:\n                raise\n        else:\n",
         "            pass\n        else:\n",
         at(SAGA, "test_eviction_gets_out_of_a_wait"),
@@ -171,7 +172,7 @@ MUTANTS = (
     Mutant(
         "bug-in-the-story-unwinds",
         "a typo in a deploy would refund every order that is running",
-        _FILE,
+        _PARTS,
         "        return error\n    raise error\n",
         "        return error\n    return error\n",
         at(SAGA, "test_a_bug_in_the_story_comes_out_as_itself_and_undoes_nothing"),
@@ -254,8 +255,9 @@ MUTANTS = (
         "retry-for-ever",
         "one retry would let the undos run in a loop without a wait",
         _FILE,
-        "            await wait_until(lambda: True)\n        self._retry_requested = False\n",
-        "            await wait_until(lambda: True)\n",
+        "                    return StillStuck(self._anything_undone())\n"
+        "                self._retry_requested = False\n",
+        "                    return StillStuck(self._anything_undone())\n",
         at(SAGA, "test_a_retry_is_good_for_one_round"),
     ),
     Mutant(
@@ -318,8 +320,41 @@ MUTANTS = (
         "asker-waits-beyond-the-end",
         "a retry that comes while the end is being written would never be answered",
         _FILE,
-        "        finally:\n            self._has_settled = True\n",
-        "        finally:\n            pass\n",
+        "            self._has_settled = not isinstance(found, StillStuck)\n",
+        "            pass\n",
         at(SAGA, "test_whoever_waits_for_a_round_is_answered_when_a_park_finds_no_way_back"),
+    ),
+    Mutant(
+        "run-never-ends-while-stuck",
+        "a stuck order would reach the server's limit of updates, and nobody could retry or resolve it",
+        _FILE,
+        "        return bool(self.stuck_steps) and not self._retry_requested and self._ends_stuck()\n",
+        "        return False\n",
+        at(SAGA, "test_a_run_that_is_to_end_while_stuck_says_so_and_tries_nothing_more"),
+        hangs=True,
+    ),
+    Mutant(
+        "run-ends-before-a-retry-that-was-asked-for",
+        "an operator's retry would be lost with the run that took it",
+        _FILE,
+        "bool(self.stuck_steps) and not self._retry_requested and",
+        "bool(self.stuck_steps) and",
+        at(SAGA, "test_a_retry_that_was_asked_for_comes_before_the_end_of_the_run"),
+    ),
+    Mutant(
+        "resumed-saga-is-not-stuck",
+        "a retry that comes in the first round of the next run would be refused",
+        _FILE,
+        "        if self._is_resumed and self._rounds == 0:\n            return not self._has_settled\n",
+        "",
+        at(SAGA, "test_a_resumed_saga_is_stuck_from_its_first_round_on"),
+    ),
+    Mutant(
+        "what-an-earlier-run-undid-is-forgotten",
+        "a parcel that is gone would complete an order whose payment was settled by hand",
+        _FILE,
+        "        self._is_partly_undone = is_partly_undone\n",
+        "",
+        at(SAGA, "test_what_is_irrevocable_leads_nowhere_once_an_earlier_run_has_undone_something"),
     ),
 )

@@ -140,7 +140,7 @@ MUTANTS = (
     Mutant(
         "nobody-knows-who-asked",
         "the log would not say who had an order undone, and why",
-        _STORY,
+        "workflows/checkout_updates.py",
         'f"{why} (request {info.id})" if why else f"request {info.id}"',
         'f"request {info.id}"',
         at(REVIEW, "test_who_asked_for_a_retry_and_why_is_in_the_orders_log"),

@@ -15,12 +15,14 @@ from temporalio.exceptions import CancelledError as TemporalCancelledError
 from temporalio.exceptions import TimeoutError as TemporalTimeoutError
 
 import workflows.saga as saga_module
+import workflows.waiting as waiting_module
 from domain.undo import UndoOutcome, UndoResult
 from workflows.compensation import (
     Compensation,
     Completed,
     Irrevocable,
     Patience,
+    StillStuck,
     Unwound,
     describe,
 )
@@ -29,7 +31,7 @@ from workflows.saga import Saga, wait_until
 STEPS = ("one", "two", "three")
 sdks = pytest.mark.parametrize("is_later_sdk", [False, True], ids=["this SDK", "a later SDK"])
 FOR_EVER = Patience(timedelta(hours=1), timedelta(hours=1))
-Ended = Completed[None] | Unwound | Irrevocable
+Ended = Completed[None] | Unwound | Irrevocable | StillStuck
 
 
 @dataclass
@@ -48,14 +50,22 @@ class World:
     """Whether wait_condition raises, in any task, once it is over, a cancel of the server's that came meanwhile."""
     main: "asyncio.Task[Any] | None" = None
 
+    ends_stuck: bool = False
+
     def __post_init__(self) -> None:
+        self.begin_again()
+        self._reached: dict[str, asyncio.Event] = {}
+
+    def begin_again(self, *, is_resumed: bool = False) -> None:
+        """Give the run a saga that has done nothing yet."""
         self.saga = Saga(
             patience=self.patience,
             on_change=self._on_change,
             on_unwind=lambda cause, step: self.unwinds.append((cause, step)),
             on_stuck=self._on_stuck,
+            ends_stuck=lambda: self.ends_stuck,
+            is_resumed=is_resumed,
         )
-        self._reached: dict[str, asyncio.Event] = {}
 
     def cancel(self, reason: str = "asked for") -> None:
         """Do as the server's cancel does: note the first reason, then strike the main task."""
@@ -175,11 +185,9 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
         if is_cancelled_meanwhile():
             raise asyncio.CancelledError
 
-    monkeypatch.setattr(
-        saga_module,
-        "workflow",
-        SimpleNamespace(wait_condition=wait_condition, cancellation_reason=lambda: made.reason),
-    )
+    as_seen = SimpleNamespace(wait_condition=wait_condition, cancellation_reason=lambda: made.reason)
+    for module in (saga_module, waiting_module):
+        monkeypatch.setattr(module, "workflow", as_seen)
     return made
 
 
@@ -985,3 +993,64 @@ def test_patience_holds_for_any_number_of_rounds() -> None:
     patience = Patience(timedelta(milliseconds=1), timedelta(hours=24))
 
     assert patience.after(10_000) == timedelta(hours=24)
+
+
+# Ending while stuck ---------------------------------------------------------------------------------------
+
+
+async def test_a_run_that_is_to_end_while_stuck_says_so_and_tries_nothing_more(world: World) -> None:
+    world.ends_stuck = True
+
+    ended = await world.run(world.story(failing={"two": refusal()}, undos={"one": [refusal(), refusal()]}))
+
+    assert ended == StillStuck(is_partly_undone=True)
+    assert world.diary.count("undo one") == 1
+    assert world.saga.stuck_steps == ["one"]
+
+
+@pytest.mark.parametrize("is_later_sdk", [False, True], ids=["this SDK", "a later SDK"])
+async def test_a_run_ends_while_stuck_although_it_was_cancelled(world: World, is_later_sdk: bool) -> None:
+    world.is_later_sdk = is_later_sdk
+    task = world.begin(world.story(failing={"two": refusal()}, undos={"one": [refusal(), refusal()]}))
+    while not world.parked:
+        await asyncio.sleep(0)
+    world.cancel()
+    await asyncio.sleep(0.01)
+    world.ends_stuck = True
+
+    assert await asyncio.wait_for(task, 5) == StillStuck(is_partly_undone=True)
+    assert world.diary.count("undo one") == 1
+
+
+async def test_a_retry_that_was_asked_for_comes_before_the_end_of_the_run(world: World) -> None:
+    task = world.begin(world.story(failing={"two": refusal()}, undos={"one": [refusal()]}))
+    while not world.parked:
+        await asyncio.sleep(0)
+    world.ends_stuck = True
+    world.saga.retry()
+
+    assert isinstance(await asyncio.wait_for(task, 5), Unwound)
+    assert world.diary.count("undo one") == 2
+
+
+async def test_a_resumed_saga_is_stuck_from_its_first_round_on(world: World) -> None:
+    world.begin_again(is_resumed=True)
+    world.hold("undo one")
+    assert world.saga.is_stuck
+    task = world.begin(world.story(failing={"one": refusal()}))
+    await world.at("undo one")
+    assert world.saga.is_stuck
+    assert world.saga.unsettled_steps == ["one"]
+    world.let_go("undo one")
+    await task
+
+    assert not world.saga.is_stuck
+
+
+async def test_what_is_irrevocable_leads_nowhere_once_an_earlier_run_has_undone_something(world: World) -> None:
+    world.ends_stuck = True
+    story = world.story(failing={"one": refusal()}, undos={"one": [UndoOutcome.IRREVOCABLE]})
+
+    ended = await asyncio.wait_for(world.saga.run(story, is_partly_undone=True), 5)
+
+    assert ended == StillStuck(is_partly_undone=True)
