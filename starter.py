@@ -18,7 +18,7 @@ from adapters.telemetry import leave
 from client import view
 from client.bulk import BulkLoad
 from client.checkouts import Checkouts
-from client.connection import Unreachable, run
+from client.connection import Unreachable, run, starting
 from client.failures import NoSuchOrder, NoWorker, OtherContent, Refused
 from client.listing import LISTABLE
 from client.load import MIXES, run_load
@@ -71,7 +71,10 @@ def start(
     order = CheckoutInput(f"order-{secrets.token_hex(6)}" if order_id is None else order_id, customer, lines, lane=lane)
 
     async def work(checkouts: Checkouts) -> int:
-        is_new = await checkouts.start(order)
+        if order_id is None and not as_json:  # before it is sent: whoever has to repeat this needs to know it
+            view.errors.print(f"the order's id is {order.order_id}; a repeat needs --order-id {order.order_id}")
+        with starting(order.order_id):
+            is_new = await checkouts.start(order)
         if not as_json and wait and is_new:
             view.errors.print(f"started {order.order_id}; if this is interrupted: starter.py status {order.order_id}")
         if wait:
@@ -137,12 +140,21 @@ def cancel(
     return run(work)
 
 
-@app.command(epilog="Example: `starter.py retry order-1`")
-def retry(order_id: OrderId, *, as_json: Json = False) -> int:
-    """Try the failed undos of a stuck order again, after the cause was mended."""
+@app.command(epilog='Example: `starter.py retry order-1 --reason "the bank answers again"`')
+def retry(
+    order_id: OrderId,
+    reason: Annotated[
+        str | None, typer.Option(help="Why; kept in the order's log, with who asked.", show_default="none")
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> int:
+    """Try the failed undos of a stuck order again, after the cause was mended; also of one that needs a review."""
+    if reason is not None:
+        _require_reason(reason)
 
     async def work(checkouts: Checkouts) -> int:
-        return _mended(checkouts, await checkouts.retry(order_id), as_json)
+        return _mended(checkouts, await checkouts.retry(order_id, reason or ""), as_json)
 
     return run(work)
 

@@ -29,6 +29,7 @@ with workflow.unsafe.imports_passed_through():
         format_money,
         reason_problem,
         tidy,
+        who_and_why,
     )
     from domain.undo import UndoOutcome, UndoResult
     from workflows import wording
@@ -339,7 +340,7 @@ class CheckoutWorkflow:
         info = workflow.current_update_info()
         assert info is not None
         request = request or RetryRequest()
-        why = ": ".join(filter(None, (request.by, request.reason)))
+        why = who_and_why(request.by, request.reason)
         await perform(
             Orders.note_retry,
             OperatorNote(self._known_order(), f"{why} (request {info.id})" if why else f"request {info.id}"),
@@ -364,7 +365,7 @@ class CheckoutWorkflow:
         try:
             await perform(
                 Orders.resolve_step,
-                OperatorNote(self._known_order(), resolution.reason, resolution.step),
+                OperatorNote(self._known_order(), who_and_why(resolution.by, resolution.reason), resolution.step),
                 policies.RECORD,
                 None,
                 f"Resolve {resolution.step} on an operator's word",
