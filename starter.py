@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from typer.exceptions import TyperException
 
 from adapters.config import ConfigurationError, StarterSettings, load
@@ -143,15 +142,12 @@ def cancel(
 @app.command(epilog='Example: `starter.py retry order-1 --reason "the bank answers again"`')
 def retry(
     order_id: OrderId,
-    reason: Annotated[
-        str | None, typer.Option(help="Why; kept in the order's log, with who asked.", show_default="none")
-    ] = None,
+    reason: Annotated[str | None, typer.Option(help="Why; kept in the order's log.", show_default="none")] = None,
     *,
     as_json: Json = False,
 ) -> int:
     """Try the failed undos of a stuck order again, after the cause was mended; also of one that needs a review."""
-    if reason is not None:
-        _require_reason(reason)
+    _require_reason(reason)
 
     async def work(checkouts: Checkouts) -> int:
         return _mended(checkouts, await checkouts.retry(order_id, reason or ""), as_json)
@@ -272,7 +268,7 @@ def _load_file(file: Path, into: Path, batch: int, at_once: int, as_json: bool) 
     next(read_orders(file), None)  # refuse a file that is none before anything else
 
     async def work(checkouts: Checkouts) -> int:
-        with OutcomeFile(into) as outcomes, _progress(as_json) as progress:
+        with OutcomeFile(into) as outcomes, view.progress(as_json) as progress:
             bar = progress.add_task("lines", total=None if as_json else line_count(file))
             bulk = BulkLoad(
                 checkouts,
@@ -293,7 +289,7 @@ def _load_made_up(orders: int, concurrency: int, mix: str, as_json: bool) -> int
     lane = load(StarterSettings).lane
 
     async def work(checkouts: Checkouts) -> int:
-        with _progress(as_json) as progress:
+        with view.progress(as_json) as progress:
             bar = progress.add_task("orders", total=orders)
             report = await run_load(
                 checkouts,
@@ -310,13 +306,8 @@ def _load_made_up(orders: int, concurrency: int, mix: str, as_json: bool) -> int
     return run(work)
 
 
-def _progress(as_json: bool) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=view.errors, disable=as_json, transient=True)
-
-
-def _require_reason(reason: str) -> None:
-    if problem := reason_problem(reason):
+def _require_reason(reason: str | None) -> None:
+    if reason is not None and (problem := reason_problem(reason)):
         raise typer.BadParameter(problem)
 
 
