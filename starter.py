@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from typer.exceptions import TyperException
 
 from adapters.config import ConfigurationError, StarterSettings, load
@@ -18,7 +17,7 @@ from adapters.telemetry import leave
 from client import view
 from client.bulk import BulkLoad
 from client.checkouts import Checkouts
-from client.connection import Unreachable, run
+from client.connection import Unreachable, run, starting
 from client.failures import NoSuchOrder, NoWorker, OtherContent, Refused
 from client.listing import LISTABLE
 from client.load import MIXES, run_load
@@ -71,7 +70,10 @@ def start(
     order = CheckoutInput(f"order-{secrets.token_hex(6)}" if order_id is None else order_id, customer, lines, lane=lane)
 
     async def work(checkouts: Checkouts) -> int:
-        is_new = await checkouts.start(order)
+        if order_id is None and not as_json:  # before it is sent: whoever has to repeat this needs to know it
+            view.errors.print(f"the order's id is {order.order_id}; a repeat needs --order-id {order.order_id}")
+        with starting(order.order_id):
+            is_new = await checkouts.start(order)
         if not as_json and wait and is_new:
             view.errors.print(f"started {order.order_id}; if this is interrupted: starter.py status {order.order_id}")
         if wait:
@@ -137,12 +139,18 @@ def cancel(
     return run(work)
 
 
-@app.command(epilog="Example: `starter.py retry order-1`")
-def retry(order_id: OrderId, *, as_json: Json = False) -> int:
-    """Try the failed undos of a stuck order again, after the cause was mended."""
+@app.command(epilog='Example: `starter.py retry order-1 --reason "the bank answers again"`')
+def retry(
+    order_id: OrderId,
+    reason: Annotated[str | None, typer.Option(help="Why; kept in the order's log.", show_default="none")] = None,
+    *,
+    as_json: Json = False,
+) -> int:
+    """Try the failed undos of a stuck order again, after the cause was mended; also of one that needs a review."""
+    _require_reason(reason)
 
     async def work(checkouts: Checkouts) -> int:
-        return _mended(checkouts, await checkouts.retry(order_id), as_json)
+        return _mended(checkouts, await checkouts.retry(order_id, reason or ""), as_json)
 
     return run(work)
 
@@ -260,7 +268,7 @@ def _load_file(file: Path, into: Path, batch: int, at_once: int, as_json: bool) 
     next(read_orders(file), None)  # refuse a file that is none before anything else
 
     async def work(checkouts: Checkouts) -> int:
-        with OutcomeFile(into) as outcomes, _progress(as_json) as progress:
+        with OutcomeFile(into) as outcomes, view.progress(as_json) as progress:
             bar = progress.add_task("lines", total=None if as_json else line_count(file))
             bulk = BulkLoad(
                 checkouts,
@@ -281,7 +289,7 @@ def _load_made_up(orders: int, concurrency: int, mix: str, as_json: bool) -> int
     lane = load(StarterSettings).lane
 
     async def work(checkouts: Checkouts) -> int:
-        with _progress(as_json) as progress:
+        with view.progress(as_json) as progress:
             bar = progress.add_task("orders", total=orders)
             report = await run_load(
                 checkouts,
@@ -298,13 +306,8 @@ def _load_made_up(orders: int, concurrency: int, mix: str, as_json: bool) -> int
     return run(work)
 
 
-def _progress(as_json: bool) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=view.errors, disable=as_json, transient=True)
-
-
-def _require_reason(reason: str) -> None:
-    if problem := reason_problem(reason):
+def _require_reason(reason: str | None) -> None:
+    if reason is not None and (problem := reason_problem(reason)):
         raise typer.BadParameter(problem)
 
 

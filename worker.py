@@ -7,7 +7,7 @@ Settings come from the environment: `TEMPORAL_*` as for every Temporal tool, our
 adapters/config.py). Without any, it works with what `make up` or `docker compose up` started.
 
 SIGTERM or Ctrl-C drains: running steps are finished, no new ones are taken.
-Exit status: 0 drained, or nothing is lacking; 1 Temporal or Postgres cannot be used, Postgres does not let us in any
+Exit status: 0 drained, or nothing is lacking; 1 Temporal or Postgres cannot be used, one of them does not let us in any
 more, or saga.log is not written any more; 2 the configuration or the usage is wrong.
 """
 
@@ -15,7 +15,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 
 import uvloop
@@ -33,7 +33,7 @@ from activities.orders import Orders
 from activities.payments import Payments
 from activities.sagas import Sagas
 from activities.shipping import Shipping
-from adapters import deployment, event_log
+from adapters import deployment, event_log, temporal_credentials
 from adapters.companion import Companion
 from adapters.config import ConfigurationError, WorkerSettings, load
 from adapters.connector import Admission
@@ -46,8 +46,9 @@ from adapters.readiness import (
     require_writable,
     wait_until_usable,
 )
+from adapters.running import Failure, running
 from adapters.telemetry import configure_logging, leave
-from adapters.temporal import RefuseWrongArguments
+from adapters.temporal import ADVICE, RefuseWrongArguments
 from client import schedule_watch, schedules
 from domain import policies
 from workflows.bulk import BulkCheckoutWorkflow
@@ -81,6 +82,7 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
     audit_engine: AsyncEngine | None = None,
     interceptors: Sequence[Interceptor] = (),
     is_strict: bool = False,
+    on_fatal_error: Callable[[BaseException], Awaitable[None]] | None = None,
 ) -> Worker:
     """Put the worker together: the one place that knows every workflow and activity.
 
@@ -93,6 +95,7 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
         interceptors: more of them, such as a test's that injects faults.
         is_strict: run the workflows in the SDK's sandbox, which imports their modules anew for each run and refuses
             what is not deterministic. The tests do; a worker saves the time (docs/performance.md).
+        on_fatal_error: is told why the worker or the one of the audits cannot go on.
     """
     inventory, payments, shipping = Inventory(engine), Payments(engine), Shipping(engine)
     orders, maintenance = Orders(engine), Maintenance(patient_engine or engine, audit_engine)
@@ -101,11 +104,12 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
     def audits(worker: Worker) -> Worker:
         """Run one audit at a time, whatever is asked for. Unversioned: any build's audit is as good."""
         return Worker(
-            client,
+            worker.client,
             task_queue=policies.audit_task_queue(worker.task_queue),
             activities=[maintenance.run_audit],
             interceptors=interceptors,
             max_concurrent_activities=1,
+            on_fatal_error=on_fatal_error,
         )
 
     version = deployment.deployment_of(settings)
@@ -152,6 +156,7 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
         activity_task_poller_behavior=PollerBehaviorAutoscaling(minimum=2, maximum=_MOST_POLLS, initial=5),
         sticky_queue_schedule_to_start_timeout=_STICKY_TIMEOUT,
         graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_grace_seconds),
+        on_fatal_error=on_fatal_error,
     )
 
 
@@ -160,7 +165,7 @@ async def run(settings: WorkerSettings) -> None:
 
     Raises:
         CannotStart: Temporal or Postgres cannot be used.
-        CannotContinue: the follower of the event log has ended, or Postgres lets nobody in any more.
+        CannotContinue: the follower of the event log has ended, or Postgres or Temporal lets nobody in any more.
     """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -181,9 +186,16 @@ async def run(settings: WorkerSettings) -> None:
         await _ensure_schedules(client, settings)
         follower = asyncio.create_task(event_log.follow(engines.steps, settings.log_file))
         locked_out = asyncio.create_task(admission.until_refused_for(settings.database_refused_seconds))
-        async with build_worker(
-            client, engines.steps, settings, patient_engine=engines.patient, audit_engine=engines.audit
-        ):
+        failure = Failure()
+        worker = build_worker(
+            client,
+            engines.steps,
+            settings,
+            patient_engine=engines.patient,
+            audit_engine=engines.audit,
+            on_fatal_error=failure.note,
+        )
+        async with running(worker, failure):
             _log.info(
                 "ready: task queue %s, histories at %s, log in %s",
                 settings.task_queue,
@@ -191,15 +203,22 @@ async def run(settings: WorkerSettings) -> None:
                 settings.log_file,
                 extra={"action": "worker_ready"},
             )
-            version = asyncio.create_task(deployment.follow(client, settings))
-            watch = asyncio.create_task(schedule_watch.follow(client, settings.task_queue, _intervals(settings)))
-            await asyncio.wait({stopped, follower, locked_out}, return_when=asyncio.FIRST_COMPLETED)
+            version = asyncio.create_task(deployment.follow(lambda: worker.client, settings))
+            watch = asyncio.create_task(
+                schedule_watch.follow(lambda: worker.client, settings.task_queue, _intervals(settings))
+            )
+            credentials = asyncio.create_task(temporal_credentials.follow(worker, settings.temporal_api_key_file))
+            ends = {stopped, follower, locked_out, failure.known}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             version.cancel()
             watch.cancel()
+            credentials.cancel()
             if locked_out.done():
                 _log.error("%s", _lockout(admission, settings), extra={"action": "worker_locked_out"})
             _log.info("draining: running steps are finished", extra={"action": "worker_draining"})
         await _end(follower)
+        if failure.known.done():
+            raise CannotContinue(f"Temporal or its SDK has ended this worker: {failure.known.result()}\n{ADVICE}")
         if locked_out.done():
             raise CannotContinue(_lockout(admission, settings))
         locked_out.cancel()

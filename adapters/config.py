@@ -75,6 +75,8 @@ class StarterSettings(BaseSettings):
     """Where the Temporal UI answers; links to histories begin with it."""
     lane: Lane = LANE
     """How the orders that this client starts are done: fast or classic. Those under way stay in theirs."""
+    temporal_api_key_file: _OptionalFile = None
+    """Where Temporal's API key is; a worker reads it again when it changes. It wins over TEMPORAL_API_KEY."""
 
 
 class WorkerSettings(StarterSettings):

@@ -5,6 +5,7 @@ A versioned worker gets nothing to do until somebody makes its version current, 
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from temporalio.api.enums.v1 import TaskQueueType, WorkerDeploymentVersionStatus
@@ -48,28 +49,32 @@ class Standing:
 _UNVERSIONED = Standing("this worker is unversioned, and so is its task queue: it gets new orders")
 
 
-async def follow(client: Client, settings: WorkerSettings) -> None:
+async def follow(current: Callable[[], Client], settings: WorkerSettings) -> None:
     """Log how the worker's version stands now, and each change, until cancelled.
 
-    It needs no right that a worker does not need anyway: where it may not look, it says so and ends.
+    It needs no right that a worker does not need anyway. Where it may not look it says so, once, and tries again:
+    credentials expire, and are replaced.
     """
     # That an unversioned worker gets what there is goes without saying.
     known = None if settings.build_id else _UNVERSIONED
+    may_look = True
     while True:
+        client = current()
         try:
             standing = await (_standing(client, settings) if settings.build_id else _unversioned(client, settings))
         except RPCError as error:
             if error.status in NOT_OURS_TO_ASK:
-                if settings.build_id:
+                if settings.build_id and may_look:
                     _log.warning(
                         "cannot see whether version %s is current; this makes it so: %s",
                         settings.build_id,
                         _make_current(client, settings),
                         extra={"action": "worker_version"},
                     )
-                return
+                may_look = False
             # Away for a moment: the worker itself complains when it is for long.
         else:
+            may_look = True
             if standing != known:
                 level = logging.WARNING if standing.is_alarming else logging.INFO
                 _log.log(level, "%s", standing.told, extra={"action": "worker_version"})

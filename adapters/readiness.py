@@ -21,7 +21,7 @@ from adapters.config import WorkerSettings
 from adapters.connector import Admission, CannotConnect
 from adapters.database import create_audit_engine, create_engine, sqlstate
 from adapters.pooling import LENDING_POOLER, Pooling, pooling_of
-from adapters.temporal import NOT_OURS_TO_ASK, connect, connection_options
+from adapters.temporal import ADVICE, NOT_OURS_TO_ASK, connect, connection_options, is_refused
 from domain import policies
 
 DATABASE_ADVICE = "Check CHECKOUT_DATABASE_URL and CHECKOUT_DATABASE_PASSWORD_FILE."
@@ -73,16 +73,20 @@ async def wait_until_usable(settings: WorkerSettings, engines: Engines) -> Clien
     """
     deadline = time.monotonic() + settings.startup_timeout_seconds
     await _until(deadline, "Postgres", lambda: check_database(engines))
-    return await _reach_temporal(deadline)
+    return await _reach_temporal(deadline, settings)
 
 
-async def _reach_temporal(deadline: float) -> Client:
+async def _reach_temporal(deadline: float, settings: WorkerSettings) -> Client:
     identity = f"checkout-worker@{socket.gethostname()}-{os.getpid()}"
     try:
-        where = connection_options()["target_host"]
+        where = connection_options(settings.temporal_api_key_file)["target_host"]
     except Exception as error:
         raise CannotStart(f"The Temporal settings are wrong: {error}") from error
-    client = await _until(deadline, f"Temporal at {where}", lambda: connect(identity=identity))
+    client = await _until(
+        deadline,
+        f"Temporal at {where}",
+        lambda: connect(identity=identity, api_key_file=settings.temporal_api_key_file),
+    )
     await _until(deadline, f"Temporal at {where}", lambda: _check_search_attributes(client))
     return client
 
@@ -107,7 +111,8 @@ async def _until(deadline: float, what: str, attempt: Callable[[], Awaitable[_T]
             if _is_unmendable(error):
                 refused_until = refused_until or min(time.monotonic() + _GRACE_SECONDS, deadline)
                 if time.monotonic() > refused_until:
-                    raise CannotStart(f"{what} refuses us: {reason}\n{DATABASE_ADVICE}") from error
+                    advice = ADVICE if what.startswith("Temporal") else DATABASE_ADVICE
+                    raise CannotStart(f"{what} refuses us: {reason}\n{advice}") from error
             elif time.monotonic() + wait > deadline:
                 raise CannotStart(
                     f"{what} did not answer in time: {reason}\n"
@@ -136,6 +141,8 @@ async def check_database(engines: Engines) -> None:
 def _is_unmendable(error: Exception) -> bool:
     if isinstance(error, CannotConnect):
         return error.is_refusal
+    if is_refused(error):
+        return True
     return (sqlstate(error) or "").startswith(_UNMENDABLE)
 
 
@@ -187,7 +194,7 @@ async def check(settings: WorkerSettings) -> None:
     try:
         results = await asyncio.gather(
             _until(deadline, "Postgres", lambda: check_database(engines)),
-            _reach_temporal(deadline),
+            _reach_temporal(deadline, settings),
             return_exceptions=True,
         )
     finally:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from temporalio.api.common.v1 import Payload
@@ -17,7 +18,7 @@ from temporalio.converter import (
 from temporalio.envconfig import ClientConfig
 from temporalio.exceptions import FailureError
 from temporalio.runtime import Runtime
-from temporalio.service import RPCStatusCode
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import (
     ExecuteWorkflowInput,
     Interceptor,
@@ -28,8 +29,30 @@ from temporalio.worker import (
 from adapters.config import DEFAULT_TEMPORAL_ADDRESS, ConfigurationError
 from domain.errors import InvalidInput
 
+ADVICE = (
+    "Check TEMPORAL_API_KEY or CHECKOUT_TEMPORAL_API_KEY_FILE, TEMPORAL_TLS_* and TEMPORAL_NAMESPACE, and your rights "
+    "there."
+)
 NOT_OURS_TO_ASK = frozenset({RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED})
 """How a server answers a call that these credentials, or this server, have no right or no way to make."""
+
+_REFUSED = frozenset({RPCStatusCode.UNAUTHENTICATED, RPCStatusCode.PERMISSION_DENIED})
+# The SDK tells a failed connect by its text alone: the server's status, or the alert of one side's TLS.
+_REFUSED_IN_WORDS = (
+    "Unauthenticated",
+    "PermissionDenied",
+    "InvalidCertificate",
+    "invalid peer certificate",
+    "AlertReceived",
+    "fatal alert",
+)
+
+
+def is_refused(error: Exception) -> bool:
+    """Tell whether Temporal has answered, and refuses the credentials, rather than being away."""
+    if isinstance(error, RPCError) and error.status in _REFUSED:
+        return True
+    return isinstance(error, (RPCError, RuntimeError)) and any(word in str(error) for word in _REFUSED_IN_WORDS)
 
 
 class _WholeNumbers(JSONTypeConverter):
@@ -120,25 +143,40 @@ def _parameter_count(run: Callable[..., Any]) -> int:
     return run.__code__.co_argcount - 1  # without self
 
 
-def connection_options() -> dict[str, Any]:
+def connection_options(api_key_file: Path | None = None) -> dict[str, Any]:
     """Read `TEMPORAL_*` and temporal.toml the way every Temporal tool does, with our default address.
+
+    Certificates, and the API key where it is in a file, are read by each call.
 
     Raises:
         Exception: whatever the SDK says of a profile that is unknown or a file that is malformed.
     """
     options: dict[str, Any] = {"target_host": DEFAULT_TEMPORAL_ADDRESS, "namespace": "default"}
     options.update(ClientConfig.load_client_connect_config(config_file_strict=True))
+    if api_key_file is not None:
+        options["api_key"] = _api_key_in(api_key_file)
+        options.setdefault("tls", True)  # as the SDK does for a key in the environment
     return options
 
 
-async def connect(*, runtime: Runtime | None = None, identity: str | None = None) -> Client:
+def _api_key_in(file: Path) -> str:
+    key = file.read_text(encoding="utf-8").strip()
+    # It becomes a header; whatever else is in such a file, the error must not show it.
+    if not key or not key.isascii() or not key.isprintable():
+        raise ValueError(f"CHECKOUT_TEMPORAL_API_KEY_FILE: {file} has no API key on one line")
+    return key
+
+
+async def connect(
+    *, runtime: Runtime | None = None, identity: str | None = None, api_key_file: Path | None = None
+) -> Client:
     """Connect to Temporal.
 
     Raises:
         ConfigurationError: the address is none.
         RuntimeError: nobody answers at the address.
     """
-    options = connection_options()
+    options = connection_options(api_key_file)
     if identity:
         options["identity"] = identity
     try:

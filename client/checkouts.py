@@ -23,11 +23,21 @@ from client import by_hand, executions
 from client.executions import Execution
 from client.failures import NoSuchOrder, OtherContent, Refused
 from client.listing import GONE, ORDERS, QUERIES, TERMINATED, Listed, listed, listed_status
+from client.operators import operator
 from client.requests import HasEnded, Requests
 from domain import policies
 from domain.bulk import UNKNOWN, Batch, BatchReport, Outcome, digest, pack
 from domain.maintenance import AuditReport, SweepReport
-from domain.model import CheckoutInput, CheckoutStatus, OrderStatus, Resolution, id_is_taken, reason_problem, tidy
+from domain.model import (
+    CheckoutInput,
+    CheckoutStatus,
+    OrderStatus,
+    Resolution,
+    RetryRequest,
+    id_is_taken,
+    reason_problem,
+    tidy,
+)
 
 Handle = WorkflowHandle[Any, CheckoutStatus]
 T = TypeVar("T")
@@ -203,14 +213,17 @@ class Checkouts:
         _require_reason(reason)
         await self._asked(order_id, self._requests.cancel(order_id, reason))
 
-    async def retry(self, order_id: str) -> CheckoutStatus:
-        """Have the failed undos of a stuck order tried again; wait for what comes of it.
+    async def retry(self, order_id: str, reason: str = "") -> CheckoutStatus:
+        """Have the failed undos of a stuck order tried again; wait for what comes of it. The log tells who asked.
 
         Raises:
-            Refused: it is not stuck.
+            Refused: it is not stuck, or the reason is unusable.
             NotKnownYet: nobody took the request so far; it may still happen, and a repeat joins it.
         """
-        return await self._settled(order_id, await self._asked(order_id, self._requests.retry(order_id)))
+        if reason:
+            _require_reason(reason)
+        asked = self._requests.retry(order_id, RetryRequest(operator(), reason))
+        return await self._settled(order_id, await self._asked(order_id, asked))
 
     async def resolve(self, order_id: str, step: str, reason: str) -> CheckoutStatus:
         """Count a stuck step as undone; wait for what comes of it. A repeat with the same reason joins the first.
@@ -220,7 +233,7 @@ class Checkouts:
             NotKnownYet: nobody took the request so far; it may still happen.
         """
         _require_reason(reason)
-        asked = self._requests.resolve(order_id, Resolution(step, reason))
+        asked = self._requests.resolve(order_id, Resolution(step, reason, operator()))
         return await self._settled(order_id, await self._asked(order_id, asked))
 
     async def audit(self, timeout: timedelta, *, is_at_rest: bool = False) -> AuditReport:

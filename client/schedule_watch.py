@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -50,21 +51,27 @@ class _Run:
 
 
 async def follow(
-    client: Client, task_queue: str, every: Every, *, look_every_seconds: float = LOOK_EVERY_SECONDS
+    current: Callable[[], Client], task_queue: str, every: Every, *, look_every_seconds: float = LOOK_EVERY_SECONDS
 ) -> None:
-    """Log an error where a schedule does not do its work, at once and again while that lasts; until cancelled."""
+    """Log an error where a schedule does not do its work, at once and again while that lasts; until cancelled.
+
+    Where it may not look it says so, once, and tries again: credentials expire, and are replaced.
+    """
     begun, known, looks = datetime.now(UTC), dict[str, Standing](), 0
+    may_look = True
     while True:
         for name, interval in named(task_queue, every).items():
             if not interval:
                 continue
             try:
-                standing = await look(client, name, interval, not_before=begun)
+                standing = await look(current(), name, interval, not_before=begun)
             except RPCError as error:
                 if error.status in NOT_OURS_TO_ASK:
-                    _log.warning("cannot see whether the schedules do their work: %s", error.message)
-                    return
+                    if may_look:
+                        _log.warning("cannot see whether the schedules do their work: %s", error.message)
+                    may_look = False
                 continue  # away for a moment: the worker itself complains when it is for long
+            may_look = True
             is_new = standing != known.get(name, _fine(name))
             if is_new or (standing.is_alarming and looks % _TELL_AGAIN_AFTER_LOOKS == 0):
                 level = logging.ERROR if standing.is_alarming else logging.INFO

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -202,3 +203,9 @@ def print_bulk(report: BulkReport, into: Path, *, as_json: bool) -> int:
 
 def _styled(state: str) -> Text:
     return Text(state, style=_STYLES.get(state, ""))
+
+
+def progress(as_json: bool) -> Progress:
+    """Give a bar for what takes long; none beside JSON."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=errors, disable=as_json, transient=True)

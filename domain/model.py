@@ -14,6 +14,7 @@ from domain.errors import InvalidInput
 MAX_LINES = 100
 MAX_QUANTITY = 1_000
 MAX_REASON_LENGTH = 200
+MAX_NAME_LENGTH = 100
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _IDENTIFIER_RULE = "1 to 64 letters, digits, dots, dashes or underscores, beginning with a letter or digit"
 # ISO 4217 currencies without a minor unit; all others here have two decimals.
@@ -184,10 +185,11 @@ class RetryRequest:
 
 @dataclass(frozen=True)
 class Resolution:
-    """An operator's word that a stuck step was settled by hand."""
+    """An operator's word that a stuck step was settled by hand, and who gives it."""
 
     step: str
     reason: str
+    by: str = ""
 
 
 @dataclass(frozen=True)
@@ -238,6 +240,11 @@ def tidy(text: str, limit: int = 500) -> str:
     """Make a text of unknown origin fit for a log line and a database column: printable, one line, bounded."""
     printable = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     return printable if len(printable) <= limit else f"{printable[: limit - 3]}..."
+
+
+def who_and_why(by: str, reason: str) -> str:
+    """Join who acts and why for an order's log; either may be empty, and a name of any origin is made fit for it."""
+    return ": ".join(filter(None, (tidy(by, MAX_NAME_LENGTH), reason)))
 
 
 def lines_summary(lines: Iterable[OrderLine], limit: int = 3) -> str:

@@ -5,7 +5,7 @@ from temporalio.exceptions import ActivityError
 
 from activities.orders import OperatorNote, Orders
 from domain import errors, policies
-from domain.model import CheckoutStatus, Resolution, RetryRequest, Step, reason_problem
+from domain.model import CheckoutStatus, Resolution, RetryRequest, Step, reason_problem, who_and_why
 from workflows.checkout_state import CheckoutState
 from workflows.compensation import find_cause
 from workflows.operation import perform
@@ -38,7 +38,7 @@ class CheckoutUpdates(CheckoutState):
         info = workflow.current_update_info()
         assert info is not None
         request = request or RetryRequest()
-        why = ": ".join(filter(None, (request.by, request.reason)))
+        why = who_and_why(request.by, request.reason)
         await perform(
             Orders.note_retry,
             OperatorNote(self._known_order(), f"{why} (request {info.id})" if why else f"request {info.id}"),
@@ -64,7 +64,7 @@ class CheckoutUpdates(CheckoutState):
         try:
             await perform(
                 Orders.resolve_step,
-                OperatorNote(self._known_order(), resolution.reason, resolution.step),
+                OperatorNote(self._known_order(), who_and_why(resolution.by, resolution.reason), resolution.step),
                 policies.RECORD,
                 None,
                 f"Resolve {resolution.step} on an operator's word",

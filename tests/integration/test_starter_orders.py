@@ -1,14 +1,20 @@
 """What starter.py does with one order: each option reaches its place, each ending has its exit status and its words."""
 
 import asyncio
+import re
 import uuid
 from typing import Any
 
 import pytest
+from temporalio.client import Client
 
+from adapters.temporal import connect
+from client import connection, operators
 from domain import policies
 from domain.policies import checkout_workflow_id
+from embedded.stack import DevStack
 from tests.conftest import Shop
+from tests.faults.relay import Relay
 from tests.integration.commands import Commands, Desk, Ran
 from tests.workflow.gates import Gate, Gates
 from tests.workflow.sagas import BREAK_UNDO, MEND_UNDO, events_of, hasty, how_it_ended, open_incidents, reason_of, until
@@ -120,6 +126,55 @@ async def test_people_are_shown_the_total_the_parcel_each_step_and_where_to_look
     assert [line.split()[:2] for line in steps] == [["reserve", "done"], ["pay", "done"], ["ship", "done"]]
     assert [step["detail"] for step in document["steps"]] == [line.split(maxsplit=2)[2] for line in steps]
     assert link.strip() == f"http://ui.example:9/namespaces/default/workflows/checkout-{order_id}"
+
+
+@pytest.mark.parametrize(
+    ("more", "times"), [((), 2), (("--json",), 1)], ids=["before it is sent and as advice", "as advice beside JSON"]
+)
+async def test_a_start_without_an_answer_tells_the_id_that_a_repeat_needs(
+    desk: Desk, stack: DevStack, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...], times: int
+) -> None:
+    host, _, port = stack.temporal.address.rpartition(":")
+    async with Relay(host, int(port)) as relay:
+
+        async def connect_and_lose_the_answers(**options: Any) -> Client:
+            client = await connect(**options)
+            relay.mute()
+            return client
+
+        monkeypatch.setattr(connection, "connect", connect_and_lose_the_answers)
+        buy = ("start", "--customer", "alice", "--line", "tea-mug:1", "--no-wait", *more)
+        lost = await desk(*buy, TEMPORAL_ADDRESS=relay.address)
+    monkeypatch.undo()
+    told = re.findall(r"--order-id (order-\w+)", lost.err)
+    repeated = await desk(*buy, "--order-id", told[0])
+    async with desk.shop.working():
+        ended = await how_it_ended(desk.shop.newest_run(desk.shop.order(order_id=told[0])))
+
+    assert (lost.code, lost.out) == (1, "")
+    assert "not known" in lost.err
+    assert len(told) == times
+    assert len(set(told)) == 1
+    assert repeated.code == 0
+    assert ended == "completed"
+    assert await desk.shop.database.value("SELECT count(*) FROM orders") == 1
+
+
+async def test_a_start_that_is_refused_for_certain_is_not_told_as_unknown(desk: Desk) -> None:
+    refused = await desk(*start(unique("nowhere"), "alice"), TEMPORAL_NAMESPACE="nowhere")
+
+    assert refused.code == 1
+    assert "refuses" in refused.err
+    assert "not known" not in refused.err
+
+
+async def test_an_id_that_was_made_up_is_told_before_it_is_sent_and_one_that_was_given_is_not(desk: Desk) -> None:
+    made_up = await desk("start", "--customer", "alice", "--line", "tea-mug:1", "--no-wait")
+    given = await desk(*start(unique("given"), "alice"), "--no-wait")
+
+    [order_id] = re.findall(r"order (order-\w+)  running", made_up.out)
+    assert made_up.err == f"the order's id is {order_id}; a repeat needs --order-id {order_id}\n"
+    assert given.err == ""
 
 
 def test_ctrl_c_ends_the_command_and_not_the_order(commands: Commands) -> None:
@@ -325,6 +380,39 @@ async def test_a_retry_ends_with_4_while_the_order_is_stuck_and_with_0_once_it_i
     assert settled.document["status"] == "rejected"
     assert "refused: " in late.err
     assert await open_incidents(desk.shop, desk.shop.order(order_id=order_id)) == []
+
+
+async def test_the_log_tells_who_retried_and_resolved_and_why(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operators.getpass, "getuser", lambda: "anna\x1b[1m")
+    monkeypatch.setattr(operators.socket, "gethostname", lambda: "desk" * 100)
+
+    async with desk.shop.working():
+        order_id = await stuck_order(desk)
+        told = await desk("retry", order_id, "--reason", "the bank answers again")
+        untold = await desk("retry", order_id)
+        settled = await desk("resolve", order_id, "--step", "pay", "--reason", "refunded, ref 4711")
+        refused = await desk("retry", order_id, "--reason", "")
+
+    logged = await desk.shop.database.fetch(
+        "SELECT event, reason FROM order_events WHERE order_id = $1 AND changed_by = 'operator' ORDER BY seq", order_id
+    )
+    whose = f"anna [1m@{'desk' * 100}"[:97] + "..."
+    assert [(row["event"], row["reason"]) for row in logged] == [
+        ("retry_requested", f"{whose}: the bank answers again (request retry-1)"),
+        ("retry_requested", f"{whose} (request retry-2)"),
+        ("step_resolved", f"pay: {whose}: refunded, ref 4711"),
+    ]
+    assert (told.code, untold.code, settled.code, refused.code) == (4, 4, 0, 2)
+
+
+def test_an_operator_without_a_name_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    monkeypatch.setattr(operators.getpass, "getuser", nobody)
+    monkeypatch.setattr(operators.socket, "gethostname", lambda: "desk")
+
+    assert operators.operator() == "unknown@desk"
 
 
 async def test_a_resolve_names_its_step_and_reason_and_ends_with_0_once_the_order_is_settled(desk: Desk) -> None:

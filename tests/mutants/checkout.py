@@ -211,7 +211,8 @@ MUTANTS = (
         _UPDATES,
         "            await perform(\n"
         "                Orders.resolve_step,\n"
-        "                OperatorNote(self._known_order(), resolution.reason, resolution.step),\n"
+        "                OperatorNote("
+        "self._known_order(), who_and_why(resolution.by, resolution.reason), resolution.step),\n"
         "                policies.RECORD,\n"
         "                None,\n"
         '                f"Resolve {resolution.step} on an operator\'s word",\n'

@@ -214,7 +214,7 @@ async def test_a_run_whose_workflow_task_keeps_failing_is_told_as_an_error_at_on
 
     async with working_with(client, task_queue, CannotGoOn):
         await begin(client, task_queue)
-        watch = asyncio.create_task(schedule_watch.follow(client, task_queue, EVERY, look_every_seconds=0.1))
+        watch = asyncio.create_task(schedule_watch.follow(lambda: client, task_queue, EVERY, look_every_seconds=0.1))
         await until(is_told_twice)
         watch.cancel()
 

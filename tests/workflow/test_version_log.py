@@ -21,7 +21,6 @@ from embedded.stack import ROOT, DevStack
 from embedded.temporal import TemporalServer
 from tests.conftest import Database, Shop
 from tests.workflow.deployments import Build, is_known, make_current, temporal_cli
-from tests.workflow.gates import PATIENCE_SECONDS
 from tests.workflow.sagas import how_it_ended, until
 
 
@@ -62,7 +61,7 @@ async def test_a_worker_whose_version_is_not_current_says_the_command_that_makes
     shop: Shop, told: list[str]
 ) -> None:
     async with Build(shop, build_id="v1").working():
-        following = asyncio.create_task(deployment.follow(shop.client, settings_of(shop, "v1")))
+        following = asyncio.create_task(deployment.follow(lambda: shop.client, settings_of(shop, "v1")))
         line = await until_told(told, "is not current")
         command = line.partition("runs: ")[2].split()
         await until(lambda: is_known(shop, "v1"))
@@ -113,7 +112,7 @@ async def test_worker_py_tells_how_to_make_its_version_current_and_then_that_it_
 
 
 async def test_an_unversioned_worker_says_when_its_task_queue_belongs_to_a_version(shop: Shop, told: list[str]) -> None:
-    following = asyncio.create_task(deployment.follow(shop.client, settings_of(shop, "")))
+    following = asyncio.create_task(deployment.follow(lambda: shop.client, settings_of(shop, "")))
     async with Build(shop, build_id="v1").working():
         await make_current(shop, "v1")
         line = await until_told(told, "has no CHECKOUT_BUILD_ID")
@@ -134,8 +133,10 @@ class Refusing:
     def __init__(self, status: RPCStatusCode) -> None:
         self._status = status
         self.workflow_service = self
+        self.looks = 0
 
     async def describe_worker_deployment(self, _request: object) -> object:
+        self.looks += 1
         raise RPCError("no", self._status, b"")
 
     describe_task_queue = describe_worker_deployment
@@ -143,15 +144,20 @@ class Refusing:
 
 @pytest.mark.parametrize("status", [RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED])
 @pytest.mark.parametrize(("build_id", "lines"), [("v1", 1), ("", 0)])
-async def test_a_worker_that_may_not_look_at_deployments_works_all_the_same(
-    shop: Shop, told: list[str], status: RPCStatusCode, build_id: str, lines: int
+async def test_a_worker_that_may_not_look_at_deployments_says_so_once_and_looks_again(
+    shop: Shop, told: list[str], monkeypatch: pytest.MonkeyPatch, status: RPCStatusCode, build_id: str, lines: int
 ) -> None:
+    monkeypatch.setattr(deployment, "LOOK_EVERY_SECONDS", 0.01)
     refusing = Refusing(status)
-
-    await asyncio.wait_for(
-        deployment.follow(refusing, settings_of(shop, build_id)),  # type: ignore[arg-type]
-        PATIENCE_SECONDS,
+    following = asyncio.create_task(
+        deployment.follow(lambda: refusing, settings_of(shop, build_id))  # type: ignore[arg-type, return-value]
     )
+
+    async def has_looked_again() -> bool:
+        return refusing.looks >= 3
+
+    await until(has_looked_again)
+    following.cancel()
 
     assert len(told) == lines
     assert all("cannot see" in line and "--build-id v1" in line for line in told)
@@ -195,7 +201,7 @@ async def test_the_workers_of_an_old_build_say_when_no_order_needs_them_any_more
         await make_current(shop, "v1")
         handle = await shop.start(order)
         await gate.reached()
-        following = asyncio.create_task(deployment.follow(shop.client, settings_of(shop, "v1")))
+        following = asyncio.create_task(deployment.follow(lambda: shop.client, settings_of(shop, "v1")))
         await until_told(told, "is current")
         await make_current(shop, "v2")
         await until_told(told, "is not current any more, v2 is")
