@@ -82,10 +82,10 @@ class BulkLoad:
         size = 0
         for entry in entries:
             if entry.order is None:
-                self._write(entry.line, Outcome(entry.order_id, MALFORMED, entry.problem))
+                self._write(entry, Outcome(entry.order_id, MALFORMED, entry.problem))
                 self._on_done(entry.lines)
                 continue
-            if entry.order_id in self._outcomes.settled:
+            if self._outcomes.is_settled(entry.order):
                 self._report.skipped += 1
                 self._on_done(entry.lines)
                 continue
@@ -109,7 +109,7 @@ class BulkLoad:
                 *(self._followed(order, told, following) for order, told in zip(asked, outcomes, strict=True))
             )
             for entry, outcome in zip(batch, outcomes, strict=True):
-                self._write(entry.line, outcome)
+                self._write(entry, outcome)
             self._outcomes.flush()
             self._on_done(sum(entry.lines for entry in batch))
         finally:
@@ -124,8 +124,8 @@ class BulkLoad:
         async with turn:
             return await carried_on(self._checkouts, order)
 
-    def _write(self, line: int, outcome: Outcome) -> None:
-        self._outcomes.add(line, outcome)
+    def _write(self, entry: Entry, outcome: Outcome) -> None:
+        self._outcomes.add(entry.line, outcome, entry.order)
         self._report.outcomes[outcome.status] += 1
 
 

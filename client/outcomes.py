@@ -8,11 +8,14 @@ from typing import Self, TextIO
 
 from domain.bulk import OTHER_CONTENT, Outcome
 from domain.errors import InvalidInput
-from domain.model import ENDINGS
+from domain.model import ENDINGS, CheckoutInput
 
-COLUMNS = ("line", "order_id", "status", "reason", "total_minor", "currency", "tracking_number")
+_FIRST_COLUMNS = ("line", "order_id", "status", "reason", "total_minor", "currency", "tracking_number")
+"""All that files of earlier versions have. Such a file is gone on with as it is."""
+COLUMNS = (*_FIRST_COLUMNS, "content")
 MALFORMED = "malformed"
-_HEADER = ",".join(COLUMNS).encode()
+_HEADER = ",".join(_FIRST_COLUMNS).encode()
+_CONTENT_LENGTH = 16
 _TAIL_BYTES = 100_000
 _SETTLED = ENDINGS | {OTHER_CONTENT}
 
@@ -26,8 +29,9 @@ class OutcomeFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.settled: set[str] = set()
-        """The orders that need not be asked for again."""
+        self._columns: tuple[str, ...] = COLUMNS
+        self._settled: dict[str, set[str]] = {}
+        """The contents under each id that need not be asked for again; empty where an earlier version did not say."""
         try:
             self._read()
             self._file: TextIO = path.open("a", encoding="utf-8", newline="")
@@ -36,7 +40,7 @@ class OutcomeFile:
             raise InvalidInput(f"{path} cannot be used for outcomes: {why}") from None
         self._writer = csv.writer(self._file, lineterminator="\n")
         if self._file.tell() == 0:
-            self._writer.writerow(COLUMNS)
+            self._writer.writerow(self._columns)
 
     def __enter__(self) -> Self:
         return self
@@ -46,9 +50,14 @@ class OutcomeFile:
     ) -> None:
         self._file.close()
 
-    def add(self, line: int, outcome: Outcome) -> None:
-        """Write how an order has ended."""
-        self._writer.writerow((line, *astuple(outcome)))
+    def add(self, line: int, outcome: Outcome, order: CheckoutInput | None = None) -> None:
+        """Write how an order has ended; without the order where there is none."""
+        row = (line, *astuple(outcome), _content(order) if order else "")
+        self._writer.writerow(row[: len(self._columns)])
+
+    def is_settled(self, order: CheckoutInput) -> bool:
+        """Tell whether an order need not be asked for again: what was asked for under its id had the same content."""
+        return not self._settled.get(order.order_id, set()).isdisjoint({"", _content(order)})
 
     def flush(self) -> None:
         """Hand what was written to the system: it outlives this process."""
@@ -60,13 +69,14 @@ class OutcomeFile:
         self._drop_torn_line()
         with self.path.open(encoding="utf-8", newline="") as lines:
             reader = csv.reader(lines)
-            if tuple(next(reader, ())) != COLUMNS:
+            self._columns = tuple(next(reader, ()))
+            if self._columns not in {COLUMNS, _FIRST_COLUMNS}:
                 raise InvalidInput(f"{self.path} is no outcome file; name another one")
             for row in reader:
-                if len(row) != len(COLUMNS):
+                if len(row) != len(self._columns):
                     raise InvalidInput(f"{self.path}, line {reader.line_num}: not a line of an outcome file")
                 if row[2] in _SETTLED:
-                    self.settled.add(row[1])
+                    self._settled.setdefault(row[1], set()).add("".join(row[len(_FIRST_COLUMNS) :]))
 
     def _drop_torn_line(self) -> None:
         """Cut off what a load that was killed had begun to write. No field of ours holds a line break."""
@@ -79,3 +89,7 @@ class OutcomeFile:
             tail = file.read()
             if not tail.endswith(b"\n"):
                 file.truncate(begin + tail.rfind(b"\n") + 1)
+
+
+def _content(order: CheckoutInput) -> str:
+    return order.fingerprint[:_CONTENT_LENGTH]

@@ -235,4 +235,20 @@ MUTANTS = (
         'ENDINGS | {OTHER_CONTENT, "stuck"}',
         at(BULK_FILES, "test_a_load_goes_on_behind_the_outcomes_that_are_settled"),
     ),
+    Mutant(
+        "load-passes-over-other-content",
+        "an order that was changed in the file would be taken for the one that its id had before",
+        "client/outcomes.py",
+        '        return not self._settled.get(order.order_id, set()).isdisjoint({"", _content(order)})\n',
+        "        return order.order_id in self._settled\n",
+        at(BULK_FILES, "test_an_id_that_was_settled_with_other_content_is_asked_for_again"),
+    ),
+    Mutant(
+        "load-asks-anew-behind-an-older-file",
+        "a load that an earlier version began would ask for a million orders again",
+        "client/outcomes.py",
+        'isdisjoint({"", _content(order)})',
+        "isdisjoint({_content(order)})",
+        at(BULK_FILES, "test_a_file_of_an_earlier_version_is_gone_on_with_as_it_is"),
+    ),
 )

@@ -19,8 +19,8 @@ def read(folder: Path, name: str, text: str) -> list[Entry]:
     return list(read_orders(path))
 
 
-def order(order_id: str, customer: str, *lines: tuple[str, int]) -> CheckoutInput:
-    return CheckoutInput(order_id, customer, tuple(OrderLine(*line) for line in lines))
+def order(order_id: str, customer: str = "alice", *lines: tuple[str, int]) -> CheckoutInput:
+    return CheckoutInput(order_id, customer, tuple(OrderLine(*line) for line in lines or (("tea-mug", 1),)))
 
 
 # Reading orders -----------------------------------------------------------------------------------------
@@ -122,33 +122,66 @@ def test_the_lines_of_a_file_are_counted(tmp_path: Path) -> None:
 # Writing outcomes ---------------------------------------------------------------------------------------
 
 
+def settled_in(file: OutcomeFile) -> set[str]:
+    return {f"n-{number}" for number in range(10) if file.is_settled(order(f"n-{number}"))}
+
+
 def test_a_load_goes_on_behind_the_outcomes_that_are_settled(tmp_path: Path) -> None:
     path = tmp_path / "outcomes.csv"
     with OutcomeFile(path) as file:
         for number, status in enumerate(("completed", "rejected", "cancelled", OTHER_CONTENT, UNKNOWN, "stuck")):
-            file.add(number, Outcome(f"n-{number}", status, 'a reason, with "quotes"', 100, "EUR", "PX1"))
+            asked = order(f"n-{number}")
+            file.add(number, Outcome(asked.order_id, status, 'a reason, with "quotes"', 100, "EUR", "PX1"), asked)
 
     with OutcomeFile(path) as again:
-        assert again.settled == {"n-0", "n-1", "n-2", "n-3"}
+        assert settled_in(again) == {"n-0", "n-1", "n-2", "n-3"}
 
     lines = path.read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "line,order_id,status,reason,total_minor,currency,tracking_number"
-    assert lines[1] == '0,n-0,completed,"a reason, with ""quotes""",100,EUR,PX1'
+    assert lines[0] == "line,order_id,status,reason,total_minor,currency,tracking_number,content"
+    assert lines[1] == f'0,n-0,completed,"a reason, with ""quotes""",100,EUR,PX1,{order("n-0").fingerprint[:16]}'
     assert len(lines) == 7
+
+
+def test_an_id_that_was_settled_with_other_content_is_asked_for_again(tmp_path: Path) -> None:
+    path, first, other = tmp_path / "outcomes.csv", order("n-1"), order("n-1", "bob")
+    with OutcomeFile(path) as file:
+        file.add(2, Outcome("n-1", "completed"), first)
+
+    with OutcomeFile(path) as again:
+        assert (again.is_settled(first), again.is_settled(other)) == (True, False)
+        again.add(2, Outcome("n-1", OTHER_CONTENT, "taken"), other)
+
+    with OutcomeFile(path) as at_last:
+        assert (at_last.is_settled(first), at_last.is_settled(other)) == (True, True)
+        assert not at_last.is_settled(order("n-1", "carol"))
+
+
+def test_a_file_of_an_earlier_version_is_gone_on_with_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "outcomes.csv"
+    old = "line,order_id,status,reason,total_minor,currency,tracking_number\n2,n-1,completed,,100,EUR,PX1\n"
+    path.write_text(old + "3,n-2,comp", encoding="utf-8")
+
+    with OutcomeFile(path) as file:
+        assert settled_in(file) == {"n-1"}
+        file.add(3, Outcome("n-2", "completed"), order("n-2"))
+
+    assert path.read_text(encoding="utf-8") == old + "3,n-2,completed,,,,\n"
+    with OutcomeFile(path) as again:
+        assert settled_in(again) == {"n-1", "n-2"}
 
 
 def test_a_line_that_a_killed_load_has_begun_is_written_anew(tmp_path: Path) -> None:
     path = tmp_path / "outcomes.csv"
     with OutcomeFile(path) as file:
-        file.add(2, Outcome("n-1", "completed"))
+        file.add(2, Outcome("n-1", "completed"), order("n-1"))
     whole = path.read_text(encoding="utf-8")
     path.write_text(whole + "3,n-2,comp", encoding="utf-8")
 
     with OutcomeFile(path) as again:
-        assert again.settled == {"n-1"}
-        again.add(3, Outcome("n-2", "completed"))
+        assert settled_in(again) == {"n-1"}
+        again.add(3, Outcome("n-2", "completed"), order("n-2"))
 
-    assert path.read_text(encoding="utf-8") == whole + "3,n-2,completed,,,,\n"
+    assert path.read_text(encoding="utf-8") == whole + f"3,n-2,completed,,,,,{order('n-2').fingerprint[:16]}\n"
 
 
 @pytest.mark.parametrize("content", ["line,order\n", "a letter to somebody", HEADER + "n-1,alice,tea-mug,1\n"])
