@@ -55,6 +55,15 @@ def test_every_promise_holds_while_every_kind_of_fault_strikes(tmp_path: Path) -
     assert lanes.keys() >= {"classic", "fast", "batch", "batch, then a saga of its own"}
     assert lanes["batch"] < report["outcomes_in_reports_compared"]
     assert report["values_compared_with_the_model"] > ORDERS
+    acts = Counter(report["acts"])
+    again = Counter({name: count for name, count in acts.items() if name.startswith("second runs of completed orders")})
+    assert again.total() > ORDERS / 15
+    for step in ("reserve", "pay", "ship"):
+        assert any(f"refused in {step}" in name for name in again), step
+    for kind in ("reset", "after retention", "started beside its batch's"):
+        assert any(kind in name for name in again), kind
+    assert any(name.startswith("orders of loads grouped anew, refused in") for name in acts)
+    assert acts["sweeps"] > report["seconds"] / 3
     assert report["histories_replayed"] >= ORDERS // 20
     assert set(report["checked_at_rest"].values()) == {"holds"}
 

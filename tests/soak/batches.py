@@ -23,6 +23,27 @@ class Interruption:
 
 
 @dataclass(frozen=True)
+class SecondRun:
+    """Something is done again that has ended."""
+
+    kind: str
+    """after retention (another run of the same id) or reset, of an order; grouped anew, of a batch"""
+    gives_up_in: str | None
+    """The step for which Postgres refuses its statements, and those of its undo, so that it gives up there."""
+    seconds: float
+    """How long they are refused: shorter and longer than a refused undo is tried."""
+
+
+STEPS = ("reserve", "pay", "ship")
+
+
+def second_run(draw: random.Random, kinds: tuple[str, ...]) -> SecondRun:
+    """Draw a second run; two of three are refused in one of the steps."""
+    refused = draw.choice([*STEPS, *STEPS, None, None, None])
+    return SecondRun(draw.choice(kinds), refused, round(draw.uniform(0.3, 4.5), 2))
+
+
+@dataclass(frozen=True)
 class PlannedBatch:
     """A stretch of orders that come in one workflow, and everything that is going to happen to it as a whole.
 
@@ -39,6 +60,8 @@ class PlannedBatch:
     """The same batch is started twice at once. One workflow carries it, and both are told the same."""
     overlap: int
     """So many of its last orders come at the same time in a second batch; 0: none does."""
+    regrouping: SecondRun | None = None
+    """Most of its orders are loaded again once they have ended, in another sequence and in a smaller batch."""
 
     @property
     def numbers(self) -> range:
@@ -77,4 +100,5 @@ def batch(seed: int, numbers: range) -> PlannedBatch:
     overlap = 0
     if draw.random() < 0.10:
         overlap = min(len(numbers) - 1, max(1, round(len(numbers) * draw.uniform(0.1, 0.9))))
-    return PlannedBatch(numbers.start, len(numbers), interruption, starts_again, has_twin, overlap)
+    regrouping = second_run(draw, ("grouped anew",)) if draw.random() < 0.25 and not (interruption or overlap) else None
+    return PlannedBatch(numbers.start, len(numbers), interruption, starts_again, has_twin, overlap, regrouping)

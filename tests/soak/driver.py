@@ -17,6 +17,7 @@ from tests.soak.nemesis import Nemesis
 from tests.soak.operators import Operator
 from tests.soak.plan import Plan
 from tests.soak.planned import PlannedOrder
+from tests.soak.repeats import Repeats
 from tests.soak.sagas import Sagas
 from tests.soak.stage import SoakFailed, Stage
 
@@ -36,6 +37,7 @@ class Driver:
         self._operator = Operator(self._desk)
         self._sagas = Sagas(self._desk, self._operator)
         self._loads = Loads(self._desk, self._operator, self._sagas, nemesis)
+        self._repeats = Repeats(self._desk, self._sagas)
         self._batches = asyncio.Semaphore(_BATCHES_AT_ONCE)
         self._begun = -1
         self.open: set[int] = set()
@@ -73,12 +75,15 @@ class Driver:
         orders = [self._plan.order(number) for number in batch.numbers]
         self.open.update(batch.numbers)
         outcomes = await self._loads.carry(batch, orders)
+        following = []
         for planned, outcome in zip(orders, outcomes, strict=True):
             if outcome.order_id != planned.order.order_id:
                 raise SoakFailed(f"a batch was asked for {planned.order.order_id}, and tells of {outcome.order_id}")
             self._acknowledge(planned)
-            play.create_task(self._until_ended(planned, self._loads.follow(planned, outcome)))
+            following.append(play.create_task(self._until_ended(planned, self._loads.follow(planned, outcome))))
         self._batches.release()
+        await asyncio.gather(*following)
+        await self._repeats.load_anew(batch, orders)
 
     def _acknowledge(self, planned: PlannedOrder) -> None:
         self._book.acknowledged.add(planned.number)
@@ -86,6 +91,7 @@ class Driver:
 
     async def _until_ended(self, planned: PlannedOrder, following: Awaitable[None]) -> None:
         await following
+        await self._repeats.run_again(planned)
         self.open.discard(planned.number)
         if self._book.problems:
             raise SoakFailed("; ".join(self._book.problems))

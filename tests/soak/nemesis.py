@@ -22,6 +22,7 @@ from domain.policies import CHECKOUT_TASK_QUEUE
 from embedded.process import ChildProcess
 from tests.faults.lab.link import Counts, Link
 from tests.soak.catalogue import PLENTY, POPULAR
+from tests.soak.environment import Environment
 from tests.soak.plan import Plan, PlannedFault
 from tests.soak.stage import AWAY, SoakFailed, Stage
 
@@ -58,6 +59,9 @@ class Nemesis:
         self._waiting = {fault.number: fault.at for fault in self._faults}
         self._moved = asyncio.Condition()
         self._batches_begun = self._batches_ended = 0
+        # A worker does not start on a database that is not as it needs it: it starts before that, or after.
+        self._is_as_needed = asyncio.Lock()
+        self._environment = Environment(stage)
         self._acts: dict[str, Callable[[PlannedFault], Awaitable[str | None]]] = {
             "worker-kill": self._kill_worker,
             "worker-pause": self._pause_worker,
@@ -66,6 +70,7 @@ class Nemesis:
             "sessions-kill": self._kill_sessions,
             "temporal-kill": self._kill_temporal,
             "row-lock": self._lock_row,
+            **dict.fromkeys(self._environment.acts, self._change_environment),
         }
 
     async def reach(self, number: int) -> None:
@@ -145,7 +150,7 @@ class Nemesis:
         await self._stage.by_hand(worker.kill)
         status = worker.returncode
         await asyncio.sleep(fault.seconds)
-        await self._stage.by_hand(worker.start)
+        await self._start_again(worker)
         self._away.discard(name)
         return f"ended with {status}" if status == -SIGKILL else None
 
@@ -173,9 +178,14 @@ class Nemesis:
             raise SoakFailed(f"{worker.name} drained with status {status}:\n{worker.tail()}")
         self._away.add(name)
         await asyncio.sleep(fault.seconds)
-        await self._stage.by_hand(worker.start)
+        await self._start_again(worker)
         self._away.discard(name)
         return f"drained with {status}"
+
+    async def _start_again(self, worker: ChildProcess) -> None:
+        async with self._is_as_needed:
+            await self._stage.by_hand(worker.start)
+            await self._until_polling(worker)
 
     async def _running_worker(self, fault: PlannedFault) -> tuple[ChildProcess, str]:
         number = fault.target % len(self._stage.workers)
@@ -203,6 +213,13 @@ class Nemesis:
             await asyncio.sleep(0.2)
 
     # Servers --------------------------------------------------------------------------------------------
+
+    async def _change_environment(self, fault: PlannedFault) -> str | None:
+        async with self._is_as_needed:
+            self._away.add("postgres")
+            evidence = await self._environment.acts[fault.kind](fault)
+            self._away.discard("postgres")
+            return evidence
 
     async def _restart_postgres(self, fault: PlannedFault) -> str | None:
         postgres = self._stage.postgres

@@ -28,6 +28,10 @@ FAULTS = {
     "temporal-link-slow": 2,
     "temporal-link-hole": 3,
     "temporal-link-reset": 3,
+    "postgres-read-only": 2,
+    "postgres-password": 2,
+    "postgres-right": 2,
+    "postgres-column": 2,
 }
 # The shortest and the longest, in seconds: how long it lasts, or how long something stays down.
 _DURATIONS = {
@@ -44,6 +48,10 @@ _DURATIONS = {
     "temporal-link-slow": (1.0, 5.0),
     "temporal-link-hole": (1.0, 8.0),
     "temporal-link-reset": (0.0, 0.0),
+    "postgres-read-only": (1.0, 6.0),
+    "postgres-password": (1.0, 6.0),
+    "postgres-right": (1.0, 6.0),
+    "postgres-column": (1.0, 6.0),
 }
 
 # Faults come in storms, with quiet windows between them in which everything has to recover.

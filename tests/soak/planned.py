@@ -1,10 +1,11 @@
 """One order of a soak: what is asked for, and everything that is going to happen to it. No I/O."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from domain.model import CheckoutInput, Lane, OrderLine
-from tests.soak.batches import Interruption, PlannedBatch
+from tests.soak.batches import Interruption, PlannedBatch, SecondRun, second_run
 from tests.soak.catalogue import BROKE, CITY, LABEL, MISSING, NOWHERE, PLENTY, POPULAR, SCARCE, TIGHT
 
 # What an order is about, in percent, and how such an order may end when nobody interrupts it.
@@ -39,6 +40,10 @@ class PlannedOrder:
     remedy_after: float
     batch: PlannedBatch | None = None
     """The batch in which it comes."""
+    again: SecondRun | None = None
+    """How it is run again once it has ended."""
+    starts_again: bool = False
+    """Somebody starts it again after its run was terminated."""
 
     @property
     def interruptions(self) -> set[str]:
@@ -89,6 +94,13 @@ def planned_order(seed: int, number: int, order_id: str, batch: PlannedBatch | N
     if batch:
         interruption = None  # what is not a saga of its own cannot be interrupted by itself
     broken = _broken(draw, kind, interruption or (batch.interruption if batch else None), 0.03 if batch else 0.15)
+    remedy, remedy_after = draw.choice(["retry", "retry", "resolve"]), round(draw.uniform(0.5, 8.0), 2)
+    # A label could be taken back; a parcel that a courier has could not anyway.
+    again = second_run(draw, ("after retention", "reset"))
+    is_repeated = draw.random() < (0.3 if customer in LABEL else 0.08)
+    starts_again = draw.random() < 0.5
+    if interruption or broken or is_by_hand or second_start == "other":
+        is_repeated = False  # what it comes to is not settled by its own content
     planned = PlannedOrder(
         number,
         CheckoutInput(order_id, customer, lines, lane=draw.choice(list(Lane))),
@@ -97,13 +109,21 @@ def planned_order(seed: int, number: int, order_id: str, batch: PlannedBatch | N
         None if is_by_hand else second_start,
         interruption,
         broken,
-        draw.choice(["retry", "retry", "resolve"]),
-        round(draw.uniform(0.5, 8.0), 2),
+        remedy,
+        remedy_after,
         batch,
+        again if is_repeated else None,
+        starts_again and interruption is not None and interruption.kind == "terminate",
     )
     if planned.may_never_begin or (batch and planned.is_contested):
         return replace(planned, remedy="retry")  # a second run would not know what a person vouched for in the first
     return planned
+
+
+def regrouped(batch: PlannedBatch, orders: Sequence[PlannedOrder]) -> list[PlannedOrder]:
+    """Give those orders of a batch that are loaded again when it is over, in the sequence in which they are."""
+    kept = [one for one in orders if one.second_start != "other" and not one.broken and not one.is_by_hand]
+    return kept[: -(-2 * batch.size // 3)][::-1] if batch.regrouping else []
 
 
 def _customer(draw: random.Random, kind: str) -> str:

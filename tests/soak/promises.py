@@ -13,6 +13,7 @@ from tests.soak.batches import PlannedBatch
 from tests.soak.loads import overlapping
 from tests.soak.model import ENDINGS
 from tests.soak.plan import Plan
+from tests.soak.planned import regrouped
 from tests.soak.stage import Stage
 from workflows.bulk import BulkCheckoutWorkflow
 
@@ -74,6 +75,8 @@ class Promises:
             orders = [self._plan.order(number) for number in batch.numbers]
             contents: list[list[CheckoutInput]] = [[planned.order for planned in orders]]
             contents += [overlapping(batch, orders)] if batch.overlap else []
+            again = [planned.order for planned in regrouped(batch, orders)]
+            contents += [again] if again else []
             for content in contents:
                 fingerprints = {order.order_id: order.fingerprint for order in content}
                 found[bulk_workflow_id(digest(content))] = _Wanted(batch, fingerprints)

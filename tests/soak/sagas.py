@@ -96,6 +96,9 @@ class Sagas:
         self._desk.book.counts[f"{kind} {said}"] += 1
         if kind != "terminate" and said == "accepted":
             self._accepted_cancels.add(planned.number)
+        if planned.starts_again and said == "accepted":
+            is_new = await self._desk.persist(lambda: self._desk.checkouts.start(planned.order))
+            self._desk.book.counts[f"starts after a termination, {'a new run' if is_new else 'joined a repair'}"] += 1
 
     async def _was_asked(self, planned: PlannedOrder) -> bool:
         """Tell whether a cancel came while the run was open: Temporal says yes to one that comes after its end, too."""
@@ -134,10 +137,11 @@ class Sagas:
         unseen_since: float | None = None
         while True:
             row = await self._desk.persist(lambda: self._desk.row(name))
+            run = await self._desk.persist(lambda: self._desk.newest_run(self._desk.saga(name)))
+            if run is not None and run.status is not WorkflowExecutionStatus.TERMINATED:
+                return None
             if row is not None and row["status"] in ENDINGS:
-                run = await self._desk.persist(lambda: self._desk.newest_run(self._desk.saga(name)))
-                is_last = run is not None and run.status is WorkflowExecutionStatus.TERMINATED
-                return Ended(row["status"], row["reason"] or "") if is_last else None
+                return Ended(row["status"], row["reason"] or "")
             unseen_since = None if row else unseen_since or loop.time()
             if unseen_since and loop.time() - unseen_since > FORGOTTEN_SECONDS:
                 return Ended(NEVER_BEGUN)

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -19,9 +20,10 @@ from adapters.temporal import DATA_CONVERTER
 from client.checkouts import Checkouts
 from domain.policies import CHECKOUT_TASK_QUEUE
 from embedded.process import ChildProcess
-from embedded.stack import DATABASE, ROLE, DevStack
+from embedded.stack import DATABASE, ROLE, ROOT, DevStack, psql
 from tests.faults.lab.link import Link
 from tests.soak.catalogue import Catalogue, seeding
+from tests.soak.worker import REFUSED
 
 AWAY = (
     OSError,
@@ -53,6 +55,10 @@ class Stage:
         self.temporal = self._stack.temporal
         self.workers: list[ChildProcess] = []
         self.links: dict[str, Link] = {}
+        self.password_file = folder / "password"
+        """Where the workers read the password of their role."""
+        self.refused = folder / "refused"
+        """Where the workers read what Postgres refuses; see tests/soak/worker.py."""
         self._wanted = workers
         # Threads that live as long as what they start (see `ChildProcess`).
         self._hands = ThreadPoolExecutor(max_workers=workers + 4, thread_name_prefix="hands")
@@ -60,10 +66,20 @@ class Stage:
     def start(self) -> None:
         """Start everything; the workers get ready in their own time."""
         self._stack.start()
+        self.refused.mkdir(exist_ok=True)
+        self.password_file.write_text("password-0\n", encoding="utf-8")
+        psql(self.postgres, DATABASE, "-c", f"ALTER ROLE {ROLE} PASSWORD 'password-0'")
+        self.postgres.ask_for_password(DATABASE, ROLE)
         for number in range(self._wanted):
             behind = self._link_up() if number == self._wanted - 1 and self._wanted > 1 else {}
-            settings = {"CHECKOUT_LOG_LEVEL": "WARNING", "CHECKOUT_SWEEP_EVERY_SECONDS": "10"}
-            self.workers.append(self._stack.start_worker(**settings, **behind))
+            settings = {
+                "CHECKOUT_LOG_LEVEL": "WARNING",
+                "CHECKOUT_SWEEP_EVERY_SECONDS": "10",
+                "CHECKOUT_DATABASE_PASSWORD_FILE": str(self.password_file),
+                REFUSED: str(self.refused),
+            }
+            self.workers.append(self._worker(number, settings | behind))
+            self.workers[-1].start()
 
     async def by_hand(self, act: Callable[..., _T], *arguments: Any, **named: Any) -> _T:
         """Start or stop a process without holding up the event loop."""
@@ -94,10 +110,12 @@ class Stage:
         return Path(self._stack.environment()["CHECKOUT_LOG_FILE"])
 
     async def admin(self, **settings: str) -> asyncpg.Connection:
-        """Open a superuser's connection with timeouts of its own; it never counts as one of the service's."""
-        return await asyncpg.connect(
-            self.admin_url, timeout=10, command_timeout=120, server_settings={"application_name": _ADMIN, **settings}
-        )
+        """Open a superuser's connection with timeouts of its own; it never counts as one of the service's.
+
+        It can write whatever the database's setting is.
+        """
+        own = {"application_name": _ADMIN, "default_transaction_read_only": "off", **settings}
+        return await asyncpg.connect(self.admin_url, timeout=10, command_timeout=120, server_settings=own)
 
     @asynccontextmanager
     async def asking(self) -> AsyncIterator[asyncpg.Connection]:
@@ -135,6 +153,15 @@ class Stage:
         pids = {"the soak itself": os.getpid(), "postgres": self.postgres.pid, "temporal": self.temporal.pid}
         pids |= {f"worker {number}": worker.pid for number, worker in enumerate(self.workers)}
         return {name: round(_cpu_seconds(pid, with_children=name == "postgres"), 1) for name, pid in pids.items()}
+
+    def _worker(self, number: int, settings: Mapping[str, str]) -> ChildProcess:
+        return ChildProcess(
+            f"worker {number}",
+            [sys.executable, "-m", "tests.soak.worker"],
+            log=self.folder / f"worker-{number}.log",
+            env=self._stack.environment(**settings),
+            cwd=ROOT,
+        )
 
     def _kill_workers(self) -> None:
         for worker in self.workers:

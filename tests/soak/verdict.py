@@ -19,6 +19,7 @@ from tests.soak.agreement import disagreements, newest_runs
 from tests.soak.book import Book
 from tests.soak.model import Effect, Picture, differences
 from tests.soak.plan import Plan
+from tests.soak.planned import PlannedOrder
 from tests.soak.promises import Promises
 from tests.soak.stage import Stage
 from tests.workflow.replays import replayer
@@ -37,6 +38,13 @@ _LEAKS = {
     "orders still stuck": "SELECT order_id, reason FROM orders WHERE status = 'stuck'",
     "open incidents": "SELECT order_id, cause FROM incidents WHERE closed_at IS NULL",
 }
+# Any instant counts here, however short: what was parked or taken back, and put right before somebody looked.
+_PARKED = "SELECT order_id, string_agg(cause, '; ') AS why FROM incidents GROUP BY order_id"
+_TAKEN_BACK = (
+    "SELECT order_id, string_agg(changed_by || ': ' || coalesce(reason, ''), '; ') AS why FROM order_events"
+    " WHERE previous_status = 'completed' GROUP BY order_id"
+)
+_ASKED_FOR = {"cancel", "update"}
 _EFFECTS = """
     SELECT o.order_id, o.status,
            coalesce((SELECT sum(CASE t.kind WHEN 'capture' THEN amount_minor ELSE -amount_minor END)
@@ -71,6 +79,8 @@ class Verdict:
         ]
         self.problems["sweep at rest"] = await self._sweep()
         self.problems["audit, A* and Q*"] = await self._audit()
+        self.problems["P11: completed orders stay so"] = await self._taken_back()
+        self.problems["nobody healthy was parked"] = await self._parked()
         statuses = await self._compare()
         await self._agree(statuses)
         self.problems["Q8: nothing leaked"] = await self._leaks()
@@ -97,6 +107,27 @@ class Verdict:
                 rows = await connection.fetch(query.text.replace(":at_rest_after", "'0'"))
                 found += [f"{name} ({claim}): {row['subject']}: {row['detail']}" for row in rows]
         return found
+
+    async def _taken_back(self) -> list[str]:
+        """List the orders that were completed and did not stay so, and that nobody wanted to cancel."""
+        async with self._stage.asking() as connection:
+            rows = await connection.fetch(_TAKEN_BACK)
+        return [
+            f"{row['order_id']} was taken back from completed: {row['why']}"
+            for row in rows
+            if not self._planned(row["order_id"]).interruptions & _ASKED_FOR
+        ]
+
+    async def _parked(self) -> list[str]:
+        """List the orders that were parked at any time, and whose undo nobody has broken."""
+        async with self._stage.asking() as connection:
+            rows = await connection.fetch(_PARKED)
+        return [
+            f"{row['order_id']} was parked: {row['why']}" for row in rows if not self._planned(row["order_id"]).broken
+        ]
+
+    def _planned(self, order_id: str) -> PlannedOrder:
+        return self._plan.order(self._plan.number_of(order_id))
 
     async def _compare(self) -> dict[str, str]:
         """Compare the model with the database; give each order's status there."""

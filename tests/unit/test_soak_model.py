@@ -2,18 +2,21 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
 
-from domain.model import OrderLine
-from tests.soak.batches import LARGEST, Interruption, PlannedBatch
+from domain.bulk import StepInput, pack
+from domain.model import Ending, OrderLine, UndoInput
+from tests.soak.batches import LARGEST, STEPS, Interruption, PlannedBatch
 from tests.soak.book import Book, Ended
 from tests.soak.catalogue import BROKE, LABEL, MISSING, SCARCE, catalogue
 from tests.soak.loads import overlapping
 from tests.soak.model import NEVER_BEGUN, Effect, Picture, ShopModel, differences
 from tests.soak.plan import FAULTS, Plan
-from tests.soak.planned import KINDS, PlannedOrder
+from tests.soak.planned import KINDS, PlannedOrder, regrouped
+from tests.soak.worker import orders_of
 
 LINES = (OrderLine("plenty-00", 3), OrderLine("popular", 2))
 TOTAL = 3 * 100 + 2 * 1_250
@@ -191,6 +194,44 @@ def test_ten_thousand_orders_meet_every_kind_of_batch() -> None:
     assert [order.order_id for order in content] == [plan.order_id(number) for number in batch.overlapping]
 
 
+def test_ten_thousand_orders_meet_every_kind_of_second_run() -> None:
+    plan = Plan(1, 10_000)
+    orders = list(plan.all_orders())
+    repeated = [one for one in orders if one.again]
+    regroupings = [one.regrouping for one in plan.batches() if one.regrouping]
+
+    for is_batched in (False, True):
+        runs = {
+            (one.again.kind, one.again.gives_up_in) for one in repeated if one.again and bool(one.batch) is is_batched
+        }
+        assert runs == set(product(("after retention", "reset"), (None, *STEPS)))
+    assert {regrouping.gives_up_in for regrouping in regroupings} == {None, *STEPS}
+    assert any(one.starts_again for one in orders)
+    # How any of these would end does not follow from the first run alone.
+    assert not any(one.interruption or one.broken or one.is_by_hand or one.second_start == "other" for one in repeated)
+    assert not any(batch.interruption or batch.overlap for batch in plan.batches() if batch.regrouping)
+    labels = sum(one.order.customer in LABEL for one in repeated)
+    assert labels > len(repeated) / 2
+
+
+def test_a_load_that_is_grouped_anew_has_most_of_the_orders_in_another_sequence() -> None:
+    plan = Plan(1, 10_000)
+    for batch in plan.batches():
+        numbers = [one.number for one in regrouped(batch, [plan.order(number) for number in batch.numbers])]
+        assert numbers == sorted(numbers, reverse=True)
+        assert set(numbers) <= set(batch.numbers)
+        assert bool(numbers) <= (batch.regrouping is not None)
+        assert len(numbers) < batch.size or batch.size <= 2
+
+
+def test_a_refusal_names_the_orders_of_each_activity_of_a_step() -> None:
+    order = Plan(1, 10).order(3).order
+
+    assert orders_of(order) == [order.order_id]
+    assert orders_of(UndoInput(order, Ending.REJECTED, "why")) == [order.order_id]
+    assert orders_of(StepInput("bulk", [pack(order), pack(order)])) == [order.order_id, order.order_id]
+
+
 def test_scarce_goods_run_out_and_the_others_do_not() -> None:
     plan, shop = Plan(1, 10_000), catalogue(10_000)
     wanted: Counter[str] = Counter()
@@ -246,6 +287,8 @@ def test_a_planned_ending_is_no_problem(kind: str, ended: Ended) -> None:
         ("plain", Ended("cancelled")),
         ("plain", Ended("rejected", "OutOfStock: plenty-00: 1 wanted, 0 free")),
         ("plain", Ended("rejected", "StepAlreadyCompensated: too late")),
+        ("plain", Ended("rejected", "DatabaseMisconfigured: Postgres refuses the service: permission denied (42501)")),
+        ("plain", Ended("rejected", "DatabaseRefusedStatement: Postgres refused: permission denied (42501)")),
         ("plain", Ended(NEVER_BEGUN)),
     ],
 )

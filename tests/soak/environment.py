@@ -1,0 +1,98 @@
+"""What an operator does to the environment of a service that works: nobody's order may end because of it.
+
+The database is read-only for a while, and every session that was opened meanwhile is so for as long as it lives, as
+after a failover that led to a reader. The password is rotated, and the workers' file has the new one later. A right is
+taken away, or a column has another name, until somebody notices.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import asyncpg
+
+from embedded.stack import DATABASE, ROLE
+from tests.soak.plan import PlannedFault
+from tests.soak.stage import AWAY, Stage
+
+_EVIDENCE_SECONDS = 20.0
+_LOOK_SECONDS = 0.2
+_END_SESSIONS = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = '{ROLE}'"
+# What steps and undos need, and the audit does not, which goes on meanwhile.
+_COLUMNS = (("products", "unit_price_minor"), ("delivery_zones", "hands_over_at_once"), ("orders", "taken_back_by"))
+
+
+class Environment:
+    """Carries out the faults of the environment, each with what the workers said of it as evidence."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self.acts: dict[str, Callable[[PlannedFault], Awaitable[str | None]]] = {
+            "postgres-read-only": self._read_only,
+            "postgres-password": self._rotate_password,
+            "postgres-right": self._revoke_right,
+            "postgres-column": self._rename_column,
+        }
+
+    async def _read_only(self, fault: PlannedFault) -> str | None:
+        setting = f'ALTER DATABASE "{DATABASE}" {{}} default_transaction_read_only'
+        return await self._while_wrong(
+            fault,
+            [f"{setting.format('SET')} = on", _END_SESSIONS],
+            lambda: self._run(setting.format("RESET")),
+            "(25006)",
+        )
+
+    async def _rotate_password(self, fault: PlannedFault) -> str | None:
+        password = f"password-{fault.number + 1}"
+
+        async def tell_workers() -> None:
+            self._stage.password_file.write_text(password + "\n", encoding="utf-8")
+
+        changed = [f"ALTER ROLE {ROLE} PASSWORD '{password}'", _END_SESSIONS]
+        return await self._while_wrong(fault, changed, tell_workers, "(28P01)")
+
+    async def _revoke_right(self, fault: PlannedFault) -> str | None:
+        granted = f"GRANT INSERT ON step_fence TO {ROLE}"
+        revoked = f"REVOKE INSERT ON step_fence FROM {ROLE}"
+        return await self._while_wrong(fault, [revoked], lambda: self._run(granted), "(42501)")
+
+    async def _rename_column(self, fault: PlannedFault) -> str | None:
+        table, column = _COLUMNS[fault.target % len(_COLUMNS)]
+        rename = f"ALTER TABLE {table} RENAME COLUMN {{}} TO {{}}"
+        away = f"{column}_renamed"
+        return await self._while_wrong(
+            fault, [rename.format(column, away)], lambda: self._run(rename.format(away, column)), "(42703)"
+        )
+
+    async def _while_wrong(
+        self, fault: PlannedFault, begin: list[str], end: Callable[[], Awaitable[None]], code: str
+    ) -> str | None:
+        """Leave the environment wrong for as long as planned and until a worker has noticed."""
+        before, deadline = self._times_told(code), time.monotonic() + _EVIDENCE_SECONDS
+        for statement in begin:
+            await self._run(statement)
+        try:
+            await asyncio.sleep(fault.seconds)
+            while not (told := self._times_told(code) - before) and time.monotonic() < deadline:
+                await asyncio.sleep(_LOOK_SECONDS)
+        finally:
+            await end()
+        return f"told {told} times by the workers" if told else None
+
+    async def _run(self, statement: str) -> None:
+        """Run a statement, again until it is done; nobody waits behind one that waits for a lock."""
+        while True:
+            try:
+                async with self._stage.asking() as connection:
+                    await connection.execute("SET lock_timeout = '1s'")
+                    await connection.execute(statement)
+            except (*AWAY, asyncpg.LockNotAvailableError):
+                await asyncio.sleep(_LOOK_SECONDS)
+            else:
+                return
+
+    def _times_told(self, code: str) -> int:
+        return sum(
+            worker.log.read_text(encoding="utf-8", errors="replace").count(code) for worker in self._stage.workers
+        )

@@ -1,0 +1,88 @@
+"""worker.py, and of some orders Postgres refuses what a step and its undo ask for, as long as a file is there.
+
+    python -m tests.soak.worker
+
+The files are in the folder that SOAK_REFUSED names, one for an order and a step. A repeat of a step that is done only
+reads, so nothing within Postgres could refuse it for some orders alone, and the step's own time is minutes.
+"""
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from temporalio import activity
+from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
+
+import worker
+from adapters.telemetry import leave
+from domain.bulk import StepInput
+from domain.errors import DatabaseRefusedStatement
+from domain.model import CheckoutInput, UndoInput
+from domain.policies import UNDO_ATTEMPTS_WHEN_REFUSED
+
+REFUSED = "SOAK_REFUSED"
+_STEPS = {
+    "reserve_inventory": "reserve",
+    "charge_payment": "pay",
+    "ship_order": "ship",
+    "reserve_orders": "reserve",
+    "charge_orders": "pay",
+    "ship_orders": "ship",
+    "release_inventory": "reserve",
+    "refund_payment": "pay",
+    "cancel_shipment": "ship",
+}
+
+
+def refusal(folder: Path, order_id: str, step: str) -> Path:
+    """Name the file that has a step of an order refused."""
+    return folder / f"{order_id}+{step}"
+
+
+class Refusing(Interceptor):
+    """Refuses what the files say."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002
+        return _Attempt(next, self._folder)
+
+
+class _Attempt(ActivityInboundInterceptor):
+    def __init__(self, next: ActivityInboundInterceptor, folder: Path) -> None:  # noqa: A002
+        super().__init__(next)
+        self._folder = folder
+
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002
+        info = activity.info()
+        step = _STEPS.get(info.activity_type)
+        if step and any(refusal(self._folder, order_id, step).exists() for order_id in orders_of(input.args[0])):
+            is_last = info.attempt >= UNDO_ATTEMPTS_WHEN_REFUSED
+            raise DatabaseRefusedStatement("Postgres refused: on purpose (P0001)", non_retryable=is_last)
+        return await super().execute_activity(input)
+
+
+def orders_of(asked: Any) -> list[str]:
+    """Name the orders that an activity of a step is asked for."""
+    match asked:
+        case CheckoutInput():
+            return [asked.order_id]
+        case UndoInput():
+            return [asked.order.order_id]
+        case StepInput():
+            return [str(packed["order_id"]) for packed in asked.orders]
+    raise TypeError(f"an activity of a step was asked for {asked!r}")
+
+
+def main() -> int:
+    """Run worker.py's own main."""
+    worker.build_worker = partial(worker.build_worker, interceptors=(Refusing(Path(os.environ[REFUSED])),))
+    return worker.main()
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = []
+    leave(main())
