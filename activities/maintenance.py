@@ -79,7 +79,8 @@ _UNFINISHED = text("""
          ORDER BY updated_at, order_id LIMIT :limit
     )
     SELECT page.*, lines.skus, lines.quantities,
-           (SELECT cause FROM incidents i WHERE i.order_id = page.order_id AND i.closed_at IS NULL) AS incident
+           (SELECT cause FROM incidents i
+             WHERE i.order_id = page.order_id AND i.closed_at IS NULL AND i.needs_review) AS to_review
       FROM page CROSS JOIN LATERAL (
           SELECT array_agg(sku ORDER BY sku) AS skus, array_agg(quantity ORDER BY sku) AS quantities
             FROM order_lines l WHERE l.order_id = page.order_id
@@ -189,7 +190,7 @@ class Maintenance:
         now = await self._unfinished_still([row.order_id for row in rows if reported.get(row.carrier) is not None])
         for row in rows:
             # Somebody has to decide about it, whatever became of the run that waited for that.
-            doubt = row.incident.removeprefix(_IN_DOUBT) if (row.incident or "").startswith(_IN_DOUBT) else ""
+            doubt = (row.to_review or "").removeprefix(_IN_DOUBT)
             if row.carrier is not None:
                 completed, stands = reported[row.carrier], now.get(row.order_id)
                 if completed is None or stands is None or stands.updated_at != row.updated_at:

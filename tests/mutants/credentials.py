@@ -108,7 +108,7 @@ MUTANTS = (
     Mutant(
         "resolve-forgets-who",
         "the order's log would not tell who vouches for a refund by hand",
-        "workflows/checkout.py",
+        "workflows/checkout_updates.py",
         "who_and_why(resolution.by, resolution.reason)",
         "resolution.reason",
         at(STARTER_ORDERS, _WHO),
