@@ -351,7 +351,15 @@ CREATE TABLE IF NOT EXISTS incidents (
     CONSTRAINT incidents_name_a_step CHECK (cardinality(steps) > 0),
     CONSTRAINT incidents_closed_with_a_resolution CHECK ((closed_at IS NULL) = (resolution IS NULL))
 );
-CALL pg_temp.add_column_once('incidents', 'needs_review', 'boolean NOT NULL DEFAULT false');
+-- An earlier version kept in the workflow alone, and in the words of the cause, what needs a review.
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'public.incidents'::regclass
+                      AND attname = 'needs_review' AND NOT attisdropped) THEN
+        CALL pg_temp.add_column_once('incidents', 'needs_review', 'boolean NOT NULL DEFAULT false');
+        UPDATE incidents SET needs_review = true
+         WHERE closed_at IS NULL AND cause LIKE 'DatabaseContradictsHistory: %';
+    END IF;
+END $$;
 -- One order has one open incident at most.
 CALL pg_temp.create_once('CREATE UNIQUE INDEX incidents_one_open_per_order ON incidents (order_id) WHERE closed_at IS NULL');
 

@@ -79,7 +79,10 @@ _UNFINISHED = text("""
          ORDER BY updated_at, order_id LIMIT :limit
     )
     SELECT page.*, lines.skus, lines.quantities,
-           (SELECT cause FROM incidents i WHERE i.order_id = page.order_id AND i.closed_at IS NULL) AS incident
+           (SELECT cause FROM incidents i WHERE i.order_id = page.order_id AND i.closed_at IS NULL
+               AND (i.needs_review OR NOT EXISTS (
+                    SELECT FROM order_events e WHERE e.order_id = page.order_id AND e.event = 'retry_requested'
+                       AND e.at >= i.opened_at))) AS incident
       FROM page CROSS JOIN LATERAL (
           SELECT array_agg(sku ORDER BY sku) AS skus, array_agg(quantity ORDER BY sku) AS quantities
             FROM order_lines l WHERE l.order_id = page.order_id
