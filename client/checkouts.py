@@ -95,7 +95,7 @@ class Checkouts:
             raise OtherContent(f"{id_is_taken(order.order_id)}; choose another id")
         if run.status not in GONE:
             return False
-        again = replace(order, repair=found.repair, doubt=found.doubt)
+        again = replace(found, lane=order.lane)
         return await self._begin(again, WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY)
 
     async def _begin(self, order: CheckoutInput, reuse: WorkflowIDReusePolicy) -> bool:

@@ -65,6 +65,26 @@ async def test_a_database_from_before_there_were_batches_gets_the_column_that_th
     assert [tuple(row) for row in await database.fetch("SELECT order_id, carrier FROM orders")] == [("a", None)]
 
 
+async def test_an_order_that_an_earlier_version_parked_for_a_review_needs_one_still(
+    stack: DevStack, database: Database
+) -> None:
+    await database.run("""
+        ALTER TABLE incidents DROP COLUMN needs_review;
+        INSERT INTO orders (order_id, customer) VALUES ('parked', 'b'), ('mended', 'b'), ('failing', 'b');
+        INSERT INTO incidents (order_id, steps, cause, closed_at, resolution) VALUES
+            ('parked', '{pay}', 'DatabaseContradictsHistory: step pay is gone', NULL, NULL),
+            ('mended', '{pay}', 'DatabaseContradictsHistory: step pay is gone', now(), 'every undo was done'),
+            ('failing', '{pay}', 'DatabaseRefusedStatement: no right', NULL, NULL)
+    """)
+
+    psql(stack.postgres, database.name, *_SETUP)
+    reviewed = await database.fetch("UPDATE incidents SET needs_review = false WHERE needs_review RETURNING order_id")
+    psql(stack.postgres, database.name, *_SETUP)
+
+    assert [row[0] for row in reviewed] == ["parked"]
+    assert await database.value("SELECT count(*) FROM incidents WHERE needs_review") == 0
+
+
 def test_a_second_run_changes_nothing(stack: DevStack, database: Database) -> None:
     before = _dump(stack, database.name)
 

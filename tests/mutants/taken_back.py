@@ -1,6 +1,6 @@
 """Faults in who may take a completed order back, in what needs a review, and in what waits for the environment."""
 
-from tests.mutants.killers import COMPLETED_STAYS, ENVIRONMENT, FENCE, REVIEW, at
+from tests.mutants.killers import COMPLETED_STAYS, ENVIRONMENT, FENCE, REVIEW, REVIEW_ENDED, SETUP, at
 from tests.mutants.mutant import Mutant
 
 _ORDERS = "activities/orders.py"
@@ -128,6 +128,33 @@ MUTANTS = (
         '            await connection.execute(_REVIEWED, {"order_id": note.order.order_id})\n',
         "",
         at(REVIEW, "test_a_retry_that_fails_again_has_lifted_the_review_all_the_same"),
+    ),
+    Mutant(
+        "review-of-what-has-ended",
+        "a run that a sweep has started too late would wait for a review for ever, as stuck",
+        _STORY,
+        "            self._doubt = None  # another run has undone it",
+        "            pass  # another run has undone it",
+        at(
+            REVIEW_ENDED,
+            "test_a_review_of_an_order_that_has_ended_since_a_sweep_listed_it_ends_as_the_order_has[rejected]",
+        ),
+    ),
+    Mutant(
+        "review-comes-back-with-the-sweep",
+        "an order would be parked again for a review that an operator has made",
+        "activities/maintenance.py",
+        "               AND (i.needs_review OR NOT EXISTS (\n",
+        "               AND (true OR NOT EXISTS (\n",
+        at(REVIEW, "test_a_sweep_of_an_order_whose_run_was_ended_after_a_retry_asks_for_no_second_review"),
+    ),
+    Mutant(
+        "review-is-lost-by-the-upgrade",
+        "a second run would undo what an earlier version has parked for a person",
+        "setup.sql",
+        "        UPDATE incidents SET needs_review = true\n",
+        "        UPDATE incidents SET needs_review = false\n",
+        at(SETUP, "test_an_order_that_an_earlier_version_parked_for_a_review_needs_one_still"),
     ),
     Mutant(
         "closing-forgets-the-review",

@@ -149,6 +149,27 @@ async def test_a_retry_that_fails_again_has_lifted_the_review_all_the_same(
     assert failure.type == "OrderRejected"
 
 
+async def test_a_sweep_of_an_order_whose_run_was_ended_after_a_retry_asks_for_no_second_review(shop: Shop) -> None:
+    before, gates = await goods_and_money(shop.database), Gates()
+
+    async with shop.working(interceptors=(gates,)):
+        order = await needs_review(shop, gates)
+        undo = gates.hold(order, "cancel_shipment", "before")
+        await shop.newest_run(order).start_update(
+            "retry_compensation", wait_for_stage=WorkflowUpdateStage.ACCEPTED, result_type=CheckoutStatus
+        )
+        await undo.reached()
+        await shop.newest_run(order).terminate()
+        report = await shop.sweep()
+        undo.open()
+        ended = await how_it_ended(shop.newest_run(order))
+
+    assert (report.repaired, report.parked) == ([order.order_id], [])
+    assert ended == "OrderRejected"
+    assert await goods_and_money(shop.database) == before
+    assert await violations(shop) == []
+
+
 async def test_who_asked_for_a_retry_and_why_is_in_the_orders_log(shop: Shop) -> None:
     gates = Gates()
 

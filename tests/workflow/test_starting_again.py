@@ -13,7 +13,7 @@ from client.failures import OtherContent
 from domain import policies
 from domain.bulk import UNKNOWN
 from domain.errors import DatabaseRefusedStatement
-from domain.model import CheckoutInput, CheckoutStatus, Lane, OrderLine
+from domain.model import CheckoutInput, CheckoutStatus, Ending, Lane, OrderLine
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
 from tests.workflow.bulk_scenes import gates_of, start_batch
@@ -210,6 +210,20 @@ async def test_a_repair_that_was_ended_is_gone_on_with_as_a_repair(shop: Shop, c
     assert (outcome.status, await shop.order_status(order)) == ("cancelled", "cancelled")
     assert await goods_and_money(shop.database) == before
     assert await violations(shop) == []
+
+
+async def test_a_repair_that_was_ended_is_gone_on_with_for_its_own_reason(shop: Shop, checkouts: Checkouts) -> None:
+    order = shop.order("carol")
+    await shop.start(replace(order, repair=True, reason="nobody delivers there", ending=Ending.REJECTED))
+    await shop.newest_run(order).terminate()
+
+    async with shop.working():
+        is_new = await checkouts.start(order)
+        outcome = await checkouts.outcome(order.order_id)
+
+    assert is_new
+    assert (outcome.status, outcome.reason) == ("rejected", "nobody delivers there")
+    assert await shop.order_status(order) == "rejected"
 
 
 async def test_many_starts_of_an_order_that_is_gone_begin_one_run(shop: Shop, checkouts: Checkouts) -> None:
