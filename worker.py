@@ -17,6 +17,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
+from typing import Any
 
 import uvloop
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -208,7 +209,7 @@ async def run(settings: WorkerSettings) -> None:
                 schedule_watch.follow(lambda: worker.client, settings.task_queue, _intervals(settings))
             )
             credentials = asyncio.create_task(temporal_credentials.follow(worker, settings.temporal_api_key_file))
-            ends = {stopped, follower, locked_out, failure.known}
+            ends: set[asyncio.Future[Any]] = {stopped, follower, locked_out, failure.known}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             version.cancel()
             watch.cancel()

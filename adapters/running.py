@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from temporalio.worker import Worker
 
@@ -30,7 +31,8 @@ async def running(worker: Worker, failure: Failure) -> AsyncIterator[Worker]:
         yield worker
     finally:
         shutdown = asyncio.create_task(worker.shutdown())
-        await asyncio.wait({shutdown, failure.known}, return_when=asyncio.FIRST_COMPLETED)
+        ends: set[asyncio.Future[Any]] = {shutdown, failure.known}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         limit = _LEAVE_SECONDS if failure.known.done() else None
         await asyncio.wait({shutdown, run}, timeout=limit)
         shutdown.cancel()

@@ -383,8 +383,8 @@ async def test_a_retry_ends_with_4_while_the_order_is_stuck_and_with_0_once_it_i
 
 
 async def test_the_log_tells_who_retried_and_resolved_and_why(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operators.getpass, "getuser", lambda: "anna\x1b[1m")
-    monkeypatch.setattr(operators.socket, "gethostname", lambda: "desk" * 100)
+    monkeypatch.setattr("getpass.getuser", lambda: "anna\x1b[1m")
+    monkeypatch.setattr("socket.gethostname", lambda: "desk" * 100)
 
     async with desk.shop.working():
         order_id = await stuck_order(desk)
@@ -409,8 +409,8 @@ def test_an_operator_without_a_name_is_unknown(monkeypatch: pytest.MonkeyPatch) 
     def nobody() -> str:
         raise KeyError("getpwuid(): uid not found: 1234")
 
-    monkeypatch.setattr(operators.getpass, "getuser", nobody)
-    monkeypatch.setattr(operators.socket, "gethostname", lambda: "desk")
+    monkeypatch.setattr("getpass.getuser", nobody)
+    monkeypatch.setattr("socket.gethostname", lambda: "desk")
 
     assert operators.operator() == "unknown@desk"
 

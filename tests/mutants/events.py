@@ -220,8 +220,8 @@ MUTANTS = (
         "worker-goes-on-without-its-log",
         "saga.log would end, and nobody would know until they needed it",
         "worker.py",
-        "ends = {stopped, follower, locked_out, failure.known}\n",
-        "ends = {stopped, locked_out, failure.known}\n",
+        "= {stopped, follower, locked_out, failure.known}\n",
+        "= {stopped, locked_out, failure.known}\n",
         at(WORKER_LOG, "test_a_worker_whose_log_follower_ends_drains_and_leaves_with_1[raises]"),
     ),
     Mutant(
