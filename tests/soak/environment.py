@@ -8,16 +8,21 @@ taken away, or a column has another name, until somebody notices.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import Any, cast
 
 import asyncpg
 
 from embedded.stack import DATABASE, ROLE
 from tests.soak.plan import PlannedFault
-from tests.soak.stage import AWAY, Stage
+from tests.soak.stage import AWAY, SoakFailed, Stage
 
 _EVIDENCE_SECONDS = 20.0
 _LOOK_SECONDS = 0.2
 _END_SESSIONS = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = '{ROLE}'"
+_SESSIONS_OF = f"SELECT count(*) FROM pg_stat_activity WHERE usename = '{ROLE}' AND backend_start BETWEEN $1 AND $2"
+_CERTAINLY = timedelta(seconds=1)
+"""A session that began so long before the setting went has read it."""
 # What steps and undos need, and the audit does not, which goes on meanwhile.
 _COLUMNS = (("products", "unit_price_minor"), ("delivery_zones", "hands_over_at_once"), ("orders", "taken_back_by"))
 
@@ -36,12 +41,27 @@ class Environment:
 
     async def _read_only(self, fault: PlannedFault) -> str | None:
         setting = f'ALTER DATABASE "{DATABASE}" {{}} default_transaction_read_only'
+        begun: list[datetime] = []
+
+        async def end() -> None:
+            ended = await self._now()
+            await self._run(setting.format("RESET"))
+            await self._require_gone(begun[0], ended - _CERTAINLY)
+
         return await self._while_wrong(
-            fault,
-            [f"{setting.format('SET')} = on", _END_SESSIONS],
-            lambda: self._run(setting.format("RESET")),
-            "(25006)",
+            fault, [f"{setting.format('SET')} = on", _END_SESSIONS], end, "(25006)", begun=begun
         )
+
+    async def _require_gone(self, first: datetime, last: datetime) -> None:
+        """Require that nobody keeps the sessions of a time in which they could not write."""
+        deadline = time.monotonic() + _EVIDENCE_SECONDS
+        while kept := await self._ask(_SESSIONS_OF, first, last):
+            if time.monotonic() > deadline:
+                raise SoakFailed(f"{kept} sessions that cannot write are kept")
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _now(self) -> datetime:
+        return cast("datetime", await self._ask("SELECT clock_timestamp()"))
 
     async def _rotate_password(self, fault: PlannedFault) -> str | None:
         password = f"password-{fault.number + 1}"
@@ -66,12 +86,20 @@ class Environment:
         )
 
     async def _while_wrong(
-        self, fault: PlannedFault, begin: list[str], end: Callable[[], Awaitable[None]], code: str
+        self,
+        fault: PlannedFault,
+        begin: list[str],
+        end: Callable[[], Awaitable[None]],
+        code: str,
+        *,
+        begun: list[datetime] | None = None,
     ) -> str | None:
         """Leave the environment wrong for as long as planned and until a worker has noticed."""
         before, deadline = self._times_told(code), time.monotonic() + _EVIDENCE_SECONDS
         for statement in begin:
             await self._run(statement)
+        if begun is not None:
+            begun.append(await self._now())
         try:
             await asyncio.sleep(fault.seconds)
             while not (told := self._times_told(code) - before) and time.monotonic() < deadline:
@@ -91,6 +119,14 @@ class Environment:
                 await asyncio.sleep(_LOOK_SECONDS)
             else:
                 return
+
+    async def _ask(self, question: str, *parameters: Any) -> Any:
+        while True:
+            try:
+                async with self._stage.asking() as connection:
+                    return await connection.fetchval(question, *parameters)
+            except AWAY:
+                await asyncio.sleep(_LOOK_SECONDS)
 
     def _times_told(self, code: str) -> int:
         return sum(

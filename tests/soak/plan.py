@@ -48,7 +48,7 @@ _DURATIONS = {
     "temporal-link-slow": (1.0, 5.0),
     "temporal-link-hole": (1.0, 8.0),
     "temporal-link-reset": (0.0, 0.0),
-    "postgres-read-only": (1.0, 6.0),
+    "postgres-read-only": (2.0, 6.0),
     "postgres-password": (1.0, 6.0),
     "postgres-right": (1.0, 6.0),
     "postgres-column": (1.0, 6.0),
