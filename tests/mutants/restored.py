@@ -156,7 +156,7 @@ MUTANTS = (
         "doubt-dies-with-its-run",
         "whoever terminates a parked run would have a delivered order refunded",
         _SEARCH,
-        'doubt = row.incident.removeprefix(_IN_DOUBT) if (row.incident or "").startswith(_IN_DOUBT) else ""\n',
+        'doubt = (row.to_review or "").removeprefix(_IN_DOUBT)\n',
         'doubt = ""\n',
         at(RESTORED, "test_a_parked_order_whose_run_is_terminated_is_parked_again"),
     ),
