@@ -9,7 +9,6 @@ from temporalio.exceptions import ApplicationError
 
 from domain import policies
 from domain.model import CheckoutInput, CheckoutStatus, Resolution, RetryRequest
-from embedded.stack import ROOT, DevStack, psql
 from tests.conftest import Shop
 from tests.workflow.bulk_scenes import start_batch
 from tests.workflow.gates import Gates
@@ -250,34 +249,3 @@ async def test_a_round_that_comes_after_a_resolution_undoes_nothing(
     assert [step.state for step in status.steps if step.step == "pay"] == ["resolved"]
     assert await shop.database.value("SELECT count(*) FROM transfers WHERE kind = 'refund'") == 0
     assert await shop.database.value("SELECT count(*) FROM order_events WHERE event = 'step_resolved'") == 1
-
-
-async def test_an_order_whose_review_is_over_is_repaired_and_not_parked_again(shop: Shop) -> None:
-    gates, before = Gates(), await goods_and_money(shop.database)
-    async with shop.working(interceptors=(gates,)):
-        order = await needs_review(shop, gates)
-        await shop.database.run(BREAK_UNDO["reserve"])
-        await shop.newest_run(order).execute_update("retry_compensation", result_type=CheckoutStatus)
-        await shop.newest_run(order).terminate()
-        await shop.database.run(
-            MEND_UNDO["reserve"] + "; UPDATE incidents SET cause = 'DatabaseContradictsHistory: old'"
-        )
-        report = await shop.sweep()
-        await how_it_ended(shop.newest_run(order))
-
-    assert (report.repaired, report.parked) == ([order.order_id], [])
-    assert await goods_and_money(shop.database) == before
-
-
-async def test_what_an_earlier_version_has_parked_for_a_person_needs_a_review_after_the_upgrade(
-    shop: Shop, stack: DevStack
-) -> None:
-    gates = Gates()
-    async with shop.working(interceptors=(gates,)):
-        order = await needs_review(shop, gates)
-        await shop.newest_run(order).terminate()
-    await shop.database.run("ALTER TABLE incidents DROP COLUMN needs_review")
-
-    psql(stack.postgres, shop.database.name, "-f", str(ROOT / "setup.sql"))
-
-    assert await is_under_review(shop)
