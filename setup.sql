@@ -517,6 +517,9 @@ GRANT UPDATE (state, handed_over_at) ON shipments TO checkout;
 GRANT UPDATE (phase, updated_at) ON step_fence TO checkout;
 GRANT UPDATE (steps, cause, closed_at, resolution, needs_review) ON incidents TO checkout;
 
+-- Everybody's right by default, which whoever hardens a database takes away.
+GRANT EXECUTE ON FUNCTION order_may_move, order_stays_completed, orders_move, orders_log_move TO checkout;
+
 DO $$ BEGIN
     EXECUTE format('GRANT USAGE ON SEQUENCE %s TO checkout', pg_get_serial_sequence('public.order_events', 'event_id'));
 END $$;

@@ -56,9 +56,10 @@ _REPORTED_AT_FIRST = "reported read-only at first"
 _OVERLOAD_CLASSES = frozenset({"53", "58"})
 _MALFORMED_CLASS = "22"
 # Postgres refuses the service, whatever the order: a login, a database, a schema, a right, a missing table or column, a
-# session that may only read.
+# session that may only read. 23502: a column that we leave empty and that takes no null, of another release or made so
+# by hand; nothing that an order says is ever null.
 _MISCONFIGURED_CLASSES = frozenset({"28", "3D", "3F", "42"})
-_MISCONFIGURED_CODES = frozenset({"25006"})
+_MISCONFIGURED_CODES = frozenset({"23502", "25006"})
 # Postgres has understood, and says no to this one: a constraint, somebody's trigger.
 _REFUSING_CLASSES = frozenset({"23", "44", "P0"})
 

@@ -34,11 +34,14 @@ class Fact(NamedTuple):
     value: str = ""
 
 
+_ENTRY = Fact("right", "schema public", "USAGE")
+
 # As the connected role sees it, whatever it is called. Definitions are told apart only as far as the code relies on
-# them: a newer release may let a CHECK accept more, or an index hold more rows.
+# them: a newer release may let a CHECK accept more, or an index hold more rows, unless that makes more of them unique.
+# Subjects are text: a `name` is cut off after 63 bytes.
 _CATALOGUE = text(r"""
     WITH tables AS (
-        SELECT oid, relname AS name FROM pg_class
+        SELECT oid, CAST(relname AS text) AS name FROM pg_class
          WHERE relnamespace = to_regnamespace('public') AND relkind IN ('r', 'p')
     ), columns AS (
         SELECT a.*, t.name, t.name || '.' || a.attname AS subject
@@ -72,6 +75,8 @@ _CATALOGUE = text(r"""
            || CASE WHEN i.indisunique THEN 'unique ' ELSE '' END
            || '(' || (SELECT string_agg(pg_get_indexdef(i.indexrelid, n, true), ', ' ORDER BY n)
                         FROM generate_series(1, i.indnkeyatts) AS n) || ')'
+           || CASE WHEN i.indisunique AND i.indpred IS NOT NULL
+                   THEN ' WHERE ' || pg_get_expr(i.indpred, i.indrelid) ELSE '' END
       FROM tables t JOIN pg_index i ON i.indrelid = t.oid JOIN pg_class c ON c.oid = i.indexrelid
     UNION ALL
     SELECT 'trigger', t.name || '.' || g.tgname,
@@ -80,7 +85,8 @@ _CATALOGUE = text(r"""
       FROM tables t JOIN pg_trigger g ON g.tgrelid = t.oid AND NOT g.tgisinternal JOIN pg_proc p ON p.oid = g.tgfoid
     UNION ALL
     SELECT 'enabled', t.name || '.' || g.tgname, ''
-      FROM tables t JOIN pg_trigger g ON g.tgrelid = t.oid AND NOT g.tgisinternal AND g.tgenabled IN ('O', 'A')
+      FROM tables t JOIN pg_trigger g ON g.tgrelid = t.oid AND NOT g.tgisinternal
+     WHERE g.tgenabled = 'A' OR (g.tgenabled = 'O' AND current_setting('session_replication_role') <> 'replica')
     UNION ALL
     SELECT 'function', subject, pg_get_function_result(oid) FROM functions
     UNION ALL
@@ -95,8 +101,8 @@ _CATALOGUE = text(r"""
     SELECT 'right', subject, 'EXECUTE' FROM functions WHERE has_function_privilege(oid, 'EXECUTE')
     UNION ALL
     SELECT 'right', subject, 'USAGE of its sequence' FROM columns
-     WHERE attidentity <> '' AND has_sequence_privilege(
-               pg_get_serial_sequence(format('public.%I', name), attname), 'USAGE')
+     WHERE attidentity <> '' AND CASE WHEN has_schema_privilege('public', 'USAGE') THEN has_sequence_privilege(
+               pg_get_serial_sequence(format('public.%I', name), attname), 'USAGE') ELSE true END
     UNION ALL
     SELECT 'right', 'schema public', 'USAGE' WHERE has_schema_privilege('public', 'USAGE')
 """)
@@ -123,7 +129,7 @@ def tables() -> frozenset[str]:
 async def found(connection: AsyncConnection) -> frozenset[Fact]:
     """Read what the database has, as the connected role sees it."""
     facts = {Fact(*row) for row in await connection.execute(_CATALOGUE)}
-    if {Fact("table", _VERSION_TABLE, ""), Fact("right", _VERSION_TABLE, "SELECT")} <= facts:
+    if {Fact("table", _VERSION_TABLE, ""), Fact("right", _VERSION_TABLE, "SELECT"), _ENTRY} <= facts:
         facts |= {Fact("version", "schema", value) for value in (await connection.execute(_VERSION)).scalars()}
     return frozenset(facts)
 
@@ -139,10 +145,13 @@ def missing(found: frozenset[Fact]) -> list[str]:
     has = {(fact.kind, fact.subject): fact.value for fact in found if fact.kind != "right"}
     gone = {fact.subject for fact in lacks if fact.kind in _WHOLE and (fact.kind, fact.subject) not in has}
     lines = []
-    if here < version:
+    if here < version and _ENTRY not in lacks:  # without that right nobody can look
         lines.append(f"schema version {version} (it has {f'version {here}' if here else 'none'})")
+    # Without the right to the schema no name in it means anything, whatever the search_path.
     strayed = {
-        fact.subject: has["name", fact.subject] for fact in lacks if fact.kind == "name" and fact.subject not in gone
+        fact.subject: has["name", fact.subject]
+        for fact in lacks
+        if fact.kind == "name" and fact.subject not in gone and _ENTRY not in lacks
     }
     for fact in sorted(lacks):
         is_implied = fact.subject.partition(".")[0] in gone - {fact.subject} or (
@@ -153,7 +162,7 @@ def missing(found: frozenset[Fact]) -> list[str]:
     if strayed:
         [path] = set(strayed.values())
         lines.append(f"a search_path by which {', '.join(sorted(strayed))} are those in public (it is {path})")
-    return lines + _demanded(found)
+    return lines + _demanded(found, is_newer=here > version)
 
 
 def unfit(settings: Mapping[str, int], of: str) -> list[str]:
@@ -164,8 +173,9 @@ def unfit(settings: Mapping[str, int], of: str) -> list[str]:
     attempt = {"sweep": _milliseconds(policies.MAINTENANCE), "audit": _milliseconds(policies.AUDIT)}.get(of)
     ranges = {
         "statement_timeout": (attempt // 2 if attempt else 1, attempt or steps),
-        "lock_timeout": (1, statement),
-        "transaction_timeout": (statement, attempt or undos),
+        "lock_timeout": (1, statement or attempt or steps),
+        # Of a statement_timeout that is too long or none at all enough is said.
+        "transaction_timeout": (statement if 0 < statement < (attempt or steps) else 1, attempt or undos),
         "idle_in_transaction_session_timeout": (1, undos),
         "client_connection_check_interval": (1, undos),
     }
@@ -210,12 +220,19 @@ def _told(fact: Fact, other: str | None) -> str:
     return f"{fact.kind} {fact.subject}" + f" {fact.value}".rstrip() + (f" (it is {other})" if other else "")
 
 
-def _demanded(found: frozenset[Fact]) -> list[str]:
-    """Name the columns that have to be given and that this code does not know of: it could insert nothing."""
+def _demanded(found: frozenset[Fact], *, is_newer: bool) -> list[str]:
+    """Name the columns that take no null and that this code leaves out or writes null into: it could insert nothing.
+
+    A newer release may forbid null in a column of ours: it knows what the one before it writes.
+    """
     facts: dict[str, set[str]] = {kind: set() for kind in ("column", "not null", "default")}
     for fact in found:
         facts.setdefault(fact.kind, set()).add(fact.subject)
     known = {fact.subject for fact in expected() if fact.kind == "column"}
     filled = {fact.subject for fact in expected() if fact[0::2] == ("right", "INSERT")}
     strange = facts["not null"] - facts["default"] - known
-    return [f"a default for column {name}" for name in sorted(strange) if name.partition(".")[0] in filled]
+    tightened = (facts["not null"] & known) - {fact.subject for fact in expected() if fact.kind == "not null"}
+    return [
+        *(f"a default for column {name}" for name in sorted(strange) if name.partition(".")[0] in filled),
+        *(f"null in column {name}" for name in sorted(tightened) if not is_newer and name.partition(".")[0] in filled),
+    ]

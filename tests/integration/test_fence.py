@@ -13,7 +13,7 @@ from activities.fence import GATE, FenceKey, do_once, resolve_once, undo_once
 from adapters.database import transaction
 from domain.errors import (
     CheckoutError,
-    DatabaseRefusedStatement,
+    DatabaseMisconfigured,
     DatabaseUnavailable,
     IdempotencyMismatch,
     OutOfStock,
@@ -178,7 +178,7 @@ async def test_a_step_that_was_undone_cannot_be_resolved_any_more(counter: Count
 
 
 async def test_a_violation_that_no_guard_made_needs_a_person(counter: Counter) -> None:
-    with pytest.raises(DatabaseRefusedStatement, match="23502"):
+    with pytest.raises(DatabaseMisconfigured, match="23502"):
         await counter.do(statement=_statement("NULL"))
 
     assert await counter.phase() is None

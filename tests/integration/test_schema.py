@@ -86,7 +86,7 @@ _MENDED_BY_SETUP = {
     "index": ("DROP INDEX orders_unfinished", "index orders.orders_unfinished (updated_at, order_id)"),
     "unique index": (
         "DROP INDEX transfers_once_per_order",
-        "index transfers.transfers_once_per_order unique (order_id, kind)",
+        "index transfers.transfers_once_per_order unique (order_id, kind) WHERE (order_id IS NOT NULL)",
     ),
     "right to add": ("REVOKE INSERT ON step_fence FROM checkout", "right INSERT on step_fence"),
     "right to read": ("REVOKE SELECT ON delivery_zones FROM checkout", "right SELECT on delivery_zones"),
@@ -94,6 +94,11 @@ _MENDED_BY_SETUP = {
     "right to a sequence": (
         "REVOKE USAGE ON SEQUENCE order_events_event_id_seq FROM checkout",
         "right USAGE of its sequence on order_events.event_id",
+    ),
+    "right to the schema": ("REVOKE USAGE ON SCHEMA public FROM checkout, PUBLIC", "right USAGE on schema public"),
+    "right to a function": (
+        "REVOKE EXECUTE ON FUNCTION order_stays_completed FROM checkout, PUBLIC",
+        "right EXECUTE on order_stays_completed(status text, shipped_by text, taken_back_by text)",
     ),
 }
 _MENDED_BY_HAND = {
@@ -131,6 +136,28 @@ _MENDED_BY_HAND = {
     "a column that must be given": (
         "ALTER TABLE incidents ADD COLUMN severity text NOT NULL",
         "a default for column incidents.severity",
+    ),
+    "a column of ours that has become mandatory": (
+        "ALTER TABLE orders ALTER COLUMN reason SET NOT NULL",
+        "null in column orders.reason",
+    ),
+    "unique among more rows than ours": (
+        (
+            "DROP INDEX incidents_one_open_per_order;"
+            " CREATE UNIQUE INDEX incidents_one_open_per_order ON incidents (order_id)"
+        ),
+        (
+            "index incidents.incidents_one_open_per_order unique (order_id) WHERE (closed_at IS NULL)"
+            " (it is unique (order_id))"
+        ),
+    ),
+    "triggers that do not fire": (
+        _ROLE + "session_replication_role = replica",
+        "trigger orders.orders_log_move enabled\ntrigger orders.orders_move enabled",
+    ),
+    "no statement_timeout": (
+        _ROLE + "statement_timeout = 0",
+        "statement_timeout from 1 to 4999 ms for the steps (it is 0)",
     ),
     "search_path": (
         _OTHER + "CREATE TABLE other.orders (); " + _ROLE + "search_path = other, public",
@@ -194,7 +221,8 @@ async def test_an_index_of_another_definition_is_not_taken_for_ours(database: Da
 async def test_a_newer_schema_will_do(database: Database) -> None:
     await database.run(
         "UPDATE schema_version SET version = version + 1; CREATE TABLE later (id text PRIMARY KEY);"
-        "ALTER TABLE orders ADD COLUMN later text NOT NULL DEFAULT 'x'; CREATE INDEX later_index ON orders (later);"
+        "ALTER TABLE orders ADD COLUMN later text NOT NULL DEFAULT 'x';"
+        "ALTER TABLE orders ALTER COLUMN reason SET NOT NULL; CREATE INDEX later_index ON orders (later);"
         "CREATE OR REPLACE FUNCTION order_may_move(previous text, next text) RETURNS boolean"
         " LANGUAGE sql IMMUTABLE AS 'SELECT true'"
     )

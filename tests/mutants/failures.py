@@ -8,6 +8,14 @@ _TRANSIENT = "    if code[:2] in _TRANSIENT_CLASSES or code in _TRANSIENT_CODES 
 
 MUTANTS = (
     Mutant(
+        "a-mandatory-column-rejects-customers",
+        "a column that another release, or somebody by hand, made mandatory would cost every order that comes (P12)",
+        _FILE,
+        '_MISCONFIGURED_CODES = frozenset({"23502", "25006"})',
+        '_MISCONFIGURED_CODES = frozenset({"25006"})',
+        at(DATABASE, "test_the_sqlstate_alone_decides_who_must_act[DatabaseMisconfigured-23502]"),
+    ),
+    Mutant(
         "serialization-failure-is-a-refusal",
         "two shoppers at once would cost one of them the order",
         _FILE,

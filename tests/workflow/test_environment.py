@@ -27,6 +27,10 @@ BREAK = {
         "ALTER TABLE orders RENAME fingerprint TO was_fingerprint",
         "ALTER TABLE orders RENAME was_fingerprint TO fingerprint",
     ),
+    "a column that became mandatory": (
+        "ALTER TABLE orders ADD later text NOT NULL",
+        "ALTER TABLE orders ALTER later DROP NOT NULL",
+    ),
     "a missing table": ("ALTER TABLE step_fence RENAME TO was_fence", "ALTER TABLE was_fence RENAME TO step_fence"),
 }
 
