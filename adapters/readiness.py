@@ -24,7 +24,7 @@ from adapters.pooling import LENDING_POOLER, Pooling, pooling_of
 from adapters.temporal import ADVICE, NOT_OURS_TO_ASK, connect, connection_options, is_refused
 from domain import policies
 
-DATABASE_ADVICE = "Check CHECKOUT_DATABASE_URL and CHECKOUT_DATABASE_PASSWORD_FILE."
+DATABASE_ADVICE = "Check CHECKOUT_DATABASE_URL. Where CHECKOUT_DATABASE_PASSWORD_FILE is set, check that file."
 
 _log = logging.getLogger("checkout.worker")
 _T = TypeVar("_T")

@@ -231,7 +231,7 @@ async def test_an_intruder_is_refused_although_the_first_saga_does_not_know_yet_
 
 
 @pytest.mark.parametrize("gone", ["terminated", "without a worker"])
-async def test_the_same_content_joins_a_saga_that_somebody_else_started_and_that_cannot_tell_its_own(
+async def test_the_same_content_joins_a_saga_that_cannot_tell_its_own_or_begins_one_that_is_gone_anew(
     shop: Shop, gone: str
 ) -> None:
     """Whoever starts a saga leaves its input in the history."""
@@ -240,7 +240,7 @@ async def test_the_same_content_joins_a_saga_that_somebody_else_started_and_that
     if gone == "terminated":
         await handle.terminate()
 
-    assert await checkouts_of(shop).start(order) is False
+    assert await checkouts_of(shop).start(order) is (gone == "terminated")
     for change in ("another customer", "another quantity"):
         with pytest.raises(OtherContent):
             await checkouts_of(shop).start(OTHERS[change](order))

@@ -17,8 +17,8 @@ from tests.integration.commands import DEADLINE_SECONDS, Commands, Ran
 from tests.workflow.deployments import is_known
 from tests.workflow.sagas import until, was_kept_in_memory
 
-# As setup.sql has it a statement waits for a row for 1.5 s, which is not long enough to look around.
-PATIENT = 'ALTER ROLE checkout IN DATABASE "{}" SET lock_timeout = 0'
+# As setup.sql has it a statement waits for a row for 1.5 s: not long enough to look around. 3 s end the statement.
+PATIENT = 'ALTER ROLE checkout IN DATABASE "{}" SET lock_timeout = 2900'
 AT_THE_ACCOUNT = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = 'checkout'"
     " AND wait_event_type = 'Lock'"
@@ -179,7 +179,9 @@ async def test_sweep_and_audit_read_for_longer_than_a_step_may(
     # The sweep finds it to be malformed: so nobody else reads it.
     await own_shop.accept_by_hand(own_shop.order("alice"))
     await database.run("UPDATE orders SET fingerprint = 'another'")
-    # A row-level policy is asked by whoever reads the table, and a notification leaves a read-only transaction.
+    commands.ready_worker(**NEVER)
+    # After the start, which refuses such a table. A policy is asked by whoever reads the table, and a notification leaves
+    # a read-only transaction.
     for table in ("orders", "inventory"):
         await database.run(
             f"CREATE FUNCTION seen_{table}() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_notify("
@@ -188,7 +190,6 @@ async def test_sweep_and_audit_read_for_longer_than_a_step_may(
             f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;"
             f"CREATE POLICY seen ON {table} TO checkout USING (seen_{table}())"
         )
-    commands.ready_worker(**NEVER)
 
     swept, of_sweeps = await _limits_seen(database, "orders", commands, "sweep")
     audited, of_audits = await _limits_seen(database, "inventory", commands, "audit")
