@@ -19,7 +19,7 @@ from adapters.connector import CONNECT_SECONDS, Admission, CannotConnect, Connec
 from adapters.database import create_audit_engine, create_engine, single_statement
 from adapters.database_url import parse
 from adapters.pooling import Pooling, pooling_of
-from domain.errors import CheckoutError, DatabaseUnavailable
+from domain.errors import CheckoutError, DatabaseMisconfigured
 from embedded.ports import free_port
 from embedded.stack import DATABASE, ROLE, DevStack
 from tests.conftest import Database, Shop
@@ -72,7 +72,7 @@ async def test_no_engine_takes_a_session_that_only_reads_and_each_finds_the_writ
         await set_read_only(database, "off")
         answer = await ask(engine)
 
-    assert type(failure) is DatabaseUnavailable
+    assert type(failure) is DatabaseMisconfigured
     assert "read-only" in failure.message
     assert answer == 1
 
@@ -87,7 +87,7 @@ async def test_a_pool_of_sessions_that_became_read_only_costs_one_attempt(shop: 
         answers = [await _reserve(engine, shop) for _ in range(4)]
 
     [failure, *others] = answers
-    assert type(failure) is DatabaseUnavailable
+    assert type(failure) is DatabaseMisconfigured
     assert "25006" in failure.message
     assert others == [None, None, None]
 
@@ -158,7 +158,7 @@ async def test_when_no_host_gives_a_session_each_is_told(database: Database) -> 
     async with engine_at(_hosts(database, dead, _port_of(database))) as engine:
         failure = await failure_of(engine)
 
-    assert type(failure) is DatabaseUnavailable
+    assert type(failure) is DatabaseMisconfigured
     assert f"127.0.0.1:{dead}: " in failure.message
     assert f"127.0.0.1:{_port_of(database)}: it is read-only" in failure.message
 
@@ -216,7 +216,7 @@ async def test_a_rotated_password_is_an_outage_until_its_file_has_the_new_one(
         _write(guarded, "second\r\n")
         answer = await ask(engine)
 
-    assert type(failure) is DatabaseUnavailable
+    assert type(failure) is DatabaseMisconfigured
     assert "28P01" in failure.message
     assert answer == 1
 
@@ -229,7 +229,7 @@ async def test_a_password_file_that_is_being_replaced_is_an_outage(
     async with engine_at(database.url, password_file=guarded) as engine:
         failure = await failure_of(engine)
 
-    assert type(failure) is DatabaseUnavailable
+    assert type(failure) is DatabaseMisconfigured
     assert "CHECKOUT_DATABASE_PASSWORD_FILE" in failure.message
 
 
@@ -245,7 +245,7 @@ async def test_a_login_that_is_refused_is_an_outage_and_known_to_be_a_refusal(
         failure = await failure_of(engine)
         await asyncio.sleep(0.01)
 
-        assert type(failure) is DatabaseUnavailable
+        assert type(failure) is DatabaseMisconfigured
         assert sqlstate in failure.message
         assert admission.refused_seconds > 0
 
@@ -256,7 +256,7 @@ async def test_a_right_to_connect_that_was_taken_is_an_outage(database: Database
     async with engine_at(database.url, admission=admission) as engine:
         failure = await failure_of(engine)
 
-    assert type(failure) is DatabaseUnavailable
+    assert type(failure) is DatabaseMisconfigured
     assert "42501" in failure.message
     assert admission.refused_seconds > 0
 

@@ -180,8 +180,8 @@ async def test_sweep_and_audit_read_for_longer_than_a_step_may(
     await own_shop.accept_by_hand(own_shop.order("alice"))
     await database.run("UPDATE orders SET fingerprint = 'another'")
     commands.ready_worker(**NEVER)
-    # After the start, which refuses such a table. A policy is asked by whoever reads the table, and a notification leaves
-    # a read-only transaction.
+    # After the start, which refuses such a table. A policy is asked by whoever reads the table, and a notification
+    # leaves a read-only transaction.
     for table in ("orders", "inventory"):
         await database.run(
             f"CREATE FUNCTION seen_{table}() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_notify("
