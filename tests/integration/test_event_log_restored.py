@@ -194,7 +194,7 @@ async def test_a_standby_that_has_not_come_as_far_is_waited_for(database: Databa
     await database.run(
         "CREATE FUNCTION pg_is_in_recovery() RETURNS boolean LANGUAGE sql AS"
         " $$ SELECT EXISTS (SELECT FROM pg_tables WHERE tablename = 'follows') $$;"
-        f'ALTER DATABASE "{database.name}" SET search_path = public, pg_catalog'
+        f'ALTER ROLE checkout IN DATABASE "{database.name}" SET search_path = public, pg_catalog'
     )
     engine = create_engine(database.url)
     async with following(engine, log):

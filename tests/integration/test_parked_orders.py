@@ -1,7 +1,10 @@
 """What the database keeps of an order that is parked or settled by hand: lines, the first reason, what was undone."""
 
+import pytest
+
 from activities.inventory import Inventory
 from activities.orders import OperatorNote, Orders, ParkInput
+from domain.errors import StepAlreadyCompensated
 from domain.model import CheckoutInput, Ending, UndoInput
 from tests.conftest import Shop
 
@@ -34,12 +37,13 @@ async def test_a_parked_order_keeps_the_reason_that_its_unwind_began_with(shop: 
     assert tuple(row) == ("cancelled: found it cheaper", "cancelled")
 
 
-async def test_a_step_that_was_undone_stays_undone_when_somebody_resolves_it(shop: Shop) -> None:
+async def test_a_step_that_was_undone_cannot_be_resolved_and_stays_undone(shop: Shop) -> None:
     order, inventory = shop.order("alice"), Inventory(shop.engine)
     await inventory.reserve_inventory(order)
     await inventory.release_inventory(UndoInput(order, Ending.REJECTED, "a reason"))
     await Orders(shop.engine).park_order(park(order, "a reason"))
 
-    await Orders(shop.engine).resolve_step(OperatorNote(order, "counted by hand", "reserve"))
+    with pytest.raises(StepAlreadyCompensated, match="undone already"):
+        await Orders(shop.engine).resolve_step(OperatorNote(order, "counted by hand", "reserve"))
 
     assert await shop.database.value("SELECT phase FROM step_fence WHERE step = 'reserve'") == "undone"

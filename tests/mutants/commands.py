@@ -250,6 +250,6 @@ MUTANTS = (
         "activities/fence.py",
         " DO UPDATE SET phase = 'resolved', updated_at = now()\n     WHERE step_fence.phase = 'done' AND ",
         " DO UPDATE SET phase = 'resolved', updated_at = now()\n     WHERE ",
-        at(PARKED, "test_a_step_that_was_undone_stays_undone_when_somebody_resolves_it"),
+        at(PARKED, "test_a_step_that_was_undone_cannot_be_resolved_and_stays_undone"),
     ),
 )
