@@ -328,7 +328,9 @@ def _mended(checkouts: Checkouts, order: CheckoutStatus, as_json: bool) -> int:
 def main() -> int:
     """Run one command and give its exit status."""
     try:
-        return int(app(standalone_mode=False) or 0)
+        message, code = "interrupted; what was started goes on", int(app(standalone_mode=False) or 0)
+        if code != view.INTERRUPTED:  # what Typer makes of Ctrl-C
+            return code
     except TyperException as error:
         error.show()  # type: ignore[attr-defined]  # every usage error has it; Typer does not export their class
         return error.exit_code
@@ -340,8 +342,6 @@ def main() -> int:
         message, code = str(error), view.UNREACHABLE
     except BrokenPipeError:
         return view.UNREACHABLE  # whoever read our output is gone; nobody is left to be told
-    except (KeyboardInterrupt, typer.Abort):  # Typer makes an Abort of Ctrl-C
-        message, code = "interrupted; what was started goes on", 130
     view.errors.print(message, style="red", markup=False)
     return code
 

@@ -24,7 +24,7 @@ from domain.policies import checkout_workflow_id
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
-COMPLETED, UNREACHABLE, USAGE, REFUSED, STUCK, VIOLATED = 0, 1, 2, 3, 4, 5
+COMPLETED, UNREACHABLE, USAGE, REFUSED, STUCK, VIOLATED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 """Exit statuses."""
 
 _STYLES = {

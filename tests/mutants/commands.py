@@ -128,9 +128,9 @@ MUTANTS = (
     Mutant(
         "interrupt-ends-well",
         "a script that is interrupted goes on as if the order had completed",
-        "starter.py",
-        'message, code = "interrupted; what was started goes on", 130',
-        'message, code = "interrupted; what was started goes on", 0',
+        "client/view.py",
+        "INTERRUPTED = 0, 1, 2, 3, 4, 5, 130",
+        "INTERRUPTED = 0, 1, 2, 3, 4, 5, 131",
         at(STARTER_ORDERS, "test_ctrl_c_ends_the_command_and_not_the_order"),
     ),
     # client ----------------------------------------------------------------------------------------------
