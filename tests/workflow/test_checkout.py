@@ -41,6 +41,13 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO))
 
 
+@pytest.fixture
+def persistent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each step be tried again within milliseconds, and have all its time."""
+    for name in ("RESERVE", "PAY", "SHIP"):
+        monkeypatch.setattr(policies, name, hasty(getattr(policies, name)))
+
+
 async def start_raw(shop: Shop, *arguments: Any, workflow: str = "Checkout") -> WorkflowHandle[Any, Any]:
     """Start a workflow as somebody with the CLI or the UI might, with any input at all."""
     return await shop.client.start_workflow(
@@ -210,7 +217,7 @@ async def test_a_refusal_of_a_hundred_long_lines_is_kept_and_ends_the_order(shop
 # Outages ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("persistent")
 @pytest.mark.parametrize("name", DOES)
 async def test_a_customer_never_notices_an_outage_that_passes(shop: Shop, name: str) -> None:
     gates, order = Gates(), shop.order("carol")
@@ -224,7 +231,7 @@ async def test_a_customer_never_notices_an_outage_that_passes(shop: Shop, name: 
     assert await violations(shop) == []
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("persistent")
 @pytest.mark.parametrize("name", DOES)
 async def test_a_step_that_committed_and_then_failed_has_its_effect_once(shop: Shop, name: str) -> None:
     gates, order = Gates(), shop.order("carol")
