@@ -226,10 +226,10 @@ def _tls(destination: Destination) -> dict[str, Any]:
 
 
 def _summary(failures: Mapping[Host, Exception]) -> Exception:
-    """Make one failure of each host's: a refusal tells more than a timeout."""
+    """Make one failure of each host's: a refusal tells more than an answer, and an answer more than silence."""
     if all(isinstance(error, TimeoutError) for error in failures.values()):
         return TimeoutError("no host answered in time")
-    telling = max(failures.values(), key=lambda error: (_is_refusal(error), not isinstance(error, TimeoutError)))
+    telling = max(failures.values(), key=lambda error: (_is_refusal(error), bool(getattr(error, "sqlstate", None))))
     said = {host: (str(error) or type(error).__name__).splitlines()[0] for host, error in failures.items()}
     message = "; ".join(f"{host}: {words}" if len(said) > 1 else words for host, words in said.items())
     failure = CannotConnect(message, sqlstate=getattr(telling, "sqlstate", None), is_refusal=_is_refusal(telling))
