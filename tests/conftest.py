@@ -149,7 +149,7 @@ def cloned_database(stack: DevStack) -> Iterator[Database]:
 def database_on(server: PostgresServer) -> Iterator[Database]:
     """Make it on a server on which setup.sql has run."""
     name = f"test_{next(_numbers)}_{uuid.uuid4().hex[:8]}"
-    psql(server, "postgres", "-c", f'CREATE DATABASE "{name}" TEMPLATE "{DATABASE}"')
+    psql(server, "postgres", "-c", f'CREATE DATABASE "{name}" TEMPLATE "{DATABASE}" STRATEGY FILE_COPY')
     yield Database(name, server.url(name, ROLE), server.url(name, "postgres", driver="postgresql"))
     psql(server, "postgres", "-c", f'DROP DATABASE "{name}" WITH (FORCE)')
 

@@ -39,12 +39,39 @@ EVERY = {
 }
 """Of which test each how-manyth case stays in `make test`."""
 
+NONE = frozenset(
+    {
+        # tests/faults
+        "test_a_saga_that_is_reset_while_an_attempt_is_alive_ends_as_it_would_have",
+        "test_a_saga_that_is_terminated_at_any_event_is_repaired",
+        "test_a_worker_that_is_let_in_no_more_says_so_and_ends_with_1",
+        "test_every_order_ends_properly_though_worker_and_postgres_are_killed_twice_each",
+        "test_other_content_is_refused_although_temporal_has_forgotten_the_order",
+        "test_the_same_content_after_the_end_changes_nothing_and_is_told_the_same",
+        # tests/integration
+        "test_a_start_without_an_answer_tells_the_id_that_a_repeat_needs",
+        "test_a_worker_process_takes_a_new_key_and_goes_on",
+        "test_an_order_and_the_data_outlive_ctrl_c",
+        # tests/workflow: these wait out the 15 s that a request waits for a worker
+        "test_a_request_that_nobody_took_exits_with_1_and_says_that_it_may_still_happen",
+        "test_a_repeated_resolve_shows_how_the_order_stands_now",
+        "test_a_retry_that_nobody_took_is_one_round_however_often_it_is_repeated",
+        "test_a_stuck_order_is_retried_beyond_the_limit_and_ends_as_ever",
+        "test_more_orders_than_are_handed_over_at_once_all_have_sagas_of_their_own",
+    }
+)
+"""Tests that take long and of which `make test` runs no case."""
+
 
 def leave_out_the_rest(items: list[pytest.Item]) -> None:
     """Mark the cases outside the share as exhaustive."""
     met: dict[str, int] = {}
     for item in items:
-        if isinstance(item, pytest.Function) and (every := EVERY.get(item.originalname)):
+        if not isinstance(item, pytest.Function):
+            continue
+        if item.originalname in NONE:
+            item.add_marker(pytest.mark.exhaustive)
+        elif every := EVERY.get(item.originalname):
             number = met.get(item.originalname, 0)
             met[item.originalname] = number + 1
             if number % every:
