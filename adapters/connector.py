@@ -37,6 +37,13 @@ _POOLER_REFUSES = (
 # Settings that older servers do not know.
 _SINCE: Mapping[str, int] = {"transaction_timeout": 17}
 
+# Asked, for what a pooler reports is what it once heard; together with the settings, by the simple protocol, in one
+# round trip: over a slow link each of them counts against the time for connecting.
+_REQUIRE_WRITABLE = (
+    "DO $$ BEGIN IF current_setting('transaction_read_only') <> 'off' THEN"
+    " RAISE EXCEPTION USING ERRCODE = '25006', MESSAGE = 'it is read-only'; END IF; END $$"
+)
+
 _DriverConnection = Any  # asyncpg's, which has no type parameters at run time
 
 _FAILURES = (
@@ -170,9 +177,7 @@ class Connector:
             | ({"options": destination.options} if destination.options else {}),
         )
         try:
-            await _require_writable(connection)
-            if statements := self._statements(connection):
-                await connection.execute(statements)
+            await connection.execute(f"{_REQUIRE_WRITABLE};{self._statements(connection)}")
         except BaseException:
             connection.terminate()
             raise
@@ -202,14 +207,6 @@ def reports_read_only(connection: _DriverConnection) -> bool:
         getattr(settings, "in_hot_standby", None),
         getattr(settings, "default_transaction_read_only", None),
     )
-
-
-async def _require_writable(connection: _DriverConnection) -> None:
-    # Asked, for what a pooler reports is what it once heard. In a transaction and unnamed, whatever is pooled.
-    async with connection.transaction():
-        statement = await connection.prepare("SELECT current_setting('transaction_read_only')", name="")
-        if await statement.fetchval() != "off":
-            raise CannotConnect("it is read-only", sqlstate="25006")
 
 
 def _tls(destination: Destination) -> dict[str, Any]:

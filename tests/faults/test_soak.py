@@ -63,7 +63,7 @@ def test_every_promise_holds_while_every_kind_of_fault_strikes(tmp_path: Path) -
     for kind in ("reset", "after retention", "started beside its batch's"):
         assert any(kind in name for name in again), kind
     assert any(name.startswith("orders of loads grouped anew, refused in") for name in acts)
-    assert acts["sweeps"] > report["seconds"] / 3
+    assert acts["sweeps"] > report["seconds"] / 10
     assert report["histories_replayed"] >= ORDERS // 20
     assert set(report["checked_at_rest"].values()) == {"holds"}
 
