@@ -73,7 +73,7 @@ async def test_a_hot_row_that_a_foreign_transaction_keeps_locked_costs_no_order(
 
 async def test_serialization_failures_cost_no_order(site: Site, fired: Counter[str]) -> None:
     await site.ready_worker()
-    load = site.load(40, mix="hot")
+    load = site.load(150, mix="hot")
     await load.ended(5)
 
     await site.database.run(
