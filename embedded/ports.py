@@ -1,22 +1,45 @@
 """Choosing loopback ports that nobody else uses."""
 
+import fcntl
+import os
 import secrets
 import socket
+import tempfile
+from pathlib import Path
 
 from embedded.process import ServerFailed
 
 # Below every system's ephemeral range: a port from inside it, as bind(0) gives, may be taken by
 # somebody's outgoing connection between this choice and the server's own bind.
 _RANGE = range(20_000, 30_000)
+# One byte per port, locked by the process that was given it until that ends: two that choose at once, seconds before
+# their servers listen, never choose the same.
+_CLAIMS = Path(tempfile.gettempdir()) / f"checkout-ports-{os.getuid()}"
+_given: set[int] = set()
+_claims: list[int] = []
 
 
 def free_port() -> int:
-    """Return a loopback TCP port that is free now; nothing keeps it so until it is bound."""
+    """Return a loopback TCP port that is free now, and that nobody else is given while this process lives."""
     for _ in range(200):
         port = secrets.choice(_RANGE)
-        if port_is_free(port):
+        if _claim(port) and port_is_free(port):
             return port
     raise OSError(f"no free loopback port found between {_RANGE.start} and {_RANGE.stop - 1}")
+
+
+def _claim(port: int) -> bool:
+    if port in _given:
+        return False
+    if not _claims:
+        # Never closed: closing any descriptor of the file would give up every lock that this process has on it.
+        _claims.append(os.open(_CLAIMS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    try:
+        fcntl.lockf(_claims[0], fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    _given.add(port)
+    return True
 
 
 def port_is_free(port: int) -> bool:

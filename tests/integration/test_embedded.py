@@ -19,9 +19,9 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 from temporalio.service import RPCError
 
-from embedded import placement
+from embedded import placement, ports
 from embedded.placement import installed
-from embedded.ports import free_port
+from embedded.ports import free_port, port_is_free
 from embedded.postgres import PostgresServer
 from embedded.process import ChildProcess, ServerFailed, wait_gone
 from embedded.temporal import TemporalServer
@@ -426,3 +426,28 @@ async def test_a_checkout_closed_to_others_runs_and_can_be_reset(new_postgres: N
     shutil.rmtree(closed / "pg")
     server.start()
     assert await ask(server, "SELECT to_regclass('kept')") is None
+
+
+CHOOSER = """
+import sys, time
+from embedded import ports
+ports._RANGE = range(int(sys.argv[1]), int(sys.argv[2]))
+print(ports.free_port(), flush=True)
+time.sleep(60)
+"""
+
+
+def test_processes_that_choose_a_port_at_once_choose_different_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nobody listens on either yet.
+    first = next(port for port in range(20_000, 30_000) if port_is_free(port) and port_is_free(port + 1))
+    argv = [sys.executable, "-c", CHOOSER, str(first), str(first + 2)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=ROOT) as other:
+        assert other.stdout is not None
+        theirs = int(other.stdout.readline())
+        monkeypatch.setattr(ports, "_RANGE", range(first, first + 2))
+        ours = free_port()
+        with pytest.raises(OSError, match="no free loopback port"):
+            free_port()
+        other.kill()
+
+    assert {theirs, ours} == {first, first + 1}

@@ -105,7 +105,7 @@ def stop(started: ChildProcess, how: Signals) -> int:
 
 def test_make_up_is_this_command() -> None:
     told = subprocess.run(
-        ["make", "--dry-run", "--old-file=.venv/embedded.ok", "up"],
+        ["make", "--dry-run", "--no-print-directory", "--old-file=.venv/embedded.ok", "up"],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -26,7 +26,7 @@ TEN_THOUSAND = ("--limit", "10000")
 @pytest.fixture(autouse=True)
 def _hasty_undos(monkeypatch: pytest.MonkeyPatch) -> None:
     """Undos that keep failing park their order within a second."""
-    monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=500))
+    monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=4000))
 
 
 def unique(name: str) -> str:

@@ -49,7 +49,7 @@ async def test_only_an_audit_at_rest_counts_an_order_that_moved_within_the_hour(
 async def test_an_audit_that_finds_only_a_stuck_order_ends_with_4_and_calls_for_somebody(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=500))
+    monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=4000))
     await desk.shop.database.run(BREAK_UNDO["pay"])
 
     async with desk.shop.working():

@@ -42,7 +42,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> Hurry:
     """Give what makes later runs give up soon: the first one has all its time."""
 
     def call() -> None:
-        monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=800))
+        monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=4000))
         for name in ("RESERVE", "PAY", "SHIP", "BATCH"):
             monkeypatch.setattr(policies, name, hasty(getattr(policies, name), give_up_ms=300))
 

@@ -23,7 +23,7 @@ Ask = Callable[[Callable[[], Awaitable[object]]], Awaitable[None]]
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=800))
+    monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=4000))
 
 
 @pytest.fixture

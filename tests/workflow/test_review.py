@@ -32,7 +32,7 @@ from workflows.checkout import CheckoutWorkflow
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=800))
+    monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=4000))
     monkeypatch.setattr(policies, "BATCH", hasty(policies.BATCH, give_up_ms=500))
 
 

@@ -14,7 +14,7 @@ DOUBT = "step pay was done, and the database knows nothing of it"
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=800))
+    monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=4000))
 
 
 @pytest.mark.parametrize("ending", list(Ending))

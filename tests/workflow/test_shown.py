@@ -20,7 +20,7 @@ Handle = WorkflowHandle[Any, Any]
 
 @pytest.fixture(autouse=True)
 def _hasty_undos(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=500))
+    monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=4000))
 
 
 async def details_of(handle: Handle) -> list[str]:

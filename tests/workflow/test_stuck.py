@@ -42,7 +42,7 @@ STEPS = ("ship", "pay", "reserve")
 @pytest.fixture(autouse=True)
 def _hasty_undos(monkeypatch: pytest.MonkeyPatch) -> None:
     """A round of undos lasts less than a second; ship gives up soon, so that a label can be left behind."""
-    monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=800))
+    monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=4000))
     monkeypatch.setattr(policies, "SHIP", hasty(policies.SHIP, give_up_ms=300))
 
 

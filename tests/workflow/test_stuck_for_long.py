@@ -67,7 +67,7 @@ def checkouts(shop: Shop) -> Checkouts:
 
 @pytest.fixture(autouse=True)
 def _hasty_undos(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=300))
+    monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=4000))
 
 
 async def until_another_run(shop: Shop, order: CheckoutInput, first: Handle) -> Handle:

@@ -19,7 +19,7 @@ from tests.workflow.sagas import BREAK_UNDO, MEND_UNDO, hasty, how_it_ended, ret
 
 @pytest.fixture(autouse=True)
 def _hasty_undos(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO))
+    monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=4000))
 
 
 # Beginning and ending ------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ async def test_a_sweep_begun_on_a_build_that_is_gone_ends_on_the_current_one_and
 async def test_a_stuck_order_whose_build_is_gone_is_moved_to_another_and_mended_there(
     shop: Shop, override: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=800))
+    monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=4000))
     v1, v2 = Build(shop, build_id="v1"), Build(shop, TellsMore, build_id="v2")
     await shop.database.run(BREAK_UNDO["pay"])
     order = shop.order("nemo")
