@@ -11,7 +11,7 @@ SEED ?= 1
 COVERED ?= 90
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test faults coverage soak mutants bench scale lint format clean
+.PHONY: help setup demo up test slow faults coverage soak mutants bench scale lint format clean
 
 help:  ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -43,11 +43,14 @@ demo: $(VENV)/embedded.ok  ## Run every ending of a checkout on throw-away serve
 up: $(VENV)/embedded.ok  ## Keep Postgres, Temporal and a worker running on the default ports
 	@$(RUN) dev.py up
 
-test: $(VENV)/dev.ok  ## Run all tests on servers of their own
+test: $(VENV)/dev.ok  ## Run the tests on servers of their own
 	@$(RUN) -m pytest
 
+slow: $(VENV)/dev.ok  ## Run the tests that take long: processes, deploys, a share of each fault suite
+	@$(RUN) -m pytest -m "slow and not exhaustive"
+
 faults: $(VENV)/dev.ok  ## Run every fault suite whole, and every other test that `make test` leaves out
-	@$(RUN) -m pytest -m "faults or exhaustive"
+	@$(RUN) -m pytest -m "slow or exhaustive"
 
 coverage: $(VENV)/dev.ok  ## Run the tests and require every line and branch of the saga, the steps and the domain, most of the rest
 	@$(RUN) -m pytest -m "not (faults and exhaustive)" --cov --cov-report=

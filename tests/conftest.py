@@ -27,7 +27,7 @@ from domain.policies import checkout_workflow_id
 from embedded.postgres import PostgresServer
 from embedded.stack import DATABASE, ROLE, DevStack, psql
 from tests.memory import folder_in_memory
-from tests.shares import leave_out_the_rest
+from tests.shares import share_out
 from worker import build_worker
 from workflows.checkout import CheckoutWorkflow
 from workflows.maintenance import SweepWorkflow
@@ -56,11 +56,11 @@ _LONGEST_FIRST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort the files by how long they take, and mark what `make faults` runs and what `make test` leaves out."""
+    """Sort the files by how long they take, and mark which of the commands run them."""
     for item in items:
         if item.path.parent.name == "faults":
             item.add_marker(pytest.mark.faults)
-    leave_out_the_rest(items)
+    share_out(items)
 
     def place(item: pytest.Item) -> tuple[bool, int]:
         name = item.path.stem

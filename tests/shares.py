@@ -1,4 +1,6 @@
-"""Tests of which `make test` runs some cases and `make faults` all: each of these starts a worker for every case.
+"""Which tests run where: `make test` those that are quick, `make slow` the slow ones, `make faults` all of all of them.
+
+Of the tests named in `EVERY` both run some cases: each of these starts a worker for every case.
 
 A case that is left out meets another value of the same axes. Choose a step that has no divisor in common with the
 number of values of the innermost axis, so that the share meets all values of every axis.
@@ -55,7 +57,33 @@ EVERY = {
     "test_where_a_step_keeps_failing_its_orders_go_on_in_sagas_of_their_own": 5,
     "test_whichever_undos_fail_the_order_is_stuck_and_a_retry_mends_it": 3,
 }
-"""Of which test each how-manyth case stays in `make test`."""
+"""Of which test each how-manyth case stays in `make test` or `make slow`."""
+
+SLOW_FILES = frozenset(
+    {
+        # tests/integration: a process of the product, or a server of its own, for nearly every test
+        "test_bulk_load",
+        "test_embedded",
+        "test_one_audit_at_a_time",
+        "test_plans",
+        "test_postgres_16",
+        "test_setup_owner",
+        "test_starter_orders",
+        "test_starter_upkeep",
+        "test_trip_booking",
+        "test_worker_drain",
+        "test_worker_log",
+        "test_worker_settings",
+        "test_worker_start",
+        # tests/workflow: several workers, or several runs, in each test
+        "test_next_sdk",
+        "test_requests",
+        "test_stuck_for_long",
+        "test_version_log",
+        "test_versioning",
+    }
+)
+"""Which files `make slow` runs in place of `make test`, besides all of tests/faults."""
 
 NONE = frozenset(
     {
@@ -91,13 +119,15 @@ NONE = frozenset(
         "test_more_orders_than_are_handed_over_at_once_all_have_sagas_of_their_own",
     }
 )
-"""Tests that take long and of which `make test` runs no case."""
+"""Tests that take longest, which `make faults` alone runs."""
 
 
-def leave_out_the_rest(items: list[pytest.Item]) -> None:
-    """Mark the cases outside the share as exhaustive."""
+def share_out(items: list[pytest.Item]) -> None:
+    """Mark what is slow, and the cases outside the share as exhaustive."""
     met: dict[str, int] = {}
     for item in items:
+        if item.path.parent.name == "faults" or item.path.stem in SLOW_FILES:
+            item.add_marker(pytest.mark.slow)
         if not isinstance(item, pytest.Function):
             continue
         if item.originalname in NONE:

@@ -11,7 +11,7 @@ import pytest
 
 from adapters.config import PREFIX, WorkerSettings
 from embedded.stack import ROOT
-from tests.shares import EVERY, NONE
+from tests.shares import EVERY, NONE, SLOW_FILES
 
 ROOMS = ("activities", "adapters", "client", "demo", "domain", "embedded", "saga_testing", "workflows")
 COMMANDS = ("worker", "starter", "dev")
@@ -230,12 +230,13 @@ def test_every_test_of_which_make_test_runs_a_share_exists_once() -> None:
     found = {name: len(re.findall(rf"^(?:async )?def {name}\(", source, re.MULTILINE)) for name in {*EVERY, *NONE}}
 
     assert found == dict.fromkeys({*EVERY, *NONE}, 1)
+    assert {path.stem for path in (ROOT / "tests").glob("*/test_*.py")} >= SLOW_FILES
 
 
 def test_ci_runs_what_make_test_leaves_out() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
-    assert [f"make {target}" in script.splitlines() for target in ("lint", "test")] == [True] * 2
+    assert [f"make {target}" in script.splitlines() for target in ("lint", "test", "slow")] == [True] * 3
 
 
 def test_make_help_lists_every_target() -> None:
