@@ -34,7 +34,7 @@ from activities.orders import Orders
 from activities.payments import Payments
 from activities.sagas import Sagas
 from activities.shipping import Shipping
-from adapters import deployment, event_log, temporal_credentials
+from adapters import deployment, event_log, schema_watch, temporal_credentials
 from adapters.companion import Companion
 from adapters.config import ConfigurationError, WorkerSettings, load
 from adapters.connector import Admission
@@ -209,11 +209,11 @@ async def run(settings: WorkerSettings) -> None:
                 schedule_watch.follow(lambda: worker.client, settings.task_queue, _intervals(settings))
             )
             credentials = asyncio.create_task(temporal_credentials.follow(worker, settings.temporal_api_key_file))
+            guards = asyncio.create_task(schema_watch.follow(engines.steps))
             ends: set[asyncio.Future[Any]] = {stopped, follower, locked_out, failure.known}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            version.cancel()
-            watch.cancel()
-            credentials.cancel()
+            for looking in (version, watch, credentials, guards):
+                looking.cancel()
             if locked_out.done():
                 _log.error("%s", _lockout(admission, settings), extra={"action": "worker_locked_out"})
             _log.info("draining: running steps are finished", extra={"action": "worker_draining"})

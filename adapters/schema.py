@@ -190,15 +190,20 @@ async def problems(steps: AsyncEngine, sweep: AsyncEngine, audit: AsyncEngine) -
     """Say in a line each what the database lacks, as each kind of connection sees it; none: it can be worked on."""
     said: dict[str, None] = {}
     for engine, of in ((steps, "steps"), (sweep, "sweep"), (audit, "audit")):
-        async with engine.connect() as connection:
-            settings: dict[str, int] = {row.name: row.setting for row in await connection.execute(_SETTINGS)}
-            if (server := settings["server_version_num"] // 10_000) < OLDEST_SERVER:
-                return [f"PostgreSQL {OLDEST_SERVER} or newer (it is {server})"]
-            seen = await found(connection)
-        if not any(fact.kind == "table" for fact in expected() & seen):
-            return ["any of our tables: setup.sql has not been run on it"]
-        said |= dict.fromkeys([*missing(seen), *unfit(settings, of)])
+        said |= dict.fromkeys(await problems_of(engine, of))
     return list(said)
+
+
+async def problems_of(engine: AsyncEngine, of: str) -> list[str]:
+    """Say in a line each what the database lacks, as one kind of connection sees it."""
+    async with engine.connect() as connection:
+        settings: dict[str, int] = {row.name: row.setting for row in await connection.execute(_SETTINGS)}
+        if (server := settings["server_version_num"] // 10_000) < OLDEST_SERVER:
+            return [f"PostgreSQL {OLDEST_SERVER} or newer (it is {server})"]
+        seen = await found(connection)
+    if not any(fact.kind == "table" for fact in expected() & seen):
+        return ["any of our tables: setup.sql has not been run on it"]
+    return [*missing(seen), *unfit(settings, of)]
 
 
 def _milliseconds(policy: policies.ActivityPolicy) -> int:

@@ -107,6 +107,7 @@ NONE = frozenset(
         "test_no_more_runs_at_once_than_the_settings_allow",
         "test_the_log_tells_every_change_once_across_restarts_and_workers",
         "test_a_start_without_an_answer_tells_the_id_that_a_repeat_needs",
+        "test_a_worker_looks_while_it_works",
         "test_a_worker_process_takes_a_new_key_and_goes_on",
         "test_an_order_and_the_data_outlive_ctrl_c",
         # tests/workflow: these wait out the 15 s that a request waits for a worker

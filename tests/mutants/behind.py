@@ -1,6 +1,6 @@
 """Faults in what tells a database that is behind its code, older than it, or not ours: setup.sql and the start."""
 
-from tests.mutants.killers import PLANS, POSTGRES_16, SCHEMA, SCHEMA_BEHIND, SETUP_OWNER, at
+from tests.mutants.killers import PLANS, POSTGRES_16, SCHEMA, SCHEMA_BEHIND, SCHEMA_WATCH, SETUP_OWNER, at
 from tests.mutants.mutant import Mutant
 
 _SETUP = "setup.sql"
@@ -145,5 +145,29 @@ MUTANTS = (
         "limit = None if version is None or version >= _AGE_IS_LIMITED_SINCE else _TRANSACTION_SECONDS",
         "limit = None",
         at(POSTGRES_16, "test_a_transaction_that_lives_too_long_is_ended_and_is_an_outage"),
+    ),
+    Mutant(
+        "nobody-looks-at-the-schema-again",
+        "a guard that is dropped under a worker would be missed at its next start",
+        "worker.py",
+        "asyncio.create_task(schema_watch.follow(engines.steps))",
+        "asyncio.create_task(asyncio.sleep(0))",
+        at(SCHEMA_WATCH, "test_a_worker_looks_while_it_works"),
+    ),
+    Mutant(
+        "what-is-missing-is-told-once",
+        "an error of last night is not seen this morning",
+        "adapters/schema_watch.py",
+        "(lacks != known or looks % _TELL_AGAIN_AFTER_LOOKS == 0)",
+        "lacks != known",
+        at(SCHEMA_WATCH, "test_what_goes_missing_is_told_again_and_again_and_once_when_it_is_back"),
+    ),
+    Mutant(
+        "an-outage-ends-the-looking",
+        "after the first blip nobody would look any more",
+        "adapters/schema_watch.py",
+        "except (SQLAlchemyError, OSError, TimeoutError):",
+        "except SQLAlchemyError:",
+        at(SCHEMA_WATCH, "test_a_database_that_is_away_for_a_look_is_looked_at_again"),
     ),
 )

@@ -22,11 +22,16 @@ from adapters.telemetry import leave
 from adapters.temporal import DATA_CONVERTER
 from domain import policies
 from embedded.stack import DATABASE, ROLE, DevStack, psql
+from embedded.temporal import TemporalServer
 from tests.conftest import Database, Shop
 from tests.workflow.gates import Gates
 from tests.workflow.sagas import hasty, until
-from tests.workflow.scenes import SCENES, Handle, Scene
+from tests.workflow.scenes import MANY_UPDATES, SCENES, Handle, Scene
 
+_EARLY = (
+    f"history.maxTotalUpdates={2 * MANY_UPDATES}",
+    "history.maxTotalUpdates.suggestContinueAsNewThreshold=0.5",
+)
 FOLDER = Path(__file__).parent / "histories"
 
 
@@ -80,8 +85,18 @@ def main() -> int:
     logging.getLogger("temporalio").setLevel(logging.CRITICAL)  # the scenes fail on purpose
     names = again or [name for name in SCENES if not (FOLDER / f"{name}.json").exists()]
     FOLDER.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, DevStack(Path(folder)) as stack:
-        asyncio.run(record(stack, names))
+    with tempfile.TemporaryDirectory() as folder:
+        stack = DevStack(Path(folder))
+        # In place of its own one, a server that suggests another run early.
+        stack.temporal = TemporalServer(
+            port=stack.ports.temporal,
+            ui_port=None,
+            log=stack.folder / "temporal.log",
+            search_attributes=policies.SEARCH_ATTRIBUTES,
+            extra_args=[part for setting in _EARLY for part in ("--dynamic-config-value", setting)],
+        )
+        with stack:
+            asyncio.run(record(stack, names))
     return 0
 
 

@@ -20,12 +20,15 @@ from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
 from tests.workflow.bulk_scenes import BULK_SCENES
 from tests.workflow.gates import Gates, Moment, lost_report
-from tests.workflow.sagas import BREAK_UNDO, MEND_UNDO, resolve, retry, until_status, until_tried
+from tests.workflow.sagas import BREAK_UNDO, MEND_UNDO, resolve, retry, until, until_status, until_tried
 from workflows.checkout import CheckoutWorkflow
 from workflows.maintenance import AuditWorkflow
 
 Handle = WorkflowHandle[Any, Any]
 Scene = Callable[[Shop, Gates], Awaitable[Handle]]
+
+MANY_UPDATES = 5
+"""After how many updates the recording server suggests another run."""
 
 # Long enough that whatever is asked meanwhile comes together with the first task.
 _BEFORE_THE_FIRST_TASK = timedelta(seconds=1)
@@ -222,6 +225,70 @@ async def stuck_until_the_parcel_is_gone(shop: Shop, gates: Gates) -> Handle:
     return handle
 
 
+async def stuck_beyond_what_one_run_takes(shop: Shop, _gates: Gates) -> Handle:
+    """Have a run that answers so many updates that the order goes on in another one."""
+    order, first = await stuck(shop)
+    for _ in range(MANY_UPDATES):
+        await retry(first)
+    assert first.first_execution_run_id is not None
+    earlier = shop.client.get_workflow_handle(first.id, run_id=first.first_execution_run_id)
+
+    async def goes_on() -> bool:
+        return (await shop.newest_run(order).describe()).run_id != earlier.run_id
+
+    await until(goes_on)
+    return earlier
+
+
+async def stuck_in_another_run(shop: Shop, gates: Gates) -> Handle:
+    """Have the run that goes on with a stuck order bring it to its end."""
+    earlier = await stuck_beyond_what_one_run_takes(shop, gates)
+    await shop.database.run(MEND_UNDO["pay"])
+    newest = shop.client.get_workflow_handle_for(CheckoutWorkflow.run, earlier.id)
+    await retry(newest)
+    return newest
+
+
+# Waits for what an operator has to put right -----------------------------------------------------------
+
+
+_BREAK_STEPS = "REVOKE INSERT ON step_fence FROM checkout"
+_MEND_STEPS = "GRANT INSERT ON step_fence TO checkout"
+
+
+async def waiting_at(name: str, shop: Shop, gates: Gates) -> Handle:
+    order = shop.order("carol")
+    gate = gates.hold(order, name, "before")
+    handle = await shop.start(order)
+    await gate.reached()
+    await shop.database.run(_BREAK_STEPS)
+    gate.open()
+
+    async def waits() -> bool:
+        return (await handle.query(CheckoutWorkflow.status)).reason is not None
+
+    await until(waits)
+    return handle
+
+
+def put_right(name: str) -> Scene:
+    """Have a step wait beyond its own policy until somebody has put the database right."""
+
+    async def scene(shop: Shop, gates: Gates) -> Handle:
+        handle = await waiting_at(name, shop, gates)
+        await shop.database.run(_MEND_STEPS)
+        return handle
+
+    return scene
+
+
+async def cancelled_while_it_waits(shop: Shop, gates: Gates) -> Handle:
+    handle = await waiting_at("charge_payment", shop, gates)
+    await handle.execute_update(CheckoutWorkflow.cancel, "changed my mind")
+    await shop.database.run(_MEND_STEPS)
+    return handle
+
+
 # Second runs --------------------------------------------------------------------------------------------
 
 
@@ -402,6 +469,11 @@ SCENES: dict[str, Scene] = {
     "completed-though-cancelled-after-the-hand-over": cancelled("ship_order", by_update=True, customer="alice"),
     "completed-though-repaired": repaired_though_completed,
     "completed-after-being-stuck": stuck_until_the_parcel_is_gone,
+    "completed-after-waiting-for-a-right": put_right("charge_payment"),
+    "cancelled-while-waiting-for-a-right": cancelled_while_it_waits,
+    "fast-completed-after-waiting-for-a-right": in_fast_lane(put_right("ship_order")),
+    "continued-when-stuck-for-long": stuck_beyond_what_one_run_takes,
+    "stuck-in-another-run-and-retried": stuck_in_another_run,
     "fast-completed": in_fast_lane(ordered("carol")),
     "fast-completed-after-reserve-failed": in_fast_lane(failed_once("reserve_inventory", "before")),
     "fast-completed-after-pay-lost-its-report": in_fast_lane(failed_once("charge_payment", "after")),

@@ -98,7 +98,12 @@ def test_there_is_a_recording_of_every_scene() -> None:
 
 
 def test_a_recording_ends_as_its_name_says() -> None:
-    expected = {"completed": {"COMPLETED"}, "rejected": {"FAILED"}, "cancelled": {"FAILED", "CANCELED"}}
+    expected = {
+        "completed": {"COMPLETED"},
+        "rejected": {"FAILED"},
+        "cancelled": {"FAILED", "CANCELED"},
+        "continued": {"CONTINUED_AS_NEW"},
+    }
     endings = {
         recording.stem: events(recording)[-1]["eventType"].removeprefix("EVENT_TYPE_WORKFLOW_EXECUTION_")
         for recording in CHECKOUTS
