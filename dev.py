@@ -15,6 +15,7 @@ from types import FrameType
 
 from adapters.telemetry import leave
 from demo.story import tell
+from domain.version import NAME, VERSION
 from embedded.process import ChildProcess, ServerFailed
 from embedded.stack import DEFAULT_PORTS, ROOT, DevStack
 
@@ -83,6 +84,9 @@ def main(arguments: list[str]) -> int:
     """Run one of the two commands."""
     logging.basicConfig(level=logging.INFO if arguments == ["up"] else logging.WARNING, format="%(message)s")
     commands = {"up": up, "demo": demo}
+    if arguments == ["--version"]:
+        sys.stdout.write(f"{NAME} {VERSION}\n")
+        return 0
     if len(arguments) != 1 or arguments[0] not in commands:
         sys.stderr.write(__doc__ or "")
         return 2

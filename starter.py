@@ -21,11 +21,12 @@ from client.connection import Unreachable, run, starting
 from client.failures import NoSuchOrder, NoWorker, OtherContent, Refused
 from client.listing import LISTABLE
 from client.load import MIXES, run_load
+from client.options import Json, OrderId, Timeout, Version, order_line
 from client.orders_file import line_count, read_orders
 from client.outcomes import OutcomeFile
 from domain.bulk import MAX_BATCH
 from domain.errors import InvalidInput
-from domain.model import CheckoutInput, CheckoutStatus, OrderLine, reason_problem
+from domain.model import CheckoutInput, CheckoutStatus, reason_problem
 
 app = typer.Typer(
     help=__doc__,
@@ -36,17 +37,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-OrderId = Annotated[str, typer.Argument(metavar="ORDER", help="The order's id.", show_default=False)]
-Timeout = Annotated[float, typer.Option("--timeout", min=1, max=3600, help="Seconds to wait for the worker.")]
 
-
-def _line(text: str) -> OrderLine:
-    sku, separator, quantity = text.rpartition(":")
-    if not separator or not quantity.lstrip("-").isascii() or not quantity.lstrip("-").isdigit():
-        raise typer.BadParameter(f"{text!a} is not SKU:QUANTITY, as in tea-mug:2")
-    # More digits than any quantity has; int() itself refuses thousands of them.
-    return OrderLine(sku, int(quantity[:12]))
+@app.callback()
+def _every_command(*, version: Version = False) -> None:
+    """Take what stands before the command's name."""
 
 
 @app.command(epilog="Example: `starter.py start --customer alice --line tea-mug:2 --line poster:1`")
@@ -65,7 +59,7 @@ def start(
     as_json: Json = False,
 ) -> int:
     """Start the checkout of one order, and wait for how it ends."""
-    lines = tuple(_line(text) for text in line)
+    lines = tuple(order_line(text) for text in line)
     lane = load(StarterSettings).lane
     order = CheckoutInput(f"order-{secrets.token_hex(6)}" if order_id is None else order_id, customer, lines, lane=lane)
 

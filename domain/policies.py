@@ -98,7 +98,7 @@ AUDIT = ActivityPolicy(
     heartbeat=timedelta(seconds=30),
 )
 
-LANE = Lane.FAST
+LANE = Lane.CLASSIC
 """How an order is done unless its start asks for another lane; docs/decisions.md tells why."""
 LOCAL_ATTEMPT = timedelta(seconds=2)
 """What the one local attempt of the fast lane may take: a hundred times what it needs.

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import re
 import socket
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -23,7 +25,7 @@ from adapters.config import WorkerSettings
 from adapters.database import create_audit_engine, create_engine
 from embedded import temporal
 from embedded.ports import free_port
-from embedded.stack import DevStack
+from embedded.stack import ROOT, DevStack
 from tests.conftest import Database, Shop
 from tests.integration.commands import DEADLINE_SECONDS, Commands
 
@@ -245,6 +247,26 @@ def test_a_worker_that_is_stopped_while_a_server_keeps_it_waiting_ends_at_once_a
 
         assert started.wait(10) == 0
     assert "Traceback" not in started.tail(50)
+
+
+_CATCHES_SIGTERM = 1 << (SIGTERM - 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(("arguments", "status"), [((), 0), (("--check",), 1)], ids=["works", "checks"])
+def test_a_worker_takes_sigterm_before_it_has_imported_anything(
+    arguments: tuple[str, ...], status: int, commands: Commands
+) -> None:
+    # Of a signal that PID 1 of a container has no handler for the kernel tells it nothing.
+    with subprocess.Popen([sys.executable, ROOT / "worker.py", *arguments], env=commands.environment) as starting:
+        process = Path("/proc") / str(starting.pid)
+        while not int(re.findall(r"SigCgt:\s(\w+)", (process / "status").read_text())[0], 16) & _CATCHES_SIGTERM:
+            assert starting.poll() is None
+        assert "temporal_sdk_bridge" not in (process / "maps").read_text()
+
+        starting.terminate()
+
+        assert starting.wait(5) == status
 
 
 def connected_to(pid: int, port: int) -> bool:

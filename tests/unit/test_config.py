@@ -5,9 +5,10 @@ from urllib.parse import urlencode
 import pytest
 from sqlalchemy.engine import make_url
 
-from adapters.config import ConfigurationError, WorkerSettings, load
+from adapters.config import ConfigurationError, StarterSettings, WorkerSettings, load
 from adapters.database_url import parse
 from adapters.temporal import connection_options
+from domain.model import Lane
 from embedded.stack import DATABASE, DEFAULT_PORTS, ROLE
 
 
@@ -133,3 +134,81 @@ def test_an_empty_file_setting_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHECKOUT_DATABASE_PASSWORD_FILE", "")
 
     assert load(WorkerSettings).database_password_file is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CHECKOUT_PORT", "tcp://10.0.0.7:80"),
+        ("CHECKOUT_PORT_80_TCP", "tcp://10.0.0.7:80"),
+        ("CHECKOUT_PORT_80_TCP_PROTO", "tcp"),
+        ("CHECKOUT_PORT_80_TCP_PORT", "80"),
+        ("CHECKOUT_PORT_80_TCP_ADDR", "10.0.0.7"),
+        ("CHECKOUT_SERVICE_HOST", "10.0.0.7"),
+        ("CHECKOUT_SERVICE_PORT", "80"),
+        ("CHECKOUT_SERVICE_PORT_HTTP", "80"),
+        ("CHECKOUT_API_V2_PORT", "udp://10.0.0.8:53"),
+        ("CHECKOUT_DATABASE_SERVICE_HOST", "10.0.0.9"),
+    ],
+)
+def test_what_kubernetes_says_of_services_is_no_setting(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+
+    load(WorkerSettings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CHECKOUT_PORT", "8080"),
+        ("CHECKOUT_PORT", "http://10.0.0.7:80"),
+        ("CHECKOUT_SERVICE", "10.0.0.7"),
+        ("CHECKOUT_SERVICE_HOSTS", "10.0.0.7"),
+        ("CHECKOUT_DATABSE_URL", "postgresql://h/d"),
+        ("CHECKOUT_EXPORT", "tcp"),
+    ],
+)
+def test_what_only_looks_like_it_is_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ConfigurationError, match=f"^{name}: there is no such setting"):
+        load(WorkerSettings)
+
+
+@pytest.mark.parametrize("end", [" ", "\n", "\r", "\t", "\x07", "\x7f", "\x85", "\xa0", "\u2003", "\u200b", "\ufeff"])
+@pytest.mark.parametrize("name", ["CHECKOUT_TASK_QUEUE", "CHECKOUT_UI_URL", "CHECKOUT_LOG_FILE", "TEMPORAL_ADDRESS"])
+def test_what_nobody_sees_at_the_ends_of_a_setting_is_refused_and_shown(
+    name: str, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for value in (f"http://here{end}", f"{end}http://here"):
+        monkeypatch.setenv(name, value)
+
+        with pytest.raises(ConfigurationError) as refused:
+            load(WorkerSettings)
+
+        [line] = str(refused.value).splitlines()
+        assert line == f"{name}: begins or ends with white space or a control character (it is {value!a})"
+
+
+@pytest.mark.parametrize("name", ["CHECKOUT_DATABASE_URL", "TEMPORAL_API_KEY", "TEMPORAL_GRPC_META_AUTHORIZATION"])
+def test_a_secret_with_something_at_its_end_is_named_and_not_shown(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "postgresql://u:geheim@h/d\n")
+
+    with pytest.raises(ConfigurationError, match=f"^{name}: begins or ends with white space") as refused:
+        load(WorkerSettings)
+
+    assert "geheim" not in str(refused.value)
+
+
+def test_a_certificate_in_a_setting_ends_as_its_file_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMPORAL_TLS_CLIENT_CERT_DATA", "-----BEGIN\n-----END\n")
+
+    load(WorkerSettings)
+
+
+def test_an_order_on_its_own_is_classic_unless_the_settings_say_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CHECKOUT_LANE", raising=False)
+    assert load(StarterSettings).lane is Lane.CLASSIC
+
+    monkeypatch.setenv("CHECKOUT_LANE", "fast")
+    assert load(StarterSettings).lane is Lane.FAST

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +29,7 @@ ALLOWED = {
     "saga_testing": {"saga_testing"},
     "worker": {"domain", "adapters", "activities", "workflows", "client.schedules", "client.schedule_watch"},
     "starter": {"domain", "client", "adapters.config", "adapters.temporal", "adapters.telemetry"},
-    "dev": {"adapters.telemetry", "demo", "embedded"},
+    "dev": {"adapters.telemetry", "demo", "domain.version", "embedded"},
 }
 
 # Third parties that must not be seen in a room.
@@ -177,7 +178,7 @@ def test_every_starter_command_that_the_documents_name_exists_and_every_one_is_d
 
 
 def test_every_option_that_the_documents_give_the_starter_exists() -> None:
-    source = (ROOT / "starter.py").read_text(encoding="utf-8")
+    source = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in ("starter.py", "client/options.py"))
     known = set(re.findall(r'"(--[a-z-]+)', source)) | {"--help", "--no-wait", "--wait"}
     known |= {f"--{name.replace('_', '-')}" for name in re.findall(r"^    (\w+): Annotated\[", source, re.MULTILINE)}
 
@@ -284,3 +285,12 @@ def test_the_locks_name_all_that_their_packages_ask_for() -> None:
     check = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False)
 
     assert check.returncode == 0, check.stdout
+
+
+@pytest.mark.parametrize("command", ["starter.py", "worker.py", "dev.py"])
+def test_every_command_tells_the_release_that_pyproject_names(command: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    told = subprocess.run([sys.executable, command, "--version"], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert told.stdout == f"{project['name']} {project['version']}\n"

@@ -1,0 +1,39 @@
+"""What the commands of starter.py share of their command lines."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from domain.model import OrderLine
+from domain.version import NAME, VERSION
+
+
+def show_version(*, is_asked: bool) -> None:
+    """Answer `--version`, whatever else was typed."""
+    if is_asked:
+        sys.stdout.write(f"{NAME} {VERSION}\n")
+        raise typer.Exit
+
+
+def order_line(text: str) -> OrderLine:
+    """Read `SKU:QUANTITY`."""
+    sku, separator, quantity = text.rpartition(":")
+    if not separator or not quantity.lstrip("-").isascii() or not quantity.lstrip("-").isdigit():
+        raise typer.BadParameter(f"{text!a} is not SKU:QUANTITY, as in tea-mug:2")
+    # More digits than any quantity has; int() itself refuses thousands of them.
+    return OrderLine(sku, int(quantity[:12]))
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+OrderId = Annotated[str, typer.Argument(metavar="ORDER", help="The order's id.", show_default=False)]
+Timeout = Annotated[float, typer.Option("--timeout", min=1, max=3600, help="Seconds to wait for the worker.")]
+Version = Annotated[
+    bool,
+    typer.Option(
+        "--version",
+        callback=lambda asked: show_version(is_asked=asked),
+        is_eager=True,
+        help="Say which release this is.",
+    ),
+]
