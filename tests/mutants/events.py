@@ -223,6 +223,7 @@ MUTANTS = (
         "= {stopped, follower, locked_out, failure.known}\n",
         "= {stopped, locked_out, failure.known}\n",
         at(WORKER_LOG, "test_a_worker_whose_log_follower_ends_drains_and_leaves_with_1[raises]"),
+        hangs=True,
     ),
     Mutant(
         "worker-ends-well-without-its-log",
