@@ -21,7 +21,10 @@ from tests.integration.commands import DEADLINE_SECONDS, Commands
 from tests.workflow.sagas import until
 
 # As setup.sql has it a statement waits for a row for 1.5 s, which is not long enough to look around.
-PATIENT = 'ALTER ROLE checkout IN DATABASE "{}" SET lock_timeout = 2900'
+PATIENT = (
+    'ALTER ROLE checkout IN DATABASE "{0}" SET statement_timeout = 4900;'
+    'ALTER ROLE checkout IN DATABASE "{0}" SET lock_timeout = 4800'
+)
 WAITING = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = 'checkout'"
     " AND wait_event_type = 'Lock'"
