@@ -1,4 +1,4 @@
--- The checkout's database: the whole schema and a demo catalogue.
+-- The checkout's database: the whole schema, and nothing to sell (demo.sql has a catalogue to try with).
 --
 --   Run it as the owner of an empty or an existing database, as often as you like:
 --       psql -d checkout -f setup.sql          (by hand)
@@ -524,70 +524,12 @@ DO $$ BEGIN
     EXECUTE format('GRANT USAGE ON SEQUENCE %s TO checkout', pg_get_serial_sequence('public.order_events', 'event_id'));
 END $$;
 
--- The demo catalogue ------------------------------------------------------------------------------------
+-- The house's accounts -----------------------------------------------------------------------------------
 
--- A second run adds what is missing and changes nothing that is there.
-INSERT INTO products (sku, name, unit_price_minor) VALUES
-    ('tea-mug',  'Tea mug, stoneware', 1200),
-    ('poster',   'Poster, A2',         1700),
-    ('notebook', 'Notebook, dotted',    950),
-    ('lamp',     'Desk lamp',          8900),
-    ('last-one', 'The last of its kind', 4200),
-    ('bag',      'Canvas bag',         2200),
-    ('bottle',   'Water bottle',       1600),
-    ('cap',      'Cap, one size',      1900),
-    ('game',     'Board game',         3400),
-    ('kite',     'Kite, two lines',    2700),
-    ('pen',      'Fountain pen',       4500),
-    ('scarf',    'Scarf, wool',        3100)
-ON CONFLICT DO NOTHING;
-INSERT INTO products (sku, name, unit_price_minor)
-    SELECT 'item-' || lpad(n::text, 3, '0'), 'Item ' || n, 100 + 7 * n FROM generate_series(1, 100) AS n
-ON CONFLICT DO NOTHING;
-
-INSERT INTO inventory (sku, initial, on_hand) VALUES
-    ('tea-mug', 1000, 1000), ('poster', 1000, 1000), ('notebook', 1000, 1000),
-    ('lamp', 20, 20), ('last-one', 1, 1), ('bag', 50, 50), ('bottle', 50, 50), ('cap', 50, 50),
-    ('game', 50, 50), ('kite', 50, 50), ('pen', 50, 50), ('scarf', 50, 50)
-ON CONFLICT DO NOTHING;
-INSERT INTO inventory (sku, initial, on_hand)
-    SELECT 'item-' || lpad(n::text, 3, '0'), 1000000, 1000000 FROM generate_series(1, 100) AS n
-ON CONFLICT DO NOTHING;
-
-INSERT INTO delivery_zones (zone, carrier, is_served, hands_over_at_once) VALUES
-    ('city',     'Bike Courier', true,  true),
-    ('country',  'Yellow Post',  true,  false),
-    ('overseas', 'Slow Boat',    true,  false),
-    ('atlantis', 'Submarine',    false, false)
-ON CONFLICT DO NOTHING;
-
+-- Nothing to sell and nobody to sell it to: those are the shop's (demo.sql has some to try with).
 INSERT INTO accounts (account_id, kind, name, balance_minor, delivery_zone) VALUES
-    ('bank',  'house',    'Where customers'' money comes from', NULL, NULL),
-    ('shop',  'house',    'What customers have paid',           NULL, NULL)
+    ('bank', 'house', 'Where customers'' money comes from', NULL, NULL),
+    ('shop', 'house', 'What customers have paid', NULL, NULL)
 ON CONFLICT DO NOTHING;
-
--- A customer is opened together with the deposit that explains the balance.
-WITH people (account_id, name, deposit, zone) AS (
-    VALUES ('alice', 'Alice, in town',                 100000, 'city'),
-           ('bob',   'Bob, who is nearly broke',          500, 'city'),
-           ('carol', 'Carol, in the country',          100000, 'country'),
-           ('dave',  'Dave, overseas',                 100000, 'overseas'),
-           ('erin',  'Erin, in town',                   20000, 'city'),
-           ('frank', 'Frank, in town',                  20000, 'city'),
-           ('grace', 'Grace, in the country',           20000, 'country'),
-           ('heidi', 'Heidi, in town',                  20000, 'city'),
-           ('ivan',  'Ivan, in town',                   20000, 'city'),
-           ('judy',  'Judy, overseas',                  20000, 'overseas'),
-           ('mallory', 'Mallory, where nobody delivers', 20000, 'atlantis'),
-           ('nemo',  'Nemo, where nobody delivers',     20000, 'atlantis')
-    UNION ALL
-    SELECT 'buyer-' || lpad(n::text, 3, '0'), 'Buyer ' || n, 1000000000, 'city' FROM generate_series(1, 100) AS n
-), opened AS (
-    INSERT INTO accounts (account_id, kind, name, balance_minor, delivery_zone)
-    SELECT account_id, 'customer', name, deposit, zone FROM people
-    ON CONFLICT DO NOTHING RETURNING account_id, balance_minor
-)
-INSERT INTO transfers (transfer_id, kind, debit_account, credit_account, amount_minor, currency)
-SELECT 'deposit/' || account_id, 'deposit', 'bank', account_id, balance_minor, 'EUR' FROM opened;
 
 COMMIT;

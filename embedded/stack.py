@@ -39,7 +39,7 @@ DEFAULT_PORTS = Ports(postgres=5432, temporal=7233, ui=8233)
 
 
 class DevStack:
-    """Both servers as our children, with the schema applied. They die with us, however we die.
+    """Both servers as our children, with the schema applied and the demo's catalogue. They die with us, however we die.
 
     Args:
         folder: holds the data and the logs of the servers; made when missing.
@@ -135,7 +135,7 @@ class DevStack:
 
 
 def apply_schema(postgres: PostgresServer, database: str) -> None:
-    """Create the database when it is missing and run setup.sql on it, as anybody would with psql.
+    """Create the database when it is missing and run setup.sql and demo.sql on it, as anybody would with psql.
 
     Raises:
         ServerFailed: psql refused.
@@ -143,7 +143,7 @@ def apply_schema(postgres: PostgresServer, database: str) -> None:
     exists = psql(postgres, "postgres", "-Atc", f"SELECT 1 FROM pg_database WHERE datname = '{database}'")  # noqa: S608 - a name of ours
     if not exists.strip():
         psql(postgres, "postgres", "-c", f'CREATE DATABASE "{database}"')
-    psql(postgres, database, "-v", "ON_ERROR_STOP=1", "-f", str(ROOT / "setup.sql"))
+    psql(postgres, database, "-v", "ON_ERROR_STOP=1", "-f", str(ROOT / "setup.sql"), "-f", str(ROOT / "demo.sql"))
 
 
 def psql(postgres: PostgresServer, database: str, *arguments: str) -> str:

@@ -31,7 +31,7 @@ sys.argv[0] = "dev.py"
 runpy.run_path("dev.py", run_name="__main__")
 """
 _PARTS = ("activities", "adapters", "client", "demo", "domain", "embedded", "workflows")
-_FILES = ("dev.py", "starter.py", "worker.py", "setup.sql", "Makefile")
+_FILES = ("dev.py", "starter.py", "worker.py", "setup.sql", "demo.sql", "Makefile")
 
 
 @dataclass

@@ -23,6 +23,7 @@ from embedded.stack import DATABASE, ROOT, DevStack, apply_schema, psql
 from tests.conftest import Database, Shop
 
 _SETUP = ("-v", "ON_ERROR_STOP=1", "-f", str(ROOT / "setup.sql"))
+_DEMO = ("-f", str(ROOT / "demo.sql"))
 
 
 def _dump(stack: DevStack, database: str) -> str:
@@ -148,6 +149,21 @@ def test_a_database_that_does_not_keep_every_text_is_refused_with_what_to_do(sta
     assert tables == ""
 
 
+def test_it_sells_nothing_to_nobody(stack: DevStack, empty_databases: list[str]) -> None:
+    name = empty_databases[0]
+
+    psql(stack.postgres, name, *_SETUP)
+    filled = {
+        table: int(count)
+        for table in tables()
+        if (count := psql(stack.postgres, name, "-Atc", f"SELECT count(*) FROM {table}").strip()) != "0"
+    }
+    house = psql(stack.postgres, name, "-Atc", "SELECT account_id, kind, balance_minor FROM accounts ORDER BY 1")
+
+    assert filled == {"accounts": 2, "schema_version": 1}
+    assert house.splitlines() == ["bank|house|", "shop|house|"]
+
+
 async def test_a_run_keeps_what_the_shop_has_changed_in_its_catalogue(stack: DevStack, database: Database) -> None:
     await database.run(
         "UPDATE products SET unit_price_minor = 1, name = 'Sale'; DELETE FROM inventory WHERE sku = 'lamp';"
@@ -155,6 +171,10 @@ async def test_a_run_keeps_what_the_shop_has_changed_in_its_catalogue(stack: Dev
     )
 
     psql(stack.postgres, database.name, *_SETUP)
+
+    assert await database.fetch("SELECT FROM inventory WHERE sku = 'lamp'") == []
+
+    psql(stack.postgres, database.name, *_DEMO)
 
     assert await database.value("SELECT count(*) FROM products WHERE name <> 'Sale'") == 0
     assert await database.fetch("SELECT FROM inventory WHERE sku <> 'lamp' AND on_hand <> 7") == []
@@ -166,6 +186,7 @@ async def test_two_people_can_run_it_on_one_database_at_once(stack: DevStack, em
     name = empty_databases[0]
 
     await asyncio.gather(*(asyncio.to_thread(psql, stack.postgres, name, *_SETUP) for _ in range(4)))
+    psql(stack.postgres, name, *_DEMO)
 
     assert _timeless(_dump(stack, name)) == _timeless(_dump(stack, DATABASE))
 

@@ -20,6 +20,7 @@ from tests.mutants import (
     schema,
     starting,
     steps,
+    strangers,
     taken_back,
     wiring,
 )
@@ -47,4 +48,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *compose.MUTANTS,
     *wiring.MUTANTS,
     *commands.MUTANTS,
+    *strangers.MUTANTS,
 )

@@ -24,7 +24,7 @@ from embedded.stack import ROOT, DevStack, psql
 COMPOSE_FILE = ROOT / "docker-compose.yml"
 _VARIABLE = re.compile(r"\$\{(\w+):-([^{}]*)\}")
 _SERVERS = {"postgres", "temporal", "temporal-ui", "worker"}
-_JOBS = {"schema", "temporal-schema", "temporal-namespace"}
+_JOBS = {"schema", "demo-catalogue", "temporal-schema", "temporal-namespace"}
 
 
 def _resolved() -> str:
@@ -199,7 +199,7 @@ def test_every_file_that_is_mounted_exists_and_cannot_be_written() -> None:
         mount for service in _services().values() for mount in service.get("volumes", []) if isinstance(mount, dict)
     ]
 
-    assert len(mounts) == 3
+    assert len(mounts) == 4
     for mount in mounts:
         assert (ROOT / mount["source"]).is_file()
         assert mount["read_only"] is True

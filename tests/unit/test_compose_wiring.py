@@ -24,6 +24,7 @@ LISTENS = {"postgres": 5432, "temporal": 7233, "temporal-ui": 8080}
 NEEDS = {
     "postgres": set(),
     "schema": {"postgres"},
+    "demo-catalogue": {"schema"},  # which has waited for postgres
     "temporal-schema": {"postgres", "schema"},  # which makes the role that it logs in as
     "temporal": {"postgres", "temporal-schema"},
     "temporal-namespace": {"temporal"},
@@ -56,6 +57,12 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
         "PGPASSWORD": PASSWORDS["postgres"],
         "CHECKOUT_ROLE_PASSWORD": PASSWORDS[ROLE],
         "TEMPORAL_ROLE_PASSWORD": PASSWORDS[TEMPORALS_ROLE],
+    },
+    "demo-catalogue": {
+        "PGHOST": "postgres",
+        "PGDATABASE": DATABASE,
+        "PGUSER": "postgres",
+        "PGPASSWORD": PASSWORDS["postgres"],
     },
     "temporal-schema": {
         "SQL_PLUGIN": "postgres12",
@@ -143,9 +150,11 @@ def test_every_service_has_its_place() -> None:
     # Names are found on the network that all share; a network of its own would part one from the others.
     assert document().keys() == {"name", "x-unprivileged", "services", "volumes"}
     for service in services().values():
-        assert service.keys().isdisjoint(
-            {"networks", "network_mode", "hostname", "links", "profiles", "container_name"}
-        )
+        assert service.keys().isdisjoint({"networks", "network_mode", "hostname", "links", "container_name"})
+    # Customers with money out of nothing are made where somebody asks for them.
+    assert {name: made["profiles"] for name, made in services().items() if "profiles" in made} == {
+        "demo-catalogue": ["demo"]
+    }
 
 
 @pytest.mark.parametrize("name", NEEDS)
@@ -155,7 +164,7 @@ def test_a_service_waits_for_all_that_it_talks_to(name: str) -> None:
     spoken_to = {re.sub(r"^.*@|:\d+(/.*)?$", "", host) for host in hosts}
 
     assert made.get("depends_on", {}).keys() == NEEDS[name]
-    assert spoken_to <= NEEDS[name]
+    assert spoken_to <= NEEDS[name] | {before for needed in NEEDS[name] for before in NEEDS[needed]}
     for wait in made.get("depends_on", {}).values():
         assert wait.keys() == {"condition"}, "`required: false` would not wait at all"
 
@@ -198,6 +207,7 @@ def test_the_images_are_of_the_versions_that_are_tested_here() -> None:
     assert images == {
         "postgres": ["postgres", postgres.stdout.split()[-1]],
         "schema": ["postgres", postgres.stdout.split()[-1]],
+        "demo-catalogue": ["postgres", postgres.stdout.split()[-1]],
         "temporal-schema": ["temporalio/admin-tools", server],
         "temporal": ["temporalio/server", server],
         "temporal-namespace": ["temporalio/admin-tools", server],
@@ -211,6 +221,7 @@ def test_one_variable_moves_all_images_of_one_program() -> None:
     assert images == {
         "postgres": SET["POSTGRES_VERSION"],
         "schema": SET["POSTGRES_VERSION"],
+        "demo-catalogue": SET["POSTGRES_VERSION"],
         "temporal-schema": SET["TEMPORAL_VERSION"],
         "temporal": SET["TEMPORAL_VERSION"],
         "temporal-namespace": SET["TEMPORAL_VERSION"],
@@ -309,7 +320,7 @@ def test_no_program_has_more_rights_than_it_needs() -> None:
 
     # The entrypoint of postgres gives its data folder to another user, and the UI starts as root in a foreign folder.
     keeps_rights = {name for name, service in made.items() if service.get("cap_drop") != ["ALL"]}
-    assert keeps_rights == {"postgres", "schema", "temporal-ui"}
+    assert keeps_rights == {"postgres", "schema", "demo-catalogue", "temporal-ui"}
     for service in made.values():
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert service.keys().isdisjoint({"privileged", "cap_add", "pid", "ipc", "userns_mode"})
@@ -324,6 +335,14 @@ def test_the_schema_job_runs_the_projects_own_files_and_stops_at_the_first_error
     assert job["entrypoint"] == ["psql", "--no-psqlrc", "--quiet", "-v", "ON_ERROR_STOP=1"]
     assert job["command"] == ["-f", "/sql/setup.sql", "-f", "/sql/roles.sql"]
     assert mounts(job) == {"/sql/setup.sql": "./setup.sql", "/sql/roles.sql": "./deploy/compose/roles.sql"}
+
+
+def test_the_demos_job_adds_its_catalogue() -> None:
+    job = services()["demo-catalogue"]
+
+    assert job["entrypoint"] == ["psql", "--no-psqlrc", "--quiet", "-v", "ON_ERROR_STOP=1"]
+    assert job["command"] == ["-f", "/sql/demo.sql"]
+    assert mounts(job) == {"/sql/demo.sql": "./demo.sql"}
 
 
 def test_temporals_settings_are_mounted_where_it_reads_them() -> None:
