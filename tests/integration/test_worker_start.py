@@ -260,13 +260,14 @@ def test_a_worker_takes_sigterm_before_it_has_imported_anything(
     # Of a signal that PID 1 of a container has no handler for the kernel tells it nothing.
     with subprocess.Popen([sys.executable, ROOT / "worker.py", *arguments], env=commands.environment) as starting:
         process = Path("/proc") / str(starting.pid)
-        while not int(re.findall(r"SigCgt:\s(\w+)", (process / "status").read_text())[0], 16) & _CATCHES_SIGTERM:
-            assert starting.poll() is None
-        assert "temporal_sdk_bridge" not in (process / "maps").read_text()
-
-        starting.terminate()
-
-        assert starting.wait(5) == status
+        try:
+            while not int(re.findall(r"SigCgt:\s(\w+)", (process / "status").read_text())[0], 16) & _CATCHES_SIGTERM:
+                assert starting.poll() is None
+            assert "temporal_sdk_bridge" not in (process / "maps").read_text()
+            starting.terminate()
+            assert starting.wait(5) == status
+        finally:
+            starting.kill()
 
 
 def connected_to(pid: int, port: int) -> bool:

@@ -109,7 +109,7 @@ def judge(run: Run, *, hangs: bool = False) -> tuple[Verdict, str]:
 def _environment() -> dict[str, str]:
     """Leave out what would make a run differ from one by hand; write no bytecode, which a restored file outlives."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "PYTHON"))}
-    return kept | {"PYTHONDONTWRITEBYTECODE": "1", "CHECKOUT_TEST_PATIENCE_SECONDS": str(PATIENCE_SECONDS)}
+    return kept | {"PYTHONDONTWRITEBYTECODE": "1", "TEST_PATIENCE_SECONDS": str(PATIENCE_SECONDS)}
 
 
 def _read(code: int | None, report: Path, output: str, seconds: float) -> Run:

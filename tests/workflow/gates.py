@@ -17,7 +17,7 @@ from domain.policies import order_id_of
 Moment = Literal["before", "after"]
 Place = tuple[str, str, Moment]
 
-PATIENCE_SECONDS = float(os.environ.get("CHECKOUT_TEST_PATIENCE_SECONDS", "60"))
+PATIENCE_SECONDS = float(os.environ.get("TEST_PATIENCE_SECONDS", "60"))
 """How long a test waits for what must come: long, for a slow machine; shorter where most tests are meant to fail."""
 
 
