@@ -377,11 +377,9 @@ async def test_a_second_run_of_a_finished_order_changes_nothing(shop: Shop) -> N
     async with shop.working():
         await (await shop.start(order)).result()
         before = await goods_and_money(shop.database)
-        again = await shop.client.start_workflow(
-            "Checkout", order, id=f"again-{order.order_id}", task_queue=shop.task_queue
-        )
-        await asyncio.wait([asyncio.create_task(how_it_ended(again))])
+        ended = await how_it_ended(await shop.run_again(order))
 
+    assert ended == "completed"
     assert await shop.order_status(order) == "completed"
     assert await goods_and_money(shop.database) == before
     assert await violations(shop) == []
