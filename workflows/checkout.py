@@ -266,9 +266,12 @@ class CheckoutWorkflow(CheckoutUpdates):
 
         No step of ours can have taken effect under such an id, or ever will.
         """
-        if not find_cause(error, errors.IdempotencyMismatch.__name__):
+        mismatch = find_cause(error, errors.IdempotencyMismatch.__name__)
+        if mismatch is None:
             raise error
         self._is_anothers_order = True
+        if self._known_order().repair:  # what its batch had made of it is not how the order with this id has ended
+            self._reason = tidy(describe(mismatch))
 
     async def _complete(self, found: Irrevocable) -> None:
         """Go forward: the parcel is gone, whatever somebody asked for."""

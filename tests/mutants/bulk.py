@@ -251,4 +251,12 @@ MUTANTS = (
         "isdisjoint({_content(order)})",
         at(BULK_FILES, "test_a_file_of_an_earlier_version_is_gone_on_with_as_it_is"),
     ),
+    Mutant(
+        "what-a-batch-made-of-an-order-is-told-for-anothers-id",
+        "a buyer would be told how another one's order has ended (P5)",
+        "workflows/checkout.py",
+        "            self._reason = tidy(describe(mismatch))\n",
+        "            pass\n",
+        at(BULK, "test_what_a_batch_had_made_of_an_order_is_not_told_where_its_id_was_taken_meanwhile"),
+    ),
 )

@@ -20,7 +20,7 @@ from domain import policies
 from domain.bulk import HANDED_OVER, MAX_BATCH, OTHER_CONTENT, UNKNOWN, Batch, Outcome, StepInput, pack
 from domain.errors import CompensationImpossible, DatabaseRefusedStatement
 from domain.maintenance import UnfinishedInput
-from domain.model import CheckoutInput, OrderLine
+from domain.model import CheckoutInput, Ending, OrderLine
 from tests.conftest import Shop
 from tests.workflow.bulk_scenes import BulkHandle, forget_orders, gates_of, mixed, start_batch
 from tests.workflow.gates import PATIENCE_SECONDS, Gates, Moment, lost_report, outage
@@ -236,6 +236,24 @@ async def test_an_order_whose_own_saga_finds_its_id_taken_is_told_to_be_of_other
     assert statuses(handed_over) == [HANDED_OVER]
     assert end.status == OTHER_CONTENT
     assert await shop.order_status(order) == "rejected"
+    assert await violations(shop) == []
+
+
+@pytest.mark.parametrize("ending", [Ending.REJECTED, Ending.CANCELLED])
+async def test_what_a_batch_had_made_of_an_order_is_not_told_where_its_id_was_taken_meanwhile(
+    shop: Shop, ending: Ending
+) -> None:
+    """The batch had refused it, or been cancelled, and could not undo it; a stranger's saga was done first."""
+    order = shop.order("alice")
+    stranger = replace(order, lines=(OrderLine("poster", 3),))
+    checkouts = Checkouts(shop.client, shop.task_queue, "http://ui")
+    async with shop.working():
+        await (await shop.start(stranger)).result()
+        await shop.run_again(replace(order, repair=True, reason="OutOfStock: tea-mug: 1 wanted, 0 free", ending=ending))
+        end = await carried_on(checkouts, order)
+
+    assert end.status == OTHER_CONTENT
+    assert await shop.order_status(stranger) == "completed"
     assert await violations(shop) == []
 
 
