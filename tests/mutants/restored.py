@@ -51,14 +51,6 @@ MUTANTS = (
         _SWEPT,
     ),
     Mutant(
-        "doubt-ends-with-an-early-cancel",
-        "a cancel before the first task would have undone what only a person may judge",
-        _STORY,
-        "            self._doubt = order.doubt or None\n",
-        "",
-        at(RESTORED, "test_a_parked_saga_that_is_cancelled_before_its_first_task_waits_for_a_person_all_the_same"),
-    ),
-    Mutant(
         "forgotten-reservation-is-a-refusal",
         "a restored database would end orders by itself that only a person can judge",
         "activities/payments.py",

@@ -20,6 +20,7 @@ from domain import policies
 from domain.maintenance import AuditInput, AuditReport
 from domain.model import CheckoutInput, CheckoutStatus
 from tests.conftest import Database, Shop
+from tests.later_sdk import switch_on
 from tests.workflow.bulk_scenes import gates_of, start_batch
 from tests.workflow.gates import Gates
 from tests.workflow.sagas import (
@@ -255,9 +256,12 @@ async def test_a_parked_order_whose_run_is_terminated_is_parked_again(shop: Shop
     assert await shop.database.value("SELECT count(*) FROM transfers WHERE kind = 'refund'") == 0
 
 
+@pytest.mark.parametrize("is_later_sdk", [False, True], ids=["this SDK", "a later one"])
 async def test_a_parked_saga_that_is_cancelled_before_its_first_task_waits_for_a_person_all_the_same(
-    shop: Shop, backup: Backup
+    is_later_sdk: bool, shop: Shop, backup: Backup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if is_later_sdk:  # the cancel is known before the story has begun
+        switch_on(monkeypatch)
     order = await completed_and_forgotten(shop, backup, "ship_order")
     before = await goods_and_money(shop.database)
     handle = await shop.run_again(replace(order, repair=True, doubt="Temporal has completed it"))
