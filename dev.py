@@ -15,7 +15,7 @@ from types import FrameType
 
 from adapters.telemetry import leave
 from demo.story import tell
-from domain.version import NAME, VERSION
+from domain.version import RELEASE
 from embedded.process import ChildProcess, ServerFailed
 from embedded.stack import DEFAULT_PORTS, ROOT, DevStack
 
@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO if arguments == ["up"] else logging.WARNING, format="%(message)s")
     commands = {"up": up, "demo": demo}
     if arguments == ["--version"]:
-        sys.stdout.write(f"{NAME} {VERSION}\n")
+        sys.stdout.write(f"{RELEASE}\n")
         return 0
     if len(arguments) != 1 or arguments[0] not in commands:
         sys.stderr.write(__doc__ or "")

@@ -61,7 +61,7 @@ from adapters.telemetry import configure_logging, leave
 from adapters.temporal import ADVICE, RefuseWrongArguments
 from client import schedule_watch, schedules
 from domain import policies
-from domain.version import NAME, VERSION
+from domain.version import RELEASE
 from workflows.bulk import BulkCheckoutWorkflow
 from workflows.checkout import CheckoutWorkflow
 from workflows.maintenance import AuditWorkflow, SweepWorkflow
@@ -280,7 +280,7 @@ def main() -> int:
     """Run the worker and give the exit status."""
     arguments = sys.argv[1:]
     if arguments == ["--version"]:
-        sys.stdout.write(f"{NAME} {VERSION}\n")
+        sys.stdout.write(f"{RELEASE}\n")
         return 0
     if arguments not in ([], ["--check"]):
         is_question = arguments[0] in {"-h", "--help"}

@@ -16,6 +16,7 @@ PREFIX = "CHECKOUT_"
 DEFAULT_TEMPORAL_ADDRESS = "127.0.0.1:7233"
 DEFAULT_UI_URL = "http://127.0.0.1:8233"
 _DEPLOYMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+_BUILD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 # What Kubernetes puts into every container for a service called `checkout`, or `checkout-` and more:
 # https://kubernetes.io/docs/tutorials/services/connect-applications-service/#environment-variables
 _SERVICE_LINK = re.compile(
@@ -23,9 +24,9 @@ _SERVICE_LINK = re.compile(
 )
 _SERVICE_LINK_PORT = re.compile(rf"{PREFIX}([A-Z0-9_]+_)?PORT=(tcp|udp|sctp)://.*")
 # Visible in no terminal, and part of the value all the same: a line end that came with `echo`, a pasted blank.
-_AT_ITS_ENDS = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b\ufeff]")
+_UNSEEN = r"[\s\x00-\x1f\x7f-\x9f\u200b\ufeff]"
+_UNSEEN_AT_AN_END = re.compile(rf"\A{_UNSEEN}|{_UNSEEN}\Z")
 _MAY_BE_SECRET = re.compile("DATABASE_URL|API_KEY|PASSWORD|SECRET|GRPC_META")
-_BUILD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
 
 class ConfigurationError(Exception):
@@ -126,21 +127,24 @@ def load(kind: type[_SettingsT]) -> _SettingsT:
     Raises:
         ConfigurationError: with every wrong or unknown `CHECKOUT_*` variable at once.
     """
+    known = _known_names()
     problems = [
-        f"{name}: there is no such setting; known are {', '.join(sorted(_known_names()))}"
+        f"{name}: there is no such setting; known are {', '.join(sorted(known))}"
         for name, value in sorted(os.environ.items())
-        if name.startswith(PREFIX) and name not in _known_names() and not _is_service_link(name, value)
+        if name.startswith(PREFIX) and name not in known and not _is_service_link(name, value)
     ]
-    if problems_at_ends := _problems_at_ends():
-        raise ConfigurationError("\n".join(problems + problems_at_ends))
+    unseen = _unseen_at_an_end(known)
+    problems += unseen.values()
     try:
         settings = kind()
     except ValidationError as error:
         for issue in error.errors():
-            name = "_".join(map(str, issue["loc"]))
+            name = PREFIX + "_".join(map(str, issue["loc"])).upper()
+            if name in unseen:
+                continue  # whatever else is wrong with it may be wrong because of that
             # A database URL may carry a password, well-formed or not.
-            shown = "" if name == "database_url" else f" (it is {issue['input']!r})"
-            problems.append(f"{PREFIX}{name.upper()}: {issue['msg'].removeprefix('Value error, ')}{shown}")
+            shown = "" if name == f"{PREFIX}DATABASE_URL" else f" (it is {issue['input']!r})"
+            problems.append(f"{name}: {issue['msg'].removeprefix('Value error, ')}{shown}")
     if problems:
         raise ConfigurationError("\n".join(problems))
     return settings
@@ -150,17 +154,16 @@ def _is_service_link(name: str, value: str) -> bool:
     return bool(_SERVICE_LINK.fullmatch(name) or _SERVICE_LINK_PORT.fullmatch(f"{name}={value}"))
 
 
-def _problems_at_ends() -> list[str]:
-    """Name the settings, ours and the SDK's, with something at their ends that nobody sees."""
-    return [
-        f"{name}: begins or ends with white space or a control character"
+def _unseen_at_an_end(known: set[str]) -> dict[str, str]:
+    """Find the settings, ours and the SDK's, with something at an end that nobody sees; say so of each."""
+    return {
+        name: f"{name}: begins or ends with white space or a control character"
         + ("" if _MAY_BE_SECRET.search(name) else f" (it is {value!a})")
         for name, value in sorted(os.environ.items())
-        if (name in _known_names() or name.startswith("TEMPORAL_"))
+        if (name in known or name.startswith("TEMPORAL_"))
         and not name.endswith("_DATA")  # a PEM file ends with a line end
-        and value
-        and (_AT_ITS_ENDS.match(value[0]) or _AT_ITS_ENDS.match(value[-1]))
-    ]
+        and _UNSEEN_AT_AN_END.search(value)
+    }
 
 
 def _known_names() -> set[str]:

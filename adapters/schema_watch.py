@@ -14,7 +14,7 @@ LOOK_EVERY_SECONDS = 60.0
 _TELL_AGAIN_AFTER_LOOKS = 10
 
 
-async def follow(engine: AsyncEngine, *, look_every_seconds: float | None = None) -> None:
+async def follow(engine: AsyncEngine) -> None:
     """Log an error where the database lacks something since the start, at once and again while that lasts.
 
     Until cancelled. The worker goes on: what a statement misses makes its order wait, and the orders of a database
@@ -23,7 +23,7 @@ async def follow(engine: AsyncEngine, *, look_every_seconds: float | None = None
     known: list[str] = []
     looks = 0
     while True:
-        await asyncio.sleep(LOOK_EVERY_SECONDS if look_every_seconds is None else look_every_seconds)
+        await asyncio.sleep(LOOK_EVERY_SECONDS)
         try:
             lacks = await schema.problems_of(engine, "steps")
         except (SQLAlchemyError, OSError, TimeoutError):

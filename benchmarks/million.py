@@ -21,7 +21,7 @@ from benchmarks import machine, past, plans
 from benchmarks.report import spread, table, tell, verdict
 from domain.maintenance import AuditInput, UnfinishedInput, UnfinishedPage
 from domain.policies import AUDIT, MAINTENANCE, SWEEP_BATCH
-from embedded.stack import DATABASE, DevStack, apply_schema
+from embedded.stack import DATABASE, DevStack, make_database
 
 
 async def measure(stack: DevStack, chosen: argparse.Namespace) -> bool:
@@ -107,7 +107,7 @@ def main() -> int:
         stack = DevStack(Path(folder))
         try:
             stack.postgres.start()
-            apply_schema(stack.postgres, DATABASE)
+            make_database(stack.postgres, DATABASE)
             return 0 if asyncio.run(measure(stack, chosen)) else 1
         finally:
             stack.stop()

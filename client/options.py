@@ -6,13 +6,13 @@ from typing import Annotated
 import typer
 
 from domain.model import OrderLine
-from domain.version import NAME, VERSION
+from domain.version import RELEASE
 
 
-def show_version(*, is_asked: bool) -> None:
+def tell_release(is_asked: bool) -> None:
     """Answer `--version`, whatever else was typed."""
     if is_asked:
-        sys.stdout.write(f"{NAME} {VERSION}\n")
+        sys.stdout.write(f"{RELEASE}\n")
         raise typer.Exit
 
 
@@ -29,11 +29,5 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 OrderId = Annotated[str, typer.Argument(metavar="ORDER", help="The order's id.", show_default=False)]
 Timeout = Annotated[float, typer.Option("--timeout", min=1, max=3600, help="Seconds to wait for the worker.")]
 Version = Annotated[
-    bool,
-    typer.Option(
-        "--version",
-        callback=lambda asked: show_version(is_asked=asked),
-        is_eager=True,
-        help="Say which release this is.",
-    ),
+    bool, typer.Option("--version", callback=tell_release, is_eager=True, help="Say which release this is.")
 ]

@@ -1,5 +1,4 @@
 """Which release this is."""
 
-NAME = "checkout-saga"
-VERSION = "0.1.0"
-"""As pyproject.toml has it; an image has the code without that file."""
+RELEASE = "checkout-saga 0.1.0"
+"""Name and version as pyproject.toml has them; an image has the code without that file."""

@@ -5,6 +5,7 @@ import os
 import secrets
 import socket
 import tempfile
+from functools import cache
 from pathlib import Path
 
 from embedded.process import ServerFailed
@@ -16,7 +17,6 @@ _RANGE = range(20_000, 30_000)
 # their servers listen, never choose the same.
 _CLAIMS = Path(tempfile.gettempdir()) / f"checkout-ports-{os.getuid()}"
 _given: set[int] = set()
-_claims: list[int] = []
 
 
 def free_port() -> int:
@@ -31,15 +31,18 @@ def free_port() -> int:
 def _claim(port: int) -> bool:
     if port in _given:
         return False
-    if not _claims:
-        # Never closed: closing any descriptor of the file would give up every lock that this process has on it.
-        _claims.append(os.open(_CLAIMS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     try:
-        fcntl.lockf(_claims[0], fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+        fcntl.lockf(_claims(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
     except OSError:
         return False
     _given.add(port)
     return True
+
+
+@cache
+def _claims() -> int:
+    # Never closed: closing any descriptor of the file would give up every lock that this process has on it.
+    return os.open(_CLAIMS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def port_is_free(port: int) -> bool:

@@ -73,7 +73,7 @@ class DevStack:
         """
         try:
             self.postgres.start()
-            apply_schema(self.postgres, DATABASE)
+            make_database(self.postgres, DATABASE)
             self.temporal.start()
         except BaseException:
             self.stop()
@@ -134,7 +134,7 @@ class DevStack:
         self.stop()
 
 
-def apply_schema(postgres: PostgresServer, database: str) -> None:
+def make_database(postgres: PostgresServer, database: str) -> None:
     """Create the database when it is missing and run setup.sql and demo.sql on it, as anybody would with psql.
 
     Raises:

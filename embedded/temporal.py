@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sysconfig
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from signal import SIGKILL
 
@@ -20,7 +20,7 @@ _CALL_SECONDS = 15.0
 # The dev server's own values suit a person clicking: 20 polls per second make every hop of a
 # workflow wait 50 ms, and a timer may be a second late. The rest lifts limits that a load of a
 # hundred sagas per second would meet.
-_TUNING: Mapping[str, object] = {
+_TUNING: dict[str, object] = {
     "history.transferProcessorMaxPollRPS": 5_000,
     "history.timerProcessorMaxPollRPS": 5_000,
     "history.visibilityProcessorMaxPollRPS": 5_000,
@@ -56,7 +56,7 @@ class TemporalServer:
         db_file: Path | None = None,
         search_attributes: Mapping[str, str] = {},
         time_skipping: bool = False,
-        extra_args: Sequence[str] = (),
+        dynamic_config: Mapping[str, object] = {},
     ) -> None:
         self.port = port
         self.ui_port = ui_port
@@ -64,7 +64,7 @@ class TemporalServer:
         self._db_file = None if db_file is None else db_file.absolute()
         self._search_attributes = dict(search_attributes)
         self._time_skipping = time_skipping
-        self._extra_args = list(extra_args)
+        self._dynamic_config = dict(dynamic_config)
         self._child: ChildProcess | None = None
 
     @property
@@ -153,12 +153,12 @@ class TemporalServer:
             arguments += ["--db-filename", str(self._db_file)]
             for pragma in ("journal_mode=wal", "synchronous=normal"):
                 arguments += ["--sqlite-pragma", pragma]
-        tuning = {**_TUNING, "frontend.WorkflowTimeSkippingEnabled": self._time_skipping}
-        for key, value in tuning.items():
+        skipping = {"frontend.WorkflowTimeSkippingEnabled": self._time_skipping}
+        for key, value in (_TUNING | skipping | self._dynamic_config).items():
             arguments += ["--dynamic-config-value", f"{key}={json.dumps(value)}"]
         for name, kind in self._search_attributes.items():
             arguments += ["--search-attribute", f"{name}={kind}"]
-        return arguments + self._extra_args
+        return arguments
 
     def _register(self, child: ChildProcess) -> None:
         """Wait for the namespace and add what `--search-attribute` leaves out of an old file."""

@@ -12,7 +12,7 @@ from adapters import schema
 from adapters.database import create_engine
 from embedded.ports import free_port
 from embedded.postgres import PostgresServer
-from embedded.stack import DATABASE, ROLE, apply_schema
+from embedded.stack import DATABASE, ROLE, make_database
 
 
 async def facts(url: str) -> list[str]:
@@ -31,7 +31,7 @@ def main() -> None:
         server = PostgresServer(Path(folder) / "postgres", port=free_port(), log=Path(folder) / "log", fsync=False)
         server.start()
         try:
-            apply_schema(server, DATABASE)
+            make_database(server, DATABASE)
             lines = asyncio.run(facts(server.url(DATABASE, ROLE)))
         finally:
             server.remove()

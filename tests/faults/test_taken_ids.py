@@ -95,7 +95,7 @@ async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Clie
         ui_port=None,
         log=tmp_path_factory.mktemp("forgetful") / "temporal.log",
         search_attributes=SEARCH_ATTRIBUTES,
-        extra_args=[f'--dynamic-config-value={queue}ProcessorUpdateAckInterval="50ms"' for queue in _QUEUES],
+        dynamic_config={f"{queue}ProcessorUpdateAckInterval": "50ms" for queue in _QUEUES},
     )
     server.start()
     try:

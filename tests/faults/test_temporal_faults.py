@@ -33,13 +33,12 @@ MEGABYTE = 1024 * 1024
 def throttled(tmp_path: Path) -> Iterator[DevStack]:
     """Servers whose Temporal allows the namespace a few calls per second and no burst."""
     stack = DevStack(tmp_path / "throttled")
-    limits = {"frontend.namespaceRPS": CALLS_PER_SECOND, "frontend.namespaceBurstRatio": 1.0}
     stack.temporal = TemporalServer(
         port=free_port(),
         ui_port=None,
         log=tmp_path / "throttled" / "temporal.log",
         search_attributes=SEARCH_ATTRIBUTES,
-        extra_args=[part for key, value in limits.items() for part in ("--dynamic-config-value", f"{key}={value}")],
+        dynamic_config={"frontend.namespaceRPS": CALLS_PER_SECOND, "frontend.namespaceBurstRatio": 1.0},
     )
     with stack:
         yield stack

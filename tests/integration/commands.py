@@ -156,20 +156,21 @@ class Commands:
                 running.kill()
         return Ran(running.returncode, out, said + err)
 
-    def worker(self, **environment: str) -> ChildProcess:
+    def worker(self, *, script: str = "", **environment: str) -> ChildProcess:
+        """Start worker.py, or a script that changes something of it first."""
         started = ChildProcess(
             "worker",
-            [sys.executable, str(ROOT / "worker.py")],
+            [sys.executable, *(("-c", script) if script else (str(ROOT / "worker.py"),))],
             log=self.folder / f"worker-{len(self.workers)}.log",
-            env=self.environment | environment,
+            env=self.environment | ({"PYTHONPATH": str(ROOT)} if script else {}) | environment,
             cwd=self.folder,
         )
         started.start()
         self.workers.append(started)
         return started
 
-    def ready_worker(self, **environment: str) -> ChildProcess:
-        started = self.worker(**environment)
+    def ready_worker(self, *, script: str = "", **environment: str) -> ChildProcess:
+        started = self.worker(script=script, **environment)
         started.until(lambda: "ready: task queue" in started.tail(100), timeout=DEADLINE_SECONDS)
         return started
 

@@ -12,7 +12,7 @@ from adapters import event_log
 from adapters.database import create_engine
 from embedded.ports import free_port
 from embedded.postgres import PostgresServer
-from embedded.stack import DATABASE, ROLE, apply_schema
+from embedded.stack import DATABASE, ROLE, make_database
 from tests.conftest import Database
 from tests.integration.test_event_log import Looks, following, insert, told, until
 from tests.memory import folder_in_memory
@@ -231,7 +231,7 @@ async def test_a_data_folder_that_is_put_back_under_a_follower_loses_no_event(
         server = PostgresServer(data, port=free_port(), log=folder / "postgres.log", fsync=False)
         server.start()
         try:
-            apply_schema(server, DATABASE)
+            make_database(server, DATABASE)
             database = Database(
                 DATABASE, server.url(DATABASE, ROLE), server.url(DATABASE, "postgres", driver="postgresql")
             )

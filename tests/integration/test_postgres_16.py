@@ -18,7 +18,7 @@ from adapters.database import create_audit_engine, create_engine, transaction
 from domain.errors import DatabaseUnavailable
 from embedded.ports import free_port
 from embedded.postgres import PostgresServer
-from embedded.stack import DATABASE, apply_schema
+from embedded.stack import DATABASE, make_database
 from tests.conftest import Database, Shop, database_on
 from tests.memory import folder_in_memory
 
@@ -28,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]
     with folder_in_memory(tmp_path_factory.mktemp("old")) as folder:
         made = PostgresServer(folder / "pg", port=free_port(), log=folder / "log", fsync=False, version=16)
         made.start()
-        apply_schema(made, DATABASE)
+        make_database(made, DATABASE)
         yield made
         made.remove()
 

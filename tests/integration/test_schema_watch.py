@@ -2,17 +2,14 @@
 
 import asyncio
 import logging
-import sys
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters import schema, schema_watch
 from adapters.schema_watch import follow
-from embedded.process import ChildProcess
-from embedded.stack import ROOT
 from tests.conftest import Database
-from tests.integration.commands import DEADLINE_SECONDS, Commands
+from tests.integration.commands import Commands
 from tests.workflow.sagas import until
 
 _TRIGGER = "orders_move"
@@ -22,12 +19,17 @@ _TOLD = f"the database lacks trigger orders.{_TRIGGER} enabled"
 # worker.py, which looks more often.
 _HASTY_WORKER = """
 import sys
-from adapters import schema, schema_watch
+from adapters import schema_watch
 schema_watch.LOOK_EVERY_SECONDS = 0.2
 import worker
 sys.argv[:] = ["worker.py"]
 sys.exit(worker.main())
 """
+
+
+@pytest.fixture(autouse=True)
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema_watch, "LOOK_EVERY_SECONDS", 0.02)
 
 
 async def test_what_goes_missing_is_told_again_and_again_and_once_when_it_is_back(
@@ -45,7 +47,7 @@ async def test_what_goes_missing_is_told_again_and_again_and_once_when_it_is_bac
     async def is_told_to_be_back() -> bool:
         return len(told(logging.INFO)) >= 1
 
-    watch = asyncio.create_task(follow(engine, look_every_seconds=0.02))
+    watch = asyncio.create_task(follow(engine))
     await database.run(_DROP)
     await until(is_told_twice)
     await database.run(_PUT_BACK)
@@ -74,22 +76,13 @@ async def test_a_database_that_is_away_for_a_look_is_looked_at_again(
     async def is_told() -> bool:
         return any(_TOLD in record.getMessage() for record in caplog.records)
 
-    watch = asyncio.create_task(follow(engine, look_every_seconds=0.02))
+    watch = asyncio.create_task(follow(engine))
     await until(is_told)
     watch.cancel()
 
 
 async def test_a_worker_looks_while_it_works(commands: Commands, database: Database) -> None:
-    worker = ChildProcess(
-        "worker",
-        [sys.executable, "-c", _HASTY_WORKER],
-        log=commands.folder / "hasty.log",
-        env=commands.environment | {"PYTHONPATH": str(ROOT)},
-        cwd=commands.folder,
-    )
-    worker.start()
-    commands.workers.append(worker)
-    worker.until(lambda: "ready: task queue" in worker.tail(100), timeout=DEADLINE_SECONDS)
+    worker = commands.ready_worker(script=_HASTY_WORKER)
     assert "the database lacks" not in worker.tail(100)
 
     await database.run(_DROP)

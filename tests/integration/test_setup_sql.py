@@ -19,7 +19,7 @@ from adapters.schema import tables
 from domain import policies
 from domain.model import OrderStatus
 from embedded.process import ServerFailed
-from embedded.stack import DATABASE, ROOT, DevStack, apply_schema, psql
+from embedded.stack import DATABASE, ROOT, DevStack, make_database, psql
 from tests.conftest import Database, Shop
 
 _SETUP = ("-v", "ON_ERROR_STOP=1", "-f", str(ROOT / "setup.sql"))
@@ -203,7 +203,7 @@ def test_it_can_be_run_on_a_database_that_does_not_exist_yet(stack: DevStack) ->
     name = f"new_{uuid.uuid4().hex[:8]}"
 
     try:
-        apply_schema(stack.postgres, name)
+        make_database(stack.postgres, name)
         made = psql(stack.postgres, name, "-Atc", "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
     finally:
         psql(stack.postgres, "postgres", "-c", f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')

@@ -1,13 +1,10 @@
 """A worker whose saga.log is not written any more ends, and says so."""
 
 import signal
-import sys
 from pathlib import Path
 
 import pytest
 
-from embedded.process import ChildProcess
-from embedded.stack import ROOT
 from tests.integration.commands import DEADLINE_SECONDS, Commands
 
 # A worker whose follower of the event log ends as it is told to, once saga.log shows that it was started.
@@ -31,27 +28,11 @@ leave(worker.main())
 """
 
 
-def started(commands: Commands, tmp_path: Path, how: str) -> ChildProcess:
-    script = tmp_path / "afflicted.py"
-    script.write_text(_WORKER.replace("FAILS", str(how == "raises")))
-    made = ChildProcess(
-        "worker",
-        [sys.executable, str(script)],
-        log=tmp_path / "worker.log",
-        env=commands.environment | {"PYTHONPATH": str(ROOT)},
-        cwd=tmp_path,
-    )
-    made.start()
-    commands.workers.append(made)
-    made.until(lambda: "ready: task queue" in made.tail(100), timeout=DEADLINE_SECONDS)
-    return made
-
-
 @pytest.mark.parametrize("how", ["raises", "returns"])
 def test_a_worker_whose_log_follower_ends_drains_and_leaves_with_1(
     commands: Commands, tmp_path: Path, how: str
 ) -> None:
-    worker = started(commands, tmp_path, how)
+    worker = commands.ready_worker(script=_WORKER.replace("FAILS", str(how == "raises")))
 
     (tmp_path / "end").touch()
 
@@ -63,10 +44,8 @@ def test_a_worker_whose_log_follower_ends_drains_and_leaves_with_1(
 
 
 @pytest.mark.parametrize(("how", "status"), [("raises", 1), ("returns", 0)])
-def test_a_follower_that_fails_while_the_worker_drains_is_told_too(
-    commands: Commands, tmp_path: Path, how: str, status: int
-) -> None:
-    worker = started(commands, tmp_path, how)
+def test_a_follower_that_fails_while_the_worker_drains_is_told_too(commands: Commands, how: str, status: int) -> None:
+    worker = commands.ready_worker(script=_WORKER.replace("FAILS", str(how == "raises")))
 
     worker.signal(signal.SIGTERM)
 

@@ -34,8 +34,8 @@ MUTANTS = (
         "the-end-of-a-setting-is-not-looked-at",
         "a worker would poll a queue whose name ends in a line end, for ever and alone",
         _CONFIG,
-        " or _AT_ITS_ENDS.match(value[-1]))",
-        ")",
+        "|{_UNSEEN}\\Z",
+        "",
         at(CONFIG, "test_what_nobody_sees_at_the_ends_of_a_setting_is_refused_and_shown"),
     ),
     Mutant(
@@ -66,8 +66,8 @@ MUTANTS = (
         "another-release-is-told",
         "a report would name a release that it is not about",
         "domain/version.py",
-        'VERSION = "0.1.0"',
-        'VERSION = "0.0.9"',
+        'RELEASE = "checkout-saga 0.1.0"',
+        'RELEASE = "checkout-saga 0.0.9"',
         at(PROJECT, "test_every_command_tells_the_release_that_pyproject_names"),
     ),
     Mutant(

@@ -79,13 +79,14 @@ class Repeats:
     async def _begin(self, planned: PlannedOrder, kind: str) -> str:
         """Begin a second run; tell which kind it became, since there may be no run that could be reset."""
         workflow_id = checkout_workflow_id(planned.order.order_id)
-        run = await self._desk.persist(lambda: self._desk.newest_run(self._desk.saga(planned.order.order_id)))
-        while run is not None and run.status is WorkflowExecutionStatus.RUNNING:
+        saga = self._desk.saga(planned.order.order_id)
+        while (
+            run := await self._desk.persist(lambda: self._desk.newest_run(saga))
+        ) is not None and run.status is WorkflowExecutionStatus.RUNNING:
             # The repair of a sweep that read the order's row before its terminated run had written the ending.
             await self._sagas.ending(planned)
             self._desk.book.counts["repairs of orders that had ended"] += 1
             await self._require_same(planned, self._desk.book.endings[planned.number], "a repair that came late")
-            run = await self._desk.persist(lambda: self._desk.newest_run(self._desk.saga(planned.order.order_id)))
         if run is None:
             await self._desk.persist(lambda: self._desk.checkouts.start(planned.order))
             return "started beside its batch's"

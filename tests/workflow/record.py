@@ -28,10 +28,6 @@ from tests.workflow.gates import Gates
 from tests.workflow.sagas import hasty, until
 from tests.workflow.scenes import MANY_UPDATES, SCENES, Handle, Scene
 
-_EARLY = (
-    f"history.maxTotalUpdates={2 * MANY_UPDATES}",
-    "history.maxTotalUpdates.suggestContinueAsNewThreshold=0.5",
-)
 FOLDER = Path(__file__).parent / "histories"
 
 
@@ -93,7 +89,10 @@ def main() -> int:
             ui_port=None,
             log=stack.folder / "temporal.log",
             search_attributes=policies.SEARCH_ATTRIBUTES,
-            extra_args=[part for setting in _EARLY for part in ("--dynamic-config-value", setting)],
+            dynamic_config={
+                "history.maxTotalUpdates": 2 * MANY_UPDATES,
+                "history.maxTotalUpdates.suggestContinueAsNewThreshold": 0.5,
+            },
         )
         with stack:
             asyncio.run(record(stack, names))

@@ -16,7 +16,7 @@ from temporalio.converter import value_to_type
 from temporalio.exceptions import ApplicationError, CancelledError
 
 from domain.model import CheckoutInput, CheckoutStatus, Resolution
-from domain.policies import ActivityPolicy
+from domain.policies import ActivityPolicy, checkout_workflow_id
 from tests.conftest import Database, Shop
 from tests.workflow.gates import PATIENCE_SECONDS, Gates
 from workflows.checkout import CheckoutWorkflow
@@ -42,6 +42,9 @@ MEND_UNDO = {
     "pay": "DROP TRIGGER broken ON transfers",
     "ship": "DROP TRIGGER broken ON shipments",
 }
+BREAK_STEPS = "REVOKE INSERT ON step_fence FROM checkout"
+MEND_STEPS = "GRANT INSERT ON step_fence TO checkout"
+"""A right that every step needs."""
 
 
 async def failure_of(handle: WorkflowHandle[Any, Any]) -> ApplicationError:
@@ -145,6 +148,26 @@ async def until_status(shop: Shop, order: CheckoutInput, status: str) -> None:
         return await shop.order_status(order) == status
 
     await until(stands_so)
+
+
+async def until_another_run(shop: Shop, order: CheckoutInput, first: WorkflowHandle[Any, Any]) -> None:
+    """Wait until an order goes on in another run than its first."""
+
+    async def goes_on() -> bool:
+        return (await shop.newest_run(order).describe()).run_id != first.first_execution_run_id
+
+    await until(goes_on)
+
+
+async def until_it_waits(shop: Shop, order_id: str) -> CheckoutStatus:
+    """Wait until an order's saga says what it waits for, and give its status."""
+    handle = shop.client.get_workflow_handle_for(CheckoutWorkflow.run, checkout_workflow_id(order_id))
+
+    async def waits() -> bool:
+        return (await handle.query(CheckoutWorkflow.status)).reason is not None
+
+    await until(waits)
+    return await handle.query(CheckoutWorkflow.status)
 
 
 async def reset_to(shop: Shop, workflow_id: str, run_id: str | None, finish_event_id: int) -> None:

@@ -20,7 +20,18 @@ from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
 from tests.workflow.bulk_scenes import BULK_SCENES
 from tests.workflow.gates import Gates, Moment, lost_report
-from tests.workflow.sagas import BREAK_UNDO, MEND_UNDO, resolve, retry, until, until_status, until_tried
+from tests.workflow.sagas import (
+    BREAK_STEPS,
+    BREAK_UNDO,
+    MEND_STEPS,
+    MEND_UNDO,
+    resolve,
+    retry,
+    until_another_run,
+    until_it_waits,
+    until_status,
+    until_tried,
+)
 from workflows.checkout import CheckoutWorkflow
 from workflows.maintenance import AuditWorkflow
 
@@ -230,14 +241,8 @@ async def stuck_beyond_what_one_run_takes(shop: Shop, _gates: Gates) -> Handle:
     order, first = await stuck(shop)
     for _ in range(MANY_UPDATES):
         await retry(first)
-    assert first.first_execution_run_id is not None
-    earlier = shop.client.get_workflow_handle(first.id, run_id=first.first_execution_run_id)
-
-    async def goes_on() -> bool:
-        return (await shop.newest_run(order).describe()).run_id != earlier.run_id
-
-    await until(goes_on)
-    return earlier
+    await until_another_run(shop, order, first)
+    return shop.client.get_workflow_handle(first.id, run_id=first.first_execution_run_id)
 
 
 async def stuck_in_another_run(shop: Shop, gates: Gates) -> Handle:
@@ -252,22 +257,14 @@ async def stuck_in_another_run(shop: Shop, gates: Gates) -> Handle:
 # Waits for what an operator has to put right -----------------------------------------------------------
 
 
-_BREAK_STEPS = "REVOKE INSERT ON step_fence FROM checkout"
-_MEND_STEPS = "GRANT INSERT ON step_fence TO checkout"
-
-
 async def waiting_at(name: str, shop: Shop, gates: Gates) -> Handle:
     order = shop.order("carol")
     gate = gates.hold(order, name, "before")
     handle = await shop.start(order)
     await gate.reached()
-    await shop.database.run(_BREAK_STEPS)
+    await shop.database.run(BREAK_STEPS)
     gate.open()
-
-    async def waits() -> bool:
-        return (await handle.query(CheckoutWorkflow.status)).reason is not None
-
-    await until(waits)
+    await until_it_waits(shop, order.order_id)
     return handle
 
 
@@ -276,7 +273,7 @@ def put_right(name: str) -> Scene:
 
     async def scene(shop: Shop, gates: Gates) -> Handle:
         handle = await waiting_at(name, shop, gates)
-        await shop.database.run(_MEND_STEPS)
+        await shop.database.run(MEND_STEPS)
         return handle
 
     return scene
@@ -285,7 +282,7 @@ def put_right(name: str) -> Scene:
 async def cancelled_while_it_waits(shop: Shop, gates: Gates) -> Handle:
     handle = await waiting_at("charge_payment", shop, gates)
     await handle.execute_update(CheckoutWorkflow.cancel, "changed my mind")
-    await shop.database.run(_MEND_STEPS)
+    await shop.database.run(MEND_STEPS)
     return handle
 
 

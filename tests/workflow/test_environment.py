@@ -5,24 +5,26 @@ from dataclasses import replace
 import pytest
 
 from domain import policies
-from domain.model import CheckoutStatus, Lane
+from domain.model import Lane
 from tests.conftest import Shop
 from tests.workflow.bulk_scenes import start_batch
 from tests.workflow.gates import Gates
 from tests.workflow.sagas import (
+    BREAK_STEPS,
     DOES,
+    MEND_STEPS,
     goods_and_money,
     hasty,
     how_it_ended,
     open_incidents,
-    until,
+    until_it_waits,
     until_tried,
     violations,
 )
 from workflows.checkout import CheckoutWorkflow
 
 BREAK = {
-    "a missing right": ("REVOKE INSERT ON step_fence FROM checkout", "GRANT INSERT ON step_fence TO checkout"),
+    "a missing right": (BREAK_STEPS, MEND_STEPS),
     "a missing column": (
         "ALTER TABLE orders RENAME fingerprint TO was_fingerprint",
         "ALTER TABLE orders RENAME was_fingerprint TO fingerprint",
@@ -41,16 +43,6 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RESERVE", "PAY", "SHIP", "BATCH"):
         monkeypatch.setattr(policies, name, hasty(getattr(policies, name), give_up_ms=1_500))
     monkeypatch.setattr(policies, "ENVIRONMENT", hasty(policies.ENVIRONMENT))
-
-
-async def until_it_waits(shop: Shop, order_id: str) -> CheckoutStatus:
-    handle = shop.client.get_workflow_handle_for(CheckoutWorkflow.run, policies.checkout_workflow_id(order_id))
-
-    async def waits() -> bool:
-        return (await handle.query(CheckoutWorkflow.status)).reason is not None
-
-    await until(waits)
-    return await handle.query(CheckoutWorkflow.status)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def pausing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporalServer
         ui_port=None,
         log=tmp_path_factory.mktemp("pausing") / "temporal.log",
         search_attributes=SEARCH_ATTRIBUTES,
-        extra_args=["--dynamic-config-value", "frontend.WorkflowPauseEnabled=true"],
+        dynamic_config={"frontend.WorkflowPauseEnabled": True},
     )
     server.start()
     yield server

@@ -27,6 +27,7 @@ from tests.workflow.sagas import (
     reason_of,
     retry,
     until,
+    until_another_run,
     until_status,
     violations,
 )
@@ -39,16 +40,15 @@ LIMIT, SUGGESTED_AT = 6, 3
 @pytest.fixture(scope="module")
 def few_updates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporalServer]:
     """A server of our own, which takes few updates for one run."""
-    settings = {
-        "history.maxTotalUpdates": LIMIT,
-        "history.maxTotalUpdates.suggestContinueAsNewThreshold": SUGGESTED_AT / LIMIT,
-    }
     server = TemporalServer(
         port=free_port(),
         ui_port=None,
         log=tmp_path_factory.mktemp("few-updates") / "temporal.log",
         search_attributes=policies.SEARCH_ATTRIBUTES,
-        extra_args=[part for key, value in settings.items() for part in ("--dynamic-config-value", f"{key}={value}")],
+        dynamic_config={
+            "history.maxTotalUpdates": LIMIT,
+            "history.maxTotalUpdates.suggestContinueAsNewThreshold": SUGGESTED_AT / LIMIT,
+        },
     )
     server.start()
     yield server
@@ -70,14 +70,9 @@ def _hasty_undos(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=4000))
 
 
-async def until_another_run(shop: Shop, order: CheckoutInput, first: Handle) -> Handle:
+async def until_parked_in_another_run(shop: Shop, order: CheckoutInput, first: Handle) -> Handle:
     """Wait until a stuck order goes on in another run than its first, and is parked there."""
-
-    async def goes_on() -> bool:
-        described = await shop.newest_run(order).describe()
-        return described.run_id != first.first_execution_run_id
-
-    await until(goes_on)
+    await until_another_run(shop, order, first)
     await until_parked_again(shop, order)
     return shop.newest_run(order)
 
@@ -143,7 +138,7 @@ async def test_an_order_that_temporal_cancelled_ends_as_cancelled_in_another_run
         gate.open()
         await until_status(shop, order, "stuck")
         await retried_often(checkouts, order)
-        newest = await until_another_run(shop, order, first)
+        newest = await until_parked_in_another_run(shop, order, first)
         await shop.database.run(MEND_UNDO["pay"])
         ended = await checkouts.retry(order.order_id)
         closed = await how_it_ended(newest)
@@ -162,7 +157,7 @@ async def test_a_step_that_was_resolved_stays_so_and_a_repeat_of_the_resolve_joi
         order, first = await stuck_in_pay(shop)
         await checkouts.resolve(order.order_id, "pay", "refunded at the bank")
         await retried_often(checkouts, order, SUGGESTED_AT - 1)
-        await until_another_run(shop, order, first)
+        await until_parked_in_another_run(shop, order, first)
         again = await checkouts.resolve(order.order_id, "pay", "refunded at the bank")
         fence = await shop.database.value("SELECT phase FROM step_fence WHERE step = 'pay'")
         incidents = await open_incidents(shop, order)
@@ -188,7 +183,7 @@ async def test_a_run_waits_for_the_answers_that_it_owes_and_rounds_go_on_meanwhi
         assert (await shop.newest_run(order).describe()).run_id == first.first_execution_run_id
         noting.open()
         answers = await asyncio.gather(*asked)
-        newest = await until_another_run(shop, order, first)
+        newest = await until_parked_in_another_run(shop, order, first)
         await newest.terminate()
 
     assert [answer.status for answer in answers] == ["stuck", "stuck"]
@@ -228,7 +223,7 @@ async def test_a_cancel_by_temporal_while_stuck_changes_nothing_in_another_run(
         order, first = await stuck_in_pay(shop)
         await first.cancel(reason="too late")
         await retried_often(checkouts, order)
-        await until_another_run(shop, order, first)
+        await until_parked_in_another_run(shop, order, first)
         await shop.database.run(MEND_UNDO["pay"])
         ended = await checkouts.retry(order.order_id)
 

@@ -166,17 +166,13 @@ async def test_a_worker_that_may_not_look_at_deployments_says_so_once_and_looks_
 @pytest.fixture
 def quick_server(tmp_path: Path) -> Iterator[TemporalServer]:
     """A Temporal that looks every second whether a version is drained. The usual one takes minutes."""
-    quick = [
-        option
-        for name in ("VersionDrainageStatusVisibilityGracePeriod", "VersionDrainageStatusRefreshInterval")
-        for option in ("--dynamic-config-value", f'matching.wv.{name}="1s"')
-    ]
+    looks = ("VersionDrainageStatusVisibilityGracePeriod", "VersionDrainageStatusRefreshInterval")
     server = TemporalServer(
         port=free_port(),
         ui_port=None,
         log=tmp_path / "temporal.log",
         search_attributes=SEARCH_ATTRIBUTES,
-        extra_args=quick,
+        dynamic_config={f"matching.wv.{name}": "1s" for name in looks},
     )
     server.start()
     yield server
