@@ -57,9 +57,6 @@ _LONGEST_FIRST = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort the files by how long they take, and mark which of the commands run them."""
-    for item in items:
-        if item.path.parent.name == "faults":
-            item.add_marker(pytest.mark.faults)
     share_out(items)
 
     def place(item: pytest.Item) -> tuple[bool, int]:

@@ -85,17 +85,8 @@ SLOW_FILES = frozenset(
 )
 """Which files `make slow` runs in place of `make test`, besides all of tests/faults."""
 
-NONE = frozenset(
+SLOW_TESTS = frozenset(
     {
-        # tests/faults
-        "test_a_saga_that_is_reset_while_an_attempt_is_alive_ends_as_it_would_have",
-        "test_a_worker_that_is_let_in_no_more_says_so_and_ends_with_1",
-        "test_every_order_ends_properly_though_worker_and_postgres_are_killed_twice_each",
-        "test_other_content_is_refused_although_temporal_has_forgotten_the_order",
-        "test_the_same_content_after_the_end_changes_nothing_and_is_told_the_same",
-        "test_a_deadlock_with_a_foreign_transaction_costs_no_order",
-        "test_serialization_failures_cost_no_order",
-        "test_steps_and_undos_of_opposing_orders_never_deadlock",
         # tests/integration
         "test_a_check_tells_of_both_servers_at_once",
         "test_a_drained_worker_waits_no_longer_than_its_grace",
@@ -120,18 +111,37 @@ NONE = frozenset(
         "test_more_orders_than_are_handed_over_at_once_all_have_sagas_of_their_own",
     }
 )
-"""Tests that take longest, which `make faults` alone runs."""
+"""Which tests of other files `make slow` runs in place of `make test`: they take longer than most files."""
+
+LONGEST_FAULTS = frozenset(
+    {
+        "test_a_saga_that_is_reset_while_an_attempt_is_alive_ends_as_it_would_have",
+        "test_a_worker_that_is_let_in_no_more_says_so_and_ends_with_1",
+        "test_every_order_ends_properly_though_worker_and_postgres_are_killed_twice_each",
+        "test_other_content_is_refused_although_temporal_has_forgotten_the_order",
+        "test_the_same_content_after_the_end_changes_nothing_and_is_told_the_same",
+        "test_a_deadlock_with_a_foreign_transaction_costs_no_order",
+        "test_serialization_failures_cost_no_order",
+        "test_steps_and_undos_of_opposing_orders_never_deadlock",
+    }
+)
+"""Which tests of tests/faults `make faults` alone runs."""
 
 
 def share_out(items: list[pytest.Item]) -> None:
-    """Mark what is slow, and the cases outside the share as exhaustive."""
+    """Mark the fault suites, what is slow, and the cases outside the share as exhaustive."""
     met: dict[str, int] = {}
     for item in items:
-        if item.path.parent.name == "faults" or item.path.stem in SLOW_FILES:
+        if item.path.parent.name == "faults":
+            item.add_marker(pytest.mark.faults)
+            item.add_marker(pytest.mark.slow)
+        if item.path.stem in SLOW_FILES:
             item.add_marker(pytest.mark.slow)
         if not isinstance(item, pytest.Function):
             continue
-        if item.originalname in NONE:
+        if item.originalname in SLOW_TESTS:
+            item.add_marker(pytest.mark.slow)
+        if item.originalname in LONGEST_FAULTS:
             item.add_marker(pytest.mark.exhaustive)
         elif every := EVERY.get(item.originalname):
             number = met.get(item.originalname, 0)

@@ -12,7 +12,7 @@ import pytest
 
 from adapters.config import PREFIX, WorkerSettings
 from embedded.stack import ROOT
-from tests.shares import EVERY, NONE, SLOW_FILES
+from tests.shares import EVERY, LONGEST_FAULTS, SLOW_FILES, SLOW_TESTS
 
 ROOMS = ("activities", "adapters", "client", "demo", "domain", "embedded", "saga_testing", "workflows")
 COMMANDS = ("worker", "starter", "dev")
@@ -228,9 +228,10 @@ def test_every_test_that_the_readme_points_at_exists() -> None:
 def test_every_test_of_which_make_test_runs_a_share_exists_once() -> None:
     source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("*/test_*.py"))
 
-    found = {name: len(re.findall(rf"^(?:async )?def {name}\(", source, re.MULTILINE)) for name in {*EVERY, *NONE}}
+    named = {*EVERY, *SLOW_TESTS, *LONGEST_FAULTS}
+    found = {name: len(re.findall(rf"^(?:async )?def {name}\(", source, re.MULTILINE)) for name in named}
 
-    assert found == dict.fromkeys({*EVERY, *NONE}, 1)
+    assert found == dict.fromkeys(named, 1)
     assert {path.stem for path in (ROOT / "tests").glob("*/test_*.py")} >= SLOW_FILES
 
 
