@@ -63,10 +63,12 @@ SLOW_FILES = frozenset(
     {
         # tests/integration: a process of the product, or a server of its own, for nearly every test
         "test_bulk_load",
+        "test_commands",
         "test_embedded",
         "test_one_audit_at_a_time",
         "test_plans",
         "test_postgres_16",
+        "test_schema_behind",
         "test_setup_owner",
         "test_starter_orders",
         "test_starter_upkeep",
