@@ -197,6 +197,7 @@ class CheckoutWorkflow(CheckoutUpdates):
     async def _park(self, stuck: Sequence[Compensation]) -> Irrevocable | None:
         self._set_status(OrderStatus.STUCK, stuck[0].step)
         steps = [entry.step for entry in stuck]
+        self._is_being_parked = True
         try:
             state = await perform(
                 Orders.park_order,
@@ -210,6 +211,8 @@ class CheckoutWorkflow(CheckoutUpdates):
             for step in steps:
                 self._saga.resolve(step, "the order id belongs to another order")
             return None
+        finally:
+            self._is_being_parked = False
         if state.status == OrderStatus.COMPLETED and not state.standing:
             return Irrevocable(Step.SHIP, {"tracking_number": state.tracking_number})
         self._must_undo_all(state.standing)

@@ -24,6 +24,7 @@ class CheckoutState:
         self._tracking_number: str | None = None
         self._is_anothers_order = False
         self._doubt: str | None = None
+        self._is_being_parked = False
         self._waits_for: str | None = None
 
     def _known_order(self) -> CheckoutInput:

@@ -38,6 +38,9 @@ class CheckoutUpdates(CheckoutState):
         info = workflow.current_update_info()
         assert info is not None
         request = request or RetryRequest()
+        if self._is_being_parked and self._doubt is not None and workflow.patched("retry-after-the-parking"):
+            # What the parking writes, that a review is needed, would come after the operator's word that lifts it.
+            await wait_until(lambda: not self._is_being_parked)
         why = who_and_why(request.by, request.reason)
         await perform(
             Orders.note_retry,

@@ -210,4 +210,13 @@ MUTANTS = (
         '_MISCONFIGURED_CLASSES = frozenset({"28", "3D", "3F"})\n_REFUSING_CLASSES = frozenset({"42"})',
         _WAITS,
     ),
+    Mutant(
+        "a-retry-does-not-wait-for-the-parking",
+        "an operator's word would be overwritten by the parking it overtook, and the order stay stuck for hours",
+        "workflows/checkout_updates.py",
+        "            await wait_until(lambda: not self._is_being_parked)\n",
+        "            pass\n",
+        at(REVIEW, "test_a_retry_that_comes_while_the_order_is_being_parked_is_not_lost"),
+        hangs=True,
+    ),
 )

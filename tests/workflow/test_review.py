@@ -38,7 +38,14 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def needs_review(shop: Shop, gates: Gates) -> CheckoutInput:
     """Have an order parked because the database has forgotten its payment."""
-    order, backup = shop.order("carol"), Backup(shop.database)
+    order = shop.order("carol")
+    await forget_the_payment(shop, gates, order)
+    await until_status(shop, order, "stuck")
+    return order
+
+
+async def forget_the_payment(shop: Shop, gates: Gates, order: CheckoutInput) -> None:
+    backup = Backup(shop.database)
     pay, ship = gates.hold(order, "charge_payment", "before"), gates.hold(order, "ship_order", "before")
     await shop.start(order)
     await pay.reached()
@@ -47,8 +54,6 @@ async def needs_review(shop: Shop, gates: Gates) -> CheckoutInput:
     await ship.reached()
     await backup.restore()
     ship.open()
-    await until_status(shop, order, "stuck")
-    return order
 
 
 async def is_under_review(shop: Shop) -> bool:
@@ -108,6 +113,33 @@ async def test_a_second_run_of_an_order_that_needs_review_undoes_nothing_until_i
         ended = await how_it_ended(handle)
 
     assert ended in {"OrderRejected", "OrderCancelled", "CANCELED"}
+    assert await goods_and_money(shop.database) == before
+    assert await violations(shop) == []
+
+
+async def test_a_retry_that_comes_while_the_order_is_being_parked_is_not_lost(shop: Shop) -> None:
+    before, gates, order = await goods_and_money(shop.database), Gates(), shop.order("carol")
+    parking = gates.hold(order, "park_order", "before")
+
+    async with shop.working(interceptors=(gates,)):
+        await forget_the_payment(shop, gates, order)
+        await parking.reached()
+        handle = shop.newest_run(order)
+        retrying = await handle.start_update(
+            "retry_compensation",
+            RetryRequest("anna@desk", "the parcel never left"),
+            wait_for_stage=WorkflowUpdateStage.ACCEPTED,
+            result_type=CheckoutStatus,
+        )
+        if "note_retry" in {
+            begun.activity_type.name for begun in (await handle.describe()).raw_description.pending_activities
+        }:
+            await until_tried(gates, order, "note_retry", times=1)  # what the parking writes then comes last
+        parking.open()
+        await retrying.result()
+        ended = await how_it_ended(handle)
+
+    assert ended == "OrderRejected"
     assert await goods_and_money(shop.database) == before
     assert await violations(shop) == []
 
