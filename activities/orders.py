@@ -125,6 +125,8 @@ class OrderState:
     tracking_number: str | None = None
     standing: list[str] = field(default_factory=list)
     """Steps whose effect still stands, earliest first: the order cannot be closed yet."""
+    nothing_stands: bool = False
+    """Known of an order that was to be parked: no step of it is in effect."""
 
 
 @dataclass(frozen=True)
@@ -285,7 +287,8 @@ class Orders:
             await connection.execute(_PARK, {**_row(park.undo), "by": taken_back_by(park.undo)})
             await lock_order(connection, order)  # as in close_order
             incident = {"steps": park.steps, "cause": park.cause[:1000], "needs_review": park.needs_review}
-            return await _state(connection, order, _AFTER_PARK, **line_arrays(order), **incident)
+            state = await _state(connection, order, _AFTER_PARK, **line_arrays(order), **incident)
+            return replace(state, nothing_stands=not found.steps)
 
     @activity.defn
     async def resolve_step(self, note: OperatorNote) -> None:

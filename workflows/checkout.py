@@ -216,10 +216,20 @@ class CheckoutWorkflow(CheckoutUpdates):
         if state.status == OrderStatus.COMPLETED and not state.standing:
             return Irrevocable(Step.SHIP, {"tracking_number": state.tracking_number})
         self._must_undo_all(state.standing)
-        if self._doubt is not None and state.status in {*Ending} and workflow.patched("no-review-of-what-has-ended"):
-            self._doubt = None  # another run has undone it, on an operator's word: there is nothing left to decide
-            self._must_undo_all(steps)
+        if state.status in {*Ending}:
+            self._take_over_the_ending(steps, nothing_stands=state.nothing_stands)
         return None
+
+    def _take_over_the_ending(self, stuck: Sequence[str], *, nothing_stands: bool) -> None:
+        """Go on to end as the order has: it was not parked, for another run has undone it."""
+        if self._doubt is not None:
+            if workflow.patched("no-review-of-what-has-ended"):
+                self._doubt = None  # it was on an operator's word: there is nothing left to decide
+                self._must_undo_all(stuck)
+        # Runs that were open at the deploy wait on; asked anew in each round, so that they end with their next one.
+        elif nothing_stands and workflow.patched(f"what-has-ended-is-not-stuck-{self._saga.rounds}"):
+            for step in stuck:
+                self._saga.resolve(step, "the order has ended, and nothing of this step stands")
 
     def _ends_stuck(self) -> bool:
         """Tell whether the server wants a new run: the history, or the number of updates, nears the server's limit."""

@@ -1,6 +1,6 @@
 """Faults in who may take a completed order back, in what needs a review, and in what waits for the environment."""
 
-from tests.mutants.killers import COMPLETED_STAYS, ENVIRONMENT, FENCE, REVIEW, REVIEW_ENDED, SETUP, at
+from tests.mutants.killers import COMPLETED_STAYS, ENVIRONMENT, FENCE, REVIEW, REVIEW_ENDED, SECOND_RUN, SETUP, at
 from tests.mutants.mutant import Mutant
 
 _ORDERS = "activities/orders.py"
@@ -217,6 +217,24 @@ MUTANTS = (
         "            await wait_until(lambda: not self._is_being_parked)\n",
         "            pass\n",
         at(REVIEW, "test_a_retry_that_comes_while_the_order_is_being_parked_is_not_lost"),
+        hangs=True,
+    ),
+    Mutant(
+        "what-has-ended-is-stuck",
+        "a second run of an order that has ended would be stuck for an hour, without an incident",
+        _STORY,
+        "            self._take_over_the_ending(steps, nothing_stands=state.nothing_stands)\n",
+        "            pass\n",
+        at(SECOND_RUN, "test_a_second_run_whose_undo_is_refused_ends_as_the_order_has_and_is_not_stuck"),
+        hangs=True,
+    ),
+    Mutant(
+        "what-stands-is-taken-for-ended",
+        "a step that stands under an order that has ended would be undone again and again without a pause",
+        _STORY,
+        "        elif nothing_stands and workflow.patched(",
+        "        elif workflow.patched(",
+        at(SECOND_RUN, "test_a_second_run_of_what_has_ended_is_stuck_where_a_step_stands_after_all"),
         hangs=True,
     ),
 )

@@ -16,7 +16,7 @@ from activities.payments import Payments
 from activities.shipping import Shipping
 from client.checkouts import Checkouts
 from domain import policies
-from domain.errors import IdempotencyMismatch
+from domain.errors import DatabaseRefusedStatement, IdempotencyMismatch
 from domain.model import CheckoutInput, CheckoutStatus, Ending, OrderLine, UndoInput
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
@@ -30,6 +30,7 @@ from tests.workflow.sagas import (
     reset_to,
     retry,
     until,
+    until_tried,
     violations,
 )
 from tests.workflow.test_stuck import stuck_with_a_label
@@ -208,6 +209,59 @@ async def test_a_second_run_of_a_stuck_order_whose_steps_all_stand_does_not_take
     assert await shop.order_status(order) == ("completed" if meanwhile == "collected" else "rejected")
     assert (await goods_and_money(shop.database) == before) == (meanwhile != "collected")
     assert await open_incidents(shop, order) == []
+    assert await violations(shop) == []
+
+
+@pytest.mark.parametrize(("customer", "ending"), [("nemo", "rejected"), ("alice", "cancelled")])
+async def test_a_second_run_whose_undo_is_refused_ends_as_the_order_has_and_is_not_stuck(
+    shop: Shop, customer: str, ending: str
+) -> None:
+    order, gates = shop.order(customer), Gates()
+    first = await shop.start(order)
+    if ending == "cancelled":
+        await first.cancel()
+    async with shop.working():
+        await how_it_ended(first)
+    before = await goods_and_money(shop.database)
+    for activity in ("reserve_inventory", "release_inventory"):
+        gates.fail(order, activity, times=1, error=lambda: DatabaseRefusedStatement("a rule", non_retryable=True))
+
+    async with shop.working(interceptors=(gates,)):
+        second = await shop.run_again(order)
+        ended = await how_it_ended(second)
+
+    assert gates.attempts_of(order, "park_order") == 1
+    assert ended == {"rejected": "OrderRejected", "cancelled": "OrderCancelled"}[ending]
+    assert await shop.order_status(order) == ending
+    assert await goods_and_money(shop.database) == before
+    assert await violations(shop) == []
+
+
+async def test_a_second_run_of_what_has_ended_is_stuck_where_a_step_stands_after_all(shop: Shop) -> None:
+    order, gates = shop.order("nemo"), Gates()
+    before = await goods_and_money(shop.database)
+    async with shop.working():
+        await how_it_ended(await shop.start(order))
+    # As after a restore of the database to an earlier instant, in which a release was lost.
+    await shop.database.run(
+        "UPDATE step_fence SET phase = 'done' WHERE step = 'reserve'; UPDATE reservations SET state = 'held';"
+        "UPDATE inventory SET reserved = reserved + 1 WHERE sku = 'tea-mug'"
+    )
+    refusal = gates.fail(
+        order, "release_inventory", error=lambda: DatabaseRefusedStatement("a rule", non_retryable=True)
+    )
+
+    async with shop.working(interceptors=(gates,)):
+        second = await shop.run_again(order)
+        await until_tried(gates, order, "park_order", times=1)
+        await until_stuck_again(shop, order)
+        refusal.mend()
+        await retry(second)
+        ended = await how_it_ended(second)
+
+    assert gates.attempts_of(order, "release_inventory") == 2
+    assert ended == "OrderRejected"
+    assert await goods_and_money(shop.database) == before
     assert await violations(shop) == []
 
 
