@@ -14,6 +14,7 @@ from activities.inventory import Inventory
 from activities.payments import Payments
 from activities.shipping import Shipping
 from domain import policies
+from domain.errors import DatabaseRefusedStatement
 from domain.maintenance import AuditInput
 from domain.model import CheckoutInput, Lane, OrderLine
 from domain.policies import checkout_workflow_id
@@ -25,6 +26,7 @@ from tests.workflow.sagas import (
     BREAK_UNDO,
     MEND_STEPS,
     MEND_UNDO,
+    failure_of,
     resolve,
     retry,
     until_another_run,
@@ -53,6 +55,15 @@ def ordered(customer: str, sku: str = "tea-mug") -> Scene:
         return await shop.start(shop.order(customer, (sku, 1)))
 
     return scene
+
+
+async def rejected_again(shop: Shop, gates: Gates) -> Handle:
+    """Run an order again that is rejected, while Postgres refuses its statements."""
+    order = shop.order("nemo")
+    await failure_of(await shop.start(order))
+    for activity in ("reserve_inventory", "release_inventory"):
+        gates.fail(order, activity, times=1, error=lambda: DatabaseRefusedStatement("a rule", non_retryable=True))
+    return await shop.run_again(order)
 
 
 async def irrevocable(shop: Shop, gates: Gates) -> Handle:
@@ -488,6 +499,7 @@ SCENES: dict[str, Scene] = {
     "rejected-at-ship": ordered("nemo"),
     "rejected-when-pay-was-given-up": given_up("charge_payment"),
     "rejected-when-ship-was-given-up": given_up("ship_order"),
+    "rejected-again-while-statements-are-refused": rejected_again,
     "rejected-with-a-cancel-while-unwinding": cancelled(
         "refund_payment", by_update=False, moment="before", customer="nemo"
     ),
