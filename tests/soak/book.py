@@ -92,6 +92,9 @@ class Book:
         why = _WHY.get(planned.kind)
         if why is not None and ended.reason.startswith(why):
             return
+        # Its first run was ended between the undo of the step that refused and the ending, which has the reason.
+        if why is not None and planned.starts_again and ended.reason.startswith("StepAlreadyCompensated"):
+            return
         line = f"{planned.order.order_id} ({planned.kind}) was refused: {ended.reason}"
         if ended.reason.startswith(_FAULTS_TO_BLAME):
             self.unplanned.append(line)
