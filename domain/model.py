@@ -2,21 +2,19 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from domain.errors import InvalidInput
+from domain.identifiers import identifier_problem, shown
 
 MAX_LINES = 100
 MAX_QUANTITY = 1_000
 MAX_REASON_LENGTH = 200
 MAX_NAME_LENGTH = 100
-_IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_IDENTIFIER_RULE = "1 to 64 letters, digits, dots, dashes or underscores, beginning with a letter or digit"
 # ISO 4217 currencies without a minor unit; all others here have two decimals.
 _WITHOUT_MINOR_UNIT = frozenset({"CLP", "ISK", "JPY", "KRW", "VND", "XAF", "XOF", "XPF"})
 
@@ -83,8 +81,8 @@ class CheckoutInput:
 
     # A payload that does not fit ends the saga at once instead of failing its workflow task for ever.
     refuse_malformed: ClassVar[bool] = True
-    # Several times the longest order there can be: 100 lines of about 100 bytes.
-    max_payload_bytes: ClassVar[int] = 65_536
+    # Above the longest order there can be: 100 SKUs of 128 characters, each of which JSON writes in 12 bytes at most.
+    max_payload_bytes: ClassVar[int] = 262_144
 
     order_id: str
     customer: str
@@ -107,9 +105,9 @@ class CheckoutInput:
     def __post_init__(self) -> None:
         """Refuse what cannot be an order; merge and sort the lines."""
         problems = [
-            f"{name} {_shown(value)} is not {_IDENTIFIER_RULE}"
+            f"{name} {problem}"
             for name, value in (("order id", self.order_id), ("customer", self.customer))
-            if not is_identifier(value)
+            if (problem := identifier_problem(value))
         ]
         problems += _line_problems(self.lines)
         if not problems:
@@ -220,11 +218,6 @@ def id_is_taken(order_id: str) -> str:
     return f"order id {order_id} already belongs to an order with another customer or other lines"
 
 
-def is_identifier(value: object) -> bool:
-    """Tell whether a value can be an order id, a customer or a SKU."""
-    return isinstance(value, str) and _IDENTIFIER.fullmatch(value) is not None
-
-
 def reason_problem(reason: object) -> str | None:
     """Say what is wrong with the reason a person gave, or None: 1 to 200 printable characters."""
     if not isinstance(reason, str) or not reason.strip():
@@ -261,11 +254,6 @@ def format_money(amount_minor: int, currency: str) -> str:
     return f"{amount_minor // 100}.{amount_minor % 100:02d} {currency}"
 
 
-def _shown(value: Any) -> str:
-    text = ascii(value)
-    return text if len(text) <= 40 else f"{text[:36]}... ({len(str(value))} characters)"
-
-
 def _line_problems(lines: tuple[OrderLine, ...]) -> list[str]:
     if not lines:
         return ["the order has no lines; give at least one SKU and quantity"]
@@ -273,11 +261,11 @@ def _line_problems(lines: tuple[OrderLine, ...]) -> list[str]:
         return [f"the order has {len(lines)} lines; {MAX_LINES} are allowed, split it"]
     problems = []
     for number, line in enumerate(lines, start=1):
-        if not is_identifier(line.sku):
-            problems.append(f"line {number}: SKU {_shown(line.sku)} is not {_IDENTIFIER_RULE}")
+        if problem := identifier_problem(line.sku):
+            problems.append(f"line {number}: SKU {problem}")
         # A bool is an int to Python, and 1.5 would pass for one on the wire.
         if type(line.quantity) is not int:
-            problems.append(f"line {number}: quantity {_shown(line.quantity)} is not a whole number")
+            problems.append(f"line {number}: quantity {shown(line.quantity)} is not a whole number")
         elif not 1 <= line.quantity <= MAX_QUANTITY:
             problems.append(f"line {number}: quantity {line.quantity} is not between 1 and {MAX_QUANTITY}")
     return problems

@@ -20,6 +20,7 @@ EVERY = {
     "test_a_worker_that_is_stopped_while_a_server_keeps_it_waiting_ends_at_once_and_well": 2,
     "test_a_worker_that_is_stopped_while_it_waits_ends_at_once_and_well": 4,
     "test_a_worker_whose_log_follower_ends_drains_and_leaves_with_1": 2,
+    "test_every_character_there_is_means_the_same_to_the_database": 2,
     "test_orders_that_are_done_together_leave_what_they_leave_one_by_one": 4,
     "test_other_content_under_the_same_order_id_is_refused_after_a_tombstone": 5,
     "test_other_content_under_the_same_order_id_is_refused_after_the_step": 5,

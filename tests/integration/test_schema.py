@@ -41,8 +41,8 @@ async def test_a_database_on_which_setup_sql_never_ran_is_told_in_one_line(stack
 
 
 _MENDED_BY_SETUP = {
-    "version": ("UPDATE schema_version SET version = 1", "schema version 2 (it has version 1)"),
-    "no version": ("DROP TABLE schema_version", "schema version 2 (it has none)\ntable schema_version"),
+    "version": ("UPDATE schema_version SET version = 1", "schema version 3 (it has version 1)"),
+    "no version": ("DROP TABLE schema_version", "schema version 3 (it has none)\ntable schema_version"),
     "table": ("DROP TABLE audit_events", "table audit_events"),
     "column": ("ALTER TABLE orders DROP COLUMN carrier", "column orders.carrier text"),
     "trigger": (
@@ -233,7 +233,7 @@ async def test_a_newer_schema_will_do(database: Database) -> None:
 async def test_a_setup_sql_of_an_older_release_changes_nothing(database: Database, stack: DevStack) -> None:
     await database.run("UPDATE schema_version SET version = version + 1; DROP TRIGGER orders_move ON orders")
 
-    with pytest.raises(Exception, match="has schema version 3, and this file makes version 2"):
+    with pytest.raises(Exception, match="has schema version 4, and this file makes version 3"):
         psql(stack.postgres, database.name, *_SETUP)
 
     assert await database.value("SELECT count(*) FROM pg_trigger WHERE tgname = 'orders_move'") == 0

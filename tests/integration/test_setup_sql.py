@@ -228,11 +228,12 @@ _TRANSFER = (
 )
 _PARCEL = "INSERT INTO shipments (order_id, tracking_number, carrier, zone, state, handed_over_at) VALUES "
 _VIOLATIONS = {
-    "products_sku_is_printable": "INSERT INTO products VALUES ('tea mug', 'A space', 100)",
+    "products_sku_is_printable": "INSERT INTO products VALUES ('tea-mug ', 'A blank', 100)",
     "products_price_in_range": "INSERT INTO products VALUES ('gift', 'For nothing', 0)",
     "products_currency_is_iso": "INSERT INTO products VALUES ('gift', 'In euros', 100, 'euro')",
     "inventory_never_oversold": "UPDATE inventory SET reserved = on_hand + 1 WHERE sku = 'lamp'",
     "inventory_never_negative": "UPDATE inventory SET reserved = -1 WHERE sku = 'lamp'",
+    "accounts_id_is_printable": "INSERT INTO accounts VALUES (E'b\\tb', 'customer', 'Bob', 0)",
     "accounts_kind_is_known": "INSERT INTO accounts VALUES ('x', 'supplier', 'X')",
     "accounts_balance_is_a_customers": "UPDATE accounts SET balance_minor = 0 WHERE account_id = 'shop'",
     "accounts_never_overdrawn": "UPDATE accounts SET balance_minor = -1 WHERE account_id = 'bob'",
@@ -243,7 +244,7 @@ _VIOLATIONS = {
     "transfers_sides_fit_the_kind": _TRANSFER + "('t', 'o-1', 'capture', 'bob', 'alice', 1, 'EUR')",
     "transfers_once_per_order": _TRANSFER
     + "('t1', 'o-1', 'capture', 'bob', 'shop', 1, 'EUR'), ('t2', 'o-1', 'capture', 'alice', 'shop', 1, 'EUR')",
-    "orders_id_is_printable": "INSERT INTO orders (order_id, customer) VALUES ('../o', 'alice')",
+    "orders_id_is_printable": "INSERT INTO orders (order_id, customer) VALUES (repeat('o', 129), 'alice')",
     "orders_customer_is_printable": "INSERT INTO orders (order_id, customer) VALUES ('o', E'al\\nice')",
     # The trigger on moves would be faster to refuse it.
     "orders_status_is_known": _ORDER

@@ -52,7 +52,8 @@ MUTANTS = (
         "functions-are-for-everybody-or-nobody",
         "on a database whose functions are not for everybody nothing would move, and setup.sql would not help",
         _SETUP,
-        "GRANT EXECUTE ON FUNCTION order_may_move, order_stays_completed, orders_move, orders_log_move TO checkout;\n",
+        "GRANT EXECUTE ON FUNCTION is_identifier, order_may_move, order_stays_completed, orders_move, orders_log_move"
+        " TO checkout;\n",
         "",
         at(SCHEMA, f"{_NAMED}[right to a function]"),
     ),

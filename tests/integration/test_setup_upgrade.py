@@ -1,0 +1,99 @@
+"""setup.sql on a database of an earlier version that is in use: what it changes, and what it holds up meanwhile."""
+
+import asyncio
+import subprocess
+
+import asyncpg
+import pytest
+
+from embedded.process import ServerFailed
+from embedded.stack import ROOT, DevStack, psql
+from tests.conftest import Database
+from tests.integration.test_setup_sql import _SETUP, _dump
+
+# As version 2 had them.
+_VERSION_2 = """
+    DROP FUNCTION is_identifier CASCADE;
+    ALTER TABLE orders
+        ADD CONSTRAINT orders_id_is_printable CHECK (order_id ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'),
+        ADD CONSTRAINT orders_customer_is_printable CHECK (customer ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$');
+    ALTER TABLE products ADD CONSTRAINT products_sku_is_printable CHECK (sku ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$');
+    ALTER TABLE order_lines
+        ADD CONSTRAINT order_lines_sku_is_printable CHECK (sku ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$');
+    UPDATE schema_version SET version = 2;
+"""
+_UNSEEN = "SELECT conname FROM pg_constraint WHERE NOT convalidated ORDER BY 1"
+_REAL = "INSERT INTO orders (order_id, customer) VALUES ('#1001', 'a@b.c')"
+
+
+def _told(stack: DevStack, database: Database) -> str:
+    """Run setup.sql and give what it complains about."""
+    to = ["--host", "127.0.0.1", "--port", str(stack.postgres.port), "--username", "postgres", database.name]
+    command = [str(stack.postgres.bin("psql")), "--no-psqlrc", "--quiet", *to, "-f", str(ROOT / "setup.sql")]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+
+async def test_a_database_of_stricter_ids_takes_those_of_other_systems(stack: DevStack, database: Database) -> None:
+    fresh = _dump(stack, database.name)
+    await database.run(_VERSION_2)
+    with pytest.raises(asyncpg.CheckViolationError):
+        await database.run(_REAL)
+
+    psql(stack.postgres, database.name, *_SETUP)
+
+    # The sequence of constraints apart.
+    assert _lines(_dump(stack, database.name)) == _lines(fresh)
+    assert await database.fetch(_UNSEEN) == []
+    await database.run(_REAL)
+
+
+async def test_an_upgrade_gives_up_before_others_wait_long_and_can_be_run_again(
+    stack: DevStack, database: Database
+) -> None:
+    await database.run(_VERSION_2)
+    before = _dump(stack, database.name)
+
+    async with database.locked("LOCK TABLE orders IN ROW EXCLUSIVE MODE"):
+        with pytest.raises(ServerFailed, match="lock timeout"):
+            await asyncio.to_thread(psql, stack.postgres, database.name, *_SETUP)
+    given_up = _dump(stack, database.name)
+    psql(stack.postgres, database.name, *_SETUP)
+
+    assert given_up == before
+    await database.run(_REAL)
+
+
+async def test_rows_are_looked_at_beside_those_who_write(stack: DevStack, database: Database) -> None:
+    await database.run("""
+        ALTER TABLE orders DROP CONSTRAINT orders_id_is_printable,
+            ADD CONSTRAINT orders_id_is_printable CHECK (is_identifier(order_id)) NOT VALID
+    """)
+
+    async with database.locked("LOCK TABLE accounts, order_lines, orders, products IN ROW EXCLUSIVE MODE"):
+        await asyncio.to_thread(psql, stack.postgres, database.name, *_SETUP)
+
+    assert await database.fetch(_UNSEEN) == []
+
+
+async def test_rows_that_a_new_constraint_does_not_allow_stay_and_are_told_of(
+    stack: DevStack, database: Database
+) -> None:
+    await database.run(_VERSION_2)
+    await database.run("INSERT INTO accounts VALUES (E'b\\tb', 'customer', 'Bob', 0)")
+
+    told = [_told(stack, database) for _ in range(2)]
+    unseen = [row[0] for row in await database.fetch(_UNSEEN)]
+    await database.run("DELETE FROM accounts WHERE name = 'Bob'")
+    told.append(_told(stack, database))
+
+    assert unseen == ["accounts_id_is_printable"]
+    assert ["accounts has rows that accounts_id_is_printable does not allow" in each for each in told] == [
+        True,
+        True,
+        False,
+    ]
+    assert await database.fetch(_UNSEEN) == []
+
+
+def _lines(dump: str) -> list[str]:
+    return sorted(line.rstrip(",") for line in dump.splitlines())
