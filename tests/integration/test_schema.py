@@ -41,8 +41,8 @@ async def test_a_database_on_which_setup_sql_never_ran_is_told_in_one_line(stack
 
 
 _MENDED_BY_SETUP = {
-    "version": ("UPDATE schema_version SET version = 1", "schema version 2 (it has version 1)"),
-    "no version": ("DROP TABLE schema_version", "schema version 2 (it has none)\ntable schema_version"),
+    "version": ("UPDATE schema_version SET version = 1", "schema version 3 (it has version 1)"),
+    "no version": ("DROP TABLE schema_version", "schema version 3 (it has none)\ntable schema_version"),
     "table": ("DROP TABLE audit_events", "table audit_events"),
     "column": ("ALTER TABLE orders DROP COLUMN carrier", "column orders.carrier text"),
     "trigger": (
@@ -82,6 +82,10 @@ _MENDED_BY_SETUP = {
     "function body": (
         "CREATE OR REPLACE FUNCTION orders_move() " + _NOTHING,
         "function orders_move() as setup.sql has it",
+    ),
+    "function that is not the owner's any more": (
+        "ALTER FUNCTION orders_log_move() SECURITY INVOKER",
+        "function orders_log_move() as setup.sql has it",
     ),
     "index": ("DROP INDEX orders_unfinished", "index orders.orders_unfinished (updated_at, order_id)"),
     "unique index": (
@@ -153,7 +157,10 @@ _MENDED_BY_HAND = {
     ),
     "triggers that do not fire": (
         _ROLE + "session_replication_role = replica",
-        "trigger orders.orders_log_move enabled\ntrigger orders.orders_move enabled",
+        (
+            "trigger orders.orders_log_move enabled\ntrigger orders.orders_move enabled\n"
+            "trigger transfers.transfers_refuse_deposit enabled"
+        ),
     ),
     "no statement_timeout": (
         _ROLE + "statement_timeout = 0",
@@ -233,7 +240,7 @@ async def test_a_newer_schema_will_do(database: Database) -> None:
 async def test_a_setup_sql_of_an_older_release_changes_nothing(database: Database, stack: DevStack) -> None:
     await database.run("UPDATE schema_version SET version = version + 1; DROP TRIGGER orders_move ON orders")
 
-    with pytest.raises(Exception, match="has schema version 3, and this file makes version 2"):
+    with pytest.raises(Exception, match="has schema version 4, and this file makes version 3"):
         psql(stack.postgres, database.name, *_SETUP)
 
     assert await database.value("SELECT count(*) FROM pg_trigger WHERE tgname = 'orders_move'") == 0
