@@ -688,3 +688,132 @@ INSERT INTO accounts (account_id, kind, name, balance_minor, delivery_zone) VALU
 ON CONFLICT DO NOTHING;
 
 COMMIT;
+
+-- Approvals ---------------------------------------------------------------------------------------------
+
+-- A transaction of its own: on a database from before there were approvals it reads the whole ledger once, and nothing
+-- may be locked for as long as that takes. Deposits and deliveries go on meanwhile; one that this does not see yet is
+-- found by the audit.
+BEGIN;
+SET LOCAL search_path = public, pg_temp;
+SET LOCAL lock_timeout = '1s';
+SELECT pg_advisory_xact_lock(hashtext('checkout setup.sql'));
+SET LOCAL ROLE checkout_owner;
+DO $$ BEGIN
+    PERFORM set_config('checkout.approvals_are_new', (to_regclass('public.approvals') IS NULL)::text, true);
+END $$;
+
+-- Who let money and stock in, and why: the only two things that no step makes. Rows are only ever added, by anybody. The
+-- audit compares their sums with the deposits in the ledger, and with what was ever on the shelf.
+CREATE TABLE IF NOT EXISTS approvals (
+    approval_id bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    kind        text        NOT NULL,
+    subject     text        NOT NULL,  -- the account, or the SKU
+    amount      bigint      NOT NULL,  -- minor units, or pieces; negative takes back what should not have been
+    currency    text,                  -- of a deposit
+    reference   text,                  -- whoever approves may name it: the same name is approved once
+    reason      text        NOT NULL,
+    approved_by text        NOT NULL DEFAULT session_user,
+    at          timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT approvals_kind_is_known CHECK (kind IN ('deposit', 'delivery')),
+    CONSTRAINT approvals_deposit_has_a_currency CHECK ((kind = 'deposit') = (currency IS NOT NULL)),
+    CONSTRAINT approvals_amount_is_something CHECK (amount <> 0),
+    CONSTRAINT approvals_reason_is_given CHECK (length(btrim(reason)) BETWEEN 1 AND 1000),
+    CONSTRAINT approvals_once_per_reference UNIQUE (kind, reference)
+);
+
+CREATE OR REPLACE FUNCTION approvals_stay() RETURNS trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION 'an approval stays as it is: add another one that takes it back' USING ERRCODE = '42501';
+END $$;
+CALL pg_temp.create_once('CREATE TRIGGER approvals_stay BEFORE DELETE OR UPDATE OR TRUNCATE ON approvals
+    FOR EACH STATEMENT EXECUTE FUNCTION approvals_stay()');
+
+-- Gives a customer money, and tells under which id the ledger has it. For whoever may run it; who it was is kept.
+CREATE OR REPLACE FUNCTION deposit(account text, amount bigint, currency text, reason text, reference text DEFAULT NULL)
+RETURNS text LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE
+    transfer text := 'deposit/' || coalesce(deposit.reference, gen_random_uuid()::text);
+BEGIN
+    IF deposit.amount IS NULL OR deposit.amount <= 0 THEN
+        RAISE EXCEPTION 'a deposit of % is none', coalesce(deposit.amount::text, 'nothing') USING ERRCODE = '22023';
+    END IF;
+    IF coalesce(btrim(deposit.reason), '') = '' THEN
+        RAISE EXCEPTION 'a deposit needs a reason' USING ERRCODE = '22023';
+    END IF;
+    UPDATE public.accounts a SET balance_minor = a.balance_minor + deposit.amount
+     WHERE a.account_id = deposit.account AND a.kind = 'customer' AND a.currency = deposit.currency;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no customer % with money in %', deposit.account, deposit.currency USING ERRCODE = 'P0002';
+    END IF;
+    BEGIN
+        INSERT INTO public.transfers (transfer_id, kind, debit_account, credit_account, amount_minor, currency)
+        VALUES (transfer, 'deposit', 'bank', deposit.account, deposit.amount, deposit.currency);
+        INSERT INTO public.approvals (kind, subject, amount, currency, reference, reason)
+        VALUES ('deposit', deposit.account, deposit.amount, deposit.currency, deposit.reference, deposit.reason);
+    EXCEPTION WHEN unique_violation THEN
+        RAISE EXCEPTION 'deposit % was made already', deposit.reference USING ERRCODE = '23505';
+    END;
+    RETURN transfer;
+END $$;
+
+-- Puts goods on the shelf, or takes some off that are not there; tells how many there are now.
+CREATE OR REPLACE FUNCTION deliver(sku text, quantity bigint, reason text, reference text DEFAULT NULL)
+RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE
+    now_on_hand bigint;
+BEGIN
+    IF deliver.quantity IS NULL OR deliver.quantity = 0 THEN
+        RAISE EXCEPTION 'a delivery of nothing is none' USING ERRCODE = '22023';
+    END IF;
+    IF coalesce(btrim(deliver.reason), '') = '' THEN
+        RAISE EXCEPTION 'a delivery needs a reason' USING ERRCODE = '22023';
+    END IF;
+    IF NOT EXISTS (SELECT FROM public.products p WHERE p.sku = deliver.sku) THEN
+        RAISE EXCEPTION 'there is no product %', deliver.sku USING ERRCODE = 'P0002';
+    END IF;
+    BEGIN
+        INSERT INTO public.approvals (kind, subject, amount, reference, reason)
+        VALUES ('delivery', deliver.sku, deliver.quantity, deliver.reference, deliver.reason);
+    EXCEPTION WHEN unique_violation THEN
+        RAISE EXCEPTION 'delivery % was made already', deliver.reference USING ERRCODE = '23505';
+    END;
+    INSERT INTO public.inventory (sku, on_hand) VALUES (deliver.sku, 0) ON CONFLICT DO NOTHING;
+    UPDATE public.inventory i SET received = i.received + deliver.quantity, on_hand = i.on_hand + deliver.quantity
+     WHERE i.sku = deliver.sku RETURNING i.on_hand INTO now_on_hand;
+    RETURN now_on_hand;
+END $$;
+
+-- Vouches for all that is there and that nobody has approved, and tells how much of it there was. The owner's alone.
+CREATE OR REPLACE FUNCTION approve_what_is_there(why text) RETURNS bigint LANGUAGE sql
+SET search_path = pg_catalog, public, pg_temp AS $$
+    WITH found AS (
+        SELECT 'deposit' AS kind, credit_account AS subject, currency, sum(amount_minor) AS amount
+          FROM public.transfers WHERE kind = 'deposit' GROUP BY credit_account, currency
+        UNION ALL
+        SELECT 'delivery', sku, NULL, initial + received FROM public.inventory
+        UNION ALL
+        SELECT kind, subject, currency, -amount FROM public.approvals
+    ), approved AS (
+        INSERT INTO public.approvals (kind, subject, currency, amount, reason)
+        SELECT kind, subject, currency, sum(amount), why FROM found
+         GROUP BY kind, subject, currency HAVING sum(amount) <> 0
+        RETURNING approval_id
+    )
+    SELECT count(*) FROM approved
+$$;
+
+DO $$ BEGIN
+    IF current_setting('checkout.approvals_are_new')::boolean THEN
+        PERFORM public.approve_what_is_there('found at upgrade');
+    END IF;
+END $$;
+
+REVOKE ALL ON approvals FROM PUBLIC, checkout, checkout_reader, checkout_operator;
+REVOKE ALL ON FUNCTION approvals_stay, deposit, deliver, approve_what_is_there
+    FROM PUBLIC, checkout, checkout_reader, checkout_operator;
+GRANT SELECT ON approvals TO checkout, checkout_reader, checkout_operator;
+GRANT EXECUTE ON FUNCTION deposit, deliver TO checkout_operator;
+
+COMMIT;

@@ -35,17 +35,26 @@ step_fence: saga_id=a step=a phase=ac had_effect=a fingerprint=a result=a create
 order_events: event_id txid order_id seq event previous_status status changed_by reason at
 incidents: incident_id=a order_id=a steps=ac cause=ac opened_at=a closed_at=ac resolution=ac needs_review=ac
 audit_events: event_id txid check_id=a subject=a event=a detail=a at
+approvals: approval_id kind subject amount currency reference reason approved_by at
 schema_version: is_the_row version
 """
-_FUNCTIONS = {
+_FUNCTIONS: dict[str, set[str]] = {
     "order_may_move": {WORKER, READER, OPERATOR},
     "order_stays_completed": {WORKER},
     "note_on_order": {WORKER},
     "orders_move": set(),
     "orders_log_move": set(),
     "transfers_refuse_deposit": set(),
+    "deposit": {OPERATOR},
+    "deliver": {OPERATOR},
+    "approve_what_is_there": set(),
+    "approvals_stay": set(),
 }
-_SEQUENCES = {"order_events_event_id_seq": {WORKER}, "incidents_incident_id_seq": set()}
+_SEQUENCES: dict[str, set[str]] = {
+    "order_events_event_id_seq": {WORKER},
+    "incidents_incident_id_seq": set(),
+    "approvals_approval_id_seq": set(),
+}
 # What a row may lack once the right to write it is there.
 _UNFIT = (asyncpg.IntegrityConstraintViolationError,)
 

@@ -227,6 +227,7 @@ _TRANSFER = (
     "INSERT INTO transfers (transfer_id, order_id, kind, debit_account, credit_account, amount_minor, currency) VALUES "
 )
 _PARCEL = "INSERT INTO shipments (order_id, tracking_number, carrier, zone, state, handed_over_at) VALUES "
+_APPROVAL = "INSERT INTO approvals (kind, subject, amount, currency, reason) VALUES "
 _VIOLATIONS = {
     "products_sku_is_printable": "INSERT INTO products VALUES ('tea mug', 'A space', 100)",
     "products_price_in_range": "INSERT INTO products VALUES ('gift', 'For nothing', 0)",
@@ -255,6 +256,12 @@ _VIOLATIONS = {
     "orders_priced_when_reserved": _ORDER + "UPDATE orders SET status = 'reserved'",
     "order_lines_sku_is_printable": _ORDER + "INSERT INTO order_lines VALUES ('o-1', '', 1)",
     "order_lines_quantity_in_range": _ORDER + "INSERT INTO order_lines VALUES ('o-1', 'lamp', 1001)",
+    "approvals_kind_is_known": _APPROVAL + "('gift', 'bob', 1, NULL, 'x')",
+    "approvals_deposit_has_a_currency": _APPROVAL + "('deposit', 'bob', 1, NULL, 'x')",
+    "approvals_amount_is_something": _APPROVAL + "('delivery', 'lamp', 0, NULL, 'x')",
+    "approvals_reason_is_given": _APPROVAL + "('delivery', 'lamp', 1, NULL, ' ')",
+    "approvals_once_per_reference": "INSERT INTO approvals (kind, subject, amount, reference, reason)"
+    " VALUES ('delivery', 'lamp', 1, 'r', 'x'), ('delivery', 'cap', 1, 'r', 'x')",
     "reservations_quantity_is_positive": _ORDER + "INSERT INTO reservations VALUES ('o-1', 'lamp', 0)",
     "reservations_state_is_known": _ORDER + "INSERT INTO reservations VALUES ('o-1', 'lamp', 1, 'lost')",
     "shipments_state_is_known": _ORDER + _PARCEL + "('o-1', 'T', 'Post', 'city', 'lost', NULL)",
