@@ -29,14 +29,18 @@ INSERT INTO products (sku, name, unit_price_minor)
     SELECT 'item-' || lpad(n::text, 3, '0'), 'Item ' || n, 100 + 7 * n FROM generate_series(1, 100) AS n
 ON CONFLICT DO NOTHING;
 
-INSERT INTO inventory (sku, initial, on_hand) VALUES
-    ('tea-mug', 1000, 1000), ('poster', 1000, 1000), ('notebook', 1000, 1000),
-    ('lamp', 20, 20), ('last-one', 1, 1), ('bag', 50, 50), ('bottle', 50, 50), ('cap', 50, 50),
-    ('game', 50, 50), ('kite', 50, 50), ('pen', 50, 50), ('scarf', 50, 50)
-ON CONFLICT DO NOTHING;
-INSERT INTO inventory (sku, initial, on_hand)
-    SELECT 'item-' || lpad(n::text, 3, '0'), 1000000, 1000000 FROM generate_series(1, 100) AS n
-ON CONFLICT DO NOTHING;
+-- Stock and money are approved as they come in, or the audit finds them.
+WITH stocked AS (
+    INSERT INTO inventory (sku, initial, on_hand)
+    SELECT sku, quantity, quantity FROM (
+        VALUES ('tea-mug', 1000), ('poster', 1000), ('notebook', 1000), ('lamp', 20), ('last-one', 1), ('bag', 50),
+               ('bottle', 50), ('cap', 50), ('game', 50), ('kite', 50), ('pen', 50), ('scarf', 50)
+        UNION ALL
+        SELECT 'item-' || lpad(n::text, 3, '0'), 1000000 FROM generate_series(1, 100) AS n
+    ) AS stock (sku, quantity)
+    ON CONFLICT DO NOTHING RETURNING sku, initial
+)
+INSERT INTO approvals (kind, subject, amount, reason) SELECT 'delivery', sku, initial, 'demo.sql' FROM stocked;
 
 INSERT INTO delivery_zones (zone, carrier, is_served, hands_over_at_once) VALUES
     ('city',     'Bike Courier', true,  true),
@@ -65,8 +69,12 @@ WITH people (account_id, name, deposit, zone) AS (
     INSERT INTO accounts (account_id, kind, name, balance_minor, delivery_zone)
     SELECT account_id, 'customer', name, deposit, zone FROM people
     ON CONFLICT DO NOTHING RETURNING account_id, balance_minor
+), deposited AS (
+    INSERT INTO transfers (transfer_id, kind, debit_account, credit_account, amount_minor, currency)
+    SELECT 'deposit/' || account_id, 'deposit', 'bank', account_id, balance_minor, 'EUR' FROM opened
+    RETURNING credit_account, amount_minor
 )
-INSERT INTO transfers (transfer_id, kind, debit_account, credit_account, amount_minor, currency)
-SELECT 'deposit/' || account_id, 'deposit', 'bank', account_id, balance_minor, 'EUR' FROM opened;
+INSERT INTO approvals (kind, subject, amount, currency, reason)
+SELECT 'deposit', credit_account, amount_minor, 'EUR', 'demo.sql' FROM deposited;
 
 COMMIT;

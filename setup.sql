@@ -3,7 +3,7 @@
 --   Run it as the owner of an empty or an existing database, as often as you like:
 --       psql -d checkout -f setup.sql          (by hand)
 --       make up                                (does it for you)
---   No superuser is needed. It makes role `checkout` and its settings, which takes CREATEROLE; where the owner may not,
+--   No superuser is needed. It makes four roles and their settings, which takes CREATEROLE; where the owner may not,
 --   it says what an administrator has to run first. PostgreSQL 15 to 18; all of it lives in schema `public`.
 --
 -- How an order lives here. A row in `orders` is what somebody asked for; `order_lines` says how many of
@@ -20,7 +20,7 @@
 --
 -- Money is integer minor units (cents). Instants carry a zone and come from this server's clock.
 -- Constraint names are public: the service turns a violation into an answer by its name.
--- Worked on by one role, `checkout`, which may append to the ledger and to the event log but never change them.
+-- Owned by `checkout_owner`, worked on by `checkout`, which may append to the ledger but never change it: see Roles.
 
 \set ON_ERROR_STOP on
 -- An error is one line, and a hint where there is one.
@@ -122,6 +122,145 @@ BEGIN
     END IF;
 END $$;
 
+-- Roles -------------------------------------------------------------------------------------------------
+
+--   checkout_owner     owns all of this; nobody logs in as it, and whoever runs this file is a member of it
+--   checkout           the worker: what steps and undos change, and nothing else
+--   checkout_reader    reads everything, changes nothing
+--   checkout_operator  a person with psql: products, prices, customers, zones, orders by hand, deposits, deliveries
+-- Give each of the last three a password where the server asks for one:  ALTER ROLE checkout PASSWORD '…'.
+-- The worker may have four fifths of the server's sessions, so that it locks no person out; another limit stays.
+--
+-- Settings of the worker.
+-- The timeouts are nested on purpose: waiting for a lock ends before the statement. A step is one statement, and ends
+-- before Temporal gives its attempt up (5 s); an undo is a transaction of a few, and ends before its own attempt (10 s).
+-- Ten round trips fit into it even when each takes most of a second: where none fits, no undo would ever commit.
+-- An attempt that Temporal has written off ends soon after, and until then the fence keeps it harmless.
+-- transaction_timeout is 17's: below that, the service ends such a transaction itself (adapters/database.py).
+-- A server busy with a statement notices within a second that its client was killed.
+-- A plan that was made while a table was small is kept while it grows, until somebody analyzes the table: a step, which
+-- looks for a few keys, must not read all of it until then.
+DO $$
+DECLARE
+    settings CONSTANT text[] := ARRAY[
+        'search_path=public',
+        'lock_timeout=1500ms',
+        'statement_timeout=3s',
+        'transaction_timeout=9s',
+        'idle_in_transaction_session_timeout=5s',
+        'client_connection_check_interval=1s',
+        'enable_seqscan=off'
+    ];
+    connections CONSTANT integer := greatest(current_setting('max_connections')::integer * 4 / 5, 1);
+    is_superuser CONSTANT boolean := (SELECT rolsuper FROM pg_roles WHERE rolname = current_user);
+    -- Membership is not enough from 16 on: it may be without the right to give the owner something.
+    to_be_owner CONSTANT text := CASE WHEN current_setting('server_version_num')::integer < 160000
+                                      THEN 'MEMBER' ELSE 'SET' END;
+    statements text[];
+    statement text;
+BEGIN
+    SELECT coalesce(array_agg(format('CREATE ROLE %I %s', name, attributes)), '{}') INTO statements
+      FROM (VALUES ('checkout_owner', 'NOLOGIN'), ('checkout', 'LOGIN CONNECTION LIMIT ' || connections),
+                   ('checkout_reader', 'LOGIN'), ('checkout_operator', 'LOGIN')) AS wanted (name, attributes)
+     WHERE to_regrole(name) IS NULL;
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'checkout' AND rolconnlimit = -1) THEN
+        statements := statements || ('ALTER ROLE checkout CONNECTION LIMIT ' || connections);
+    END IF;
+    IF NOT is_superuser AND (to_regrole('checkout_owner') IS NULL
+                             OR NOT pg_has_role(to_regrole('checkout_owner')::oid, to_be_owner)) THEN
+        statements := statements || format('GRANT checkout_owner TO %I', current_user);
+    END IF;
+    SELECT statements || coalesce(array_agg(format('ALTER ROLE checkout SET %I = %L', known.name, split_part(each, '=', 2))), '{}')
+      INTO statements
+      FROM unnest(settings) AS each JOIN pg_settings known ON known.name = split_part(each, '=', 1)
+     WHERE NOT EXISTS (
+           SELECT FROM pg_db_role_setting s
+            WHERE s.setrole = to_regrole('checkout') AND s.setdatabase = 0 AND each = ANY (s.setconfig));
+    FOREACH statement IN ARRAY statements LOOP
+        FOR attempt IN 1..20 LOOP
+            BEGIN
+                EXECUTE statement;
+                EXIT;
+            -- A role belongs to the whole server: another of its databases is being set up right now.
+            EXCEPTION
+                WHEN duplicate_object OR unique_violation THEN EXIT;
+                WHEN internal_error THEN
+                    IF attempt = 20 THEN RAISE; END IF;
+                    PERFORM pg_sleep(0.05);
+            END;
+        END LOOP;
+    END LOOP;
+EXCEPTION WHEN insufficient_privilege THEN
+    RAISE EXCEPTION '% may not make or change the checkout''s roles: %', current_user, SQLERRM
+        USING HINT = 'Have an administrator run this, and then this file again: ' || array_to_string(statements, '; ') || ';';
+END $$;
+
+-- The database and the schema are for these roles alone. Each is looked at first: where nothing has to be done, nothing
+-- is written, and an owner of the schema alone is not told of the database.
+DO $$
+DECLARE
+    rights CONSTANT text := '
+        SELECT grantee, privilege_type FROM pg_database d, aclexplode(coalesce(d.datacl, acldefault(''d'', d.datdba)))
+         WHERE d.datname = current_database() AND grantee <> d.datdba
+        UNION ALL
+        SELECT grantee, privilege_type FROM pg_namespace n, aclexplode(coalesce(n.nspacl, acldefault(''n'', n.nspowner)))
+         WHERE n.nspname = ''public''';
+    wanted CONSTANT text := '
+        SELECT to_regrole(name)::oid, right_ FROM (VALUES
+            (''checkout_owner'', ''USAGE''), (''checkout_owner'', ''CREATE''),
+            (''checkout'', ''CONNECT''), (''checkout'', ''USAGE''),
+            (''checkout_reader'', ''CONNECT''), (''checkout_reader'', ''USAGE''),
+            (''checkout_operator'', ''CONNECT''), (''checkout_operator'', ''USAGE'')) AS w (name, right_)';
+    is_done boolean;
+BEGIN
+    EXECUTE format('SELECT NOT EXISTS (%s EXCEPT %s) AND NOT EXISTS (SELECT FROM (%s) AS r WHERE grantee = 0)',
+                   wanted, rights, rights) INTO is_done;
+    IF is_done THEN RETURN; END IF;
+    EXECUTE format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database());
+    EXECUTE format('GRANT CONNECT ON DATABASE %I TO checkout, checkout_reader, checkout_operator', current_database());
+    REVOKE ALL ON SCHEMA public FROM PUBLIC;
+    GRANT USAGE ON SCHEMA public TO checkout, checkout_reader, checkout_operator;
+    GRANT USAGE, CREATE ON SCHEMA public TO checkout_owner;
+    EXECUTE format('SELECT NOT EXISTS (%s EXCEPT %s) AND NOT EXISTS (SELECT FROM (%s) AS r WHERE grantee = 0)',
+                   wanted, rights, rights) INTO is_done;
+    IF NOT is_done THEN
+        RAISE WARNING '% may not decide who gets into database % or its schema public, and others than the checkout''s roles may',
+                      current_user, current_database()
+            USING HINT = format('Have the owner of both, or an administrator, run this: REVOKE ALL ON DATABASE %1$I FROM PUBLIC; '
+                                'GRANT CONNECT ON DATABASE %1$I TO checkout, checkout_reader, checkout_operator; '
+                                'REVOKE ALL ON SCHEMA public FROM PUBLIC; '
+                                'GRANT USAGE ON SCHEMA public TO checkout, checkout_reader, checkout_operator; '
+                                'GRANT USAGE, CREATE ON SCHEMA public TO checkout_owner;', current_database());
+    END IF;
+END $$;
+
+-- What an earlier version made belongs to whoever ran it. Each of these takes its table for itself, for an instant.
+DO $$
+DECLARE
+    statement text;
+BEGIN
+    FOR statement IN
+        SELECT format('ALTER TABLE public.%I OWNER TO checkout_owner', relname) FROM pg_class
+         WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND relowner <> 'checkout_owner'::regrole
+           AND relname IN ('schema_version', 'products', 'inventory', 'delivery_zones', 'accounts', 'transfers', 'orders',
+                           'order_lines', 'reservations', 'shipments', 'step_fence', 'order_events', 'incidents',
+                           'audit_events')
+        UNION ALL
+        SELECT format('ALTER FUNCTION %s OWNER TO checkout_owner', oid::regprocedure) FROM pg_proc
+         WHERE pronamespace = 'public'::regnamespace AND proowner <> 'checkout_owner'::regrole
+           AND proname IN ('order_may_move', 'order_stays_completed', 'orders_move', 'orders_log_move')
+    LOOP
+        EXECUTE statement;
+    END LOOP;
+EXCEPTION WHEN insufficient_privilege THEN
+    RAISE EXCEPTION '% does not own what is there already: %', current_user, SQLERRM
+        USING HINT = 'Run this file as the owner of the tables, or as an administrator.';
+END $$;
+
+-- All that follows is made by the owner, and so is the owner's.
+GRANT EXECUTE ON PROCEDURE pg_temp.create_once, pg_temp.add_column_once, pg_temp.constrain_once TO checkout_owner;
+SET LOCAL ROLE checkout_owner;
+
 -- Which version of this file ran last. One row.
 CREATE TABLE IF NOT EXISTS schema_version (
     is_the_row boolean PRIMARY KEY DEFAULT true,
@@ -184,7 +323,7 @@ CREATE TABLE IF NOT EXISTS accounts (
     account_id    text   PRIMARY KEY,
     kind          text   NOT NULL,
     name          text   NOT NULL,
-    balance_minor bigint,
+    balance_minor bigint          DEFAULT 0, -- a customer is opened with nothing
     currency      text   NOT NULL DEFAULT 'EUR',
     delivery_zone text,
     CONSTRAINT accounts_id_is_printable CHECK (is_identifier(account_id)),
@@ -195,6 +334,13 @@ CREATE TABLE IF NOT EXISTS accounts (
     CONSTRAINT accounts_never_overdrawn CHECK (balance_minor >= 0),
     CONSTRAINT accounts_currency_is_iso CHECK (currency ~ '^[A-Z]{3}$')
 ) WITH (fillfactor = 50);
+
+-- A database from before customers were opened with nothing.
+DO $$ BEGIN
+    IF NOT (SELECT atthasdef FROM pg_attribute WHERE attrelid = 'public.accounts'::regclass AND attname = 'balance_minor') THEN
+        ALTER TABLE public.accounts ALTER COLUMN balance_minor SET DEFAULT 0;
+    END IF;
+END $$;
 
 -- The ledger: one row moves one amount from one account (debit) to another (credit), so an unbalanced entry
 -- cannot be written down. Rows are only ever added.
@@ -435,19 +581,20 @@ LANGUAGE sql IMMUTABLE AS $$
 $$;
 
 -- Refuses an illegal move and numbers a legal one. An update that leaves the status as it is passes.
-CREATE OR REPLACE FUNCTION orders_move() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION orders_move() RETURNS trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        IF NOT order_may_move(NULL, NEW.status) THEN
+        IF NOT public.order_may_move(NULL, NEW.status) THEN
             RAISE EXCEPTION 'order % cannot begin as %', NEW.order_id, NEW.status
                 USING ERRCODE = '23514', CONSTRAINT = 'orders_moves_are_legal', TABLE = 'orders';
         END IF;
         NEW.event_seq := 1;
     ELSIF NEW.status <> OLD.status THEN
-        IF NOT order_may_move(OLD.status, NEW.status)
-           OR order_stays_completed(OLD.status, OLD.shipped_by, NEW.taken_back_by)
+        IF NOT public.order_may_move(OLD.status, NEW.status)
+           OR public.order_stays_completed(OLD.status, OLD.shipped_by, NEW.taken_back_by)
            OR (OLD.status = 'completed' AND EXISTS (
-                   SELECT FROM shipments s WHERE s.order_id = NEW.order_id AND s.state = 'handed_over')) THEN
+                   SELECT FROM public.shipments s WHERE s.order_id = NEW.order_id AND s.state = 'handed_over')) THEN
             RAISE EXCEPTION 'order % cannot move from % to %', NEW.order_id, OLD.status, NEW.status
                 USING ERRCODE = '23514', CONSTRAINT = 'orders_moves_are_legal', TABLE = 'orders';
         END IF;
@@ -457,102 +604,110 @@ BEGIN
     RETURN NEW;
 END $$;
 
--- Writes the event of every move, whoever made it: the service, the sweep or a person with psql.
-CREATE OR REPLACE FUNCTION orders_log_move() RETURNS trigger LANGUAGE plpgsql AS $$
+-- Writes the event of every move, whoever made it: the service, the sweep or a person with psql. As the owner, since
+-- none of them may write an event.
+CREATE OR REPLACE FUNCTION orders_log_move() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        INSERT INTO order_events (order_id, seq, event, previous_status, status, changed_by, reason)
+        INSERT INTO public.order_events (order_id, seq, event, previous_status, status, changed_by, reason)
         VALUES (NEW.order_id, NEW.event_seq, NEW.status, NULL, NEW.status, NEW.changed_by, NEW.reason);
     ELSIF NEW.status <> OLD.status THEN
-        INSERT INTO order_events (order_id, seq, event, previous_status, status, changed_by, reason)
+        INSERT INTO public.order_events (order_id, seq, event, previous_status, status, changed_by, reason)
         VALUES (NEW.order_id, NEW.event_seq, NEW.status, OLD.status, NEW.status, NEW.changed_by, NEW.reason);
     END IF;
     RETURN NULL;
 END $$;
 
--- Somebody who corrects a row by hand may have another search_path.
-ALTER FUNCTION orders_move() SET search_path = public, pg_temp;
-ALTER FUNCTION orders_log_move() SET search_path = public, pg_temp;
+-- Writes the event of something that a person has asked for and that moves nothing, once per reason. The worker's only
+-- way to an event of its own.
+CREATE OR REPLACE FUNCTION note_on_order(noted_order text, noted_event text, noted_reason text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+    IF noted_event IS NULL OR noted_event NOT IN ('retry_requested', 'step_resolved') THEN
+        RAISE EXCEPTION '% is no event of a person', coalesce(noted_event, 'nothing') USING ERRCODE = '22023';
+    END IF;
+    WITH numbered AS (
+        UPDATE public.orders o SET event_seq = o.event_seq + 1
+         WHERE o.order_id = noted_order AND NOT EXISTS (
+               SELECT FROM public.order_events e
+                WHERE e.order_id = noted_order AND e.event = noted_event AND e.reason = noted_reason)
+        RETURNING o.event_seq, o.status
+    )
+    INSERT INTO public.order_events (order_id, seq, event, previous_status, status, changed_by, reason)
+    SELECT noted_order, event_seq, noted_event, status, status, 'operator', noted_reason FROM numbered;
+END $$;
+
+-- Money comes in by a person's word alone, never by a step. Asked of deposits alone: a capture or a refund costs nothing.
+CREATE OR REPLACE FUNCTION transfers_refuse_deposit() RETURNS trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+    IF NOT pg_has_role(current_user, 'checkout_owner', 'MEMBER') THEN
+        RAISE EXCEPTION 'permission denied: role % may not write a deposit', current_user USING ERRCODE = '42501';
+    END IF;
+    RETURN NEW;
+END $$;
 
 CALL pg_temp.create_once('CREATE TRIGGER orders_move BEFORE INSERT OR UPDATE OF status ON orders
     FOR EACH ROW EXECUTE FUNCTION orders_move()');
 CALL pg_temp.create_once('CREATE TRIGGER orders_log_move AFTER INSERT OR UPDATE OF status ON orders
     FOR EACH ROW EXECUTE FUNCTION orders_log_move()');
+CALL pg_temp.create_once($$CREATE TRIGGER transfers_refuse_deposit BEFORE INSERT ON transfers
+    FOR EACH ROW WHEN ((new.kind = 'deposit'::text)) EXECUTE FUNCTION transfers_refuse_deposit()$$);
 
 -- Rights ------------------------------------------------------------------------------------------------
 
--- The service's role. Give it a password where the server asks for one:  ALTER ROLE checkout PASSWORD '…'.
--- The timeouts are nested on purpose: waiting for a lock ends before the statement. A step is one statement, and ends
--- before Temporal gives its attempt up (5 s); an undo is a transaction of a few, and ends before its own attempt (10 s).
--- Ten round trips fit into it even when each takes most of a second: where none fits, no undo would ever commit.
--- An attempt that Temporal has written off ends soon after, and until then the fence keeps it harmless.
--- transaction_timeout is 17's: below that, the service ends such a transaction itself (adapters/database.py).
--- A server busy with a statement notices within a second that its client was killed.
--- A plan that was made while a table was small is kept while it grows, until somebody analyzes the table: a step, which
--- looks for a few keys, must not read all of it until then.
+-- From nothing, whatever an earlier version or a person gave: on each table, sequence and function of the owner's.
 DO $$
 DECLARE
-    settings CONSTANT text[] := ARRAY[
-        'search_path=public',
-        'lock_timeout=1500ms',
-        'statement_timeout=3s',
-        'transaction_timeout=9s',
-        'idle_in_transaction_session_timeout=5s',
-        'client_connection_check_interval=1s',
-        'enable_seqscan=off'
-    ];
-    statements text[] := ARRAY[]::text[];
     statement text;
 BEGIN
-    IF to_regrole('checkout') IS NULL THEN
-        statements := ARRAY['CREATE ROLE checkout LOGIN'];
-    END IF;
-    SELECT statements || coalesce(array_agg(format('ALTER ROLE checkout SET %I = %L', known.name, split_part(each, '=', 2))), '{}')
-      INTO statements
-      FROM unnest(settings) AS each JOIN pg_settings known ON known.name = split_part(each, '=', 1)
-     WHERE NOT EXISTS (
-           SELECT FROM pg_db_role_setting s
-            WHERE s.setrole = to_regrole('checkout') AND s.setdatabase = 0 AND each = ANY (s.setconfig));
-    FOREACH statement IN ARRAY statements LOOP
-        FOR attempt IN 1..20 LOOP
-            BEGIN
-                EXECUTE statement;
-                EXIT;
-            -- A role belongs to the whole server: another of its databases is being set up right now.
-            EXCEPTION
-                WHEN duplicate_object OR unique_violation THEN EXIT;
-                WHEN internal_error THEN
-                    IF attempt = 20 THEN RAISE; END IF;
-                    PERFORM pg_sleep(0.05);
-            END;
-        END LOOP;
+    FOR statement IN
+        SELECT format('REVOKE ALL ON %s %s FROM PUBLIC, checkout, checkout_reader, checkout_operator',
+                      CASE relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, oid::regclass)
+          FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relowner = 'checkout_owner'::regrole
+           AND relkind IN ('r', 'p', 'v', 'S')
+        UNION ALL
+        SELECT format('REVOKE ALL ON FUNCTION %s FROM PUBLIC, checkout, checkout_reader, checkout_operator',
+                      oid::regprocedure)
+          FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND proowner = 'checkout_owner'::regrole
+    LOOP
+        EXECUTE statement;
     END LOOP;
-EXCEPTION WHEN insufficient_privilege THEN
-    RAISE EXCEPTION '% may not make or change role checkout: %', current_user, SQLERRM
-        USING HINT = 'Have an administrator run this, and then this file again: ' || array_to_string(statements, '; ') || ';';
 END $$;
 
-GRANT USAGE ON SCHEMA public TO checkout;
 GRANT SELECT ON products, inventory, delivery_zones, accounts, transfers, orders, order_lines, reservations, shipments,
-             step_fence, order_events, incidents, audit_events, schema_version TO checkout;
-GRANT INSERT ON orders, order_lines, reservations, transfers, shipments, step_fence, order_events, incidents,
-             audit_events TO checkout;
+             step_fence, order_events, incidents, audit_events, schema_version
+             TO checkout, checkout_reader, checkout_operator;
+-- The audit asks the one, and so does the trigger on orders; constraints ask the other.
+GRANT EXECUTE ON FUNCTION order_may_move, is_identifier TO checkout, checkout_reader, checkout_operator;
+
+-- The worker. Deposits are refused by their trigger; events are written by the owner's functions.
+GRANT INSERT ON orders, order_lines, reservations, transfers, shipments, step_fence, incidents TO checkout;
+GRANT INSERT (check_id, subject, event, detail) ON audit_events TO checkout;
 GRANT UPDATE (on_hand, reserved) ON inventory TO checkout;
 GRANT UPDATE (balance_minor) ON accounts TO checkout;
-GRANT UPDATE (status, changed_by, reason, ending, fingerprint, total_minor, currency, event_seq, updated_at,
+GRANT UPDATE (status, changed_by, reason, ending, fingerprint, total_minor, currency, updated_at,
               shipped_by, taken_back_by) ON orders TO checkout;
 GRANT UPDATE (unit_price_minor) ON order_lines TO checkout;
 GRANT UPDATE (state) ON reservations TO checkout;
 GRANT UPDATE (state, handed_over_at) ON shipments TO checkout;
 GRANT UPDATE (phase, updated_at) ON step_fence TO checkout;
 GRANT UPDATE (steps, cause, closed_at, resolution, needs_review) ON incidents TO checkout;
-
--- Everybody's right by default, which whoever hardens a database takes away.
-GRANT EXECUTE ON FUNCTION is_identifier, order_may_move, order_stays_completed, orders_move, orders_log_move TO checkout;
-
+GRANT EXECUTE ON FUNCTION order_stays_completed, note_on_order TO checkout;
 DO $$ BEGIN
     EXECUTE format('GRANT USAGE ON SEQUENCE %s TO checkout', pg_get_serial_sequence('public.order_events', 'event_id'));
 END $$;
+
+-- A person. A customer is opened with nothing, and an order by hand as pending: the other columns keep their defaults.
+GRANT INSERT (sku, name, unit_price_minor, currency), UPDATE (name, unit_price_minor, currency)
+    ON products TO checkout_operator;
+GRANT INSERT (zone, carrier, is_served, hands_over_at_once), UPDATE (carrier, is_served, hands_over_at_once)
+    ON delivery_zones TO checkout_operator;
+GRANT INSERT (account_id, kind, name, currency, delivery_zone), UPDATE (name, delivery_zone)
+    ON accounts TO checkout_operator;
+GRANT INSERT (order_id, customer) ON orders TO checkout_operator;
+GRANT INSERT (order_id, sku, quantity) ON order_lines TO checkout_operator;
 
 -- The house's accounts -----------------------------------------------------------------------------------
 
@@ -570,6 +725,7 @@ BEGIN;
 SET LOCAL search_path TO public, pg_temp;
 SELECT pg_advisory_xact_lock(hashtext('checkout setup.sql'));
 SET LOCAL lock_timeout TO '1s';
+SET LOCAL ROLE checkout_owner;
 
 DO $$
 DECLARE
@@ -593,5 +749,134 @@ BEGIN
         END;
     END LOOP;
 END $$;
+
+COMMIT;
+
+-- Approvals ---------------------------------------------------------------------------------------------
+
+-- A transaction of its own: on a database from before there were approvals it reads the whole ledger once, and nothing
+-- may be locked for as long as that takes. Deposits and deliveries go on meanwhile; one that this does not see yet is
+-- found by the audit.
+BEGIN;
+SET LOCAL search_path = public, pg_temp;
+SET LOCAL lock_timeout = '1s';
+SELECT pg_advisory_xact_lock(hashtext('checkout setup.sql'));
+SET LOCAL ROLE checkout_owner;
+DO $$ BEGIN
+    PERFORM set_config('checkout.approvals_are_new', (to_regclass('public.approvals') IS NULL)::text, true);
+END $$;
+
+-- Who let money and stock in, and why: the only two things that no step makes. Rows are only ever added, by anybody. The
+-- audit compares their sums with the deposits in the ledger, and with what was ever on the shelf.
+CREATE TABLE IF NOT EXISTS approvals (
+    approval_id bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    kind        text        NOT NULL,
+    subject     text        NOT NULL,  -- the account, or the SKU
+    amount      bigint      NOT NULL,  -- minor units, or pieces; negative takes back what should not have been
+    currency    text,                  -- of a deposit
+    reference   text,                  -- whoever approves may name it: the same name is approved once
+    reason      text        NOT NULL,
+    approved_by text        NOT NULL DEFAULT session_user,
+    at          timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT approvals_kind_is_known CHECK (kind IN ('deposit', 'delivery')),
+    CONSTRAINT approvals_deposit_has_a_currency CHECK ((kind = 'deposit') = (currency IS NOT NULL)),
+    CONSTRAINT approvals_amount_is_something CHECK (amount <> 0),
+    CONSTRAINT approvals_reason_is_given CHECK (length(btrim(reason)) BETWEEN 1 AND 1000),
+    CONSTRAINT approvals_once_per_reference UNIQUE (kind, reference)
+);
+
+CREATE OR REPLACE FUNCTION approvals_stay() RETURNS trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, public, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION 'an approval stays as it is: add another one that takes it back' USING ERRCODE = '42501';
+END $$;
+CALL pg_temp.create_once('CREATE TRIGGER approvals_stay BEFORE DELETE OR UPDATE OR TRUNCATE ON approvals
+    FOR EACH STATEMENT EXECUTE FUNCTION approvals_stay()');
+
+-- Gives a customer money, and tells under which id the ledger has it. For whoever may run it; who it was is kept.
+CREATE OR REPLACE FUNCTION deposit(account text, amount bigint, currency text, reason text, reference text DEFAULT NULL)
+RETURNS text LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE
+    transfer text := 'deposit/' || coalesce(deposit.reference, gen_random_uuid()::text);
+BEGIN
+    IF deposit.amount IS NULL OR deposit.amount <= 0 THEN
+        RAISE EXCEPTION 'a deposit of % is none', coalesce(deposit.amount::text, 'nothing') USING ERRCODE = '22023';
+    END IF;
+    IF coalesce(btrim(deposit.reason), '') = '' THEN
+        RAISE EXCEPTION 'a deposit needs a reason' USING ERRCODE = '22023';
+    END IF;
+    UPDATE public.accounts a SET balance_minor = a.balance_minor + deposit.amount
+     WHERE a.account_id = deposit.account AND a.kind = 'customer' AND a.currency = deposit.currency;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no customer % with money in %', deposit.account, deposit.currency USING ERRCODE = 'P0002';
+    END IF;
+    BEGIN
+        INSERT INTO public.transfers (transfer_id, kind, debit_account, credit_account, amount_minor, currency)
+        VALUES (transfer, 'deposit', 'bank', deposit.account, deposit.amount, deposit.currency);
+        INSERT INTO public.approvals (kind, subject, amount, currency, reference, reason)
+        VALUES ('deposit', deposit.account, deposit.amount, deposit.currency, deposit.reference, deposit.reason);
+    EXCEPTION WHEN unique_violation THEN
+        RAISE EXCEPTION 'deposit % was made already', deposit.reference USING ERRCODE = '23505';
+    END;
+    RETURN transfer;
+END $$;
+
+-- Puts goods on the shelf, or takes some off that are not there; tells how many there are now.
+CREATE OR REPLACE FUNCTION deliver(sku text, quantity bigint, reason text, reference text DEFAULT NULL)
+RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE
+    now_on_hand bigint;
+BEGIN
+    IF deliver.quantity IS NULL OR deliver.quantity = 0 THEN
+        RAISE EXCEPTION 'a delivery of nothing is none' USING ERRCODE = '22023';
+    END IF;
+    IF coalesce(btrim(deliver.reason), '') = '' THEN
+        RAISE EXCEPTION 'a delivery needs a reason' USING ERRCODE = '22023';
+    END IF;
+    IF NOT EXISTS (SELECT FROM public.products p WHERE p.sku = deliver.sku) THEN
+        RAISE EXCEPTION 'there is no product %', deliver.sku USING ERRCODE = 'P0002';
+    END IF;
+    BEGIN
+        INSERT INTO public.approvals (kind, subject, amount, reference, reason)
+        VALUES ('delivery', deliver.sku, deliver.quantity, deliver.reference, deliver.reason);
+    EXCEPTION WHEN unique_violation THEN
+        RAISE EXCEPTION 'delivery % was made already', deliver.reference USING ERRCODE = '23505';
+    END;
+    INSERT INTO public.inventory (sku, on_hand) VALUES (deliver.sku, 0) ON CONFLICT DO NOTHING;
+    UPDATE public.inventory i SET received = i.received + deliver.quantity, on_hand = i.on_hand + deliver.quantity
+     WHERE i.sku = deliver.sku RETURNING i.on_hand INTO now_on_hand;
+    RETURN now_on_hand;
+END $$;
+
+-- Vouches for all that is there and that nobody has approved, and tells how much of it there was. The owner's alone.
+CREATE OR REPLACE FUNCTION approve_what_is_there(why text) RETURNS bigint LANGUAGE sql
+SET search_path = pg_catalog, public, pg_temp AS $$
+    WITH found AS (
+        SELECT 'deposit' AS kind, credit_account AS subject, currency, sum(amount_minor) AS amount
+          FROM public.transfers WHERE kind = 'deposit' GROUP BY credit_account, currency
+        UNION ALL
+        SELECT 'delivery', sku, NULL, initial + received FROM public.inventory
+        UNION ALL
+        SELECT kind, subject, currency, -amount FROM public.approvals
+    ), approved AS (
+        INSERT INTO public.approvals (kind, subject, currency, amount, reason)
+        SELECT kind, subject, currency, sum(amount), why FROM found
+         GROUP BY kind, subject, currency HAVING sum(amount) <> 0
+        RETURNING approval_id
+    )
+    SELECT count(*) FROM approved
+$$;
+
+DO $$ BEGIN
+    IF current_setting('checkout.approvals_are_new')::boolean THEN
+        PERFORM public.approve_what_is_there('found at upgrade');
+    END IF;
+END $$;
+
+REVOKE ALL ON approvals FROM PUBLIC, checkout, checkout_reader, checkout_operator;
+REVOKE ALL ON FUNCTION approvals_stay, deposit, deliver, approve_what_is_there
+    FROM PUBLIC, checkout, checkout_reader, checkout_operator;
+GRANT SELECT ON approvals TO checkout, checkout_reader, checkout_operator;
+GRANT EXECUTE ON FUNCTION deposit, deliver TO checkout_operator;
 
 COMMIT;

@@ -104,6 +104,21 @@ SELECT o.order_id, 'is ' || o.status || ', its log ends with ' || coalesce(e.sta
   FROM orders o LEFT JOIN order_events e ON e.order_id = o.order_id AND e.seq = o.event_seq
  WHERE e.status IS DISTINCT FROM o.status;
 
+-- A12: all money that came in was approved, and nothing was approved that did not
+SELECT coalesce(d.subject, a.subject) AS subject,
+       'deposited ' || coalesce(d.amount, 0) || ' ' || coalesce(d.currency, a.currency) || ', approved ' || coalesce(a.amount, 0) AS detail
+  FROM (SELECT credit_account AS subject, currency, sum(amount_minor) AS amount FROM transfers WHERE kind = 'deposit' GROUP BY 1, 2) d
+  FULL JOIN (SELECT subject, currency, sum(amount) AS amount FROM approvals WHERE kind = 'deposit' GROUP BY 1, 2) a
+       ON a.subject = d.subject AND a.currency = d.currency
+ WHERE coalesce(d.amount, 0) <> coalesce(a.amount, 0);
+
+-- A13: all stock that came in was approved, and nothing was approved that did not
+SELECT coalesce(i.sku, a.subject) AS subject,
+       'initial and received ' || coalesce(i.initial + i.received, 0) || ', approved ' || coalesce(a.amount, 0) AS detail
+  FROM inventory i
+  FULL JOIN (SELECT subject, sum(amount) AS amount FROM approvals WHERE kind = 'delivery' GROUP BY 1) a ON a.subject = i.sku
+ WHERE coalesce(i.initial + i.received, 0) <> coalesce(a.amount, 0);
+
 -- Q1: every order at rest has reached an ending, or is stuck
 SELECT order_id AS subject, 'is ' || status || ' since ' || updated_at AS detail
   FROM orders

@@ -82,17 +82,7 @@ _PARK = text("""
            SELECT FROM shipments s WHERE s.order_id = orders.order_id AND s.state = 'handed_over')
 """)
 
-_NOTE = text("""
-    WITH numbered AS (
-        UPDATE orders SET event_seq = event_seq + 1
-         WHERE order_id = :order_id AND NOT EXISTS (
-               SELECT FROM order_events e
-                WHERE e.order_id = :order_id AND e.event = :event AND e.reason = :reason)
-        RETURNING event_seq, status
-    )
-    INSERT INTO order_events (order_id, seq, event, previous_status, status, changed_by, reason)
-    SELECT :order_id, event_seq, :event, status, status, 'operator', :reason FROM numbered
-""")
+_NOTE = text("SELECT public.note_on_order(:order_id, :event, :reason)")
 
 _WHAT_STANDS = text("""
     SELECT ARRAY (SELECT step FROM step_fence

@@ -16,7 +16,7 @@ from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from adapters import schema
+from adapters import rights, schema
 from adapters.config import WorkerSettings
 from adapters.connector import Admission, CannotConnect
 from adapters.database import create_audit_engine, create_engine, sqlstate
@@ -127,7 +127,7 @@ async def _until(deadline: float, what: str, attempt: Callable[[], Awaitable[_T]
 async def check_database(engines: Engines) -> None:
     """Refuse a pooler that lends sessions out, and a database that lacks something the code relies on.
 
-    Its orders would wait, or lack a guard.
+    Its orders would wait, or lack a guard. What the role may do beyond its work is logged as a warning.
 
     Raises:
         CannotStart: with what is lacking.
@@ -136,6 +136,7 @@ async def check_database(engines: Engines) -> None:
         raise CannotStart(LENDING_POOLER)
     if lacks := await schema.problems(*engines):
         raise CannotStart("\n  ".join(["The database lacks:", *lacks]) + f"\n{schema.REMEDY}")
+    await rights.alarm(engines.steps)
 
 
 def _is_unmendable(error: Exception) -> bool:

@@ -28,6 +28,7 @@ WITH opened AS (
 )
 INSERT INTO transfers (transfer_id, kind, debit_account, credit_account, amount_minor, currency)
 SELECT 'deposit/' || account_id, 'deposit', 'bank', account_id, balance_minor, 'EUR' FROM opened;
+SELECT approve_what_is_there('a crowd and what it buys');
 """
 
 _numbers = itertools.count(1)

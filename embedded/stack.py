@@ -143,6 +143,8 @@ def make_database(postgres: PostgresServer, database: str) -> None:
     exists = psql(postgres, "postgres", "-Atc", f"SELECT 1 FROM pg_database WHERE datname = '{database}'")  # noqa: S608 - a name of ours
     if not exists.strip():
         psql(postgres, "postgres", "-c", f'CREATE DATABASE "{database}"')
+    # The server is ours alone, and a role gets into its own database alone.
+    psql(postgres, "postgres", "-c", "REVOKE ALL ON DATABASE postgres, template1 FROM PUBLIC")
     psql(postgres, database, "-v", "ON_ERROR_STOP=1", "-f", str(ROOT / "setup.sql"), "-f", str(ROOT / "demo.sql"))
 
 

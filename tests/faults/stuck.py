@@ -51,9 +51,7 @@ CREATE CONSTRAINT TRIGGER broken AFTER UPDATE ON step_fence DEFERRABLE INITIALLY
 
 # What is resolved by hand is not paid back: the customer needs more money than one order costs.
 RICH = """
-INSERT INTO transfers (transfer_id, kind, debit_account, credit_account, amount_minor, currency)
-VALUES ('deposit/carol/more', 'deposit', 'bank', 'carol', 100000000, 'EUR');
-UPDATE accounts SET balance_minor = balance_minor + 100000000 WHERE account_id = 'carol';
+SELECT deposit('carol', 100000000, 'EUR', 'more than one order costs');
 """
 
 _HOW_IT_STANDS = """

@@ -34,6 +34,7 @@ async def stock(database: Database, free: dict[str, int]) -> None:
     """Have so many of each of these SKUs, and no more."""
     await database.run(
         ";".join(f"UPDATE inventory SET initial = {n}, on_hand = {n} WHERE sku = '{sku}'" for sku, n in free.items())
+        + "; SELECT approve_what_is_there('so many and no more')"
     )
 
 
@@ -176,7 +177,8 @@ async def test_sagas_of_opposing_orders_with_refusals_and_cancels_never_deadlock
     # Bob cannot pay, and nobody delivers to Nemo: their stock, and Nemo's money, go back while others come.
     await database.run(
         "UPDATE accounts SET balance_minor = 10000000 WHERE account_id IN ('carol', 'nemo');"
-        "UPDATE transfers SET amount_minor = 10000000 WHERE transfer_id IN ('deposit/carol', 'deposit/nemo')"
+        "UPDATE transfers SET amount_minor = 10000000 WHERE transfer_id IN ('deposit/carol', 'deposit/nemo');"
+        "SELECT approve_what_is_there('enough for all of it')"
     )
     orders = opposing(shop, count, ["buyer-001", "carol", "carol", "nemo", "bob"])
     shop.engine = patient_engine

@@ -249,6 +249,38 @@ _DAMAGES = [
         "shipped",
     ),
     Damage("A11", "an order has no log", "DELETE FROM order_events WHERE order_id = 'refused'", "refused"),
+    Damage(
+        "A12",
+        "money was given without an approval",
+        _NEW_TRANSFER + "('x', NULL, 'deposit', 'bank', 'bob', 7, 'EUR');"
+        "UPDATE accounts SET balance_minor = balance_minor + 7 WHERE account_id = 'bob'",
+        "bob",
+    ),
+    Damage(
+        "A12",
+        "an approved deposit was never made",
+        "INSERT INTO approvals (kind, subject, amount, currency, reason) VALUES ('deposit', 'nobody', 7, 'EUR', 'x')",
+        "nobody",
+    ),
+    Damage(
+        "A12",
+        "money was given in another currency than approved",
+        "UPDATE transfers SET currency = 'USD' WHERE transfer_id = 'deposit/bob'",
+        "bob",
+    ),
+    Damage(
+        "A13",
+        "stock was delivered without an approval",
+        "UPDATE inventory SET received = received + 5, on_hand = on_hand + 5 WHERE sku = 'lamp'",
+        "lamp",
+    ),
+    Damage(
+        "A13",
+        "counting began with more than was approved",
+        "UPDATE inventory SET initial = initial + 5, on_hand = on_hand + 5 WHERE sku = 'lamp'",
+        "lamp",
+    ),
+    Damage("A13", "approved goods are not on record", "DELETE FROM inventory WHERE sku = 'cap'", "cap"),
     *(
         Damage(
             "Q1",
@@ -388,7 +420,7 @@ async def test_an_order_on_its_way_is_not_at_rest_until_it_has_stood_still(shop:
 
 
 async def test_a_delivery_is_accounted_for(shop: Shop) -> None:
-    await shop.database.run("UPDATE inventory SET received = received + 5, on_hand = on_hand + 5 WHERE sku = 'tea-mug'")
+    await shop.database.run("SELECT deliver('tea-mug', 5, 'the potter came')")
     await _complete(shop.engine, shop.order("carol", ("tea-mug", 2)))
 
     assert (await shop.audit()).violations == []
@@ -396,7 +428,8 @@ async def test_a_delivery_is_accounted_for(shop: Shop) -> None:
     await shop.database.run("UPDATE inventory SET received = 0 WHERE sku = 'tea-mug'")
     report = await shop.audit()
     assert [(v.check, v.subject, v.detail) for v in report.violations] == [
-        ("A1", "tea-mug", "on hand 1003, accounted for 998")
+        ("A1", "tea-mug", "on hand 1003, accounted for 998"),
+        ("A13", "tea-mug", "initial and received 1000, approved 1005"),
     ]
 
 

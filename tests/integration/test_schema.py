@@ -83,6 +83,10 @@ _MENDED_BY_SETUP = {
         "CREATE OR REPLACE FUNCTION orders_move() " + _NOTHING,
         "function orders_move() as setup.sql has it",
     ),
+    "function that is not the owner's any more": (
+        "ALTER FUNCTION orders_log_move() SECURITY INVOKER",
+        "function orders_log_move() as setup.sql has it",
+    ),
     "index": ("DROP INDEX orders_unfinished", "index orders.orders_unfinished (updated_at, order_id)"),
     "unique index": (
         "DROP INDEX transfers_once_per_order",
@@ -153,7 +157,10 @@ _MENDED_BY_HAND = {
     ),
     "triggers that do not fire": (
         _ROLE + "session_replication_role = replica",
-        "trigger orders.orders_log_move enabled\ntrigger orders.orders_move enabled",
+        (
+            "trigger orders.orders_log_move enabled\ntrigger orders.orders_move enabled\n"
+            "trigger transfers.transfers_refuse_deposit enabled"
+        ),
     ),
     "no statement_timeout": (
         _ROLE + "statement_timeout = 0",

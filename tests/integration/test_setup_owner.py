@@ -17,6 +17,7 @@ from tests.conftest import Database
 from tests.memory import folder_in_memory
 
 _SETUP = ROOT / "setup.sql"
+_ROLES = ("checkout", "checkout_reader", "checkout_operator", "checkout_owner")
 
 
 @pytest.fixture(scope="module", params=[18, 16])
@@ -33,11 +34,11 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def shop_of(server: PostgresServer) -> Iterator[str]:
-    """A database of role `owner`, who may log in and nothing else, on a server without role `checkout`."""
+    """A database of role `owner`, who may log in and nothing else, on a server without the checkout's roles."""
     psql(server, "postgres", "-c", "CREATE ROLE owner LOGIN", "-c", "CREATE DATABASE shop OWNER owner")
     yield "shop"
-    psql(server, "postgres", "-c", "DROP DATABASE shop WITH (FORCE)", "-c", "DROP ROLE owner")
-    psql(server, "postgres", "-c", "DROP ROLE IF EXISTS checkout")
+    psql(server, "postgres", "-c", "DROP DATABASE shop WITH (FORCE)")
+    psql(server, "postgres", "-c", f"DROP ROLE IF EXISTS {', '.join(_ROLES)}", "-c", "DROP ROLE owner")
 
 
 def _run(server: PostgresServer, database: str, file: Path = _SETUP, user: str = "owner") -> tuple[int, str]:
@@ -83,7 +84,7 @@ async def test_an_owner_who_may_not_is_told_what_an_administrator_has_to_run(
     after = _run(server, shop_of)
 
     assert code == 3
-    assert "owner may not make or change role checkout" in told
+    assert "owner may not make or change the checkout's roles" in told
     assert tables.strip() == "0"
     assert after[0] == 0, after[1]
     assert await _lacks(server, shop_of) == []

@@ -1,6 +1,6 @@
 """Faults in setup.sql: the last guards, the state machine, its numbered log, and the service's rights."""
 
-from tests.mutants.killers import ACTIVITIES, SETUP, at
+from tests.mutants.killers import ACTIVITIES, RIGHTS, SETUP, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "setup.sql"
@@ -94,7 +94,7 @@ MUTANTS = (
         _FILE,
         "GRANT UPDATE (balance_minor) ON accounts TO checkout;",
         "GRANT UPDATE (balance_minor) ON accounts TO checkout;\nGRANT UPDATE ON transfers TO checkout;",
-        at(SETUP, "test_the_service_may_update_exactly_what_the_steps_change"),
+        at(RIGHTS, "test_a_role_may_do_exactly_what_was_decided[18-checkout]"),
     ),
     Mutant(
         "service-may-delete-events",
@@ -102,7 +102,7 @@ MUTANTS = (
         _FILE,
         "GRANT UPDATE (balance_minor) ON accounts TO checkout;",
         "GRANT UPDATE (balance_minor) ON accounts TO checkout;\nGRANT DELETE ON order_events TO checkout;",
-        at(SETUP, "test_the_service_may_not[DELETE FROM order_events]"),
+        at(RIGHTS, "test_a_role_may_do_exactly_what_was_decided[18-checkout]"),
     ),
     Mutant(
         "role-without-a-transaction-timeout",

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import asyncpg
@@ -85,13 +86,8 @@ class Desk:
     async def deliver(self, number: int, sku: str, units: int) -> None:
         """Take a delivery in, once, whatever happens to the answer."""
         async with self.stage.asking() as connection:
-            await connection.execute(
-                "WITH once AS (INSERT INTO soak.restocked VALUES ($1) ON CONFLICT DO NOTHING RETURNING number)"
-                " UPDATE inventory SET received = received + $3, on_hand = on_hand + $3 FROM once WHERE sku = $2",
-                number,
-                sku,
-                units,
-            )
+            with suppress(asyncpg.UniqueViolationError):  # it was taken in, and the answer was lost
+                await connection.execute("SELECT deliver($1, $2, 'restocked', $3)", sku, units, f"soak/{number}")
 
     async def mend(self, order_id: str) -> None:
         """Put the undos of an order right that were broken on purpose."""

@@ -45,6 +45,7 @@ def _goods(sku: str) -> str:
     return (
         f"INSERT INTO products (sku, name, unit_price_minor) VALUES ('{sku}', 'Of a cell', {PRICE});"
         f"INSERT INTO inventory (sku, initial, on_hand) VALUES ('{sku}', {STOCK}, {STOCK});"
+        f"INSERT INTO approvals (kind, subject, amount, reason) VALUES ('delivery', '{sku}', {STOCK}, 'of a cell');"
     )
 
 
@@ -54,4 +55,6 @@ def _customer(customer: str, zone: str, balance: int) -> str:
         f"VALUES ('{customer}', 'customer', 'Of a cell', {balance}, '{zone}');"
         "INSERT INTO transfers (transfer_id, kind, debit_account, credit_account, amount_minor, currency) "
         f"VALUES ('deposit/{customer}', 'deposit', 'bank', '{customer}', {balance}, 'EUR');"
+        "INSERT INTO approvals (kind, subject, amount, currency, reason) "
+        f"VALUES ('deposit', '{customer}', {balance}, 'EUR', 'of a cell');"
     )

@@ -1,0 +1,125 @@
+"""What the worker's role may do beyond its work is told when a worker starts, with what an administrator runs."""
+
+import logging
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from adapters import rights
+from adapters.database import create_audit_engine, create_engine
+from adapters.readiness import Engines, check_database
+from embedded.ports import free_port
+from embedded.postgres import PostgresServer
+from embedded.stack import DATABASE, ROLE, make_database, psql
+from tests.memory import folder_in_memory
+from tests.unit.test_policies import SETUP
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A server of our own: what a role may do elsewhere on it is what this is about."""
+    with folder_in_memory(tmp_path_factory.mktemp("alarms")) as folder:
+        made = PostgresServer(folder / "pg", port=free_port(), log=folder / "log", fsync=False)
+        made.start()
+        make_database(made, DATABASE)
+        yield made
+        made.remove()
+
+
+@pytest.fixture
+async def engine(server: PostgresServer) -> AsyncIterator[AsyncEngine]:
+    """The worker's engine on a database that is as setup.sql leaves it."""
+    made = create_engine(server.url(DATABASE, ROLE))
+    yield made
+    await made.dispose()
+
+
+async def test_of_a_role_as_setup_sql_makes_it_nothing_is_told(engine: AsyncEngine) -> None:
+    assert await rights.too_much(engine) == []
+
+
+# What somebody did, how it is taken back, and what is told.
+_TOO_MUCH = {
+    "attribute": (
+        "ALTER ROLE checkout CREATEDB",
+        "ALTER ROLE checkout NOCREATEDB",
+        "it is CREATEDB (run ALTER ROLE checkout NOCREATEDB)",
+    ),
+    "membership": (
+        "GRANT checkout_owner TO checkout",
+        "REVOKE checkout_owner FROM checkout",
+        "it is a member of checkout_owner (run REVOKE checkout_owner FROM checkout)",
+    ),
+    "no limit": (
+        "ALTER ROLE checkout CONNECTION LIMIT -1",
+        "ALTER ROLE checkout CONNECTION LIMIT 160",
+        "it may take every session that the server has (run setup.sql)",
+    ),
+    "another database": (
+        "CREATE DATABASE elsewhere",
+        "DROP DATABASE elsewhere WITH (FORCE)",
+        "it gets into other databases too: elsewhere (run REVOKE CONNECT ON DATABASE elsewhere FROM PUBLIC, checkout)",
+    ),
+    "settings of its own": (
+        "ALTER ROLE checkout SET log_min_messages = 'panic'",
+        "ALTER ROLE checkout RESET log_min_messages",
+        (
+            "it has settings of its own that setup.sql does not give it: log_min_messages"
+            " (run ALTER ROLE checkout RESET log_min_messages)"
+        ),
+    ),
+    "tables of its own": (
+        "ALTER TABLE incidents OWNER TO checkout",
+        "ALTER TABLE incidents OWNER TO checkout_owner",
+        "it owns tables of ours (run setup.sql)",
+    ),
+    "the schema": (
+        "GRANT CREATE ON SCHEMA public TO PUBLIC",
+        "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+        "it may make things in schema public (run setup.sql)",
+    ),
+    "temporary tables": (
+        "GRANT TEMP ON DATABASE checkout TO PUBLIC",
+        "REVOKE TEMP ON DATABASE checkout FROM PUBLIC",
+        "it may make temporary tables or schemas in this database (run setup.sql)",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", _TOO_MUCH)
+async def test_whatever_is_too_much_is_told(what: str, server: PostgresServer, engine: AsyncEngine) -> None:
+    done, undone, told = _TOO_MUCH[what]
+    psql(server, DATABASE, "-c", done)
+
+    try:
+        found = await rights.too_much(engine)
+    finally:
+        psql(server, DATABASE, "-c", undone)
+
+    assert found == [told]
+
+
+async def test_a_worker_says_so_as_it_starts_and_works_all_the_same(
+    server: PostgresServer, engine: AsyncEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = server.url(DATABASE, ROLE)
+    engines = Engines(engine, create_engine(url, is_patient=True), create_audit_engine(url))
+    psql(server, DATABASE, "-c", "GRANT TEMP ON DATABASE checkout TO checkout")
+
+    try:
+        with caplog.at_level(logging.WARNING, "checkout.rights"):
+            await check_database(engines)
+    finally:
+        psql(server, DATABASE, "-c", "REVOKE TEMP ON DATABASE checkout FROM checkout")
+        await engines.dispose()
+
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "the worker's role may more than it needs: it may make temporary tables" in record.message
+
+
+def test_the_settings_that_are_known_are_those_of_setup_sql() -> None:
+    given = SETUP.partition("settings CONSTANT text[] := ARRAY[")[2].partition("]")[0]
+
+    assert {line.strip().strip("',").partition("=")[0] for line in given.strip().splitlines()} == set(rights.SETTINGS)
