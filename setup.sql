@@ -679,8 +679,10 @@ END $$;
 GRANT SELECT ON products, inventory, delivery_zones, accounts, transfers, orders, order_lines, reservations, shipments,
              step_fence, order_events, incidents, audit_events, schema_version
              TO checkout, checkout_reader, checkout_operator;
--- The audit asks the one, and so does the trigger on orders; constraints ask the other.
-GRANT EXECUTE ON FUNCTION order_may_move, is_identifier TO checkout, checkout_reader, checkout_operator;
+-- The audit asks it, and so does the trigger on orders.
+GRANT EXECUTE ON FUNCTION order_may_move TO checkout, checkout_reader, checkout_operator;
+-- Constraints ask it of whoever writes.
+GRANT EXECUTE ON FUNCTION is_identifier TO checkout, checkout_operator;
 
 -- The worker. Deposits are refused by their trigger; events are written by the owner's functions.
 GRANT INSERT ON orders, order_lines, reservations, transfers, shipments, step_fence, incidents TO checkout;

@@ -39,6 +39,7 @@ approvals: approval_id kind subject amount currency reference reason approved_by
 schema_version: is_the_row version
 """
 _FUNCTIONS: dict[str, set[str]] = {
+    "is_identifier": {WORKER, OPERATOR},
     "order_may_move": {WORKER, READER, OPERATOR},
     "order_stays_completed": {WORKER},
     "note_on_order": {WORKER},
