@@ -47,7 +47,6 @@ from adapters import deployment, event_log, schema_watch, temporal_credentials
 from adapters.companion import Companion
 from adapters.config import ConfigurationError, WorkerSettings, load
 from adapters.connector import Admission
-from adapters.database_url import parse
 from adapters.readiness import (
     DATABASE_ADVICE,
     CannotStart,
@@ -182,8 +181,6 @@ async def run(settings: WorkerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     require_writable(settings.log_file)
-    if caution := parse(settings.database_url).caution:
-        _log.warning("CHECKOUT_DATABASE_URL: %s", caution)
     admission = Admission()
     engines = make_engines(settings, admission=admission)
     try:

@@ -18,6 +18,7 @@ from tests.mutants import (
     restored,
     saga,
     schema,
+    secrets,
     starting,
     steps,
     strangers,
@@ -49,4 +50,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *wiring.MUTANTS,
     *commands.MUTANTS,
     *strangers.MUTANTS,
+    *secrets.MUTANTS,
 )

@@ -164,7 +164,7 @@ def test_without_any_setting_programs_on_this_machine_find_what_compose_started(
     assert frontend == f"{DEFAULT_TEMPORAL_ADDRESS}:7233"
     assert f"http://{ui}" == f"{DEFAULT_UI_URL}:8080"
     assert postgres.endswith(":5432")
-    assert WorkerSettings.model_fields["database_url"].default == (
+    assert WorkerSettings.model_fields["database_url"].default.get_secret_value() == (
         f"postgresql+asyncpg://checkout:{password}@{postgres.removesuffix(':5432')}/{database}"
     )
 
@@ -226,7 +226,7 @@ def test_the_workers_settings_are_accepted_and_its_log_survives_the_container(
 
     settings = load(WorkerSettings)
 
-    assert settings.database_url == "postgresql+asyncpg://checkout:checkout@postgres:5432/checkout"
+    assert settings.database_url.get_secret_value() == "postgresql+asyncpg://checkout:checkout@postgres:5432/checkout"
     assert f"saga-log:{settings.log_file.parent}" in worker["volumes"]
     assert "saga-log" in yaml.safe_load(_resolved())["volumes"]
     assert worker["environment"]["TEMPORAL_ADDRESS"] == "temporal:7233"
