@@ -119,6 +119,8 @@ class WorkerSettings(StarterSettings):
     """Which build this worker runs. Unset, it is unversioned: it takes every task, whatever code began the run."""
     deployment_name: Annotated[str, AfterValidator(_deployment_name)] = "checkout"
     """What Temporal calls all the builds of this service together. Means nothing without a build id."""
+    heartbeat_file: _OptionalFile = None
+    """Where a worker that is at work says so every two seconds, for `python -m adapters.heartbeat`."""
     log_file: Path = Path("saga.log")
     log_level: Annotated[str, AfterValidator(_log_level)] = "INFO"
 

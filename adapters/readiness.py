@@ -17,7 +17,7 @@ from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from adapters import schema
+from adapters import heartbeat, schema
 from adapters.config import ConfigurationError, WorkerSettings
 from adapters.connector import CONNECTOR, Admission, CannotConnect, Connector
 from adapters.database import create_audit_engine, create_engine, sqlstate
@@ -192,6 +192,24 @@ def require_writable(log_file: Path) -> None:
     except OSError as error:
         raise CannotStart(
             f"The log cannot be written: {error}.\nSet CHECKOUT_LOG_FILE to a file in a folder that exists."
+        ) from error
+
+
+def forget_heartbeat(file: Path | None) -> None:
+    """Take away what an earlier worker has left where this one will say that it is at work.
+
+    Raises:
+        CannotStart: nothing can be written there.
+    """
+    if file is None:
+        return
+    try:
+        heartbeat.write(file)
+        file.unlink()
+    except OSError as error:
+        raise CannotStart(
+            f"The heartbeat cannot be written: {error}.\n"
+            "Set CHECKOUT_HEARTBEAT_FILE to a file of this worker alone in a folder that exists, or to nothing."
         ) from error
 
 

@@ -76,6 +76,7 @@ SLOW_FILES = frozenset(
         "test_starter_upkeep",
         "test_trip_booking",
         "test_worker_drain",
+        "test_worker_health",
         "test_worker_log",
         "test_worker_settings",
         "test_worker_start",

@@ -41,6 +41,7 @@ SEEN_BY = {
     "audit_every_seconds": "test_the_schedules_are_those_of_the_settings",
     "build_id": "test_a_worker_with_a_build_id_is_known_as_that_build",
     "deployment_name": "test_a_worker_with_a_build_id_is_known_as_that_build",
+    "heartbeat_file": "test_a_worker_at_work_is_healthy_until_its_loop_is_blocked_or_it_ends",
     "log_file": "test_orders_are_written_where_the_settings_say",
     "log_level": "test_a_worker_says_as_much_as_its_log_level_allows",
 }
