@@ -77,6 +77,7 @@ SLOW_FILES = frozenset(
         "test_trip_booking",
         "test_worker_drain",
         "test_worker_health",
+        "test_worker_image",
         "test_worker_log",
         "test_worker_settings",
         "test_worker_start",
