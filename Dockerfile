@@ -1,4 +1,5 @@
-FROM python:3.13-slim
+# The digest is of the tag's index, for every platform. `docker buildx imagetools inspect TAG` tells the newest.
+FROM python:3.13.15-slim-trixie@sha256:8d9d0b8bcf6506481eae4907c18f5e3e7902e629f5f6d684f9e7c32e85e3ddf0
 
 ENV PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1
@@ -20,6 +21,7 @@ COPY client/ client/
 COPY domain/ domain/
 COPY workflows/ workflows/
 
-ENV CHECKOUT_LOG_FILE=/var/lib/checkout/saga.log
+ENV CHECKOUT_LOG_FILE=/var/lib/checkout/saga.log \
+    CHECKOUT_HEARTBEAT_FILE=/tmp/checkout.heartbeat
 USER 10001:10001
 CMD ["python", "worker.py"]

@@ -43,15 +43,15 @@ from activities.orders import Orders
 from activities.payments import Payments
 from activities.sagas import Sagas
 from activities.shipping import Shipping
-from adapters import deployment, event_log, schema_watch, temporal_credentials
+from adapters import deployment, event_log, heartbeat, schema_watch, temporal_credentials
 from adapters.companion import Companion
 from adapters.config import ConfigurationError, WorkerSettings, load
 from adapters.connector import Admission
-from adapters.database_url import parse
 from adapters.readiness import (
     DATABASE_ADVICE,
     CannotStart,
     check,
+    forget_heartbeat,
     make_engines,
     require_writable,
     wait_until_usable,
@@ -182,8 +182,7 @@ async def run(settings: WorkerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     require_writable(settings.log_file)
-    if caution := parse(settings.database_url).caution:
-        _log.warning("CHECKOUT_DATABASE_URL: %s", caution)
+    forget_heartbeat(settings.heartbeat_file)
     admission = Admission()
     engines = make_engines(settings, admission=admission)
     try:
@@ -220,6 +219,9 @@ async def run(settings: WorkerSettings) -> None:
             )
             credentials = asyncio.create_task(temporal_credentials.follow(worker, settings.temporal_api_key_file))
             guards = asyncio.create_task(schema_watch.follow(engines.steps))
+            alive = asyncio.create_task(
+                heartbeat.beat(settings.heartbeat_file, lambda: worker.is_running and not follower.done())
+            )
             ends: set[asyncio.Future[Any]] = {stopped, follower, locked_out, failure.known}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             for looking in (version, watch, credentials, guards):
@@ -227,6 +229,7 @@ async def run(settings: WorkerSettings) -> None:
             if locked_out.done():
                 _log.error("%s", _lockout(admission, settings), extra={"action": "worker_locked_out"})
             _log.info("draining: running steps are finished", extra={"action": "worker_draining"})
+        alive.cancel()  # it is at work until it is drained
         await _end(follower)
         if failure.known.done():
             raise CannotContinue(f"Temporal or its SDK has ended this worker: {failure.known.result()}\n{ADVICE}")

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from adapters.database_url import DRIVER, parse
@@ -26,17 +26,18 @@ _SERVICE_LINK_PORT = re.compile(rf"{PREFIX}([A-Z0-9_]+_)?PORT=(tcp|udp|sctp)://.
 # Visible in no terminal, and part of the value all the same: a line end that came with `echo`, a pasted blank.
 _UNSEEN = r"[\s\x00-\x1f\x7f-\x9f\u200b\ufeff]"
 _UNSEEN_AT_AN_END = re.compile(rf"\A{_UNSEEN}|{_UNSEEN}\Z")
-_MAY_BE_SECRET = re.compile("DATABASE_URL|API_KEY|PASSWORD|SECRET|GRPC_META")
+_SECRET_NAME = re.compile("DATABASE_URL|API_KEY|PASSWORD|SECRET|TOKEN|GRPC_META|CODEC_AUTH|TLS_.*(KEY|DATA)")
+_CREDENTIALS_IN_A_URL = re.compile(r"//[^/?#]*@|^[^/]*:[^/]*@")
 
 
 class ConfigurationError(Exception):
     """The environment is wrong. The message lists every problem, one per line, with its fix."""
 
 
-def _database_url(url: str) -> str:
+def _database_url(url: SecretStr) -> SecretStr:
     """Accept the URL as other tools write it, and name our driver."""
-    parse(url)
-    return f"{DRIVER}://{url.partition('://')[2]}"
+    parse(url.get_secret_value())
+    return SecretStr(f"{DRIVER}://{url.get_secret_value().partition('://')[2]}")
 
 
 def _log_level(level: str) -> str:
@@ -48,6 +49,8 @@ def _log_level(level: str) -> str:
 def _http_url(url: str) -> str:
     if not re.match(r"https?://[^/]", url):
         raise ValueError("must begin with http:// or https://")
+    if _CREDENTIALS_IN_A_URL.search(url):
+        raise ValueError("must have no user and no password: every link to a history would show them")
     return url.rstrip("/")
 
 
@@ -78,7 +81,7 @@ _OptionalFile = Annotated[Path | None, BeforeValidator(_unset_when_empty)]
 class StarterSettings(BaseSettings):
     """What a client of the checkout needs to know. It never learns where the database is."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", hide_input_in_errors=True)
 
     task_queue: Annotated[str, Field(min_length=1, max_length=200)] = CHECKOUT_TASK_QUEUE
     ui_url: Annotated[str, AfterValidator(_http_url)] = DEFAULT_UI_URL
@@ -92,11 +95,13 @@ class StarterSettings(BaseSettings):
 class WorkerSettings(StarterSettings):
     """What the worker needs to know."""
 
-    database_url: Annotated[str, AfterValidator(_database_url)] = (
+    database_url: Annotated[SecretStr, AfterValidator(_database_url)] = SecretStr(
         f"{DRIVER}://checkout:checkout@127.0.0.1:5432/checkout"
     )
+    database_url_file: _OptionalFile = None
+    """Where the whole URL is, read again for each new connection. It wins over the URL in the environment."""
     database_password_file: _OptionalFile = None
-    """Where the password is, read again for each new connection. It wins over the URL's."""
+    """Where the password is, read again for each new connection. It wins over a URL's."""
     database_refused_seconds: Annotated[float, Field(gt=0, le=86_400)] = 180
     """How long Postgres may refuse every new session, with none that works, before the worker ends with status 1."""
     database_pool_size: Annotated[int, Field(ge=1, le=500)] = 20
@@ -114,6 +119,8 @@ class WorkerSettings(StarterSettings):
     """Which build this worker runs. Unset, it is unversioned: it takes every task, whatever code began the run."""
     deployment_name: Annotated[str, AfterValidator(_deployment_name)] = "checkout"
     """What Temporal calls all the builds of this service together. Means nothing without a build id."""
+    heartbeat_file: _OptionalFile = None
+    """Where a worker that is at work says so every two seconds, for `python -m adapters.heartbeat`."""
     log_file: Path = Path("saga.log")
     log_level: Annotated[str, AfterValidator(_log_level)] = "INFO"
 
@@ -142,9 +149,8 @@ def load(kind: type[_SettingsT]) -> _SettingsT:
             name = PREFIX + "_".join(map(str, issue["loc"])).upper()
             if name in unseen:
                 continue  # whatever else is wrong with it may be wrong because of that
-            # A database URL may carry a password, well-formed or not.
-            shown = "" if name == f"{PREFIX}DATABASE_URL" else f" (it is {issue['input']!r})"
-            problems.append(f"{name}: {issue['msg'].removeprefix('Value error, ')}{shown}")
+            problems.append(f"{name}: {issue['msg'].removeprefix('Value error, ')}{_shown(name, issue['input'])}")
+    # Outside of the handler: the validation's error would be this one's context, with the values in it.
     if problems:
         raise ConfigurationError("\n".join(problems))
     return settings
@@ -157,13 +163,17 @@ def _is_service_link(name: str, value: str) -> bool:
 def _unseen_at_an_end(known: set[str]) -> dict[str, str]:
     """Find the settings, ours and the SDK's, with something at an end that nobody sees; say so of each."""
     return {
-        name: f"{name}: begins or ends with white space or a control character"
-        + ("" if _MAY_BE_SECRET.search(name) else f" (it is {value!a})")
+        name: f"{name}: begins or ends with white space or a control character" + _shown(name, value)
         for name, value in sorted(os.environ.items())
         if (name in known or name.startswith("TEMPORAL_"))
         and not name.endswith("_DATA")  # a PEM file ends with a line end
         and _UNSEEN_AT_AN_END.search(value)
     }
+
+
+def _shown(name: str, value: object) -> str:
+    """Quote a value in a message, unless it may be a secret, well-formed or not."""
+    return "" if _SECRET_NAME.search(name) or _CREDENTIALS_IN_A_URL.search(str(value)) else f" (it is {value!a})"
 
 
 def _known_names() -> set[str]:

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 import asyncpg
 
 from adapters.database_url import SYSTEM_CERTIFICATES, Destination, Host, parse
+from adapters.secret_file import SecretUnreadable, read_secret
 
 CONNECT_SECONDS = 2.0
 """Connecting, over all hosts together, and waiting for a free connection: below an attempt's start-to-close (5 s)
@@ -21,6 +22,7 @@ CONNECTOR = "checkout_connector"
 """Execution option of an engine: what makes its sessions."""
 
 PASSWORD_FILE = "CHECKOUT_DATABASE_PASSWORD_FILE"  # noqa: S105 - the setting's name
+URL_FILE = "CHECKOUT_DATABASE_URL_FILE"
 
 # Who we are, the database, and the right to use it: a person, or who rotates our password, puts these right.
 _REFUSING_CLASSES = ("28", "3D", "42")
@@ -101,24 +103,26 @@ class Admission:
 class Connector:
     """Makes sessions that can write: what an engine calls for each new connection.
 
-    Credentials are read again each time: whoever rotates them need not restart anybody. With several hosts the one
-    that answered last comes first, and each gets its share of the time, so that a dead one cannot use up all of it.
+    Credentials in files are read again each time: whoever rotates them need not restart anybody. With several hosts the
+    one that answered last comes first, and each gets its share of the time: a dead one cannot use up all of it.
 
     Settings are set once the session is there. PgBouncer refuses them as start-up parameters.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what differs between the engines is said by name
         self,
         url: str,
         *,
         answer_seconds: float,
         settings: Mapping[str, str],
+        url_file: Path | None = None,
         password_file: Path | None = None,
         admission: Admission | None = None,
     ) -> None:
         self._destination = parse(url)
         self._answer_seconds = answer_seconds
         self._settings = settings
+        self._url_file = url_file
         self._password_file = password_file
         self.admission = admission or Admission()
         self._preferred: Host | None = None
@@ -145,7 +149,7 @@ class Connector:
         return connection
 
     async def _connect_to_any(self) -> _DriverConnection:
-        destination = self._destination
+        destination = self._destination = self._asked_for()
         hosts = sorted(destination.hosts, key=lambda host: host != self._preferred)
         deadline = time.monotonic() + min(destination.connect_seconds or CONNECT_SECONDS, CONNECT_SECONDS)
         failures: dict[Host, Exception] = {}
@@ -183,16 +187,28 @@ class Connector:
             raise
         return connection
 
+    @property
+    def caution(self) -> str | None:
+        """What the URL of the newest session asks for and does not get, for the log."""
+        return self._destination.caution
+
+    def _asked_for(self) -> Destination:
+        if self._url_file is None:
+            return self._destination
+        try:
+            return parse(read_secret(URL_FILE, self._url_file))
+        except SecretUnreadable as error:
+            raise CannotConnect(str(error), is_refusal=True) from error
+        except ValueError as error:
+            raise CannotConnect(f"{URL_FILE}: the URL in it {error}", is_refusal=True) from error
+
     def _password(self) -> str | None:
         if self._password_file is None:
             return self._destination.password
         try:
-            password = self._password_file.read_text(encoding="utf-8").rstrip("\r\n")
-        except (OSError, UnicodeError) as error:
-            raise CannotConnect(f"{PASSWORD_FILE} cannot be read: {error}", is_refusal=True) from error
-        if not password:
-            raise CannotConnect(f"{PASSWORD_FILE}: {self._password_file} is empty", is_refusal=True)
-        return password
+            return read_secret(PASSWORD_FILE, self._password_file)
+        except SecretUnreadable as error:
+            raise CannotConnect(str(error), is_refusal=True) from error
 
     def _statements(self, connection: _DriverConnection) -> str:
         version = connection.get_server_version().major

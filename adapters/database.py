@@ -64,11 +64,12 @@ _MISCONFIGURED_CODES = frozenset({"23502", "25006"})
 _REFUSING_CLASSES = frozenset({"23", "44", "P0"})
 
 
-def create_engine(
+def create_engine(  # noqa: PLR0913 - what differs between the engines is said by name
     url: str,
     *,
     pool_size: int = 20,
     is_patient: bool = False,
+    url_file: Path | None = None,
     password_file: Path | None = None,
     admission: Admission | None = None,
 ) -> AsyncEngine:
@@ -84,6 +85,7 @@ def create_engine(
         url: where the database is (see adapters/database_url.py).
         pool_size: connections at most.
         is_patient: whether statements may take long.
+        url_file: where the URL is, read again for each connection; it wins over `url`.
         password_file: where the password is, read again for each connection; it wins over the URL's.
         admission: where to note whether Postgres lets us in; may be shared with other engines.
     """
@@ -92,6 +94,7 @@ def create_engine(
         url,
         answer_seconds=seconds,
         settings=_limits(_PATIENT_SECONDS) if is_patient else {},
+        url_file=url_file,
         password_file=password_file,
         admission=admission,
     )
@@ -99,7 +102,11 @@ def create_engine(
 
 
 def create_audit_engine(
-    url: str, *, password_file: Path | None = None, admission: Admission | None = None
+    url: str,
+    *,
+    url_file: Path | None = None,
+    password_file: Path | None = None,
+    admission: Admission | None = None,
 ) -> AsyncEngine:
     """Make the engine of the audit, whose statements read everything: they may take half an hour.
 
@@ -110,6 +117,7 @@ def create_audit_engine(
         url,
         answer_seconds=_AUDIT_SECONDS + 2,
         settings={**_limits(_AUDIT_SECONDS), **_AUDIT_SETTINGS},
+        url_file=url_file,
         password_file=password_file,
         admission=admission,
     )

@@ -1,5 +1,6 @@
 """What a database URL says, in the terms of libpq, as providers of Postgres hand it out."""
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ _URL = re.compile(
     r"(?:\?(?P<query>.*))?"
 )
 _HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<name>[^\[\]:]+))(?::(?P<port>\d+)?)?")
+_USER_WITH_AN_AT = re.compile(r"[?&]user=[^&]*@")
 _DEFAULT_PORT = 5432
 
 _ALLOWED: Mapping[str, frozenset[str]] = {
@@ -79,6 +81,9 @@ def parse(url: str) -> Destination:
     found = _URL.fullmatch(url)
     if found is None:
         raise ValueError(_SHAPE)
+    # With an @, a / or a ? in a password that is not percent-encoded, parts of it would be in places that are told.
+    if url.count("@") > 1 or ("@" in (found["query"] or "") and not _USER_WITH_AN_AT.search(url)):
+        raise ValueError(_SHAPE)
     query = _query(found["query"] or "")
     database = query.get("dbname") or unquote(found["database"] or "")
     if not database:
@@ -100,10 +105,7 @@ def parse(url: str) -> Destination:
 
 
 def _query(given: str) -> dict[str, str]:
-    try:
-        query = dict(parse_qsl(given, keep_blank_values=True, strict_parsing=bool(given)))
-    except ValueError:
-        raise ValueError(_SHAPE) from None
+    query = dict(_pairs(given))
     if "ssl" in query:  # how the driver spells it
         query.setdefault("sslmode", query.pop("ssl"))
     if unknown := sorted(set(query) - _KNOWN):
@@ -112,6 +114,12 @@ def _query(given: str) -> dict[str, str]:
         if name in query and query[name] not in allowed:
             raise ValueError(f"has a {name} that is not understood; it can be {', '.join(sorted(allowed))}")
     return query
+
+
+def _pairs(given: str) -> list[tuple[str, str]]:
+    with contextlib.suppress(ValueError):
+        return parse_qsl(given, keep_blank_values=True, strict_parsing=bool(given))
+    raise ValueError(_SHAPE)  # with nothing in its context of what was given
 
 
 def _hosts_of(given: str, query: Mapping[str, str]) -> tuple[Host, ...]:
@@ -164,7 +172,7 @@ def _check_tls(tls: Mapping[str, str]) -> None:
     for name in _FILES:
         path = tls.get(name)
         if path and path != SYSTEM_CERTIFICATES and not Path(path).is_file():
-            raise ValueError(f"names a file as {name} that is not there: {path}")
+            raise ValueError(f"names a file as {name} that is not there")
     if root == SYSTEM_CERTIFICATES and mode != "verify-full":
         raise ValueError("has sslrootcert=system, which needs sslmode=verify-full")
     root = root or os.environ.get("PGSSLROOTCERT") or os.path.expanduser("~/.postgresql/root.crt")  # noqa: PTH111 - no error where there is no home
@@ -175,7 +183,7 @@ def _check_tls(tls: Mapping[str, str]) -> None:
 def _caution(query: Mapping[str, str]) -> str | None:
     if query.get("channel_binding") == "require" and query.get("sslmode") != "verify-full":
         return (
-            "channel_binding=require cannot be had from the driver: passwords go by SCRAM without it. "
+            "asks for channel_binding=require, which cannot be had from the driver: passwords go by SCRAM without it. "
             "sslmode=verify-full keeps out whoever would come between, by the server's certificate"
         )
     return None

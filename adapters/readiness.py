@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -16,15 +17,18 @@ from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from adapters import rights, schema
-from adapters.config import WorkerSettings
-from adapters.connector import Admission, CannotConnect
+from adapters import heartbeat, rights, schema
+from adapters.config import ConfigurationError, WorkerSettings
+from adapters.connector import CONNECTOR, Admission, CannotConnect, Connector
 from adapters.database import create_audit_engine, create_engine, sqlstate
 from adapters.pooling import LENDING_POOLER, Pooling, pooling_of
-from adapters.temporal import ADVICE, NOT_OURS_TO_ASK, connect, connection_options, is_refused
+from adapters.temporal import ADVICE, NOT_OURS_TO_ASK, connect, connection_options, is_refused, place
 from domain import policies
 
-DATABASE_ADVICE = "Check CHECKOUT_DATABASE_URL. Where CHECKOUT_DATABASE_PASSWORD_FILE is set, check that file."
+DATABASE_ADVICE = (
+    "Check CHECKOUT_DATABASE_URL. Where CHECKOUT_DATABASE_URL_FILE or CHECKOUT_DATABASE_PASSWORD_FILE is set, check "
+    "that file."
+)
 
 _log = logging.getLogger("checkout.worker")
 _T = TypeVar("_T")
@@ -56,12 +60,14 @@ def make_engines(
     settings: WorkerSettings, *, pool_size: int | None = None, admission: Admission | None = None
 ) -> Engines:
     """Make the engines that the settings describe. Nothing is connected yet."""
-    url, password_file = settings.database_url, settings.database_password_file
+    url = settings.database_url.get_secret_value()
     size = pool_size or settings.database_pool_size
+    url_file, password_file = settings.database_url_file, settings.database_password_file
+    make = partial(create_engine, url, url_file=url_file, password_file=password_file, admission=admission)
     return Engines(
-        create_engine(url, pool_size=size, password_file=password_file, admission=admission),
-        create_engine(url, pool_size=2, is_patient=True, password_file=password_file, admission=admission),
-        create_audit_engine(url, password_file=password_file, admission=admission),
+        make(pool_size=size),
+        make(pool_size=2, is_patient=True),
+        create_audit_engine(url, url_file=url_file, password_file=password_file, admission=admission),
     )
 
 
@@ -73,14 +79,17 @@ async def wait_until_usable(settings: WorkerSettings, engines: Engines) -> Clien
     """
     deadline = time.monotonic() + settings.startup_timeout_seconds
     await _until(deadline, "Postgres", lambda: check_database(engines))
+    connector: Connector = engines.steps.get_execution_options()[CONNECTOR]
+    if connector.caution:
+        _log.warning("the database's URL %s", connector.caution)
     return await _reach_temporal(deadline, settings)
 
 
 async def _reach_temporal(deadline: float, settings: WorkerSettings) -> Client:
     identity = f"checkout-worker@{socket.gethostname()}-{os.getpid()}"
     try:
-        where = connection_options(settings.temporal_api_key_file)["target_host"]
-    except Exception as error:
+        where = place(connection_options(settings.temporal_api_key_file))
+    except ConfigurationError as error:
         raise CannotStart(f"The Temporal settings are wrong: {error}") from error
     client = await _until(
         deadline,
@@ -184,6 +193,24 @@ def require_writable(log_file: Path) -> None:
     except OSError as error:
         raise CannotStart(
             f"The log cannot be written: {error}.\nSet CHECKOUT_LOG_FILE to a file in a folder that exists."
+        ) from error
+
+
+def forget_heartbeat(file: Path | None) -> None:
+    """Take away what an earlier worker has left where this one will say that it is at work.
+
+    Raises:
+        CannotStart: nothing can be written there.
+    """
+    if file is None:
+        return
+    try:
+        heartbeat.write(file)
+        file.unlink()
+    except OSError as error:
+        raise CannotStart(
+            f"The heartbeat cannot be written: {error}.\n"
+            "Set CHECKOUT_HEARTBEAT_FILE to a file of this worker alone in a folder that exists, or to nothing."
         ) from error
 
 

@@ -15,7 +15,6 @@ from temporalio.converter import (
     JSONPlainPayloadConverter,
     JSONTypeConverter,
 )
-from temporalio.envconfig import ClientConfig
 from temporalio.exceptions import FailureError
 from temporalio.runtime import Runtime
 from temporalio.service import RPCError, RPCStatusCode
@@ -27,6 +26,8 @@ from temporalio.worker import (
 )
 
 from adapters.config import DEFAULT_TEMPORAL_ADDRESS, ConfigurationError
+from adapters.secret_file import SecretUnreadable, read_secret
+from adapters.temporal_profile import load_profile
 from domain.errors import InvalidInput
 
 ADVICE = (
@@ -149,10 +150,10 @@ def connection_options(api_key_file: Path | None = None) -> dict[str, Any]:
     Certificates, and the API key where it is in a file, are read by each call.
 
     Raises:
-        Exception: whatever the SDK says of a profile that is unknown or a file that is malformed.
+        ConfigurationError: the profile, a certificate or the key's file cannot be used. Nothing secret is told.
     """
     options: dict[str, Any] = {"target_host": DEFAULT_TEMPORAL_ADDRESS, "namespace": "default"}
-    options.update(ClientConfig.load_client_connect_config(config_file_strict=True))
+    options.update(load_profile())
     if api_key_file is not None:
         options["api_key"] = _api_key_in(api_key_file)
         options.setdefault("tls", True)  # as the SDK does for a key in the environment
@@ -160,11 +161,22 @@ def connection_options(api_key_file: Path | None = None) -> dict[str, Any]:
 
 
 def _api_key_in(file: Path) -> str:
-    key = file.read_text(encoding="utf-8").strip()
-    # It becomes a header; whatever else is in such a file, the error must not show it.
-    if not key or not key.isascii() or not key.isprintable():
-        raise ValueError(f"CHECKOUT_TEMPORAL_API_KEY_FILE: {file} has no API key on one line")
+    problem, key = "", ""
+    try:
+        key = read_secret("CHECKOUT_TEMPORAL_API_KEY_FILE", file).strip()
+    except SecretUnreadable as error:
+        problem = str(error)
+    if key and not (key.isascii() and key.isprintable()):  # it becomes a header
+        problem = "CHECKOUT_TEMPORAL_API_KEY_FILE has a character that no API key has"
+    if problem or not key:
+        raise ConfigurationError(problem or "CHECKOUT_TEMPORAL_API_KEY_FILE has no API key in it")
     return key
+
+
+def place(options: dict[str, Any]) -> str:
+    """Say where Temporal is, without what stands before an @ there: somebody may have put a password into it."""
+    before, at, after = str(options["target_host"]).rpartition("@")
+    return f"...@{after}" if at else before + after
 
 
 async def connect(
@@ -182,5 +194,6 @@ async def connect(
     try:
         return await Client.connect(**options, data_converter=DATA_CONVERTER, runtime=runtime)
     except ValueError as error:
-        where = options["target_host"]
-        raise ConfigurationError(f"TEMPORAL_ADDRESS: {where!r} is not as 127.0.0.1:7233: {error}") from error
+        if "cert" in str(error):
+            raise ConfigurationError(f"TEMPORAL_TLS_*: {error}") from error
+        raise ConfigurationError(f"TEMPORAL_ADDRESS: {place(options)!r} is not as 127.0.0.1:7233: {error}") from error

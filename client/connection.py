@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from temporalio.service import RPCError, RPCStatusCode
 
-from adapters.config import ConfigurationError, StarterSettings, load
-from adapters.temporal import ADVICE, connect, connection_options, is_refused
+from adapters.config import StarterSettings, load
+from adapters.temporal import ADVICE, connect, connection_options, is_refused, place
 from client.checkouts import Checkouts
 from client.failures import NotKnownYet
 
@@ -39,10 +39,7 @@ def run(work: Work) -> int:
 
 async def _with_checkouts(work: Work) -> int:
     settings = load(StarterSettings)
-    try:
-        where = connection_options(settings.temporal_api_key_file)["target_host"]
-    except Exception as error:
-        raise ConfigurationError(f"TEMPORAL_*: {error}") from error
+    where = place(connection_options(settings.temporal_api_key_file))
     try:
         client = await connect(api_key_file=settings.temporal_api_key_file)
     except (RuntimeError, RPCError) as error:

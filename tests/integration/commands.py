@@ -156,11 +156,11 @@ class Commands:
                 running.kill()
         return Ran(running.returncode, out, said + err)
 
-    def worker(self, *, script: str = "", **environment: str) -> ChildProcess:
+    def worker(self, *, script: str = "", arguments: Sequence[str] = (), **environment: str) -> ChildProcess:
         """Start worker.py, or a script that changes something of it first."""
         started = ChildProcess(
             "worker",
-            [sys.executable, *(("-c", script) if script else (str(ROOT / "worker.py"),))],
+            [sys.executable, *(("-c", script) if script else (str(ROOT / "worker.py"), *arguments))],
             log=self.folder / f"worker-{len(self.workers)}.log",
             env=self.environment | ({"PYTHONPATH": str(ROOT)} if script else {}) | environment,
             cwd=self.folder,

@@ -221,6 +221,34 @@ async def test_a_rotated_password_is_an_outage_until_its_file_has_the_new_one(
     assert answer == 1
 
 
+@pytest.mark.usefixtures("guarded")
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_url_in_a_file_is_read_for_each_new_session(database: Database, tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "url"
+    url = database.url.replace(f"{ROLE}@", f"{ROLE}:{{}}@")
+    _write(file, url.format("first") + "\n")
+    async with engine_at(f"postgresql://nobody@127.0.0.1:{free_port()}/none", kind, url_file=file) as engine:
+        assert await ask(engine) == 1
+        await _rotate(database, "p%40ss")
+        await asyncio.gather(ask(engine), return_exceptions=True)  # the session that was ended
+        failure = await failure_of(engine)
+        _write(file, url.format("p%2540ss") + "\n")
+        answer = await ask(engine)
+
+    assert type(failure) is DatabaseMisconfigured
+    assert "28P01" in failure.message
+    assert answer == 1
+
+
+async def test_the_password_of_a_file_wins_over_the_url_of_another(
+    database: Database, guarded: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "url"
+    _write(file, database.url.replace(f"{ROLE}@", f"{ROLE}:stale@"))
+    async with engine_at("postgresql://h/d", url_file=file, password_file=guarded) as engine:
+        assert await ask(engine) == 1
+
+
 @pytest.mark.parametrize("content", [None, ""], ids=["missing", "empty"])
 async def test_a_password_file_that_is_being_replaced_is_an_outage(
     database: Database, guarded: Path, content: str | None

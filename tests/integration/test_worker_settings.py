@@ -29,6 +29,7 @@ SEEN_BY = {
     "task_queue": "test_the_schedules_are_those_of_the_settings",
     "ui_url": "test_a_worker_says_where_its_histories_and_its_log_are",
     "database_url": "test_orders_are_written_where_the_settings_say",
+    "database_url_file": "test_a_worker_refuses_a_url_file_that_is_not_there",
     "database_password_file": "test_a_worker_refuses_a_password_file_that_is_not_there",
     "database_refused_seconds": "test_a_worker_that_is_let_in_no_more_says_so_and_ends_with_1",
     "database_pool_size": "test_no_more_runs_at_once_than_the_settings_allow",
@@ -40,6 +41,7 @@ SEEN_BY = {
     "audit_every_seconds": "test_the_schedules_are_those_of_the_settings",
     "build_id": "test_a_worker_with_a_build_id_is_known_as_that_build",
     "deployment_name": "test_a_worker_with_a_build_id_is_known_as_that_build",
+    "heartbeat_file": "test_a_worker_at_work_is_healthy_until_its_loop_is_blocked_or_it_ends",
     "log_file": "test_orders_are_written_where_the_settings_say",
     "log_level": "test_a_worker_says_as_much_as_its_log_level_allows",
 }

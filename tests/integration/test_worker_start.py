@@ -177,6 +177,12 @@ def test_a_worker_refuses_a_password_file_that_is_not_there(commands: Commands, 
     assert "CHECKOUT_DATABASE_PASSWORD_FILE cannot be read" in reason
 
 
+def test_a_worker_refuses_a_url_file_that_is_not_there(commands: Commands, tmp_path: Path) -> None:
+    reason = refusal_of(commands, CHECKOUT_DATABASE_URL_FILE=str(tmp_path / "missing"))
+
+    assert "CHECKOUT_DATABASE_URL_FILE cannot be read: No such file or directory" in reason
+
+
 async def test_a_worker_that_refuses_to_start_makes_no_schedule_and_takes_no_order(
     commands: Commands, shop: Shop, tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ from tests.mutants import (
     restored,
     saga,
     schema,
+    secrets,
     sessions,
     starting,
     steps,
@@ -51,4 +52,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *wiring.MUTANTS,
     *commands.MUTANTS,
     *strangers.MUTANTS,
+    *secrets.MUTANTS,
 )

@@ -1,10 +1,13 @@
 """Faults in docker-compose.yml and its files: a stack that does not come up, loses its data, or cannot be reached."""
 
-from tests.mutants.killers import COMPOSE, COMPOSE_WIRING, at
+from tests.mutants.killers import COMPOSE, COMPOSE_WIRING, WORKER_IMAGE, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "docker-compose.yml"
 _IMAGE = "Dockerfile"
+_UNSET = "?it is not in .env - run sh deploy/compose/passwords.sh"
+_RIGHTS = at(COMPOSE_WIRING, "test_no_program_has_more_rights_than_it_needs")
+_NETWORKS = at(COMPOSE_WIRING, "test_a_service_is_on_the_networks_of_those_it_talks_to_and_no_other")
 _TOLD = "test_a_container_is_told_the_hosts_ports_roles_and_passwords_of_the_others"
 
 
@@ -23,10 +26,10 @@ MUTANTS = (
     ),
     Mutant(
         "compose-worker-with-another-password",
-        "with passwords of one's own the worker would be refused; with the defaults nothing shows",
+        "the worker would be refused",
         _FILE,
-        "checkout:${POSTGRES_CHECKOUT_PASSWORD:-checkout}@postgres",
-        "checkout:${POSTGRES_PASSWORD:-checkout}@postgres",
+        "postgresql://checkout:${POSTGRES_CHECKOUT_PASSWORD:",
+        "postgresql://checkout:${POSTGRES_PASSWORD:",
         _told("worker"),
     ),
     Mutant(
@@ -57,24 +60,24 @@ MUTANTS = (
         "compose-schema-in-another-database",
         "the tables would be where nobody looks for them",
         _FILE,
-        "checkout\n      PGUSER: postgres\n      PGPASSWORD: ${POSTGRES_PASSWORD:-postgres}\n      CHECKOUT",
-        "postgres\n      PGUSER: postgres\n      PGPASSWORD: ${POSTGRES_PASSWORD:-postgres}\n      CHECKOUT",
+        f"checkout\n      PGUSER: postgres\n      PGPASSWORD: ${{POSTGRES_PASSWORD:{_UNSET}}}\n      CHECKOUT",
+        f"postgres\n      PGUSER: postgres\n      PGPASSWORD: ${{POSTGRES_PASSWORD:{_UNSET}}}\n      CHECKOUT",
         _told("schema"),
     ),
     Mutant(
         "compose-schema-with-the-wrong-password",
         "the first job would be refused",
         _FILE,
-        "      PGPASSWORD: ${POSTGRES_PASSWORD:-postgres}\n      CHECKOUT",
-        "      PGPASSWORD: ${POSTGRES_TEMPORAL_PASSWORD:-postgres}\n      CHECKOUT",
+        f"      PGPASSWORD: ${{POSTGRES_PASSWORD:{_UNSET}}}\n      CHECKOUT",
+        f"      PGPASSWORD: ${{POSTGRES_TEMPORAL_PASSWORD:{_UNSET}}}\n      CHECKOUT",
         _told("schema"),
     ),
     Mutant(
         "compose-temporal-gets-the-checkouts-password",
         "Temporal could not log in once the passwords differ",
         _FILE,
-        "      TEMPORAL_ROLE_PASSWORD: ${POSTGRES_TEMPORAL_PASSWORD:-temporal}\n",
-        "      TEMPORAL_ROLE_PASSWORD: ${POSTGRES_CHECKOUT_PASSWORD:-temporal}\n",
+        "      TEMPORAL_ROLE_PASSWORD: ${POSTGRES_TEMPORAL_PASSWORD:",
+        "      TEMPORAL_ROLE_PASSWORD: ${POSTGRES_CHECKOUT_PASSWORD:",
         _told("schema"),
     ),
     Mutant(
@@ -219,16 +222,16 @@ MUTANTS = (
         "compose-job-for-ever",
         "a job that ends well would be started again and again, and whoever waits for it would wait for ever",
         _FILE,
-        '      temporal: {condition: service_healthy}\n    restart: "no"\n',
-        "      temporal: {condition: service_healthy}\n    restart: always\n",
+        '  restart: "no"\n  mem_limit: 256m\n',
+        "  restart: always\n  mem_limit: 256m\n",
         at(COMPOSE, "test_every_service_is_a_server_that_is_kept_running_or_a_job_that_runs_once"),
     ),
     Mutant(
         "compose-schema-goes-on-after-an-error",
         "half a schema would count as a whole one",
         _FILE,
-        "ON_ERROR_STOP=1]\n    command: [-f, /sql/setup.sql,",
-        "ON_ERROR_STOP=0]\n    command: [-f, /sql/setup.sql,",
+        "ON_ERROR_STOP=1]",
+        "ON_ERROR_STOP=0]",
         at(COMPOSE_WIRING, "test_the_schema_job_runs_the_projects_own_files_and_stops_at_the_first_error"),
     ),
     Mutant(
@@ -275,8 +278,8 @@ MUTANTS = (
         "compose-another-postgres-for-the-job",
         "one version would be tested here and another one run there",
         _FILE,
-        "  schema:\n    image: postgres:${POSTGRES_VERSION:-18.4}\n",
-        "  schema:\n    image: postgres:${POSTGRES_VERSION:-17.6}\n",
+        "  <<: *job\n  image: postgres:${POSTGRES_VERSION:-18.4@",
+        "  <<: *job\n  image: postgres:${POSTGRES_VERSION:-17.6@",
         at(COMPOSE_WIRING, "test_the_images_are_of_the_versions_that_are_tested_here"),
     ),
     Mutant(
@@ -299,8 +302,8 @@ MUTANTS = (
         "env-example-with-another-default",
         "whoever copies the example would run something else than whoever does not",
         ".env.example",
-        "POSTGRES_CHECKOUT_PASSWORD=checkout",
-        "POSTGRES_CHECKOUT_PASSWORD=postgres",
+        "TEMPORAL_UI_PORT=8233",
+        "TEMPORAL_UI_PORT=8080",
         at(COMPOSE, "test_env_example_lists_every_variable_of_the_compose_file_with_its_default"),
     ),
     Mutant(
@@ -326,5 +329,120 @@ MUTANTS = (
         "    profiles: [demo]\n",
         "",
         at(COMPOSE_WIRING, "test_every_service_has_its_place"),
+    ),
+    Mutant(
+        "compose-with-a-default-password",
+        "whoever reads this repository could log in to every stack that was made without a thought",
+        _FILE,
+        "      POSTGRES_PASSWORD: ${POSTGRES_PASSWORD:?",
+        "      POSTGRES_PASSWORD: ${POSTGRES_PASSWORD:-",
+        at(COMPOSE, "test_there_is_no_default_password_and_no_port_without_one"),
+    ),
+    Mutant(
+        "compose-passwords-are-made-anew",
+        "a second run would lock the stack out of its own volume",
+        "deploy/compose/passwords.sh",
+        "[ -e .env ] || from=.env.example",
+        "from=.env.example",
+        at(COMPOSE, "test_the_script_makes_a_password_for_each_role_and_keeps_it"),
+    ),
+    Mutant(
+        "compose-passwords-for-everybody-to-read",
+        "every user of the machine would have the database's passwords",
+        "deploy/compose/passwords.sh",
+        "umask 077",
+        "umask 022",
+        at(COMPOSE, "test_the_script_makes_a_password_for_each_role_and_keeps_it"),
+    ),
+    Mutant(
+        "compose-ui-beside-the-database",
+        "whoever breaks into the page would be in front of the database",
+        _FILE,
+        "    networks: [temporal, front]\n",
+        "    networks: [temporal, front, database]\n",
+        _NETWORKS,
+    ),
+    Mutant(
+        "compose-worker-with-a-way-out",
+        "whoever breaks into the worker could carry the orders away",
+        _FILE,
+        "  database:\n    internal: true\n",
+        "  database:\n",
+        at(COMPOSE_WIRING, "test_only_what_has_a_published_port_has_a_way_out"),
+    ),
+    Mutant(
+        "compose-temporal-without-its-database",
+        "the server would not find Postgres",
+        _FILE,
+        "    networks: [database, temporal, front]\n",
+        "    networks: [temporal, front]\n",
+        _NETWORKS,
+    ),
+    Mutant(
+        "compose-temporal-looks-its-address-up",
+        "the server would end at once: with three networks it finds three addresses and takes them for one",
+        _FILE,
+        "      TEMPORAL_BROADCAST_ADDRESS: 127.0.0.1\n",
+        "",
+        _told("temporal"),
+    ),
+    Mutant(
+        "compose-postgres-as-root",
+        "whoever breaks into the database's server would be root in its container",
+        _FILE,
+        "    # Not root, which the image would start as and give its data folder away.\n    user: postgres\n",
+        "",
+        _RIGHTS,
+    ),
+    Mutant(
+        "compose-with-all-capabilities",
+        "programs would have rights over other programs",
+        _FILE,
+        "  cap_drop: [ALL]\n",
+        "",
+        _RIGHTS,
+    ),
+    Mutant(
+        "compose-logs-that-fill-the-disk",
+        "a chatty server would stop every other program of the machine",
+        _FILE,
+        '    options: {max-size: "10m", max-file: "3"}\n',
+        "",
+        at(COMPOSE_WIRING, "test_no_container_can_take_the_machine_with_it"),
+    ),
+    Mutant(
+        "compose-more-processors-than-a-machine-has",
+        "Docker would refuse the stack on a small machine",
+        _FILE,
+        "  cpus: 1.0\n",
+        "  cpus: 8.0\n",
+        at(COMPOSE_WIRING, "test_no_container_can_take_the_machine_with_it"),
+    ),
+    Mutant(
+        "compose-health-of-any-python",
+        "a stuck worker would be healthy for ever",
+        _FILE,
+        "[CMD, python, -m, adapters.heartbeat]",
+        '[CMD, python, -c, ""]',
+        at(
+            COMPOSE_WIRING,
+            "test_a_worker_is_healthy_by_its_own_heartbeat_and_has_the_time_that_it_may_wait_for_its_servers",
+        ),
+    ),
+    Mutant(
+        "compose-image-by-its-tag-alone",
+        "another image could be published under the tag",
+        _FILE,
+        "temporalio/server:${TEMPORAL_VERSION:-1.32.0@sha256:c3e752127759616bb1615e0f9ba0e21635aeb5fdeb922de4f371c350955f46ae}",
+        "temporalio/server:${TEMPORAL_VERSION:-1.32.0}",
+        at(COMPOSE, "test_every_image_has_an_exact_version_and_a_digest"),
+    ),
+    Mutant(
+        "image-without-the-release",
+        "the worker would end at its first import, in the image alone",
+        _IMAGE,
+        "COPY domain/ domain/\n",
+        "",
+        at(WORKER_IMAGE, "test_the_image_checks_works_sells_and_ends_as_it_is"),
     ),
 )

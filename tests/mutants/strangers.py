@@ -1,9 +1,11 @@
 """Faults that only strangers meet: their clusters, their settings, their first look at a history."""
 
-from tests.mutants.killers import CONFIG, PROJECT, SETUP, WORKER_START, at
+from tests.mutants.killers import CONFIG, HEARTBEAT, PROJECT, SETUP, WORKER_HEALTH, WORKER_START, at
 from tests.mutants.mutant import Mutant
 
 _CONFIG = "adapters/config.py"
+_HEARTBEAT = "adapters/heartbeat.py"
+_HEALTHY = at(WORKER_HEALTH, "test_a_worker_at_work_is_healthy_until_its_loop_is_blocked_or_it_ends")
 
 MUTANTS = (
     Mutant(
@@ -42,8 +44,8 @@ MUTANTS = (
         "a-setting-with-a-line-end-shows-its-secret",
         "the password would be in the log",
         _CONFIG,
-        'if _MAY_BE_SECRET.search(name) else f" (it is',
-        'if False else f" (it is',
+        'return "" if _SECRET_NAME.search(name) or ',
+        'return "" if ',
         at(CONFIG, "test_a_secret_with_something_at_its_end_is_named_and_not_shown"),
     ),
     Mutant(
@@ -77,5 +79,50 @@ MUTANTS = (
         "    ('shop', 'house', 'What customers have paid', NULL, NULL)\n",
         "    ('shop', 'house', 'What customers have paid', NULL, NULL),\n    ('mule', 'customer', 'M', 5, NULL)\n",
         at(SETUP, "test_it_sells_nothing_to_nobody"),
+    ),
+    Mutant(
+        "heartbeat-of-an-earlier-worker-stays",
+        "a worker that cannot start would be healthy for half a minute",
+        "worker.py",
+        "    forget_heartbeat(settings.heartbeat_file)\n",
+        "",
+        _HEALTHY,
+        hangs=True,
+    ),
+    Mutant(
+        "heartbeat-in-a-thread",
+        "a worker whose loop is blocked would be healthy for ever",
+        _HEARTBEAT,
+        "        await asyncio.sleep(every_seconds)\n",
+        "        await asyncio.to_thread(_beat_on, file, every_seconds)\n\n\n"
+        "def _beat_on(file: Path, every_seconds: float) -> None:\n"
+        "    while True:\n        time.sleep(every_seconds)\n        write(file)\n",
+        _HEALTHY,
+        hangs=True,
+    ),
+    Mutant(
+        "heartbeat-without-work",
+        "a worker that has stopped to take tasks would be healthy",
+        _HEARTBEAT,
+        "if file is not None and is_at_work():",
+        "if file is not None:",
+        at(HEARTBEAT, "test_a_beat_is_written_while_there_is_work_and_not_beyond"),
+        hangs=True,
+    ),
+    Mutant(
+        "heartbeat-never-ages",
+        "the health check would be true of whoever has worked once",
+        _HEARTBEAT,
+        "if age > stale_seconds else",
+        "if age > stale_seconds * 1e6 else",
+        at(HEARTBEAT, "test_the_probe_tells_young_from_old"),
+    ),
+    Mutant(
+        "heartbeat-of-another-clock",
+        "after a restart of the machine a stuck worker would be healthy for weeks",
+        _HEARTBEAT,
+        "    if age < 0:\n",
+        "    if False:\n",
+        at(HEARTBEAT, "test_what_is_no_heartbeat_of_today_is_unhealthy"),
     ),
 )

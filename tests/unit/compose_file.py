@@ -9,15 +9,20 @@ import yaml
 from embedded.stack import ROOT
 
 COMPOSE_FILE = ROOT / "docker-compose.yml"
-VARIABLE = re.compile(r"\$\{(\w+):-([^{}]*)\}")
+VARIABLE = re.compile(r"\$\{(\w+):([-?])([^{}]*)\}")
+"""`${NAME:-default}`, or `${NAME:?what is said where it is not set}`."""
 
 
 def document(**variables: str) -> dict[str, Any]:
     """Give the file with these variables set and all others at their defaults."""
     text = COMPOSE_FILE.read_text(encoding="utf-8")
-    resolved = VARIABLE.sub(lambda found: variables.get(found[1], found[2]), text).replace("$$", "$")
+    resolved = VARIABLE.sub(lambda found: variables.get(found[1]) or _unset(found), text).replace("$$", "$")
     read: dict[str, Any] = yaml.safe_load(resolved)
     return read
+
+
+def _unset(found: "re.Match[str]") -> str:
+    return found[3] if found[2] == "-" else f"the.required.{found[1].lower()}"
 
 
 def services(**variables: str) -> dict[str, dict[str, Any]]:
@@ -27,8 +32,17 @@ def services(**variables: str) -> dict[str, dict[str, Any]]:
 
 @cache
 def variables() -> dict[str, str]:
-    """Name every variable of the file with its default."""
-    return dict(VARIABLE.findall(COMPOSE_FILE.read_text(encoding="utf-8")))
+    """Name every variable of the file with its default; one that has to be set has none."""
+    found = VARIABLE.findall(COMPOSE_FILE.read_text(encoding="utf-8"))
+    return {name: default if kind == "-" else "" for name, kind, default in found}
+
+
+@cache
+def required() -> frozenset[str]:
+    """Name the variables without which Compose does nothing."""
+    return frozenset(
+        name for name, kind, _ in VARIABLE.findall(COMPOSE_FILE.read_text(encoding="utf-8")) if kind == "?"
+    )
 
 
 def distinct() -> dict[str, str]:

@@ -20,21 +20,15 @@ from adapters.config import DEFAULT_TEMPORAL_ADDRESS, DEFAULT_UI_URL, WorkerSett
 from domain.policies import SEARCH_ATTRIBUTES
 from embedded import temporal
 from embedded.stack import ROOT, DevStack, psql
+from tests.unit.compose_file import COMPOSE_FILE, VARIABLE, document, required, services, variables
+from tests.unit.image_files import copies, dockerfile, make_image
 
-COMPOSE_FILE = ROOT / "docker-compose.yml"
-_VARIABLE = re.compile(r"\$\{(\w+):-([^{}]*)\}")
 _SERVERS = {"postgres", "temporal", "temporal-ui", "worker"}
 _JOBS = {"schema", "demo-catalogue", "temporal-schema", "temporal-namespace"}
 
 
-def _resolved() -> str:
-    """Give the file as Compose reads it when no variable is set."""
-    return _VARIABLE.sub(lambda found: found[2], COMPOSE_FILE.read_text(encoding="utf-8")).replace("$$", "$")
-
-
 def _services() -> dict[str, dict[str, Any]]:
-    services: dict[str, dict[str, Any]] = yaml.safe_load(_resolved())["services"]
-    return services
+    return services()
 
 
 def _check_schema(document: Path) -> subprocess.CompletedProcess[str]:
@@ -42,17 +36,9 @@ def _check_schema(document: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
-def _dockerfile() -> list[list[str]]:
-    """Give the Dockerfile's instructions, each as its words."""
-    text = re.sub(r"\\\n", " ", (ROOT / "Dockerfile").read_text(encoding="utf-8"))
-    return [line.split() for line in text.splitlines() if line and not line.startswith("#")]
-
-
 def _copied() -> set[str]:
     """Name the files and folders that the image gets."""
-    return {
-        source.rstrip("/") for instruction, *words in _dockerfile() if instruction == "COPY" for source in words[:-1]
-    }
+    return {source.rstrip("/") for sources, _ in copies() for source in sources}
 
 
 def _imported_by(*programs: str) -> set[str]:
@@ -153,30 +139,77 @@ def test_every_port_is_published_on_this_machine_alone() -> None:
     assert not any("network_mode" in service for service in _services().values())
 
 
-def test_without_any_setting_programs_on_this_machine_find_what_compose_started() -> None:
+def test_programs_on_this_machine_find_what_compose_started_where_they_look_for_it() -> None:
     services = _services()
     [postgres] = services["postgres"]["ports"]
     [frontend] = services["temporal"]["ports"]
     [ui] = services["temporal-ui"]["ports"]
-    password = services["schema"]["environment"]["CHECKOUT_ROLE_PASSWORD"]
     database = services["schema"]["environment"]["PGDATABASE"]
 
     assert frontend == f"{DEFAULT_TEMPORAL_ADDRESS}:7233"
     assert f"http://{ui}" == f"{DEFAULT_UI_URL}:8080"
     assert postgres.endswith(":5432")
-    assert WorkerSettings.model_fields["database_url"].default == (
-        f"postgresql+asyncpg://checkout:{password}@{postgres.removesuffix(':5432')}/{database}"
+    assert WorkerSettings.model_fields["database_url"].default.get_secret_value() == (
+        f"postgresql+asyncpg://checkout:checkout@{postgres.removesuffix(':5432')}/{database}"
     )
 
 
 def test_env_example_lists_every_variable_of_the_compose_file_with_its_default() -> None:
     text = COMPOSE_FILE.read_text(encoding="utf-8")
-    used = set(_VARIABLE.findall(text))
-    lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
-    listed = [tuple(line.split("=", 1)) for line in lines if line and not line.startswith("#")]
+    listed = re.findall(r"^#?([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(encoding="utf-8"), re.MULTILINE)
 
-    assert sorted(used) == sorted(listed)
-    assert "$" not in _VARIABLE.sub("", text).replace("$$", ""), "a variable without a default"
+    assert sorted(variables().items()) == sorted(listed)
+    assert "$" not in VARIABLE.sub("", text).replace("$$", ""), "a variable without a default"
+
+
+def test_there_is_no_default_password_and_no_port_without_one() -> None:
+    told = {said for name, kind, said in VARIABLE.findall(COMPOSE_FILE.read_text(encoding="utf-8")) if kind == "?"}
+
+    passwords = {name for name in variables() if "PASSWORD" in name}
+    people = {"POSTGRES_READER_PASSWORD", "POSTGRES_OPERATOR_PASSWORD"}  # nobody logs in without
+    assert required() == passwords - people
+    assert people <= passwords
+    assert {variables()[name] for name in passwords} == {""}
+    [said] = told
+    assert "passwords.sh" in said
+    assert (ROOT / "deploy/compose/passwords.sh").is_file()
+
+
+def _in_a_copy(folder: Path) -> Path:
+    """Put the script and the example where they find each other, and nobody's .env is."""
+    (folder / "deploy/compose").mkdir(parents=True)
+    shutil.copy(ROOT / ".env.example", folder)
+    return Path(shutil.copy(ROOT / "deploy/compose/passwords.sh", folder / "deploy/compose"))
+
+
+def test_the_script_makes_a_password_for_each_role_and_keeps_it(tmp_path: Path) -> None:
+    script = _in_a_copy(tmp_path)
+    made = []
+    for _ in range(2):
+        subprocess.run(["sh", str(script)], check=True, capture_output=True, cwd="/")
+        made.append((tmp_path / ".env").read_text(encoding="utf-8"))
+    values = dict(line.split("=", 1) for line in made[0].splitlines() if line and not line.startswith("#"))
+
+    assert made[0] == made[1], "a password that the volume has would be lost"
+    assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
+    passwords = [values[name] for name in required()]
+    assert len(set(passwords)) == len(passwords) == 3
+    assert all(re.fullmatch(r"[0-9a-f]{48}", password) for password in passwords), "a URL has to hold it"
+    example = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
+    others = [line for line in made[0].splitlines() if line.partition("=")[0] not in required()]
+    assert others == [line for line in example if line.partition("=")[0] not in required()]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".env", ".env.example", "deploy"]
+
+
+def test_the_script_fills_in_what_somebody_left_empty(tmp_path: Path) -> None:
+    script = _in_a_copy(tmp_path)
+    (tmp_path / ".env").write_text("POSTGRES_PASSWORD=mine\nPOSTGRES_TEMPORAL_PASSWORD=", encoding="utf-8")
+
+    subprocess.run(["sh", str(script)], check=True, capture_output=True)
+
+    mine, filled = (tmp_path / ".env").read_text(encoding="utf-8").splitlines()
+    assert mine == "POSTGRES_PASSWORD=mine"
+    assert re.fullmatch(r"POSTGRES_TEMPORAL_PASSWORD=[0-9a-f]{48}", filled)
 
 
 def test_env_example_names_nothing_that_the_service_would_take_for_its_own_setting() -> None:
@@ -187,11 +220,11 @@ def test_env_example_names_nothing_that_the_service_would_take_for_its_own_setti
     assert {"TEMPORAL_ADDRESS", "TEMPORAL_NAMESPACE", "TEMPORAL_PROFILE"}.isdisjoint(names)
 
 
-def test_every_image_has_an_exact_version() -> None:
+def test_every_image_has_an_exact_version_and_a_digest() -> None:
     images = {name: service["image"] for name, service in _services().items() if "image" in service}
 
     assert images.keys() == _services().keys() - {"worker"}
-    assert all(re.search(r":\d+\.\d+(\.\d+)?$", image) for image in images.values())
+    assert all(re.search(r":\d+\.\d+(\.\d+)?@sha256:[0-9a-f]{64}$", image) for image in images.values())
 
 
 def test_every_file_that_is_mounted_exists_and_cannot_be_written() -> None:
@@ -226,9 +259,12 @@ def test_the_workers_settings_are_accepted_and_its_log_survives_the_container(
 
     settings = load(WorkerSettings)
 
-    assert settings.database_url == "postgresql+asyncpg://checkout:checkout@postgres:5432/checkout"
+    assert settings.database_url.get_secret_value() == (
+        "postgresql+asyncpg://checkout:the.required.postgres_checkout_password@postgres:5432/checkout"
+    )
+    assert str(settings.heartbeat_file) == "/tmp/checkout.heartbeat"
     assert f"saga-log:{settings.log_file.parent}" in worker["volumes"]
-    assert "saga-log" in yaml.safe_load(_resolved())["volumes"]
+    assert "saga-log" in document()["volumes"]
     assert worker["environment"]["TEMPORAL_ADDRESS"] == "temporal:7233"
 
 
@@ -322,6 +358,7 @@ def test_the_schema_job_may_run_again_and_sets_each_roles_own_password(stack: De
             ]
             for name, verifier, *_ in made:
                 assert _has_password(verifier, passwords[name])
+                assert passwords[name] not in done.stdout + done.stderr
                 assert not _has_password(verifier, "checkout"), "any password is let in"
     finally:
         psql(stack.postgres, "postgres", "-c", f"DROP DATABASE {database}")
@@ -357,16 +394,7 @@ def test_the_image_has_every_file_that_worker_and_starter_need() -> None:
 @pytest.mark.parametrize("program", ["worker.py", "starter.py"])
 def test_the_programs_find_all_that_they_import_in_what_the_image_gets(program: str, tmp_path: Path) -> None:
     image = tmp_path / "app"
-    for instruction, *words in _dockerfile():
-        if instruction == "COPY":
-            *sources, target = words
-            for source in sources:
-                # A folder's content goes into the target, a file under its own name, as Docker does it.
-                if (ROOT / source).is_dir():
-                    shutil.copytree(ROOT / source, image / target, ignore=shutil.ignore_patterns("__pycache__"))
-                else:
-                    (image / target).mkdir(parents=True, exist_ok=True)
-                    shutil.copy(ROOT / source, image / target)
+    make_image(image)
 
     done = subprocess.run(
         [sys.executable, program, "--help"], cwd=image, env={}, capture_output=True, text=True, check=False, timeout=60
@@ -377,11 +405,13 @@ def test_the_programs_find_all_that_they_import_in_what_the_image_gets(program: 
 
 
 def test_the_image_is_of_a_python_that_is_tested_and_runs_where_the_code_is() -> None:
-    instructions = _dockerfile()
+    instructions = dockerfile()
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     [(oldest, newest)] = re.findall(r"Python 3\.(\d+) to 3\.(\d+) on Linux is what the tests run on", readme)
     [python] = re.findall(
-        r"^FROM python:3\.(\d+)-slim$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE
+        r"^FROM python:3\.(\d+)\.\d+-slim-\w+@sha256:[0-9a-f]{64}$",
+        (ROOT / "Dockerfile").read_text(encoding="utf-8"),
+        re.MULTILINE,
     )
     at = {instruction: number for number, (instruction, *_) in enumerate(instructions)}
 
@@ -392,15 +422,15 @@ def test_the_image_is_of_a_python_that_is_tested_and_runs_where_the_code_is() ->
 
 
 def test_the_image_installs_only_what_the_lock_file_names() -> None:
-    installs = [words for words in _dockerfile() if "install" in words and "pip" in words]
+    installs = [words for words in dockerfile() if "install" in words and "pip" in words]
 
     assert len(installs) == 1
     assert installs[0][-4:] == ["--no-deps", "--require-hashes", "-r", "requirements.lock"]
 
 
 def test_the_image_ends_as_a_user_without_rights() -> None:
-    *_, last = [words for words in _dockerfile() if words[0] == "USER"]
-    [create] = [words for words in _dockerfile() if "useradd" in words]
+    *_, last = [words for words in dockerfile() if words[0] == "USER"]
+    [create] = [words for words in dockerfile() if "useradd" in words]
     uid = create[create.index("--uid") + 1]
 
     assert int(uid) >= 1000

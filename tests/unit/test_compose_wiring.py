@@ -13,6 +13,7 @@ import pytest
 import yaml
 from sqlalchemy.engine import make_url
 
+from adapters import heartbeat
 from adapters.config import WorkerSettings
 from embedded.placement import installed
 from embedded.stack import DATABASE, ROLE, ROOT, DevStack
@@ -57,6 +58,8 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
         "PGPASSWORD": PASSWORDS["postgres"],
         "CHECKOUT_ROLE_PASSWORD": PASSWORDS[ROLE],
         "TEMPORAL_ROLE_PASSWORD": PASSWORDS[TEMPORALS_ROLE],
+        "READER_ROLE_PASSWORD": SET["POSTGRES_READER_PASSWORD"],
+        "OPERATOR_ROLE_PASSWORD": SET["POSTGRES_OPERATOR_PASSWORD"],
     },
     "demo-catalogue": {
         "PGHOST": "postgres",
@@ -80,6 +83,8 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
         **TEMPORALS_DATABASES,
         "NUM_HISTORY_SHARDS": "4",  # another number loses the workflows of every stack that exists
         "BIND_ON_IP": "0.0.0.0",  # the loopback address is the container's own
+        # With three networks the image's own look-up gives three addresses, of which it makes one that is none.
+        "TEMPORAL_BROADCAST_ADDRESS": "127.0.0.1",
         "DYNAMIC_CONFIG_FILE_PATH": "/etc/temporal/dynamic-config.yaml",
         "LOG_LEVEL": "warn",
     },
@@ -94,6 +99,7 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
     "worker": {
         "CHECKOUT_DATABASE_URL": f"postgresql://{ROLE}:{PASSWORDS[ROLE]}@postgres:{LISTENS['postgres']}/{DATABASE}",
         "CHECKOUT_LOG_FILE": "/var/lib/checkout/saga.log",
+        "CHECKOUT_HEARTBEAT_FILE": "/tmp/checkout.heartbeat",
         "CHECKOUT_BUILD_ID": SET["WORKER_BUILD_ID"],
         "CHECKOUT_UI_URL": UI_URL,
         "TEMPORAL_ADDRESS": FRONTEND,
@@ -147,14 +153,56 @@ def test_a_container_is_told_the_hosts_ports_roles_and_passwords_of_the_others(n
 
 def test_every_service_has_its_place() -> None:
     assert services().keys() == ENVIRONMENTS.keys() == NEEDS.keys()
-    # Names are found on the network that all share; a network of its own would part one from the others.
-    assert document().keys() == {"name", "x-unprivileged", "services", "volumes"}
+    assert {key for key in document() if not key.startswith("x-")} == {"name", "services", "networks", "volumes"}
     for service in services().values():
-        assert service.keys().isdisjoint({"networks", "network_mode", "hostname", "links", "container_name"})
+        assert service.keys().isdisjoint({"network_mode", "hostname", "links", "container_name"})
     # Customers with money out of nothing are made where somebody asks for them.
     assert {name: made["profiles"] for name, made in services().items() if "profiles" in made} == {
         "demo-catalogue": ["demo"]
     }
+
+
+NETWORKS = {
+    "postgres": {"database", "postgres-port"},
+    "schema": {"database"},
+    "demo-catalogue": {"database"},
+    "temporal-schema": {"database"},
+    "temporal": {"database", "temporal", "front"},
+    "temporal-namespace": {"temporal"},
+    "temporal-ui": {"temporal", "front"},
+    "worker": {"database", "temporal"},
+}
+
+
+def test_a_service_is_on_the_networks_of_those_it_talks_to_and_no_other() -> None:
+    assert {name: set(made["networks"]) for name, made in services().items()} == NETWORKS
+    for name, made in services().items():
+        for setting, value in made["environment"].items():
+            if setting in NAMES_A_HOST:
+                host = re.sub(r"^.*@|:\d+(/.*)?$", "", value)
+                assert NETWORKS[name] & NETWORKS[host], f"{name} does not find {host}"
+    # The page of the UI, and whoever breaks into it, has no way to the database.
+    assert NETWORKS["temporal-ui"].isdisjoint(NETWORKS["postgres"])
+
+
+def test_only_what_has_a_published_port_has_a_way_out() -> None:
+    made = document()
+    inner = {name for name, network in made["networks"].items() if (network or {}).get("internal")}
+
+    assert made["networks"].keys() == set().union(*NETWORKS.values())
+    assert inner == {"database", "temporal"}
+    for name, service in made["services"].items():
+        # A port is published by way of a network that has a way out, and by no other.
+        assert bool(NETWORKS[name] - inner) == ("ports" in service)
+
+
+def test_no_container_can_take_the_machine_with_it() -> None:
+    for service in services().values():
+        # More processors than a machine has are refused: one, which every machine has.
+        assert 0 < service["cpus"] <= 1
+        assert re.fullmatch(r"\d+[mg]", service["mem_limit"])
+        assert 100 <= service["pids_limit"] <= 1000
+        assert service["logging"] == {"driver": "json-file", "options": {"max-size": "10m", "max-file": "3"}}
 
 
 @pytest.mark.parametrize("name", NEEDS)
@@ -198,7 +246,11 @@ def test_postgres_has_connections_for_temporal_and_for_several_workers() -> None
 
 
 def test_the_images_are_of_the_versions_that_are_tested_here() -> None:
-    images = {name: service["image"].split(":") for name, service in services().items() if "image" in service}
+    images = {
+        name: service["image"].partition("@")[0].split(":")
+        for name, service in services().items()
+        if "image" in service
+    }
     postgres = subprocess.run([installed(18) / "postgres", "--version"], capture_output=True, text=True, check=True)
     program = Path(sysconfig.get_path("scripts")) / "temporal"
     temporal = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
@@ -222,9 +274,9 @@ def test_one_variable_moves_all_images_of_one_program() -> None:
         "postgres": SET["POSTGRES_VERSION"],
         "schema": SET["POSTGRES_VERSION"],
         "demo-catalogue": SET["POSTGRES_VERSION"],
-        "temporal-schema": SET["TEMPORAL_VERSION"],
+        "temporal-schema": SET["TEMPORAL_ADMIN_TOOLS_VERSION"],
         "temporal": SET["TEMPORAL_VERSION"],
-        "temporal-namespace": SET["TEMPORAL_VERSION"],
+        "temporal-namespace": SET["TEMPORAL_ADMIN_TOOLS_VERSION"],
         "temporal-ui": SET["TEMPORAL_UI_VERSION"],
     }
 
@@ -248,11 +300,15 @@ def test_the_data_are_on_volumes_of_their_own_where_the_image_keeps_them() -> No
 
 
 def test_what_a_container_writes_beside_its_volumes_is_in_memory() -> None:
-    worker = services()["worker"]
+    made = services()
+    worker = made["worker"]
 
-    assert worker["read_only"] is True
-    assert worker["tmpfs"] == ["/tmp"]
-    assert [name for name, service in services().items() if "tmpfs" in service] == ["worker"]
+    # The UI writes its settings into its own folder.
+    assert [name for name, service in made.items() if not service.get("read_only")] == ["temporal-ui"]
+    assert {name: service["tmpfs"] for name, service in made.items() if service.get("tmpfs", ["/tmp"]) != ["/tmp"]} == {
+        "postgres": ["/tmp", "/var/run/postgresql"]  # where its socket is
+    }
+    assert Path(worker["environment"]["CHECKOUT_HEARTBEAT_FILE"]).parent == Path("/tmp"), "one of each container's own"
     log = Path(worker["environment"]["CHECKOUT_LOG_FILE"])
     assert mounts(worker)[str(log.parent)] == "saga-log"
 
@@ -265,7 +321,7 @@ def test_the_volume_of_the_log_belongs_to_the_images_user() -> None:
     assert made is not None
     assert user == ("10001", made[1]), "another uid cannot write on the volumes that there are"
     assert f"USER {user[0]}:{user[0]}\n" in text
-    assert f"ENV CHECKOUT_LOG_FILE={made[2]}/saga.log\n" in text
+    assert f"ENV CHECKOUT_LOG_FILE={made[2]}/saga.log " in text
     assert made[2] in mounts(services()["worker"])
 
 
@@ -288,6 +344,18 @@ def test_postgres_is_healthy_once_it_answers_others_about_our_database(stack: De
 
 def test_temporal_is_healthy_once_its_frontend_listens() -> None:
     assert services()["temporal"]["healthcheck"]["test"] == ["CMD", "nc", "-z", "127.0.0.1", str(LISTENS["temporal"])]
+
+
+def test_a_worker_is_healthy_by_its_own_heartbeat_and_has_the_time_that_it_may_wait_for_its_servers() -> None:
+    worker = services()["worker"]
+    check = worker["healthcheck"]
+    startup: float = WorkerSettings.model_fields["startup_timeout_seconds"].default
+
+    assert check["test"] == ["CMD", "python", "-m", "adapters.heartbeat"]
+    assert heartbeat.FILE in worker["environment"]
+    assert seconds(check["start_period"]) > startup
+    assert seconds(check["timeout"]) >= 5
+    assert (ROOT / "adapters/heartbeat.py").is_file()
 
 
 @pytest.mark.parametrize("name", ["postgres", "temporal"])
@@ -318,9 +386,11 @@ def test_everybody_is_given_longer_to_stop_than_it_takes() -> None:
 def test_no_program_has_more_rights_than_it_needs() -> None:
     made = services()
 
-    # The entrypoint of postgres gives its data folder to another user, and the UI starts as root in a foreign folder.
-    keeps_rights = {name for name, service in made.items() if service.get("cap_drop") != ["ALL"]}
-    assert keeps_rights == {"postgres", "schema", "demo-catalogue", "temporal-ui"}
+    # The UI starts as root in a foreign folder.
+    assert {name for name, service in made.items() if service.get("cap_drop") != ["ALL"]} == {"temporal-ui"}
+    # Temporal's images name a user of their own, and so does ours.
+    users = {name: service.get("user") for name, service in made.items() if "postgres:" in service.get("image", "")}
+    assert users == dict.fromkeys(("postgres", "schema", "demo-catalogue"), "postgres")
     for service in made.values():
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert service.keys().isdisjoint({"privileged", "cap_add", "pid", "ipc", "userns_mode"})

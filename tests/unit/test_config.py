@@ -37,7 +37,7 @@ def refusal(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> str:
 def test_a_database_url_is_taken_as_other_tools_write_it(
     given: str, understood: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert settings(monkeypatch, given).database_url == understood
+    assert settings(monkeypatch, given).database_url.get_secret_value() == understood
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_the_defaults_find_what_make_up_started(monkeypatch: pytest.MonkeyPatch)
 
     made, options = load(WorkerSettings), connection_options()
 
-    url = make_url(made.database_url)
+    url = make_url(made.database_url.get_secret_value())
     assert (url.host, url.port) == ("127.0.0.1", DEFAULT_PORTS.postgres)
     assert (url.username, url.database) == (ROLE, DATABASE)
     assert options["target_host"] == f"127.0.0.1:{DEFAULT_PORTS.temporal}"

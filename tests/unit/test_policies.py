@@ -91,7 +91,7 @@ def test_every_default_of_a_setting_is_as_documented() -> None:
     rows = re.findall(r"^\| `CHECKOUT_(\w+)` \| `([^`]*)` \|", OPERATIONS, re.MULTILINE)
     told = {name.lower(): default for name, default in rows}
     made = {name: field.default for name, field in WorkerSettings.model_fields.items() if field.default is not None}
-    made["database_url"] = made["database_url"].replace("postgresql+asyncpg", "postgresql")
+    made["database_url"] = made["database_url"].get_secret_value().replace("postgresql+asyncpg", "postgresql")
 
     assert told == {name: str(default) for name, default in made.items() if name in told}
     assert made.keys() - told.keys() <= {"build_id"}

@@ -187,7 +187,7 @@ async def _run(settings: WorkerSettings) -> None:
     line = Line(int(os.environ[DESK_PORT]))
     # Below the timeouts of the role, as the lab sets them.
     database._COMMAND_TIMEOUT_SECONDS = 50.0
-    engine = database.create_engine(settings.database_url, pool_size=settings.database_pool_size)
+    engine = database.create_engine(settings.database_url.get_secret_value(), pool_size=settings.database_pool_size)
     worker = build_worker(await connect(), engine, settings, interceptors=(Boundaries(line),))
     _let_it_ask(worker, line)
     async with worker:

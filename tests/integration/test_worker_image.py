@@ -1,0 +1,86 @@
+"""worker.py and starter.py from the image's own files, in the environment of a cluster, with nothing else of ours."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from embedded.process import ChildProcess
+from tests.integration.commands import DEADLINE_SECONDS, Commands
+from tests.unit.image_files import make_image
+
+# What Kubernetes puts into every container beside services that are called checkout and checkout-api.
+SERVICE_LINKS = {
+    "CHECKOUT_SERVICE_HOST": "x",
+    "CHECKOUT_SERVICE_PORT": "80",
+    "CHECKOUT_PORT": "tcp://1.2.3.4:80",
+    "CHECKOUT_PORT_80_TCP": "tcp://1.2.3.4:80",
+    "CHECKOUT_PORT_80_TCP_PROTO": "tcp",
+    "CHECKOUT_PORT_80_TCP_PORT": "80",
+    "CHECKOUT_PORT_80_TCP_ADDR": "1.2.3.4",
+    "CHECKOUT_API_SERVICE_HOST": "x",
+    "CHECKOUT_API_SERVICE_PORT_HTTP": "8080",
+}
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    folder = tmp_path / "app"
+    make_image(folder)
+    return folder
+
+
+def test_the_image_checks_works_sells_and_ends_as_it_is(commands: Commands, image: Path, tmp_path: Path) -> None:
+    environment = commands.environment | SERVICE_LINKS | {"CHECKOUT_HEARTBEAT_FILE": str(tmp_path / "heartbeat")}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=image,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_SECONDS,
+            check=False,
+        )
+
+    stray = run("-c", "import embedded")
+    checked = run("worker.py", "--check")
+    worker = ChildProcess(
+        "worker", [sys.executable, "worker.py"], log=tmp_path / "worker.log", env=environment, cwd=image
+    )
+    commands.workers.append(worker)
+    worker.start()
+    worker.until(lambda: "ready: task queue" in worker.tail(100), timeout=DEADLINE_SECONDS)
+    worker.until(lambda: run("-m", "adapters.heartbeat").returncode == 0, timeout=DEADLINE_SECONDS)
+    bought = run("starter.py", "start", "--customer", "alice", "--line", "tea-mug:1")
+    audited = run("starter.py", "audit")
+    status = worker.stop(timeout=DEADLINE_SECONDS)
+
+    assert "No module named 'embedded'" in stray.stderr, "the test runs on more than the image has"
+    assert (checked.returncode, checked.stdout) == (0, "Nothing is lacking: a worker can start.\n"), checked.stderr
+    assert bought.returncode == 0, bought.stderr
+    assert audited.returncode == 0, audited.stdout + audited.stderr
+    assert status == 0, worker.tail(50)
+    assert not list(image.rglob("*.log")), "the image's own folder is read-only"
+
+
+@pytest.mark.parametrize("program", [("worker.py",), ("worker.py", "--check"), ("starter.py", "list")], ids=" ".join)
+def test_a_typo_is_refused_beside_the_links_of_services(
+    program: tuple[str, ...], commands: Commands, image: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, *program],
+        cwd=image,
+        env=commands.environment | SERVICE_LINKS | {"CHECKOUT_PROT": "tcp://1.2.3.4:80"},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert "CHECKOUT_PROT: there is no such setting" in done.stderr
+    assert "CHECKOUT_PORT:" not in done.stderr
+    assert "Traceback" not in done.stderr
