@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from adapters.database_url import DRIVER, parse
+from adapters.log_format import LogFormat
 from domain.model import Lane
 from domain.policies import AUDIT_EVERY, CHECKOUT_TASK_QUEUE, LANE, SWEEP_EVERY
 
@@ -116,6 +117,8 @@ class WorkerSettings(StarterSettings):
     """What Temporal calls all the builds of this service together. Means nothing without a build id."""
     log_file: Path = Path("saga.log")
     log_level: Annotated[str, AfterValidator(_log_level)] = "INFO"
+    log_format: LogFormat = LogFormat.TEXT
+    """The form of the worker's own log: text or json, a line for each record."""
 
 
 _SettingsT = TypeVar("_SettingsT", bound=StarterSettings)

@@ -22,6 +22,7 @@ from tests.mutants import (
     steps,
     strangers,
     taken_back,
+    text,
     wiring,
 )
 from tests.mutants.mutant import Mutant
@@ -44,6 +45,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *starting.MUTANTS,
     *requests.MUTANTS,
     *events.MUTANTS,
+    *text.MUTANTS,
     *taken_back.MUTANTS,
     *compose.MUTANTS,
     *wiring.MUTANTS,
