@@ -13,6 +13,7 @@ import threading
 from pathlib import Path
 from types import FrameType
 
+from adapters.streams import clean_streams
 from adapters.telemetry import leave
 from demo.story import tell
 from domain.version import RELEASE
@@ -99,4 +100,5 @@ def main(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     os.chdir(ROOT)
+    clean_streams()
     leave(main(sys.argv[1:]))

@@ -13,7 +13,8 @@ import typer
 from typer.exceptions import TyperException
 
 from adapters.config import ConfigurationError, StarterSettings, load
-from adapters.telemetry import leave
+from adapters.streams import clean_streams
+from adapters.telemetry import configure_logging, leave
 from client import view
 from client.bulk import BulkLoad
 from client.checkouts import Checkouts
@@ -326,7 +327,7 @@ def main() -> int:
         if code != view.INTERRUPTED:  # what Typer makes of Ctrl-C
             return code
     except TyperException as error:
-        error.show()  # type: ignore[attr-defined]  # every usage error has it; Typer does not export their class
+        view.print_usage_error(error)
         return error.exit_code
     except (InvalidInput, ConfigurationError, NoSuchOrder, OtherContent) as error:
         message, code = getattr(error, "message", None) or str(error), view.USAGE
@@ -336,9 +337,11 @@ def main() -> int:
         message, code = str(error), view.UNREACHABLE
     except BrokenPipeError:
         return view.UNREACHABLE  # whoever read our output is gone; nobody is left to be told
-    view.errors.print(message, style="red", markup=False)
+    view.errors.print(message, style="red")
     return code
 
 
 if __name__ == "__main__":
+    clean_streams("stderr")
+    configure_logging("WARNING")
     leave(main())

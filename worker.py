@@ -57,6 +57,7 @@ from adapters.readiness import (
     wait_until_usable,
 )
 from adapters.running import Failure, running
+from adapters.streams import clean_streams
 from adapters.telemetry import configure_logging, leave
 from adapters.temporal import ADVICE, RefuseWrongArguments
 from client import schedule_watch, schedules
@@ -291,7 +292,7 @@ def main() -> int:
         return 0 if is_question else 2
     try:
         settings = load(WorkerSettings)
-        configure_logging(settings.log_level)
+        configure_logging(settings.log_level, settings.log_format)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             if arguments:
                 runner.run(check(settings))
@@ -308,4 +309,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    clean_streams()
     leave(main())

@@ -6,6 +6,7 @@ from temporalio import activity
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
+from domain import summaries
 from domain.maintenance import StartInput
 from domain.model import CheckoutInput
 from domain.policies import CHECKOUT_WORKFLOW, WORKFLOW_TASK, checkout_workflow_id
@@ -42,7 +43,7 @@ async def _start(order: CheckoutInput, even_completed: bool, turn: asyncio.Semap
                 task_queue=activity.info().task_queue,
                 task_timeout=WORKFLOW_TASK,
                 id_reuse_policy=reuse,
-                static_summary=f"{verb}: {order.summary} for {order.customer}",
+                static_summary=f"{verb}: {summaries.of_order(order)}",
             )
         except WorkflowAlreadyStartedError:
             return False

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from adapters.database_url import DRIVER, parse
+from adapters.log_format import LogFormat
 from domain.model import Lane
 from domain.policies import AUDIT_EVERY, CHECKOUT_TASK_QUEUE, LANE, SWEEP_EVERY
 
@@ -123,6 +124,8 @@ class WorkerSettings(StarterSettings):
     """Where a worker that is at work says so every two seconds, for `python -m adapters.heartbeat`."""
     log_file: Path = Path("saga.log")
     log_level: Annotated[str, AfterValidator(_log_level)] = "INFO"
+    log_format: LogFormat = LogFormat.TEXT
+    """The form of the worker's own log: text or json, a line for each record."""
 
 
 _SettingsT = TypeVar("_SettingsT", bound=StarterSettings)

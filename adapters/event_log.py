@@ -28,6 +28,7 @@ from adapters.log_file import BEGINNING, OTHER_DATABASE, Bookmark, append, claim
 from adapters.telemetry import ORDERS_LOGGER
 from domain.errors import CheckoutError
 from domain.policies import checkout_workflow_id
+from domain.text import for_log_line
 
 _log = logging.getLogger("checkout.event_log")
 _orders_log = logging.getLogger(ORDERS_LOGGER)
@@ -182,19 +183,14 @@ def _say(database: Standing) -> None:
 def line(row: Row[tuple[object, ...]]) -> str:
     """Tell one event in one line, beginning with what a person looks for and ending with where to look on."""
     if row.check_id is not None:
-        return f"{row.at} audit {row.check_id} {row.event} on {_tidied(row.subject)}: {_tidied(row.reason)}"
+        return for_log_line(f"{row.at} audit {row.check_id} {row.event} on {row.subject}: {row.reason}")
     moved = row.status if row.event == row.status else f"{row.event} ({row.status})"
     came_from = f"{row.previous_status} -> " if row.previous_status and row.event == row.status else ""
-    reason = _tidied(row.reason) if row.reason else ""
-    return (
-        f"{row.at} {row.order_id} #{row.seq} {came_from}{moved} by {row.changed_by}"
-        + (f": {reason}" if reason else "")
-        + f" workflow={checkout_workflow_id(row.order_id)}"
+    reason = f": {row.reason.strip()}" if row.reason and row.reason.strip() else ""
+    workflow_id = checkout_workflow_id(row.order_id)
+    return for_log_line(
+        f"{row.at} {row.order_id} #{row.seq} {came_from}{moved} by {row.changed_by}{reason} workflow={workflow_id}"
     )
-
-
-def _tidied(text: object) -> str:
-    return " ".join(str(text).split())
 
 
 def _tell(row: Row[tuple[object, ...]]) -> None:

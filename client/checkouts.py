@@ -25,7 +25,7 @@ from client.failures import NoSuchOrder, OtherContent, Refused
 from client.listing import GONE, ORDERS, QUERIES, TERMINATED, Listed, listed, listed_status
 from client.operators import operator
 from client.requests import HasEnded, Requests
-from domain import policies
+from domain import policies, summaries
 from domain.bulk import UNKNOWN, Batch, BatchReport, Outcome, digest, pack
 from domain.maintenance import AuditReport, SweepReport
 from domain.model import (
@@ -36,8 +36,8 @@ from domain.model import (
     RetryRequest,
     id_is_taken,
     reason_problem,
-    tidy,
 )
+from domain.text import tidy
 
 Handle = WorkflowHandle[Any, CheckoutStatus]
 T = TypeVar("T")
@@ -108,7 +108,7 @@ class Checkouts:
                 request_eager_start=True,
                 task_timeout=policies.WORKFLOW_TASK,
                 id_reuse_policy=reuse,
-                static_summary=f"{order.summary} for {order.customer}",
+                static_summary=summaries.of_order(order),
             )
         except WorkflowAlreadyStartedError:
             return False
@@ -139,7 +139,7 @@ class Checkouts:
                 request_eager_start=True,
                 task_timeout=policies.WORKFLOW_TASK,
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
-                static_summary=f"{len(orders)} orders: {orders[0].order_id} to {orders[-1].order_id}",
+                static_summary=summaries.of_batch(orders),
             )
         try:
             handle = self._client.get_workflow_handle(workflow_id, result_type=BatchReport)

@@ -3,7 +3,8 @@
 import getpass
 import socket
 
-from domain.model import MAX_NAME_LENGTH, tidy
+from domain.model import MAX_NAME_LENGTH
+from domain.text import tidy
 
 
 def operator() -> str:

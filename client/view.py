@@ -1,17 +1,18 @@
 """What the starter shows: a few lines for people, one JSON document for programs."""
 
-import json
+import io
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+from typer.exceptions import TyperException
 
+from adapters.terminal import Terminal, styled
 from client.bulk import BulkReport
 from client.listing import TERMINATED, Listed
 from client.load import LoadReport
@@ -20,9 +21,10 @@ from domain.bulk import OTHER_CONTENT, UNKNOWN
 from domain.maintenance import AuditReport, SweepReport
 from domain.model import CheckoutStatus, OrderStatus, format_money
 from domain.policies import checkout_workflow_id
+from domain.text import json_text, on_one_line
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Terminal()
+errors = Terminal(stderr=True, soft_wrap=True)
 
 COMPLETED, UNREACHABLE, USAGE, REFUSED, STUCK, VIOLATED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 """Exit statuses."""
@@ -67,23 +69,31 @@ def order_document(status: CheckoutStatus, ui_url: str) -> dict[str, Any]:
 
 def print_json(document: Mapping[str, Any] | Iterable[Any]) -> None:
     """Print one JSON document, on one line when nobody reads it."""
-    print(json.dumps(document, indent=2 if console.is_terminal else None, default=str))  # noqa: T201
+    print(json_text(document, indent=2 if console.is_terminal else None))  # noqa: T201 - no console, which would wrap it
+
+
+def print_usage_error(error: TyperException) -> None:
+    """Say what was wrong with the command line, which the message quotes."""
+    error.message = on_one_line(error.message)
+    told = io.StringIO()
+    error.show(file=told)  # type: ignore[attr-defined]  # every usage error has it; Typer does not export their class
+    errors.print(told.getvalue().rstrip())
 
 
 def print_order(status: CheckoutStatus, ui_url: str) -> None:
     """Show an order with its steps and where to look on."""
-    heading = Text.assemble(("order ", ""), (status.order_id, "bold"), "  ", _styled(status.status))
+    heading = Text.assemble(("order ", ""), (on_one_line(status.order_id), "bold"), "  ", _styled(status.status))
     if status.total_minor is not None and status.currency:
-        heading.append(f"  {format_money(status.total_minor, status.currency)}")
+        heading.append(f"  {on_one_line(format_money(status.total_minor, status.currency))}")
     if status.tracking_number:
-        heading.append(f"  parcel {status.tracking_number}")
-    console.print(heading)
+        heading.append(f"  parcel {on_one_line(status.tracking_number)}")
+    console.print(heading, soft_wrap=True)
     if status.reason:
-        console.print(Text(f"  {status.reason}"), soft_wrap=True)
+        console.print(Text(f"  {on_one_line(status.reason)}"), soft_wrap=True)
     for step in status.steps:
-        line = Text.assemble("  ", (f"{step.step:<8}", ""), _styled(step.state))
+        line = Text.assemble("  ", (f"{on_one_line(step.step):<8}", ""), _styled(step.state))
         if step.detail:
-            line.append(f"  {step.detail}", style="dim")
+            line.append(f"  {on_one_line(step.detail)}", style="dim")
         console.print(line, soft_wrap=True)
     console.print(Text(f"  {ui_url}", style="dim"), soft_wrap=True)
 
@@ -94,9 +104,9 @@ def print_list(orders: Iterable[tuple[Listed, str]]) -> None:
     for order, _ in orders:
         took = f"{(order.closed_at - order.started_at).total_seconds():.1f} s" if order.closed_at else ""
         table.add_row(
-            escape(order.order_id),
+            on_one_line(order.order_id),
             _styled(order.status),
-            order.failed_step or "",
+            on_one_line(order.failed_step or ""),
             f"{order.started_at.astimezone():%Y-%m-%d %H:%M:%S}",
             took,
         )
@@ -105,20 +115,19 @@ def print_list(orders: Iterable[tuple[Listed, str]]) -> None:
 
 def print_audit(report: AuditReport) -> None:
     """Show what the audit found, and what it had looked at."""
-    counted = ", ".join(f"{number} {status}" for status, number in report.orders.items()) or "no orders"
+    counted = on_one_line(", ".join(f"{number} {status}" for status, number in report.orders.items()) or "no orders")
     if not report.violation_count:
-        console.print(
-            f"[green]clean[/green]: {len(report.checks)} checks, not one violation; {counted}",
-            highlight=False,
-        )
+        told = f": {len(report.checks)} checks, not one violation; {counted}"
+        console.print(Text.assemble(("clean", "green"), told))
         if report.orders.get("stuck"):
-            console.print("[bold red]somebody is needed[/bold red]: `starter.py list --status stuck` names the orders")
+            console.print(styled("[bold red]somebody is needed[/]: `starter.py list --status stuck` names the orders"))
         return
     table = Table("check", "what must hold", "subject", "found", box=None, pad_edge=False)
     for found in report.violations:
-        table.add_row(found.check, report.checks[found.check], escape(found.subject), escape(found.detail))
+        must_hold = report.checks.get(found.check, "")
+        table.add_row(*map(on_one_line, (found.check, must_hold, found.subject, found.detail)))
     console.print(table)
-    console.print(f"[bold red]{report.violation_count} violations[/bold red]; {counted}")
+    console.print(Text.assemble((f"{report.violation_count} violations", "bold red"), f"; {counted}"))
     console.print("docs/operations.md says what to do about each.")
 
 
@@ -130,16 +139,17 @@ def print_sweep(report: SweepReport) -> None:
         ("parked: Temporal and the database disagree on", report.parked),
     ):
         for order_id in orders:
-            console.print(Text(f"{verb} {order_id}"))
+            console.print(f"{verb} {on_one_line(order_id)}", soft_wrap=True)
     for problem in report.malformed:
-        console.print(Text(f"cannot start {problem}", style="yellow"))
+        console.print(f"cannot start {on_one_line(problem)}", style="yellow", soft_wrap=True)
     console.print(
         f"{report.started_count} started, {report.repaired_count} being repaired, {report.alive} already running"
     )
     if report.parked_count:
-        console.print(f"[bold red]{report.parked_count} parked[/bold red]: docs/operations.md, A restored database")
+        told = ": docs/operations.md, A restored database"
+        console.print(Text.assemble((f"{report.parked_count} parked", "bold red"), told))
     if report.malformed_count:
-        console.print(f"[yellow]{report.malformed_count} cannot be started[/yellow]")
+        console.print(f"{report.malformed_count} cannot be started", style="yellow")
 
 
 def print_load(report: LoadReport, *, as_json: bool) -> None:
@@ -159,18 +169,16 @@ def print_load(report: LoadReport, *, as_json: bool) -> None:
             }
         )
         return
-    console.print(
-        f"{report.orders} orders ({report.mix}), {report.concurrency} at once: {report.seconds:.1f} s, "
-        f"[bold]{report.per_second:.1f}[/bold] orders/s"
-    )
+    told = f"{report.orders} orders ({report.mix}), {report.concurrency} at once: {report.seconds:.1f} s, "
+    console.print(_rate(told, report.per_second))
     console.print(
         "latency  " + "  ".join(f"{name.removesuffix('_ms')} {ms:.0f} ms" for name, ms in percentiles.items())
     )
-    console.print("outcome  " + ", ".join(f"{count} {name}" for name, count in report.outcomes.most_common()))
+    console.print(f"outcome  {_counts(report.outcomes)}")
     for failure in report.failures[:10]:
-        console.print(Text(f"failed   {failure}", style="red"))
+        console.print(f"failed   {on_one_line(failure)}", style="red", soft_wrap=True)
     if report.failures:
-        console.print(f"[bold red]{len(report.failures)} orders could not be followed[/bold red]")
+        console.print(f"{len(report.failures)} orders could not be followed", style="bold red")
 
 
 def print_bulk(report: BulkReport, into: Path, *, as_json: bool) -> int:
@@ -187,13 +195,11 @@ def print_bulk(report: BulkReport, into: Path, *, as_json: bool) -> int:
             }
         )
     else:
-        console.print(
-            f"{report.outcomes.total()} orders: {report.seconds:.1f} s, [bold]{report.per_second:.1f}[/bold] orders/s"
-        )
-        console.print("outcome  " + ", ".join(f"{count} {name}" for name, count in report.outcomes.most_common()))
+        console.print(_rate(f"{report.outcomes.total()} orders: {report.seconds:.1f} s, ", report.per_second))
+        console.print(f"outcome  {_counts(report.outcomes)}")
         if report.skipped:
             console.print(f"skipped  {report.skipped} that had an outcome already")
-        console.print(f"each order's outcome is in {escape(str(into))}")
+        console.print(f"each order's outcome is in {on_one_line(str(into))}")
     if report.outcomes[UNKNOWN]:
         return UNREACHABLE
     if report.outcomes[OrderStatus.STUCK]:
@@ -202,7 +208,15 @@ def print_bulk(report: BulkReport, into: Path, *, as_json: bool) -> int:
 
 
 def _styled(state: str) -> Text:
-    return Text(state, style=_STYLES.get(state, ""))
+    return Text(on_one_line(state), style=_STYLES.get(state, ""))
+
+
+def _rate(told: str, per_second: float) -> Text:
+    return Text.assemble(told, (f"{per_second:.1f}", "bold"), " orders/s")
+
+
+def _counts(outcomes: Counter[str]) -> str:
+    return on_one_line(", ".join(f"{count} {name}" for name, count in outcomes.most_common()))
 
 
 def progress(as_json: bool) -> Progress:

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from adapters.terminal import Terminal
 from demo.scenarios import ONE_BY_ONE, TOGETHER, Scenario, unspoiled
 from demo.stage import Holdings, Said, Stage, StageError
 from domain.model import format_money
 from embedded.stack import DevStack
 
-_console = Console(highlight=False, soft_wrap=True)
+_console = Terminal(soft_wrap=True)
 # The table needs this many columns; a narrower terminal folds its lines, which is better than folding its cells.
 _console.width = max(_console.width, 100)
 
@@ -56,14 +56,14 @@ def tell(folder: Path) -> int:
         try:
             told, audit = asyncio.run(_perform(stage))
         except StageError as error:
-            _console.print(f"[red]The demo could not go on:[/red] {error}")
+            _console.print(Text.assemble(("The demo could not go on:", "red"), f" {error}"))
             return 1
     _console.print(_table(told), soft_wrap=False)
     wrong = [one.scenario.order_id for one in told if not one.is_as_it_should_be]
     violations = audit.document.get("violation_count", "no answer")
     is_clean = audit.code == 0 and violations == 0
     if wrong:
-        _console.print(f"[bold red]Not as it should be: {', '.join(wrong)}[/bold red]")
+        _console.print(f"Not as it should be: {', '.join(wrong)}", style="bold red")
     _console.print(
         f"{len(told) - len(wrong)} of {len(told)} orders ended as they should. "
         f"Audit of {len(audit.document.get('checks', {}))} invariants: {violations} violations. "
@@ -85,8 +85,9 @@ async def _one(stage: Stage, scenario: Scenario) -> Told:
     said = await scenario.perform(stage, scenario.order_id)
     seconds = time.monotonic() - begun
     told = Told(scenario, said, before, await stage.holdings(scenario.sku, scenario.customer), seconds)
-    mark = "[green]ok[/green]" if told.is_as_it_should_be else "[bold red]NOT AS IT SHOULD[/bold red]"
-    _console.print(f"  {mark}  [bold]{scenario.order_id}[/bold]: an order that {scenario.tried}")
+    mark = ("ok", "green") if told.is_as_it_should_be else ("NOT AS IT SHOULD", "bold red")
+    order = (scenario.order_id, "bold")
+    _console.print(Text.assemble("  ", mark, "  ", order, f": an order that {scenario.tried}"))
     if not told.is_as_it_should_be:
         _console.print(Text(f"      exit {said.code}, {said.document} {said.complaint}", style="red"))
     return told

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from domain.errors import InvalidInput
 from domain.identifiers import identifier_problem, shown
+from domain.text import tidy as tidy  # noqa: PLC0414 - its importers are being moved
 
 MAX_LINES = 100
 MAX_QUANTITY = 1_000
@@ -229,20 +230,14 @@ def reason_problem(reason: object) -> str | None:
     return None
 
 
-def tidy(text: str, limit: int = 500) -> str:
-    """Make a text of unknown origin fit for a log line and a database column: printable, one line, bounded."""
-    printable = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-    return printable if len(printable) <= limit else f"{printable[: limit - 3]}..."
-
-
 def who_and_why(by: str, reason: str) -> str:
     """Join who acts and why for an order's log; either may be empty, and a name of any origin is made fit for it."""
     return ": ".join(filter(None, (tidy(by, MAX_NAME_LENGTH), reason)))
 
 
-def lines_summary(lines: Iterable[OrderLine], limit: int = 3) -> str:
-    """Name the first few lines and count the rest."""
-    named = [f"{line.quantity} × {line.sku}" for line in lines]
+def lines_summary(lines: Iterable[OrderLine], limit: int = 3, *, shown: Callable[[str], str] = str) -> str:
+    """Name the first few lines, each SKU as it is shown where this goes, and count the rest."""
+    named = [f"{line.quantity} × {shown(line.sku)}" for line in lines]
     more = f", and {len(named) - limit} more" if len(named) > limit else ""
     return ", ".join(named[:limit]) + more
 

@@ -103,6 +103,8 @@ SLOW_TESTS = frozenset(
         "test_a_worker_that_is_interrupted_in_its_terminal_drains_too",
         "test_a_worker_whose_api_key_is_refused_at_start_says_so",
         "test_no_more_runs_at_once_than_the_settings_allow",
+        # tests/unit
+        "test_none_of_a_hundred_thousand_texts_from_outside_acts_at_an_edge",
         "test_the_log_tells_every_change_once_across_restarts_and_workers",
         "test_a_start_without_an_answer_tells_the_id_that_a_repeat_needs",
         "test_a_worker_looks_while_it_works",

@@ -27,7 +27,8 @@ with workflow.unsafe.imports_passed_through():
     )
     from domain.errors import DatabaseContradictsHistory, InvalidInput
     from domain.maintenance import StartInput
-    from domain.model import CheckoutInput, Ending, Lane, Step, tidy
+    from domain.model import CheckoutInput, Ending, Lane, Step
+    from domain.text import tidy
     from workflows.compensation import Patience, describe
     from workflows.operation import perform
     from workflows.saga import Saga

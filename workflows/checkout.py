@@ -13,7 +13,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.orders import Orders, OrderState, ParkInput
     from activities.payments import Payments
     from activities.shipping import Shipping
-    from domain import errors, policies
+    from domain import errors, policies, summaries
     from domain.model import (
         CheckoutInput,
         CheckoutStatus,
@@ -24,8 +24,8 @@ with workflow.unsafe.imports_passed_through():
         Step,
         UndoInput,
         format_money,
-        tidy,
     )
+    from domain.text import for_summary, tidy
     from domain.undo import UndoOutcome, UndoResult
     from workflows import wording
     from workflows.checkout_state import is_continuation
@@ -90,21 +90,22 @@ class CheckoutWorkflow(CheckoutUpdates):
         self._reservation = reservation = await self._saga.step(
             Step.RESERVE,
             do=lambda: self._do(
-                Step.RESERVE, Inventory.reserve_inventory, policies.RESERVE, f"Reserve {order.summary}"
+                Step.RESERVE, Inventory.reserve_inventory, policies.RESERVE, f"Reserve {summaries.goods(order)}"
             ),
             undo=lambda: self._undo(Step.RESERVE),
             detail=lambda held: f"{order.summary}: {format_money(held.total_minor, held.currency)}",
         )
         total = format_money(reservation.total_minor, reservation.currency)
+        customer = for_summary(order.customer)
         await self._saga.step(
             Step.PAY,
-            do=lambda: self._do(Step.PAY, Payments.charge_payment, policies.PAY, f"Charge {total} to {order.customer}"),
+            do=lambda: self._do(Step.PAY, Payments.charge_payment, policies.PAY, f"Charge {total} to {customer}"),
             undo=lambda: self._undo(Step.PAY),
             detail=lambda paid: paid.transfer_id,
         )
         shipment: Shipment = await self._saga.step(
             Step.SHIP,
-            do=lambda: self._do(Step.SHIP, Shipping.ship_order, policies.SHIP, f"Ship to {order.customer}"),
+            do=lambda: self._do(Step.SHIP, Shipping.ship_order, policies.SHIP, f"Ship to {customer}"),
             undo=lambda: self._undo(Step.SHIP),
             detail=lambda sent: f"{sent.tracking_number}, {sent.carrier}",
         )
@@ -158,7 +159,7 @@ class CheckoutWorkflow(CheckoutUpdates):
         order, held = self._known_order(), self._reservation
         total = f" {format_money(held.total_minor, held.currency)}" if held else ""
         undos: dict[Step, tuple[Callable[[Any, UndoInput], Awaitable[UndoResult]], str]] = {
-            Step.RESERVE: (Inventory.release_inventory, f"↩ Release {order.summary}"),
+            Step.RESERVE: (Inventory.release_inventory, f"↩ Release {summaries.goods(order)}"),
             Step.PAY: (Payments.refund_payment, f"↩ Refund{total}"),
             Step.SHIP: (Shipping.cancel_shipment, "↩ Cancel the shipment"),
         }

@@ -1,18 +1,23 @@
 """What people read of a checkout: the current details in the UI, and the failure that it ends with."""
 
+import shlex
+
 from domain.model import CheckoutStatus
+from domain.text import code, for_markdown
 from workflows.compensation import Unwound
 
 
 def details(status: CheckoutStatus, stuck_steps: list[str]) -> str:
     """Tell an order's state step by step, in Markdown; where it is stuck, with what to do next."""
-    lines = [f"**{status.status}**" + (f": {status.reason}" if status.reason else ""), ""]
-    lines += [f"* {step.step}: {step.state}" + (f" ({step.detail})" if step.detail else "") for step in status.steps]
+    lines = [f"**{status.status}**" + (f": {for_markdown(status.reason)}" if status.reason else ""), ""]
+    lines += [
+        f"* {step.step}: {step.state}" + (f" ({for_markdown(step.detail)})" if step.detail else "")
+        for step in status.steps
+    ]
     if stuck_steps:
-        hint = (
-            f"Mend the cause, then `starter.py retry {status.order_id}`; or settle it by hand, then "
-            f"`starter.py resolve {status.order_id} --step {stuck_steps[0]} --reason ...`"
-        )
+        order = shlex.quote(status.order_id)
+        retry, resolve = f"starter.py retry {order}", f"starter.py resolve {order} --step {stuck_steps[0]} --reason ..."
+        hint = f"Mend the cause, then {code(retry)}; or settle it by hand, then {code(resolve)}"
         lines += ["", hint]
     return "\n".join(lines)
 

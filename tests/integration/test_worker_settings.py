@@ -1,17 +1,20 @@
 """Every setting of a worker reaches what it is for: seen from outside, on a worker.py that runs."""
 
 import asyncio
+import contextlib
+import json
 import time
 from pathlib import Path
 
 import asyncpg
 import pytest
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowFailureError
 from temporalio.service import RPCError, RPCStatusCode
 
 from adapters.config import StarterSettings, WorkerSettings
 from domain import policies
 from domain.model import Lane
+from domain.policies import checkout_workflow_id
 from tests.conftest import Database, Shop
 from tests.integration.commands import DEADLINE_SECONDS, Commands, Ran
 from tests.workflow.deployments import is_known
@@ -44,6 +47,7 @@ SEEN_BY = {
     "heartbeat_file": "test_a_worker_at_work_is_healthy_until_its_loop_is_blocked_or_it_ends",
     "log_file": "test_orders_are_written_where_the_settings_say",
     "log_level": "test_a_worker_says_as_much_as_its_log_level_allows",
+    "log_format": "test_a_worker_writes_its_log_as_json",
 }
 
 
@@ -263,6 +267,26 @@ async def test_a_worker_says_as_much_as_its_log_level_allows(commands: Commands,
     assert await asyncio.to_thread(worker.stop) == 0
 
     assert worker.tail(1_000) == ""
+
+
+async def test_a_worker_writes_its_log_as_json(commands: Commands, own_shop: Shop) -> None:
+    worker = commands.ready_worker(CHECKOUT_LOG_FORMAT="json")
+    order = own_shop.order("nemo")
+    with contextlib.suppress(WorkflowFailureError):
+        await (await own_shop.start(order)).result()
+
+    async def order_is_told() -> bool:
+        return order.order_id in worker.tail(1_000)
+
+    await until(order_is_told)
+    assert await asyncio.to_thread(worker.stop) == 0
+
+    told = [json.loads(line) for line in worker.tail(10_000).splitlines()]
+    assert all({"time", "level", "logger", "message"} <= entry.keys() for entry in told)
+    assert {entry.get("action") for entry in told} >= {"worker_ready", "order_moved", "worker_stopped"}
+    moved = [entry for entry in told if entry.get("action") == "order_moved"]
+    workflow_id = checkout_workflow_id(order.order_id)
+    assert {(entry["order_id"], entry["workflow_id"]) for entry in moved} == {(order.order_id, workflow_id)}
 
 
 async def test_a_worker_with_a_build_id_is_known_as_that_build(commands: Commands, own_shop: Shop) -> None:

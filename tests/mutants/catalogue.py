@@ -24,6 +24,7 @@ from tests.mutants import (
     steps,
     strangers,
     taken_back,
+    text,
     wiring,
 )
 from tests.mutants.mutant import Mutant
@@ -47,6 +48,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *sessions.MUTANTS,
     *requests.MUTANTS,
     *events.MUTANTS,
+    *text.MUTANTS,
     *taken_back.MUTANTS,
     *compose.MUTANTS,
     *wiring.MUTANTS,

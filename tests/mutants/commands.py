@@ -223,7 +223,7 @@ MUTANTS = (
         "saga-without-a-summary",
         "the UI lists orders by their ids alone",
         "client/checkouts.py",
-        '                static_summary=f"{order.summary} for {order.customer}",\n',
+        "                static_summary=summaries.of_order(order),\n",
         "",
         at(SHOWN, "test_the_ui_lists_a_saga_by_what_was_ordered_and_a_batch_by_its_first_and_last"),
     ),

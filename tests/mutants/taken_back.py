@@ -133,8 +133,8 @@ MUTANTS = (
         "review-of-what-has-ended",
         "a run that a sweep has started too late would wait for a review for ever, as stuck",
         _STORY,
-        "            self._doubt = None  # another run has undone it",
-        "            pass  # another run has undone it",
+        "                self._doubt = None  # it was on",
+        "                pass  # it was on",
         at(
             REVIEW_ENDED,
             "test_a_review_of_an_order_that_has_ended_since_a_sweep_listed_it_ends_as_the_order_has[rejected]",

@@ -23,13 +23,13 @@ ALLOWED = {
     "adapters": {"domain", "adapters"},
     "activities": {"domain", "adapters.database", "activities"},
     "workflows": {"domain", "activities", "workflows"},
-    "client": {"domain", "workflows", "client", "adapters.config", "adapters.temporal"},
+    "client": {"domain", "workflows", "client", "adapters.config", "adapters.temporal", "adapters.terminal"},
     "embedded": {"domain.policies", "embedded"},
-    "demo": {"domain.model", "embedded", "demo"},
+    "demo": {"domain.model", "adapters.terminal", "embedded", "demo"},
     "saga_testing": {"saga_testing"},
     "worker": {"domain", "adapters", "activities", "workflows", "client.schedules", "client.schedule_watch"},
-    "starter": {"domain", "client", "adapters.config", "adapters.temporal", "adapters.telemetry"},
-    "dev": {"adapters.telemetry", "demo", "domain.version", "embedded"},
+    "starter": {"domain", "client", "adapters.config", "adapters.streams", "adapters.telemetry"},
+    "dev": {"adapters.streams", "adapters.telemetry", "demo", "domain.version", "embedded"},
 }
 
 # Third parties that must not be seen in a room.
