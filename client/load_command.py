@@ -1,5 +1,7 @@
 """The command `load`: many orders at once, made up or from a file."""
 
+import contextlib
+import itertools
 import secrets
 from pathlib import Path
 from typing import Annotated
@@ -8,9 +10,11 @@ import typer
 
 from adapters.config import StarterSettings, load
 from client import view
-from client.bulk import BulkLoad
+from client.bulk import BulkLoad, Stop
 from client.checkouts import Checkouts
 from client.connection import run
+from client.failures import LoadFailed
+from client.interrupts import on_signals
 from client.load import MIXES, run_load
 from client.options import Json
 from client.orders_file import line_count, read_orders
@@ -38,7 +42,8 @@ def load_orders(  # noqa: PLR0913, PLR0917 - the options of two ways to load
     outcomes: Annotated[
         Path | None,
         typer.Option(
-            help="Where each order's outcome is written; the load goes on from it.", show_default="FROM.outcomes.csv"
+            help="Where each order's outcome is written; the load goes on from it.",
+            show_default="FROM.outcomes.csv",
         ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, max=MAX_BATCH, help="With --from: how many orders to a batch.")] = 250,
@@ -49,16 +54,19 @@ def load_orders(  # noqa: PLR0913, PLR0917 - the options of two ways to load
     if (orders is None) == (file is None):
         raise typer.BadParameter("give either --orders, for orders that are made up, or --from, for those of a file")
     if file is not None:
-        return _load_file(file, outcomes or file.with_suffix(".outcomes.csv"), batch, concurrency or 4, as_json)
+        return _load_file(file, outcomes, batch, concurrency or 4, as_json)
     assert orders is not None
     return _load_made_up(orders, concurrency or 50, mix, as_json)
 
 
-def _load_file(file: Path, into: Path, batch: int, at_once: int, as_json: bool) -> int:
-    next(read_orders(file), None)  # refuse a file that is none before anything else
+def _load_file(file: Path, into: Path | None, batch: int, at_once: int, as_json: bool) -> int:
+    where = into or _outcomes_of(file)
+    # Before anything else: a file that is none is refused, and one that is looked through can be interrupted.
+    entries = read_orders(file)
+    begin = list(itertools.islice(entries, 1))
 
     async def work(checkouts: Checkouts) -> int:
-        with OutcomeFile(into) as outcomes, view.progress(as_json) as progress:
+        with OutcomeFile(where) as outcomes, view.progress(as_json) as progress:
             bar = progress.add_task("lines", total=None if as_json else line_count(file))
             bulk = BulkLoad(
                 checkouts,
@@ -67,10 +75,30 @@ def _load_file(file: Path, into: Path, batch: int, at_once: int, as_json: bool) 
                 at_once=at_once,
                 on_done=lambda lines: progress.advance(bar, lines),
             )
-            report = await bulk.run(read_orders(file))
-        return view.print_bulk(report, into, as_json=as_json)
+            with on_signals(lambda: bulk.stop(Stop.INTERRUPTED)):
+                report = await bulk.run(itertools.chain(begin, entries))
+        code = view.print_bulk(report, where, as_json=as_json)
+        if isinstance(report.failure, OSError):
+            raise LoadFailed(f"{where} cannot be written: {report.failure.strerror}")
+        if report.failure is not None:
+            raise report.failure
+        return code
 
-    return run(work)
+    with contextlib.closing(entries):
+        return run(work)
+
+
+def _outcomes_of(file: Path) -> Path:
+    """Name the outcome file beside a file of orders: one of its own, whatever its suffix."""
+    into = file.with_name(f"{file.name}.outcomes.csv")
+    earlier = file.with_suffix(".outcomes.csv")
+    if earlier.exists() and not into.exists():
+        view.errors.print(
+            f"{earlier} is of an earlier version, and not gone on with: every order is asked for again, and has the "
+            f"outcome that it had. To go on with it: --outcomes {earlier}",
+            markup=False,
+        )
+    return into
 
 
 def _load_made_up(orders: int, concurrency: int, mix: str, as_json: bool) -> int:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from client.bulk import BulkReport
+from client.bulk import BulkReport, Stop
 from client.listing import TERMINATED, Listed
 from client.load import LoadReport
 from client.outcomes import MALFORMED
@@ -184,6 +184,8 @@ def print_bulk(report: BulkReport, into: Path, *, as_json: bool) -> int:
                 "per_second": round(report.per_second, 1),
                 "outcomes": report.outcomes,
                 "outcome_file": str(into),
+                "stopped": report.stopped,
+                "under_way": report.under_way,
             }
         )
     else:
@@ -194,6 +196,15 @@ def print_bulk(report: BulkReport, into: Path, *, as_json: bool) -> int:
         if report.skipped:
             console.print(f"skipped  {report.skipped} that had an outcome already")
         console.print(f"each order's outcome is in {escape(str(into))}")
+    if report.stopped:
+        errors.print(
+            Text(
+                f"{report.stopped}, at line {report.line}: {report.outcomes.total() + report.skipped} orders have "
+                f"their outcome in {into}, {report.under_way} are under way and go on; the same command goes on from "
+                "there"
+            )
+        )
+        return INTERRUPTED if report.stopped is Stop.INTERRUPTED else UNREACHABLE
     if report.outcomes[UNKNOWN]:
         return UNREACHABLE
     if report.outcomes[OrderStatus.STUCK]:

@@ -110,8 +110,8 @@ MUTANTS = (
         "outcomes-written-elsewhere",
         "`load --outcomes` is ignored",
         "client/load_command.py",
-        'outcomes or file.with_suffix(".outcomes.csv")',
-        'file.with_suffix(".outcomes.csv")',
+        "where = into or _outcomes_of(file)",
+        "where = _outcomes_of(file)",
         at(
             STARTER_UPKEEP,
             "test_a_bulk_load_makes_batches_of_the_size_it_was_told_and_writes_where_it_was_told",
@@ -162,7 +162,7 @@ MUTANTS = (
         "outcomes-not-flushed",
         "a load that is killed leaves no outcome of the batches that have ended",
         "client/bulk.py",
-        "            self._outcomes.flush()\n",
+        "        self._outcomes.flush()\n",
         "",
         at(
             STARTER_UPKEEP,
