@@ -1,25 +1,35 @@
 """A bulk load: the orders of a file, batch by batch, each with its outcome in a file."""
 
 import asyncio
+import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from client.checkouts import Checkouts
 from client.listing import TERMINATED
 from client.orders_file import Entry
 from client.outcomes import MALFORMED, OutcomeFile
-from domain.bulk import HANDED_OVER, OTHER_CONTENT, UNKNOWN, Outcome
+from domain.bulk import HANDED_OVER, OTHER_CONTENT, UNKNOWN, Outcome, pack
 from domain.errors import IdempotencyMismatch
 from domain.model import CheckoutInput, id_is_taken
 
 _FOLLOWED_AT_ONCE = 50
 _LOOK_SECONDS = 30.0
+_GRACE_SECONDS = 10.0
 # Well below what the server takes as one value (2 MB), and what it warns of (512 KB).
 _BATCH_BYTES = 400_000
-_BYTES_OF_A_LINE = 60
-_BYTES_OF_AN_ORDER = 80
+_READ_AT_ONCE = 1_000
+
+
+class Stop(StrEnum):
+    """Why a load begins no more batches before its file is through."""
+
+    INTERRUPTED = "interrupted"
+    LATE = "out of time"
+    FAILED = "failed"
 
 
 @dataclass
@@ -31,6 +41,13 @@ class BulkReport:
     """How many orders ended how, in this run of the load."""
     skipped: int = 0
     """Orders whose outcome an earlier run of the load has written down."""
+    line: int = 0
+    """How far the file was read."""
+    under_way: int = 0
+    """Orders that were begun and have no outcome yet: they go on without us."""
+    stopped: Stop | None = None
+    failure: BaseException | None = None
+    """What it failed of."""
 
     @property
     def per_second(self) -> float:
@@ -60,27 +77,73 @@ class BulkLoad:
         self._turns = asyncio.Semaphore(at_once)
         self._on_done = on_done
         self._under_way: dict[str, asyncio.Event] = {}
+        self._carrying: set[asyncio.Task[None]] = set()
+        self._stopped, self._left = asyncio.Event(), asyncio.Event()
         self._report = BulkReport()
 
+    def stop(self, why: Stop) -> None:
+        """Begin no more batches. Those under way are waited for, a moment; when out of time or asked again, not at all.
+
+        What they have done by then is written down. They go on without us, and the next load joins them.
+        """
+        if self._stopped.is_set() or why is Stop.LATE:
+            self._left.set()
+        elif why is Stop.INTERRUPTED:
+            asyncio.get_running_loop().call_later(_GRACE_SECONDS, self._left.set)
+        self._report.stopped = self._report.stopped or why
+        self._stopped.set()
+
     async def run(self, entries: Iterable[Entry]) -> BulkReport:
-        """Carry every order that has no outcome yet."""
+        """Carry every order that has no outcome yet. What fails is in the report, with all that was done before."""
         begun = time.perf_counter()
+        reading = asyncio.create_task(self._read(entries))
+        stopped, left = asyncio.create_task(self._stopped.wait()), asyncio.create_task(self._left.wait())
         try:
-            async with asyncio.TaskGroup() as carrying:
-                async for batch in self._batches(entries):
-                    await self._turns.acquire()
-                    over = asyncio.Event()
-                    self._under_way.update((entry.order_id, over) for entry in batch)
-                    carrying.create_task(self._carry(batch, over))
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None  # the others were cancelled, or failed of the same
+            await asyncio.wait({reading, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            reading.cancel()
+            [failure] = await asyncio.gather(reading, return_exceptions=True)
+            if isinstance(failure, Exception):
+                self._fail(failure)
+            while self._carrying and not left.done():
+                await asyncio.wait({*self._carrying, left}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (*self._carrying, reading, stopped, left):
+                task.cancel()
+            await asyncio.gather(*self._carrying, return_exceptions=True)
         self._report.seconds = time.perf_counter() - begun
         return self._report
+
+    def _fail(self, failure: BaseException) -> None:
+        self._report.failure = self._report.failure or failure
+        if not self._stopped.is_set():
+            self.stop(Stop.FAILED)
+
+    async def _read(self, entries: Iterable[Entry]) -> None:
+        async for batch in self._batches(entries):
+            await self._turns.acquire()
+            if self._stopped.is_set():
+                return
+            over = asyncio.Event()
+            self._under_way.update((entry.order_id, over) for entry in batch)
+            task = asyncio.create_task(self._carry(batch, over))
+            self._carrying.add(task)
+            self._report.under_way += len(batch)
+            task.add_done_callback(self._carried)
+
+    def _carried(self, task: "asyncio.Task[None]") -> None:
+        self._carrying.discard(task)
+        failure = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if failure is not None and not self._left.is_set():
+            self._fail(failure)
+        self._turns.release()
 
     async def _batches(self, entries: Iterable[Entry]) -> AsyncIterator[list[Entry]]:
         batch: dict[str, Entry] = {}
         size = 0
-        for entry in entries:
+        for number, entry in enumerate(entries, start=1):
+            if number % _READ_AT_ONCE == 0:
+                await asyncio.sleep(0)  # so that a file of which nothing is to be done can be interrupted too
+            self._report.line = entry.line
             if entry.order is None:
                 self._write(entry, Outcome(entry.order_id, MALFORMED, entry.problem))
                 self._on_done(entry.lines)
@@ -89,7 +152,7 @@ class BulkLoad:
                 self._report.skipped += 1
                 self._on_done(entry.lines)
                 continue
-            more = _BYTES_OF_AN_ORDER + _BYTES_OF_A_LINE * len(entry.order.lines)
+            more = len(json.dumps(pack(entry.order)))
             if entry.order_id in batch or len(batch) == self._batch_size or (batch and size + more > _BATCH_BYTES):
                 yield list(batch.values())
                 batch, size = {}, 0
@@ -102,27 +165,31 @@ class BulkLoad:
 
     async def _carry(self, batch: list[Entry], over: asyncio.Event) -> None:
         try:
-            asked = [entry.order for entry in batch if entry.order is not None]
-            outcomes = await self._checkouts.carry(asked)
+            asked = [(entry, entry.order) for entry in batch if entry.order is not None]
+            outcomes = await self._checkouts.carry([order for _, order in asked])
+            told = list(zip(asked, outcomes, strict=True))
+            # What is known goes first: the rest may take long, and we may have to leave before.
+            self._finish((entry, outcome) for (entry, _), outcome in told if outcome.status != HANDED_OVER)
             following = asyncio.Semaphore(_FOLLOWED_AT_ONCE)
-            outcomes = await asyncio.gather(
-                *(self._followed(order, told, following) for order, told in zip(asked, outcomes, strict=True))
-            )
-            for entry, outcome in zip(batch, outcomes, strict=True):
-                self._write(entry, outcome)
-            self._outcomes.flush()
-            self._on_done(sum(entry.lines for entry in batch))
+            followed = (self._follow(*each, following) for each, outcome in told if outcome.status == HANDED_OVER)
+            for failure in await asyncio.gather(*followed, return_exceptions=True):
+                if failure is not None:
+                    raise failure
         finally:
-            self._turns.release()
             for entry in batch:
                 self._under_way.pop(entry.order_id, None)
             over.set()
 
-    async def _followed(self, order: CheckoutInput, outcome: Outcome, turn: asyncio.Semaphore) -> Outcome:
-        if outcome.status != HANDED_OVER:
-            return outcome
+    async def _follow(self, entry: Entry, order: CheckoutInput, turn: asyncio.Semaphore) -> None:
         async with turn:
-            return await carried_on(self._checkouts, order)
+            self._finish([(entry, await carried_on(self._checkouts, order))])
+
+    def _finish(self, told: Iterable[tuple[Entry, Outcome]]) -> None:
+        for entry, outcome in told:
+            self._write(entry, outcome)
+            self._report.under_way -= 1
+            self._on_done(entry.lines)
+        self._outcomes.flush()
 
     def _write(self, entry: Entry, outcome: Outcome) -> None:
         self._outcomes.add(entry.line, outcome, entry.order)

@@ -19,3 +19,7 @@ class NoWorker(Exception):
 
 class NotKnownYet(NoWorker):
     """Nobody has taken a request so far. It may still happen; whoever repeats it learns what came of it."""
+
+
+class LoadFailed(NoWorker):
+    """A load cannot go on."""

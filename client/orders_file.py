@@ -5,21 +5,23 @@
     n-1,alice,poster,1
     n-2,bob,lamp,1
 
-The rows of a CSV order follow each other. The file is read as it is needed, never as a whole.
+The rows of a CSV order follow each other: the file is looked through once for those that do not, and then read as it
+is needed, never as a whole.
 """
 
-import csv
 import json
-from collections.abc import Iterator
-from itertools import groupby
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
+from client.order_rows import Row, read_rows
+from client.text_file import Line, TextFile
 from domain.errors import InvalidInput
-from domain.model import CheckoutInput, OrderLine, tidy
+from domain.model import MAX_LINES, MAX_QUANTITY, CheckoutInput, OrderLine, tidy
 
-COLUMNS = ("order_id", "customer", "sku", "quantity")
-_LONGEST_LINE = 100_000
+_CSV, _JSON = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson")
+_SHOWN_ID = 128
 
 
 class Entry(NamedTuple):
@@ -38,87 +40,193 @@ def line_count(path: Path) -> int:
     """Count a file's lines, for a progress bar; 0 where it cannot be read."""
     try:
         with path.open("rb") as file:
-            return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+            chunks = iter(lambda: file.read(1 << 20), b"")
+            ends = [(chunk.count(b"\n"), chunk.count(b"\r")) for chunk in chunks]
     except OSError:
         return 0
+    return sum(lf for lf, _ in ends) or sum(cr for _, cr in ends)
 
 
-def read_orders(path: Path) -> Iterator[Entry]:
+def read_orders(path: Path) -> Generator[Entry]:
     """Read a file's orders one after the other. A malformed one is told, and the next is read.
 
     Raises:
-        InvalidInput: the file cannot be read, or is of no known kind.
+        InvalidInput: the file cannot be read, is of no known kind, or changes while it is read.
     """
-    kinds = {".csv": _csv_entries, ".jsonl": _json_entries}
-    if path.suffix not in kinds:
-        raise InvalidInput(f"{path}: orders are read from .csv and .jsonl files")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            yield from kinds[path.suffix](path, lines)
-    except OSError as error:
-        raise InvalidInput(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InvalidInput(f"{path} is not in UTF-8") from None
+    with TextFile(path) as file:
+        if path.suffix.lower() in _CSV:
+            yield from _csv_entries(file)
+        elif path.suffix.lower() in _JSON:
+            for line in file.lines():
+                if line.problem or line.text.strip():
+                    yield _json_entry(line)
+        else:
+            raise InvalidInput(
+                f"{path}: orders are read from .csv and .jsonl files; a workbook is saved as CSV UTF-8 first"
+            )
 
 
-def _csv_entries(path: Path, lines: TextIO) -> Iterator[Entry]:
-    reader = csv.reader(lines, strict=True)
-    try:
-        header = next(reader, [])
-        if tuple(name.strip() for name in header) != COLUMNS:
-            raise InvalidInput(f"{path}: the first line must be {','.join(COLUMNS)}")
-        numbered = ((reader.line_num, row) for row in reader if row)
-        for order_id, rows in groupby(numbered, key=lambda numbered_row: numbered_row[1][0]):
-            yield _csv_entry(order_id, list(rows))
-    except csv.Error as error:
-        raise InvalidInput(f"{path}, line {reader.line_num}: {error}") from None
+# Rows ---------------------------------------------------------------------------------------------------
 
 
-def _csv_entry(order_id: str, rows: list[tuple[int, list[str]]]) -> Entry:
-    first, count = rows[0][0], len(rows)
-    wrong = [f"line {number} does not have {len(COLUMNS)} columns" for number, row in rows if len(row) != len(COLUMNS)]
-    if not wrong and len(customers := {row[1] for _, row in rows}) > 1:
-        wrong = [f"the order has {len(customers)} customers"]
-    if wrong:
-        return Entry(first, tidy(order_id, 64), None, wrong[0], count)
-    try:
-        lines = tuple(OrderLine(sku, _quantity(number, quantity)) for number, (_, _, sku, quantity) in rows)
-        return Entry(first, order_id, CheckoutInput(order_id, customers.pop(), lines), lines=count)
-    except InvalidInput as problem:
-        return Entry(first, tidy(order_id, 64), None, problem.message, count)
+@dataclass
+class _Group:
+    """Rows that follow each other and are of one order; without an id, one row of which nobody knows whose it is."""
+
+    line: int
+    order_id: str
+    customers: list[str] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    """The first of them: an order has no more than `MAX_LINES`."""
+    problem: str = ""
+    count: int = 0
+
+    def add(self, row: Row) -> None:
+        self.count += 1
+        self.problem = self.problem or row.problem
+        if row.customer and row.customer not in self.customers and len(self.customers) < 2:
+            self.customers.append(row.customer)
+        if len(self.rows) <= MAX_LINES:
+            self.rows.append(row)
+
+    def entry(self, apart: str) -> Entry:
+        """Give the order that the rows are."""
+        problem = self.problem or apart
+        if not problem and len(self.customers) > 1:
+            problem = f"the order has 2 customers: {self.customers[0]!a} and {self.customers[1]!a}"
+        if not problem:
+            try:
+                lines = tuple(OrderLine(row.sku, _quantity(row)) for row in self.rows)
+            except InvalidInput as malformed:
+                problem = malformed.message
+        if not problem:
+            try:
+                order = CheckoutInput(self.order_id, "".join(self.customers), lines)
+                return Entry(self.line, self.order_id, order, lines=self.count)
+            except InvalidInput as malformed:
+                problem = f"the order at line {self.line}: {malformed.message}"
+        return Entry(self.line, tidy(self.order_id, _SHOWN_ID), None, problem, self.count)
 
 
-def _quantity(number: int, text: str) -> int:
-    if not text.strip().isascii() or not text.strip().isdigit():
-        raise InvalidInput(f"line {number}: quantity {ascii(text)[:40]} is not a whole number")
-    return int(text.strip()[:12])
+def _csv_entries(file: TextFile) -> Iterator[Entry]:
+    apart = _apart(file)
+    first: dict[int, int] = {}
+    for group in _groups(read_rows(file.path, file.lines())):
+        told = ""
+        if group.order_id and (again := apart.get(hash(group.order_id))):
+            begin = first.setdefault(hash(group.order_id), group.line)
+            other = group.line if group.line > begin else again
+            told = f"its rows lie apart: from line {begin} and again from line {other}; put them together"
+        yield group.entry(told)
 
 
-def _json_entries(_path: Path, lines: TextIO) -> Iterator[Entry]:
-    number = 0
-    while text := lines.readline(_LONGEST_LINE):
-        number += 1
-        if not text.endswith("\n") and len(text) == _LONGEST_LINE:
-            while (rest := lines.readline(_LONGEST_LINE)) and not rest.endswith("\n"):
-                pass
-            yield Entry(number, "", None, f"the line has more than {_LONGEST_LINE} characters")
-        elif text.strip():
-            yield _json_entry(number, text)
+def _apart(file: TextFile) -> dict[int, int]:
+    """Look for ids whose rows lie apart; give where each begins the second time, by the id's hash.
+
+    A million ids take 70 MB. Two ids with the same hash would be taken for one, and refused: safe, and once in 30
+    million files of that size.
+    """
+    seen: set[int] = set()
+    apart: dict[int, int] = {}
+    for group in _groups(read_rows(file.path, file.lines())):
+        if group.order_id:
+            name = hash(group.order_id)
+            if name in seen:
+                apart.setdefault(name, group.line)
+            seen.add(name)
+    return apart
 
 
-def _json_entry(number: int, text: str) -> Entry:
+def _groups(rows: Iterator[Row]) -> Iterator[_Group]:
+    """Put rows of one order together.
+
+    A row that cannot be read makes the order malformed to which it belongs: by its id, or because it lies between two
+    rows of that order. So nothing ships with a part of its lines.
+    """
+    group: _Group | None = None
+    strays: list[Row] = []
+    for row in rows:
+        order_id = row.order_id
+        if not order_id and not row.problem:
+            row = _continued(row, None if strays else group)  # noqa: PLW2901 - the same row, read as what it is
+            order_id = row.order_id
+        if not order_id:
+            strays.append(row)
+            if group is None or len(strays) > MAX_LINES:
+                yield from _alone(strays[:1] if group else strays)
+                del strays[: 1 if group else None]
+            continue
+        if group is not None and order_id == group.order_id:
+            for one in (*strays, row):
+                group.add(one)
+        else:
+            if group is not None:
+                yield group
+            yield from _alone(strays)
+            group = _Group(row.line, order_id)
+            group.add(row)
+        strays = []
+    if group is not None:
+        yield group
+    yield from _alone(strays)
+
+
+def _continued(row: Row, above: _Group | None) -> Row:
+    """Read a row without an order id, as a spreadsheet writes merged cells: it goes on with the order above."""
+    problem = f"line {row.line} has no order id; write it in every row"
+    if above is None or (row.customer and row.customer not in above.customers):
+        return row._replace(problem=problem)
+    return row._replace(order_id=above.order_id, problem=problem if row.customer else "")
+
+
+def _alone(rows: list[Row]) -> Iterator[_Group]:
+    for row in rows:
+        group = _Group(row.line, "")
+        group.add(row)
+        yield group
+
+
+def _quantity(row: Row) -> int:
+    text = row.quantity
+    if not text.isascii() or not text.isdigit():
+        raise InvalidInput(
+            f"line {row.line}: quantity {ascii(text)[:40]} is not a whole number in digits alone, such as 12"
+        )
+    digits = text.lstrip("0") or "0"
+    if len(digits) > len(str(MAX_QUANTITY)):
+        raise InvalidInput(f"line {row.line}: quantity {digits[:12]} is not between 1 and {MAX_QUANTITY}")
+    return int(digits)
+
+
+# JSON ---------------------------------------------------------------------------------------------------
+
+
+def _json_entry(line: Line) -> Entry:
     found: Any = None
+    if line.problem:
+        return Entry(line.number, "", None, f"line {line.number}: {line.problem}")
     try:
-        found = json.loads(text)
-        lines = tuple(OrderLine(line["sku"], line["quantity"]) for line in found["lines"])
+        found = json.loads(line.text, object_pairs_hook=_object, parse_constant=_no_number)
+        lines = tuple(OrderLine(each["sku"], each["quantity"]) for each in found["lines"])
         order = CheckoutInput(found["order_id"], found["customer"], lines)
     except InvalidInput as problem:
         why = problem.message
     except (ValueError, RecursionError):
-        why = "the line is not JSON"
+        why = "it is not JSON"
     except (KeyError, TypeError) as problem:
         why = f"it is no order: {type(problem).__name__}: {problem}"
     else:
-        return Entry(number, order.order_id, order)
+        return Entry(line.number, order.order_id, order)
     order_id = found.get("order_id", "") if isinstance(found, dict) else ""
-    return Entry(number, tidy(str(order_id), 64), None, tidy(why))
+    return Entry(line.number, tidy(str(order_id)[: 2 * _SHOWN_ID], _SHOWN_ID), None, tidy(f"line {line.number}: {why}"))
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    known = dict(pairs)
+    if len(known) != len(pairs):
+        raise InvalidInput("a name comes twice in one object")
+    return known
+
+
+def _no_number(name: str) -> Any:
+    raise InvalidInput(f"{name} is no number of JSON")

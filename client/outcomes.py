@@ -1,46 +1,60 @@
 """The outcome file of a bulk load: how each order of the file has ended, a line for each; the load goes on from it."""
 
 import csv
+import os
+import stat
+from collections.abc import Iterable, Iterator
 from dataclasses import astuple
+from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
 
+from client.cells import from_cell, to_cell
+from client.file_lock import lock
 from domain.bulk import OTHER_CONTENT, Outcome
 from domain.errors import InvalidInput
-from domain.model import ENDINGS, CheckoutInput
+from domain.model import ENDINGS, CheckoutInput, tidy
 
 _FIRST_COLUMNS = ("line", "order_id", "status", "reason", "total_minor", "currency", "tracking_number")
-"""All that files of earlier versions have. Such a file is gone on with as it is."""
+"""All that files of earlier versions have."""
 COLUMNS = (*_FIRST_COLUMNS, "content")
 MALFORMED = "malformed"
-_HEADER = ",".join(_FIRST_COLUMNS).encode()
+_HEADER = f"{','.join(COLUMNS)}\n".encode()
 _CONTENT_LENGTH = 16
-_TAIL_BYTES = 100_000
+_BLOCK = 1 << 16
 _SETTLED = ENDINGS | {OTHER_CONTENT}
 
 
 class OutcomeFile:
-    """A file that outcomes are added to. Every line that a caller was told of is on its way to the disk.
+    """A file that outcomes are added to, by one load at a time.
+
+    Every line that a caller was told of is on its way to the disk. Orders of a file of an earlier version, which does
+    not tell what was asked for, are asked for again.
 
     Raises:
-        InvalidInput: the file is there and is none of ours, or cannot be written.
+        InvalidInput: the file is there and is none of ours, cannot be written, or another load has it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._columns: tuple[str, ...] = COLUMNS
-        self._settled: dict[str, set[str]] = {}
-        """The contents under each id that need not be asked for again; empty where an earlier version did not say."""
         try:
-            self._read()
-            self._file: TextIO = path.open("a", encoding="utf-8", newline="")
+            descriptor = _locked(path)
+            try:
+                has_content = _healed(path, descriptor)
+                if has_content is False:
+                    descriptor = _with_contents(path, descriptor)
+                self._settled = Settled.read(path)
+                self._file: TextIO = os.fdopen(descriptor, "a", encoding="utf-8", newline="")
+            except BaseException:
+                os.close(descriptor)
+                raise
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             why = getattr(error, "strerror", None) or "it is no outcome file"
             raise InvalidInput(f"{path} cannot be used for outcomes: {why}") from None
         self._writer = csv.writer(self._file, lineterminator="\n")
-        if self._file.tell() == 0:
-            self._writer.writerow(self._columns)
+        if has_content is None:
+            self._writer.writerow(COLUMNS)
 
     def __enter__(self) -> Self:
         return self
@@ -48,47 +62,132 @@ class OutcomeFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError:
+            if error is None:
+                raise
 
     def add(self, line: int, outcome: Outcome, order: CheckoutInput | None = None) -> None:
         """Write how an order has ended; without the order where there is none."""
-        row = (line, *astuple(outcome), _content(order) if order else "")
-        self._writer.writerow(row[: len(self._columns)])
+        order_id, status, reason, total_minor, currency, tracking_number = astuple(outcome)
+        texts = (tidy(text or "") for text in (status, reason, currency, tracking_number))
+        status, reason, currency, tracking_number = map(to_cell, texts)
+        self._writer.writerow(
+            (
+                line,
+                to_cell(order.order_id if order else tidy(order_id)),
+                status,
+                reason,
+                total_minor,
+                currency,
+                tracking_number,
+                _content(order) if order else "",
+            )
+        )
 
     def is_settled(self, order: CheckoutInput) -> bool:
         """Tell whether an order need not be asked for again: what was asked for under its id had the same content."""
-        return not self._settled.get(order.order_id, set()).isdisjoint({"", _content(order)})
+        return order in self._settled
 
     def flush(self) -> None:
         """Hand what was written to the system: it outlives this process."""
         self._file.flush()
 
-    def _read(self) -> None:
-        if not self.path.exists() or self.path.stat().st_size == 0:
-            return
-        self._drop_torn_line()
-        with self.path.open(encoding="utf-8", newline="") as lines:
-            reader = csv.reader(lines)
-            self._columns = tuple(next(reader, ()))
-            if self._columns not in {COLUMNS, _FIRST_COLUMNS}:
-                raise InvalidInput(f"{self.path} is no outcome file; name another one")
-            for row in reader:
-                if len(row) != len(self._columns):
-                    raise InvalidInput(f"{self.path}, line {reader.line_num}: not a line of an outcome file")
-                if row[2] in _SETTLED:
-                    self._settled.setdefault(row[1], set()).add("".join(row[len(_FIRST_COLUMNS) :]))
 
-    def _drop_torn_line(self) -> None:
-        """Cut off what a load that was killed had begun to write. No field of ours holds a line break."""
-        size = self.path.stat().st_size
-        with self.path.open("rb+") as file:
-            if file.read(len(_HEADER)) != _HEADER:
-                return
-            begin = max(0, size - _TAIL_BYTES)
-            file.seek(begin)
-            tail = file.read()
-            if not tail.endswith(b"\n"):
-                file.truncate(begin + tail.rfind(b"\n") + 1)
+class Settled:
+    """The orders that need not be asked for again: ids with contents, in few bytes each."""
+
+    def __init__(self, names: Iterable[bytes] = ()) -> None:
+        self._names = set(names)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read them from an outcome file.
+
+        Raises:
+            InvalidInput: it is none.
+        """
+        rows = _rows(path, COLUMNS)
+        return cls(_name(from_cell(row[1]), row[-1]) for row in rows if row[2] in _SETTLED and row[-1])
+
+    def __contains__(self, order: CheckoutInput) -> bool:
+        return _name(order.order_id, _content(order)) in self._names
+
+
+def _locked(path: Path) -> int:
+    """Open a file, which is made where there is none, and take its lock."""
+    if path.exists() and not path.is_file():
+        raise InvalidInput(f"{path} cannot be used for outcomes: it is no regular file")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    try:
+        lock(descriptor, path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _healed(path: Path, descriptor: int) -> bool | None:
+    """Cut off what a load that was killed had begun to write. No field of ours holds a line break.
+
+    Tells whether the file has the column of contents; None where it has nothing.
+    """
+    size = os.fstat(descriptor).st_size
+    head = os.pread(descriptor, len(_HEADER) + 16, 0).removeprefix(b"\xef\xbb\xbf")
+    first = head.splitlines()[0] if head.splitlines() else b""
+    if size <= len(_HEADER) and _HEADER[:-1].startswith(head.rstrip(b"\0")):
+        os.ftruncate(descriptor, 0)
+        return None
+    columns = tuple(first.decode("utf-8", "replace").split(","))
+    if columns not in {COLUMNS, _FIRST_COLUMNS}:
+        raise InvalidInput(f"{path} is no outcome file; name another one")
+    end = size
+    while end:
+        begin = max(0, end - _BLOCK)
+        found = os.pread(descriptor, end - begin, begin).rfind(b"\n")
+        if found >= 0:
+            if begin + found + 1 < size:
+                os.ftruncate(descriptor, begin + found + 1)
+            break
+        end = begin
+    return columns == COLUMNS
+
+
+def _with_contents(path: Path, descriptor: int) -> int:
+    """Give a file of an earlier version the column that it lacks, and the lock on what it is then."""
+    into = path.with_name(f"{path.name}.new")
+    renewed = os.open(into, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    try:
+        lock(renewed, path)
+        with open(renewed, "w", encoding="utf-8", newline="", closefd=False) as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            writer.writerows((*row, "") for row in _rows(path, _FIRST_COLUMNS))
+        os.fchmod(renewed, stat.S_IMODE(os.fstat(descriptor).st_mode))
+        os.fsync(renewed)
+        into.replace(path)
+    except BaseException:
+        os.close(renewed)
+        into.unlink(missing_ok=True)
+        raise
+    os.close(descriptor)
+    return renewed
+
+
+def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[list[str]]:
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.reader(lines)
+        next(reader, None)
+        for row in reader:
+            if len(row) != len(columns):
+                raise InvalidInput(f"{path}, line {reader.line_num}: not a line of an outcome file")
+            yield row
+
+
+def _name(order_id: str, content: str) -> bytes:
+    """Name an id with a content, short enough to keep a million of them."""
+    return blake2b(f"{content} {order_id}".encode(), digest_size=12).digest()
 
 
 def _content(order: CheckoutInput) -> str:

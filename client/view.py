@@ -13,7 +13,7 @@ from rich.text import Text
 from typer.exceptions import TyperException
 
 from adapters.terminal import Terminal, styled
-from client.bulk import BulkReport
+from client.bulk import BulkReport, Stop
 from client.listing import TERMINATED, Listed
 from client.load import LoadReport
 from client.outcomes import MALFORMED
@@ -192,6 +192,8 @@ def print_bulk(report: BulkReport, into: Path, *, as_json: bool) -> int:
                 "per_second": round(report.per_second, 1),
                 "outcomes": report.outcomes,
                 "outcome_file": str(into),
+                "stopped": report.stopped,
+                "under_way": report.under_way,
             }
         )
     else:
@@ -200,6 +202,13 @@ def print_bulk(report: BulkReport, into: Path, *, as_json: bool) -> int:
         if report.skipped:
             console.print(f"skipped  {report.skipped} that had an outcome already")
         console.print(f"each order's outcome is in {on_one_line(str(into))}")
+    if report.stopped:
+        errors.print(
+            f"{report.stopped}, at line {report.line}: {report.outcomes.total() + report.skipped} orders have their "
+            f"outcome in {on_one_line(str(into))}, {report.under_way} are under way and go on; the same command goes "
+            "on from there"
+        )
+        return INTERRUPTED if report.stopped is Stop.INTERRUPTED else UNREACHABLE
     if report.outcomes[UNKNOWN]:
         return UNREACHABLE
     if report.outcomes[OrderStatus.STUCK]:

@@ -214,7 +214,7 @@ async def test_a_bulk_load_makes_batches_of_the_size_it_was_told_and_writes_wher
     assert told.code == 0
     assert told.out.splitlines()[1:] == ["outcome  5 completed", "each order's outcome is in told.csv"]
     assert told_in(desk.folder / "told.csv") == dict.fromkeys(ids, "completed")
-    assert not (desk.folder / "orders.outcomes.csv").exists()
+    assert not (desk.folder / "orders.csv.outcomes.csv").exists()
 
 
 @pytest.mark.parametrize(
@@ -243,14 +243,14 @@ async def test_a_bulk_load_ends_with_the_worst_that_it_has_to_tell(
 
     assert told.code == code
     assert f"1 {status}" in told.out
-    assert told_in(desk.folder / "orders.outcomes.csv") == {good: "completed", bad: status}
+    assert told_in(desk.folder / "orders.csv.outcomes.csv") == {good: "completed", bad: status}
 
 
 async def test_the_outcomes_of_a_batch_that_ended_are_in_the_file_while_the_load_goes_on(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A load that is killed then leaves them behind."""
-    into = desk.folder / "orders.outcomes.csv"
+    into = desk.folder / "orders.csv.outcomes.csv"
     ids = [f"flush-{desk.folder.name}-{number}"[-60:] for number in range(2)]
     seen: list[dict[str, str]] = []
     carry = Checkouts.carry
@@ -277,7 +277,7 @@ async def test_a_bulk_load_goes_on_behind_what_is_settled(desk: Desk) -> None:
         again = await desk.json("load", "--from", str(file))
 
     assert (again["orders"], again["skipped"], again["outcomes"]) == (0, 2, {})
-    assert again["outcome_file"] == str(file.with_suffix(".outcomes.csv"))
+    assert again["outcome_file"] == f"{file}.outcomes.csv"
 
 
 async def test_a_bulk_load_tells_of_an_order_that_was_changed_in_its_file(desk: Desk) -> None:

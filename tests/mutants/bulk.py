@@ -1,6 +1,6 @@
 """Faults in the bulk lane: who gets the last ones, what is left behind, and who deals with the rest."""
 
-from tests.mutants.killers import BATCHES, BULK, BULK_FILES, PAUSED, REPLAY, at
+from tests.mutants.killers import BATCHES, BULK, PAUSED, REPLAY, at
 from tests.mutants.mutant import Mutant
 
 _STEPS = "activities/batches.py"
@@ -218,38 +218,6 @@ MUTANTS = (
         '    if not run.HasField("close_time"):  # whatever its status is called: a paused one goes on some time\n',
         "    if run.status == WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_RUNNING:\n",
         at(PAUSED, "test_the_sweep_leaves_the_orders_of_a_paused_batch_alone"),
-    ),
-    Mutant(
-        "load-trusts-a-torn-line",
-        "an order whose outcome was half written would be lost in one line with the next",
-        "client/outcomes.py",
-        "        self._drop_torn_line()\n",
-        "",
-        at(BULK_FILES, "test_a_line_that_a_killed_load_has_begun_is_written_anew"),
-    ),
-    Mutant(
-        "load-asks-for-the-stuck-no-more",
-        "an order that was mended would stay stuck in the outcomes",
-        "client/outcomes.py",
-        "ENDINGS | {OTHER_CONTENT}",
-        'ENDINGS | {OTHER_CONTENT, "stuck"}',
-        at(BULK_FILES, "test_a_load_goes_on_behind_the_outcomes_that_are_settled"),
-    ),
-    Mutant(
-        "load-passes-over-other-content",
-        "an order that was changed in the file would be taken for the one that its id had before",
-        "client/outcomes.py",
-        '        return not self._settled.get(order.order_id, set()).isdisjoint({"", _content(order)})\n',
-        "        return order.order_id in self._settled\n",
-        at(BULK_FILES, "test_an_id_that_was_settled_with_other_content_is_asked_for_again"),
-    ),
-    Mutant(
-        "load-asks-anew-behind-an-older-file",
-        "a load that an earlier version began would ask for a million orders again",
-        "client/outcomes.py",
-        'isdisjoint({"", _content(order)})',
-        "isdisjoint({_content(order)})",
-        at(BULK_FILES, "test_a_file_of_an_earlier_version_is_gone_on_with_as_it_is"),
     ),
     Mutant(
         "what-a-batch-made-of-an-order-is-told-for-anothers-id",

@@ -74,7 +74,7 @@ MUTANTS = (
     Mutant(
         "load-failures-end-well",
         "a load of which nothing is known ends with 0",
-        "starter.py",
+        "client/load_command.py",
         "return view.UNREACHABLE if report.failures else view.COMPLETED",
         "return view.COMPLETED",
         at(STARTER_UPKEEP, "test_a_load_whose_orders_cannot_be_followed_does_not_end_with_0"),
@@ -82,7 +82,7 @@ MUTANTS = (
     Mutant(
         "load-of-the-wrong-width",
         "`load --concurrency` is ignored",
-        "starter.py",
+        "client/load_command.py",
         "_load_made_up(orders, concurrency or 50, mix, as_json)",
         "_load_made_up(orders, 50, mix, as_json)",
         at(STARTER_UPKEEP, "test_a_load_has_no_more_orders_under_way_than_it_was_told"),
@@ -90,7 +90,7 @@ MUTANTS = (
     Mutant(
         "load-of-the-wrong-mix",
         "`load --mix` is ignored",
-        "starter.py",
+        "client/load_command.py",
         "                mix=mix,\n",
         '                mix="happy",\n',
         at(STARTER_UPKEEP, "test_a_load_makes_up_as_many_orders_of_its_mix_as_it_was_told"),
@@ -98,7 +98,7 @@ MUTANTS = (
     Mutant(
         "batches-of-the-wrong-size",
         "`load --batch` is ignored",
-        "starter.py",
+        "client/load_command.py",
         "batch_size=batch,",
         "batch_size=MAX_BATCH,",
         at(
@@ -109,9 +109,9 @@ MUTANTS = (
     Mutant(
         "outcomes-written-elsewhere",
         "`load --outcomes` is ignored",
-        "starter.py",
-        'outcomes or file.with_suffix(".outcomes.csv")',
-        'file.with_suffix(".outcomes.csv")',
+        "client/load_command.py",
+        "where = into or _outcomes_of(file)",
+        "where = _outcomes_of(file)",
         at(
             STARTER_UPKEEP,
             "test_a_bulk_load_makes_batches_of_the_size_it_was_told_and_writes_where_it_was_told",
@@ -162,7 +162,7 @@ MUTANTS = (
         "outcomes-not-flushed",
         "a load that is killed leaves no outcome of the batches that have ended",
         "client/bulk.py",
-        "            self._outcomes.flush()\n",
+        "        self._outcomes.flush()\n",
         "",
         at(
             STARTER_UPKEEP,

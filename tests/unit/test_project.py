@@ -164,7 +164,8 @@ def test_every_make_target_that_the_documents_name_exists() -> None:
 def test_every_starter_command_that_the_documents_name_exists_and_every_one_is_documented() -> None:
     source = (ROOT / "starter.py").read_text(encoding="utf-8")
     commands = set(re.findall(r"^@app\.command\([^\n]*\)\ndef (\w+)\(", source, re.MULTILINE))
-    commands = {{"list_orders": "list", "load_orders": "load"}.get(name, name) for name in commands}
+    commands = {"list" if name == "list_orders" else name for name in commands}
+    commands |= set(re.findall(r"^app\.command\(\"(\w+)\"", source, re.MULTILINE))
 
     named = {
         command
@@ -178,7 +179,10 @@ def test_every_starter_command_that_the_documents_name_exists_and_every_one_is_d
 
 
 def test_every_option_that_the_documents_give_the_starter_exists() -> None:
-    source = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in ("starter.py", "client/options.py"))
+    source = "\n".join(
+        (ROOT / name).read_text(encoding="utf-8")
+        for name in ("starter.py", "client/options.py", "client/load_command.py")
+    )
     known = set(re.findall(r'"(--[a-z-]+)', source)) | {"--help", "--no-wait", "--wait"}
     known |= {f"--{name.replace('_', '-')}" for name in re.findall(r"^    (\w+): Annotated\[", source, re.MULTILINE)}
 

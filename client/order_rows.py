@@ -1,0 +1,152 @@
+"""The rows of a CSV file of orders, as programs and spreadsheets write it; what cannot be read is told and passed over.
+
+A row is one line. A quoted field that goes on over several lines is followed for a while, so that what is inside it is
+not taken for rows; where it does not end as a quoted field does, the quote is a stray one, and only its line is lost.
+"""
+
+import csv
+import re
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from client.text_file import Line
+from domain.errors import InvalidInput
+from domain.model import tidy
+
+COLUMNS = ("order_id", "customer", "sku", "quantity")
+LONGEST_FIELD = 100
+"""How many lines a quoted field is followed over."""
+_SEPARATORS = (",", ";", "\t", "|")
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[,;\t|]*', re.IGNORECASE)
+
+
+class Row(NamedTuple):
+    """One row, or what is wrong with it."""
+
+    line: int
+    order_id: str
+    customer: str = ""
+    sku: str = ""
+    quantity: str = ""
+    problem: str = ""
+    """Why the row is no line of an order. The order's id is then what could be read of it, or nothing."""
+
+
+@dataclass(frozen=True)
+class _Layout:
+    separator: str
+    width: int
+    places: tuple[int, ...]
+    """Where each of COLUMNS is."""
+    unnamed: tuple[int, ...]
+
+    def cells(self, lines: Iterator[str], *, is_strict: bool = True) -> list[str]:
+        reader = csv.reader(lines, delimiter=self.separator, skipinitialspace=True, strict=is_strict)
+        return [cell.strip(" ") for cell in next(reader, [])]
+
+    def bad(self, line: Line, problem: str) -> Row:
+        """Tell of a line that is no row, and of which order it seems to be."""
+        try:
+            cells = self.cells(iter([line.text]), is_strict=False)
+        except csv.Error:
+            cells = []
+        order_id = "".join(cells[self.places[0] :][:1])
+        return Row(line.number, order_id if order_id.isprintable() else "", problem=problem)
+
+
+def read_rows(path: Path, lines: Iterator[Line]) -> Iterator[Row]:
+    """Read the rows below the header, except those that have nothing but separators.
+
+    Raises:
+        InvalidInput: there is no header, or not that of orders.
+    """
+    layout = _layout(path, lines)
+    ahead: deque[Line] = deque()
+    while (line := ahead.popleft() if ahead else next(lines, None)) is not None:
+        if line.problem:
+            yield layout.bad(line, f"line {line.number}: {line.problem}")
+        elif '"' in line.text:
+            yield from _quoted(line, layout, lines, ahead)
+        else:
+            cells = [cell.strip(" ") for cell in line.text.split(layout.separator)]
+            if any(cells):
+                yield _row(line, cells, layout)
+
+
+def _quoted(line: Line, layout: _Layout, lines: Iterator[Line], ahead: deque[Line]) -> Iterator[Row]:
+    """Read a row with quotes; what is looked at behind it stays to be read, but for what belongs to its last field."""
+    taken = [line]
+
+    def texts() -> Iterator[str]:
+        yield line.text + "\n"
+        for number in range(LONGEST_FIELD - 1):
+            if number == len(ahead):
+                if (more := next(lines, None)) is None:
+                    return
+                ahead.append(more)
+            if ahead[number].problem:
+                return
+            taken.append(ahead[number])
+            yield ahead[number].text + "\n"
+
+    try:
+        cells = layout.cells(texts())
+    except csv.Error:
+        yield layout.bad(line, f"line {line.number}: its quotes do not match; a quote in a field is written twice")
+        return
+    if len(taken) > 1:
+        where = f"it is in a quoted field that goes from line {line.number} to line {taken[-1].number}"
+        yield from (layout.bad(one, f"line {one.number}: {where}") for one in taken)
+        for _ in taken[1:]:
+            ahead.popleft()
+    elif any(cells):
+        yield _row(line, cells, layout)
+
+
+def _row(line: Line, cells: Sequence[str], layout: _Layout) -> Row:
+    if len(cells) != layout.width:
+        return layout.bad(line, f"line {line.number} does not have {layout.width} columns")
+    if layout.width > len(COLUMNS) and any(cells[place] for place in layout.unnamed):
+        return layout.bad(line, f"line {line.number} has something in a column without a name")
+    one, two, three, four = layout.places
+    return Row(line.number, cells[one], cells[two], cells[three], cells[four])
+
+
+def _layout(path: Path, lines: Iterator[Line]) -> _Layout:
+    separators: Sequence[str] = _SEPARATORS
+    wanted = f"{path}: the first line must be {','.join(COLUMNS)}, in any sequence, with , or ; or tabs between them"
+    for line in lines:
+        if line.problem:
+            raise InvalidInput(f"{path}, line {line.number}: {line.problem}")
+        if line.number == 1 and (told := _SEPARATOR_LINE.fullmatch(line.text.strip(" "))):
+            separators = told[1]
+        elif line.text.strip(" ,;\t|"):
+            break
+    else:
+        raise InvalidInput(wanted)
+    found = max((_header(line, separator) for separator in separators), key=lambda names: _known(names[1]))
+    separator, names = found
+    if missing := [name for name in COLUMNS if name not in names]:
+        lacking = f"; it has no {' and no '.join(missing)}" if len(missing) < len(COLUMNS) else ""
+        raise InvalidInput(f"{wanted}{lacking}")
+    strange = [name for place, name in enumerate(names) if name and (name not in COLUMNS or name in names[:place])]
+    if strange:
+        what = f"{'second ' if strange[0] in COLUMNS else ''}column {tidy(strange[0], 60)!a}"
+        raise InvalidInput(f"{path}: an order has no {what}; take it out of the file")
+    unnamed = tuple(place for place, name in enumerate(names) if not name)
+    return _Layout(separator, len(names), tuple(names.index(name) for name in COLUMNS), unnamed)
+
+
+def _header(line: Line, separator: str) -> tuple[str, list[str]]:
+    try:
+        [names] = csv.reader([line.text], delimiter=separator, skipinitialspace=True, strict=True)
+    except csv.Error:
+        names = []
+    return separator, [re.sub(r"[\s-]+", "_", name.strip()).casefold() for name in names]
+
+
+def _known(names: Sequence[str]) -> int:
+    return len({*names} & {*COLUMNS})
