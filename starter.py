@@ -22,11 +22,13 @@ from client.failures import NoSuchOrder, NoWorker, OtherContent, Refused
 from client.listing import LISTABLE
 from client.load import MIXES, run_load
 from client.options import Json, OrderId, Timeout, Version, order_line
+from client.orders import Found, Orders
 from client.orders_file import line_count, read_orders
 from client.outcomes import OutcomeFile
 from domain.bulk import MAX_BATCH
 from domain.errors import InvalidInput
 from domain.model import CheckoutInput, CheckoutStatus, reason_problem
+from domain.policies import checkout_workflow_id
 
 app = typer.Typer(
     help=__doc__,
@@ -83,7 +85,7 @@ def status(order_id: OrderId, *, as_json: Json = False) -> int:
     """Show where an order stands, step by step."""
 
     async def work(checkouts: Checkouts) -> int:
-        return _show(checkouts, await checkouts.status(order_id), as_json)
+        return _show(checkouts, await Orders(checkouts).find(order_id), as_json)
 
     return run(work)
 
@@ -102,7 +104,10 @@ def list_orders(
         raise typer.BadParameter(f"{with_status!a} is no status; known are {', '.join(LISTABLE)}")
 
     async def work(checkouts: Checkouts) -> int:
-        found = [(order, checkouts.ui_link(order.order_id)) async for order in checkouts.list(with_status, limit)]
+        found = [
+            (order, checkouts.ui_link(checkout_workflow_id(order.order_id)))
+            async for order in checkouts.list(with_status, limit)
+        ]
         if as_json:
             view.print_json([{**vars(order), "ui_url": link} for order, link in found])
         else:
@@ -305,13 +310,14 @@ def _require_reason(reason: str | None) -> None:
         raise typer.BadParameter(problem)
 
 
-def _show(checkouts: Checkouts, order: CheckoutStatus, as_json: bool) -> int:
-    link = checkouts.ui_link(order.order_id)
+def _show(checkouts: Checkouts, order: CheckoutStatus | Found, as_json: bool) -> int:
+    found = order if isinstance(order, Found) else Found(order, checkout_workflow_id(order.order_id))
+    link = checkouts.ui_link(found.workflow_id) if found.workflow_id else None
     if as_json:
-        view.print_json(view.order_document(order, link))
+        view.print_json(view.order_document(found.status, found.workflow_id, link))
     else:
-        view.print_order(order, link)
-    return view.exit_status(order.status)
+        view.print_order(found.status, link)
+    return view.exit_status(found.status.status)
 
 
 def _mended(checkouts: Checkouts, order: CheckoutStatus, as_json: bool) -> int:

@@ -67,15 +67,14 @@ class Checkouts:
     """The checkouts of one Temporal namespace and task queue."""
 
     def __init__(self, client: Client, task_queue: str, ui_url: str) -> None:
-        self._client = client
-        self._task_queue = task_queue
+        self.client = self._client = client
+        self.task_queue = self._task_queue = task_queue
         self._ui_url = ui_url
         self._requests = Requests(client, task_queue)
 
-    def ui_link(self, order_id: str) -> str:
-        """Give the address of the order's history in the Temporal UI."""
-        workflow_id = quote(policies.checkout_workflow_id(order_id), safe="")
-        return f"{self._ui_url}/namespaces/{self._client.namespace}/workflows/{workflow_id}"
+    def ui_link(self, workflow_id: str) -> str:
+        """Give the address of a workflow's history in the Temporal UI."""
+        return f"{self._ui_url}/namespaces/{self._client.namespace}/workflows/{quote(workflow_id, safe='')}"
 
     async def start(self, order: CheckoutInput) -> bool:
         """Start the order's saga, or join the one it has, in whatever lane. Tells whether a run was begun.
@@ -116,8 +115,12 @@ class Checkouts:
 
     async def has_saga_of(self, order: CheckoutInput) -> bool:
         """Tell whether the newest saga that has the order's id was started with this very content."""
-        found = await self._input_of(order.order_id)
-        return found is not None and found.fingerprint == order.fingerprint
+        return await self.has_saga_with(order.order_id, order.fingerprint)
+
+    async def has_saga_with(self, order_id: str, fingerprint: str) -> bool:
+        """Tell the same by the content's fingerprint."""
+        found = await self._input_of(order_id)
+        return found is not None and found.fingerprint == fingerprint
 
     async def is_gone(self, order_id: str) -> bool:
         """Tell whether the order's newest saga was ended from outside: terminated, or timed out."""

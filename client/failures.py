@@ -19,3 +19,7 @@ class NoWorker(Exception):
 
 class NotKnownYet(NoWorker):
     """Nobody has taken a request so far. It may still happen; whoever repeats it learns what came of it."""
+
+
+class NoAnswer(NoWorker):
+    """What only the database knows cannot be asked now: no worker answers, or the database does not."""

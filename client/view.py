@@ -19,7 +19,6 @@ from client.outcomes import MALFORMED
 from domain.bulk import OTHER_CONTENT, UNKNOWN
 from domain.maintenance import AuditReport, SweepReport
 from domain.model import CheckoutStatus, OrderStatus, format_money
-from domain.policies import checkout_workflow_id
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -50,11 +49,11 @@ def exit_status(status: str) -> int:
     return STUCK if status in {"stuck", TERMINATED} else COMPLETED
 
 
-def order_document(status: CheckoutStatus, ui_url: str) -> dict[str, Any]:
-    """Put an order's state into the form that `--json` prints."""
+def order_document(status: CheckoutStatus, workflow_id: str | None, ui_url: str | None) -> dict[str, Any]:
+    """Put an order's state into the form that `--json` prints; without a history there are no id and no link of it."""
     return {
         "order_id": status.order_id,
-        "workflow_id": checkout_workflow_id(status.order_id),
+        "workflow_id": workflow_id,
         "status": status.status,
         "reason": status.reason,
         "total_minor": status.total_minor,
@@ -70,7 +69,7 @@ def print_json(document: Mapping[str, Any] | Iterable[Any]) -> None:
     print(json.dumps(document, indent=2 if console.is_terminal else None, default=str))  # noqa: T201
 
 
-def print_order(status: CheckoutStatus, ui_url: str) -> None:
+def print_order(status: CheckoutStatus, ui_url: str | None) -> None:
     """Show an order with its steps and where to look on."""
     heading = Text.assemble(("order ", ""), (status.order_id, "bold"), "  ", _styled(status.status))
     if status.total_minor is not None and status.currency:
@@ -85,7 +84,7 @@ def print_order(status: CheckoutStatus, ui_url: str) -> None:
         if step.detail:
             line.append(f"  {step.detail}", style="dim")
         console.print(line, soft_wrap=True)
-    console.print(Text(f"  {ui_url}", style="dim"), soft_wrap=True)
+    console.print(Text(f"  {ui_url or 'Temporal has no history of it'}", style="dim"), soft_wrap=True)
 
 
 def print_list(orders: Iterable[tuple[Listed, str]]) -> None:

@@ -65,6 +65,7 @@ SLOW_FILES = frozenset(
         "test_bulk_load",
         "test_commands",
         "test_embedded",
+        "test_every_order_answers",
         "test_one_audit_at_a_time",
         "test_plans",
         "test_postgres_16",

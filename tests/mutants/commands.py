@@ -173,8 +173,8 @@ MUTANTS = (
         "ui-link-to-nowhere",
         "the link below each order does not lead to its history",
         "client/checkouts.py",
-        'return f"{self._ui_url}/namespaces/{self._client.namespace}/workflows/{workflow_id}"',
-        'return f"{self._ui_url}/workflows/{workflow_id}"',
+        "return f\"{self._ui_url}/namespaces/{self._client.namespace}/workflows/{quote(workflow_id, safe='')}\"",
+        "return f\"{self._ui_url}/workflows/{quote(workflow_id, safe='')}\"",
         at(
             STARTER_ORDERS,
             "test_people_are_shown_the_total_the_parcel_each_step_and_where_to_look_on",
