@@ -16,7 +16,7 @@ from tests.conftest import Shop
 from tests.integration.commands import Desk
 from tests.workflow.bulk_scenes import gates_of, mixed, start_batch
 from tests.workflow.gates import Gates
-from tests.workflow.sagas import BREAK_UNDO, how_it_ended, until
+from tests.workflow.sagas import BREAK_UNDO, how_it_ended, until, until_tried
 
 LINK = "/namespaces/default/workflows/"
 
@@ -90,18 +90,19 @@ async def test_an_order_whose_batch_is_under_way_is_running(desk: Desk) -> None:
 
 async def test_an_order_whose_batch_was_ended_from_outside_is_told_as_that_until_the_sweep_has_been(desk: Desk) -> None:
     shop, gates, orders = desk.shop, Gates(), [desk.shop.order()]
-    gate = gates.hold(gates_of(shop, orders), "charge_orders", "before")
+    key = gates_of(shop, orders)
+    gates.fail(key, "charge_orders")
     async with shop.working(interceptors=(gates,)):
         batch = await start_batch(shop, orders)
-        await gate.reached()
+        await until_tried(gates, key, "charge_orders", times=2)
         await batch.terminate()
+    async with shop.working():
         ended = await told(desk, orders[0], code=4)
-        gate.open()
-        await gate.passed()
-        await shop.sweep()
+        report = await shop.sweep()
         await how_it_ended(shop.newest_run(orders[0]))
         swept = await told(desk, orders[0], code=3)
 
+    assert report.repaired == [orders[0].order_id]
     assert ended["status"] == "terminated"
     assert "starter.py sweep" in ended["reason"]
     assert ended["ui_url"].endswith(LINK + batch.id)
