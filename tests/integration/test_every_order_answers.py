@@ -69,6 +69,7 @@ async def test_an_order_of_a_batch_is_told_with_its_steps_and_the_batch_as_its_h
     assert link.strip() == document["ui_url"]
     assert document["ui_url"].endswith(LINK + batch.id)
     assert document["workflow_id"] == batch.id
+    assert all(one.out.splitlines()[-1].endswith(LINK + batch.id) for one in ran)
     assert [one.code for one in ran] == [0, 3, 3, 3, 0]
     assert "UndeliverableAddress" in ran[3].out
     assert [line.split()[:2] for line in ran[3].out.splitlines()[2:4]] == [["reserve", "undone"], ["pay", "undone"]]
