@@ -21,7 +21,8 @@ from client.connection import Unreachable, run, starting
 from client.failures import NoSuchOrder, NoWorker, OtherContent, Refused
 from client.listing import LISTABLE
 from client.load import MIXES, run_load
-from client.options import Json, OrderId, Timeout, Version, order_line
+from client.operators import actor
+from client.options import By, Json, OrderId, Timeout, Version, order_line
 from client.orders import Found, Orders
 from client.orders_file import line_count, read_orders
 from client.outcomes import OutcomeFile
@@ -121,6 +122,7 @@ def list_orders(
 def cancel(
     order_id: OrderId,
     reason: Annotated[str, typer.Option(help="Why; kept in the order's log.", show_default=False)],
+    by: By = None,
     *,
     as_json: Json = False,
 ) -> int:
@@ -128,12 +130,11 @@ def cancel(
     _require_reason(reason)
 
     async def work(checkouts: Checkouts) -> int:
-        await checkouts.cancel(order_id, reason)
-        outcome = await checkouts.outcome(order_id)
-        _show(checkouts, outcome, as_json)
-        if outcome.status == "cancelled":
+        found = await Orders(checkouts).cancel(order_id, reason, actor(by))
+        code = _show(checkouts, found, as_json)
+        if found.status.status == "cancelled":
             return view.COMPLETED
-        return view.REFUSED if outcome.status == "completed" else view.exit_status(outcome.status)
+        return view.REFUSED if found.status.status == "completed" else code
 
     return run(work)
 
@@ -142,6 +143,7 @@ def cancel(
 def retry(
     order_id: OrderId,
     reason: Annotated[str | None, typer.Option(help="Why; kept in the order's log.", show_default="none")] = None,
+    by: By = None,
     *,
     as_json: Json = False,
 ) -> int:
@@ -149,7 +151,7 @@ def retry(
     _require_reason(reason)
 
     async def work(checkouts: Checkouts) -> int:
-        return _mended(checkouts, await checkouts.retry(order_id, reason or ""), as_json)
+        return _mended(checkouts, await Orders(checkouts).retry(order_id, reason or "", actor(by)), as_json)
 
     return run(work)
 
@@ -159,6 +161,7 @@ def resolve(
     order_id: OrderId,
     step: Annotated[str, typer.Option(help="The stuck step: reserve, pay or ship.", show_default=False)],
     reason: Annotated[str, typer.Option(help="What was done by hand; kept for good.", show_default=False)],
+    by: By = None,
     *,
     as_json: Json = False,
 ) -> int:
@@ -166,7 +169,7 @@ def resolve(
     _require_reason(reason)
 
     async def work(checkouts: Checkouts) -> int:
-        return _mended(checkouts, await checkouts.resolve(order_id, step, reason), as_json)
+        return _mended(checkouts, await Orders(checkouts).resolve(order_id, step, reason, actor(by)), as_json)
 
     return run(work)
 
@@ -313,11 +316,7 @@ def _require_reason(reason: str | None) -> None:
 def _show(checkouts: Checkouts, order: CheckoutStatus | Found, as_json: bool) -> int:
     found = order if isinstance(order, Found) else Found(order, checkout_workflow_id(order.order_id))
     link = checkouts.ui_link(found.workflow_id) if found.workflow_id else None
-    if as_json:
-        view.print_json(view.order_document(found.status, found.workflow_id, link))
-    else:
-        view.print_order(found.status, link)
-    return view.exit_status(found.status.status)
+    return view.print_order(found.status, found.workflow_id, link, as_json=as_json)
 
 
 def _mended(checkouts: Checkouts, order: CheckoutStatus, as_json: bool) -> int:

@@ -69,8 +69,11 @@ def print_json(document: Mapping[str, Any] | Iterable[Any]) -> None:
     print(json.dumps(document, indent=2 if console.is_terminal else None, default=str))  # noqa: T201
 
 
-def print_order(status: CheckoutStatus, ui_url: str | None) -> None:
-    """Show an order with its steps and where to look on."""
+def print_order(status: CheckoutStatus, workflow_id: str | None, ui_url: str | None, *, as_json: bool) -> int:
+    """Show an order with its steps and where to look on, and give the exit status that tells how it stands."""
+    if as_json:
+        print_json(order_document(status, workflow_id, ui_url))
+        return exit_status(status.status)
     heading = Text.assemble(("order ", ""), (status.order_id, "bold"), "  ", _styled(status.status))
     if status.total_minor is not None and status.currency:
         heading.append(f"  {format_money(status.total_minor, status.currency)}")
@@ -85,6 +88,7 @@ def print_order(status: CheckoutStatus, ui_url: str | None) -> None:
             line.append(f"  {step.detail}", style="dim")
         console.print(line, soft_wrap=True)
     console.print(Text(f"  {ui_url or 'Temporal has no history of it'}", style="dim"), soft_wrap=True)
+    return exit_status(status.status)
 
 
 def print_list(orders: Iterable[tuple[Listed, str]]) -> None:

@@ -1,6 +1,7 @@
 """Every mutant, by area."""
 
 from tests.mutants import (
+    answers,
     audits,
     behind,
     bulk,
@@ -49,4 +50,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *wiring.MUTANTS,
     *commands.MUTANTS,
     *strangers.MUTANTS,
+    *answers.MUTANTS,
 )

@@ -11,8 +11,8 @@ MUTANTS = (
         "lost-cancel-ends-well",
         "a script takes an order for cancelled that was shipped",
         "starter.py",
-        'return view.REFUSED if outcome.status == "completed" else view.exit_status(outcome.status)',
-        "return view.exit_status(outcome.status)",
+        'return view.REFUSED if found.status.status == "completed" else code',
+        "return code",
         at(STARTER_ORDERS, "test_a_cancel_that_lost_to_the_hand_over_does_not_end_with_0"),
     ),
     Mutant(
