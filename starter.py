@@ -14,12 +14,11 @@ from typer.exceptions import TyperException
 
 from adapters.config import ConfigurationError, StarterSettings, load
 from adapters.telemetry import leave
-from client import view
+from client import order_list, view
 from client.bulk import BulkLoad
 from client.checkouts import Checkouts
 from client.connection import Unreachable, run, starting
 from client.failures import NoSuchOrder, NoWorker, OtherContent, Refused
-from client.listing import LISTABLE
 from client.load import MIXES, run_load
 from client.operators import actor
 from client.options import By, Json, OrderId, Timeout, Version, order_line
@@ -94,25 +93,19 @@ def status(order_id: OrderId, *, as_json: Json = False) -> int:
 @app.command("list", epilog="Example: `starter.py list --status stuck`")
 def list_orders(
     with_status: Annotated[
-        str | None, typer.Option("--status", help=f"Only these: {', '.join(LISTABLE)}.", show_default="all")
+        str | None, typer.Option("--status", help=f"Only these: {', '.join(order_list.LISTABLE)}.", show_default="all")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 100,
     *,
     as_json: Json = False,
 ) -> int:
-    """List orders. What changed within the last second may not show yet."""
-    if with_status is not None and with_status not in LISTABLE:
-        raise typer.BadParameter(f"{with_status!a} is no status; known are {', '.join(LISTABLE)}")
+    """List orders, the newest first. What changed within the last second may not show yet."""
+    if with_status is not None and with_status not in order_list.LISTABLE:
+        raise typer.BadParameter(f"{with_status!a} is no status; known are {', '.join(order_list.LISTABLE)}")
 
     async def work(checkouts: Checkouts) -> int:
-        found = [
-            (order, checkouts.ui_link(checkout_workflow_id(order.order_id)))
-            async for order in checkouts.list(with_status, limit)
-        ]
-        if as_json:
-            view.print_json([{**vars(order), "ui_url": link} for order, link in found])
-        else:
-            view.print_list(found)
+        found = await order_list.list_orders(checkouts, with_status, limit)
+        view.print_list(found, checkouts.ui_link, as_json=as_json)
         return view.COMPLETED
 
     return run(work)

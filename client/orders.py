@@ -21,8 +21,10 @@ from domain.lookup import OrderRecord
 from domain.model import ENDINGS, CheckoutInput, CheckoutStatus, Ending, OrderStatus, tidy, who_and_why
 from domain.policies import checkout_workflow_id
 
-_MOVING = frozenset({OrderStatus.RESERVED, OrderStatus.PAID})
-_MAY_BE_ANOTHERS = frozenset({OrderStatus.REJECTED, OrderStatus.CANCELLED, TERMINATED})
+MOVING = frozenset({OrderStatus.RESERVED, OrderStatus.PAID})
+"""The statuses of an order that somebody must be working on."""
+MAY_BE_ANOTHERS = frozenset({OrderStatus.REJECTED, OrderStatus.CANCELLED, TERMINATED})
+"""How a saga ends that was never more than a request for an id of somebody else's."""
 _BY_HAND = "written by hand, and not begun yet: starter.py sweep starts its saga"
 _LOST = "its workflow is gone: starter.py sweep undoes what it has done"
 
@@ -58,7 +60,7 @@ class Orders:
         try:
             status = await self._checkouts.status(order_id)
         except NoSuchOrder:
-            return await self._shown(await self._recorded(order_id))
+            return await self.shown(await self._recorded(order_id))
         return await self._own_or_anothers(status)
 
     async def cancel(self, order_id: str, reason: str, by: str) -> Found:
@@ -115,12 +117,12 @@ class Orders:
             return await self._undo_by_hand(record, request)
         if record.status in ENDINGS:
             if record.carrier and await self._requests.was_cancelled_in_batch(record.carrier, request):
-                return await self._shown(record)
+                return await self.shown(record)
             raise Refused(f"order {record.order_id} is {record.status} already")
-        if record.carrier and record.status in _MOVING:
+        if record.carrier and record.status in MOVING:
             with contextlib.suppress(HasEnded):
                 return await self._cancel_in_batch(record.carrier, request)
-        raise _Moved(f"order {record.order_id} is {_as_shown(record)}, and {_LOST}")
+        raise _Moved(f"order {record.order_id} is {as_shown(record)}, and {_LOST}")
 
     async def _cancel_in_batch(self, carrier: str, request: CancelOrder) -> Found:
         try:
@@ -162,7 +164,7 @@ class Orders:
             return Refused(
                 f"order {order_id} is stuck, and its workflow is gone: starter.py sweep gives it another one"
             )
-        return Refused(f"order {order_id} is {_as_shown(record)}, not stuck: there is nothing to retry or resolve")
+        return Refused(f"order {order_id} is {as_shown(record)}, not stuck: there is nothing to retry or resolve")
 
     # Looking --------------------------------------------------------------------------------------------
 
@@ -170,8 +172,8 @@ class Orders:
         own = Found(status, checkout_workflow_id(status.order_id))
         if (record := await self._record_beside(status)) is None:
             return own
-        if not await self._is_own(record):
-            return await self._shown(record)
+        if not await self.is_own(record):
+            return await self.shown(record)
         if status.status == TERMINATED and record.status in ENDINGS:
             return Found(_status(record, record.reason), own.workflow_id)
         return own
@@ -179,19 +181,19 @@ class Orders:
     async def _another_than(self, status: CheckoutStatus) -> OrderRecord | None:
         """Give the order that has the id, where its own saga was never more than a request for somebody else's id."""
         record = await self._record_beside(status)
-        return None if record is None or await self._is_own(record) else record
+        return None if record is None or await self.is_own(record) else record
 
     async def _record_beside(self, status: CheckoutStatus) -> OrderRecord | None:
         """Look up an order whose saga has ended without ever holding anything, as far as it knows.
 
         Without an answer the saga's word has to do.
         """
-        if status.total_minor is None and status.status in _MAY_BE_ANOTHERS:
+        if status.total_minor is None and status.status in MAY_BE_ANOTHERS:
             with contextlib.suppress(NoAnswer):
                 return await lookup.find_order(self._client, self._task_queue, status.order_id)
         return None
 
-    async def _is_own(self, record: OrderRecord) -> bool:
+    async def is_own(self, record: OrderRecord) -> bool:
         """Tell whether an order that has a saga is what the saga was started with."""
         return record.fingerprint is None or await self._checkouts.has_saga_with(record.order_id, record.fingerprint)
 
@@ -207,15 +209,15 @@ class Orders:
             )
         return record
 
-    async def _shown(self, record: OrderRecord) -> Found:
+    async def shown(self, record: OrderRecord) -> Found:
         """Show an order by its row, with the batch that carried it where Temporal still has that."""
-        carrier = await self._run_of(record.carrier) if record.carrier else None
+        carrier = await self.run_of(record.carrier) if record.carrier else None
         workflow_id = carrier.workflow_id if carrier else None
-        if record.status in _MOVING and (carrier is None or not carrier.is_open):
+        if record.status in MOVING and (carrier is None or not carrier.is_open):
             # The batch may have ended between the two looks, and the order with it, or in the hands of its own saga.
             with contextlib.suppress(NoSuchOrder):
                 status = await self._checkouts.status(record.order_id)
-                if await self._is_own(record):
+                if await self.is_own(record):
                     return Found(status, checkout_workflow_id(record.order_id))
             now = await lookup.find_order(self._client, self._task_queue, record.order_id) or record
             if (now.status, now.updated_at) == (record.status, record.updated_at):
@@ -224,7 +226,8 @@ class Orders:
         reason = record.reason or (_BY_HAND if record.status == OrderStatus.PENDING else None)
         return Found(_status(record, reason), workflow_id)
 
-    async def _run_of(self, workflow_id: str) -> executions.Execution | None:
+    async def run_of(self, workflow_id: str) -> executions.Execution | None:
+        """Look up a workflow's newest run; None where Temporal does not know it."""
         try:
             return await executions.describe(self._client, workflow_id)
         except RPCError as error:
@@ -238,14 +241,15 @@ def _why(request: CancelOrder) -> str:
     return tidy(f"cancelled: {who_and_why(request.by, request.reason)}")
 
 
-def _as_shown(record: OrderRecord) -> str:
-    return "running" if record.status in _MOVING else record.status
+def as_shown(record: OrderRecord) -> str:
+    """Name an order's status as a saga would name it."""
+    return "running" if record.status in MOVING else record.status
 
 
 def _status(record: OrderRecord, reason: str | None) -> CheckoutStatus:
     return CheckoutStatus(
         record.order_id,
-        _as_shown(record),
+        as_shown(record),
         reason,
         record.total_minor,
         record.currency,

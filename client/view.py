@@ -1,7 +1,7 @@
 """What the starter shows: a few lines for people, one JSON document for programs."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from client.bulk import BulkReport
-from client.listing import TERMINATED, Listed
+from client.listing import TERMINATED
 from client.load import LoadReport
+from client.order_list import Listing
 from client.outcomes import MALFORMED
 from domain.bulk import OTHER_CONTENT, UNKNOWN
 from domain.maintenance import AuditReport, SweepReport
@@ -66,6 +67,7 @@ def order_document(status: CheckoutStatus, workflow_id: str | None, ui_url: str 
 
 def print_json(document: Mapping[str, Any] | Iterable[Any]) -> None:
     """Print one JSON document, on one line when nobody reads it."""
+    document = document if isinstance(document, Mapping) else list(document)
     print(json.dumps(document, indent=2 if console.is_terminal else None, default=str))  # noqa: T201
 
 
@@ -91,10 +93,18 @@ def print_order(status: CheckoutStatus, workflow_id: str | None, ui_url: str | N
     return exit_status(status.status)
 
 
-def print_list(orders: Iterable[tuple[Listed, str]]) -> None:
-    """Show orders as a table."""
+def print_list(listing: Listing, link_to: Callable[[str], str], *, as_json: bool) -> None:
+    """Show orders, and on stderr what is not among them; `link_to` gives the address of a workflow's history."""
+    if listing.note:
+        errors.print(listing.note, style="yellow", markup=False)
+    if as_json:
+        print_json(
+            {**vars(order), "workflow_id": place, "ui_url": link_to(place) if place else None}
+            for order, place in listing.rows
+        )
+        return
     table = Table("order", "status", "failed step", "started", "took", box=None, pad_edge=False)
-    for order, _ in orders:
+    for order, _ in listing.rows:
         took = f"{(order.closed_at - order.started_at).total_seconds():.1f} s" if order.closed_at else ""
         table.add_row(
             escape(order.order_id),

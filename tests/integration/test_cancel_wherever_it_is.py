@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from client import executions
 from client.orders import Orders
 from domain import policies
 from domain.errors import DatabaseRefusedStatement
@@ -103,7 +104,10 @@ async def test_an_order_that_is_cancelled_while_its_batch_hands_it_over_is_undon
         ran = await asking
         again = await cancelling(desk, orders[0])
         ended = await how_it_ended(shop.newest_run(orders[1]))
+        given = await executions.order_of(shop.client, checkout_workflow_id(orders[0].order_id))
 
+    assert given is not None
+    assert given.repair, "it was begun to be undone, and not cancelled on its way"
     assert (ran.code, ran.document["status"], ran.document["reason"]) == (0, "cancelled", REASON)
     assert ran.document["workflow_id"] == checkout_workflow_id(orders[0].order_id)
     assert (again.code, ended) == (0, "completed")

@@ -7,7 +7,8 @@ from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
 from temporalio.service import RPCError, RPCStatusCode
 
-from client import lookup
+from activities import lookups
+from client import lookup, order_list
 from domain import policies
 from domain.errors import DatabaseRefusedStatement
 from domain.model import CheckoutInput
@@ -227,3 +228,134 @@ async def test_where_the_database_is_away_that_is_said(desk: Desk) -> None:
 
     assert ran.code == 1
     assert "the database cannot be asked: " in ran.err
+
+
+# list ---------------------------------------------------------------------------------------------------
+
+
+async def listed(desk: Desk, *options: str) -> dict[str, tuple[str, str | None]]:
+    """Give how each order of the test is listed, and the workflow that has its history."""
+    documents = await desk.json("list", "--limit", "10000", *options)
+    ours = {row["order_id"] for row in await desk.shop.database.fetch("SELECT order_id FROM orders")}
+    for one in documents:
+        link = one["ui_url"]
+        assert link is None if one["workflow_id"] is None else link.endswith(LINK + one["workflow_id"])
+    return {one["order_id"]: (one["status"], one["workflow_id"]) for one in documents if one["order_id"] in ours}
+
+
+async def test_a_list_has_the_orders_of_batches_and_those_by_hand_each_once(desk: Desk) -> None:
+    shop, gates = desk.shop, Gates()
+    orders = mixed(shop)
+    own, by_hand, forgotten = shop.order(), shop.order(), shop.order()
+    under_way = [shop.order()]
+    handed_over = [shop.order()]
+    gate = gates.hold(gates_of(shop, under_way), "ship_orders", "before")
+    gates.fail(gates_of(shop, handed_over), "ship_orders", error=lambda: DatabaseRefusedStatement("no right: injected"))
+    async with shop.working(interceptors=(gates,)):
+        batch = await start_batch(shop, orders)
+        await batch.result()
+        for order in (own, forgotten):
+            await how_it_ended(await shop.start(order))
+        await forget(shop, forgotten)
+        await (await start_batch(shop, handed_over)).result()
+        await how_it_ended(shop.newest_run(handed_over[0]))
+        running = await start_batch(shop, under_way)
+        await gate.reached()
+        await shop.accept_by_hand(by_hand)
+        found = await listed(desk)
+        by_status = {
+            status: set(await listed(desk, "--status", status))
+            for status in ("running", "completed", "rejected", "pending", "cancelled", "terminated", "stuck")
+        }
+        newest = await desk.json("list", "--limit", "1")
+        table = await desk("list", "--status", "pending", COLUMNS="200")
+        gate.open()
+        await running.result()
+
+    expected = {
+        **{order.order_id: ("completed", batch.id) for order in (orders[0], orders[4])},
+        **{order.order_id: ("rejected", batch.id) for order in orders[1:4]},
+        own.order_id: ("completed", checkout_workflow_id(own.order_id)),
+        handed_over[0].order_id: ("completed", checkout_workflow_id(handed_over[0].order_id)),
+        forgotten.order_id: ("completed", None),
+        under_way[0].order_id: ("running", running.id),
+        by_hand.order_id: ("pending", None),
+    }
+    assert found == expected
+    for status, ids in by_status.items():
+        assert ids == {order_id for order_id, (told_as, _) in expected.items() if told_as == status}, status
+    assert [one["order_id"] for one in newest] == [by_hand.order_id]
+    assert by_hand.order_id in table.out
+
+
+async def test_a_list_tells_of_the_order_and_not_of_who_asked_for_its_id(desk: Desk) -> None:
+    shop, order = desk.shop, desk.shop.order()
+    other = shop.order("bob", ("poster", 1), order_id=order.order_id)
+    async with shop.working():
+        batch = await start_batch(shop, [order])
+        await batch.result()
+        await how_it_ended(await shop.start(other))
+
+        async def is_visible() -> bool:
+            query = f"WorkflowId = '{checkout_workflow_id(order.order_id)}' AND OrderStatus = 'rejected'"
+            return (await shop.client.count_workflows(query)).count == 1
+
+        await until(is_visible)
+        found = [await listed(desk), await listed(desk, "--status", "completed")]
+
+    assert found == [{order.order_id: ("completed", batch.id)}] * 2
+
+
+async def test_an_order_whose_batch_is_gone_is_listed_as_what_the_sweep_has_to_repair(desk: Desk) -> None:
+    shop, gates, orders = desk.shop, Gates(), [desk.shop.order()]
+    key = gates_of(shop, orders)
+    gates.fail(key, "charge_orders")
+    async with shop.working(interceptors=(gates,)):
+        batch = await start_batch(shop, orders)
+        await until_tried(gates, key, "charge_orders", times=2)
+        await batch.terminate()
+    async with shop.working():
+        found = [await listed(desk, "--status", status) for status in ("terminated", "running")]
+
+    assert found == [{orders[0].order_id: ("terminated", batch.id)}, {}]
+
+
+async def test_without_a_worker_a_list_has_what_temporal_knows_and_says_what_is_missing(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(order_list, "_ANSWERED_WITHIN_SECONDS", 0.5)
+    order = desk.shop.order()
+    await desk.shop.start(order)
+
+    async def is_visible() -> bool:
+        return order.order_id in (await desk("list", "--limit", "10000", "--json")).out
+
+    await until(is_visible)
+    ran = await desk("list", "--limit", "10000", "--json")
+
+    assert ran.code == 0
+    assert "orders that came in batches or by hand are not listed: no worker answered within 0.5 s" in ran.err
+
+
+async def test_a_list_says_where_it_has_stopped_looking(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookups, "_EVENTS_LOOKED_AT", 2)
+    orders = [desk.shop.order() for _ in range(4)]
+    await desk.shop.accept_by_hand(*orders)
+    async with desk.shop.working():
+        whole = await desk("list", "--status", "pending", "--limit", "10000")
+        cut = await desk("list", "--limit", "10000", "--json")
+
+    assert whole.err == ""
+    assert cut.err == "older orders that came in batches or by hand were not looked at\n"
+    ours = {order.order_id for order in orders}
+    assert len(ours & {one["order_id"] for one in cut.document}) == 2
+
+
+async def test_a_long_list_is_asked_for_in_pages(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order_list, "PAGE", 2)
+    orders = [desk.shop.order() for _ in range(5)]
+    await desk.shop.accept_by_hand(*orders)
+    async with desk.shop.working():
+        found = await listed(desk)
+
+    assert set(found) == {order.order_id for order in orders}

@@ -1,6 +1,6 @@
 """Faults in how an order answers that has no saga of its own, and in who is told to have asked."""
 
-from tests.mutants.killers import EVENT_LOG, at
+from tests.mutants.killers import EVENT_LOG, PLANS, at
 from tests.mutants.mutant import Mutant
 
 _ANSWERS = "tests/integration/test_every_order_answers.py"
@@ -16,7 +16,7 @@ MUTANTS = (
         "status-knows-own-sagas-alone",
         "there would be no order that was charged and shipped",
         _ORDERS,
-        "            return await self._shown(await self._recorded(order_id))\n",
+        "            return await self.shown(await self._recorded(order_id))\n",
         "            raise\n",
         at(_ANSWERS, "test_an_order_of_a_batch_is_told_with_its_steps_and_the_batch_as_its_history"),
     ),
@@ -24,7 +24,7 @@ MUTANTS = (
         "status-tells-of-another-order",
         "an order that was shipped would be told as rejected, because somebody else asked for its id",
         _ORDERS,
-        "        if not await self._is_own(record):\n            return await self._shown(record)\n",
+        "        if not await self.is_own(record):\n            return await self.shown(record)\n",
         "",
         at(_ANSWERS, *(f"{_TAKEN}[{how}]" for how in ("rejected", "cancelled", "terminated"))),
     ),
@@ -40,8 +40,8 @@ MUTANTS = (
         "status-never-tells-that-a-batch-is-gone",
         "an order that waits for the sweep would be told as running",
         _ORDERS,
-        "        if record.status in _MOVING and (carrier is None or not carrier.is_open):\n",
-        "        if record.status in _MOVING and carrier is None:\n",
+        "        if record.status in MOVING and (carrier is None or not carrier.is_open):\n",
+        "        if record.status in MOVING and carrier is None:\n",
         at(
             _ANSWERS,
             "test_an_order_whose_batch_was_ended_from_outside_is_told_as_that_until_the_sweep_has_been",
@@ -107,7 +107,7 @@ MUTANTS = (
         "whoever repeats a cancel to learn what came of it would be told that it was refused",
         _ORDERS,
         "            if record.carrier and await self._requests.was_cancelled_in_batch(record.carrier, request):\n"
-        "                return await self._shown(record)\n",
+        "                return await self.shown(record)\n",
         "",
         at(_CANCELS, "test_one_order_of_a_batch_is_undone_and_the_others_complete[charge_orders-after]"),
     ),
@@ -126,6 +126,30 @@ MUTANTS = (
         "        except _Moved:\n            return await self._cancel(request)\n",
         "        except _Moved:\n            raise\n",
         at(_CANCELS, "test_a_cancel_beside_a_sweep_that_begins_the_order_is_the_sagas"),
+    ),
+    Mutant(
+        "list-knows-own-sagas-alone",
+        "the orders of batches and those by hand would be in no list",
+        "client/order_list.py",
+        "    return listed_as is None or (",
+        "    return listed_as is not None and (",
+        at(_ANSWERS, "test_a_list_has_the_orders_of_batches_and_those_by_hand_each_once"),
+    ),
+    Mutant(
+        "list-hides-that-it-is-not-whole",
+        "who reads a list without a worker would take it for all there is",
+        "client/order_list.py",
+        '        listing.note = f"orders that came in batches or by hand are not listed: {problem}"\n',
+        "",
+        at(_ANSWERS, "test_without_a_worker_a_list_has_what_temporal_knows_and_says_what_is_missing"),
+    ),
+    Mutant(
+        "list-reads-every-event",
+        "a list would take the longer, the more orders there ever were",
+        "activities/lookups.py",
+        "             WHERE event_id < :before AND event_id >= :oldest AND seq = 1 ORDER BY event_id DESC) AS e\n",
+        "             WHERE event_id < :before AND event_id + 0 >= :oldest AND seq = 1 ORDER BY event_id + 0 DESC) AS e\n",
+        at(PLANS, "test_the_sweep_and_the_log_read_by_index_and_no_more_than_they_need"),
     ),
     Mutant(
         "cancel-forgets-who",
