@@ -1,7 +1,7 @@
 """The starter: begins checkouts, looks at them, cancels and mends them. Talks to Temporal alone.
 
 Exit status: 0 completed, or the command did its job; 1 the server cannot be reached or nobody works;
-2 wrong usage; 3 rejected, cancelled or refused; 4 stuck; 5 the audit found violations.
+2 wrong usage, or orders that are malformed; 3 rejected, cancelled or refused; 4 stuck; 5 the audit found violations.
 """
 
 import secrets
@@ -211,15 +211,14 @@ def sweep(
     timeout: Timeout = 300,
     as_json: Json = False,
 ) -> int:
-    """Start pending orders that have no saga, and repair orders whose workflow is gone."""
+    """Start pending orders that have no saga, and repair orders whose workflow is gone.
+
+    Exits with 4 when it parked an order, with 2 when it parked none but came upon one that no saga can take.
+    """
 
     async def work(checkouts: Checkouts) -> int:
         report = await checkouts.sweep(timedelta(seconds=stood_still), timedelta(seconds=timeout))
-        if as_json:
-            view.print_json(vars(report))
-        else:
-            view.print_sweep(report)
-        return view.COMPLETED
+        return view.print_sweep(report, as_json=as_json)
 
     return run(work)
 

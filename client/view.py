@@ -135,8 +135,18 @@ def print_audit(report: AuditReport) -> None:
     console.print("docs/operations.md says what to do about each.")
 
 
-def print_sweep(report: SweepReport) -> None:
-    """Show what the sweep did."""
+def print_sweep(report: SweepReport, *, as_json: bool) -> int:
+    """Show what the sweep did, and give the exit status that tells the worst of what it left for a person."""
+    if as_json:
+        print_json(vars(report))
+    else:
+        _tell_sweep(report)
+    if report.parked_count:
+        return STUCK
+    return USAGE if report.malformed_count else COMPLETED
+
+
+def _tell_sweep(report: SweepReport) -> None:
     for verb, orders in (
         ("started", report.started),
         ("repairing", report.repaired),

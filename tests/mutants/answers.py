@@ -1,6 +1,6 @@
 """Faults in how an order answers that has no saga of its own, and in who is told to have asked."""
 
-from tests.mutants.killers import EVENT_LOG, PLANS, at
+from tests.mutants.killers import EVENT_LOG, PLANS, STARTER_UPKEEP, at
 from tests.mutants.mutant import Mutant
 
 _ANSWERS = "tests/integration/test_every_order_answers.py"
@@ -147,9 +147,25 @@ MUTANTS = (
         "list-reads-every-event",
         "a list would take the longer, the more orders there ever were",
         "activities/lookups.py",
-        "             WHERE event_id < :before AND event_id >= :oldest AND seq = 1 ORDER BY event_id DESC) AS e\n",
-        "             WHERE event_id < :before AND event_id + 0 >= :oldest AND seq = 1 ORDER BY event_id + 0 DESC) AS e\n",
+        "event_id < :before AND event_id >= :oldest AND seq = 1 ORDER BY event_id DESC",
+        "event_id + 0 < :before AND event_id + 0 >= :oldest AND seq = 1 ORDER BY event_id + 0 DESC",
         at(PLANS, "test_the_sweep_and_the_log_read_by_index_and_no_more_than_they_need"),
+    ),
+    Mutant(
+        "sweep-that-parks-ends-well",
+        "a cron job would not tell that a person has to decide",
+        "client/view.py",
+        "    if report.parked_count:\n        return STUCK\n",
+        "",
+        at(STARTER_UPKEEP, "test_a_sweep_that_parks_an_order_ends_with_4"),
+    ),
+    Mutant(
+        "sweep-that-cannot-start-ends-well",
+        "a cron job would not tell of an order that nobody will ever begin",
+        "client/view.py",
+        "    return USAGE if report.malformed_count else COMPLETED\n",
+        "    return COMPLETED\n",
+        at(STARTER_UPKEEP, "test_a_sweep_names_what_it_started_and_what_cannot_be_started"),
     ),
     Mutant(
         "cancel-forgets-who",
