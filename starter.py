@@ -1,7 +1,7 @@
 """The starter: begins checkouts, looks at them, cancels and mends them. Talks to Temporal alone.
 
 Exit status: 0 completed, or the command did its job; 1 the server cannot be reached or nobody works;
-2 wrong usage; 3 rejected, cancelled or refused; 4 stuck; 5 the audit found violations.
+2 wrong usage, or orders that are malformed; 3 rejected, cancelled or refused; 4 stuck; 5 the audit found violations.
 """
 
 import secrets
@@ -14,16 +14,18 @@ from typer.exceptions import TyperException
 from adapters.config import ConfigurationError, StarterSettings, load
 from adapters.streams import clean_streams
 from adapters.telemetry import configure_logging, leave
-from client import view
+from client import order_list, view
 from client.checkouts import Checkouts
 from client.connection import Unreachable, run, starting
 from client.failures import NoSuchOrder, NoWorker, OtherContent, Refused
-from client.listing import LISTABLE
 from client.load_command import EXAMPLES as LOAD_EXAMPLES
 from client.load_command import load_orders
-from client.options import Json, OrderId, Timeout, Version, order_line
+from client.operators import actor
+from client.options import By, Json, OrderId, Timeout, Version, order_line
+from client.orders import Found, Orders
 from domain.errors import InvalidInput
 from domain.model import CheckoutInput, CheckoutStatus, reason_problem
+from domain.policies import checkout_workflow_id
 
 app = typer.Typer(
     help=__doc__,
@@ -80,7 +82,7 @@ def status(order_id: OrderId, *, as_json: Json = False) -> int:
     """Show where an order stands, step by step."""
 
     async def work(checkouts: Checkouts) -> int:
-        return _show(checkouts, await checkouts.status(order_id), as_json)
+        return _show(checkouts, await Orders(checkouts).find(order_id), as_json)
 
     return run(work)
 
@@ -88,22 +90,19 @@ def status(order_id: OrderId, *, as_json: Json = False) -> int:
 @app.command("list", epilog="Example: `starter.py list --status stuck`")
 def list_orders(
     with_status: Annotated[
-        str | None, typer.Option("--status", help=f"Only these: {', '.join(LISTABLE)}.", show_default="all")
+        str | None, typer.Option("--status", help=f"Only these: {', '.join(order_list.LISTABLE)}.", show_default="all")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 100,
     *,
     as_json: Json = False,
 ) -> int:
-    """List orders. What changed within the last second may not show yet."""
-    if with_status is not None and with_status not in LISTABLE:
-        raise typer.BadParameter(f"{with_status!a} is no status; known are {', '.join(LISTABLE)}")
+    """List orders, the newest first. What changed within the last second may not show yet."""
+    if with_status is not None and with_status not in order_list.LISTABLE:
+        raise typer.BadParameter(f"{with_status!a} is no status; known are {', '.join(order_list.LISTABLE)}")
 
     async def work(checkouts: Checkouts) -> int:
-        found = [(order, checkouts.ui_link(order.order_id)) async for order in checkouts.list(with_status, limit)]
-        if as_json:
-            view.print_json([{**vars(order), "ui_url": link} for order, link in found])
-        else:
-            view.print_list(found)
+        found = await order_list.list_orders(checkouts, with_status, limit)
+        view.print_list(found, checkouts.ui_link, as_json=as_json)
         return view.COMPLETED
 
     return run(work)
@@ -113,6 +112,7 @@ def list_orders(
 def cancel(
     order_id: OrderId,
     reason: Annotated[str, typer.Option(help="Why; kept in the order's log.", show_default=False)],
+    by: By = None,
     *,
     as_json: Json = False,
 ) -> int:
@@ -120,12 +120,11 @@ def cancel(
     _require_reason(reason)
 
     async def work(checkouts: Checkouts) -> int:
-        await checkouts.cancel(order_id, reason)
-        outcome = await checkouts.outcome(order_id)
-        _show(checkouts, outcome, as_json)
-        if outcome.status == "cancelled":
+        found = await Orders(checkouts).cancel(order_id, reason, actor(by))
+        code = _show(checkouts, found, as_json)
+        if found.status.status == "cancelled":
             return view.COMPLETED
-        return view.REFUSED if outcome.status == "completed" else view.exit_status(outcome.status)
+        return view.REFUSED if found.status.status == "completed" else code
 
     return run(work)
 
@@ -134,6 +133,7 @@ def cancel(
 def retry(
     order_id: OrderId,
     reason: Annotated[str | None, typer.Option(help="Why; kept in the order's log.", show_default="none")] = None,
+    by: By = None,
     *,
     as_json: Json = False,
 ) -> int:
@@ -141,7 +141,7 @@ def retry(
     _require_reason(reason)
 
     async def work(checkouts: Checkouts) -> int:
-        return _mended(checkouts, await checkouts.retry(order_id, reason or ""), as_json)
+        return _mended(checkouts, await Orders(checkouts).retry(order_id, reason or "", actor(by)), as_json)
 
     return run(work)
 
@@ -151,6 +151,7 @@ def resolve(
     order_id: OrderId,
     step: Annotated[str, typer.Option(help="The stuck step: reserve, pay or ship.", show_default=False)],
     reason: Annotated[str, typer.Option(help="What was done by hand; kept for good.", show_default=False)],
+    by: By = None,
     *,
     as_json: Json = False,
 ) -> int:
@@ -158,7 +159,7 @@ def resolve(
     _require_reason(reason)
 
     async def work(checkouts: Checkouts) -> int:
-        return _mended(checkouts, await checkouts.resolve(order_id, step, reason), as_json)
+        return _mended(checkouts, await Orders(checkouts).resolve(order_id, step, reason, actor(by)), as_json)
 
     return run(work)
 
@@ -207,15 +208,14 @@ def sweep(
     timeout: Timeout = 300,
     as_json: Json = False,
 ) -> int:
-    """Start pending orders that have no saga, and repair orders whose workflow is gone."""
+    """Start pending orders that have no saga, and repair orders whose workflow is gone.
+
+    Exits with 4 when it parked an order, with 2 when it parked none but came upon one that no saga can take.
+    """
 
     async def work(checkouts: Checkouts) -> int:
         report = await checkouts.sweep(timedelta(seconds=stood_still), timedelta(seconds=timeout))
-        if as_json:
-            view.print_json(vars(report))
-        else:
-            view.print_sweep(report)
-        return view.COMPLETED
+        return view.print_sweep(report, as_json=as_json)
 
     return run(work)
 
@@ -228,13 +228,10 @@ def _require_reason(reason: str | None) -> None:
         raise typer.BadParameter(problem)
 
 
-def _show(checkouts: Checkouts, order: CheckoutStatus, as_json: bool) -> int:
-    link = checkouts.ui_link(order.order_id)
-    if as_json:
-        view.print_json(view.order_document(order, link))
-    else:
-        view.print_order(order, link)
-    return view.exit_status(order.status)
+def _show(checkouts: Checkouts, order: CheckoutStatus | Found, as_json: bool) -> int:
+    found = order if isinstance(order, Found) else Found(order, checkout_workflow_id(order.order_id))
+    link = checkouts.ui_link(found.workflow_id) if found.workflow_id else None
+    return view.print_order(found.status, found.workflow_id, link, as_json=as_json)
 
 
 def _mended(checkouts: Checkouts, order: CheckoutStatus, as_json: bool) -> int:

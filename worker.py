@@ -38,6 +38,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from activities.batch_unwind import BatchUnwind
 from activities.batches import Batches
 from activities.inventory import Inventory
+from activities.lookups import Lookups
 from activities.maintenance import Maintenance
 from activities.orders import Orders
 from activities.payments import Payments
@@ -65,8 +66,9 @@ from domain import policies
 from domain.version import RELEASE
 from workflows.bulk import BulkCheckoutWorkflow
 from workflows.checkout import CheckoutWorkflow
+from workflows.lookup import LookupWorkflow
 from workflows.maintenance import AuditWorkflow, SweepWorkflow
-from workflows.versioned import VersionedAudit, VersionedSweep
+from workflows.versioned import VersionedAudit, VersionedLookup, VersionedSweep
 
 _log = logging.getLogger("checkout.worker")
 
@@ -127,11 +129,13 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
     version = deployment.deployment_of(settings)
     workflow_tasks = max(settings.database_pool_size, _FEWEST_WORKFLOW_TASKS)
     workflow_polls = min(_MOST_POLLS, workflow_tasks // _SLOTS_PER_POLL)
-    maintenance_workflows = (VersionedAudit, VersionedSweep) if version else (AuditWorkflow, SweepWorkflow)
+    on_any_version = (
+        (VersionedAudit, VersionedSweep, VersionedLookup) if version else (AuditWorkflow, SweepWorkflow, LookupWorkflow)
+    )
     return Worker(
         client,
         task_queue=settings.task_queue,
-        workflows=[CheckoutWorkflow, BulkCheckoutWorkflow, *maintenance_workflows],
+        workflows=[CheckoutWorkflow, BulkCheckoutWorkflow, *on_any_version],
         activities=[
             inventory.reserve_inventory,
             inventory.release_inventory,
@@ -148,6 +152,7 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
             maintenance.record_findings,
             maintenance.find_unfinished,
             maintenance.find_contradictions,
+            Lookups(engine).look_up_orders,
             Sagas().start_sagas,
             batches.reserve_orders,
             batches.charge_orders,

@@ -63,8 +63,8 @@ UPDATE inventory i SET reserved = i.reserved - locked.quantity FROM locked WHERE
 
 _CLOSE = text("""
 WITH closed AS (
-    INSERT INTO orders (order_id, customer, status, changed_by, reason, ending, fingerprint)
-    SELECT order_id, customer, ending, 'close', reason, ending, fingerprint
+    INSERT INTO orders (order_id, customer, status, changed_by, reason, ending, fingerprint, carrier)
+    SELECT order_id, customer, ending, 'close', reason, ending, fingerprint, :carrier
       FROM unnest(CAST(:order_ids AS text[]), CAST(:customers AS text[]), CAST(:reasons AS text[]),
                   CAST(:endings AS text[]), CAST(:fingerprints AS text[]))
            AS c (order_id, customer, reason, ending, fingerprint)
@@ -141,6 +141,7 @@ async def _unwind(connection: AsyncConnection, asked: UnwindInput) -> StepReport
             **line_columns(orders),
             "customers": [order.customer for order in orders],
             "fingerprints": [order.fingerprint for order in orders],
+            "carrier": activity.info().workflow_id if activity.in_activity() else None,
         },
     )
     ended = await how_they_stand(connection, order_ids)

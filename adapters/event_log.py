@@ -27,6 +27,7 @@ from adapters.database import single_statement
 from adapters.log_file import BEGINNING, OTHER_DATABASE, Bookmark, append, claim, last_bookmark, marked
 from adapters.telemetry import ORDERS_LOGGER
 from domain.errors import CheckoutError
+from domain.model import OrderStatus
 from domain.policies import checkout_workflow_id
 from domain.text import for_log_line
 
@@ -36,6 +37,8 @@ _orders_log = logging.getLogger(ORDERS_LOGGER)
 _POLL_SECONDS = 0.5
 _RETRY_SECONDS = 2.0
 _BATCH = 500
+# What no batch does: its orders are in the hands of their own sagas by then.
+_OWN_SAGA_ONLY = frozenset({"park", "operator", "handed over"})
 
 # A row's place is that of the earliest transaction which wrote it or a later event of its order: a transaction
 # that had begun earlier, and then waited for the order, has the lower txid and the higher number. `due` finds the
@@ -89,6 +92,7 @@ _NEXT = text("""
     )
     SELECT here.database, CAST(place_txid AS text) AS place_txid, place_id, order_id, seq, event, previous_status,
            status, changed_by, reason, check_id, subject,
+           (SELECT carrier FROM orders WHERE orders.order_id = told.order_id) AS carrier,
            to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS at
       FROM here LEFT JOIN told ON here.database = 'same'
      ORDER BY told.place_txid, told.place_id, told.seq
@@ -187,10 +191,14 @@ def line(row: Row[tuple[object, ...]]) -> str:
     moved = row.status if row.event == row.status else f"{row.event} ({row.status})"
     came_from = f"{row.previous_status} -> " if row.previous_status and row.event == row.status else ""
     reason = f": {row.reason.strip()}" if row.reason and row.reason.strip() else ""
-    workflow_id = checkout_workflow_id(row.order_id)
-    return for_log_line(
-        f"{row.at} {row.order_id} #{row.seq} {came_from}{moved} by {row.changed_by}{reason} workflow={workflow_id}"
-    )
+    by = f"{row.changed_by}{reason} workflow={_workflow_of(row)}"
+    return for_log_line(f"{row.at} {row.order_id} #{row.seq} {came_from}{moved} by {by}")
+
+
+def _workflow_of(row: Row[tuple[object, ...]]) -> str:
+    """Name the workflow that has the history of an event: a batch's until it is sure that the order left it."""
+    is_in_batch = row.carrier and row.changed_by not in _OWN_SAGA_ONLY and row.previous_status != OrderStatus.STUCK
+    return str(row.carrier) if is_in_batch else checkout_workflow_id(row.order_id)
 
 
 def _tell(row: Row[tuple[object, ...]]) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import asyncpg
 
 from activities.audit_checks import audit_checks
+from activities.lookups import _EVENTS_LOOKED_AT, _NEWEST
+from activities.lookups import _UNFINISHED as _NEWEST_UNFINISHED
 from activities.maintenance import _HAS_EVENT, _NEWEST_EVENT, _UNFINISHED, _UNFINISHED_STILL
 from adapters.event_log import _NEXT
 
@@ -58,6 +60,7 @@ async def bounded(connection: "asyncpg.Connection[asyncpg.Record]") -> list[Stat
     some = f"'{{{middle['order_id']}}}'"
     event = {name: f"'{newest[name]}'" for name in ("event_id", "order_id", "txid", "seq")}
     at = newest["at"].astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
+    newest_events = {"before": str(newest["event_id"] + 1), "oldest": str(newest["event_id"] + 1 - _EVENTS_LOOKED_AT)}
     told = f"{at}Z {newest['order_id']} #{newest['seq']} "
     return [
         page_of_the_sweep("0001-01-01", "", name="the sweep's first page"),
@@ -70,6 +73,19 @@ async def bounded(connection: "asyncpg.Connection[asyncpg.Record]") -> list[Stat
         ),
         Statement("the audit's anchor", _NEWEST_EVENT.text),
         Statement("the audit's last anchor", _HAS_EVENT.text, {**event, "at": "'0'"}),
+        Statement(
+            "the newest orders of a list",
+            _NEWEST.text,
+            {**newest_events, "statuses": "'{}'", "limit": "100"},
+        ),
+        Statement(
+            "the newest orders at a status that is rare",
+            _NEWEST.text,
+            {**newest_events, "statuses": "'{cancelled}'", "limit": "100"},
+        ),
+        Statement(
+            "the unfinished orders of a list", _NEWEST_UNFINISHED.text, {"statuses": "'{stuck}'", "limit": "100"}
+        ),
         *(check for check in audit() if check.name in BOUNDED_CHECKS),
     ]
 

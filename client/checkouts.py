@@ -67,15 +67,14 @@ class Checkouts:
     """The checkouts of one Temporal namespace and task queue."""
 
     def __init__(self, client: Client, task_queue: str, ui_url: str) -> None:
-        self._client = client
-        self._task_queue = task_queue
+        self.client = self._client = client
+        self.task_queue = self._task_queue = task_queue
         self._ui_url = ui_url
         self._requests = Requests(client, task_queue)
 
-    def ui_link(self, order_id: str) -> str:
-        """Give the address of the order's history in the Temporal UI."""
-        workflow_id = quote(policies.checkout_workflow_id(order_id), safe="")
-        return f"{self._ui_url}/namespaces/{self._client.namespace}/workflows/{workflow_id}"
+    def ui_link(self, workflow_id: str) -> str:
+        """Give the address of a workflow's history in the Temporal UI."""
+        return f"{self._ui_url}/namespaces/{self._client.namespace}/workflows/{quote(workflow_id, safe='')}"
 
     async def start(self, order: CheckoutInput) -> bool:
         """Start the order's saga, or join the one it has, in whatever lane. Tells whether a run was begun.
@@ -114,10 +113,18 @@ class Checkouts:
             return False
         return True
 
+    async def undo(self, order: CheckoutInput) -> bool:
+        """Begin a run that undoes an order, unless one of its runs is open or has completed."""
+        return await self._begin(order, WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY)
+
     async def has_saga_of(self, order: CheckoutInput) -> bool:
         """Tell whether the newest saga that has the order's id was started with this very content."""
-        found = await self._input_of(order.order_id)
-        return found is not None and found.fingerprint == order.fingerprint
+        return await self.has_saga_with(order.order_id, order.fingerprint)
+
+    async def has_saga_with(self, order_id: str, fingerprint: str) -> bool:
+        """Tell the same by the content's fingerprint."""
+        found = await self._input_of(order_id)
+        return found is not None and found.fingerprint == fingerprint
 
     async def is_gone(self, order_id: str) -> bool:
         """Tell whether the order's newest saga was ended from outside: terminated, or timed out."""
@@ -203,7 +210,7 @@ class Checkouts:
                         if len(told) == limit:
                             return
 
-    async def cancel(self, order_id: str, reason: str) -> None:
+    async def cancel(self, order_id: str, reason: str, by: str = "") -> None:
         """Ask for an order to be undone. A repeat with the same reason joins the first request, whatever came of it.
 
         Raises:
@@ -211,9 +218,9 @@ class Checkouts:
             NotKnownYet: nobody took the request so far; it may still happen.
         """
         _require_reason(reason)
-        await self._asked(order_id, self._requests.cancel(order_id, reason))
+        await self._asked(order_id, self._requests.cancel(order_id, reason, by))
 
-    async def retry(self, order_id: str, reason: str = "") -> CheckoutStatus:
+    async def retry(self, order_id: str, reason: str = "", by: str = "") -> CheckoutStatus:
         """Have the failed undos of a stuck order tried again; wait for what comes of it. The log tells who asked.
 
         Raises:
@@ -222,10 +229,10 @@ class Checkouts:
         """
         if reason:
             _require_reason(reason)
-        asked = self._requests.retry(order_id, RetryRequest(operator(), reason))
+        asked = self._requests.retry(order_id, RetryRequest(by or operator(), reason))
         return await self._settled(order_id, await self._asked(order_id, asked))
 
-    async def resolve(self, order_id: str, step: str, reason: str) -> CheckoutStatus:
+    async def resolve(self, order_id: str, step: str, reason: str, by: str = "") -> CheckoutStatus:
         """Count a stuck step as undone; wait for what comes of it. A repeat with the same reason joins the first.
 
         Raises:
@@ -233,7 +240,7 @@ class Checkouts:
             NotKnownYet: nobody took the request so far; it may still happen.
         """
         _require_reason(reason)
-        asked = self._requests.resolve(order_id, Resolution(step, reason, operator()))
+        asked = self._requests.resolve(order_id, Resolution(step, reason, by or operator()))
         return await self._settled(order_id, await self._asked(order_id, asked))
 
     async def audit(self, timeout: timedelta, *, is_at_rest: bool = False) -> AuditReport:

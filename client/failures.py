@@ -23,3 +23,7 @@ class NotKnownYet(NoWorker):
 
 class LoadFailed(NoWorker):
     """A load cannot go on."""
+
+
+class NoAnswer(NoWorker):
+    """What only the database knows cannot be asked now: no worker answers, or the database does not."""

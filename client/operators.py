@@ -3,8 +3,22 @@
 import getpass
 import socket
 
+from domain.errors import InvalidInput
 from domain.model import MAX_NAME_LENGTH
 from domain.text import tidy
+
+
+def actor(by: str | None) -> str:
+    """Name who acts: whoever was named, or who is at the keyboard.
+
+    Raises:
+        InvalidInput: the name is none that can be kept.
+    """
+    if by is None:
+        return operator()
+    if not by.strip() or not by.isprintable() or len(by) > MAX_NAME_LENGTH:
+        raise InvalidInput(f"--by: a name has 1 to {MAX_NAME_LENGTH} printable characters")
+    return by.strip()
 
 
 def operator() -> str:

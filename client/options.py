@@ -26,6 +26,10 @@ def order_line(text: str) -> OrderLine:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+By = Annotated[
+    str | None,
+    typer.Option("--by", help="Who asks, where it is not you; kept in the order's log.", show_default="USER@HOST"),
+]
 OrderId = Annotated[str, typer.Argument(metavar="ORDER", help="The order's id.", show_default=False)]
 Timeout = Annotated[float, typer.Option("--timeout", min=1, max=3600, help="Seconds to wait for the worker.")]
 Version = Annotated[

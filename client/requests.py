@@ -26,16 +26,24 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from client import executions
 from client.failures import NotKnownYet, Refused
-from domain.model import CheckoutStatus, Resolution
+from domain.bulk import CancelOrder
+from domain.model import CheckoutStatus, Resolution, reason_problem, who_and_why
 from domain.policies import checkout_workflow_id
 
 _CANCEL, _RETRY, _RESOLVE = "cancel", "retry_compensation", "resolve_compensation"
+_CANCEL_ORDER = "cancel_order"
 _ACCEPT_SECONDS = 15.0
 _ASK_AGAIN_SECONDS = 0.5
 # What the server says of a request whose run was ended, from outside, between taking it and answering it.
 _CUT_OFF = "AcceptedUpdateCompletedWorkflow"
 # And of a run that has taken all the updates that it may.
 _IS_FULL = "limit on the total number of distinct updates"
+# What a worker says of an update that came with a later release.
+_IS_UNKNOWN = "expected but not found"
+
+
+class _WrongArguments(Refused):
+    """The worker does not know what it was given: it is of another release."""
 
 
 class HasEnded(Exception):
@@ -64,10 +72,47 @@ class Requests:
         self._client = client
         self._task_queue = task_queue
 
-    async def cancel(self, order_id: str, reason: str) -> None:
-        """Ask for an order to be undone. The same reason is the same request."""
+    async def cancel(self, order_id: str, reason: str, by: str = "") -> None:
+        """Ask for an order to be undone. The same reason is the same request, whoever repeats it: the first is kept."""
         name = f"cancel-{_digest(reason)}"
-        await self._send(order_id, _CANCEL, [reason], name, lambda answered: _is_carried_out(answered, name))
+
+        def was_asked_for(answered: Mapping[str, _Answered]) -> bool:
+            return _is_carried_out(answered, name)
+
+        try:
+            await self._send(order_id, _CANCEL, [reason, by] if by else [reason], name, was_asked_for)
+        except _WrongArguments:
+            if not by:
+                raise
+            # A worker of an earlier release takes the reason alone, of so many characters.
+            both = who_and_why(by, reason)
+            await self._send(order_id, _CANCEL, [reason if reason_problem(both) else both], name, was_asked_for)
+
+    async def cancel_in_batch(self, workflow_id: str, request: CancelOrder) -> None:
+        """Ask a batch for one of its orders to be undone. Raises as the others do, of the batch."""
+        try:
+            await self._result(await self._accepted(workflow_id, _CANCEL_ORDER, [request], _name_in_batch(request)))
+        except WorkflowUpdateFailedError as failure:
+            message = failure.cause.message if isinstance(failure.cause, ApplicationError) else str(failure.cause)
+            if _IS_UNKNOWN in message:
+                message = "its batch runs on a worker of an earlier release, which cannot cancel one order of it"
+            raise Refused(message) from None
+        except RPCError as error:
+            if error.status is RPCStatusCode.FAILED_PRECONDITION:
+                raise Refused(error.message) from None
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
+            raise HasEnded from None
+
+    async def was_cancelled_in_batch(self, workflow_id: str, request: CancelOrder) -> bool:
+        """Tell whether a batch, which may have ended since, has taken this very request."""
+        try:
+            answered, _ = await self._answered_in(workflow_id, "")
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
+            return False
+        return _is_carried_out(answered, _name_in_batch(request))
 
     async def retry(self, order_id: str, *arguments: Any) -> CheckoutStatus | None:
         """Ask for another round of failed undos: the next one, or the one that was asked for and has not ended."""
@@ -104,7 +149,7 @@ class Requests:
     ) -> Any:
         """Send a request and wait for the answer; None where the run that was asked has ended with it."""
         try:
-            return await self._result(await self._accepted(order_id, update, arguments, name))
+            return await self._result(await self._accepted(checkout_workflow_id(order_id), update, arguments, name))
         except WorkflowUpdateFailedError as failure:
             cause = failure.cause
             if isinstance(cause, ApplicationError) and cause.type == _CUT_OFF:
@@ -114,7 +159,9 @@ class Requests:
                 ) from None
             if _is_carried_out(await self._answered(order_id), name):
                 return None  # by an earlier run, which this one continues
-            raise Refused(cause.message if isinstance(cause, ApplicationError) else str(cause)) from None
+            is_other = isinstance(cause, ApplicationError) and cause.type == TypeError.__name__
+            refusal = _WrongArguments if is_other else Refused
+            raise refusal(cause.message if isinstance(cause, ApplicationError) else str(cause)) from None
         except RPCError as error:
             if error.status is RPCStatusCode.FAILED_PRECONDITION:  # somebody has paused the workflow
                 raise Refused(error.message) from None
@@ -125,9 +172,9 @@ class Requests:
             raise HasEnded from None
 
     async def _accepted(
-        self, order_id: str, update: str, arguments: Sequence[Any], name: str
+        self, workflow_id: str, update: str, arguments: Sequence[Any], name: str
     ) -> WorkflowUpdateHandle[Any]:
-        handle = self._client.get_workflow_handle(checkout_workflow_id(order_id))
+        handle = self._client.get_workflow_handle(workflow_id)
         try:
             async with asyncio.timeout(_ACCEPT_SECONDS):
                 while True:
@@ -137,7 +184,7 @@ class Requests:
                             args=arguments,
                             id=name,
                             wait_for_stage=WorkflowUpdateStage.ACCEPTED,
-                            result_type=None if update == _CANCEL else CheckoutStatus,
+                            result_type=None if update in {_CANCEL, _CANCEL_ORDER} else CheckoutStatus,
                         )
                     except RPCError as error:
                         if _IS_FULL not in error.message:
@@ -178,7 +225,7 @@ class Requests:
         names: dict[str, str] = {}
         answered: dict[str, _Answered] = {}
         earlier = ""
-        async for event in self._client.get_workflow_handle(workflow_id, run_id=run_id).fetch_history_events():
+        async for event in self._client.get_workflow_handle(workflow_id, run_id=run_id or None).fetch_history_events():
             if event.HasField("workflow_execution_started_event_attributes"):
                 earlier = event.workflow_execution_started_event_attributes.continued_execution_run_id
             elif event.HasField("workflow_execution_update_accepted_event_attributes"):
@@ -189,6 +236,10 @@ class Requests:
                 name = done.meta.update_id
                 answered[name] = _Answered(names.get(name, ""), done.outcome.HasField("success"))
         return answered, earlier
+
+
+def _name_in_batch(request: CancelOrder) -> str:
+    return f"cancel-{_digest(request.order_id, request.reason)}"
 
 
 def _is_carried_out(answered: Mapping[str, _Answered], name: str) -> bool:

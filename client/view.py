@@ -2,7 +2,7 @@
 
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,13 @@ from typer.exceptions import TyperException
 
 from adapters.terminal import Terminal, styled
 from client.bulk import BulkReport, Stop
-from client.listing import TERMINATED, Listed
+from client.listing import TERMINATED
 from client.load import LoadReport
+from client.order_list import Listing
 from client.outcomes import MALFORMED
 from domain.bulk import OTHER_CONTENT, UNKNOWN
 from domain.maintenance import AuditReport, SweepReport
 from domain.model import CheckoutStatus, OrderStatus, format_money
-from domain.policies import checkout_workflow_id
 from domain.text import json_text, on_one_line
 
 console = Terminal()
@@ -52,11 +52,11 @@ def exit_status(status: str) -> int:
     return STUCK if status in {"stuck", TERMINATED} else COMPLETED
 
 
-def order_document(status: CheckoutStatus, ui_url: str) -> dict[str, Any]:
-    """Put an order's state into the form that `--json` prints."""
+def order_document(status: CheckoutStatus, workflow_id: str | None, ui_url: str | None) -> dict[str, Any]:
+    """Put an order's state into the form that `--json` prints; without a history there are no id and no link of it."""
     return {
         "order_id": status.order_id,
-        "workflow_id": checkout_workflow_id(status.order_id),
+        "workflow_id": workflow_id,
         "status": status.status,
         "reason": status.reason,
         "total_minor": status.total_minor,
@@ -69,6 +69,7 @@ def order_document(status: CheckoutStatus, ui_url: str) -> dict[str, Any]:
 
 def print_json(document: Mapping[str, Any] | Iterable[Any]) -> None:
     """Print one JSON document, on one line when nobody reads it."""
+    document = document if isinstance(document, Mapping) else list(document)
     print(json_text(document, indent=2 if console.is_terminal else None))  # noqa: T201 - no console, which would wrap it
 
 
@@ -80,8 +81,11 @@ def print_usage_error(error: TyperException) -> None:
     errors.print(told.getvalue().rstrip())
 
 
-def print_order(status: CheckoutStatus, ui_url: str) -> None:
-    """Show an order with its steps and where to look on."""
+def print_order(status: CheckoutStatus, workflow_id: str | None, ui_url: str | None, *, as_json: bool) -> int:
+    """Show an order with its steps and where to look on, and give the exit status that tells how it stands."""
+    if as_json:
+        print_json(order_document(status, workflow_id, ui_url))
+        return exit_status(status.status)
     heading = Text.assemble(("order ", ""), (on_one_line(status.order_id), "bold"), "  ", _styled(status.status))
     if status.total_minor is not None and status.currency:
         heading.append(f"  {on_one_line(format_money(status.total_minor, status.currency))}")
@@ -95,13 +99,22 @@ def print_order(status: CheckoutStatus, ui_url: str) -> None:
         if step.detail:
             line.append(f"  {on_one_line(step.detail)}", style="dim")
         console.print(line, soft_wrap=True)
-    console.print(Text(f"  {ui_url}", style="dim"), soft_wrap=True)
+    console.print(Text(f"  {ui_url or 'Temporal has no history of it'}", style="dim"), soft_wrap=True)
+    return exit_status(status.status)
 
 
-def print_list(orders: Iterable[tuple[Listed, str]]) -> None:
-    """Show orders as a table."""
+def print_list(listing: Listing, link_to: Callable[[str], str], *, as_json: bool) -> None:
+    """Show orders, and on stderr what is not among them; `link_to` gives the address of a workflow's history."""
+    if listing.note:
+        errors.print(listing.note, style="yellow")
+    if as_json:
+        print_json(
+            {**vars(order), "workflow_id": place, "ui_url": link_to(place) if place else None}
+            for order, place in listing.rows
+        )
+        return
     table = Table("order", "status", "failed step", "started", "took", box=None, pad_edge=False)
-    for order, _ in orders:
+    for order, _ in listing.rows:
         took = f"{(order.closed_at - order.started_at).total_seconds():.1f} s" if order.closed_at else ""
         table.add_row(
             on_one_line(order.order_id),
@@ -131,8 +144,18 @@ def print_audit(report: AuditReport) -> None:
     console.print("docs/operations.md says what to do about each.")
 
 
-def print_sweep(report: SweepReport) -> None:
-    """Show what the sweep did."""
+def print_sweep(report: SweepReport, *, as_json: bool) -> int:
+    """Show what the sweep did, and give the exit status that tells the worst of what it left for a person."""
+    if as_json:
+        print_json(vars(report))
+    else:
+        _tell_sweep(report)
+    if report.parked_count:
+        return STUCK
+    return USAGE if report.malformed_count else COMPLETED
+
+
+def _tell_sweep(report: SweepReport) -> None:
     for verb, orders in (
         ("started", report.started),
         ("repairing", report.repaired),

@@ -114,6 +114,15 @@ class UnwindInput:
 
 
 @dataclass(frozen=True)
+class CancelOrder:
+    """Which order of a batch is to be undone, why, and who asks for it."""
+
+    order_id: str
+    reason: str
+    by: str = ""
+
+
+@dataclass(frozen=True)
 class BatchReport:
     """How every order of a batch has ended, in the batch's order."""
 

@@ -17,6 +17,8 @@ BULK_WORKFLOW = "BulkCheckout"
 """The type of the workflow that carries the orders of a batch together."""
 AUDIT_WORKFLOW = "Audit"
 SWEEP_WORKFLOW = "Sweep"
+LOOKUP_WORKFLOW = "Lookup"
+"""The type of the workflow that asks the database about orders, for whoever talks to Temporal alone."""
 
 # Set only when an order leaves the happy path, and once at its end where that does not say it by itself: each upsert is
 # a history event.
@@ -97,6 +99,8 @@ AUDIT = ActivityPolicy(
     _retry(500, 10, unless=_FORWARD_GIVES_UP_ON),
     heartbeat=timedelta(seconds=30),
 )
+# Somebody looks at a terminal meanwhile. Nothing hangs on it, and it can be asked again.
+LOOKUP = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=10), _retry(200, 2, unless=_FORWARD_GIVES_UP_ON))
 
 LANE = Lane.CLASSIC
 """How an order is done unless its start asks for another lane; docs/decisions.md tells why."""
@@ -129,6 +133,8 @@ SWEEP_RUN_TIMEOUT = timedelta(minutes=30)
 """When a run of the scheduled sweep is given up: one of twenty pages takes seconds; a longer sweep has several runs."""
 AUDIT_RUN_TIMEOUT = timedelta(minutes=75)
 """When a scheduled audit is given up: after all that its activities may take together, and waiting for another one."""
+LOOKUP_RUN_TIMEOUT = timedelta(seconds=15)
+"""When a lookup is given up that a worker has taken: after all that its activity may take."""
 AUDIT_AT_REST_AFTER = timedelta(hours=1)
 """How long an order must have stood still before the audit calls it unfinished."""
 AUDIT_VIOLATIONS_SHOWN = 20

@@ -65,8 +65,10 @@ SLOW_FILES = frozenset(
     {
         # tests/integration: a process of the product, or a server of its own, for nearly every test
         "test_bulk_load",
+        "test_cancel_wherever_it_is",
         "test_commands",
         "test_embedded",
+        "test_every_order_answers",
         "test_one_audit_at_a_time",
         "test_plans",
         "test_postgres_16",

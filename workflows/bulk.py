@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from temporalio import workflow
@@ -18,6 +18,7 @@ with workflow.unsafe.imports_passed_through():
         MAX_BATCH,
         Batch,
         BatchReport,
+        CancelOrder,
         Outcome,
         Packed,
         StepInput,
@@ -27,7 +28,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from domain.errors import DatabaseContradictsHistory, InvalidInput
     from domain.maintenance import StartInput
-    from domain.model import CheckoutInput, Ending, Lane, Step
+    from domain.model import CheckoutInput, Ending, Lane, Step, reason_problem, who_and_why
     from domain.text import tidy
     from workflows.compensation import Patience, describe
     from workflows.operation import perform
@@ -72,6 +73,8 @@ class BulkCheckoutWorkflow:
         self._orders: dict[str, Packed] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._refused: dict[str, _Undo] = {}
+        self._cancels: dict[str, str] = {}
+        """The orders that somebody wants undone, each with the reason. One whose step is under way ends it first."""
         self._step = Step.RESERVE
 
     @workflow.run
@@ -95,6 +98,7 @@ class BulkCheckoutWorkflow:
 
     async def _carry(self) -> None:
         for self._step, activity, verb in _STEPS:
+            self._take_out_what_is_cancelled()
             self._show()
             if self._saga.is_cancel_requested:
                 raise asyncio.CancelledError
@@ -111,7 +115,7 @@ class BulkCheckoutWorkflow:
                 # What failed locally is raised bare. Batches that are open took that for a cancel of theirs.
                 if not isinstance(error, ActivityError) and not workflow.patched("hand-over-what-failed-locally"):
                     raise
-                await self._saga.protect(self._hand_over(due, describe(error)))
+                await self._saga.protect(self._hand_over(due, describe(error), repairs=self._cancelled_among(due)))
             else:
                 await self._saga.protect(self._note(report))
 
@@ -124,13 +128,14 @@ class BulkCheckoutWorkflow:
         for order_id, reason in report.refused.items():
             self._refused[order_id] = _Undo(self._step, tidy(reason), Ending.REJECTED)
         self._note_ended(report.ended)
-        await self._hand_over(report.left, "it is in other hands")
+        await self._hand_over(report.left, "it is in other hands", repairs=self._cancelled_among(report.left))
         if report.forgotten:
             before = {Step.PAY: Step.RESERVE, Step.SHIP: Step.PAY}[self._step]
             doubt = (
                 f"step {before} was done, and the database knows nothing of it; {DatabaseContradictsHistory.question}"
             )
-            await self._hand_over(report.forgotten, doubt, doubt=doubt)
+            repairs = self._cancelled_among(report.forgotten)
+            await self._hand_over(report.forgotten, doubt, repairs=repairs, doubt=doubt)
 
     def _note_ended(self, ended: Sequence[Outcome]) -> None:
         for outcome in ended:
@@ -141,6 +146,7 @@ class BulkCheckoutWorkflow:
 
     async def _undo_the_rest(self) -> None:
         """Undo what a step has refused and, after a cancel, all that has not ended."""
+        self._take_out_what_is_cancelled()
         reason = tidy(f"cancelled: {workflow.cancellation_reason() or 'no reason given'}")
         cancelled = {order_id: _Undo(self._step, reason, Ending.CANCELLED) for order_id in self._due()}
         if undos := {**self._refused, **cancelled}:
@@ -159,10 +165,11 @@ class BulkCheckoutWorkflow:
         except ActivityError as error:
             why = describe(error)
             # A saga of its own tries a refused order anew, and it may go through this time: not after a cancel.
-            await self._hand_over(list(undos), why, repairs=undos if self._saga.is_cancel_requested else {})
+            repairs = undos if self._saga.is_cancel_requested else self._cancelled_among(undos)
+            await self._hand_over(list(undos), why, repairs=repairs)
         else:
             self._note_ended(report.ended)
-            await self._hand_over(report.left, "it is in other hands")
+            await self._hand_over(report.left, "it is in other hands", repairs=self._cancelled_among(report.left))
 
     async def _hand_over(
         self, order_ids: Sequence[str], why: str, *, repairs: Mapping[str, _Undo] = _NONE, doubt: str = ""
@@ -192,6 +199,38 @@ class BulkCheckoutWorkflow:
                 f"Hand {len(some)} orders over to sagas of their own",
             )
             self._note_ended([Outcome(order_id, HANDED_OVER, tidy(why)) for order_id in some])
+
+    # What people ask --------------------------------------------------------------------------------------
+
+    @workflow.update(description="Cancel one order of the batch; refused once it has ended or is being undone")
+    def cancel_order(self, request: CancelOrder) -> None:
+        """Ask for one order to be undone. Whether that was in time shows in how it ends."""
+        self._cancels.setdefault(request.order_id, tidy(f"cancelled: {who_and_why(request.by, request.reason)}"))
+
+    @cancel_order.validator
+    def _validate_cancel_order(self, request: CancelOrder) -> None:
+        order_id = request.order_id
+        if problem := reason_problem(request.reason):
+            raise InvalidInput(problem)
+        if self._orders and order_id not in self._orders:
+            raise InvalidInput(f"order {order_id} is not in this batch")
+        if outcome := self._outcomes.get(order_id):
+            raise InvalidInput(f"order {order_id} is {outcome.status} already")
+        if undo := self._refused.get(order_id):
+            raise InvalidInput(f"order {order_id} is being undone already: {undo.reason}")
+        if self._saga.is_cancel_requested:
+            raise InvalidInput(f"order {order_id} is being undone already, with its whole batch")
+
+    def _cancelled_among(self, order_ids: Iterable[str]) -> Mapping[str, _Undo]:
+        return {
+            order_id: _Undo(self._step, self._cancels[order_id], Ending.CANCELLED)
+            for order_id in order_ids
+            if order_id in self._cancels
+        }
+
+    def _take_out_what_is_cancelled(self) -> None:
+        """Undo with the refused ones, and do no further step for, what somebody has cancelled."""
+        self._refused.update(self._cancelled_among(self._due()))
 
     # What people see ------------------------------------------------------------------------------------
 

@@ -16,13 +16,16 @@ class CheckoutUpdates(CheckoutState):
     """The three updates of a checkout, each with the validator that refuses it before anything is recorded."""
 
     @workflow.update(description="Cancel the order, with a reason; refused once it is being undone")
-    def cancel(self, reason: str) -> None:
-        """Ask for the order to be undone. Whether that was in time shows in how the saga ends."""
-        self._cancel_reason = self._cancel_reason or reason
+    def cancel(self, reason: str, by: str = "") -> None:
+        """Ask for the order to be undone. Whether that was in time shows in how the saga ends.
+
+        `by` says who asks. A starter of an earlier release sends the reason alone.
+        """
+        self._cancel_reason = self._cancel_reason or who_and_why(by, reason)
         self._saga.cancel()
 
     @cancel.validator
-    def _validate_cancel(self, reason: str) -> None:
+    def _validate_cancel(self, reason: str, by: str = "") -> None:  # noqa: ARG002 - taken as it is, and made fit
         if problem := reason_problem(reason):
             raise errors.InvalidInput(problem)
         if self._saga.is_unwinding or self._status != "running":

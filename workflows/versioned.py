@@ -10,7 +10,9 @@ from temporalio.common import VersioningBehavior
 
 with workflow.unsafe.imports_passed_through():
     from domain import policies
+    from domain.lookup import LookupAnswer, LookupInput
     from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
+    from workflows.lookup import LookupWorkflow
     from workflows.maintenance import AuditWorkflow, SweepWorkflow
 
 
@@ -32,3 +34,13 @@ class VersionedSweep(SweepWorkflow):
     async def run(self, sweep: SweepInput) -> SweepReport:
         """Sweep once through all unfinished orders, the oldest first."""
         return await super().run(sweep)
+
+
+@workflow.defn(name=policies.LOOKUP_WORKFLOW, versioning_behavior=VersioningBehavior.AUTO_UPGRADE)
+class VersionedLookup(LookupWorkflow):
+    """The lookup, for a versioned worker."""
+
+    @workflow.run
+    async def run(self, asked: LookupInput) -> LookupAnswer:
+        """Look up once."""
+        return await super().run(asked)

@@ -93,6 +93,25 @@ async def test_each_change_is_one_line_that_leads_to_the_history(
     assert "one #2 pending -> rejected by a person: too late workflow=checkout-one" in second
 
 
+async def test_an_event_of_a_batch_leads_to_the_batch_until_the_orders_own_saga_has_it(
+    engine: AsyncEngine, database: Database, folder: Path
+) -> None:
+    log = folder / "saga.log"
+    moves = [("reserved", "reserve"), ("unwinding", "undo pay"), ("stuck", "park"), ("unwinding", "undo pay")]
+
+    async with following(engine, log):
+        (_, _), *later = moves
+        await database.run(
+            "INSERT INTO orders (order_id, customer, status, changed_by, carrier, total_minor, currency)"
+            " VALUES ('one', 'alice', 'reserved', 'reserve', 'bulk-4711', 100, 'EUR')"
+        )
+        for status, by in later:
+            await database.run(f"UPDATE orders SET status = '{status}', changed_by = '{by}'")
+        await until(lambda: len(told(log)) == len(moves))
+
+    assert re.findall(r" workflow=(\S+)", log.read_text()) == ["bulk-4711"] * 2 + ["checkout-one"] * 2
+
+
 async def test_a_restart_goes_on_where_the_last_whole_line_ends(
     engine: AsyncEngine, database: Database, folder: Path
 ) -> None:

@@ -305,7 +305,9 @@ async def cancel_before(desk: Desk, gate: Gate, order_id: str, *options: str) ->
     """Cancel an order that stands before a gate, and open the gate once the cancel was accepted."""
     handle = desk.shop.client.get_workflow_handle(checkout_workflow_id(order_id))
     await gate.reached()
-    asking = asyncio.create_task(desk("cancel", order_id, "--reason", "found it cheaper", *options))
+    asking = asyncio.create_task(
+        desk("cancel", order_id, "--reason", "found it cheaper", "--by", "anna@desk", *options)
+    )
 
     async def is_accepted() -> bool:
         return ACCEPTED in await events_of(handle)
@@ -325,7 +327,7 @@ async def test_a_cancel_gives_its_reason_and_ends_with_0_where_the_order_was_und
         late = await desk("cancel", order.order_id, "--reason", "once more")
 
     assert (ran.code, ran.document["status"]) == (0, "cancelled")
-    assert ran.document["reason"] == await reason_of(shop, order) == "cancelled: found it cheaper"
+    assert ran.document["reason"] == await reason_of(shop, order) == "cancelled: anna@desk: found it cheaper"
     assert late.code == 3
     assert late.err.startswith("refused: ")
 

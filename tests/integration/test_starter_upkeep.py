@@ -12,7 +12,7 @@ from domain import policies
 from domain.model import CheckoutInput
 from tests.conftest import Shop
 from tests.integration.commands import Desk
-from tests.workflow.sagas import BREAK_UNDO, hasty, until, until_status
+from tests.workflow.sagas import BREAK_UNDO, hasty, how_it_ended, until, until_status
 from tests.workflow.test_maintenance import accept_by_hand
 
 
@@ -95,13 +95,29 @@ async def test_a_sweep_names_what_it_started_and_what_cannot_be_started(desk: De
     async with desk.shop.working():
         told = await desk("sweep")
         await until_status(desk.shop, good, "completed")
-        document = await desk.json("sweep")
+        again = await desk("sweep", "--json")
 
     lines = told.out.splitlines()
     assert lines[0] == f"started {good.order_id}"
     assert lines[1].startswith(f"cannot start {malformed.order_id}: the order has 101 lines")
     assert lines[2:] == ["1 started, 0 being repaired, 0 already running", "1 cannot be started"]
-    assert (document["started_count"], document["malformed_count"]) == (0, 1)
+    assert (again.document["started_count"], again.document["malformed_count"]) == (0, 1)
+    assert (told.code, again.code) == (2, 2)
+
+
+async def test_a_sweep_that_parks_an_order_ends_with_4(desk: Desk) -> None:
+    shop, order = desk.shop, desk.shop.order()
+    await accept_by_hand(shop, "alice", [(f"sku-{n:03}", 1) for n in range(101)])  # the worst is told
+    async with shop.working():
+        await how_it_ended(await shop.start(order))
+        await shop.database.run(
+            "SET session_replication_role = replica; UPDATE orders SET status = 'paid' WHERE status = 'completed'"
+        )
+        ran = await desk("sweep", "--stood-still", "0")
+        await until_status(shop, order, "stuck")
+
+    assert ran.code == 4
+    assert f"parked: Temporal and the database disagree on {order.order_id}" in ran.out
 
 
 # load ---------------------------------------------------------------------------------------------------

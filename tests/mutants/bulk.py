@@ -110,8 +110,8 @@ MUTANTS = (
         "batch-gives-up-with-its-step",
         "a step that keeps failing would cost all its orders",
         _WORKFLOW,
-        "                await self._saga.protect(self._hand_over(due, describe(error)))\n",
-        "                raise\n",
+        "await self._saga.protect(self._hand_over(due, describe(error), repairs=self._cancelled_among(due)))\n",
+        "raise\n",
         at(BULK, "test_where_a_step_keeps_failing_its_orders_go_on_in_sagas_of_their_own"),
     ),
     Mutant(
@@ -142,8 +142,8 @@ MUTANTS = (
         "batch-tries-the-refused-anew-after-a-cancel",
         "an order would be completed after its batch was called off",
         _WORKFLOW,
-        "repairs=undos if self._saga.is_cancel_requested else {})\n",
-        "repairs={i: undo for i, undo in undos.items() if undo.ending is Ending.CANCELLED})\n",
+        "repairs = undos if self._saga.is_cancel_requested else self._cancelled_among(undos)\n",
+        "repairs = {i: undo for i, undo in undos.items() if undo.ending is Ending.CANCELLED}\n",
         at(BULK, "test_what_a_step_refused_does_not_go_forward_after_a_cancel_because_its_undo_failed"),
     ),
     Mutant(
@@ -195,8 +195,8 @@ MUTANTS = (
         "batch-guesses-what-was-forgotten",
         "goods would be reserved and money taken twice after a restore",
         _WORKFLOW,
-        "            await self._hand_over(report.forgotten, doubt, doubt=doubt)\n",
-        "            await self._hand_over(report.forgotten, doubt)\n",
+        "await self._hand_over(report.forgotten, doubt, repairs=repairs, doubt=doubt)\n",
+        "await self._hand_over(report.forgotten, doubt, repairs=repairs)\n",
         at(BULK, "test_what_the_database_has_forgotten_is_parked_and_not_guessed"),
     ),
     Mutant(

@@ -1,6 +1,7 @@
 """Every mutant, by area."""
 
 from tests.mutants import (
+    answers,
     audits,
     behind,
     bulk,
@@ -57,4 +58,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *commands.MUTANTS,
     *strangers.MUTANTS,
     *secrets.MUTANTS,
+    *answers.MUTANTS,
 )

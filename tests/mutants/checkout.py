@@ -143,8 +143,8 @@ MUTANTS = (
         "first-reason-to-cancel-is-lost",
         "the log would name somebody who came too late",
         _UPDATES,
-        "        self._cancel_reason = self._cancel_reason or reason\n",
-        "        self._cancel_reason = reason\n",
+        "        self._cancel_reason = self._cancel_reason or who_and_why(by, reason)\n",
+        "        self._cancel_reason = who_and_why(by, reason)\n",
         at(CANCEL, "test_the_first_of_two_cancels_is_the_one_on_record"),
     ),
     Mutant(

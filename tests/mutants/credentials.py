@@ -101,8 +101,8 @@ MUTANTS = (
         "retry-drops-its-reason",
         "the order's log would not tell why its review was lifted",
         "client/checkouts.py",
-        "RetryRequest(operator(), reason)",
-        "RetryRequest(operator())",
+        "RetryRequest(by or operator(), reason)",
+        "RetryRequest(by or operator())",
         at(STARTER_ORDERS, _WHO),
     ),
     Mutant(

@@ -7,7 +7,7 @@ from typing import Any
 from temporalio.client import WorkflowHandle
 
 from domain import policies
-from domain.bulk import Batch, BatchReport, digest, pack
+from domain.bulk import Batch, BatchReport, CancelOrder, digest, pack
 from domain.errors import DatabaseRefusedStatement
 from domain.model import CheckoutInput
 from tests.conftest import Shop
@@ -77,6 +77,20 @@ def _called_off(name: str, moment: Moment) -> BulkScene:
     return scene
 
 
+async def _one_cancelled(shop: Shop, gates: Gates) -> BulkHandle:
+    orders = mixed(shop)
+    key = gates_of(shop, orders)
+    gates.fail(key, "charge_orders", times=1)
+    gate = gates.hold(key, "charge_orders", "after")
+    handle = await start_batch(shop, orders)
+    await gate.reached()
+    await handle.execute_update(
+        BulkCheckoutWorkflow.cancel_order, CancelOrder(orders[0].order_id, "found it cheaper", "anna@desk")
+    )
+    gate.open()
+    return handle
+
+
 async def _handed_over(shop: Shop, gates: Gates) -> BulkHandle:
     orders = mixed(shop)
     gates.fail(gates_of(shop, orders), "ship_orders", error=lambda: DatabaseRefusedStatement("no right: injected"))
@@ -112,6 +126,7 @@ BULK_SCENES: dict[str, BulkScene] = {
     "bulk-after-ship-failed-once": _failed_once,
     "bulk-called-off-at-reserve": _called_off("reserve_orders", "before"),
     "bulk-called-off-at-pay": _called_off("charge_orders", "after"),
+    "bulk-one-cancelled-at-pay": _one_cancelled,
     "bulk-handed-over-at-ship": _handed_over,
     "bulk-handed-over-what-failed-locally": _handed_over,  # the one above is of batches that took it for a cancel
     "bulk-handed-over-when-undone": _handed_over_when_undone,

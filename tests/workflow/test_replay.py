@@ -140,7 +140,7 @@ def test_the_recordings_have_every_activity_every_update_and_every_kind_of_comma
         *("close_order", "complete_order", "park_order", "resolve_step", "note_retry"),
         *("run_audit", "record_findings", "find_unfinished", "find_contradictions", "start_sagas"),
     }
-    assert updates == {"cancel", "retry_compensation", "resolve_compensation"}
+    assert updates == {"cancel", "cancel_order", "retry_compensation", "resolve_compensation"}
     assert kinds >= {
         *("ACTIVITY_TASK_COMPLETED", "ACTIVITY_TASK_FAILED", "ACTIVITY_TASK_CANCEL_REQUESTED"),
         *("TIMER_FIRED", "TIMER_CANCELED", "WORKFLOW_EXECUTION_CANCEL_REQUESTED"),

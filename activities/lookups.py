@@ -1,0 +1,139 @@
+"""Reading orders for people: one by its id, or the newest. Writes nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio import activity
+
+from adapters.database import single_statement, snapshot
+from domain.lookup import PAGE, LookupAnswer, LookupInput, OrderRecord
+from domain.model import ENDINGS, OrderLine, Step, StepView, format_money, lines_summary
+
+_STEPS = [step.value for step in Step]
+
+_ORDER = text("""
+    SELECT o.order_id, o.customer, o.status, o.reason, o.total_minor, o.currency, o.carrier, o.fingerprint,
+           o.created_at, o.updated_at, s.tracking_number, i.steps AS stuck_steps, i.cause,
+           ARRAY (SELECT sku FROM order_lines l WHERE l.order_id = o.order_id ORDER BY sku) AS skus,
+           ARRAY (SELECT quantity FROM order_lines l WHERE l.order_id = o.order_id ORDER BY sku) AS quantities
+      FROM orders o
+      LEFT JOIN shipments s ON s.order_id = o.order_id AND s.state <> 'cancelled'
+      LEFT JOIN incidents i ON i.order_id = o.order_id AND i.closed_at IS NULL
+     WHERE o.order_id = :order_id
+""")
+_FENCES = text("""
+    SELECT step, phase, had_effect, result ->> 'transfer_id' AS transfer_id,
+           result ->> 'tracking_number' AS tracking_number, result ->> 'carrier' AS parcel_carrier
+      FROM step_fence WHERE saga_id = :order_id
+""")
+_COLUMNS = """
+    o.order_id, o.status, o.reason, o.total_minor, o.currency, o.carrier, o.fingerprint, o.created_at, o.updated_at
+"""
+# By the first event of each order, since its number says how new the order is. A search ends after so many events, be
+# there enough orders among them or not: it costs the same however many orders there ever were.
+_EVENTS_LOOKED_AT = 50_000
+_NEWEST = text(f"""
+    SELECT {_COLUMNS}, e.event_id
+      FROM (SELECT event_id, order_id FROM order_events
+             WHERE event_id < :before AND event_id >= :oldest AND seq = 1 ORDER BY event_id DESC) AS e
+     CROSS JOIN LATERAL (SELECT * FROM orders WHERE orders.order_id = e.order_id LIMIT 1) AS o
+     WHERE cardinality(CAST(:statuses AS text[])) = 0 OR o.status = ANY (CAST(:statuses AS text[]))
+     ORDER BY e.event_id DESC LIMIT :limit
+""")  # noqa: S608 - put together from our own constants
+_EVENTS = text("SELECT min(event_id) AS first, max(event_id) AS last FROM order_events")
+# These have an index of their own, so that one which has waited for months is found as well.
+_UNFINISHED = text(f"""
+    SELECT {_COLUMNS} FROM orders o
+     WHERE o.status IN ('pending', 'reserved', 'paid', 'unwinding', 'stuck')
+       AND o.status = ANY (CAST(:statuses AS text[]))
+     ORDER BY o.updated_at DESC, o.order_id DESC LIMIT :limit
+""")  # noqa: S608 - as above
+
+
+class Lookups:
+    """The activity that answers what Temporal cannot know: where an order stands that has no history of its own."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    @activity.defn
+    async def look_up_orders(self, asked: LookupInput) -> LookupAnswer:
+        """Give one order, or the newest."""
+        if asked.order_id:
+            return LookupAnswer([order] if (order := await self._one(asked.order_id)) else [])
+        limit = max(1, min(asked.limit, PAGE))
+        statuses = set(asked.statuses)
+        if statuses and not statuses & ENDINGS:
+            return await self._unfinished(asked.statuses, limit)
+        return await self._newest(asked, limit)
+
+    async def _one(self, order_id: str) -> OrderRecord | None:
+        async with snapshot(self._engine) as connection:
+            row = (await connection.execute(_ORDER, {"order_id": order_id})).one_or_none()
+            if row is None:
+                return None
+            fences = {each.step: each for each in await connection.execute(_FENCES, {"order_id": order_id})}
+        lines = [OrderLine(sku, quantity) for sku, quantity in zip(row.skus, row.quantities, strict=True)]
+        return replace(
+            _record(row),
+            tracking_number=row.tracking_number,
+            customer=row.customer,
+            lines=lines,
+            steps=_steps(row, lines, fences),
+        )
+
+    async def _newest(self, asked: LookupInput, limit: int) -> LookupAnswer:
+        async with single_statement(self._engine) as connection:
+            events = (await connection.execute(_EVENTS)).one()
+            if events.last is None:
+                return LookupAnswer()
+            before = asked.before or events.last + 1
+            oldest = before - _EVENTS_LOOKED_AT
+            given = {"before": before, "oldest": oldest, "statuses": asked.statuses, "limit": limit}
+            rows = (await connection.execute(_NEWEST, given)).all()
+        orders = [_record(row) for row in rows]
+        if len(rows) == limit:
+            return LookupAnswer(orders, next_before=rows[-1].event_id)
+        return LookupAnswer(orders, is_cut=oldest > events.first)
+
+    async def _unfinished(self, statuses: Sequence[str], limit: int) -> LookupAnswer:
+        async with single_statement(self._engine) as connection:
+            rows = (await connection.execute(_UNFINISHED, {"statuses": list(statuses), "limit": limit})).all()
+        return LookupAnswer([_record(row) for row in rows], is_cut=len(rows) == PAGE)
+
+
+def _record(row: Row[Any]) -> OrderRecord:
+    return OrderRecord(
+        row.order_id,
+        row.status,
+        row.reason,
+        row.total_minor,
+        row.currency,
+        carrier=row.carrier,
+        fingerprint=row.fingerprint,
+        created_at=row.created_at.isoformat(),
+        updated_at=row.updated_at.isoformat(),
+    )
+
+
+def _steps(row: Row[Any], lines: Sequence[OrderLine], fences: Mapping[str, Row[Any]]) -> list[StepView]:
+    """Show each step that left a fence as its own saga would show it."""
+    stuck = row.stuck_steps or []
+    shown: list[StepView] = []
+    for step in _STEPS:
+        fence = fences.get(step)
+        if step in stuck and (fence is None or fence.phase == "done"):
+            shown.append(StepView(step, "stuck", row.cause))
+        elif fence is not None:
+            state = fence.phase if fence.had_effect or fence.phase == "resolved" else "nothing to undo"
+            shown.append(StepView(step, state, _detail(row, lines, fence) if fence.had_effect else ""))
+    return shown
+
+
+def _detail(row: Row[Any], lines: Sequence[OrderLine], fence: Row[Any]) -> str:
+    if fence.step == Step.RESERVE:
+        return f"{lines_summary(lines)}: {format_money(row.total_minor, row.currency)}" if row.total_minor else ""
+    return fence.transfer_id or "" if fence.step == Step.PAY else f"{fence.tracking_number}, {fence.parcel_carrier}"

@@ -1,0 +1,258 @@
+"""Every order by its id: in a saga of its own, in a batch, written by hand, or long forgotten by Temporal.
+
+An order's own saga answers first. Where there is none, a worker is asked what the database has. Where the own saga was
+never more than a request for an id that is somebody else's, the database has the order, and the saga has not.
+"""
+
+import contextlib
+from dataclasses import dataclass, replace
+
+from temporalio.client import WorkflowFailureError
+from temporalio.service import RPCError, RPCStatusCode
+
+from client import executions, lookup
+from client.checkouts import Checkouts
+from client.failures import NoAnswer, NoSuchOrder, Refused
+from client.listing import TERMINATED
+from client.requests import HasEnded, Requests
+from domain.bulk import HANDED_OVER, BatchReport, CancelOrder
+from domain.errors import InvalidInput
+from domain.lookup import OrderRecord
+from domain.model import ENDINGS, CheckoutInput, CheckoutStatus, Ending, OrderStatus, tidy, who_and_why
+from domain.policies import checkout_workflow_id
+
+MOVING = frozenset({OrderStatus.RESERVED, OrderStatus.PAID})
+"""The statuses of an order that somebody must be working on."""
+MAY_BE_ANOTHERS = frozenset({OrderStatus.REJECTED, OrderStatus.CANCELLED, TERMINATED})
+"""How a saga ends that was never more than a request for an id of somebody else's."""
+_BY_HAND = "written by hand, and not begun yet: starter.py sweep starts its saga"
+_LOST = "its workflow is gone: starter.py sweep undoes what it has done"
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where an order stands, and which workflow has its history; None where Temporal has none."""
+
+    status: CheckoutStatus
+    workflow_id: str | None
+
+
+class _Moved(Refused):
+    """The order went into other hands while we asked: who looks again finds where. The message is for who does not."""
+
+
+class Orders:
+    """The orders of one task queue and the database behind it."""
+
+    def __init__(self, checkouts: Checkouts) -> None:
+        self._checkouts = checkouts
+        self._client = checkouts.client
+        self._task_queue = checkouts.task_queue
+        self._requests = Requests(checkouts.client, checkouts.task_queue)
+
+    async def find(self, order_id: str) -> Found:
+        """Tell where an order stands.
+
+        Raises:
+            NoSuchOrder: neither Temporal nor the database knows it.
+            NoAnswer: Temporal does not know it, and the database cannot be asked.
+        """
+        try:
+            status = await self._checkouts.status(order_id)
+        except NoSuchOrder:
+            return await self.shown(await self._recorded(order_id))
+        return await self._own_or_anothers(status)
+
+    async def cancel(self, order_id: str, reason: str, by: str) -> Found:
+        """Have an order undone, wherever it is, and wait for what comes of it.
+
+        A repeat with the same reason joins the first request, whatever came of it.
+
+        Raises:
+            NoSuchOrder, NoAnswer: as for `find`.
+            Refused: it is too late, or the reason is unusable.
+            NotKnownYet: nobody took the request so far; it may still happen.
+        """
+        request = CancelOrder(order_id, reason, by)
+        try:
+            return await self._cancel(request)
+        except _Moved:
+            return await self._cancel(request)
+
+    async def retry(self, order_id: str, reason: str, by: str) -> CheckoutStatus:
+        """Have the failed undos of a stuck order tried again; see `Checkouts.retry`."""
+        try:
+            return await self._checkouts.retry(order_id, reason, by)
+        except NoSuchOrder:
+            raise await self._nothing_to_mend(order_id) from None
+
+    async def resolve(self, order_id: str, step: str, reason: str, by: str) -> CheckoutStatus:
+        """Count a stuck step as undone; see `Checkouts.resolve`."""
+        try:
+            return await self._checkouts.resolve(order_id, step, reason, by)
+        except NoSuchOrder:
+            raise await self._nothing_to_mend(order_id) from None
+
+    # Cancelling -----------------------------------------------------------------------------------------
+
+    async def _cancel(self, request: CancelOrder) -> Found:
+        order_id = request.order_id
+        try:
+            await self._checkouts.cancel(order_id, request.reason, request.by)
+        except NoSuchOrder:
+            return await self._cancel_recorded(await self._recorded(order_id), request)
+        except Refused:
+            if another := await self._another_than(await self._checkouts.status(order_id)):
+                return await self._cancel_recorded(another, request)
+            if not await self._is_undone_for(request):
+                raise
+        status = await self._checkouts.outcome(order_id)
+        if another := await self._another_than(status):
+            return await self._cancel_recorded(another, request)
+        return Found(status, checkout_workflow_id(order_id))
+
+    async def _cancel_recorded(self, record: OrderRecord, request: CancelOrder) -> Found:
+        """Have an order undone that has no saga of its own."""
+        if record.status == OrderStatus.PENDING:
+            return await self._undo_by_hand(record, request)
+        if record.status in ENDINGS:
+            if record.carrier and await self._requests.was_cancelled_in_batch(record.carrier, request):
+                return await self.shown(record)
+            raise Refused(f"order {record.order_id} is {record.status} already")
+        if record.carrier and record.status in MOVING:
+            with contextlib.suppress(HasEnded):
+                return await self._cancel_in_batch(record.carrier, request)
+        raise _Moved(f"order {record.order_id} is {as_shown(record)}, and {_LOST}")
+
+    async def _cancel_in_batch(self, carrier: str, request: CancelOrder) -> Found:
+        try:
+            await self._requests.cancel_in_batch(carrier, request)
+        except Refused as refusal:  # perhaps the order has left it since we looked
+            raise _Moved(str(refusal)) from None
+        batch = self._client.get_workflow_handle(carrier, result_type=BatchReport)
+        with contextlib.suppress(WorkflowFailureError):  # it was ended from outside
+            report: BatchReport = await batch.result()
+            if any(one.order_id == request.order_id and one.status != HANDED_OVER for one in report.unpacked()):
+                return await self.find(request.order_id)
+        raise _Moved(f"order {request.order_id} has left its batch, and {_LOST}")
+
+    async def _undo_by_hand(self, record: OrderRecord, request: CancelOrder) -> Found:
+        """Give an order that nobody has begun a saga that undoes it; the workflow id decides who is first."""
+        try:
+            order = CheckoutInput(
+                record.order_id,
+                record.customer,
+                tuple(record.lines),
+                repair=True,
+                reason=_why(request),
+                ending=Ending.CANCELLED,
+            )
+        except InvalidInput as problem:
+            raise Refused(f"no saga can take order {record.order_id}, nor undo it: {problem.message}") from None
+        if not await self._checkouts.undo(order):
+            raise _Moved(f"order {record.order_id} has just been begun")
+        return Found(await self._checkouts.outcome(record.order_id), checkout_workflow_id(record.order_id))
+
+    async def _is_undone_for(self, request: CancelOrder) -> bool:
+        """Tell whether the order's own saga was begun to undo it for this very request, by hand or out of a batch."""
+        order = await executions.order_of(self._client, checkout_workflow_id(request.order_id))
+        return order is not None and order.repair and order.reason == _why(request)
+
+    async def _nothing_to_mend(self, order_id: str) -> Refused:
+        record = await self._recorded(order_id)
+        if record.status == OrderStatus.STUCK:
+            return Refused(
+                f"order {order_id} is stuck, and its workflow is gone: starter.py sweep gives it another one"
+            )
+        return Refused(f"order {order_id} is {as_shown(record)}, not stuck: there is nothing to retry or resolve")
+
+    # Looking --------------------------------------------------------------------------------------------
+
+    async def _own_or_anothers(self, status: CheckoutStatus) -> Found:
+        own = Found(status, checkout_workflow_id(status.order_id))
+        if (record := await self._record_beside(status)) is None:
+            return own
+        if not await self.is_own(record):
+            return await self.shown(record)
+        if status.status == TERMINATED and record.status in ENDINGS:
+            return Found(_status(record, record.reason), own.workflow_id)
+        return own
+
+    async def _another_than(self, status: CheckoutStatus) -> OrderRecord | None:
+        """Give the order that has the id, where its own saga was never more than a request for somebody else's id."""
+        record = await self._record_beside(status)
+        return None if record is None or await self.is_own(record) else record
+
+    async def _record_beside(self, status: CheckoutStatus) -> OrderRecord | None:
+        """Look up an order whose saga has ended without ever holding anything, as far as it knows.
+
+        Without an answer the saga's word has to do.
+        """
+        if status.total_minor is None and status.status in MAY_BE_ANOTHERS:
+            with contextlib.suppress(NoAnswer):
+                return await lookup.find_order(self._client, self._task_queue, status.order_id)
+        return None
+
+    async def is_own(self, record: OrderRecord) -> bool:
+        """Tell whether an order that has a saga is what the saga was started with."""
+        return record.fingerprint is None or await self._checkouts.has_saga_with(record.order_id, record.fingerprint)
+
+    async def _recorded(self, order_id: str) -> OrderRecord:
+        try:
+            record = await lookup.find_order(self._client, self._task_queue, order_id)
+        except NoAnswer as problem:
+            raise NoAnswer(f"order {order_id} has no saga of its own, and {problem}") from None
+        if record is None:
+            raise NoSuchOrder(
+                f"there is no order {order_id}: neither Temporal nor the database knows it; "
+                "starter.py list shows those that there are"
+            )
+        return record
+
+    async def shown(self, record: OrderRecord) -> Found:
+        """Show an order by its row, with the batch that carried it where Temporal still has that."""
+        carrier = await self.run_of(record.carrier) if record.carrier else None
+        workflow_id = carrier.workflow_id if carrier else None
+        if record.status in MOVING and (carrier is None or not carrier.is_open):
+            # The batch may have ended between the two looks, and the order with it, or in the hands of its own saga.
+            with contextlib.suppress(NoSuchOrder):
+                status = await self._checkouts.status(record.order_id)
+                if await self.is_own(record):
+                    return Found(status, checkout_workflow_id(record.order_id))
+            now = await lookup.find_order(self._client, self._task_queue, record.order_id) or record
+            if (now.status, now.updated_at) == (record.status, record.updated_at):
+                return Found(replace(_status(now, _LOST), status=TERMINATED), workflow_id)
+            record = now
+        reason = record.reason or (_BY_HAND if record.status == OrderStatus.PENDING else None)
+        return Found(_status(record, reason), workflow_id)
+
+    async def run_of(self, workflow_id: str) -> executions.Execution | None:
+        """Look up a workflow's newest run; None where Temporal does not know it."""
+        try:
+            return await executions.describe(self._client, workflow_id)
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
+            return None
+
+
+def _why(request: CancelOrder) -> str:
+    """Word a cancel as the sagas and batches do."""
+    return tidy(f"cancelled: {who_and_why(request.by, request.reason)}")
+
+
+def as_shown(record: OrderRecord) -> str:
+    """Name an order's status as a saga would name it."""
+    return "running" if record.status in MOVING else record.status
+
+
+def _status(record: OrderRecord, reason: str | None) -> CheckoutStatus:
+    return CheckoutStatus(
+        record.order_id,
+        as_shown(record),
+        reason,
+        record.total_minor,
+        record.currency,
+        record.tracking_number,
+        list(record.steps),
+    )

@@ -1,0 +1,56 @@
+"""What a worker is asked about orders, for those who talk to Temporal alone, and what it answers."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from domain.model import OrderLine, StepView
+
+PAGE = 1_000
+"""Orders in one answer: far below what the server takes as one value."""
+
+
+@dataclass(frozen=True)
+class LookupInput:
+    """Which order, or which of the newest orders."""
+
+    order_id: str = ""
+    """One order by its id; the rest counts for nothing then."""
+    statuses: list[str] = field(default_factory=list)
+    """Only orders at these statuses, as the database has them; all without any."""
+    limit: int = PAGE
+    before: int = 0
+    """Only what comes before this place of an earlier answer; from the newest where 0."""
+    refuse_malformed: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class OrderRecord:
+    """An order as the database has it."""
+
+    order_id: str
+    status: str
+    """A word of `orders.status`."""
+    reason: str | None = None
+    total_minor: int | None = None
+    currency: str | None = None
+    tracking_number: str | None = None
+    carrier: str | None = None
+    """The workflow of the batch that brought it; None for an order of its own saga, or by hand."""
+    customer: str = ""
+    fingerprint: str | None = None
+    """Of customer and lines; None until a saga has seen it."""
+    lines: list[OrderLine] = field(default_factory=list)
+    steps: list[StepView] = field(default_factory=list)
+    created_at: str = ""
+    updated_at: str = ""
+
+
+@dataclass(frozen=True)
+class LookupAnswer:
+    """The orders that were found. Of one that was asked for by its id everything, of a list no lines and no steps."""
+
+    orders: list[OrderRecord] = field(default_factory=list)
+    next_before: int = 0
+    """Where the next page begins; 0 where there is none."""
+    is_cut: bool = False
+    """Whether older orders were not looked at: the search ends after so many events."""
