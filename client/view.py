@@ -106,7 +106,7 @@ def print_order(status: CheckoutStatus, workflow_id: str | None, ui_url: str | N
 def print_list(listing: Listing, link_to: Callable[[str], str], *, as_json: bool) -> None:
     """Show orders, and on stderr what is not among them; `link_to` gives the address of a workflow's history."""
     if listing.note:
-        errors.print(listing.note, style="yellow")
+        errors.print(on_one_line(listing.note), style="yellow")
     if as_json:
         print_json(
             {**vars(order), "workflow_id": place, "ui_url": link_to(place) if place else None}

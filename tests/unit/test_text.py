@@ -27,6 +27,7 @@ from client.connection import Work
 from client.failures import Refused
 from client.listing import Listed
 from client.load import LoadReport
+from client.order_list import Listing
 from domain import summaries
 from domain.errors import InvalidInput
 from domain.maintenance import AuditReport, SweepReport, Violation
@@ -153,11 +154,12 @@ def check_shown(show: Callable[[str], object], lines: int | None = None) -> Call
 
 def order(text: str) -> None:
     steps = [StepView(text, text, text)]
-    view.print_order(CheckoutStatus(text, text, text, 1, text[:3], text, steps), "http://ui/" + text.replace("\n", ""))
+    status = CheckoutStatus(text, text, text, 1, text[:3], text, steps)
+    view.print_order(status, text, "http://ui/" + text.replace("\n", ""), as_json=False)
 
 
 def listed(text: str) -> None:
-    view.print_list([(Listed(text, text, text, AT, AT), text)])
+    view.print_list(Listing([(Listed(text, text, text, AT, AT), text)], text), lambda place: place, as_json=False)
 
 
 def audit(text: str) -> None:
@@ -169,7 +171,7 @@ def clean_audit(text: str) -> None:
 
 
 def sweep(text: str) -> None:
-    view.print_sweep(SweepReport([text], 1, [text], 1, 1, [text], 1, [text], 1))
+    view.print_sweep(SweepReport([text], 1, [text], 1, 1, [text], 1, [text], 1), as_json=False)
 
 
 def load(text: str) -> None:
@@ -250,6 +252,7 @@ def saga_log(text: str) -> None:
         status=text,
         changed_by=text,
         reason=text,
+        carrier=text,
         check_id=None,
         subject=None,
     )
@@ -289,7 +292,7 @@ def temporal(text: str) -> None:
 
 WHOLE: Sequence[Callable[[str], None]] = (
     check_shown(order, lines=4),
-    check_shown(listed, lines=2),
+    check_shown(listed, lines=3),
     check_shown(audit),
     check_shown(clean_audit),
     check_shown(sweep, lines=7),
