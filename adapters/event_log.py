@@ -27,6 +27,7 @@ from adapters.database import single_statement
 from adapters.log_file import BEGINNING, OTHER_DATABASE, Bookmark, append, claim, last_bookmark, marked
 from adapters.telemetry import ORDERS_LOGGER
 from domain.errors import CheckoutError
+from domain.identifiers import in_line
 from domain.policies import checkout_workflow_id
 
 _log = logging.getLogger("checkout.event_log")
@@ -187,9 +188,9 @@ def line(row: Row[tuple[object, ...]]) -> str:
     came_from = f"{row.previous_status} -> " if row.previous_status and row.event == row.status else ""
     reason = _tidied(row.reason) if row.reason else ""
     return (
-        f"{row.at} {row.order_id} #{row.seq} {came_from}{moved} by {row.changed_by}"
+        f"{row.at} {in_line(row.order_id)} #{row.seq} {came_from}{moved} by {row.changed_by}"
         + (f": {reason}" if reason else "")
-        + f" workflow={checkout_workflow_id(row.order_id)}"
+        + f" workflow={in_line(checkout_workflow_id(row.order_id))}"
     )
 
 

@@ -10,7 +10,7 @@ from client.checkouts import Checkouts
 from client.listing import TERMINATED
 from client.orders_file import Entry
 from client.outcomes import MALFORMED, OutcomeFile
-from domain.bulk import HANDED_OVER, OTHER_CONTENT, UNKNOWN, Outcome
+from domain.bulk import HANDED_OVER, OTHER_CONTENT, UNKNOWN, Outcome, payload_bytes
 from domain.errors import IdempotencyMismatch
 from domain.model import CheckoutInput, id_is_taken
 
@@ -18,8 +18,6 @@ _FOLLOWED_AT_ONCE = 50
 _LOOK_SECONDS = 30.0
 # Well below what the server takes as one value (2 MB), and what it warns of (512 KB).
 _BATCH_BYTES = 400_000
-_BYTES_OF_A_LINE = 60
-_BYTES_OF_AN_ORDER = 80
 
 
 @dataclass
@@ -89,7 +87,7 @@ class BulkLoad:
                 self._report.skipped += 1
                 self._on_done(entry.lines)
                 continue
-            more = _BYTES_OF_AN_ORDER + _BYTES_OF_A_LINE * len(entry.order.lines)
+            more = payload_bytes(entry.order)
             if entry.order_id in batch or len(batch) == self._batch_size or (batch and size + more > _BATCH_BYTES):
                 yield list(batch.values())
                 batch, size = {}, 0

@@ -15,6 +15,7 @@ MAX_LINES = 100
 MAX_QUANTITY = 1_000
 MAX_REASON_LENGTH = 200
 MAX_NAME_LENGTH = 100
+_SKU_SHOWN = 64
 # ISO 4217 currencies without a minor unit; all others here have two decimals.
 _WITHOUT_MINOR_UNIT = frozenset({"CLP", "ISK", "JPY", "KRW", "VND", "XAF", "XOF", "XPF"})
 
@@ -241,8 +242,8 @@ def who_and_why(by: str, reason: str) -> str:
 
 
 def lines_summary(lines: Iterable[OrderLine], limit: int = 3) -> str:
-    """Name the first few lines and count the rest."""
-    named = [f"{line.quantity} × {line.sku}" for line in lines]
+    """Name the first few lines and count the rest; of a long SKU the beginning has to do."""
+    named = [f"{line.quantity} × {tidy(line.sku, _SKU_SHOWN)}" for line in lines]
     more = f", and {len(named) - limit} more" if len(named) > limit else ""
     return ", ".join(named[:limit]) + more
 

@@ -69,6 +69,7 @@ SLOW_FILES = frozenset(
         "test_one_audit_at_a_time",
         "test_plans",
         "test_postgres_16",
+        "test_real_ids",
         "test_schema_behind",
         "test_setup_owner",
         "test_starter_orders",

@@ -1,5 +1,6 @@
 """What people read of a checkout: the current details in the UI, and the failure that it ends with."""
 
+from domain.identifiers import typed
 from domain.model import CheckoutStatus
 from workflows.compensation import Unwound
 
@@ -9,9 +10,10 @@ def details(status: CheckoutStatus, stuck_steps: list[str]) -> str:
     lines = [f"**{status.status}**" + (f": {status.reason}" if status.reason else ""), ""]
     lines += [f"* {step.step}: {step.state}" + (f" ({step.detail})" if step.detail else "") for step in status.steps]
     if stuck_steps:
+        order, rest = typed(status.order_id), f"--step {stuck_steps[0]} --reason ..."
+        told = f"{rest} {order}" if order.startswith("-- ") else f"{order} {rest}"
         hint = (
-            f"Mend the cause, then `starter.py retry {status.order_id}`; or settle it by hand, then "
-            f"`starter.py resolve {status.order_id} --step {stuck_steps[0]} --reason ...`"
+            f"Mend the cause, then `starter.py retry {order}`; or settle it by hand, then `starter.py resolve {told}`"
         )
         lines += ["", hint]
     return "\n".join(lines)
