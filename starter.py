@@ -24,6 +24,7 @@ from client.operators import actor
 from client.options import By, Json, OrderId, Timeout, Version, order_line
 from client.orders import Found, Orders
 from domain.errors import InvalidInput
+from domain.identifiers import composed, typed
 from domain.model import CheckoutInput, CheckoutStatus, reason_problem
 from domain.policies import checkout_workflow_id
 
@@ -58,9 +59,10 @@ def start(
     as_json: Json = False,
 ) -> int:
     """Start the checkout of one order, and wait for how it ends."""
-    lines = tuple(order_line(text) for text in line)
+    lines = tuple(order_line(composed(text)) for text in line)
     lane = load(StarterSettings).lane
-    order = CheckoutInput(f"order-{secrets.token_hex(6)}" if order_id is None else order_id, customer, lines, lane=lane)
+    chosen = f"order-{secrets.token_hex(6)}" if order_id is None else composed(order_id)
+    order = CheckoutInput(chosen, composed(customer), lines, lane=lane)
 
     async def work(checkouts: Checkouts) -> int:
         if order_id is None and not as_json:  # before it is sent: whoever has to repeat this needs to know it
@@ -68,7 +70,9 @@ def start(
         with starting(order.order_id):
             is_new = await checkouts.start(order)
         if not as_json and wait and is_new:
-            view.errors.print(f"started {order.order_id}; if this is interrupted: starter.py status {order.order_id}")
+            view.errors.print(
+                f"started {order.order_id}; if this is interrupted: starter.py status {typed(order.order_id)}"
+            )
         if wait:
             return _show(checkouts, await checkouts.outcome(order.order_id), as_json)
         status = CheckoutStatus(order.order_id, "running") if is_new else await checkouts.status(order.order_id)

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from adapters.database import transaction
 from domain.bulk import OTHER_CONTENT, Outcome, StepReport
 from domain.errors import CheckoutError, DatabaseRefusedStatement, DatabaseUnavailable
-from domain.model import ENDINGS, CheckoutInput, OrderStatus, id_is_taken
+from domain.model import ENDINGS, CheckoutInput, OrderStatus, id_is_taken, tidy
 
 _TRIES = 5
 # Written by hand, or undone by somebody right now.
@@ -138,4 +138,4 @@ async def lock_orders(connection: AsyncConnection, expected: Mapping[str, str]) 
 
 def worded(refusal: CheckoutError) -> str:
     """Put a refusal into the words that a saga would have for it."""
-    return f"{type(refusal).__name__}: {refusal.message}"
+    return tidy(f"{type(refusal).__name__}: {refusal.message}")

@@ -19,7 +19,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from activities.audit_checks import audit_checks, first_and_count
 from adapters.database import snapshot, transaction
-from domain.bulk import BatchReport
+from domain.bulk import BatchReport, payload_bytes
 from domain.errors import DatabaseContradictsHistory, InvalidInput
 from domain.maintenance import Anchor, AuditInput, AuditReport, UnfinishedInput, UnfinishedPage, Violation
 from domain.model import CheckoutInput, OrderLine, OrderStatus
@@ -29,6 +29,8 @@ _Answer = TypeVar("_Answer")
 
 _HEARTBEAT_SECONDS = 5.0
 _LOOK_AGAIN_SECONDS = 1.0
+# A page is one value to Temporal, which takes 2 MB; each order in it has 160 KB at most.
+_PAGE_BYTES = 1_000_000
 _ASKED_AT_ONCE = 10
 
 _COUNTS = text("""
@@ -186,6 +188,7 @@ class Maintenance:
             ).all()
         orders: list[CheckoutInput] = []
         malformed: list[str] = []
+        size = 0
         reported = await _reported_by({row.carrier for row in rows if row.carrier is not None})
         now = await self._unfinished_still([row.order_id for row in rows if reported.get(row.carrier) is not None])
         for row in rows:
@@ -203,10 +206,13 @@ class Maintenance:
             except InvalidInput as problem:
                 malformed.append(f"{row.order_id}: {problem.message}")
                 continue
-            if row.fingerprint in {None, order.fingerprint}:
-                orders.append(order)
-            else:
+            if row.fingerprint not in {None, order.fingerprint}:
                 malformed.append(f"{row.order_id}: its lines were changed after a saga took it; put them back")
+                continue
+            orders.append(order)
+            size += payload_bytes(order)
+            if size > _PAGE_BYTES:
+                return UnfinishedPage(orders, malformed, row.updated_at.isoformat(), row.order_id)
         if len(rows) < page.limit:
             return UnfinishedPage(orders, malformed)
         return UnfinishedPage(orders, malformed, rows[-1].updated_at.isoformat(), rows[-1].order_id)

@@ -27,6 +27,7 @@ from adapters.database import single_statement
 from adapters.log_file import BEGINNING, OTHER_DATABASE, Bookmark, append, claim, last_bookmark, marked
 from adapters.telemetry import ORDERS_LOGGER
 from domain.errors import CheckoutError
+from domain.identifiers import in_line
 from domain.model import OrderStatus
 from domain.policies import checkout_workflow_id
 from domain.text import for_log_line
@@ -191,8 +192,8 @@ def line(row: Row[tuple[object, ...]]) -> str:
     moved = row.status if row.event == row.status else f"{row.event} ({row.status})"
     came_from = f"{row.previous_status} -> " if row.previous_status and row.event == row.status else ""
     reason = f": {row.reason.strip()}" if row.reason and row.reason.strip() else ""
-    by = f"{row.changed_by}{reason} workflow={_workflow_of(row)}"
-    return for_log_line(f"{row.at} {row.order_id} #{row.seq} {came_from}{moved} by {by}")
+    by = f"{row.changed_by}{reason} workflow={in_line(_workflow_of(row))}"
+    return for_log_line(f"{row.at} {in_line(row.order_id)} #{row.seq} {came_from}{moved} by {by}")
 
 
 def _workflow_of(row: Row[tuple[object, ...]]) -> str:

@@ -1,7 +1,6 @@
 """A bulk load: the orders of a file, batch by batch, each with its outcome in a file."""
 
 import asyncio
-import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -12,7 +11,7 @@ from client.checkouts import Checkouts
 from client.listing import TERMINATED
 from client.orders_file import Entry
 from client.outcomes import MALFORMED, OutcomeFile
-from domain.bulk import HANDED_OVER, OTHER_CONTENT, UNKNOWN, Outcome, pack
+from domain.bulk import HANDED_OVER, OTHER_CONTENT, UNKNOWN, Outcome, payload_bytes
 from domain.errors import IdempotencyMismatch
 from domain.model import CheckoutInput, id_is_taken
 
@@ -152,7 +151,7 @@ class BulkLoad:
                 self._report.skipped += 1
                 self._on_done(entry.lines)
                 continue
-            more = len(json.dumps(pack(entry.order)))
+            more = payload_bytes(entry.order)
             if entry.order_id in batch or len(batch) == self._batch_size or (batch and size + more > _BATCH_BYTES):
                 yield list(batch.values())
                 batch, size = {}, 0

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shlex
 from collections.abc import Awaitable, Callable, Iterator
 
 from temporalio.service import RPCError, RPCStatusCode
@@ -64,7 +65,7 @@ def starting(order_id: str) -> Iterator[None]:
             raise
         raise NotKnownYet(
             f"not known: Temporal has not answered whether order {order_id} was started ({_reason(error)}); repeat "
-            f"with --order-id {order_id}, which joins it where it was"
+            f"with --order-id {shlex.quote(order_id)}, which joins it where it was"
         ) from error
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from domain.identifiers import composed
 from domain.model import OrderLine
 from domain.version import RELEASE
 
@@ -30,7 +31,15 @@ By = Annotated[
     str | None,
     typer.Option("--by", help="Who asks, where it is not you; kept in the order's log.", show_default="USER@HOST"),
 ]
-OrderId = Annotated[str, typer.Argument(metavar="ORDER", help="The order's id.", show_default=False)]
+OrderId = Annotated[
+    str,
+    typer.Argument(
+        metavar="ORDER",
+        help="The order's id; after -- where it begins with a dash.",
+        show_default=False,
+        callback=composed,
+    ),
+]
 Timeout = Annotated[float, typer.Option("--timeout", min=1, max=3600, help="Seconds to wait for the worker.")]
 Version = Annotated[
     bool, typer.Option("--version", callback=tell_release, is_eager=True, help="Say which release this is.")

@@ -1,6 +1,7 @@
 """What a bulk load hands to a workflow, batch by batch, and what it answers."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any, ClassVar
@@ -44,6 +45,11 @@ def unpack(
     except (AttributeError, KeyError, TypeError) as problem:
         raise InvalidInput(f"an order of the batch is malformed: {type(problem).__name__}: {problem}") from None
     return CheckoutInput(order_id, customer, lines, repair, doubt, reason, ending)
+
+
+def payload_bytes(order: CheckoutInput) -> int:
+    """Tell how long an order is as JSON, which writes a character in up to twelve bytes."""
+    return len(json.dumps(pack(order)))
 
 
 def digest(orders: Iterable[CheckoutInput]) -> str:

@@ -4,7 +4,9 @@
 function `is_identifier`; a test compares the two for every code point.
 """
 
+import json
 import re
+import shlex
 import unicodedata
 from typing import Any
 
@@ -52,6 +54,16 @@ def identifier_problem(value: object) -> str | None:
 def composed(text: str) -> str:
     """Give what somebody typed in normal form C: some keyboards and file systems write accents apart from letters."""
     return unicodedata.normalize("NFC", text)
+
+
+def typed(identifier: str) -> str:
+    """Give an id as it is typed as an argument of a command, whatever a shell would make of its characters."""
+    return ("-- " if identifier.startswith("-") else "") + shlex.quote(identifier)
+
+
+def in_line(identifier: str) -> str:
+    """Give an id as a word of a line of the log: one with a blank in it could be taken for a whole event."""
+    return json.dumps(identifier, ensure_ascii=False) if " " in identifier or '"' in identifier else identifier
 
 
 def shown(value: Any) -> str:

@@ -102,7 +102,7 @@ _LISTED = 1_000
 
 @dataclass
 class SweepReport:
-    """What the sweep did. Each list names the first thousand, the counts count all."""
+    """What the sweep did. Each list names the first thousand, of very long ids fewer; the counts count all."""
 
     started: list[str] = field(default_factory=list)
     """Pending orders that had no saga and have one now."""
@@ -123,18 +123,25 @@ class SweepReport:
         """Count an order that has got a run, by what the run is for."""
         if order.doubt:
             self.parked_count += 1
-            self.parked += [order.order_id] if len(self.parked) < _LISTED else []
+            _list(self.parked, order.order_id)
         elif order.repair:
             self.repaired_count += 1
-            self.repaired += [order.order_id] if len(self.repaired) < _LISTED else []
+            _list(self.repaired, order.order_id)
         else:
             self.started_count += 1
-            self.started += [order.order_id] if len(self.started) < _LISTED else []
+            _list(self.started, order.order_id)
 
     def add_malformed(self, problems: list[str]) -> None:
         """Count orders that cannot get one."""
         self.malformed_count += len(problems)
-        self.malformed += problems[: max(0, _LISTED - len(self.malformed))]
+        for problem in problems:
+            _list(self.malformed, problem, characters=200_000)
+
+
+def _list(names: list[str], name: str, characters: int = 32_000) -> None:
+    """Add a name, unless there are enough: Temporal takes 2 MB, and JSON writes a character in up to twelve bytes."""
+    if len(names) < _LISTED and sum(map(len, names)) < characters:
+        names.append(name)
 
 
 @dataclass(frozen=True)

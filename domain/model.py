@@ -16,6 +16,7 @@ MAX_LINES = 100
 MAX_QUANTITY = 1_000
 MAX_REASON_LENGTH = 200
 MAX_NAME_LENGTH = 100
+_SKU_SHOWN = 64
 # ISO 4217 currencies without a minor unit; all others here have two decimals.
 _WITHOUT_MINOR_UNIT = frozenset({"CLP", "ISK", "JPY", "KRW", "VND", "XAF", "XOF", "XPF"})
 
@@ -236,8 +237,8 @@ def who_and_why(by: str, reason: str) -> str:
 
 
 def lines_summary(lines: Iterable[OrderLine], limit: int = 3, *, shown: Callable[[str], str] = str) -> str:
-    """Name the first few lines, each SKU as it is shown where this goes, and count the rest."""
-    named = [f"{line.quantity} × {shown(line.sku)}" for line in lines]
+    """Name the first few lines, each SKU as it is shown where this goes, and count the rest; of a long SKU the beginning."""
+    named = [f"{line.quantity} × {shown(tidy(line.sku, _SKU_SHOWN))}" for line in lines]
     more = f", and {len(named) - limit} more" if len(named) > limit else ""
     return ", ".join(named[:limit]) + more
 

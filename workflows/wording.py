@@ -1,7 +1,6 @@
 """What people read of a checkout: the current details in the UI, and the failure that it ends with."""
 
-import shlex
-
+from domain.identifiers import typed
 from domain.model import CheckoutStatus
 from domain.text import code, for_markdown
 from workflows.compensation import Unwound
@@ -15,8 +14,9 @@ def details(status: CheckoutStatus, stuck_steps: list[str]) -> str:
         for step in status.steps
     ]
     if stuck_steps:
-        order = shlex.quote(status.order_id)
-        retry, resolve = f"starter.py retry {order}", f"starter.py resolve {order} --step {stuck_steps[0]} --reason ..."
+        order, rest = typed(status.order_id), f"--step {stuck_steps[0]} --reason ..."
+        told = f"{rest} {order}" if order.startswith("-- ") else f"{order} {rest}"
+        retry, resolve = f"starter.py retry {order}", f"starter.py resolve {told}"
         hint = f"Mend the cause, then {code(retry)}; or settle it by hand, then {code(resolve)}"
         lines += ["", hint]
     return "\n".join(lines)

@@ -123,8 +123,8 @@ MUTANTS = (
         "sweep-trusts-changed-lines",
         "a repair under another fingerprint would undo nothing, and close",
         _SEARCH,
-        "            if row.fingerprint in {None, order.fingerprint}:\n",
-        "            if row.customer:\n",
+        "            if row.fingerprint not in {None, order.fingerprint}:\n",
+        "            if not row.customer:\n",
         at(SECOND_RUN, "test_an_order_whose_lines_changed_after_a_saga_took_it_is_reported_and_left_alone"),
     ),
     Mutant(

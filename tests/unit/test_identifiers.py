@@ -1,0 +1,97 @@
+"""Ids in everything that is made of them: workflow ids, links, command lines and lines of the log, and back."""
+
+import json
+import random
+import shlex
+from types import SimpleNamespace
+from typing import Any, cast
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from client.checkouts import Checkouts
+from client.options import order_line
+from domain import policies
+from domain.bulk import digest, pack, payload_bytes, unpack
+from domain.identifiers import MAX_LENGTH, composed, in_line, is_identifier, typed
+from domain.model import CheckoutInput, OrderLine
+from tests.identifiers import LEGAL, any_id, any_text
+
+MADE_UP = [any_id(random.Random(seed)) for seed in range(3_000)]
+LONGEST_WORKFLOW_ID = 1_000
+"""In bytes: what Temporal takes by default (`limit.maxIDLength`)."""
+
+
+def test_an_id_comes_back_from_a_workflow_id_and_a_link() -> None:
+    checkouts = Checkouts(cast("Any", SimpleNamespace(namespace="default")), "queue", "http://ui:8233")
+
+    for name in LEGAL + MADE_UP:
+        workflow_id = policies.checkout_workflow_id(name)
+        address = urlsplit(checkouts.ui_link(name))
+        assert policies.order_id_of(workflow_id) == name
+        assert len(workflow_id.encode()) <= LONGEST_WORKFLOW_ID
+        assert (address.query, address.fragment) == ("", "")
+        assert [unquote(part) for part in address.path.split("/")] == [
+            "",
+            "namespaces",
+            "default",
+            "workflows",
+            workflow_id,
+        ]
+
+
+def test_the_longest_id_makes_no_workflow_id_that_is_too_long() -> None:
+    assert len(policies.checkout_workflow_id("\U0001f6d2" * MAX_LENGTH).encode()) <= LONGEST_WORKFLOW_ID
+
+
+def test_no_orders_saga_has_the_workflow_id_of_another_kind_of_workflow() -> None:
+    others = {policies.bulk_workflow_id(digest([])), "sweep-checkout", "audit-checkout", "sweep-checkout-by-hand-60"}
+
+    assert not any(other.startswith(policies.checkout_workflow_id("")) for other in others)
+    assert len({policies.checkout_workflow_id(name) for name in LEGAL + MADE_UP}) == len(set(LEGAL + MADE_UP))
+
+
+def test_an_id_is_typed_as_one_argument() -> None:
+    for name in LEGAL + MADE_UP:
+        *options, told = shlex.split(typed(name))
+        assert told == name
+        assert options == (["--"] if name.startswith("-") else [])
+
+
+def test_an_id_is_one_word_of_a_line_and_no_two_are_the_same() -> None:
+    told = {name: in_line(name) for name in LEGAL + MADE_UP}
+
+    assert len(set(told.values())) == len(told)
+    for name, word in told.items():
+        assert word.isprintable() or not name.isprintable()
+        assert (json.loads(word) if word.startswith('"') else word) == name
+        assert " " not in word or word.startswith('"')
+
+
+@pytest.mark.parametrize("sku", LEGAL)
+def test_a_sku_may_have_a_colon_or_anything_else_before_its_quantity(sku: str) -> None:
+    assert order_line(f"{sku}:3") == OrderLine(sku, 3)
+
+
+def test_an_order_of_any_ids_comes_back_from_a_batch() -> None:
+    for first, second in zip(MADE_UP[:1_000:2], MADE_UP[1:1_000:2], strict=True):
+        order = CheckoutInput(first, second, (OrderLine(first, 2), OrderLine(second, 1)))
+        assert unpack(json.loads(json.dumps(pack(order)))) == order
+        assert payload_bytes(order) == len(json.dumps(pack(order)).encode())
+
+
+def test_batches_of_different_orders_are_told_apart_wherever_their_ids_are_cut() -> None:
+    def one(order_id: str, customer: str) -> CheckoutInput:
+        return CheckoutInput(order_id, customer, (OrderLine("lamp", 1),))
+
+    assert len({digest([one(*ids)]) for ids in (("a/b", "c"), ("a", "b/c"), ("a b", "c"), ("a", "b c"))}) == 4
+
+
+def test_whatever_is_typed_composed_is_an_id_or_is_refused_in_printable_words() -> None:
+    rng = random.Random(7)
+    seen = {True: 0, False: 0}
+    for _ in range(20_000):
+        text = any_text(rng)
+        seen[is_identifier(text)] += 1
+        assert is_identifier(text) <= is_identifier(composed(text))
+    assert min(seen.values()) > 2_000
