@@ -33,7 +33,8 @@ def up(data: Path = _DATA) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, on_signal)
     say("Starting Postgres and Temporal ...")
-    with DevStack(data, ports=DEFAULT_PORTS, keep=True) as stack:
+    close_to_others(data)
+    with DevStack(data, ports=DEFAULT_PORTS, keep=True, guarded=True) as stack:
         worker = stack.start_worker(CHECKOUT_LOG_FILE=str(ROOT / "saga.log"))
         worker.until(lambda: "ready: task queue" in worker.tail(50), timeout=30)
         say(_welcome(stack))
@@ -44,6 +45,19 @@ def up(data: Path = _DATA) -> int:
         say("\nStopping the worker, Temporal and Postgres ...")
     say("Stopped. The data is kept in .data/; `make clean` forgets it.")
     return 0
+
+
+def close_to_others(data: Path) -> None:
+    """Keep what we write from other users of this machine, and what an earlier version has left open.
+
+    Root's Postgres runs as another user, who has to get through the folder and sees nothing of it.
+    """
+    os.umask(0o077)
+    data.mkdir(parents=True, exist_ok=True)
+    data.chmod(0o711 if os.geteuid() == 0 else 0o700)
+    for file in data.iterdir():
+        if file.is_file():
+            file.chmod(0o600)
 
 
 def demo() -> int:
@@ -77,7 +91,7 @@ Now try, in another terminal:
     .venv/bin/python starter.py list
     .venv/bin/python starter.py audit
 
-The database: {stack.postgres.bin("psql")} {stack.postgres.url("checkout", driver="postgresql")}
+The database: {stack.psql_command("postgres")}
 Ctrl-C stops all of it."""
 
 

@@ -24,7 +24,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters.database import single_statement
-from adapters.log_file import BEGINNING, OTHER_DATABASE, Bookmark, append, claim, last_bookmark, marked
+from adapters.log_file import BEGINNING, OTHER_DATABASE, Bookmark, append, claim, last_bookmark, marked, opened
 from adapters.telemetry import ORDERS_LOGGER
 from domain.errors import CheckoutError
 from domain.identifiers import in_line
@@ -122,7 +122,7 @@ class Found(NamedTuple):
 
 async def follow(engine: AsyncEngine, path: Path) -> None:
     """Write saga.log and the console for as long as the worker runs. Never raises for a database that is away."""
-    with path.open("a+b", buffering=0) as file:
+    with opened(path) as file:
         while not claim(file):  # noqa: ASYNC110 - the lock is another process's; no event tells of it
             await asyncio.sleep(_RETRY_SECONDS)
         follower = _Follower(engine, file)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from io import FileIO
+from pathlib import Path
 from typing import Final
 
 OTHER_DATABASE: Final = "# another database from here on\n"
@@ -43,6 +44,11 @@ class Bookmark:
 
 BEGINNING: Final = Bookmark("0", 0, "")
 _BEGINNING_PLACE: Final = (BEGINNING.txid, BEGINNING.event_id)
+
+
+def opened(path: Path) -> FileIO:
+    """Open it. A new one is its owner's alone, and one that is there keeps the mode that somebody gave it."""
+    return FileIO(path, "a+", opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 def claim(file: FileIO) -> bool:

@@ -21,6 +21,7 @@ from adapters import heartbeat, rights, schema
 from adapters.config import ConfigurationError, WorkerSettings
 from adapters.connector import CONNECTOR, Admission, CannotConnect, Connector
 from adapters.database import create_audit_engine, create_engine, sqlstate
+from adapters.log_file import opened
 from adapters.pooling import LENDING_POOLER, Pooling, pooling_of
 from adapters.temporal import ADVICE, NOT_OURS_TO_ASK, connect, connection_options, is_refused, place
 from domain import policies
@@ -189,7 +190,7 @@ def require_writable(log_file: Path) -> None:
         CannotStart: it is so.
     """
     try:
-        log_file.open("ab").close()
+        opened(log_file).close()
     except OSError as error:
         raise CannotStart(
             f"The log cannot be written: {error}.\nSet CHECKOUT_LOG_FILE to a file in a folder that exists."

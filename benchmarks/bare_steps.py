@@ -30,6 +30,7 @@ _VALUES: Mapping[str, str] = {
     "customer": "('crowd-' || lpad(CAST(:customer AS text), 4, '0'))",
     "skus": "ARRAY['hot-' || lpad(CAST(:sku AS text), 4, '0')]",
     "quantities": "ARRAY[1]",
+    "run": "'steps'",
 }
 
 

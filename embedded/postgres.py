@@ -4,11 +4,13 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGQUIT
 
 import psutil
 
+from embedded.passwords import CHEAP_SCRAM, SUPERUSER, Passwords, new_secret, write_for_us_alone
 from embedded.placement import MARKER, Place, installed
 from embedded.ports import port_answers, require_free
 from embedded.process import ChildProcess, ServerFailed, end_stubborn
@@ -24,7 +26,10 @@ def chosen_version() -> int:
 
 
 class PostgresServer:
-    """One PostgreSQL server on 127.0.0.1:`port` on the data folder `data`; anybody may log in.
+    """One PostgreSQL server on 127.0.0.1:`port` on the data folder `data`.
+
+    Its superuser, who may run programs, logs in by a random password, which is kept beside `data` for us alone. So do
+    all others where the server is `guarded`; elsewhere they are let in without one.
 
     Without `fsync` a crash of the machine may lose the data; a crash of the server may not.
     PostgreSQL refuses to run as root, so root runs it as `nobody`. Where `nobody` cannot get to
@@ -44,8 +49,10 @@ class PostgresServer:
         fsync: bool = True,
         version: int | None = None,
         standby_of: "PostgresServer | None" = None,
+        guarded: bool = False,
     ) -> None:
         self.port = port
+        self.guarded = guarded
         self.log = log
         self.version = version or chosen_version()
         self._data = data.absolute()
@@ -53,6 +60,9 @@ class PostgresServer:
         self._standby_of = standby_of
         self._child: ChildProcess | None = None
         self._place: Place | None = None
+        beside = self._data.with_name(f"{self._data.name}.password")
+        self.passwords = Passwords(beside) if standby_of is None else standby_of.passwords
+        self._asked: list[str] = []
 
     @property
     def running(self) -> bool:
@@ -79,13 +89,19 @@ class PostgresServer:
         if self.running:
             return
         self._place = place = Place.choose(self._data, self.version)
+        # One from before there were passwords lets its superuser in once more, to give it one.
+        is_open = (place.data / "PG_VERSION").exists() and not self.passwords.are_there
         if not (place.data / "PG_VERSION").exists():
+            if not self.passwords.are_there:
+                self.passwords.keep(new_secret())
             self._create(place)
+        self._write_rules(place, superuser="trust" if is_open else "scram-sha-256")
         argv = [str(place.binaries / "postgres"), "-D", str(place.data), "-p", str(self.port)]
         settings = {
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",  # a socket's path is limited to 107 bytes
             "max_connections": "200",
+            **CHEAP_SCRAM,
         }
         if not self._fsync:
             # Nothing else: synchronous commits reach the system's cache and full pages mend a torn
@@ -99,6 +115,8 @@ class PostgresServer:
         _release_lock(place.data / "postmaster.pid")
         self._launch(child, place)
         self._child = child
+        if is_open:
+            self._close(place)
 
     def promote(self) -> None:
         """Make a standby the writer. Returns when it is one."""
@@ -110,14 +128,15 @@ class PostgresServer:
             check=True,
             capture_output=True,
             timeout=_START_SECONDS,
+            env=self.client_environment(),
         )
 
     def ask_for_password(self, database: str, user: str) -> None:
         """Let `user` into `database` by password alone from now on. Sessions that are open stay."""
         if self._place is None:
             raise RuntimeError("PostgreSQL was not started")
-        rules = self._place.data / "pg_hba.conf"
-        rules.write_text(f'host "{database}" "{user}" 127.0.0.1/32 scram-sha-256\n{rules.read_text()}')
+        self._asked.append(f'host "{database}" "{user}" 127.0.0.1/32 scram-sha-256')
+        self._write_rules(self._place, superuser="scram-sha-256")
         os.kill(self.pid, SIGHUP)
 
     def stop(self, *, immediate: bool = False) -> None:
@@ -146,6 +165,8 @@ class PostgresServer:
         if place is not None:
             shutil.rmtree(place.data, ignore_errors=True)
         shutil.rmtree(self._data, ignore_errors=True)
+        if self._standby_of is None:
+            self.passwords.forget()
 
     def url(
         self,
@@ -153,8 +174,17 @@ class PostgresServer:
         user: str = "postgres",
         driver: str = "postgresql+asyncpg",
     ) -> str:
-        """Return the address of `database` for SQLAlchemy; `driver` "postgresql" suits others."""
-        return f"{driver}://{user}@127.0.0.1:{self.port}/{database}"
+        """Return the address of `database` for SQLAlchemy; `driver` "postgresql" suits others.
+
+        With the password where one is asked for: it is for programs, and not to be shown.
+        """
+        password = f":{self.passwords.of(user)}" if self.guarded or user == SUPERUSER else ""
+        return f"{driver}://{user}{password}@127.0.0.1:{self.port}/{database}"
+
+    def client_environment(self) -> dict[str, str]:
+        """Give the environment in which psql and its like are let in as the superuser."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        return inherited | {"PGPASSWORD": self.passwords.of(SUPERUSER)}
 
     def bin(self, name: str) -> Path:
         """Return the path of a client program of this version: psql, pg_dump, pgbench."""
@@ -172,19 +202,26 @@ class PostgresServer:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
         place.give(new)
+        told = place.sibling(".told")  # readable by the server's user, as long as this takes
+        write_for_us_alone(told, self.passwords.of(SUPERUSER))
+        place.give(told)
         if self._standby_of is None:
-            argv = [str(place.binaries / "initdb"), "-D", str(new), "-U", "postgres", "--auth=trust"]
-            argv += ["--encoding=UTF8", "--locale=C", "--no-sync"]
+            argv = [str(place.binaries / "initdb"), "-D", str(new), "-U", SUPERUSER, "--auth=scram-sha-256"]
+            argv += [f"--pwfile={told}", "--encoding=UTF8", "--locale=C", "--no-sync"]
+            argv += [word for name, value in CHEAP_SCRAM.items() for word in ("-c", f"{name}={value}")]
         else:
             argv = [str(place.binaries / "pg_basebackup"), "-D", str(new), "-U", "postgres", "-h", "127.0.0.1"]
             argv += ["-p", str(self._standby_of.port), "--write-recovery-conf", "--checkpoint=fast", "--no-sync"]
-        maker = self._program(place, argv)
-        maker.start()
+        password = self.client_environment()["PGPASSWORD"]
+        maker = self._program(place, argv, more={"PGPASSWORD": password} if self._standby_of else {})
         try:
+            maker.start()
             status = maker.wait(_START_SECONDS)
         except BaseException:
             maker.kill()
             raise
+        finally:
+            told.unlink(missing_ok=True)
         if status != 0:
             raise maker.failed(f"{Path(argv[0]).name} ended with status {status}")
         new.rename(place.data)
@@ -214,14 +251,51 @@ class PostgresServer:
             else:
                 return
 
-    def _program(self, place: Place, argv: list[str], *, pid_file: Path | None = None) -> ChildProcess:
+    def _write_rules(self, place: Place, *, superuser: str) -> None:
+        """Say who gets in how. Whatever somebody has changed there does not last."""
+        everybody = "scram-sha-256" if self.guarded else "trust"
+        rules = [
+            *self._asked,
+            f"host all,replication {SUPERUSER} 127.0.0.1/32 {superuser}",
+            f"host all all 127.0.0.1/32 {everybody}",
+        ]
+        (place.data / "pg_hba.conf").write_text("\n".join([*rules, ""]), encoding="utf-8")
+
+    def _close(self, place: Place) -> None:
+        """Give the superuser of an open server a password, and ask for it from now on."""
+        secret = new_secret()
+        told = subprocess.run(  # noqa: S603 - our own binary and arguments
+            [
+                *(str(self.bin("psql")), "--no-psqlrc", "--quiet", "--host", "127.0.0.1", "--port", str(self.port)),
+                *("--username", SUPERUSER, "--set", "ON_ERROR_STOP=1", "--file", "-"),
+            ],
+            input=f"ALTER ROLE {SUPERUSER} PASSWORD '{secret}';",
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=_START_SECONDS,
+        )
+        if told.returncode != 0:
+            raise ServerFailed(f"The superuser of {self._data} got no password:\n{told.stderr.strip()}")
+        self.passwords.keep(secret)
+        self._write_rules(place, superuser="scram-sha-256")
+        os.kill(self.pid, SIGHUP)
+
+    def _program(
+        self,
+        place: Place,
+        argv: list[str],
+        *,
+        pid_file: Path | None = None,
+        more: Mapping[str, str] | None = None,
+    ) -> ChildProcess:
         # PG* variables of the person at the terminal describe some other server.
         env = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         return ChildProcess(
             "PostgreSQL",
             argv,
             log=self.log,
-            env=env | {"LC_ALL": "C"},
+            env=env | {"LC_ALL": "C"} | (more or {}),
             cwd=place.data.parent,
             user=place.user,
             group=place.group,

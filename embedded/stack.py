@@ -1,6 +1,7 @@
 """The whole stack on loopback: Postgres with our schema, Temporal with our search attributes, and workers."""
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from domain.policies import SEARCH_ATTRIBUTES
+from embedded.passwords import SUPERUSER, write_for_us_alone
 from embedded.ports import free_port
 from embedded.postgres import PostgresServer
 from embedded.process import ChildProcess, ServerFailed
@@ -18,6 +20,7 @@ from embedded.temporal import TemporalServer
 ROOT = Path(__file__).resolve().parent.parent
 DATABASE = "checkout"
 ROLE = "checkout"
+OTHER_ROLES = ("checkout_reader", "checkout_operator")
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,25 @@ class DevStack:
         ports: where to listen; free ones by default.
         keep: whether the data outlives us, for the next start on the same folder.
         fsync: whether Postgres waits for the disk. Without, its data are lost when the machine crashes.
+        guarded: whether Postgres asks everybody for a password, and not its superuser alone. They are in `folder`,
+            for us alone: `pgpass` for psql, `checkout.password` for a worker.
     """
 
-    def __init__(self, folder: Path, *, ports: Ports | None = None, keep: bool = False, fsync: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        ports: Ports | None = None,
+        keep: bool = False,
+        fsync: bool = True,
+        guarded: bool = False,
+    ) -> None:
         self.folder = folder
         self._keep = keep
         self.ports = ports or Ports.free()
         folder.mkdir(parents=True, exist_ok=True)
         self.postgres = PostgresServer(
-            folder / "postgres", port=self.ports.postgres, log=folder / "postgres.log", fsync=fsync
+            folder / "postgres", port=self.ports.postgres, log=folder / "postgres.log", fsync=fsync, guarded=guarded
         )
         self.temporal = TemporalServer(
             port=self.ports.temporal,
@@ -74,6 +87,8 @@ class DevStack:
         try:
             self.postgres.start()
             make_database(self.postgres, DATABASE)
+            if self.postgres.guarded:
+                self._give_passwords()
             self.temporal.start()
         except BaseException:
             self.stop()
@@ -89,6 +104,28 @@ class DevStack:
         else:
             self.postgres.remove()
 
+    def _give_passwords(self) -> None:
+        """Give each role its password, and write them down where psql and a worker find them."""
+        passwords = give_passwords(self.postgres)
+        lines = [f"127.0.0.1:{self.ports.postgres}:*:{role}:{password}\n" for role, password in passwords.items()]
+        write_for_us_alone(self.pgpass, "".join(lines))
+        write_for_us_alone(self.password_file, f"{passwords[ROLE]}\n")
+
+    @property
+    def pgpass(self) -> Path:
+        """Where psql finds every role's password, of a guarded stack: `PGPASSFILE`."""
+        return self.folder / "pgpass"
+
+    @property
+    def password_file(self) -> Path:
+        """Where a worker finds its own, of a guarded stack."""
+        return self.folder / f"{ROLE}.password"
+
+    def psql_command(self, role: str) -> str:
+        """Give what a person types to get into a guarded stack's database; no password is in it."""
+        where = f"-h 127.0.0.1 -p {self.ports.postgres} -U {role} -d {DATABASE}"
+        return f"env PGPASSFILE={shlex.quote(str(self.pgpass))} {shlex.quote(str(self.postgres.bin('psql')))} {where}"
+
     @property
     def database_url(self) -> str:
         """The database as the service's role sees it."""
@@ -100,11 +137,19 @@ class DevStack:
             name: value for name, value in os.environ.items() if not name.startswith(("CHECKOUT_", "TEMPORAL_"))
         }
         return inherited | {
-            "CHECKOUT_DATABASE_URL": self.database_url,
+            **self._database_settings(),
             "CHECKOUT_UI_URL": f"http://127.0.0.1:{self.ports.ui}",
             "CHECKOUT_LOG_FILE": str(self.folder / "saga.log"),
             "TEMPORAL_ADDRESS": self.temporal.address,
             **more,
+        }
+
+    def _database_settings(self) -> dict[str, str]:
+        if not self.postgres.guarded:
+            return {"CHECKOUT_DATABASE_URL": self.database_url}
+        return {
+            "CHECKOUT_DATABASE_URL": f"postgresql://{ROLE}@127.0.0.1:{self.ports.postgres}/{DATABASE}",
+            "CHECKOUT_DATABASE_PASSWORD_FILE": str(self.password_file),
         }
 
     def start_worker(self, **environment: str) -> ChildProcess:
@@ -148,8 +193,17 @@ def make_database(postgres: PostgresServer, database: str) -> None:
     psql(postgres, database, "-v", "ON_ERROR_STOP=1", "-f", str(ROOT / "setup.sql"), "-f", str(ROOT / "demo.sql"))
 
 
-def psql(postgres: PostgresServer, database: str, *arguments: str) -> str:
-    """Run psql as the server's superuser and give what it printed.
+def give_passwords(postgres: PostgresServer) -> dict[str, str]:
+    """Give each role of a guarded server its password; setup.sql gives none."""
+    passwords = {role: postgres.passwords.of(role) for role in (ROLE, *OTHER_ROLES, SUPERUSER)}
+    # Read by psql, so that no list of processes shows them.
+    changes = [f"ALTER ROLE {role} PASSWORD '{password}';" for role, password in passwords.items()]
+    psql(postgres, "postgres", "-v", "ON_ERROR_STOP=1", "-f", "-", given="\n".join(changes))
+    return passwords
+
+
+def psql(postgres: PostgresServer, database: str, *arguments: str, given: str | None = None) -> str:
+    """Run psql as the server's superuser and give what it printed; `given` is what `-f -` reads.
 
     Raises:
         ServerFailed: with what psql complained about.
@@ -163,7 +217,13 @@ def psql(postgres: PostgresServer, database: str, *arguments: str) -> str:
         *arguments,
     ]
     done = subprocess.run(  # noqa: S603 - our own binary and arguments
-        command, capture_output=True, text=True, check=False, timeout=60
+        command,
+        input=given,
+        env=postgres.client_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     if done.returncode != 0:
         raise ServerFailed(f"psql on database {database} failed:\n{done.stderr.strip()}")

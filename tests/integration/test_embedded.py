@@ -1,5 +1,6 @@
 """Both servers start, survive what may happen to them, and never outlive their owner."""
 
+import asyncio
 import json
 import os
 import re
@@ -451,3 +452,63 @@ def test_processes_that_choose_a_port_at_once_choose_different_ones(monkeypatch:
         other.kill()
 
     assert {theirs, ours} == {first, first + 1}
+
+
+# Passwords ----------------------------------------------------------------------------------------------
+
+
+async def _is_let_in(server: PostgresServer, role: str, password: str | None) -> bool:
+    try:
+        connection = await asyncpg.connect(
+            host="127.0.0.1", port=server.port, user=role, password=password, database="postgres"
+        )
+    except (asyncpg.InvalidPasswordError, asyncpg.InterfaceError, asyncpg.InvalidAuthorizationSpecificationError):
+        return False
+    await connection.close()
+    return True
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+async def test_the_superuser_needs_the_password_and_a_guarded_server_asks_everybody(
+    tmp_path: Path, guarded: bool
+) -> None:
+    server = PostgresServer(tmp_path / "pg", port=free_port(), log=tmp_path / "log", fsync=False, guarded=guarded)
+    server.start()
+    try:
+        connection = await asyncpg.connect(server.url(driver="postgresql"))
+        await connection.execute("CREATE ROLE somebody LOGIN")
+        await connection.close()
+        file = tmp_path / "pg.password"
+
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert await _is_let_in(server, "postgres", file.read_text(encoding="utf-8").strip())
+        assert not await _is_let_in(server, "postgres", "postgres")
+        assert not await _is_let_in(server, "postgres", None)
+        assert await _is_let_in(server, "somebody", None) is not guarded
+        assert server.passwords.of("checkout") not in {server.passwords.of("postgres"), server.passwords.of("other")}
+    finally:
+        server.remove()
+    assert not file.exists()
+
+
+async def test_a_server_from_before_there_were_passwords_gets_one_and_keeps_its_data(tmp_path: Path) -> None:
+    server = PostgresServer(tmp_path / "pg", port=free_port(), log=tmp_path / "log", fsync=False, guarded=True)
+    server.start()
+    connection = await asyncpg.connect(server.url(driver="postgresql"))
+    await connection.execute("CREATE TABLE kept (); ALTER ROLE postgres PASSWORD NULL")
+    await connection.close()
+    server.stop()
+    server.passwords.forget()
+
+    try:
+        for _ in range(2):
+            server.start()
+            connection = await asyncpg.connect(server.url(driver="postgresql"))
+            assert await connection.fetchval("SELECT count(*) FROM kept") == 0
+            await connection.close()
+            async with asyncio.timeout(10):  # the server reads its rules again by itself, soon
+                while await _is_let_in(server, "postgres", None):
+                    await asyncio.sleep(0.02)
+            server.stop()
+    finally:
+        server.remove()

@@ -121,6 +121,7 @@ def test_an_order_and_the_data_outlive_ctrl_c(project: Project) -> None:
     started = project.starter("start", "--order-id", "kept", "--customer", "alice", "--line", "tea-mug:2")
     assert started.returncode == 0, started.stdout + started.stderr
     told = first.tail(100)
+    assert (project.root / ".data/checkout.password").read_text(encoding="utf-8").strip() not in told
     assert f"Histories: http://127.0.0.1:{project.ports.ui}" in told
 
     # A second one in another terminal would not do any good: it says so, and hurts nobody.
@@ -150,6 +151,24 @@ def test_an_order_and_the_data_outlive_ctrl_c(project: Project) -> None:
         timeout=60,
     )
     assert asked.stdout == "completed|-2\n"
+    # Nobody else on the machine gets at any of it.
+    closed = [project.root / "saga.log", *(file for file in (project.root / ".data").iterdir() if file.is_file())]
+    assert {file.name for file in closed} >= {
+        "pgpass",
+        "checkout.password",
+        "postgres.log",
+        "temporal.db",
+        "worker-1.log",
+    }
+    assert [file.name for file in closed if file.stat().st_mode & 0o077] == []
+    assert (project.root / ".data").stat().st_mode & 0o066 == 0
+    without = [part for part in psql.split() if not part.startswith("PGPASSFILE=")]
+    for role in ("postgres", "checkout"):
+        refused = subprocess.run(
+            [*without, "-w", "-U", role], capture_output=True, text=True, check=False, timeout=60, env={"HOME": "/"}
+        )
+        assert refused.returncode == 2
+        assert "no password supplied" in refused.stderr
     # The same order again is the same order, and a new one goes through.
     repeated = project.starter("start", "--order-id", "kept", "--customer", "alice", "--line", "tea-mug:2")
     fresh = project.starter("start", "--order-id", "fresh", "--customer", "alice", "--line", "tea-mug:1")

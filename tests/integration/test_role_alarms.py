@@ -11,7 +11,7 @@ from adapters.database import create_audit_engine, create_engine
 from adapters.readiness import Engines, check_database
 from embedded.ports import free_port
 from embedded.postgres import PostgresServer
-from embedded.stack import DATABASE, ROLE, make_database, psql
+from embedded.stack import DATABASE, ROLE, ROOT, DevStack, give_passwords, make_database, psql
 from tests.memory import folder_in_memory
 from tests.unit.test_policies import SETUP
 
@@ -20,9 +20,10 @@ from tests.unit.test_policies import SETUP
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """A server of our own: what a role may do elsewhere on it is what this is about."""
     with folder_in_memory(tmp_path_factory.mktemp("alarms")) as folder:
-        made = PostgresServer(folder / "pg", port=free_port(), log=folder / "log", fsync=False)
+        made = PostgresServer(folder / "pg", port=free_port(), log=folder / "log", fsync=False, guarded=True)
         made.start()
         make_database(made, DATABASE)
+        give_passwords(made)
         yield made
         made.remove()
 
@@ -39,6 +40,7 @@ async def test_of_a_role_as_setup_sql_makes_it_nothing_is_told(engine: AsyncEngi
     assert await rights.too_much(engine) == []
 
 
+_SETUP = f"\\i {ROOT / 'setup.sql'}"
 # What somebody did, how it is taken back, and what is told.
 _TOO_MUCH = {
     "attribute": (
@@ -47,13 +49,13 @@ _TOO_MUCH = {
         "it is CREATEDB (run ALTER ROLE checkout NOCREATEDB)",
     ),
     "membership": (
-        "GRANT checkout_owner TO checkout",
-        "REVOKE checkout_owner FROM checkout",
-        "it is a member of checkout_owner (run REVOKE checkout_owner FROM checkout)",
+        "GRANT pg_monitor TO checkout",
+        "REVOKE pg_monitor FROM checkout",
+        "it is a member of pg_monitor (run REVOKE pg_monitor FROM checkout)",
     ),
     "no limit": (
         "ALTER ROLE checkout CONNECTION LIMIT -1",
-        "ALTER ROLE checkout CONNECTION LIMIT 160",
+        _SETUP,
         "it may take every session that the server has (run setup.sql)",
     ),
     "another database": (
@@ -71,17 +73,17 @@ _TOO_MUCH = {
     ),
     "tables of its own": (
         "ALTER TABLE incidents OWNER TO checkout",
-        "ALTER TABLE incidents OWNER TO checkout_owner",
+        _SETUP,
         "it owns tables of ours (run setup.sql)",
     ),
     "the schema": (
         "GRANT CREATE ON SCHEMA public TO PUBLIC",
-        "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+        _SETUP,
         "it may make things in schema public (run setup.sql)",
     ),
     "temporary tables": (
         "GRANT TEMP ON DATABASE checkout TO PUBLIC",
-        "REVOKE TEMP ON DATABASE checkout FROM PUBLIC",
+        _SETUP,
         "it may make temporary tables or schemas in this database (run setup.sql)",
     ),
 }
@@ -95,9 +97,19 @@ async def test_whatever_is_too_much_is_told(what: str, server: PostgresServer, e
     try:
         found = await rights.too_much(engine)
     finally:
-        psql(server, DATABASE, "-c", undone)
+        psql(server, DATABASE, "-f", "-", given=undone)
 
     assert found == [told]
+    assert await rights.too_much(engine) == []
+
+
+async def test_a_server_that_asks_for_no_password_is_told(stack: DevStack) -> None:
+    engine = create_engine(stack.database_url)
+
+    told = await rights.too_much(engine)
+    await engine.dispose()
+
+    assert "it is let in without a password (ask for one in pg_hba.conf: scram-sha-256)" in told
 
 
 async def test_a_worker_says_so_as_it_starts_and_works_all_the_same(

@@ -99,6 +99,42 @@ async def test_a_role_that_lacks_a_setting_is_told_as_well(server: PostgresServe
     assert "ALTER ROLE checkout SET lock_timeout = '1500ms'" in told
 
 
+async def test_what_an_earlier_version_made_becomes_the_owners(server: PostgresServer, shop_of: str) -> None:
+    psql(server, "postgres", "-c", "ALTER ROLE owner CREATEROLE")
+    _run(server, shop_of)
+    others = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relowner = 'owner'::regrole"
+    for table in schema.tables() - {"approvals"}:
+        psql(server, shop_of, "-c", f"ALTER TABLE {table} OWNER TO owner")
+    for function in ("order_may_move", "order_stays_completed", "orders_move", "orders_log_move"):
+        psql(server, shop_of, "-c", f"ALTER FUNCTION {function} OWNER TO owner")
+    before = psql(server, shop_of, "-Atc", others)
+
+    code, told = _run(server, shop_of)
+
+    assert before.strip()
+    assert code == 0, told
+    assert psql(server, shop_of, "-Atc", others) == ""
+    assert await _lacks(server, shop_of) == []
+
+
+def test_an_owner_of_the_schema_alone_is_told_who_has_to_close_the_database(
+    server: PostgresServer, shop_of: str
+) -> None:
+    psql(server, "postgres", "-c", "ALTER ROLE owner CREATEROLE", "-c", f"ALTER DATABASE {shop_of} OWNER TO postgres")
+    psql(
+        server, shop_of, "-c", "ALTER SCHEMA public OWNER TO owner", "-c", f"GRANT TEMP ON DATABASE {shop_of} TO owner"
+    )
+
+    code, told = _run(server, shop_of)
+    [hint] = [line.removeprefix("HINT:  ") for line in told.splitlines() if line.startswith("HINT")]
+    psql(server, shop_of, "-c", hint.partition("run this: ")[2])
+    after = _run(server, shop_of)
+
+    assert code == 0
+    assert "others than the checkout's roles may" in told
+    assert (after[0], "WARNING" in after[1]) == (0, False)
+
+
 @pytest.mark.parametrize("path", ["other", "other, public", "nowhere", ""])
 async def test_any_search_path_will_do(server: PostgresServer, shop_of: str, path: str) -> None:
     psql(

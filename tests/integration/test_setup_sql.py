@@ -33,7 +33,12 @@ def _dump(stack: DevStack, database: str) -> str:
         [str(stack.postgres.bin("pg_dump")), *address, "--restrict-key=same", "--inserts", database],
         [str(stack.postgres.bin("pg_dumpall")), *address, "--restrict-key=same", "--roles-only"],
     )
-    return "\n".join(subprocess.run(part, capture_output=True, text=True, check=True).stdout for part in parts)
+    return "\n".join(_output(stack, part) for part in parts)
+
+
+def _output(stack: DevStack, command: list[str]) -> str:
+    environment = stack.postgres.client_environment()
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
 
 def _timeless(dump: str) -> str:

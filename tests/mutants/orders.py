@@ -151,11 +151,11 @@ MUTANTS = (
     Mutant(
         "note-is-written-by-each-attempt",
         "the log would tell of retries that nobody asked for",
-        _FILE,
-        "         WHERE order_id = :order_id AND NOT EXISTS (\n"
-        "               SELECT FROM order_events e\n"
-        "                WHERE e.order_id = :order_id AND e.event = :event AND e.reason = :reason)\n",
-        "         WHERE order_id = :order_id AND :reason <> ''\n",
+        "setup.sql",
+        "         WHERE o.order_id = noted_order AND NOT EXISTS (\n"
+        "               SELECT FROM public.order_events e\n"
+        "                WHERE e.order_id = noted_order AND e.event = noted_event AND e.reason = noted_reason)\n",
+        "         WHERE o.order_id = noted_order\n",
         at(ACTIVITIES, "test_a_retry_is_logged_once_however_often_it_is_repeated"),
     ),
     Mutant(

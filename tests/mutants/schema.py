@@ -59,7 +59,7 @@ MUTANTS = (
         "an order would be taken back whose parcel is gone",
         _FILE,
         "           OR (OLD.status = 'completed' AND EXISTS (\n"
-        "                   SELECT FROM shipments s WHERE s.order_id = NEW.order_id AND "
+        "                   SELECT FROM public.shipments s WHERE s.order_id = NEW.order_id AND "
         "s.state = 'handed_over')) THEN\n",
         "        THEN\n",
         at(SETUP, "test_an_order_stays_completed_once_its_parcel_is_handed_over"),
@@ -133,8 +133,8 @@ MUTANTS = (
         "setup-waits-as-long-as-it-takes",
         "a new column would stop the shop until the last open transaction ends",
         _FILE,
-        "SET LOCAL lock_timeout = '1s';\n",
-        "",
+        "SET LOCAL lock_timeout = '1s';\n\nDO",
+        "\nDO",
         at(SETUP, "test_a_run_that_would_have_to_wait_gives_up_before_others_wait_long"),
         hangs=True,
     ),

@@ -58,7 +58,7 @@ MUTANTS = (
         "database-lets-anybody-take-back",
         "a statement by hand, or of an older worker, would take a completed order back",
         "setup.sql",
-        "           OR order_stays_completed(OLD.status, OLD.shipped_by, NEW.taken_back_by)\n",
+        "           OR public.order_stays_completed(OLD.status, OLD.shipped_by, NEW.taken_back_by)\n",
         "",
         at(COMPLETED_STAYS, "test_the_database_lets_nobody_else_take_a_completed_order_back"),
     ),

@@ -219,8 +219,8 @@ MUTANTS = (
         "make-up-forgets-the-data",
         "Ctrl-C would delete a user's orders",
         _DEV,
-        "DevStack(data, ports=DEFAULT_PORTS, keep=True)",
-        "DevStack(data, ports=DEFAULT_PORTS, keep=False)",
+        "DevStack(data, ports=DEFAULT_PORTS, keep=True, guarded=True)",
+        "DevStack(data, ports=DEFAULT_PORTS, keep=False, guarded=True)",
         _UP,
     ),
     Mutant(
@@ -243,8 +243,8 @@ MUTANTS = (
         "make-up-on-some-ports",
         "worker.py and starter.py would look for it in vain",
         _DEV,
-        "DevStack(data, ports=DEFAULT_PORTS, keep=True)",
-        "DevStack(data, keep=True)",
+        "DevStack(data, ports=DEFAULT_PORTS, keep=True, guarded=True)",
+        "DevStack(data, keep=True, guarded=True)",
         _UP,
     ),
     Mutant(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.log_file import _TAIL_BYTES, BEGINNING, OTHER_DATABASE, Bookmark, last_bookmark, marked
+from adapters.log_file import _TAIL_BYTES, BEGINNING, OTHER_DATABASE, Bookmark, last_bookmark, marked, opened
 
 LINE = "2026-11-22T20:23:03.475Z order-{0} #1 pending by accept: {1} workflow=checkout-order-{0} pos={0}.{0}\n"
 
@@ -86,3 +86,17 @@ def test_a_line_told_ahead_of_its_transaction_marks_what_is_complete_before_it()
         "b #2 pos=9.2\n",
         "c #1 pos=9.5\n",
     ]
+
+
+def test_a_new_file_is_its_owners_alone_and_one_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
+    shared = tmp_path / "shared.log"
+    shared.write_text("a line\n", encoding="utf-8")
+    shared.chmod(0o640)
+
+    for name in ("new.log", "shared.log"):
+        opened(tmp_path / name).close()
+
+    assert {file.name: oct(file.stat().st_mode & 0o777) for file in tmp_path.iterdir()} == {
+        "new.log": "0o600",
+        "shared.log": "0o640",
+    }
