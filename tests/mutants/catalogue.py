@@ -22,6 +22,7 @@ from tests.mutants import (
     starting,
     steps,
     strangers,
+    supply,
     taken_back,
     wiring,
 )
@@ -51,4 +52,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *commands.MUTANTS,
     *strangers.MUTANTS,
     *secrets.MUTANTS,
+    *supply.MUTANTS,
 )
