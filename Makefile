@@ -9,9 +9,11 @@ ORDERS ?= 1000
 SEED ?= 1
 # Percent of the lines and branches of all rooms and commands together.
 COVERED ?= 90
+# Who knows of vulnerabilities.
+SERVICE ?= pypi
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test slow faults coverage soak mutants bench scale lint format clean
+.PHONY: help setup demo up test slow faults coverage soak mutants bench scale lint audit sbom format clean
 
 help:  ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -33,6 +35,13 @@ $(VENV)/dev.ok: requirements-dev.lock $(VENV)/embedded.ok
 $(VENV)/bench.ok: requirements-bench.lock $(VENV)/dev.ok
 	@echo "Adding the peers from requirements-bench.lock ..."
 	@$(RUN) -m pip install -qq --disable-pip-version-check --no-input --no-deps --require-hashes -r requirements-bench.lock
+	@touch $@
+
+# Not a layer: what looks at the packages is no part of what is looked at.
+$(VENV)/supply/ok: requirements-supply.lock
+	@echo "Setting up $(VENV)/supply from requirements-supply.lock ..."
+	@$(PYTHON) -m venv $(VENV)/supply
+	@$(VENV)/supply/bin/python -m pip install -qq --disable-pip-version-check --no-input --no-deps --require-hashes -r requirements-supply.lock
 	@touch $@
 
 setup: $(VENV)/embedded.ok  ## Install what the product needs into .venv
@@ -75,6 +84,18 @@ lint: $(VENV)/dev.ok  ## Check style, types and formatting
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy .
+	@$(VENV)/bin/hadolint Dockerfile
+
+audit: $(VENV)/supply/ok  ## Ask SERVICE (pypi or osv) for known vulnerabilities of every package of every lock file
+	@failed=0; for lock in requirements*.lock; do \
+	  echo "$$lock"; \
+	  $(VENV)/supply/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
+	    --vulnerability-service $(SERVICE) -r $$lock || failed=1; \
+	done; \
+	[ $$failed = 0 ] || { echo "A package is vulnerable, or could not be asked about: then it was not audited."; exit 1; }
+
+sbom: $(VENV)/supply/ok $(VENV)/dev.ok  ## Write a bill of materials (CycloneDX) for each lock file into sbom/
+	@$(VENV)/supply/bin/python deploy/supply/sbom.py $(wildcard $(VENV)/lib/python*/site-packages $(VENV)/supply/lib/python*/site-packages)
 
 format: $(VENV)/dev.ok  ## Format the code
 	@$(RUN) -m ruff check --fix .

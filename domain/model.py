@@ -237,7 +237,7 @@ def who_and_why(by: str, reason: str) -> str:
 
 
 def lines_summary(lines: Iterable[OrderLine], limit: int = 3, *, shown: Callable[[str], str] = str) -> str:
-    """Name the first few lines, each SKU as it is shown where this goes and cut where it is long, and count the rest."""
+    """Name the first few lines, each SKU as it is shown where this goes and cut if long, and count the rest."""
     named = [f"{line.quantity} × {shown(tidy(line.sku, _SKU_SHOWN))}" for line in lines]
     more = f", and {len(named) - limit} more" if len(named) > limit else ""
     return ", ".join(named[:limit]) + more

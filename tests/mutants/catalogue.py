@@ -26,6 +26,7 @@ from tests.mutants import (
     starting,
     steps,
     strangers,
+    supply,
     taken_back,
     text,
     wiring,
@@ -61,4 +62,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *strangers.MUTANTS,
     *secrets.MUTANTS,
     *answers.MUTANTS,
+    *supply.MUTANTS,
 )
