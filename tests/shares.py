@@ -75,6 +75,7 @@ SLOW_FILES = frozenset(
         "test_starter_orders",
         "test_starter_upkeep",
         "test_trip_booking",
+        "test_what_start_says",
         "test_worker_drain",
         "test_worker_log",
         "test_worker_settings",
