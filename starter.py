@@ -4,7 +4,15 @@ Exit status: 0 completed, or the command did its job; 1 the server cannot be rea
 2 wrong usage, or orders that are malformed; 3 rejected, cancelled or refused; 4 stuck; 5 the audit found violations.
 """
 
+import os
+import signal
+
+if __name__ == "__main__":
+    # Importing takes a second: who presses Ctrl-C meanwhile has begun nothing, and needs no traceback.
+    _interrupt = signal.signal(signal.SIGINT, lambda _number, _frame: os._exit(130))
+
 import secrets
+import shlex
 from datetime import timedelta
 from typing import Annotated
 
@@ -21,11 +29,12 @@ from client.failures import NoSuchOrder, NoWorker, OtherContent, Refused
 from client.load_command import EXAMPLES as LOAD_EXAMPLES
 from client.load_command import load_orders
 from client.operators import actor
-from client.options import By, Json, OrderId, Timeout, Version, order_line
+from client.options import By, Json, OrderId, Timeout, Version, order_line, require_reason
 from client.orders import Found, Orders
+from client.waiting import told_if_interrupted, told_if_long
 from domain.errors import InvalidInput
 from domain.identifiers import composed, typed
-from domain.model import CheckoutInput, CheckoutStatus, reason_problem
+from domain.model import CheckoutInput, CheckoutStatus
 from domain.policies import checkout_workflow_id
 
 app = typer.Typer(
@@ -66,15 +75,17 @@ def start(
 
     async def work(checkouts: Checkouts) -> int:
         if order_id is None and not as_json:  # before it is sent: whoever has to repeat this needs to know it
-            view.errors.print(f"the order's id is {order.order_id}; a repeat needs --order-id {order.order_id}")
-        with starting(order.order_id):
+            view.errors.print(f"starting {order.order_id}")
+        with starting(order.order_id), told_if_interrupted(f"a repeat needs --order-id {shlex.quote(order.order_id)}"):
             is_new = await checkouts.start(order)
-        if not as_json and wait and is_new:
-            view.errors.print(
-                f"started {order.order_id}; if this is interrupted: starter.py status {typed(order.order_id)}"
-            )
         if wait:
-            return _show(checkouts, await checkouts.outcome(order.order_id), as_json)
+            if not as_json and is_new and order_id is not None:
+                view.errors.print(f"started {order.order_id}")
+            later = f"starter.py status {typed(order.order_id)}"
+            with told_if_interrupted(f"where the order stands: {later}"):
+                outcome = checkouts.outcome(order.order_id)
+                advice = f"{order.order_id} is under way; if this is interrupted: {later}"
+                return _show(checkouts, await told_if_long(outcome, advice, is_quiet=as_json), as_json)
         status = CheckoutStatus(order.order_id, "running") if is_new else await checkouts.status(order.order_id)
         return _show(checkouts, status, as_json)
 
@@ -121,7 +132,7 @@ def cancel(
     as_json: Json = False,
 ) -> int:
     """Cancel an order that is under way: everything done so far is undone. Refused once it has ended."""
-    _require_reason(reason)
+    require_reason(reason)
 
     async def work(checkouts: Checkouts) -> int:
         found = await Orders(checkouts).cancel(order_id, reason, actor(by))
@@ -142,7 +153,7 @@ def retry(
     as_json: Json = False,
 ) -> int:
     """Try the failed undos of a stuck order again, after the cause was mended; also of one that needs a review."""
-    _require_reason(reason)
+    require_reason(reason)
 
     async def work(checkouts: Checkouts) -> int:
         return _mended(checkouts, await Orders(checkouts).retry(order_id, reason or "", actor(by)), as_json)
@@ -160,7 +171,7 @@ def resolve(
     as_json: Json = False,
 ) -> int:
     """Declare a stuck step settled by hand. Neither it nor its undo will ever act for this order again."""
-    _require_reason(reason)
+    require_reason(reason)
 
     async def work(checkouts: Checkouts) -> int:
         return _mended(checkouts, await Orders(checkouts).resolve(order_id, step, reason, actor(by)), as_json)
@@ -227,11 +238,6 @@ def sweep(
 app.command("load", epilog=LOAD_EXAMPLES)(load_orders)
 
 
-def _require_reason(reason: str | None) -> None:
-    if reason is not None and (problem := reason_problem(reason)):
-        raise typer.BadParameter(problem)
-
-
 def _show(checkouts: Checkouts, order: CheckoutStatus | Found, as_json: bool) -> int:
     found = order if isinstance(order, Found) else Found(order, checkout_workflow_id(order.order_id))
     link = checkouts.ui_link(found.workflow_id) if found.workflow_id else None
@@ -267,4 +273,5 @@ def main() -> int:
 if __name__ == "__main__":
     clean_streams("stderr")
     configure_logging("WARNING")
+    signal.signal(signal.SIGINT, _interrupt)
     leave(main())

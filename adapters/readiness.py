@@ -5,7 +5,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -37,6 +37,7 @@ _T = TypeVar("_T")
 # A missing right or object that a statement came upon: waiting does not mend these for long.
 _UNMENDABLE = ("28", "3D", "42")
 _GRACE_SECONDS = 5.0
+_KEYWORD = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
 
 
 class CannotStart(Exception):
@@ -173,14 +174,31 @@ async def _check_search_attributes(client: Client) -> None:
                 f"temporal operator namespace create --namespace {client.namespace}"
             ) from error
         raise  # it went away again, or is not quite up
-    keyword = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
-    missing = [name for name in policies.SEARCH_ATTRIBUTES if known.custom_attributes.get(name) != keyword]
+    if lacks := _lacking_attributes(client.namespace, known.custom_attributes):
+        raise CannotStart("\n".join(lacks))
+
+
+def _lacking_attributes(namespace: str, known: Mapping[str, IndexedValueType.ValueType]) -> list[str]:
+    """Say which search attributes are not there, or are of another type, and which commands mend that."""
+    command = "temporal operator search-attribute"
+    said: list[str] = []
+    others = [name for name in policies.SEARCH_ATTRIBUTES if known.get(name, _KEYWORD) != _KEYWORD]
+    for name in others:
+        kind = IndexedValueType.Name(known[name]).removeprefix("INDEXED_VALUE_TYPE_").title().replace("_", "")
+        said.append(f"Temporal's namespace {namespace} has search attribute {name} as {kind}; it has to be Keyword.")
+    if others:
+        names = " ".join(f"--name {name}" for name in others)
+        said += [
+            "It belongs to somebody else then, who has to agree, or this service needs a namespace of its own.",
+            f"Run: {command} remove --namespace {namespace} {names} --yes",
+        ]
+    missing = [name for name in policies.SEARCH_ATTRIBUTES if name not in known]
     if missing:
-        arguments = " ".join(f"--name {name} --type Keyword" for name in missing)
-        raise CannotStart(
-            f"Temporal's namespace {client.namespace} lacks search attributes: {', '.join(missing)}.\n"
-            f"Run: temporal operator search-attribute create --namespace {client.namespace} {arguments}"
-        )
+        said.append(f"Temporal's namespace {namespace} lacks search attributes: {', '.join(missing)}.")
+    if wanted := [name for name in policies.SEARCH_ATTRIBUTES if name in {*others, *missing}]:
+        arguments = " ".join(f"--name {name} --type Keyword" for name in wanted)
+        said.append(f"Run: {command} create --namespace {namespace} {arguments}")
+    return said
 
 
 def require_writable(log_file: Path) -> None:

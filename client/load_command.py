@@ -96,7 +96,6 @@ def _outcomes_of(file: Path) -> Path:
         view.errors.print(
             f"{earlier} is of an earlier version, and not gone on with: every order is asked for again, and has the "
             f"outcome that it had. To go on with it: --outcomes {earlier}",
-            markup=False,
         )
     return into
 

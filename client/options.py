@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from domain.identifiers import composed
-from domain.model import OrderLine
+from domain.model import OrderLine, reason_problem
 from domain.version import RELEASE
 
 
@@ -24,6 +24,12 @@ def order_line(text: str) -> OrderLine:
         raise typer.BadParameter(f"{text!a} is not SKU:QUANTITY, as in tea-mug:2")
     # More digits than any quantity has; int() itself refuses thousands of them.
     return OrderLine(sku, int(quantity[:12]))
+
+
+def require_reason(reason: str | None) -> None:
+    """Refuse a reason that cannot be kept; none is fine."""
+    if reason is not None and (problem := reason_problem(reason)):
+        raise typer.BadParameter(problem)
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]

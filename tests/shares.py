@@ -79,6 +79,7 @@ SLOW_FILES = frozenset(
         "test_starter_orders",
         "test_starter_upkeep",
         "test_trip_booking",
+        "test_what_start_says",
         "test_worker_drain",
         "test_worker_health",
         "test_worker_image",

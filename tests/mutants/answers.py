@@ -5,6 +5,7 @@ from tests.mutants.mutant import Mutant
 
 _ANSWERS = "tests/integration/test_every_order_answers.py"
 _CANCELS = "tests/integration/test_cancel_wherever_it_is.py"
+_START = "tests/integration/test_what_start_says.py"
 _ACTOR = "tests/workflow/test_who_cancels.py"
 _ORDERS = "client/orders.py"
 _WORKFLOW = "workflows/bulk.py"
@@ -166,6 +167,22 @@ MUTANTS = (
         "    return USAGE if report.malformed_count else COMPLETED\n",
         "    return COMPLETED\n",
         at(STARTER_UPKEEP, "test_a_sweep_names_what_it_started_and_what_cannot_be_started"),
+    ),
+    Mutant(
+        "start-says-everything",
+        "the one line that counts would be lost among advice that nobody needs",
+        "client/waiting.py",
+        "        if not task.done() and not is_quiet:\n",
+        "        if not is_quiet:\n",
+        at(_START, "test_who_sees_the_end_at_once_is_given_no_advice"),
+    ),
+    Mutant(
+        "ctrl-c-tells-nothing",
+        "whoever stops to wait would not know where to look for the order",
+        "client/waiting.py",
+        "    except asyncio.CancelledError:\n        view.errors.print(advice, markup=False)\n        raise\n",
+        "    except asyncio.CancelledError:\n        raise\n",
+        at(_START, "test_ctrl_c_tells_where_to_look_for_the_order"),
     ),
     Mutant(
         "cancel-forgets-who",
