@@ -16,6 +16,7 @@ from adapters.telemetry import leave
 from client import view
 from client.checkouts import Checkouts
 from client.connection import Unreachable, run, starting
+from client.deadline import deadline
 from client.failures import NoSuchOrder, NoWorker, OtherContent, Refused
 from client.listing import LISTABLE
 from client.load_command import EXAMPLES as LOAD_EXAMPLES
@@ -40,7 +41,7 @@ def _every_command(*, version: Version = False) -> None:
 
 
 @app.command(epilog="Example: `starter.py start --customer alice --line tea-mug:2 --line poster:1`")
-def start(
+def start(  # noqa: PLR0913 - what an order is, and how it is waited for
     customer: Annotated[str, typer.Option(help="Who buys.", show_default=False)],
     line: Annotated[
         list[str],
@@ -52,6 +53,9 @@ def start(
     ] = None,
     *,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the outcome.")] = True,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=1, help="Seconds to wait at most.", show_default="no limit")
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Start the checkout of one order, and wait for how it ends."""
@@ -67,7 +71,8 @@ def start(
         if not as_json and wait and is_new:
             view.errors.print(f"started {order.order_id}; if this is interrupted: starter.py status {order.order_id}")
         if wait:
-            return _show(checkouts, await checkouts.outcome(order.order_id), as_json)
+            async with deadline(timeout, order.order_id):
+                return _show(checkouts, await checkouts.outcome(order.order_id), as_json)
         status = CheckoutStatus(order.order_id, "running") if is_new else await checkouts.status(order.order_id)
         return _show(checkouts, status, as_json)
 

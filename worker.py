@@ -38,6 +38,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from activities.batch_unwind import BatchUnwind
 from activities.batches import Batches
 from activities.inventory import Inventory
+from activities.lookups import Lookups
 from activities.maintenance import Maintenance
 from activities.orders import Orders
 from activities.payments import Payments
@@ -64,6 +65,7 @@ from domain import policies
 from domain.version import RELEASE
 from workflows.bulk import BulkCheckoutWorkflow
 from workflows.checkout import CheckoutWorkflow
+from workflows.look_up import LookUpWorkflow
 from workflows.maintenance import AuditWorkflow, SweepWorkflow
 from workflows.versioned import VersionedAudit, VersionedSweep
 
@@ -130,7 +132,7 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
     return Worker(
         client,
         task_queue=settings.task_queue,
-        workflows=[CheckoutWorkflow, BulkCheckoutWorkflow, *maintenance_workflows],
+        workflows=[CheckoutWorkflow, BulkCheckoutWorkflow, LookUpWorkflow, *maintenance_workflows],
         activities=[
             inventory.reserve_inventory,
             inventory.release_inventory,
@@ -148,6 +150,7 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
             maintenance.find_unfinished,
             maintenance.find_contradictions,
             Sagas().start_sagas,
+            Lookups(patient_engine or engine).look_up,
             batches.reserve_orders,
             batches.charge_orders,
             batches.ship_orders,

@@ -13,6 +13,7 @@ from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from client.failures import NoWorker, Refused
 from domain import policies
 from domain.errors import AuditViolation
+from domain.lookup import LookUpInput, LookUpReport
 from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
 
 # For Temporal's own word that a run has taken too long.
@@ -41,6 +42,18 @@ async def sweep(client: Client, task_queue: str, stood_still: timedelta, timeout
     report: SweepReport
     try:
         report = await _run(client, policies.SWEEP_WORKFLOW, given, name, task_queue, timeout, SweepReport)
+    except WorkflowFailureError as failure:
+        raise _unfinished(failure, task_queue, timeout) from None
+    return report
+
+
+async def look_up(
+    client: Client, task_queue: str, asked: LookUpInput, workflow_id: str, timeout: timedelta
+) -> LookUpReport:
+    """Look up in the database what is known of these names."""
+    report: LookUpReport
+    try:
+        report = await _run(client, policies.LOOK_UP_WORKFLOW, asked, workflow_id, task_queue, timeout, LookUpReport)
     except WorkflowFailureError as failure:
         raise _unfinished(failure, task_queue, timeout) from None
     return report

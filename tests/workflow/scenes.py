@@ -14,6 +14,7 @@ from activities.inventory import Inventory
 from activities.payments import Payments
 from activities.shipping import Shipping
 from domain import policies
+from domain.lookup import LookUpInput
 from domain.maintenance import AuditInput
 from domain.model import CheckoutInput, Lane, OrderLine
 from domain.policies import checkout_workflow_id
@@ -33,6 +34,7 @@ from tests.workflow.sagas import (
     until_tried,
 )
 from workflows.checkout import CheckoutWorkflow
+from workflows.look_up import LookUpWorkflow
 from workflows.maintenance import AuditWorkflow
 
 Handle = WorkflowHandle[Any, Any]
@@ -457,6 +459,13 @@ async def audits_and_finds(shop: Shop, gates: Gates) -> Handle:
     return await audits(shop, gates)
 
 
+async def looks_up(shop: Shop, _gates: Gates) -> Handle:
+    asked = LookUpInput(["lamp", "no-such"], ["alice", "nobody"], ["n-1"])
+    return await shop.client.start_workflow(
+        LookUpWorkflow.run, asked, id=f"look-up-{uuid.uuid4()}", task_queue=shop.task_queue
+    )
+
+
 SCENES: dict[str, Scene] = {
     **BULK_SCENES,
     "completed": ordered("carol"),
@@ -515,6 +524,7 @@ SCENES: dict[str, Scene] = {
     "sweep": sweeps,
     "sweep-that-parks": sweeps_and_parks,
     "sweep-that-goes-on": sweeps_on_and_on,
+    "look-up": looks_up,
     "audit": audits,
     "audit-that-finds": audits_and_finds,
 }
