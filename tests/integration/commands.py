@@ -131,7 +131,7 @@ class Commands:
         return Ran(done.returncode, done.stdout, done.stderr)
 
     def interrupted(self, *arguments: str, when: str, number: signal.Signals = signal.SIGINT) -> Ran:
-        """Run starter.py as a process of its own, and send it a signal, such as Ctrl-C, once it has said this on stderr."""
+        """Run starter.py as a process of its own, and send it a signal once it has said this on stderr."""
         command = [sys.executable, str(ROOT / "starter.py"), *arguments]
         with subprocess.Popen(
             command,
