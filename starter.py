@@ -25,6 +25,7 @@ from adapters.telemetry import configure_logging, leave
 from client import order_list, view
 from client.checkouts import Checkouts
 from client.connection import Unreachable, run, starting
+from client.deadline import deadline
 from client.failures import NoSuchOrder, NoWorker, OtherContent, Refused
 from client.load_command import EXAMPLES as LOAD_EXAMPLES
 from client.load_command import load_orders
@@ -53,7 +54,7 @@ def _every_command(*, version: Version = False) -> None:
 
 
 @app.command(epilog="Example: `starter.py start --customer alice --line tea-mug:2 --line poster:1`")
-def start(
+def start(  # noqa: PLR0913 - what an order is, and how it is waited for
     customer: Annotated[str, typer.Option(help="Who buys.", show_default=False)],
     line: Annotated[
         list[str],
@@ -65,6 +66,9 @@ def start(
     ] = None,
     *,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the outcome.")] = True,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=1, help="Seconds to wait at most.", show_default="no limit")
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Start the checkout of one order, and wait for how it ends."""
@@ -85,7 +89,8 @@ def start(
             with told_if_interrupted(f"where the order stands: {later}"):
                 outcome = checkouts.outcome(order.order_id)
                 advice = f"{order.order_id} is under way; if this is interrupted: {later}"
-                return _show(checkouts, await told_if_long(outcome, advice, is_quiet=as_json), as_json)
+                async with deadline(timeout, order.order_id):
+                    return _show(checkouts, await told_if_long(outcome, advice, is_quiet=as_json), as_json)
         status = CheckoutStatus(order.order_id, "running") if is_new else await checkouts.status(order.order_id)
         return _show(checkouts, status, as_json)
 

@@ -40,6 +40,7 @@ from activities.batches import Batches
 from activities.inventory import Inventory
 from activities.lookups import Lookups
 from activities.maintenance import Maintenance
+from activities.names import Names
 from activities.orders import Orders
 from activities.payments import Payments
 from activities.sagas import Sagas
@@ -68,6 +69,7 @@ from workflows.bulk import BulkCheckoutWorkflow
 from workflows.checkout import CheckoutWorkflow
 from workflows.lookup import LookupWorkflow
 from workflows.maintenance import AuditWorkflow, SweepWorkflow
+from workflows.names import NamesWorkflow
 from workflows.versioned import VersionedAudit, VersionedLookup, VersionedSweep
 
 _log = logging.getLogger("checkout.worker")
@@ -135,7 +137,7 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
     return Worker(
         client,
         task_queue=settings.task_queue,
-        workflows=[CheckoutWorkflow, BulkCheckoutWorkflow, *on_any_version],
+        workflows=[CheckoutWorkflow, BulkCheckoutWorkflow, NamesWorkflow, *on_any_version],
         activities=[
             inventory.reserve_inventory,
             inventory.release_inventory,
@@ -154,6 +156,7 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
             maintenance.find_contradictions,
             Lookups(engine).look_up_orders,
             Sagas().start_sagas,
+            Names(patient_engine or engine).look_up_names,
             batches.reserve_orders,
             batches.charge_orders,
             batches.ship_orders,

@@ -14,6 +14,7 @@ from client.failures import NoWorker, Refused
 from domain import policies
 from domain.errors import AuditViolation
 from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
+from domain.names import NamesInput, NamesReport
 
 # For Temporal's own word that a run has taken too long.
 _ANSWER_SECONDS = 5.0
@@ -41,6 +42,18 @@ async def sweep(client: Client, task_queue: str, stood_still: timedelta, timeout
     report: SweepReport
     try:
         report = await _run(client, policies.SWEEP_WORKFLOW, given, name, task_queue, timeout, SweepReport)
+    except WorkflowFailureError as failure:
+        raise _unfinished(failure, task_queue, timeout) from None
+    return report
+
+
+async def look_up(
+    client: Client, task_queue: str, asked: NamesInput, workflow_id: str, timeout: timedelta
+) -> NamesReport:
+    """Look up in the database what is known of these names."""
+    report: NamesReport
+    try:
+        report = await _run(client, policies.NAMES_WORKFLOW, asked, workflow_id, task_queue, timeout, NamesReport)
     except WorkflowFailureError as failure:
         raise _unfinished(failure, task_queue, timeout) from None
     return report

@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Sequence
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from client.executions import Execution
 from client.failures import NoSuchOrder, OtherContent, Refused
 from client.listing import GONE, ORDERS, QUERIES, TERMINATED, Listed, listed, listed_status
 from client.operators import operator
+from client.pollers import Watch
 from client.requests import HasEnded, Requests
 from domain import policies, summaries
 from domain.bulk import UNKNOWN, Batch, BatchReport, Outcome, digest, pack
@@ -37,6 +39,7 @@ from domain.model import (
     id_is_taken,
     reason_problem,
 )
+from domain.names import NamesInput, NamesReport
 from domain.text import tidy
 
 Handle = WorkflowHandle[Any, CheckoutStatus]
@@ -66,11 +69,12 @@ _QUERY_TIMEOUT = timedelta(seconds=5)
 class Checkouts:
     """The checkouts of one Temporal namespace and task queue."""
 
-    def __init__(self, client: Client, task_queue: str, ui_url: str) -> None:
+    def __init__(self, client: Client, task_queue: str, ui_url: str, tell: Callable[[str], None] | None = None) -> None:
         self.client = self._client = client
         self.task_queue = self._task_queue = task_queue
         self._ui_url = ui_url
         self._requests = Requests(client, task_queue)
+        self._watch = Watch(client, task_queue, tell)
 
     def ui_link(self, workflow_id: str) -> str:
         """Give the address of a workflow's history in the Temporal UI."""
@@ -150,7 +154,8 @@ class Checkouts:
             )
         try:
             handle = self._client.get_workflow_handle(workflow_id, result_type=BatchReport)
-            report: BatchReport = await handle.result()
+            async with self._watch.over(workflow_id):
+                report: BatchReport = await handle.result()
         except WorkflowFailureError as failure:
             why = tidy(f"the workflow {workflow_id} was ended: {failure.cause}")
             return [Outcome(order.order_id, UNKNOWN, why) for order in orders]
@@ -161,6 +166,10 @@ class Checkouts:
 
         The end is told as it comes; whether the order is stuck is looked up every so many seconds.
         """
+        async with self._watch.over(policies.checkout_workflow_id(order_id)):
+            return await self._outcome(order_id, look_every)
+
+    async def _outcome(self, order_id: str, look_every: float) -> CheckoutStatus:
         result = asyncio.ensure_future(self._result(order_id))
         try:
             while True:
@@ -250,6 +259,12 @@ class Checkouts:
     async def sweep(self, stood_still: timedelta, timeout: timedelta) -> SweepReport:
         """Start or repair the saga of every order that needs one."""
         return await by_hand.sweep(self._client, self._task_queue, stood_still, timeout)
+
+    async def look_up(self, asked: NamesInput, timeout: timedelta) -> NamesReport:
+        """Look up in the database what is known of these names."""
+        workflow_id = f"look-up-{secrets.token_hex(12)}"
+        async with self._watch.over(workflow_id):
+            return await by_hand.look_up(self._client, self._task_queue, asked, workflow_id, timeout)
 
     async def _is_newest(self, run: Execution) -> bool:
         if run.is_open:

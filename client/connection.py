@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import shlex
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 
 from temporalio.service import RPCError, RPCStatusCode
@@ -46,9 +47,13 @@ async def _with_checkouts(work: Work) -> int:
     except (RuntimeError, RPCError) as error:
         raise Unreachable(where, error) from error
     try:
-        return await work(Checkouts(client, settings.task_queue, settings.ui_url))
+        return await work(Checkouts(client, settings.task_queue, settings.ui_url, _tell))
     except RPCError as error:
         raise Unreachable(where, error) from error
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
 
 
 @contextlib.contextmanager

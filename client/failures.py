@@ -21,6 +21,10 @@ class NotKnownYet(NoWorker):
     """Nobody has taken a request so far. It may still happen; whoever repeats it learns what came of it."""
 
 
+class StillRunning(NoWorker):
+    """It has not ended within the time that somebody wanted to wait. It goes on."""
+
+
 class LoadFailed(NoWorker):
     """A load cannot go on."""
 

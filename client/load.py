@@ -1,6 +1,7 @@
 """A bounded load of orders, for a look at throughput and latency."""
 
 import asyncio
+import contextlib
 import itertools
 import random
 import time
@@ -84,6 +85,7 @@ async def run_load(  # noqa: PLR0913 - the knobs of the command
     prefix: str,
     lane: Lane,
     on_done: Callable[[], None],
+    timeout: float | None = None,
 ) -> LoadReport:
     """Start so many orders, never more than `concurrency` at once, and follow each to its outcome."""
     report = LoadReport(orders, concurrency, mix)
@@ -103,7 +105,12 @@ async def run_load(  # noqa: PLR0913 - the knobs of the command
             on_done()
 
     begun = time.perf_counter()
-    await asyncio.gather(*(one_after_the_other() for _ in range(min(concurrency, orders))))
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout):
+            await asyncio.gather(*(one_after_the_other() for _ in range(min(concurrency, orders))))
+    if left := orders - len(report.latencies_ms) - len(report.failures):
+        told = f"{left} orders have no outcome within {timeout:g} s; what was begun goes on: starter.py list shows it"
+        report.failures.append(told)
     report.seconds = time.perf_counter() - begun
     return report
 

@@ -1,8 +1,12 @@
 """The command `load`: many orders at once, made up or from a file."""
 
+import asyncio
 import contextlib
 import itertools
 import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -10,18 +14,21 @@ import typer
 
 from adapters.config import StarterSettings, load
 from client import view
-from client.bulk import BulkLoad, Stop
+from client.bulk import BulkLoad, BulkReport, Stop
 from client.checkouts import Checkouts
 from client.connection import run
+from client.dry_run import dry_run, print_dry_run
 from client.failures import LoadFailed
 from client.interrupts import on_signals
 from client.load import MIXES, run_load
 from client.options import Json
-from client.orders_file import line_count, read_orders
-from client.outcomes import OutcomeFile
+from client.orders_file import Entry, line_count, read_orders
+from client.outcomes import OutcomeFile, Settled
 from domain.bulk import MAX_BATCH
+from domain.names import NamesInput, NamesReport
 
 EXAMPLES = "Examples: `starter.py load --orders 500 --mix mixed`; `starter.py load --from orders.csv`"
+_LOOK_UP_SECONDS = 300.0
 
 
 def load_orders(  # noqa: PLR0913, PLR0917 - the options of two ways to load
@@ -47,45 +54,102 @@ def load_orders(  # noqa: PLR0913, PLR0917 - the options of two ways to load
         ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, max=MAX_BATCH, help="With --from: how many orders to a batch.")] = 250,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--timeout", min=1, help="Seconds to wait for outcomes; nothing is cancelled then.", show_default="no limit"
+        ),
+    ] = None,
     *,
+    is_dry: Annotated[
+        bool, typer.Option("--dry-run", help="With --from: check every order of the file, and begin nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Load many orders: so many that are made up, for a look at throughput; or those of a file, each to its outcome."""
     if (orders is None) == (file is None):
         raise typer.BadParameter("give either --orders, for orders that are made up, or --from, for those of a file")
     if file is not None:
-        return _load_file(file, outcomes, batch, concurrency or 4, as_json)
+        given = _Given(file, outcomes, batch, concurrency or 4, timeout, as_json)
+        return _check_file(given) if is_dry else _load_file(given)
+    if is_dry:
+        raise typer.BadParameter("--dry-run checks a file; give --from")
     assert orders is not None
-    return _load_made_up(orders, concurrency or 50, mix, as_json)
+    return _load_made_up(orders, concurrency or 50, mix, timeout, as_json)
 
 
-def _load_file(file: Path, into: Path | None, batch: int, at_once: int, as_json: bool) -> int:
-    where = into or _outcomes_of(file)
+@dataclass(frozen=True)
+class _Given:
+    """How a file is to be loaded."""
+
+    file: Path
+    outcomes: Path | None
+    batch: int
+    at_once: int
+    timeout: float | None
+    as_json: bool
+
+
+def _load_file(given: _Given) -> int:
+    into = given.outcomes or _outcomes_of(given.file)
     # Before anything else: a file that is none is refused, and one that is looked through can be interrupted.
-    entries = read_orders(file)
+    entries = read_orders(given.file)
     begin = list(itertools.islice(entries, 1))
 
     async def work(checkouts: Checkouts) -> int:
-        with OutcomeFile(where) as outcomes, view.progress(as_json) as progress:
-            bar = progress.add_task("lines", total=None if as_json else line_count(file))
-            bulk = BulkLoad(
-                checkouts,
-                outcomes,
-                batch_size=batch,
-                at_once=at_once,
-                on_done=lambda lines: progress.advance(bar, lines),
-            )
-            with on_signals(lambda: bulk.stop(Stop.INTERRUPTED)):
-                report = await bulk.run(itertools.chain(begin, entries))
-        code = view.print_bulk(report, where, as_json=as_json)
+        try:
+            with OutcomeFile(into) as outcomes:
+                report = await _carry(checkouts, itertools.chain(begin, entries), outcomes, given)
+        except OSError as error:
+            raise LoadFailed(_cannot_be_written(into, error)) from None
+        code = view.print_bulk(report, into, as_json=given.as_json)
         if isinstance(report.failure, OSError):
-            raise LoadFailed(f"{where} cannot be written: {report.failure.strerror}")
+            raise LoadFailed(_cannot_be_written(into, report.failure))
         if report.failure is not None:
             raise report.failure
         return code
 
     with contextlib.closing(entries):
         return run(work)
+
+
+async def _carry(checkouts: Checkouts, entries: Iterable[Entry], outcomes: OutcomeFile, given: _Given) -> BulkReport:
+    with view.progress(given.as_json) as progress:
+        bar = progress.add_task("lines", total=None if given.as_json else line_count(given.file))
+        bulk = BulkLoad(
+            checkouts,
+            outcomes,
+            batch_size=given.batch,
+            at_once=given.at_once,
+            on_done=lambda lines: progress.advance(bar, lines),
+        )
+        if given.timeout is not None:
+            asyncio.get_running_loop().call_later(given.timeout, bulk.stop, Stop.LATE)
+        with on_signals(lambda: bulk.stop(Stop.INTERRUPTED)):
+            return await bulk.run(entries)
+
+
+def _check_file(given: _Given) -> int:
+    settled = Settled.peek(given.outcomes or _outcomes_of(given.file))
+    entries = read_orders(given.file)
+    begin = list(itertools.islice(entries, 1))
+
+    async def work(checkouts: Checkouts) -> int:
+        async def look_up(asked: NamesInput) -> NamesReport:
+            return await checkouts.look_up(asked, timedelta(seconds=given.timeout or _LOOK_UP_SECONDS))
+
+        found = await dry_run(itertools.chain(begin, entries), look_up, settled)
+        return print_dry_run(found, given.file, as_json=given.as_json)
+
+    with contextlib.closing(entries):
+        return run(work)
+
+
+def _cannot_be_written(path: Path, error: OSError) -> str:
+    return (
+        f"{path} cannot be written: {error.strerror or error}. Orders that were begun go on; make room, and the same "
+        "command goes on from there"
+    )
 
 
 def _outcomes_of(file: Path) -> Path:
@@ -100,7 +164,7 @@ def _outcomes_of(file: Path) -> Path:
     return into
 
 
-def _load_made_up(orders: int, concurrency: int, mix: str, as_json: bool) -> int:
+def _load_made_up(orders: int, concurrency: int, mix: str, timeout: float | None, as_json: bool) -> int:
     if mix not in MIXES:
         raise typer.BadParameter(f"{mix!a} is no mix; known are {', '.join(MIXES)}")
     lane = load(StarterSettings).lane
@@ -115,6 +179,7 @@ def _load_made_up(orders: int, concurrency: int, mix: str, as_json: bool) -> int
                 mix=mix,
                 prefix=f"load-{secrets.token_hex(4)}",
                 lane=lane,
+                timeout=timeout,
                 on_done=lambda: progress.advance(bar),
             )
         view.print_load(report, as_json=as_json)

@@ -54,7 +54,7 @@ class _Layout:
         except csv.Error:
             cells = []
         order_id = "".join(cells[self.places[0] :][:1])
-        return Row(line.number, order_id if order_id.isprintable() else "", problem=problem)
+        return Row(line.number, tidy(order_id), problem=problem)
 
 
 def read_rows(path: Path, lines: Iterator[Line]) -> Iterator[Row]:
@@ -112,6 +112,8 @@ def _row(line: Line, cells: Sequence[str], layout: _Layout) -> Row:
     if layout.width > len(COLUMNS) and any(cells[place] for place in layout.unnamed):
         return layout.bad(line, f"line {line.number} has something in a column without a name")
     one, two, three, four = layout.places
+    if not cells[one].isprintable():
+        return layout.bad(line, f"line {line.number}: its order id has characters that cannot be printed")
     return Row(line.number, cells[one], cells[two], cells[three], cells[four])
 
 

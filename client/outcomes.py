@@ -111,6 +111,25 @@ class Settled:
         rows = _rows(path, COLUMNS)
         return cls(_name(from_cell(row[1]), row[-1]) for row in rows if row[2] in _SETTLED and row[-1])
 
+    @classmethod
+    def peek(cls, path: Path) -> Self:
+        """Read them from a file that may be of another load, or torn, or not there.
+
+        Raises:
+            InvalidInput: it is there, and none of ours.
+        """
+        try:
+            with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
+                reader = csv.reader(line.replace("\0", "") for line in lines)
+                if tuple(next(reader, COLUMNS)) not in {COLUMNS, _FIRST_COLUMNS}:
+                    raise InvalidInput(f"{path} is no outcome file; name another one")
+                whole = (row for row in reader if len(row) == len(COLUMNS))
+                return cls(_name(from_cell(row[1]), row[-1]) for row in whole if row[2] in _SETTLED and row[-1])
+        except FileNotFoundError:
+            return cls()
+        except (OSError, csv.Error) as error:
+            raise InvalidInput(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from None
+
     def __contains__(self, order: CheckoutInput) -> bool:
         return _name(order.order_id, _content(order)) in self._names
 

@@ -19,6 +19,8 @@ AUDIT_WORKFLOW = "Audit"
 SWEEP_WORKFLOW = "Sweep"
 LOOKUP_WORKFLOW = "Lookup"
 """The type of the workflow that asks the database about orders, for whoever talks to Temporal alone."""
+NAMES_WORKFLOW = "LookUpNames"
+"""The type of the workflow that looks up what the rows of a file name."""
 
 # Set only when an order leaves the happy path, and once at its end where that does not say it by itself: each upsert is
 # a history event.
@@ -90,7 +92,7 @@ UNDO = ActivityPolicy(timedelta(seconds=10), timedelta(minutes=15), _retry(200, 
 RECORD = ActivityPolicy(timedelta(seconds=10), None, _retry(200, 60))
 # A step of a whole batch. Whatever does not pass soon is for the sagas of its orders, which have all the time above.
 BATCH = ActivityPolicy(timedelta(seconds=10), timedelta(seconds=30), _retry(200, 5, unless=_FORWARD_GIVES_UP_ON))
-# Reading for the sweep, and writing down what the audit found; somebody waits for the answer.
+# Reading for the sweep and for a check of a file, and writing down what the audit found; somebody waits for the answer.
 MAINTENANCE = ActivityPolicy(timedelta(seconds=60), timedelta(minutes=5), _retry(500, 10, unless=_FORWARD_GIVES_UP_ON))
 # The audit reads every row there is: half a minute for a million orders (docs/performance.md), so this is for sixty.
 AUDIT = ActivityPolicy(

@@ -130,8 +130,8 @@ class Commands:
         )
         return Ran(done.returncode, done.stdout, done.stderr)
 
-    def interrupted(self, *arguments: str, when: str) -> Ran:
-        """Run starter.py as a process of its own, and press Ctrl-C once it has said this on stderr."""
+    def interrupted(self, *arguments: str, when: str, number: signal.Signals = signal.SIGINT) -> Ran:
+        """Run starter.py as a process of its own, and send it a signal once it has said this on stderr."""
         command = [sys.executable, str(ROOT / "starter.py"), *arguments]
         with subprocess.Popen(
             command,
@@ -150,7 +150,7 @@ class Commands:
                     line = running.stderr.readline()
                     assert line, f"it ended before it said {when!r}: {said}"
                     said += line
-                running.send_signal(signal.SIGINT)
+                running.send_signal(number)
                 out, err = running.communicate(timeout=DEADLINE_SECONDS)
             finally:
                 running.kill()

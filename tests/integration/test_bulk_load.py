@@ -2,8 +2,14 @@
 
 import csv
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
+from client.outcomes import OutcomeFile
 from embedded.stack import ROOT
 from tests.integration.commands import Commands
 
@@ -81,6 +87,120 @@ def test_json_lines_are_loaded_too(commands: Commands) -> None:
     assert loaded.code == 2, loaded.err
     told = {row["line"]: row["status"] for row in rows_of(commands.folder / "told.csv")}
     assert told == {**dict.fromkeys("123456", "completed"), "7": "other content"}
+
+
+def test_a_dry_run_tells_what_a_load_would_meet_and_begins_nothing(commands: Commands) -> None:
+    commands.ready_worker()
+    file, name = commands.folder / "orders.csv", f"dry-{commands.folder.name}"
+    rows = [f"{name}-1,alice,tea-mug,1", f"{name}-2,alice,no-such,1", f"{name}-3,nobody,no-such,1", f"{name}-4,alice"]
+    file.write_text("\n".join(["order_id,customer,sku,quantity", *rows]), encoding="utf-8")
+
+    told = commands.here("load", "--from", str(file), "--dry-run")
+    document = commands.here("load", "--from", str(file), "--dry-run", "--json").document
+    begun = commands.here("list", "--json").document
+    beside = list(commands.folder.glob("*.outcomes.csv"))
+    commands.here("load", "--from", str(file))
+    file.write_text("\n".join(["order_id,customer,sku,quantity", *rows[:1]]), encoding="utf-8")
+    settled = commands.here("load", "--from", str(file), "--dry-run", "--json")
+    there = commands.here("load", "--from", str(file), "--dry-run", "--json", "--outcomes", "none.csv")
+    file.write_text(f"order_id,customer,sku,quantity\n{name}-1,carol,tea-mug,1\n", encoding="utf-8")
+    other = commands.here("load", "--from", str(file), "--dry-run", "--json")
+
+    assert told.code == 2, told.err
+    assert "unknown SKUs: 'no-such' (2 orders)" in told.out
+    assert "unknown customers: 'nobody' (1 orders)" in told.out
+    assert "Nothing was begun." in told.out
+    assert document["outcomes"] == {"new": 1, "unknown": 2, "malformed": 1}
+    assert (document["unknown_skus"], document["unknown_customers"]) == ({"no-such": 2}, {"nobody": 1})
+    assert [problem["line"] for problem in document["problems"]] == [5, 3, 4]
+    assert [order for order in begun if order["order_id"].startswith(name)] == []
+    assert beside == []
+    assert (settled.code, settled.document["outcomes"]) == (0, {"settled": 1})
+    assert (there.code, there.document["outcomes"]) == (0, {"completed": 1})
+    assert (other.code, other.document["outcomes"]) == (2, {"other content": 1})
+
+
+def test_a_load_without_a_worker_says_so_and_goes_on_once_there_is_one(commands: Commands) -> None:
+    file = commands.folder / "orders.csv"
+    file.write_text(f"order_id,customer,sku,quantity\nlate-{commands.folder.name},alice,tea-mug,1\n", encoding="utf-8")
+
+    late = commands.here("load", "--from", str(file), "--timeout", "8", "--json")
+    commands.ready_worker()
+    then = commands.here("load", "--from", str(file), "--timeout", "60", "--json")
+
+    queue = commands.environment["CHECKOUT_TASK_QUEUE"]
+    assert late.code == 1
+    assert late.err.count(f"nobody polls task queue {queue}: nothing goes on until a worker does") == 1
+    assert "out of time, at line 2: 0 orders have their outcome" in late.err
+    assert "1 are under way and go on; the same command goes on from there" in late.err
+    assert (late.document["stopped"], late.document["under_way"]) == ("out of time", 1)
+    assert (then.code, then.document["outcomes"], then.err) == (0, {"completed": 1}, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_interrupts_a_load_is_told_how_far_it_came(commands: Commands, number: signal.Signals) -> None:
+    file = commands.folder / "orders.csv"
+    file.write_text(f"order_id,customer,sku,quantity\nleft-{commands.folder.name},alice,tea-mug,1\n", encoding="utf-8")
+
+    left = commands.interrupted("load", "--from", str(file), when="nobody polls", number=number)
+    commands.ready_worker()
+    then = commands.here("load", "--from", str(file))
+
+    assert left.code == 130
+    assert "interrupted, at line 2: 0 orders have their outcome" in left.err
+    left.assert_readable()
+    assert (then.code, "1 completed" in then.out) == (0, True)
+
+
+def test_two_loads_do_not_write_one_file(commands: Commands) -> None:
+    file = commands.folder / "orders.csv"
+    file.write_text(f"order_id,customer,sku,quantity\ntwo-{commands.folder.name},alice,tea-mug,1\n", encoding="utf-8")
+
+    with OutcomeFile(commands.folder / "orders.csv.outcomes.csv"):
+        refused = commands.here("load", "--from", str(file))
+
+    assert refused.code == 2
+    assert "orders.csv.outcomes.csv is in use: process" in refused.err
+
+
+def test_an_outcome_file_that_cannot_be_written_ends_the_load_in_words(commands: Commands) -> None:
+    commands.ready_worker()
+    file = commands.folder / "orders.csv"
+    rows = "".join(f"full-{commands.folder.name}-{number},alice,tea-mug,1\n" for number in range(3))
+    file.write_text(f"order_id,customer,sku,quantity\n{rows}", encoding="utf-8")
+    limited = "import resource, sys, starter; from adapters.telemetry import leave\n"
+    limited += "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); leave(starter.main())"
+
+    ran = subprocess.run(
+        [sys.executable, "-c", limited, "load", "--from", str(file), "--batch", "1"],
+        env=commands.environment | {"PYTHONPATH": str(ROOT)},
+        cwd=commands.folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    then = commands.here("load", "--from", str(file))
+
+    assert ran.returncode == 1
+    assert "orders.csv.outcomes.csv cannot be written: File too large" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert (then.code, "3 completed" in then.out) == (0, True)
+
+
+def test_a_start_that_is_out_of_time_goes_on(commands: Commands) -> None:
+    name = f"slow-{commands.folder.name}"[-60:]
+    order = ("start", "--customer", "alice", "--line", "tea-mug:1", "--order-id", name)
+
+    late = commands.here(*order, "--timeout", "7")
+    commands.ready_worker()
+    then = commands.here(*order, "--timeout", "60")
+
+    assert late.code == 1
+    assert "nobody polls task queue" in late.err
+    assert f"order {name} has not ended within 7 s; it goes on, and starter.py status {name} shows" in late.err
+    assert then.code == 0
+    assert "nobody polls" not in then.err
 
 
 def test_a_file_that_cannot_be_loaded_is_told_before_anything_is_done(commands: Commands) -> None:

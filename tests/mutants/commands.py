@@ -99,7 +99,7 @@ MUTANTS = (
         "batches-of-the-wrong-size",
         "`load --batch` is ignored",
         "client/load_command.py",
-        "batch_size=batch,",
+        "batch_size=given.batch,",
         "batch_size=MAX_BATCH,",
         at(
             STARTER_UPKEEP,
@@ -110,8 +110,8 @@ MUTANTS = (
         "outcomes-written-elsewhere",
         "`load --outcomes` is ignored",
         "client/load_command.py",
-        "where = into or _outcomes_of(file)",
-        "where = _outcomes_of(file)",
+        "into = given.outcomes or _outcomes_of(given.file)",
+        "into = _outcomes_of(given.file)",
         at(
             STARTER_UPKEEP,
             "test_a_bulk_load_makes_batches_of_the_size_it_was_told_and_writes_where_it_was_told",

@@ -17,6 +17,7 @@ from domain import policies
 from domain.errors import DatabaseRefusedStatement
 from domain.maintenance import AuditInput
 from domain.model import CheckoutInput, Lane, OrderLine
+from domain.names import NamesInput
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
 from tests.workflow.bulk_scenes import BULK_SCENES
@@ -36,6 +37,7 @@ from tests.workflow.sagas import (
 )
 from workflows.checkout import CheckoutWorkflow
 from workflows.maintenance import AuditWorkflow
+from workflows.names import NamesWorkflow
 
 Handle = WorkflowHandle[Any, Any]
 Scene = Callable[[Shop, Gates], Awaitable[Handle]]
@@ -468,6 +470,13 @@ async def audits_and_finds(shop: Shop, gates: Gates) -> Handle:
     return await audits(shop, gates)
 
 
+async def looks_up(shop: Shop, _gates: Gates) -> Handle:
+    asked = NamesInput(["lamp", "no-such"], ["alice", "nobody"], ["n-1"])
+    return await shop.client.start_workflow(
+        NamesWorkflow.run, asked, id=f"look-up-{uuid.uuid4()}", task_queue=shop.task_queue
+    )
+
+
 SCENES: dict[str, Scene] = {
     **BULK_SCENES,
     "completed": ordered("carol"),
@@ -527,6 +536,7 @@ SCENES: dict[str, Scene] = {
     "sweep": sweeps,
     "sweep-that-parks": sweeps_and_parks,
     "sweep-that-goes-on": sweeps_on_and_on,
+    "look-up-names": looks_up,
     "audit": audits,
     "audit-that-finds": audits_and_finds,
 }

@@ -29,11 +29,12 @@ from tests.workflow.scenes import SCENES
 from workflows.bulk import BulkCheckoutWorkflow
 from workflows.checkout import CheckoutWorkflow
 from workflows.maintenance import AuditWorkflow, SweepWorkflow
+from workflows.names import NamesWorkflow
 from workflows.versioned import VersionedAudit, VersionedSweep
 
 RECORDINGS = sorted(FOLDER.glob("*.json"))
 CHECKOUTS = [path for path in RECORDINGS if not path.stem.startswith(("sweep", "audit", "bulk"))]
-HEAD = (CheckoutWorkflow, BulkCheckoutWorkflow, AuditWorkflow, SweepWorkflow)
+HEAD = (CheckoutWorkflow, BulkCheckoutWorkflow, NamesWorkflow, AuditWorkflow, SweepWorkflow)
 
 INSTRUCTIONS = """\
 {name}.json does not replay: an order that is open at the deploy would stop with this error.
@@ -139,6 +140,7 @@ def test_the_recordings_have_every_activity_every_update_and_every_kind_of_comma
         *("reserve_orders", "charge_orders", "ship_orders", "unwind_orders"),
         *("close_order", "complete_order", "park_order", "resolve_step", "note_retry"),
         *("run_audit", "record_findings", "find_unfinished", "find_contradictions", "start_sagas"),
+        "look_up_names",
     }
     assert updates == {"cancel", "cancel_order", "retry_compensation", "resolve_compensation"}
     assert kinds >= {

@@ -1,0 +1,84 @@
+"""Whether anybody polls the task queue that something waits on: without a worker nothing goes on, unsaid."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import PendingWorkflowTaskState, TaskQueueType
+from temporalio.api.taskqueue.v1 import PollerInfo, TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, DescribeWorkflowExecutionRequest
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+
+AFTER_SECONDS = 5.0
+# A poll that gets nothing is answered after a minute, and the next one follows at once.
+_POLL = timedelta(seconds=70)
+_MAY_NOT_ASK = frozenset({RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNAUTHENTICATED, RPCStatusCode.UNIMPLEMENTED})
+
+
+class Watch:
+    """Says once, for all that is waited for, that nobody polls."""
+
+    def __init__(self, client: Client, task_queue: str, tell: Callable[[str], None] | None) -> None:
+        self._client = client
+        self._task_queue = task_queue
+        self._tell = tell
+
+    @contextlib.asynccontextmanager
+    async def over(self, workflow_id: str) -> AsyncIterator[None]:
+        """Look at times, inside the block, whether the workflow waits for a worker that is not there."""
+        if self._tell is None:
+            yield
+            return
+        looking = asyncio.create_task(self._look(workflow_id))
+        try:
+            yield
+        finally:
+            looking.cancel()
+
+    async def _look(self, workflow_id: str) -> None:
+        while self._tell is not None:
+            await asyncio.sleep(AFTER_SECONDS)
+            try:
+                is_alone = await nobody_polls(self._client, self._task_queue, workflow_id)
+            except RPCError as error:
+                if error.status in _MAY_NOT_ASK:
+                    return
+                continue  # whoever waits for the workflow tells of a server that is away
+            if is_alone and self._tell is not None:
+                tell, self._tell = self._tell, None
+                tell(
+                    f"nobody polls task queue {self._task_queue}: nothing goes on until a worker does; `python "
+                    "worker.py`, with the same settings, starts one"
+                )
+
+
+async def nobody_polls(client: Client, task_queue: str, workflow_id: str) -> bool:
+    """Tell whether a workflow's task waits while no worker has polled since it came.
+
+    The server lists pollers for minutes after they are gone. One that is there, and idle, would have taken the task at
+    once; a busy one polls again. A worker of a version that is not current polls, and does not get it.
+    """
+    run = await client.workflow_service.describe_workflow_execution(
+        DescribeWorkflowExecutionRequest(
+            namespace=client.namespace, execution=WorkflowExecution(workflow_id=workflow_id)
+        )
+    )
+    if run.pending_workflow_task.state != PendingWorkflowTaskState.PENDING_WORKFLOW_TASK_STATE_SCHEDULED:
+        return False
+    since = run.pending_workflow_task.scheduled_time.ToDatetime()
+    queue = await client.workflow_service.describe_task_queue(
+        DescribeTaskQueueRequest(
+            namespace=client.namespace,
+            task_queue=TaskQueue(name=task_queue),
+            task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+        )
+    )
+
+    def has_polled(poller: PollerInfo) -> bool:
+        margin = _POLL if poller.deployment_options.build_id else timedelta()
+        return poller.last_access_time.ToDatetime() >= since - margin
+
+    return not any(map(has_polled, queue.pollers))
