@@ -18,6 +18,7 @@ _ONE_BEHIND = """
     ALTER TABLE orders DROP COLUMN IF EXISTS shipped_by, DROP COLUMN IF EXISTS taken_back_by;
     ALTER TABLE incidents DROP COLUMN IF EXISTS needs_review;
     DROP FUNCTION IF EXISTS is_identifier CASCADE;
+    DROP TABLE IF EXISTS currencies CASCADE;
     ALTER FUNCTION orders_move() RESET ALL;
     ALTER FUNCTION orders_log_move() RESET ALL;
 """

@@ -11,6 +11,7 @@ from tests.mutants import (
     events,
     failures,
     fence,
+    identifiers,
     lanes,
     maintenance,
     orders,
@@ -28,6 +29,7 @@ from tests.mutants.mutant import Mutant
 
 MUTANTS: tuple[Mutant, ...] = (
     *fence.MUTANTS,
+    *identifiers.MUTANTS,
     *steps.MUTANTS,
     *orders.MUTANTS,
     *saga.MUTANTS,
