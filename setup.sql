@@ -280,6 +280,36 @@ $$;
 
 -- Catalogue ---------------------------------------------------------------------------------------------
 
+-- ISO 4217: which currencies there are, and how many decimals their amounts have. `python -m tests.record_currencies`
+-- writes these rows. What the standard has withdrawn since stays until the shop deletes it.
+CREATE TABLE IF NOT EXISTS currencies (
+    code        text     PRIMARY KEY,
+    minor_units smallint NOT NULL,
+    CONSTRAINT currencies_code_is_iso CHECK (code ~ '^[A-Z]{3}$'),
+    CONSTRAINT currencies_minor_units_in_range CHECK (minor_units BETWEEN 0 AND 4)
+);
+INSERT INTO currencies (code, minor_units) VALUES
+    ('AED', 2), ('AFN', 2), ('ALL', 2), ('AMD', 2), ('AOA', 2), ('ARS', 2), ('AUD', 2), ('AWG', 2), ('AZN', 2),
+    ('BAM', 2), ('BBD', 2), ('BDT', 2), ('BHD', 3), ('BIF', 0), ('BMD', 2), ('BND', 2), ('BOB', 2), ('BOV', 2),
+    ('BRL', 2), ('BSD', 2), ('BTN', 2), ('BWP', 2), ('BYN', 2), ('BZD', 2), ('CAD', 2), ('CDF', 2), ('CHE', 2),
+    ('CHF', 2), ('CHW', 2), ('CLF', 4), ('CLP', 0), ('CNY', 2), ('COP', 2), ('COU', 2), ('CRC', 2), ('CUP', 2),
+    ('CVE', 2), ('CZK', 2), ('DJF', 0), ('DKK', 2), ('DOP', 2), ('DZD', 2), ('EGP', 2), ('ERN', 2), ('ETB', 2),
+    ('EUR', 2), ('FJD', 2), ('FKP', 2), ('GBP', 2), ('GEL', 2), ('GHS', 2), ('GIP', 2), ('GMD', 2), ('GNF', 0),
+    ('GTQ', 2), ('GYD', 2), ('HKD', 2), ('HNL', 2), ('HTG', 2), ('HUF', 2), ('IDR', 2), ('ILS', 2), ('INR', 2),
+    ('IQD', 3), ('IRR', 2), ('ISK', 0), ('JMD', 2), ('JOD', 3), ('JPY', 0), ('KES', 2), ('KGS', 2), ('KHR', 2),
+    ('KMF', 0), ('KPW', 2), ('KRW', 0), ('KWD', 3), ('KYD', 2), ('KZT', 2), ('LAK', 2), ('LBP', 2), ('LKR', 2),
+    ('LRD', 2), ('LSL', 2), ('LYD', 3), ('MAD', 2), ('MDL', 2), ('MGA', 2), ('MKD', 2), ('MMK', 2), ('MNT', 2),
+    ('MOP', 2), ('MRU', 2), ('MUR', 2), ('MVR', 2), ('MWK', 2), ('MXN', 2), ('MXV', 2), ('MYR', 2), ('MZN', 2),
+    ('NAD', 2), ('NGN', 2), ('NIO', 2), ('NOK', 2), ('NPR', 2), ('NZD', 2), ('OMR', 3), ('PAB', 2), ('PEN', 2),
+    ('PGK', 2), ('PHP', 2), ('PKR', 2), ('PLN', 2), ('PYG', 0), ('QAR', 2), ('RON', 2), ('RSD', 2), ('RUB', 2),
+    ('RWF', 0), ('SAR', 2), ('SBD', 2), ('SCR', 2), ('SDG', 2), ('SEK', 2), ('SGD', 2), ('SHP', 2), ('SLE', 2),
+    ('SOS', 2), ('SRD', 2), ('SSP', 2), ('STN', 2), ('SVC', 2), ('SYP', 2), ('SZL', 2), ('THB', 2), ('TJS', 2),
+    ('TMT', 2), ('TND', 3), ('TOP', 2), ('TRY', 2), ('TTD', 2), ('TWD', 2), ('TZS', 2), ('UAH', 2), ('UGX', 0),
+    ('USD', 2), ('USN', 2), ('UYI', 0), ('UYU', 2), ('UYW', 4), ('UZS', 2), ('VED', 2), ('VES', 2), ('VND', 0),
+    ('VUV', 0), ('WST', 2), ('XAD', 2), ('XAF', 0), ('XCD', 2), ('XCG', 2), ('XOF', 0), ('XPF', 0), ('YER', 2),
+    ('ZAR', 2), ('ZMW', 2), ('ZWG', 2)
+ON CONFLICT DO NOTHING;
+
 -- What is sold, at the price the server charges. Rows do not change while orders refer to them.
 CREATE TABLE IF NOT EXISTS products (
     sku              text   PRIMARY KEY,
@@ -287,9 +317,10 @@ CREATE TABLE IF NOT EXISTS products (
     unit_price_minor bigint NOT NULL,
     currency         text   NOT NULL DEFAULT 'EUR',
     CONSTRAINT products_sku_is_printable CHECK (is_identifier(sku)),
-    -- Nothing is free, and no price can overflow an order's total.
-    CONSTRAINT products_price_in_range CHECK (unit_price_minor BETWEEN 1 AND 100000000),
-    CONSTRAINT products_currency_is_iso CHECK (currency ~ '^[A-Z]{3}$')
+    -- Nothing is free; a house has a price in rupiah and in dong; 100 lines of 1 000 units fit into a total.
+    CONSTRAINT products_price_in_range CHECK (unit_price_minor BETWEEN 1 AND 10000000000000),
+    CONSTRAINT products_currency_is_iso CHECK (currency ~ '^[A-Z]{3}$'),
+    CONSTRAINT products_currency_is_known FOREIGN KEY (currency) REFERENCES currencies
 );
 
 -- How much there is. `on_hand` is on the shelf, `reserved` is the part of it that open orders hold; free
@@ -332,7 +363,9 @@ CREATE TABLE IF NOT EXISTS accounts (
     CONSTRAINT accounts_balance_is_a_customers CHECK ((balance_minor IS NOT NULL) = (kind = 'customer')),
     -- Nobody spends what they do not have: the guard that declines a payment.
     CONSTRAINT accounts_never_overdrawn CHECK (balance_minor >= 0),
-    CONSTRAINT accounts_currency_is_iso CHECK (currency ~ '^[A-Z]{3}$')
+    CONSTRAINT accounts_currency_is_iso CHECK (currency ~ '^[A-Z]{3}$'),
+    -- An order and its transfers have the currency of what was sold. A key of theirs would have every order lock this row.
+    CONSTRAINT accounts_currency_is_known FOREIGN KEY (currency) REFERENCES currencies
 ) WITH (fillfactor = 50);
 
 -- A database from before customers were opened with nothing.
@@ -546,12 +579,18 @@ CREATE TABLE IF NOT EXISTS audit_events (
 );
 CALL pg_temp.create_once('CREATE INDEX audit_events_in_commit_order ON audit_events (txid, event_id)');
 
--- A database from before there were ids of other systems: its ids were of a stricter kind.
+-- A database of an earlier version: its ids were of a stricter kind, its prices lower, its currencies any three letters.
 CALL pg_temp.constrain_once('orders', 'orders_id_is_printable', 'CHECK (is_identifier(order_id))');
 CALL pg_temp.constrain_once('orders', 'orders_customer_is_printable', 'CHECK (is_identifier(customer))');
 CALL pg_temp.constrain_once('order_lines', 'order_lines_sku_is_printable', 'CHECK (is_identifier(sku))');
 CALL pg_temp.constrain_once('products', 'products_sku_is_printable', 'CHECK (is_identifier(sku))');
 CALL pg_temp.constrain_once('accounts', 'accounts_id_is_printable', 'CHECK (is_identifier(account_id))');
+CALL pg_temp.constrain_once('products', 'products_price_in_range',
+    $$CHECK (((unit_price_minor >= 1) AND (unit_price_minor <= '10000000000000'::bigint)))$$);
+CALL pg_temp.constrain_once('products', 'products_currency_is_known',
+    'FOREIGN KEY (currency) REFERENCES currencies(code)');
+CALL pg_temp.constrain_once('accounts', 'accounts_currency_is_known',
+    'FOREIGN KEY (currency) REFERENCES currencies(code)');
 
 -- The state machine -------------------------------------------------------------------------------------
 
@@ -676,8 +715,8 @@ BEGIN
     END LOOP;
 END $$;
 
-GRANT SELECT ON products, inventory, delivery_zones, accounts, transfers, orders, order_lines, reservations, shipments,
-             step_fence, order_events, incidents, audit_events, schema_version
+GRANT SELECT ON currencies, products, inventory, delivery_zones, accounts, transfers, orders, order_lines, reservations,
+             shipments, step_fence, order_events, incidents, audit_events, schema_version
              TO checkout, checkout_reader, checkout_operator;
 -- The audit asks it, and so does the trigger on orders.
 GRANT EXECUTE ON FUNCTION order_may_move TO checkout, checkout_reader, checkout_operator;
@@ -737,7 +776,8 @@ BEGIN
         SELECT c.conrelid::regclass AS of, c.conname AS name
           FROM pg_constraint c JOIN unnest(ARRAY[
                    'orders_id_is_printable', 'orders_customer_is_printable', 'order_lines_sku_is_printable',
-                   'products_sku_is_printable', 'accounts_id_is_printable'
+                   'products_sku_is_printable', 'accounts_id_is_printable', 'products_price_in_range',
+                   'products_currency_is_known', 'accounts_currency_is_known'
                ]) AS ours ON ours = c.conname
          WHERE c.connamespace = 'public'::regnamespace AND NOT c.convalidated
          ORDER BY c.conname
@@ -745,7 +785,7 @@ BEGIN
         BEGIN
             EXECUTE format('ALTER TABLE %s VALIDATE CONSTRAINT %I', unseen.of, unseen.name);
         EXCEPTION WHEN integrity_constraint_violation THEN
-            RAISE WARNING '% has rows that % does not allow; they stay as they are, and cannot be written again',
+            RAISE WARNING '% has rows that % does not allow: they stay, and may be refused when they are written again',
                           unseen.of, unseen.name
                 USING HINT = 'Look for them, put them right, and run this file again.';
         END;

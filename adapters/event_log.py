@@ -77,7 +77,8 @@ _NEXT = text("""
           FROM due JOIN audit_events a USING (txid, event_id)
     ), mark AS (
         SELECT to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') || ' ' || event || ' ' AS begins
-          FROM (SELECT at, order_id || ' #' || seq AS event FROM order_events
+          FROM (SELECT at, CASE WHEN order_id ~ '[ "]' THEN CAST(to_json(order_id) AS text) ELSE order_id END
+                           || ' #' || seq AS event FROM order_events  -- as domain.identifiers.in_line has it
                  WHERE event_id = :event_id AND txid = CAST(CAST(:txid AS text) AS xid8)
                 UNION ALL
                 SELECT at, 'audit ' || check_id FROM audit_events

@@ -20,8 +20,8 @@ OTHER_DATABASE: Final = "# another database from here on\n"
 _MARK = " pos="
 _MARKED = re.compile(rb" pos=(\d{1,19})\.(\d{1,18})\s*$")
 _TAIL_BYTES = 65_536
-_BEGINNING_OF_A_LINE = 300
-"""Characters. An instant, the longest order id and a number have a hundred."""
+_BEGINNING_OF_A_LINE = 320
+"""Characters. An instant, the longest order id, every character of it escaped, and a number have 296."""
 
 Place = tuple[str, int]
 """Of an event: its transaction, its number."""

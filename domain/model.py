@@ -8,6 +8,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import ClassVar
 
+from domain.currencies import MINOR_UNITS
 from domain.errors import InvalidInput
 from domain.identifiers import identifier_problem, shown
 from domain.text import tidy as tidy  # noqa: PLC0414 - its importers are being moved
@@ -17,8 +18,6 @@ MAX_QUANTITY = 1_000
 MAX_REASON_LENGTH = 200
 MAX_NAME_LENGTH = 100
 _SKU_SHOWN = 64
-# ISO 4217 currencies without a minor unit; all others here have two decimals.
-_WITHOUT_MINOR_UNIT = frozenset({"CLP", "ISK", "JPY", "KRW", "VND", "XAF", "XOF", "XPF"})
 
 
 class OrderStatus(StrEnum):
@@ -244,10 +243,13 @@ def lines_summary(lines: Iterable[OrderLine], limit: int = 3, *, shown: Callable
 
 
 def format_money(amount_minor: int, currency: str) -> str:
-    """Write an amount of minor units as people read it: `41.00 EUR`."""
-    if currency in _WITHOUT_MINOR_UNIT:
-        return f"{amount_minor} {currency}"
-    return f"{amount_minor // 100}.{amount_minor % 100:02d} {currency}"
+    """Write an amount of minor units as people read it: `41.00 EUR`, `4100 JPY`, `4.100 KWD`."""
+    decimals = MINOR_UNITS.get(currency)
+    if decimals is None:  # of an order from before setup.sql knew its currency
+        return f"{amount_minor} minor units of {currency}"
+    digits = f"{abs(amount_minor):0{decimals + 1}d}"
+    whole, fraction = digits[: len(digits) - decimals], digits[len(digits) - decimals :]
+    return f"{'-' if amount_minor < 0 else ''}{whole}{'.' if decimals else ''}{fraction} {currency}"
 
 
 def _line_problems(lines: tuple[OrderLine, ...]) -> list[str]:

@@ -20,6 +20,7 @@ from embedded.ports import free_port
 from embedded.postgres import PostgresServer
 from embedded.stack import DATABASE, make_database
 from tests.conftest import Database, Shop, database_on
+from tests.identifiers import disagreements
 from tests.memory import folder_in_memory
 
 
@@ -79,6 +80,10 @@ async def test_an_order_completes_another_is_undone_and_nothing_is_violated(shop
     }
     assert await shop.database.value("SELECT count(*) FROM transfers WHERE kind = 'refund'") == 1
     assert report.violation_count == 0
+
+
+async def test_every_character_means_the_same_to_it(database: Database) -> None:
+    assert await disagreements(database, "a{}b".format, "'a' || chr(c) || 'b'") == set()
 
 
 async def test_a_transaction_that_lives_too_long_is_ended_and_is_an_outage(

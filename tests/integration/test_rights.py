@@ -21,6 +21,7 @@ ROLES = (WORKER, READER, OPERATOR)
 # Each column, and who adds it (INSERT) or changes it (UPDATE): the worker in small letters, the operator in capitals.
 # Everybody reads everything, and nobody deletes.
 _COLUMNS = """
+currencies: code minor_units
 products: sku=A name=AC unit_price_minor=AC currency=AC
 inventory: sku initial received on_hand=c reserved=c
 delivery_zones: zone=A carrier=AC is_served=AC hands_over_at_once=AC

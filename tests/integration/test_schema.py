@@ -173,9 +173,9 @@ _MENDED_BY_HAND = {
     "search_path without it": (
         _OTHER + _ROLE + "search_path = other",
         (
-            "a search_path by which accounts, audit_events, delivery_zones, incidents, inventory, order_events, "
-            "order_lines, orders, products, reservations, schema_version, shipments, step_fence, transfers "
-            "are those in public (it is other)"
+            "a search_path by which accounts, audit_events, currencies, delivery_zones, incidents, inventory, "
+            "order_events, order_lines, orders, products, reservations, schema_version, shipments, step_fence, "
+            "transfers are those in public (it is other)"
         ),
     ),
     "no lock_timeout": (

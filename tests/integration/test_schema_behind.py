@@ -17,6 +17,7 @@ _ONE_BEHIND = """
     UPDATE schema_version SET version = 2;
     DROP TABLE approvals;
     DROP FUNCTION is_identifier CASCADE;
+    DROP TABLE currencies CASCADE;
     DROP FUNCTION deposit, deliver, approve_what_is_there, approvals_stay, note_on_order;
     DROP TRIGGER transfers_refuse_deposit ON transfers;
     DROP FUNCTION transfers_refuse_deposit;

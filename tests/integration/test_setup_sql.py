@@ -17,6 +17,7 @@ from activities.payments import Payments
 from activities.shipping import Shipping
 from adapters.schema import tables
 from domain import policies
+from domain.currencies import MINOR_UNITS
 from domain.model import OrderStatus
 from embedded.process import ServerFailed
 from embedded.stack import DATABASE, ROOT, DevStack, make_database, psql
@@ -165,7 +166,7 @@ def test_it_sells_nothing_to_nobody(stack: DevStack, empty_databases: list[str])
     }
     house = psql(stack.postgres, name, "-Atc", "SELECT account_id, kind, balance_minor FROM accounts ORDER BY 1")
 
-    assert filled == {"accounts": 2, "schema_version": 1}
+    assert filled == {"accounts": 2, "currencies": len(MINOR_UNITS), "schema_version": 1}
     assert house.splitlines() == ["bank|house|", "shop|house|"]
 
 
@@ -237,6 +238,10 @@ _VIOLATIONS = {
     "products_sku_is_printable": "INSERT INTO products VALUES ('tea-mug ', 'A blank', 100)",
     "products_price_in_range": "INSERT INTO products VALUES ('gift', 'For nothing', 0)",
     "products_currency_is_iso": "INSERT INTO products VALUES ('gift', 'In euros', 100, 'euro')",
+    "products_currency_is_known": "UPDATE products SET currency = 'XXX' WHERE sku = 'lamp'",
+    "accounts_currency_is_known": "UPDATE accounts SET currency = 'EUX' WHERE account_id = 'bob'",
+    "currencies_code_is_iso": "INSERT INTO currencies VALUES ('eur', 2)",
+    "currencies_minor_units_in_range": "INSERT INTO currencies VALUES ('XTS', 5)",
     "inventory_never_oversold": "UPDATE inventory SET reserved = on_hand + 1 WHERE sku = 'lamp'",
     "inventory_never_negative": "UPDATE inventory SET reserved = -1 WHERE sku = 'lamp'",
     "accounts_id_is_printable": "INSERT INTO accounts VALUES (E'b\\tb', 'customer', 'Bob', 0)",
@@ -310,7 +315,7 @@ async def test_the_database_refuses_what_its_constraint_forbids(stack: DevStack,
 async def test_every_constraint_has_a_row_that_violates_it(database: Database) -> None:
     named = await database.fetch(
         "SELECT conname FROM pg_constraint"
-        " WHERE connamespace = 'public'::regnamespace AND contype IN ('c', 'u')"
+        " WHERE connamespace = 'public'::regnamespace AND (contype IN ('c', 'u') OR confrelid = 'currencies'::regclass)"
         " UNION SELECT indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
         " WHERE c.relnamespace = 'public'::regnamespace AND i.indisunique AND NOT i.indisprimary"
     )

@@ -12,6 +12,7 @@ from tests.mutants import (
     events,
     failures,
     fence,
+    identifiers,
     lanes,
     maintenance,
     order_files,
@@ -35,6 +36,7 @@ from tests.mutants.mutant import Mutant
 
 MUTANTS: tuple[Mutant, ...] = (
     *fence.MUTANTS,
+    *identifiers.MUTANTS,
     *steps.MUTANTS,
     *orders.MUTANTS,
     *saga.MUTANTS,

@@ -213,6 +213,14 @@ def test_the_problem_with_a_reason_is_named(reason: Any, problem: str) -> None:
         (4100, "EUR", "41.00 EUR"),
         (10**15 + 1, "USD", "10000000000000.01 USD"),
         (4100, "JPY", "4100 JPY"),
+        (0, "VND", "0 VND"),
+        (4, "KWD", "0.004 KWD"),
+        (12345, "TND", "12.345 TND"),
+        (123456, "CLF", "12.3456 CLF"),
+        (10**18, "IDR", "10000000000000000.00 IDR"),
+        (-5, "EUR", "-0.05 EUR"),
+        (-4100, "JPY", "-4100 JPY"),
+        (4100, "XXX", "4100 minor units of XXX"),
     ],
 )
 def test_money_is_written_with_the_decimals_of_its_currency(amount: int, currency: str, written: str) -> None:
