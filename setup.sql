@@ -213,7 +213,7 @@ DECLARE
             (''checkout_operator'', ''CONNECT''), (''checkout_operator'', ''USAGE'')) AS w (name, right_)';
     is_done boolean;
 BEGIN
-    EXECUTE format('SELECT NOT EXISTS (%s EXCEPT %s) AND NOT EXISTS (SELECT FROM (%s) AS r WHERE grantee = 0)',
+    EXECUTE format('SELECT NOT EXISTS (%s EXCEPT (%s)) AND NOT EXISTS (SELECT FROM (%s) AS r WHERE grantee = 0)',
                    wanted, rights, rights) INTO is_done;
     IF is_done THEN RETURN; END IF;
     EXECUTE format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database());
@@ -221,16 +221,17 @@ BEGIN
     REVOKE ALL ON SCHEMA public FROM PUBLIC;
     GRANT USAGE ON SCHEMA public TO checkout, checkout_reader, checkout_operator;
     GRANT USAGE, CREATE ON SCHEMA public TO checkout_owner;
-    EXECUTE format('SELECT NOT EXISTS (%s EXCEPT %s) AND NOT EXISTS (SELECT FROM (%s) AS r WHERE grantee = 0)',
+    EXECUTE format('SELECT NOT EXISTS (%s EXCEPT (%s)) AND NOT EXISTS (SELECT FROM (%s) AS r WHERE grantee = 0)',
                    wanted, rights, rights) INTO is_done;
     IF NOT is_done THEN
         RAISE WARNING '% may not decide who gets into database % or its schema public, and others than the checkout''s roles may',
                       current_user, current_database()
             USING HINT = format('Have the owner of both, or an administrator, run this: REVOKE ALL ON DATABASE %1$I FROM PUBLIC; '
                                 'GRANT CONNECT ON DATABASE %1$I TO checkout, checkout_reader, checkout_operator; '
+                                'GRANT CONNECT, TEMP ON DATABASE %1$I TO %2$I; '
                                 'REVOKE ALL ON SCHEMA public FROM PUBLIC; '
                                 'GRANT USAGE ON SCHEMA public TO checkout, checkout_reader, checkout_operator; '
-                                'GRANT USAGE, CREATE ON SCHEMA public TO checkout_owner;', current_database());
+                                'GRANT USAGE, CREATE ON SCHEMA public TO checkout_owner;', current_database(), current_user);
     END IF;
 END $$;
 

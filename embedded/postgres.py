@@ -61,7 +61,7 @@ class PostgresServer:
         self._child: ChildProcess | None = None
         self._place: Place | None = None
         beside = self._data.with_name(f"{self._data.name}.password")
-        self.passwords = Passwords(beside) if standby_of is None else standby_of.passwords
+        self.passwords: Passwords = Passwords(beside) if standby_of is None else standby_of.passwords
         self._asked: list[str] = []
 
     @property
@@ -295,7 +295,7 @@ class PostgresServer:
             "PostgreSQL",
             argv,
             log=self.log,
-            env=env | {"LC_ALL": "C"} | (more or {}),
+            env=env | {"LC_ALL": "C"} | dict(more or {}),
             cwd=place.data.parent,
             user=place.user,
             group=place.group,

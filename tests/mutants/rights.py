@@ -45,7 +45,7 @@ MUTANTS = (
         "what an earlier release or a person gave would stay for ever",
         _SETUP,
         "        SELECT format('REVOKE ALL ON %s %s FROM PUBLIC, checkout, checkout_reader, checkout_operator',\n",
-        "        SELECT format('REVOKE TRIGGER ON %s %s FROM PUBLIC, checkout, checkout_reader, checkout_operator',\n",
+        "        SELECT format('REVOKE ALL ON %s %s FROM checkout_reader',\n",
         at(RIGHTS, "test_a_second_run_gives_the_owner_nothing_new_and_takes_back_what_was_added"),
     ),
     Mutant(
