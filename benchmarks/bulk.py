@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.consumption import Meter, Seconds
 from benchmarks.measure import batch
-from client.orders_file import COLUMNS
+from client.order_rows import COLUMNS
 from domain.model import CheckoutInput
 from embedded.process import ChildProcess
 from embedded.stack import ROOT, DevStack
