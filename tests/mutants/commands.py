@@ -83,8 +83,8 @@ MUTANTS = (
         "load-of-the-wrong-width",
         "`load --concurrency` is ignored",
         "client/load_command.py",
-        "_load_made_up(orders, concurrency or 50, mix, as_json)",
-        "_load_made_up(orders, 50, mix, as_json)",
+        "_load_made_up(orders, concurrency or 50, mix, timeout, as_json)",
+        "_load_made_up(orders, 50, mix, timeout, as_json)",
         at(STARTER_UPKEEP, "test_a_load_has_no_more_orders_under_way_than_it_was_told"),
     ),
     Mutant(
