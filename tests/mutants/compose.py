@@ -1,6 +1,6 @@
 """Faults in docker-compose.yml and its files: a stack that does not come up, loses its data, or cannot be reached."""
 
-from tests.mutants.killers import COMPOSE, COMPOSE_WIRING, WORKER_IMAGE, at
+from tests.mutants.killers import COMPOSE, COMPOSE_WIRING, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "docker-compose.yml"
@@ -436,13 +436,5 @@ MUTANTS = (
         "temporalio/server:${TEMPORAL_VERSION:-1.32.0@sha256:c3e752127759616bb1615e0f9ba0e21635aeb5fdeb922de4f371c350955f46ae}",
         "temporalio/server:${TEMPORAL_VERSION:-1.32.0}",
         at(COMPOSE, "test_every_image_has_an_exact_version_and_a_digest"),
-    ),
-    Mutant(
-        "image-without-the-release",
-        "the worker would end at its first import, in the image alone",
-        _IMAGE,
-        "COPY domain/ domain/\n",
-        "",
-        at(WORKER_IMAGE, "test_the_image_checks_works_sells_and_ends_as_it_is"),
     ),
 )

@@ -1,6 +1,6 @@
 """Faults that only strangers meet: their clusters, their settings, their first look at a history."""
 
-from tests.mutants.killers import CONFIG, HEARTBEAT, PROJECT, SETUP, WORKER_HEALTH, WORKER_START, at
+from tests.mutants.killers import CONFIG, HEARTBEAT, PROJECT, SETUP, WORKER_HEALTH, WORKER_IMAGE, WORKER_START, at
 from tests.mutants.mutant import Mutant
 
 _CONFIG = "adapters/config.py"
@@ -22,7 +22,10 @@ MUTANTS = (
         _CONFIG,
         " and not _is_service_link(name, value)\n",
         "\n",
-        at(CONFIG, "test_what_kubernetes_says_of_services_is_no_setting"),
+        (
+            *at(CONFIG, "test_what_kubernetes_says_of_services_is_no_setting"),
+            *at(WORKER_IMAGE, "test_the_image_checks_works_sells_and_ends_as_it_is"),
+        ),
     ),
     Mutant(
         "whatever-ends-in-port-is-passed-over",

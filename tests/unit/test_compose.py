@@ -163,11 +163,13 @@ def test_env_example_lists_every_variable_of_the_compose_file_with_its_default()
 
 
 def test_there_is_no_default_password_and_no_port_without_one() -> None:
-    told = {said for name, kind, said in VARIABLE.findall(COMPOSE_FILE.read_text(encoding="utf-8")) if kind == "?"}
+    found = VARIABLE.findall(COMPOSE_FILE.read_text(encoding="utf-8"))
+    told = {said for _, kind, said in found if kind == "?"}
 
     passwords = {name for name in variables() if "PASSWORD" in name}
     people = {"POSTGRES_READER_PASSWORD", "POSTGRES_OPERATOR_PASSWORD"}  # nobody logs in without
     assert required() == passwords - people
+    assert [name for name, kind, _ in found if name in required() and kind != "?"] == [], "a default in one place"
     assert people <= passwords
     assert {variables()[name] for name in passwords} == {""}
     [said] = told
