@@ -114,7 +114,7 @@ async def test_a_sweep_that_parks_an_order_ends_with_4(desk: Desk) -> None:
             "SET session_replication_role = replica; UPDATE orders SET status = 'paid' WHERE status = 'completed'"
         )
         ran = await desk("sweep", "--stood-still", "0")
-        await until_status(shop, order, "stuck")
+        await shop.newest_run(order).terminate()
 
     assert ran.code == 4
     assert f"parked: Temporal and the database disagree on {order.order_id}" in ran.out

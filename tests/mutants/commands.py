@@ -121,9 +121,9 @@ MUTANTS = (
         "no-hint-when-interrupted",
         "whoever presses Ctrl-C does not know the id of the order",
         "starter.py",
-        "if not as_json and wait and is_new:",
+        "if not as_json and is_new and order_id is not None:",
         "if False:",
-        at(STARTER_ORDERS, "test_who_waits_for_a_new_order_is_told_how_to_find_it_again"),
+        at(STARTER_ORDERS, "test_who_waits_for_a_new_order_is_told_first_that_it_was_started"),
     ),
     Mutant(
         "interrupt-ends-well",

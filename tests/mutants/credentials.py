@@ -85,8 +85,8 @@ MUTANTS = (
         "start-without-an-answer-is-told-as-unreachable",
         "whoever repeats it would buy twice",
         _STARTER,
-        "        with starting(order.order_id):\n            is_new = await checkouts.start(order)\n",
-        "        is_new = await checkouts.start(order)\n",
+        "        with starting(order.order_id), told_if_interrupted(",
+        "        with told_if_interrupted(",
         at(STARTER_ORDERS, "test_a_start_without_an_answer_tells_the_id_that_a_repeat_needs"),
     ),
     Mutant(
