@@ -47,8 +47,9 @@ from activities.sagas import Sagas
 from activities.shipping import Shipping
 from adapters import deployment, event_log, heartbeat, schema_watch, temporal_credentials
 from adapters.companion import Companion
-from adapters.config import ConfigurationError, WorkerSettings, load
+from adapters.config import ConfigurationError, TellsLog, WorkerSettings, load
 from adapters.connector import Admission
+from adapters.log_target import STDOUT
 from adapters.readiness import (
     DATABASE_ADVICE,
     CannotStart,
@@ -187,10 +188,12 @@ async def run(settings: WorkerSettings) -> None:
         CannotStart: Temporal or Postgres cannot be used.
         CannotContinue: the follower of the event log has ended, or Postgres or Temporal lets nobody in any more.
     """
-    stop = asyncio.Event()
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    require_writable(settings.log_file)
+        loop.add_signal_handler(number, stop.set)
+    # The end of its terminal ends a worker that has one; the others are told by it that their log was rotated.
+    loop.add_signal_handler(signal.SIGHUP, stop.set if os.isatty(0) else event_log.reopen)
+    require_writable(settings)
     forget_heartbeat(settings.heartbeat_file)
     admission = Admission()
     engines = make_engines(settings, admission=admission)
@@ -203,7 +206,7 @@ async def run(settings: WorkerSettings) -> None:
             return
         client = ready.result()
         await _ensure_schedules(client, settings)
-        follower = asyncio.create_task(event_log.follow(engines.steps, settings.log_file))
+        follower = asyncio.create_task(_tell_events(engines.steps, settings))
         locked_out = asyncio.create_task(admission.until_refused_for(settings.database_refused_seconds))
         failure = Failure()
         worker = build_worker(
@@ -219,7 +222,7 @@ async def run(settings: WorkerSettings) -> None:
                 "ready: task queue %s, histories at %s, log in %s",
                 settings.task_queue,
                 settings.ui_url,
-                settings.log_file,
+                _where_the_log_is(settings),
                 extra={"action": "worker_ready"},
             )
             version = asyncio.create_task(deployment.follow(lambda: worker.client, settings))
@@ -248,6 +251,22 @@ async def run(settings: WorkerSettings) -> None:
     finally:
         await engines.dispose()
     _log.info("stopped", extra={"action": "worker_stopped"})
+
+
+async def _tell_events(engine: AsyncEngine, settings: WorkerSettings) -> None:
+    if settings.tells_log is TellsLog.NEVER:
+        await asyncio.Event().wait()
+    if settings.log_file == STDOUT:
+        await event_log.follow_to_stdout(engine)
+    if settings.tells_log is TellsLog.ALWAYS:
+        await event_log.follow(engine, settings.log_file, must_tell=True)
+    await event_log.follow(engine, settings.log_file)
+
+
+def _where_the_log_is(settings: WorkerSettings) -> str:
+    if settings.tells_log is TellsLog.NEVER:
+        return "another worker's hands"
+    return "standard output" if settings.log_file == STDOUT else str(settings.log_file)
 
 
 async def _end(follower: "asyncio.Task[None]") -> None:

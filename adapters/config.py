@@ -2,6 +2,7 @@
 
 import os
 import re
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -79,6 +80,17 @@ def _unset_when_empty(value: object) -> object:
 _OptionalFile = Annotated[Path | None, BeforeValidator(_unset_when_empty)]
 
 
+class TellsLog(StrEnum):
+    """Whether a worker writes the log of order states."""
+
+    AUTO = "auto"
+    """Whoever comes first on a machine writes the file, and the next when it goes; to standard output, each."""
+    ALWAYS = "always"
+    """It is meant to; where another worker has the file, that is told as an error."""
+    NEVER = "never"
+    """Others do."""
+
+
 class StarterSettings(BaseSettings):
     """What a client of the checkout needs to know. It never learns where the database is."""
 
@@ -123,6 +135,9 @@ class WorkerSettings(StarterSettings):
     heartbeat_file: _OptionalFile = None
     """Where a worker that is at work says so every two seconds, for `python -m adapters.heartbeat`."""
     log_file: Path = Path("saga.log")
+    """Where the log of order states goes; - for standard output."""
+    tells_log: TellsLog = TellsLog.AUTO
+    """Which of many workers writes it: auto, always or never."""
     log_level: Annotated[str, AfterValidator(_log_level)] = "INFO"
     log_format: LogFormat = LogFormat.TEXT
     """The form of the worker's own log: text or json, a line for each record."""

@@ -3,7 +3,8 @@
 Made from `order_events` and `audit_events`, which number their rows from one sequence.
 
 The file is its own bookmark (adapters/log_file.py), and a worker that starts reads on from the last whole line. A lock
-on the file lets one worker of a machine write it; the others stand by and take over when it goes.
+beside the file lets one worker of a machine write it; the others stand by and take over when it goes. A file that is
+moved away, removed or emptied is followed by a new one that begins with the bookmark (adapters/log_target.py).
 
 Reading without gaps: an event's id says when it was written, not when it became visible. An event counts
 as settled once every transaction that began before its own has ended, that is, below the snapshot's xmin.
@@ -13,10 +14,10 @@ bookmark is still there, as it was told. Where it is not, the database went back
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 from enum import StrEnum
-from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,8 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters.database import single_statement
-from adapters.log_file import BEGINNING, OTHER_DATABASE, Bookmark, append, claim, last_bookmark, marked, opened
+from adapters.log_file import BEGINNING, OTHER_DATABASE, Bookmark, append, marked
+from adapters.log_target import LogFile, StandardOutput, Target
 from adapters.telemetry import ORDERS_LOGGER
 from domain.errors import CheckoutError
 from domain.identifiers import in_line
@@ -37,9 +39,11 @@ _orders_log = logging.getLogger(ORDERS_LOGGER)
 
 _POLL_SECONDS = 0.5
 _RETRY_SECONDS = 2.0
+_LAST_SECONDS = 3.0
 _BATCH = 500
 # What no batch does: its orders are in the hands of their own sagas by then.
 _OWN_SAGA_ONLY = frozenset({"park", "operator", "handed over"})
+_sleepers: set[asyncio.Event] = set()
 
 # A row's place is that of the earliest transaction which wrote it or a later event of its order: a transaction
 # that had begun earlier, and then waited for the order, has the lower txid and the higher number. `due` finds the
@@ -101,6 +105,9 @@ _NEXT = text("""
 """)
 
 
+_OLDEST_OPEN = text("SELECT CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text)")
+
+
 class Standing(StrEnum):
     """What the database is to the bookmark."""
 
@@ -121,21 +128,69 @@ class Found(NamedTuple):
     rows: Sequence[Row[tuple[object, ...]]]
 
 
-async def follow(engine: AsyncEngine, path: Path) -> None:
-    """Write saga.log and the console for as long as the worker runs. Never raises for a database that is away."""
-    with opened(path) as file:
-        while not claim(file):  # noqa: ASYNC110 - the lock is another process's; no event tells of it
+async def follow(engine: AsyncEngine, path: Path, *, must_tell: bool = False) -> None:
+    """Write saga.log and the console for as long as the worker runs. Never raises for a database that is away.
+
+    Args:
+        engine: where the events are.
+        path: the file. Where another worker has it, this one stands by.
+        must_tell: say of standing by as an error.
+    """
+    file = LogFile(path, append)
+    try:
+        is_told = False
+        while not file.claim():  # the lock is another process's; no event tells of it
+            if not is_told:
+                level = logging.ERROR if must_tell else logging.INFO
+                _log.log(level, "another worker writes %s; this one stands by", path, extra={"action": "log_stands_by"})
+                is_told = True
             await asyncio.sleep(_RETRY_SECONDS)
-        follower = _Follower(engine, file)
+        if is_told:
+            _log.info("this worker writes %s from now on", path, extra={"action": "log_taken_over"})
+        await _follow(_Follower(engine, file))
+    finally:
+        file.close()
+
+
+async def follow_to_stdout(engine: AsyncEngine) -> None:
+    """Write saga.log's lines to standard output, from what happens from now on, and the console.
+
+    Nobody goes on after it, so what is settled when it is cancelled is told before it ends.
+    """
+    follower = _Follower(engine, StandardOutput())
+    try:
+        await _follow(follower)
+    except asyncio.CancelledError:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_SECONDS):
+                await follower.look()
+        raise
+
+
+async def _follow(follower: "_Follower") -> None:
+    woken = asyncio.Event()
+    _sleepers.add(woken)
+    try:
         while True:
             seconds = await follower.look()
-            await asyncio.sleep(seconds)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(woken.wait(), seconds)
+            woken.clear()
+    finally:
+        _sleepers.discard(woken)
+
+
+def reopen() -> None:
+    """Look at once whether saga.log was moved away, and go on in a new file."""
+    for woken in _sleepers:
+        woken.set()
 
 
 class _Follower:
-    def __init__(self, engine: AsyncEngine, file: FileIO) -> None:
+    def __init__(self, engine: AsyncEngine, target: Target) -> None:
         self._engine = engine
-        self._file = file
+        self._target = target
+        self._told: Bookmark | None = None
         self._bookmark: Bookmark | None = None
         self._database = Standing.SAME
 
@@ -145,6 +200,8 @@ class _Follower:
             return await self._tell_what_is_new()
         except CheckoutError as failure:
             _log.debug("saga.log waits: %s", failure.message)
+        except BrokenPipeError:
+            raise  # whoever reads our output is gone for good
         except OSError as failure:
             # A full disk must not stop the checkout. Whatever was half written is cut off again.
             _log.error("saga.log cannot be written and will catch up: %s", failure)
@@ -153,22 +210,35 @@ class _Follower:
 
     async def _tell_what_is_new(self) -> float:
         if self._bookmark is None:
-            self._bookmark = last_bookmark(self._file)
-        found = await _read(self._engine, self._bookmark)
+            self._bookmark = self._target.bookmark() or self._told or await self._begin_now()
+        if self._target.follow_rotation(self._bookmark):
+            _log.info("saga.log was moved away: a new file goes on after it", extra={"action": "log_reopened"})
+            self._bookmark = self._target.bookmark() or self._bookmark
+        bookmark = self._bookmark
+        found = await _read(self._engine, bookmark)
         if found.database is not self._database:
             _say(found.database)
             self._database = found.database
-        if found.database in {Standing.OTHER, Standing.AHEAD} and self._bookmark != BEGINNING:
-            append(self._file, OTHER_DATABASE)
-            self._bookmark = BEGINNING
+        if found.database in {Standing.OTHER, Standing.AHEAD} and bookmark != BEGINNING:
+            await self._target.append(OTHER_DATABASE)
+            bookmark = self._bookmark = BEGINNING
         if found.rows:
-            append(self._file, "".join(marked([(_place(row), line(row)) for row in found.rows], self._bookmark)))
-            self._bookmark = Bookmark.of(_place(found.rows[-1]), line(found.rows[-1]))
+            lines = [(_place(row), line(row)) for row in found.rows]
+            await self._target.append("".join(marked(lines, bookmark)))
+            self._bookmark = self._told = Bookmark.of(_place(found.rows[-1]), line(found.rows[-1]))
             for row in found.rows:
                 _tell(row)
         if found.database in {Standing.BEHIND, Standing.AHEAD}:
             return _RETRY_SECONDS
         return 0.0 if len(found.rows) >= _BATCH else _POLL_SECONDS
+
+    async def _begin_now(self) -> Bookmark:
+        """Begin behind all that is settled, and say where: what was told before cannot be known."""
+        async with single_statement(self._engine) as connection:
+            xmin = str((await connection.execute(_OLDEST_OPEN)).scalar_one())
+        await self._target.append(f"# begins with transaction {xmin}: what committed before is not told here\n")
+        self._told = Bookmark(xmin, 0, "")
+        return self._told
 
 
 def _say(database: Standing) -> None:

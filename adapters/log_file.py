@@ -16,6 +16,8 @@ from typing import Final
 
 OTHER_DATABASE: Final = "# another database from here on\n"
 """Ends what was told of one database: the events of the next one begin after it, from the first."""
+_GOES_ON: Final = "# goes on after "
+"""Begins a file whose events go on behind those of another: the bookmark follows, as the line that it was there."""
 
 _MARK = " pos="
 _MARKED = re.compile(rb" pos=(\d{1,19})\.(\d{1,18})\s*$")
@@ -38,6 +40,7 @@ class Bookmark:
     @classmethod
     def of(cls, place: Place, line: str) -> "Bookmark":
         """Mark an event that has been told in this line."""
+        line = line.removeprefix(_GOES_ON)
         # What a power failure leaves of a file may have NULs, which Postgres takes for no text at all.
         return cls(*place, line[:_BEGINNING_OF_A_LINE].replace("\x00", "?"))
 
@@ -69,6 +72,14 @@ def append(file: FileIO, text: str) -> None:
     data = text.encode()
     if file.write(data) != len(data):
         raise OSError("only a part of the lines could be written")
+
+
+def continuation(bookmark: Bookmark) -> str:
+    """Begin a file with what another one has told up to; nothing where nothing was told."""
+    if bookmark == BEGINNING:
+        return ""
+    line = bookmark.line.partition(_MARK)[0].rstrip("\n")
+    return f"{_GOES_ON}{line}{_MARK}{bookmark.txid}.{bookmark.event_id}\n"
 
 
 def marked(lines: Sequence[tuple[Place, str]], before: Bookmark) -> Iterator[str]:

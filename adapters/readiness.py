@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,10 +17,11 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from adapters import heartbeat, rights, schema
-from adapters.config import ConfigurationError, WorkerSettings
+from adapters.config import ConfigurationError, TellsLog, WorkerSettings
 from adapters.connector import CONNECTOR, Admission, CannotConnect, Connector
 from adapters.database import create_audit_engine, create_engine, sqlstate
 from adapters.log_file import opened
+from adapters.log_target import STDOUT, lock_of
 from adapters.pooling import LENDING_POOLER, Pooling, pooling_of
 from adapters.temporal import ADVICE, NOT_OURS_TO_ASK, connect, connection_options, is_refused, place
 from domain import policies
@@ -201,17 +201,27 @@ def _lacking_attributes(namespace: str, known: Mapping[str, IndexedValueType.Val
     return said
 
 
-def require_writable(log_file: Path) -> None:
-    """Refuse a log that cannot be written.
+def require_writable(settings: WorkerSettings) -> None:
+    """Refuse a log that cannot be written: a file is read back too, so a device or a pipe is none.
 
     Raises:
         CannotStart: it is so.
     """
+    log_file = settings.log_file
+    if settings.tells_log is TellsLog.NEVER:
+        return
     try:
-        opened(log_file).close()
+        if log_file == STDOUT:
+            os.fstat(1)
+            return
+        if log_file.exists() and not (log_file.is_file() or log_file.is_dir()):
+            raise OSError(f"{str(log_file)!a} is no file, and could not be read back")  # noqa: TRY301
+        for path in (log_file, lock_of(log_file)):
+            opened(path).close()
     except OSError as error:
         raise CannotStart(
-            f"The log cannot be written: {error}.\nSet CHECKOUT_LOG_FILE to a file in a folder that exists."
+            f"The log cannot be written: {error}.\nSet CHECKOUT_LOG_FILE to a file in a folder that exists, or to - for"
+            " standard output; or CHECKOUT_TELLS_LOG=never where another worker writes it."
         ) from error
 
 
@@ -235,7 +245,7 @@ def forget_heartbeat(file: Path | None) -> None:
 
 async def check(settings: WorkerSettings) -> None:
     """Look at all that a worker needs, as its start does; raise CannotStart with what Postgres and Temporal lack."""
-    require_writable(settings.log_file)
+    require_writable(settings)
     deadline = time.monotonic() + settings.startup_timeout_seconds
     engines = make_engines(settings, pool_size=1)
     try:

@@ -71,8 +71,8 @@ def code(text: str) -> str:
 
 def for_summary(text: str) -> str:
     """Give one value within a summary of Temporal's: a short line of Markdown, which its UI shows as text in places."""
-    short = text if len(text) <= _SUMMARY_CHARACTERS else f"{text[: _SUMMARY_CHARACTERS - 1]}…"
-    return for_markdown(short)
+    shown = on_one_line(text)
+    return for_markdown(shown if len(shown) <= _SUMMARY_CHARACTERS else f"{shown[: _SUMMARY_CHARACTERS - 1]}…")
 
 
 def json_text(document: object, *, indent: int | None = None) -> str:

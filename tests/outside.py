@@ -88,6 +88,7 @@ _ATTACKS = (
 _LATIN = (range(0x20), range(0x7F, 0xA0), range(0x20, 0x7F))
 _ANY = (*_LATIN, range(0xA0, 0x3000), range(0xDC80, 0xDD00), range(0x10000, 0x110000))
 
+_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u3164\uffa0]")
 ALLOWED_CONTROLS = "\n"
 
 
@@ -104,14 +105,13 @@ def text(draw: random.Random, longest: int = 8) -> str:
 
 def raw_controls(shown: str, allowed: str = ALLOWED_CONTROLS) -> list[str]:
     """List what a terminal would act on or hide."""
+    if shown.replace(allowed, "").isprintable() and not _INVISIBLE.search(shown):
+        return []
     return [
         f"{char!a}"
         for char in shown
         if char not in allowed
-        and (
-            unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"}
-            or char in "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u3164\uffa0"
-        )
+        and (unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"} or _INVISIBLE.match(char))
     ]
 
 

@@ -78,6 +78,7 @@ SLOW_FILES = frozenset(
         "test_setup_owner",
         "test_starter_orders",
         "test_starter_upkeep",
+        "test_terminal",
         "test_trip_booking",
         "test_what_start_says",
         "test_worker_drain",

@@ -1,5 +1,6 @@
-"""A worker whose saga.log is not written any more ends, and says so."""
+"""saga.log is written where and by whom the settings say; a worker that cannot write it any more ends, and says so."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -51,3 +52,62 @@ def test_a_follower_that_fails_while_the_worker_drains_is_told_too(commands: Com
 
     assert worker.wait(DEADLINE_SECONDS) == status
     assert ("saga.log is not written any more: KeyError" in worker.tail(100)) == bool(status)
+
+
+def test_standard_output_gets_the_lines_of_saga_log_and_nothing_else(commands: Commands) -> None:
+    worker = commands.ready_worker(CHECKOUT_LOG_FILE="-")
+    worker.until(lambda: "# begins with transaction" in worker.tail(100), timeout=DEADLINE_SECONDS)
+    order = commands.here("start", "--customer", "alice", "--line", "tea-mug:1", "--json").document["order_id"]
+    worker.until(lambda: worker.tail(100).count(f"{order} #3 ") >= 2, timeout=DEADLINE_SECONDS)
+
+    assert worker.stop() == 0
+
+    told = [line for line in worker.tail(200).splitlines() if line.startswith("20") and f"Z {order} #" in line[:60]]
+    assert [line.split()[2] for line in told] == ["#1", "#2", "#3"]
+    assert "log in standard output" in worker.tail(200)
+    assert not (commands.folder / "-").exists()
+
+
+def test_a_worker_goes_on_in_a_new_file_when_it_is_told_that_its_log_was_rotated(
+    commands: Commands, tmp_path: Path
+) -> None:
+    worker = commands.ready_worker()
+    log = Path(commands.environment["CHECKOUT_LOG_FILE"])
+    order = commands.here("start", "--customer", "alice", "--line", "tea-mug:1", "--json").document["order_id"]
+    worker.until(lambda: f"{order} #3 " in log.read_text(), timeout=DEADLINE_SECONDS)
+    log.rename(tmp_path / "rotated.log")
+
+    worker.signal(signal.SIGHUP)
+
+    worker.until(lambda: log.exists() and "# goes on after " in log.read_text(), timeout=DEADLINE_SECONDS)
+    assert worker.stop() == 0
+    assert "saga.log was moved away" in worker.tail(100)
+
+
+def test_a_worker_that_is_not_to_tell_the_log_writes_none(commands: Commands) -> None:
+    worker = commands.ready_worker(CHECKOUT_TELLS_LOG="never", CHECKOUT_LOG_FILE="/nowhere/saga.log")
+
+    commands.here("start", "--customer", "alice", "--line", "tea-mug:1", "--json")
+
+    assert worker.stop() == 0
+    assert " by accept" not in worker.tail(200)
+    assert "log in another worker's hands" in worker.tail(200)
+
+
+def test_a_worker_that_is_meant_to_tell_the_log_and_may_not_says_so_as_an_error(commands: Commands) -> None:
+    commands.ready_worker()
+    second = commands.ready_worker(CHECKOUT_TELLS_LOG="always")
+
+    second.until(lambda: "stands by" in second.tail(100), timeout=DEADLINE_SECONDS)
+
+    assert [line.split()[1] for line in second.tail(100).splitlines() if "stands by" in line] == ["ERROR"]
+
+
+def test_a_pipe_is_no_log_file(commands: Commands, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    worker = commands.worker(CHECKOUT_LOG_FILE=str(tmp_path / "pipe"))
+
+    assert worker.wait(DEADLINE_SECONDS) == 1
+    assert "could not be read back" in worker.tail(100)
+    assert "CHECKOUT_LOG_FILE" in worker.tail(100)

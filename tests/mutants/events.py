@@ -1,10 +1,11 @@
 """Faults in saga.log: nothing missing, nothing twice, each order's events in their own sequence."""
 
-from tests.mutants.killers import EVENT_LOG, LOG_FILE, PLANS, RESTORED_LOG, WORKER_LOG, at
+from tests.mutants.killers import EVENT_LOG, LOG_FILE, PLANS, RESTORED_LOG, ROTATED_LOG, WORKER_LOG, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "adapters/event_log.py"
 _LOG_FILE = "adapters/log_file.py"
+_TARGET = "adapters/log_target.py"
 _GROUP = at(
     EVENT_LOG,
     *(
@@ -196,8 +197,8 @@ MUTANTS = (
         "log-goes-on-behind-a-dump",
         "events with lower transaction ids than those of the dump would be missing for good",
         _FILE,
-        "        if found.database in {Standing.OTHER, Standing.AHEAD} and self._bookmark != BEGINNING:\n",
-        "        if found.database is Standing.OTHER and self._bookmark != BEGINNING:\n",
+        "        if found.database in {Standing.OTHER, Standing.AHEAD} and bookmark != BEGINNING:\n",
+        "        if found.database is Standing.OTHER and bookmark != BEGINNING:\n",
         at(RESTORED_LOG, "test_a_dump_that_its_server_catches_up_with_is_told_whole_too"),
     ),
     Mutant(
@@ -215,6 +216,80 @@ MUTANTS = (
         '        return cls(*place, line[:_BEGINNING_OF_A_LINE].replace("\\x00", "?"))\n',
         '        return cls(*place, "")\n',
         at(EVENT_LOG, "test_a_restart_goes_on_where_the_last_whole_line_ends"),
+    ),
+    # Rotation and standard output -----------------------------------------------------------------------------
+    Mutant(
+        "log-stays-in-a-file-that-was-moved",
+        "after a rotation every event would go into the old file, until it is deleted",
+        _TARGET,
+        "        if not self._is_elsewhere():\n            return False\n",
+        "        if self._file:\n            return False\n",
+        at(ROTATED_LOG, "test_a_new_file_goes_on_where_the_one_before_ended[False-moved]"),
+    ),
+    Mutant(
+        "log-begins-anew-after-a-rotation",
+        "a restart behind a rotation would tell everything again",
+        _TARGET,
+        " and (begins := continuation(bookmark)):\n",
+        ' and (begins := continuation(bookmark) and ""):\n',
+        at(ROTATED_LOG, "test_a_new_file_goes_on_where_the_one_before_ended[True-moved]"),
+    ),
+    Mutant(
+        "log-does-not-see-that-it-was-emptied",
+        "a restart behind copytruncate would tell everything again",
+        _TARGET,
+        " or opened.st_size < self._size\n",
+        "\n",
+        at(ROTATED_LOG, "test_a_new_file_goes_on_where_the_one_before_ended[True-emptied]"),
+    ),
+    Mutant(
+        "log-lock-moves-with-the-log",
+        "a worker that comes during a rotation would tell everything again",
+        _TARGET,
+        '    return path.with_name(f"{path.name}.lock")\n',
+        "    return path\n",
+        at(ROTATED_LOG, "test_a_worker_that_comes_while_the_file_is_away_stands_by_and_says_so"),
+    ),
+    Mutant(
+        "rotation-wakes-nobody",
+        "SIGHUP would do nothing",
+        _FILE,
+        "    for woken in _sleepers:\n        woken.set()\n",
+        "    for woken in _sleepers:\n        woken.clear()\n",
+        at(ROTATED_LOG, "test_a_rotation_wakes_a_follower_that_waits"),
+    ),
+    Mutant(
+        "standing-by-is-not-told",
+        "nobody would know why a worker writes no log",
+        _FILE,
+        "            if not is_told:\n",
+        "            if is_told:\n",
+        at(ROTATED_LOG, "test_a_worker_that_comes_while_the_file_is_away_stands_by_and_says_so"),
+    ),
+    Mutant(
+        "standard-output-tells-everything",
+        "each restart of a container would tell every event there ever was",
+        _FILE,
+        '        self._told = Bookmark(xmin, 0, "")\n',
+        "        self._told = BEGINNING\n",
+        at(ROTATED_LOG, "test_standard_output_gets_what_happens_from_now_on_and_says_from_where"),
+    ),
+    Mutant(
+        "standard-output-holds-up-the-worker",
+        "whoever does not read its output would stop the checkout",
+        _TARGET,
+        "            _, is_ready, _ = select.select([], [self._descriptor], [], 0)\n",
+        "            is_ready = True\n",
+        at(ROTATED_LOG, "test_a_reader_who_does_not_read_does_not_hold_up_the_worker"),
+        hangs=True,
+    ),
+    Mutant(
+        "worker-writes-a-log-that-it-should-not",
+        "every machine would write a log, though one is meant to",
+        "worker.py",
+        "    if settings.tells_log is TellsLog.NEVER:\n        await asyncio.Event().wait()\n",
+        "",
+        at(WORKER_LOG, "test_a_worker_that_is_not_to_tell_the_log_writes_none"),
     ),
     Mutant(
         "worker-goes-on-without-its-log",

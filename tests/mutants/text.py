@@ -83,8 +83,8 @@ MUTANTS = (
         "summary-with-a-picture",
         "Temporal's UI would load a picture from wherever a buyer says",
         _TEXT,
-        "    return for_markdown(short)\n",
-        "    return short\n",
+        "    return for_markdown(shown if",
+        "    return (shown if",
         _FUZZ,
     ),
     Mutant(

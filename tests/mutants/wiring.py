@@ -192,7 +192,7 @@ MUTANTS = (
         "worker-starts-without-a-log",
         "saga.log would be missing, and nobody would know",
         _WORKER,
-        "    require_writable(settings.log_file)\n",
+        "    require_writable(settings)\n",
         "",
         at(WORKER_START, "test_a_worker_refuses_a_log_that_it_cannot_write"),
         hangs=True,

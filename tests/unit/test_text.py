@@ -84,12 +84,13 @@ def test_no_text_from_outside_acts_at_an_edge() -> None:
     fuzz(2_000)
 
 
-def test_none_of_a_hundred_thousand_texts_from_outside_acts_at_an_edge() -> None:
-    fuzz(100_000)
+@pytest.mark.parametrize("share", range(10))
+def test_none_of_a_hundred_thousand_texts_from_outside_acts_at_an_edge(share: int) -> None:
+    fuzz(10_000, SEED + 1 + share)
 
 
-def fuzz(cases: int) -> None:
-    draw = random.Random(SEED)
+def fuzz(cases: int, seed: int = SEED) -> None:
+    draw = random.Random(seed)
     for number in range(cases):
         text = outside.text(draw)
         for check in (check_functions, WHOLE[number % len(WHOLE)]):
@@ -123,16 +124,16 @@ def assert_harmless(shown: str, allowed: str = outside.ALLOWED_CONTROLS) -> None
 
 def assert_inert(markdown: str, text: str) -> None:
     """Let a renderer of Markdown find nothing in a line but text and code, and the value in it as it was written."""
-    kinds = [token.type for block in MARKDOWN.parse(markdown) for token in block.children or [block]]
-    assert set(kinds) <= {"paragraph_open", "paragraph_close", "text", "code_inline"}, (kinds, markdown)
-    content = "".join(token.content for block in MARKDOWN.parse(markdown) for token in block.children or [])
+    found = [token for block in MARKDOWN.parse(markdown) for token in block.children or [block]]
+    assert {token.type for token in found} <= {"paragraph_open", "paragraph_close", "text", "code_inline"}, markdown
+    content = "".join(token.content for token in found)
     assert content.startswith(f"value {on_one_line(text).strip()}") or on_one_line(text) != on_one_line(text).strip()
 
 
 def shown_by(show: Callable[[], object], monkey: pytest.MonkeyPatch) -> str:
     """Give what is printed on a terminal, without the colours that are our own."""
     out, err = io.StringIO(), io.StringIO()
-    monkey.setattr(view, "console", Terminal(file=out, force_terminal=True, width=20_000))
+    monkey.setattr(view, "console", Terminal(file=out, force_terminal=True, width=3_000))
     monkey.setattr(view, "errors", Terminal(file=err, force_terminal=True, soft_wrap=True))
     show()
     return outside.without_own_sequences(out.getvalue() + err.getvalue())

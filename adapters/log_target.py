@@ -1,0 +1,154 @@
+"""Where saga.log is written: a file, which one process has and others may move away, or standard output."""
+
+import asyncio
+import os
+import select
+from collections.abc import Callable
+from io import FileIO
+from pathlib import Path
+from typing import Final, Protocol
+
+from adapters.log_file import Bookmark, claim, continuation, last_bookmark, opened
+
+STDOUT: Final = Path("-")
+"""The path that means standard output."""
+
+_LOOK_SECONDS = 0.05
+
+Append = Callable[[FileIO, str], None]
+
+
+def lock_of(path: Path) -> Path:
+    """Name the file beside a log whose lock says who writes it."""
+    return path.with_name(f"{path.name}.lock")
+
+
+class Target(Protocol):
+    """What the follower of the events writes to."""
+
+    def bookmark(self) -> Bookmark | None:
+        """Find up to where all is told; None where what is written cannot be read back."""
+
+    async def append(self, text: str) -> None:
+        """Write whole lines."""
+
+    def follow_rotation(self, bookmark: Bookmark) -> bool:
+        """Go on in a new file where the old one was moved, removed or emptied; tell whether it was."""
+
+
+class LogFile:
+    """A file that this process alone appends to.
+
+    The lock is on a file beside it, which stays where it is when the log is moved: whoever comes meanwhile finds an
+    empty log and a lock that is taken. The log itself is locked too, as workers of an earlier version do.
+
+    Args:
+        path: the log.
+        append: writes lines to an open file.
+    """
+
+    def __init__(self, path: Path, append: Append) -> None:
+        self._path = path
+        self._append = append
+        self._lock = opened(lock_of(path))
+        self._file: FileIO | None = None
+        self._size = 0
+
+    def claim(self) -> bool:
+        """Become the process that writes, or tell that another one is."""
+        if not claim(self._lock):
+            return False
+        self._open()
+        if claim(self._opened()):
+            return True
+        self.close_log()
+        return False
+
+    def close(self) -> None:
+        """Leave the log to others."""
+        self.close_log()
+        self._lock.close()
+
+    def close_log(self) -> None:
+        """Close the log and keep the lock."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def bookmark(self) -> Bookmark:
+        """Find it in the last whole line, behind which nothing is left."""
+        found = last_bookmark(self._opened())
+        self._size = self._opened().tell()
+        return found
+
+    async def append(self, text: str) -> None:
+        """Write whole lines.
+
+        Raises:
+            OSError: they could not be written whole.
+        """
+        self._write(text)
+
+    def _write(self, text: str) -> None:
+        self._append(self._opened(), text)
+        self._size = os.fstat(self._opened().fileno()).st_size
+
+    def follow_rotation(self, bookmark: Bookmark) -> bool:
+        """Look whether the path is still the file that is open, and as long as it was.
+
+        Raises:
+            OSError: a new one cannot be opened.
+        """
+        if not self._is_elsewhere():
+            return False
+        self._open()
+        claim(self._opened())  # of an earlier version's worker, which came first and tells what it finds
+        if os.fstat(self._opened().fileno()).st_size == 0 and (begins := continuation(bookmark)):
+            self._write(begins)
+        return True
+
+    def _is_elsewhere(self) -> bool:
+        ours = os.fstat(self._opened().fileno())
+        try:
+            there = self._path.stat()
+        except FileNotFoundError:
+            return True
+        return (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino) or ours.st_size < self._size
+
+    def _open(self) -> None:
+        # The new one first: where there cannot be any, the old one is kept.
+        new = opened(self._path)
+        self.close_log()
+        self._file, self._size = new, 0
+
+    def _opened(self) -> FileIO:
+        assert self._file is not None
+        return self._file
+
+
+class StandardOutput:
+    """Standard output: what was written cannot be read back, and nobody else writes it."""
+
+    def __init__(self, descriptor: int = 1) -> None:
+        self._descriptor = descriptor
+
+    def bookmark(self) -> None:
+        """Nothing is known of what was told before."""
+
+    async def append(self, text: str) -> None:
+        """Write whole lines, without holding up the worker where nobody reads them.
+
+        Raises:
+            OSError: whoever read them is gone.
+        """
+        data = text.encode()
+        while data:
+            _, is_ready, _ = select.select([], [self._descriptor], [], 0)
+            if is_ready:
+                data = data[os.write(self._descriptor, data[: select.PIPE_BUF]) :]
+            else:
+                await asyncio.sleep(_LOOK_SECONDS)
+
+    def follow_rotation(self, bookmark: Bookmark) -> bool:  # noqa: ARG002 - it has none
+        """Nobody moves it away."""
+        return False
