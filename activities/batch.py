@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from adapters.database import transaction
 from domain.bulk import OTHER_CONTENT, Outcome, StepReport
 from domain.errors import CheckoutError, DatabaseRefusedStatement, DatabaseUnavailable
-from domain.model import ENDINGS, CheckoutInput, OrderStatus, id_is_taken, tidy
+from domain.model import ENDINGS, CheckoutInput, OrderStatus, id_is_taken
+from domain.text import tidy
 
 _TRIES = 5
 # Written by hand, or undone by somebody right now.

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from client.text_file import Line
 from domain.errors import InvalidInput
-from domain.model import tidy
+from domain.text import tidy
 
 COLUMNS = ("order_id", "customer", "sku", "quantity")
 LONGEST_FIELD = 100
@@ -46,6 +46,19 @@ class _Layout:
     def cells(self, lines: Iterator[str], *, is_strict: bool = True) -> list[str]:
         reader = csv.reader(lines, delimiter=self.separator, skipinitialspace=True, strict=is_strict)
         return [cell.strip(" ") for cell in next(reader, [])]
+
+    def quoted_cells(self, texts: Iterator[str], taken: Sequence[Line]) -> list[str]:
+        """Read a row with quotes, of the lines that are taken meanwhile.
+
+        Raises:
+            csv.Error: a quote is not where one may be. Within a field without quotes csv would take it as it is.
+        """
+        cells = self.cells(texts)
+        others = f'[^"{re.escape(self.separator)}]*'
+        field = f'(?: *"(?:[^"]|"")*" *|{others})'
+        if len(taken) == 1 and not re.fullmatch(f"{field}(?:{re.escape(self.separator)}{field})*", taken[0].text):
+            raise csv.Error("a quote stands within a field without quotes")
+        return cells
 
     def bad(self, line: Line, problem: str) -> Row:
         """Tell of a line that is no row, and of which order it seems to be."""
@@ -93,7 +106,7 @@ def _quoted(line: Line, layout: _Layout, lines: Iterator[Line], ahead: deque[Lin
             yield ahead[number].text + "\n"
 
     try:
-        cells = layout.cells(texts())
+        cells = layout.quoted_cells(texts(), taken)
     except csv.Error:
         yield layout.bad(line, f"line {line.number}: its quotes do not match; a quote in a field is written twice")
         return

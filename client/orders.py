@@ -18,8 +18,9 @@ from client.requests import HasEnded, Requests
 from domain.bulk import HANDED_OVER, BatchReport, CancelOrder
 from domain.errors import InvalidInput
 from domain.lookup import OrderRecord
-from domain.model import ENDINGS, CheckoutInput, CheckoutStatus, Ending, OrderStatus, tidy, who_and_why
+from domain.model import ENDINGS, CheckoutInput, CheckoutStatus, Ending, OrderStatus, who_and_why
 from domain.policies import checkout_workflow_id
+from domain.text import tidy
 
 MOVING = frozenset({OrderStatus.RESERVED, OrderStatus.PAID})
 """The statuses of an order that somebody must be working on."""

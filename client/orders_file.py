@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 from client.order_rows import Row, read_rows
 from client.text_file import Line, TextFile
 from domain.errors import InvalidInput
-from domain.model import MAX_LINES, MAX_QUANTITY, CheckoutInput, OrderLine, tidy
+from domain.model import MAX_LINES, MAX_QUANTITY, CheckoutInput, OrderLine
+from domain.text import tidy
 
 _CSV, _JSON = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson")
 _SHOWN_ID = 128

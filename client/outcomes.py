@@ -14,7 +14,8 @@ from client.cells import from_cell, to_cell
 from client.file_lock import lock
 from domain.bulk import OTHER_CONTENT, Outcome
 from domain.errors import InvalidInput
-from domain.model import ENDINGS, CheckoutInput, tidy
+from domain.model import ENDINGS, CheckoutInput
+from domain.text import tidy
 
 _FIRST_COLUMNS = ("line", "order_id", "status", "reason", "total_minor", "currency", "tracking_number")
 """All that files of earlier versions have."""

@@ -11,7 +11,7 @@ from typing import ClassVar
 from domain.currencies import MINOR_UNITS
 from domain.errors import InvalidInput
 from domain.identifiers import identifier_problem, shown
-from domain.text import tidy as tidy  # noqa: PLC0414 - its importers are being moved
+from domain.text import tidy
 
 MAX_LINES = 100
 MAX_QUANTITY = 1_000

@@ -180,7 +180,7 @@ MUTANTS = (
         "ctrl-c-tells-nothing",
         "whoever stops to wait would not know where to look for the order",
         "client/waiting.py",
-        "    except asyncio.CancelledError:\n        view.errors.print(advice, markup=False)\n        raise\n",
+        "    except asyncio.CancelledError:\n        view.errors.print(advice)\n        raise\n",
         "    except asyncio.CancelledError:\n        raise\n",
         at(_START, "test_ctrl_c_tells_where_to_look_for_the_order"),
     ),

@@ -238,7 +238,7 @@ MUTANTS = (
         "log-does-not-see-that-it-was-emptied",
         "a restart behind copytruncate would tell everything again",
         _TARGET,
-        " or opened.st_size < self._size\n",
+        " or ours.st_size < self._size\n",
         "\n",
         at(ROTATED_LOG, "test_a_new_file_goes_on_where_the_one_before_ended[True-emptied]"),
     ),

@@ -43,8 +43,8 @@ MUTANTS = (
         "saga-log-as-written",
         "a reason with a line end would write an event into saga.log that never was",
         "adapters/event_log.py",
-        "    return for_log_line(\n        f",
-        "    return str(\n        f",
+        '    return for_log_line(f"{row.at} {in_line(row.order_id)}',
+        '    return str(f"{row.at} {in_line(row.order_id)}',
         _FUZZ,
     ),
     Mutant(

@@ -27,7 +27,7 @@ def test_an_id_comes_back_from_a_workflow_id_and_a_link() -> None:
 
     for name in LEGAL + MADE_UP:
         workflow_id = policies.checkout_workflow_id(name)
-        address = urlsplit(checkouts.ui_link(name))
+        address = urlsplit(checkouts.ui_link(workflow_id))
         assert policies.order_id_of(workflow_id) == name
         assert len(workflow_id.encode()) <= LONGEST_WORKFLOW_ID
         assert (address.query, address.fragment) == ("", "")

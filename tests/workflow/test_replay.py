@@ -33,7 +33,7 @@ from workflows.names import NamesWorkflow
 from workflows.versioned import VersionedAudit, VersionedSweep
 
 RECORDINGS = sorted(FOLDER.glob("*.json"))
-CHECKOUTS = [path for path in RECORDINGS if not path.stem.startswith(("sweep", "audit", "bulk"))]
+CHECKOUTS = [path for path in RECORDINGS if not path.stem.startswith(("sweep", "audit", "bulk", "look"))]
 HEAD = (CheckoutWorkflow, BulkCheckoutWorkflow, NamesWorkflow, AuditWorkflow, SweepWorkflow)
 
 INSTRUCTIONS = """\
