@@ -312,7 +312,8 @@ async def test_a_payment_above_the_balance_is_declined_and_moves_nothing(shop: S
 async def test_a_balance_is_spent_once_by_orders_that_pay_at_once(shop: Shop) -> None:
     await shop.database.run(
         "UPDATE accounts SET balance_minor = 3600 WHERE account_id = 'bob';"
-        "UPDATE transfers SET amount_minor = 3600 WHERE transfer_id = 'deposit/bob'"
+        "UPDATE transfers SET amount_minor = 3600 WHERE transfer_id = 'deposit/bob';"
+        "SELECT approve_what_is_there('the test''s own')"
     )
     orders = [shop.order("bob", ("tea-mug", 1)) for _ in range(10)]
     await asyncio.gather(*(reserve(shop, order) for order in orders))
@@ -751,7 +752,7 @@ async def test_parking_at_once_opens_one_incident(shop: Shop) -> None:
 
     states = await asyncio.gather(*(Orders(shop.engine).park_order(park) for _ in range(5)))
 
-    assert states == [OrderState("stuck", "a reason")] * 5
+    assert states == [OrderState("stuck", "a reason", nothing_stands=True)] * 5
     assert await shop.database.value("SELECT count(*) FROM incidents") == 1
     assert await log_of(shop.database, order) == [(1, "stuck", "stuck", "park")]
     assert (await shop.audit()).violations == []

@@ -50,7 +50,8 @@ async def _sold(database: Database, currency: str, price: int, lines: int = 1, b
         SELECT 'p-' || n, 1000, 1000 FROM generate_series(1, {lines}) AS n;
         INSERT INTO accounts VALUES ('buyer', 'customer', 'A buyer', {balance}, '{currency}', 'country');
         INSERT INTO transfers (transfer_id, kind, debit_account, credit_account, amount_minor, currency)
-        VALUES ('deposit/buyer', 'deposit', 'bank', 'buyer', {balance}, '{currency}')
+        VALUES ('deposit/buyer', 'deposit', 'bank', 'buyer', {balance}, '{currency}');
+        SELECT approve_what_is_there('the test''s own')
     """)
 
 

@@ -33,7 +33,8 @@ def _told(stack: DevStack, database: Database) -> str:
     """Run setup.sql and give what it complains about."""
     to = ["--host", "127.0.0.1", "--port", str(stack.postgres.port), "--username", "postgres", database.name]
     command = [str(stack.postgres.bin("psql")), "--no-psqlrc", "--quiet", *to, "-f", str(ROOT / "setup.sql")]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    env = stack.postgres.client_environment()
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=env).stderr
 
 
 async def test_a_database_of_stricter_ids_takes_those_of_other_systems(stack: DevStack, database: Database) -> None:

@@ -403,7 +403,7 @@ async def test_a_cancel_update_without_a_good_reason_is_refused_and_changes_noth
     assert ended == "completed"
 
 
-@pytest.mark.parametrize("arguments", [[], [7], [None], ["a", "b"]], ids=str)
+@pytest.mark.parametrize("arguments", [[], [7], [None], ["a", 7], ["a", "b", "c"]], ids=str)
 async def test_a_malformed_cancel_update_is_refused_and_the_order_goes_on(shop: Shop, arguments: list[Any]) -> None:
     gates, order = Gates(), shop.order("alice")
     gate = gates.hold(order, "charge_payment", "before")
