@@ -12,10 +12,18 @@ SET log_min_error_statement = 'panic';
 
 ALTER ROLE checkout PASSWORD :'checkout_password';
 
--- Temporal creates its two databases itself and has no right to anything in ours.
+-- Temporal has two databases of its own and no right to anything in ours. Its schema tool finds them here.
 SELECT 'CREATE ROLE temporal LOGIN CREATEDB'
  WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'temporal') \gexec
 ALTER ROLE temporal PASSWORD :'temporal_password';
+SELECT format('CREATE DATABASE %I OWNER temporal', name)
+  FROM (VALUES ('temporal'), ('temporal_visibility')) AS wanted (name)
+ WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = name) \gexec
+
+-- Each role gets into its own database alone; Temporal's schema tool begins at `postgres`.
+SELECT format('REVOKE CONNECT, TEMPORARY ON DATABASE %I FROM PUBLIC', datname)
+  FROM pg_database WHERE datname IN ('postgres', 'template1', 'temporal', 'temporal_visibility') \gexec
+GRANT CONNECT ON DATABASE postgres TO temporal;
 
 -- People: without a password nobody logs in as these.
 SELECT format('ALTER ROLE %I LOGIN PASSWORD %L', rolname, nullif(password, ''))

@@ -95,14 +95,21 @@ def _place(argv: list[str], environment: Mapping[str, str], folder: Path) -> Ite
     before_argv, before_environment = sys.argv, dict(os.environ)
     try:
         sys.argv = argv
-        os.environ.clear()
-        os.environ.update(environment)
+        _set_environment(environment)
         with contextlib.chdir(folder):
             yield
     finally:
         sys.argv = before_argv
-        os.environ.clear()
-        os.environ.update(before_environment)
+        _set_environment(before_environment)
+
+
+def _set_environment(wanted: Mapping[str, str]) -> None:
+    """Change what differs alone: a thread of the SDK's core that reads the environment meanwhile ends the process."""
+    for name in set(os.environ) - set(wanted):
+        del os.environ[name]
+    for name, value in wanted.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
 
 
 @dataclass

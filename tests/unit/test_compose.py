@@ -368,8 +368,27 @@ def test_the_schema_job_may_run_again_and_sets_each_roles_own_password(stack: De
                 assert _has_password(verifier, passwords[name])
                 assert passwords[name] not in done.stdout + done.stderr
                 assert not _has_password(verifier, "checkout"), "any password is let in"
+            others = ("postgres", "template1", "temporal", "temporal_visibility", database)
+            open_to = "SELECT datname FROM pg_database WHERE has_database_privilege('{}', oid, 'CONNECT') ORDER BY 1"
+            let_in = {
+                role: [
+                    name
+                    for name in psql(stack.postgres, database, "-Atc", open_to.format(role)).split()
+                    if name in others
+                ]
+                for role in ("checkout", "checkout_reader", "temporal")
+            }
+            assert let_in == {
+                "checkout": [database],
+                "checkout_reader": [database],
+                "temporal": ["postgres", "temporal", "temporal_visibility"],
+            }
     finally:
-        psql(stack.postgres, "postgres", "-c", f"DROP DATABASE {database}")
+        for each in (database, "temporal", "temporal_visibility"):
+            psql(stack.postgres, "postgres", "-c", f"DROP DATABASE IF EXISTS {each}")
+        for each in ("postgres", "template1"):
+            psql(stack.postgres, "postgres", "-c", f"GRANT CONNECT, TEMPORARY ON DATABASE {each} TO PUBLIC")
+        psql(stack.postgres, "postgres", "-c", "REVOKE CONNECT ON DATABASE postgres FROM temporal")
         psql(stack.postgres, "postgres", "-c", "ALTER ROLE checkout PASSWORD 'checkout'", "-c", "DROP ROLE temporal")
 
 
