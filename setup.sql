@@ -243,8 +243,8 @@ BEGIN
     FOR statement IN
         SELECT format('ALTER TABLE public.%I OWNER TO checkout_owner', relname) FROM pg_class
          WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND relowner <> 'checkout_owner'::regrole
-           AND relname IN ('schema_version', 'products', 'inventory', 'delivery_zones', 'accounts', 'transfers', 'orders',
-                           'order_lines', 'reservations', 'shipments', 'step_fence', 'order_events', 'incidents',
+           AND relname IN ('schema_version', 'currencies', 'products', 'inventory', 'delivery_zones', 'accounts', 'transfers',
+                           'orders', 'order_lines', 'reservations', 'shipments', 'step_fence', 'order_events', 'incidents',
                            'audit_events')
         UNION ALL
         SELECT format('ALTER FUNCTION %s OWNER TO checkout_owner', oid::regprocedure) FROM pg_proc

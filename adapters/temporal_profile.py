@@ -25,7 +25,9 @@ def load_profile() -> dict[str, Any]:
             the file or of a secret's value is told.
     """
     try:
-        return dict(ClientConfig.load_client_connect_config(config_file_strict=True))
+        return dict(
+            ClientConfig.load_client_connect_config(config_file_strict=True, override_env_vars=dict(os.environ))
+        )
     except OSError as error:
         problem = _unreadable(error)
     except Exception as error:  # noqa: BLE001 - the loader has a class of its own, which the SDK does not export

@@ -27,7 +27,7 @@ from client.outcomes import OutcomeFile, Settled
 from domain.bulk import MAX_BATCH
 from domain.names import NamesInput, NamesReport
 
-EXAMPLES = "Examples: `starter.py load --orders 500 --mix mixed`; `starter.py load --from orders.csv`"
+EXAMPLES = "Example: `starter.py load --orders 500 --mix mixed`; `starter.py load --from orders.csv`"
 _LOOK_UP_SECONDS = 300.0
 
 

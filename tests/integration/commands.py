@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import starter
 from embedded.process import ChildProcess
@@ -92,24 +93,14 @@ def run_here(arguments: Sequence[str], environment: Mapping[str, str], folder: P
 @contextlib.contextmanager
 def _place(argv: list[str], environment: Mapping[str, str], folder: Path) -> Iterator[None]:
     """Put on a command's arguments, environment and working folder, and take them off again."""
-    before_argv, before_environment = sys.argv, dict(os.environ)
+    before_argv = sys.argv
     try:
         sys.argv = argv
-        _set_environment(environment)
-        with contextlib.chdir(folder):
+        # Of Python alone: a thread of the SDK's core that reads the process's own, while it changes, ends the process.
+        with mock.patch.object(os, "environ", dict(environment)), contextlib.chdir(folder):
             yield
     finally:
         sys.argv = before_argv
-        _set_environment(before_environment)
-
-
-def _set_environment(wanted: Mapping[str, str]) -> None:
-    """Change what differs alone: a thread of the SDK's core that reads the environment meanwhile ends the process."""
-    for name in set(os.environ) - set(wanted):
-        del os.environ[name]
-    for name, value in wanted.items():
-        if os.environ.get(name) != value:
-            os.environ[name] = value
 
 
 @dataclass

@@ -87,7 +87,6 @@ WRONG_USAGE = {
     "id of 300 characters": ("start", "--customer", "alice", "--line", "tea-mug:1", "--order-id", "x" * 300),
     "too many after merging": ("start", "--customer", "alice", "--line", "tea-mug:600", "--line", "tea-mug:600"),
     "10 000 lines": ("start", "--customer", "alice", *(part for n in range(10_000) for part in ("--line", f"s{n}:1"))),
-    "unknown order": ("status", "no-such-order"),
     "unknown status": ("list", "--status", "lost"),
     "unknown mix": ("load", "--orders", "1", "--concurrency", "1", "--mix", "sour"),
     "no orders": ("load", "--orders", "0", "--concurrency", "1"),
@@ -118,7 +117,7 @@ def test_wrong_usage_is_told_in_words_and_ends_with_2(case: str, refused: dict[s
 def test_a_process_of_its_own_refuses_wrong_usage_with_the_same_words(
     commands: Commands, refused: dict[str, Ran]
 ) -> None:
-    for case in ("no quantity", "unknown order", "unknown option"):
+    for case in ("no quantity", "unknown status", "unknown option"):
         assert commands.starter(*WRONG_USAGE[case]) == refused[case]
 
 
