@@ -1,6 +1,7 @@
 """Every order answers to its id: in a saga of its own, in a batch, written by hand, or forgotten by Temporal."""
 
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from temporalio.api.common.v1 import WorkflowExecution
@@ -239,7 +240,7 @@ async def listed(desk: Desk, *options: str) -> dict[str, tuple[str, str | None]]
     ours = {row["order_id"] for row in await desk.shop.database.fetch("SELECT order_id FROM orders")}
     for one in documents:
         link = one["ui_url"]
-        assert link is None if one["workflow_id"] is None else link.endswith(LINK + one["workflow_id"])
+        assert link is None if one["workflow_id"] is None else link.endswith(LINK + quote(one["workflow_id"], safe=""))
     return {one["order_id"]: (one["status"], one["workflow_id"]) for one in documents if one["order_id"] in ours}
 
 
