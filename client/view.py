@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 from typer.exceptions import TyperException
 
@@ -113,7 +113,10 @@ def print_list(listing: Listing, link_to: Callable[[str], str], *, as_json: bool
             for order, place in listing.rows
         )
         return
-    table = Table("order", "status", "failed step", "started", "took", box=None, pad_edge=False)
+    # An id is there to be copied: a long one takes more lines.
+    table = Table(
+        Column("order", overflow="fold"), "status", "failed step", "started", "took", box=None, pad_edge=False
+    )
     for order, _ in listing.rows:
         took = f"{(order.closed_at - order.started_at).total_seconds():.1f} s" if order.closed_at else ""
         table.add_row(

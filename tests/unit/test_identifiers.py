@@ -1,16 +1,22 @@
 """Ids in everything that is made of them: workflow ids, links, command lines and lines of the log, and back."""
 
+import io
 import json
 import random
 import shlex
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from adapters.terminal import Terminal
+from client import view
 from client.checkouts import Checkouts
+from client.listing import Listed
 from client.options import order_line
+from client.order_list import Listing
 from domain import policies
 from domain.bulk import digest, pack, payload_bytes, unpack
 from domain.identifiers import MAX_LENGTH, composed, in_line, is_identifier, typed
@@ -95,3 +101,13 @@ def test_whatever_is_typed_composed_is_an_id_or_is_refused_in_printable_words() 
         seen[is_identifier(text)] += 1
         assert is_identifier(text) <= is_identifier(composed(text))
     assert min(seen.values()) > 2_000
+
+
+def test_a_list_on_a_narrow_terminal_has_a_long_id_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    name, told = "".join(chr(0x4E00 + number) for number in range(MAX_LENGTH)), io.StringIO()
+    monkeypatch.setattr(view, "console", Terminal(file=told, width=80))
+    row = Listed(name, "completed", None, datetime.now(UTC), None)
+
+    view.print_list(Listing([(row, None)]), lambda place: place, as_json=False)
+
+    assert "".join(char for char in told.getvalue() if char in name) == name
