@@ -167,9 +167,15 @@ class Requests:
                 raise Refused(error.message) from None
             if error.status is not RPCStatusCode.NOT_FOUND:
                 raise
-            if is_carried_out(await self._answered(order_id)):
-                return None
-            raise HasEnded from None
+            answered = await self._answered(order_id)
+            newest = await executions.of_order(self._client, order_id)
+            is_lost = newest.is_open and not _is_carried_out(answered, name)
+        if is_lost:  # it went on in another run in that moment, which has not heard of this request
+            await asyncio.sleep(_ASK_AGAIN_SECONDS)
+            return await self._send(order_id, update, arguments, name, is_carried_out)
+        if is_carried_out(answered):
+            return None
+        raise HasEnded
 
     async def _accepted(
         self, workflow_id: str, update: str, arguments: Sequence[Any], name: str

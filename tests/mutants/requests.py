@@ -24,7 +24,7 @@ MUTANTS = (
         "request-forgets-what-it-did",
         "whoever repeats a retry to learn what came of it would be told that it was refused",
         _ASKING,
-        "            if is_carried_out(await self._answered(order_id)):\n                return None\n",
+        "        if is_carried_out(answered):\n            return None\n",
         "",
         at(REQUESTS, "test_a_retry_that_nobody_took_is_one_round_however_often_it_is_repeated"),
     ),
