@@ -39,11 +39,9 @@ async def sweep(client: Client, task_queue: str, stood_still: timedelta, timeout
     """Start or repair the saga of every order that needs one."""
     seconds = stood_still.total_seconds()
     given, name = SweepInput(seconds), f"sweep-{task_queue}-by-hand-{seconds:g}"
-    report: SweepReport
-    try:
-        report = await _run(client, policies.SWEEP_WORKFLOW, given, name, task_queue, timeout, SweepReport)
-    except WorkflowFailureError as failure:
-        raise _unfinished(failure, task_queue, timeout) from None
+    report: SweepReport = await _finished(
+        client, policies.SWEEP_WORKFLOW, given, name, task_queue, timeout, SweepReport
+    )
     return report
 
 
@@ -51,12 +49,25 @@ async def look_up(
     client: Client, task_queue: str, asked: NamesInput, workflow_id: str, timeout: timedelta
 ) -> NamesReport:
     """Look up in the database what is known of these names."""
-    report: NamesReport
+    report: NamesReport = await _finished(
+        client, policies.NAMES_WORKFLOW, asked, workflow_id, task_queue, timeout, NamesReport
+    )
+    return report
+
+
+async def _finished(  # noqa: PLR0913, PLR0917 - as `_run`
+    client: Client, workflow: str, given: Any, workflow_id: str, task_queue: str, timeout: timedelta, returns: type
+) -> Any:
+    """Run a workflow that has no findings to fail with, or share a run; see `_run`.
+
+    Raises:
+        Refused: it failed.
+        NoWorker: it did not come to its end in time.
+    """
     try:
-        report = await _run(client, policies.NAMES_WORKFLOW, asked, workflow_id, task_queue, timeout, NamesReport)
+        return await _run(client, workflow, given, workflow_id, task_queue, timeout, returns)
     except WorkflowFailureError as failure:
         raise _unfinished(failure, task_queue, timeout) from None
-    return report
 
 
 async def _run(  # noqa: PLR0913, PLR0917 - what differs between the two

@@ -70,15 +70,15 @@ class Checkouts:
     """The checkouts of one Temporal namespace and task queue."""
 
     def __init__(self, client: Client, task_queue: str, ui_url: str, tell: Callable[[str], None] | None = None) -> None:
-        self.client = self._client = client
-        self.task_queue = self._task_queue = task_queue
+        self.client = client
+        self.task_queue = task_queue
         self._ui_url = ui_url
         self._requests = Requests(client, task_queue)
         self._watch = Watch(client, task_queue, tell)
 
     def ui_link(self, workflow_id: str) -> str:
         """Give the address of a workflow's history in the Temporal UI."""
-        return f"{self._ui_url}/namespaces/{self._client.namespace}/workflows/{quote(workflow_id, safe='')}"
+        return f"{self._ui_url}/namespaces/{self.client.namespace}/workflows/{quote(workflow_id, safe='')}"
 
     async def start(self, order: CheckoutInput) -> bool:
         """Start the order's saga, or join the one it has, in whatever lane. Tells whether a run was begun.
@@ -103,11 +103,11 @@ class Checkouts:
 
     async def _begin(self, order: CheckoutInput, reuse: WorkflowIDReusePolicy) -> bool:
         try:
-            await self._client.start_workflow(
+            await self.client.start_workflow(
                 policies.CHECKOUT_WORKFLOW,
                 order,
                 id=policies.checkout_workflow_id(order.order_id),
-                task_queue=self._task_queue,
+                task_queue=self.task_queue,
                 request_eager_start=True,
                 task_timeout=policies.WORKFLOW_TASK,
                 id_reuse_policy=reuse,
@@ -142,18 +142,18 @@ class Checkouts:
         batch = Batch([pack(order) for order in orders])
         workflow_id = policies.bulk_workflow_id(digest(orders))
         with contextlib.suppress(WorkflowAlreadyStartedError):
-            await self._client.start_workflow(
+            await self.client.start_workflow(
                 policies.BULK_WORKFLOW,
                 batch,
                 id=workflow_id,
-                task_queue=self._task_queue,
+                task_queue=self.task_queue,
                 request_eager_start=True,
                 task_timeout=policies.WORKFLOW_TASK,
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
                 static_summary=summaries.of_batch(orders),
             )
         try:
-            handle = self._client.get_workflow_handle(workflow_id, result_type=BatchReport)
+            handle = self.client.get_workflow_handle(workflow_id, result_type=BatchReport)
             async with self._watch.over(workflow_id):
                 report: BatchReport = await handle.result()
         except WorkflowFailureError as failure:
@@ -206,7 +206,7 @@ class Checkouts:
         """
         told: set[str] = set()
         query = ORDERS if status is None else f"{ORDERS} AND {QUERIES[status]}"
-        async for page in executions.find(self._client, query):
+        async for page in executions.find(self.client, query):
             for first in range(0, len(page), _LOOKED_UP_AT_ONCE):
                 some = page[first : first + _LOOKED_UP_AT_ONCE]
                 # In a list of all runs the newest of an order comes first.
@@ -254,17 +254,17 @@ class Checkouts:
 
     async def audit(self, timeout: timedelta, *, is_at_rest: bool = False) -> AuditReport:
         """Check every invariant in the database; at rest, without leaving an hour to what is unfinished."""
-        return await by_hand.audit(self._client, self._task_queue, timeout, is_at_rest=is_at_rest)
+        return await by_hand.audit(self.client, self.task_queue, timeout, is_at_rest=is_at_rest)
 
     async def sweep(self, stood_still: timedelta, timeout: timedelta) -> SweepReport:
         """Start or repair the saga of every order that needs one."""
-        return await by_hand.sweep(self._client, self._task_queue, stood_still, timeout)
+        return await by_hand.sweep(self.client, self.task_queue, stood_still, timeout)
 
     async def look_up(self, asked: NamesInput, timeout: timedelta) -> NamesReport:
         """Look up in the database what is known of these names."""
         workflow_id = f"look-up-{secrets.token_hex(12)}"
         async with self._watch.over(workflow_id):
-            return await by_hand.look_up(self._client, self._task_queue, asked, workflow_id, timeout)
+            return await by_hand.look_up(self.client, self.task_queue, asked, workflow_id, timeout)
 
     async def _is_newest(self, run: Execution) -> bool:
         if run.is_open:
@@ -287,14 +287,14 @@ class Checkouts:
         return await self.outcome(order_id)
 
     def _handle(self, order_id: str) -> Handle:
-        return self._client.get_workflow_handle(policies.checkout_workflow_id(order_id), result_type=CheckoutStatus)
+        return self.client.get_workflow_handle(policies.checkout_workflow_id(order_id), result_type=CheckoutStatus)
 
     async def _describe(self, order_id: str) -> Execution:
-        return await executions.of_order(self._client, order_id)
+        return await executions.of_order(self.client, order_id)
 
     async def _input_of(self, order_id: str, run_id: str = "") -> CheckoutInput | None:
         """Read what a saga of an order, the newest by default, was started with; None where that is no order."""
-        return await executions.order_of(self._client, policies.checkout_workflow_id(order_id), run_id)
+        return await executions.order_of(self.client, policies.checkout_workflow_id(order_id), run_id)
 
     async def _ask(self, order_id: str, run: Execution) -> CheckoutStatus:
         """Ask the workflow itself, open or closed; without a worker, tell what Temporal knows."""
@@ -334,7 +334,7 @@ class Checkouts:
             if run.is_open:
                 continue  # a reset, or a repair by the sweep, has begun a newer run
             if run.status in GONE:
-                was_taken = await executions.was_taken(self._client, run)
+                was_taken = await executions.was_taken(self.client, run)
                 return CheckoutStatus(order_id, TERMINATED, _ENDED_AT_WORK if was_taken else _ENDED_UNSEEN)
             # A cancel leaves no details in the history; the closed workflow still answers.
             return await self._ask(order_id, run)

@@ -36,7 +36,6 @@ QUERIES = {
     "cancelled": "OrderStatus = 'cancelled'",
     TERMINATED: "ExecutionStatus IN ('Terminated', 'TimedOut')",
 }
-LISTABLE = tuple(QUERIES)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from domain.model import CheckoutInput
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
 from tests.integration.commands import Desk
-from tests.workflow.bulk_scenes import gates_of, mixed, start_batch
+from tests.workflow.bulk_scenes import BulkHandle, gates_of, mixed, start_batch
 from tests.workflow.gates import Gates
 from tests.workflow.sagas import BREAK_UNDO, how_it_ended, until, until_tried
 
@@ -91,14 +91,20 @@ async def test_an_order_whose_batch_is_under_way_is_running(desk: Desk) -> None:
     assert [step["step"] for step in document["steps"]] == ["reserve", "pay"]
 
 
-async def test_an_order_whose_batch_was_ended_from_outside_is_told_as_that_until_the_sweep_has_been(desk: Desk) -> None:
-    shop, gates, orders = desk.shop, Gates(), [desk.shop.order()]
-    key = gates_of(shop, orders)
+async def ended_from_outside(shop: Shop, orders: list[CheckoutInput]) -> BulkHandle:
+    """Terminate a batch while it charges its orders, which are reserved."""
+    gates, key = Gates(), gates_of(shop, orders)
     gates.fail(key, "charge_orders")
     async with shop.working(interceptors=(gates,)):
         batch = await start_batch(shop, orders)
         await until_tried(gates, key, "charge_orders", times=2)
         await batch.terminate()
+    return batch
+
+
+async def test_an_order_whose_batch_was_ended_from_outside_is_told_as_that_until_the_sweep_has_been(desk: Desk) -> None:
+    shop, orders = desk.shop, [desk.shop.order()]
+    batch = await ended_from_outside(shop, orders)
     async with shop.working():
         ended = await told(desk, orders[0], code=4)
         report = await shop.sweep()
@@ -308,13 +314,8 @@ async def test_a_list_tells_of_the_order_and_not_of_who_asked_for_its_id(desk: D
 
 
 async def test_an_order_whose_batch_is_gone_is_listed_as_what_the_sweep_has_to_repair(desk: Desk) -> None:
-    shop, gates, orders = desk.shop, Gates(), [desk.shop.order()]
-    key = gates_of(shop, orders)
-    gates.fail(key, "charge_orders")
-    async with shop.working(interceptors=(gates,)):
-        batch = await start_batch(shop, orders)
-        await until_tried(gates, key, "charge_orders", times=2)
-        await batch.terminate()
+    shop, orders = desk.shop, [desk.shop.order()]
+    batch = await ended_from_outside(shop, orders)
     async with shop.working():
         found = [await listed(desk, "--status", status) for status in ("terminated", "running")]
 

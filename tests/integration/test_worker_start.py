@@ -136,6 +136,18 @@ def test_a_worker_refuses_a_namespace_that_is_not_there(commands: Commands) -> N
     assert "temporal operator namespace create --namespace nowhere" in told
 
 
+def namespace_with(stack: DevStack, attributes: dict[str, str]) -> str:
+    """Make a namespace with these search attributes, by name and type, and give its name."""
+    namespace = f"bare-{uuid.uuid4().hex[:8]}"
+    temporal_cli(stack, "operator", "namespace", "create", "--namespace", namespace)
+    for name, kind in attributes.items():
+        temporal_cli(
+            stack,
+            *("operator", "search-attribute", "create", "--namespace", namespace, "--name", name, "--type", kind),
+        )
+    return namespace
+
+
 @pytest.mark.parametrize(
     ("known", "missing"),
     [
@@ -147,13 +159,7 @@ def test_a_worker_refuses_a_namespace_that_is_not_there(commands: Commands) -> N
 def test_a_worker_refuses_a_namespace_without_its_search_attributes(
     known: dict[str, str], missing: list[str], commands: Commands, stack: DevStack
 ) -> None:
-    namespace = f"bare-{uuid.uuid4().hex[:8]}"
-    temporal_cli(stack, "operator", "namespace", "create", "--namespace", namespace)
-    for name, kind in known.items():
-        temporal_cli(
-            stack,
-            *("operator", "search-attribute", "create", "--namespace", namespace, "--name", name, "--type", kind),
-        )
+    namespace = namespace_with(stack, known)
 
     told = refusal_of(commands, TEMPORAL_NAMESPACE=namespace)
 
@@ -173,13 +179,7 @@ def test_a_worker_refuses_a_namespace_without_its_search_attributes(
 def test_a_search_attribute_of_another_type_is_told_as_that_and_the_commands_mend_it(
     known: dict[str, str], others: dict[str, str], missing: list[str], commands: Commands, stack: DevStack
 ) -> None:
-    namespace = f"other-{uuid.uuid4().hex[:8]}"
-    temporal_cli(stack, "operator", "namespace", "create", "--namespace", namespace)
-    for name, kind in known.items():
-        temporal_cli(
-            stack,
-            *("operator", "search-attribute", "create", "--namespace", namespace, "--name", name, "--type", kind),
-        )
+    namespace = namespace_with(stack, known)
 
     told = refusal_of(commands, TEMPORAL_NAMESPACE=namespace)
     for command in re.findall(r"^Run: temporal (operator search-attribute .*)$", told, re.MULTILINE):

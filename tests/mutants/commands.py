@@ -173,7 +173,7 @@ MUTANTS = (
         "ui-link-to-nowhere",
         "the link below each order does not lead to its history",
         "client/checkouts.py",
-        "return f\"{self._ui_url}/namespaces/{self._client.namespace}/workflows/{quote(workflow_id, safe='')}\"",
+        "return f\"{self._ui_url}/namespaces/{self.client.namespace}/workflows/{quote(workflow_id, safe='')}\"",
         "return f\"{self._ui_url}/workflows/{quote(workflow_id, safe='')}\"",
         at(
             STARTER_ORDERS,

@@ -6,7 +6,7 @@ from temporalio.common import WorkflowIDReusePolicy
 from client import checkouts as checkouts_module
 from client import executions, listing
 from client.checkouts import Checkouts
-from client.listing import LISTABLE, TERMINATED
+from client.listing import QUERIES, TERMINATED
 from domain import policies
 from domain.model import CheckoutInput
 from domain.policies import checkout_workflow_id
@@ -54,7 +54,7 @@ async def test_each_status_lists_its_orders_and_no_others(shop: Shop, checkouts:
         "cancelled": shop.order("carol"),
         TERMINATED: shop.order("alice"),
     }
-    assert set(orders) == set(LISTABLE)
+    assert set(orders) == set(QUERIES)
     held = {
         "running": gates.hold(orders["running"], "ship_order", "before"),
         "unwinding": gates.hold(orders["unwinding"], "release_inventory", "before"),
@@ -75,7 +75,7 @@ async def test_each_status_lists_its_orders_and_no_others(shop: Shop, checkouts:
             await how_it_ended(shop.newest_run(orders[status]))
         await until_visible(shop, "Running", 3)
         everything = await listed(checkouts, None)
-        found = {status: await listed(checkouts, status) for status in LISTABLE}
+        found = {status: await listed(checkouts, status) for status in QUERIES}
         for status in ("running", "unwinding", "stuck"):
             await shop.newest_run(orders[status]).terminate()
         for gate in held.values():
