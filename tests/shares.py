@@ -90,6 +90,7 @@ SLOW_FILES = frozenset(
         # tests/workflow: several workers, or several runs, in each test
         "test_next_sdk",
         "test_requests",
+        "test_review_for_long",
         "test_stuck_for_long",
         "test_version_log",
         "test_versioning",

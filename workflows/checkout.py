@@ -198,6 +198,9 @@ class CheckoutWorkflow(CheckoutUpdates):
     async def _park(self, stuck: Sequence[Compensation]) -> Irrevocable | None:
         self._set_status(OrderStatus.STUCK, stuck[0].step)
         steps = [entry.step for entry in stuck]
+        if self._retries_being_noted and self._doubt is not None and workflow.patched("parking-after-the-retry"):
+            # The operator's word, which lifts the review, is on its way to the database: this must not overtake it.
+            await wait_until(lambda: not self._retries_being_noted)
         self._is_being_parked = True
         try:
             state = await perform(

@@ -25,6 +25,7 @@ class CheckoutState:
         self._is_anothers_order = False
         self._doubt: str | None = None
         self._is_being_parked = False
+        self._retries_being_noted = 0
         self._waits_for: str | None = None
 
     def _known_order(self) -> CheckoutInput:

@@ -45,14 +45,18 @@ class CheckoutUpdates(CheckoutState):
             # What the parking writes, that a review is needed, would come after the operator's word that lifts it.
             await wait_until(lambda: not self._is_being_parked)
         why = who_and_why(request.by, request.reason)
-        await perform(
-            Orders.note_retry,
-            OperatorNote(self._known_order(), f"{why} (request {info.id})" if why else f"request {info.id}"),
-            policies.RECORD,
-            None,
-            "Log the operator's retry",
-        )
-        self._doubt = None
+        self._retries_being_noted += 1
+        try:
+            await perform(
+                Orders.note_retry,
+                OperatorNote(self._known_order(), f"{why} (request {info.id})" if why else f"request {info.id}"),
+                policies.RECORD,
+                None,
+                "Log the operator's retry",
+            )
+            self._doubt = None
+        finally:
+            self._retries_being_noted -= 1
         self._saga.retry()
         await self._saga.round_ended()
         return self.status()

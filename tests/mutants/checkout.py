@@ -194,14 +194,14 @@ MUTANTS = (
         "retry-is-not-logged",
         "nobody would know who has tried what",
         _UPDATES,
-        "        await perform(\n"
-        "            Orders.note_retry,\n"
-        '            OperatorNote(self._known_order(), f"{why} (request {info.id})" if why else '
+        "            await perform(\n"
+        "                Orders.note_retry,\n"
+        '                OperatorNote(self._known_order(), f"{why} (request {info.id})" if why else '
         'f"request {info.id}"),\n'
-        "            policies.RECORD,\n"
-        "            None,\n"
-        '            "Log the operator\'s retry",\n'
-        "        )\n",
+        "                policies.RECORD,\n"
+        "                None,\n"
+        '                "Log the operator\'s retry",\n'
+        "            )\n",
         "",
         at(STUCK, "test_a_retry_is_logged"),
     ),

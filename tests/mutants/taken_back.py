@@ -211,6 +211,27 @@ MUTANTS = (
         _WAITS,
     ),
     Mutant(
+        "a-parking-overtakes-the-retry",
+        "an operator's word would be overwritten by a round that began meanwhile, and the order stay stuck for hours",
+        "workflows/checkout.py",
+        "            await wait_until(lambda: not self._retries_being_noted)\n",
+        "            pass\n",
+        at(REVIEW, "test_a_retry_that_is_being_noted_while_a_round_of_its_own_accord_parks_the_order_is_not_lost"),
+        hangs=True,
+    ),
+    Mutant(
+        "a-review-is-forgotten-by-the-next-run",
+        "an order that waited for days would be undone in its next run although nobody has looked",
+        "workflows/checkout.py",
+        '            doubt=self._doubt or "",\n            reason',
+        "            reason",
+        at(
+            "tests/workflow/test_review_for_long.py",
+            "test_an_order_that_needs_a_review_is_undone_in_no_run_before_somebody_has_looked",
+        ),
+        hangs=True,
+    ),
+    Mutant(
         "a-retry-does-not-wait-for-the-parking",
         "an operator's word would be overwritten by the parking it overtook, and the order stay stuck for hours",
         "workflows/checkout_updates.py",

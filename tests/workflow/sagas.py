@@ -159,6 +159,16 @@ async def until_another_run(shop: Shop, order: CheckoutInput, first: WorkflowHan
     await until(goes_on)
 
 
+async def until_parked_again(shop: Shop, order: CheckoutInput) -> None:
+    """Wait until the newest run of an order says that it is stuck."""
+
+    async def is_parked() -> bool:
+        status = await shop.newest_run(order).query("status")
+        return any(step["state"] == "stuck" for step in status["steps"])
+
+    await until(is_parked)
+
+
 async def until_it_waits(shop: Shop, order_id: str) -> CheckoutStatus:
     """Wait until an order's saga says what it waits for, and give its status."""
     handle = shop.client.get_workflow_handle_for(CheckoutWorkflow.run, checkout_workflow_id(order_id))

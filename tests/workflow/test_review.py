@@ -1,9 +1,11 @@
 """An order that needs a review is not undone, by whatever run, until an operator has asked for it."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import pytest
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowUpdateFailedError, WorkflowUpdateStage
 from temporalio.exceptions import ApplicationError
 
@@ -21,12 +23,13 @@ from tests.workflow.sagas import (
     how_it_ended,
     open_incidents,
     reset_to,
+    retry,
     until,
     until_status,
     until_tried,
     violations,
 )
-from tests.workflow.test_restored_database import Backup
+from tests.workflow.test_restored_database import Backup, Handle
 from workflows.checkout import CheckoutWorkflow
 
 
@@ -44,16 +47,27 @@ async def needs_review(shop: Shop, gates: Gates) -> CheckoutInput:
     return order
 
 
-async def forget_the_payment(shop: Shop, gates: Gates, order: CheckoutInput) -> None:
+async def forget_the_payment(shop: Shop, gates: Gates, order: CheckoutInput) -> Handle:
+    """Start an order, and restore the database to what it was before the payment."""
     backup = Backup(shop.database)
     pay, ship = gates.hold(order, "charge_payment", "before"), gates.hold(order, "ship_order", "before")
-    await shop.start(order)
+    handle = await shop.start(order)
     await pay.reached()
     await backup.take()
     pay.open()
     await ship.reached()
     await backup.restore()
     ship.open()
+    return handle
+
+
+async def until_noted(shop: Shop) -> None:
+    """Wait until the log has an operator's retry."""
+
+    async def is_noted() -> bool:
+        return bool(await shop.database.value("SELECT count(*) FROM order_events WHERE event = 'retry_requested'"))
+
+    await until(is_noted)
 
 
 async def is_under_review(shop: Shop) -> bool:
@@ -137,6 +151,37 @@ async def test_a_retry_that_comes_while_the_order_is_being_parked_is_not_lost(sh
             await until_tried(gates, order, "note_retry", times=1)  # what the parking writes then comes last
         parking.open()
         await retrying.result()
+        ended = await how_it_ended(handle)
+
+    assert ended == "OrderRejected"
+    assert await goods_and_money(shop.database) == before
+    assert await violations(shop) == []
+
+
+async def test_a_retry_that_is_being_noted_while_a_round_of_its_own_accord_parks_the_order_is_not_lost(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policies, "STUCK_RETRY_FIRST", timedelta(seconds=2))
+    before, gates = await goods_and_money(shop.database), Gates()
+
+    async with shop.working(interceptors=(gates,)):
+        order = await needs_review(shop, gates)
+        handle = shop.newest_run(order)
+        noting = gates.hold(order, "note_retry", "before")
+        retrying = asyncio.create_task(retry(handle))
+        await noting.reached()
+        parking = gates.hold(order, "park_order", "before")
+
+        async def round_began() -> bool:
+            events = [event async for event in handle.fetch_history_events()]
+            return any(event.event_type == EventType.EVENT_TYPE_TIMER_FIRED for event in events)
+
+        await until(round_began)
+        noting.open()
+        await until_noted(shop)
+        await parking.reached()
+        parking.open()
+        await retrying
         ended = await how_it_ended(handle)
 
     assert ended == "OrderRejected"

@@ -28,6 +28,7 @@ from tests.workflow.sagas import (
     retry,
     until,
     until_another_run,
+    until_parked_again,
     until_status,
     violations,
 )
@@ -75,14 +76,6 @@ async def until_parked_in_another_run(shop: Shop, order: CheckoutInput, first: H
     await until_another_run(shop, order, first)
     await until_parked_again(shop, order)
     return shop.newest_run(order)
-
-
-async def until_parked_again(shop: Shop, order: CheckoutInput) -> None:
-    async def is_parked() -> bool:
-        status = await shop.newest_run(order).query("status")
-        return any(step["state"] == "stuck" for step in status["steps"])
-
-    await until(is_parked)
 
 
 async def retried_often(checkouts: Checkouts, order: CheckoutInput, times: int = SUGGESTED_AT) -> None:
