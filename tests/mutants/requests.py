@@ -9,6 +9,14 @@ _PAGES = "test_a_list_of_several_pages_has_each_order_once_and_no_more_than_are_
 
 MUTANTS = (
     Mutant(
+        "retry-is-lost-with-the-run-that-was-asked",
+        "an earlier retry's success would be told for one that no run has heard of, and nothing be tried",
+        _ASKING,
+        "            is_lost = newest.is_open and not _is_carried_out(answered, name)\n",
+        "            is_lost = False\n",
+        at(REQUESTS, "test_a_retry_that_met_the_end_of_a_stuck_run_is_asked_of_the_next_one"),
+    ),
+    Mutant(
         "request-is-a-new-one-each-time",
         "a repeat after 15 s would be a second request, refused because the first has happened",
         _ASKING,

@@ -2,8 +2,17 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
+from temporalio.client import (
+    Client,
+    Interceptor,
+    OutboundInterceptor,
+    StartWorkflowUpdateInput,
+    WorkflowUpdateHandle,
+)
+from temporalio.service import RPCError, RPCStatusCode
 
 from client import requests
 from client.checkouts import Checkouts
@@ -61,6 +70,49 @@ async def stuck(shop: Shop, *steps: str) -> CheckoutInput:
         await shop.start(order)
         await until_status(shop, order, "stuck")
     return order
+
+
+class GoesOnElsewhere(Interceptor):
+    """Answers one retry as the server does where the run that was asked is continued as new in that moment."""
+
+    def __init__(self) -> None:
+        self.is_next = False
+
+    def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:  # noqa: A002 - the SDK's name
+        owner = self
+
+        class Outbound(OutboundInterceptor):
+            async def start_workflow_update(self, input: StartWorkflowUpdateInput) -> WorkflowUpdateHandle[Any]:  # noqa: A002 - the SDK's name
+                if owner.is_next:
+                    owner.is_next = False
+                    raise RPCError("workflow execution already completed", RPCStatusCode.NOT_FOUND, b"")
+                return await super().start_workflow_update(input)
+
+        return Outbound(next)
+
+
+async def test_a_retry_that_met_the_end_of_a_stuck_run_is_asked_of_the_next_one(shop: Shop) -> None:
+    moment = GoesOnElsewhere()
+    client = Client(
+        shop.client.service_client,
+        namespace=shop.client.namespace,
+        data_converter=shop.client.data_converter,
+        interceptors=[moment],
+    )
+    checkouts = Checkouts(client, shop.task_queue, "http://ui")
+    order = await stuck(shop, "pay")
+
+    async with shop.working():
+        first = await checkouts.retry(order.order_id)
+        moment.is_next = True
+        second = await checkouts.retry(order.order_id)
+        noted = await events(shop, order, "retry_requested")
+        await shop.database.run(MEND_UNDO["pay"])
+        moment.is_next = True
+        last = await checkouts.retry(order.order_id)
+
+    assert (first.status, second.status, last.status) == ("stuck", "stuck", "rejected")
+    assert noted == 2
 
 
 # Nobody is there ----------------------------------------------------------------------------------------
