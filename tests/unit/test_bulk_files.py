@@ -1,6 +1,7 @@
 """The files of a bulk load: orders that are read one by one, and outcomes that a load goes on from."""
 
 import csv
+import errno
 import itertools
 import os
 import re
@@ -44,10 +45,11 @@ def test_csv_rows_of_one_order_are_one_order(tmp_path: Path) -> None:
     ]
 
 
-def test_json_lines_are_orders(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["o.jsonl", "o.ndjson", "o.NDJSON"])
+def test_json_lines_are_orders(tmp_path: Path, name: str) -> None:
     text = '{"order_id": "n-1", "customer": "alice", "lines": [{"sku": "tea-mug", "quantity": 2}]}\n\n'
 
-    assert read(tmp_path, "o.jsonl", text) == [Entry(1, "n-1", order("n-1", "alice", ("tea-mug", 2)))]
+    assert read(tmp_path, name, text) == [Entry(1, "n-1", order("n-1", "alice", ("tea-mug", 2)))]
 
 
 def test_a_byte_order_mark_and_the_line_ends_of_windows_are_no_trouble(tmp_path: Path) -> None:
@@ -135,8 +137,9 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert line_count(tmp_path / "o.csv") == 0
 
 
-def test_the_lines_of_a_file_are_counted(tmp_path: Path) -> None:
-    (tmp_path / "o.csv").write_text(HEADER * 3, encoding="utf-8")
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_the_lines_of_a_file_are_counted_however_they_end(tmp_path: Path, end: str) -> None:
+    (tmp_path / "o.csv").write_text(HEADER.replace("\n", end) * 3, encoding="utf-8", newline="")
 
     assert line_count(tmp_path / "o.csv") == 3
 
@@ -536,6 +539,33 @@ def test_a_load_goes_on_behind_the_outcomes_that_are_settled(tmp_path: Path) -> 
     assert lines[0] == "line,order_id,status,reason,total_minor,currency,tracking_number,content"
     assert lines[1] == f'0,n-0,completed,"a reason, with ""quotes""",100,EUR,PX1,{order("n-0").fingerprint[:16]}'
     assert len(lines) == 7
+
+
+@pytest.mark.parametrize("order_id", ["a  b", "caf\u00e9", "=1+1", "'n", 'say "hi"', "a;=b", "\U0001f600", "1,2"])
+def test_a_load_finds_an_order_again_whatever_is_in_its_id_and_whoever_saved_the_file(
+    tmp_path: Path, order_id: str
+) -> None:
+    path, asked = tmp_path / "outcomes.csv", order(order_id)
+    with OutcomeFile(path) as file:
+        file.add(2, Outcome(order_id, "completed"), asked)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as a spreadsheet saves it
+
+    with OutcomeFile(path) as again:
+        assert again.is_settled(asked)
+        assert not again.is_settled(order("n-1"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_place_without_locks_is_told_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuses(_descriptor: int, _operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuses)
+
+    with pytest.raises(InvalidInput, match="name a file on a local disk with --outcomes"):
+        OutcomeFile(tmp_path / "outcomes.csv")
 
 
 def test_an_id_that_was_settled_with_other_content_is_asked_for_again(tmp_path: Path) -> None:
