@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from client.failures import StillRunning
+from domain.identifiers import typed
 
 
 @contextlib.asynccontextmanager
@@ -21,6 +22,6 @@ async def deadline(seconds: float | None, order_id: str) -> AsyncIterator[None]:
         if not limit.expired():
             raise
         raise StillRunning(
-            f"order {order_id} has not ended within {seconds:g} s; it goes on, and starter.py status {order_id} shows "
-            "where it stands"
+            f"order {order_id} has not ended within {seconds:g} s; it goes on, and starter.py status "
+            f"{typed(order_id)} shows where it stands"
         ) from None

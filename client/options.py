@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from domain.identifiers import composed
-from domain.model import OrderLine, reason_problem
+from domain.model import OrderLine, quantity_of, reason_problem
 from domain.version import RELEASE
 
 
@@ -20,10 +20,10 @@ def tell_release(is_asked: bool) -> None:
 def order_line(text: str) -> OrderLine:
     """Read `SKU:QUANTITY`."""
     sku, separator, quantity = text.rpartition(":")
-    if not separator or not quantity.lstrip("-").isascii() or not quantity.lstrip("-").isdigit():
+    digits = quantity.removeprefix("-")
+    if not separator or not digits.isascii() or not digits.isdigit():
         raise typer.BadParameter(f"{text!a} is not SKU:QUANTITY, as in tea-mug:2")
-    # More digits than any quantity has; int() itself refuses thousands of them.
-    return OrderLine(sku, int(quantity[:12]))
+    return OrderLine(sku, quantity_of(quantity))
 
 
 def require_reason(reason: str | None) -> None:

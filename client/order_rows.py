@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from client.text_file import Line
+from client.text_file import LONGEST_LINE, Line
 from domain.errors import InvalidInput
+from domain.identifiers import composed, not_composed
 from domain.text import tidy
 
 COLUMNS = ("order_id", "customer", "sku", "quantity")
 LONGEST_FIELD = 100
 """How many lines a quoted field is followed over."""
 _SEPARATORS = (",", ";", "\t", "|")
-_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[,;\t|]*', re.IGNORECASE)
+_SEPARATOR_LINE = re.compile(r'"?sep=([^ "])"?[,;\t|]*', re.IGNORECASE)
+# As long as a line can be: of one with a longer field not even the order's id could be read.
+csv.field_size_limit(LONGEST_LINE)
 
 
 class Row(NamedTuple):
@@ -33,6 +36,8 @@ class Row(NamedTuple):
     quantity: str = ""
     problem: str = ""
     """Why the row is no line of an order. The order's id is then what could be read of it, or nothing."""
+    is_below: bool = False
+    """It has something in it, and no id: whatever is wrong with it, it goes on with what is above."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,9 @@ class _Layout:
         except csv.Error:
             cells = []
         order_id = "".join(cells[self.places[0] :][:1])
-        return Row(line.number, tidy(order_id), problem=problem)
+        is_below = len(cells) > self.places[0] and not order_id and any(cells)
+        # In the form that the order's other rows have it in, so that it is found among them.
+        return Row(line.number, composed(tidy(order_id)), problem=problem, is_below=is_below)
 
 
 def read_rows(path: Path, lines: Iterator[Line]) -> Iterator[Row]:
@@ -127,6 +134,8 @@ def _row(line: Line, cells: Sequence[str], layout: _Layout) -> Row:
     one, two, three, four = layout.places
     if not cells[one].isprintable():
         return layout.bad(line, f"line {line.number}: its order id has characters that cannot be printed")
+    if composed(cells[one]) != cells[one]:
+        return layout.bad(line, f"line {line.number}: its order id {not_composed(cells[one])}")
     return Row(line.number, cells[one], cells[two], cells[three], cells[four])
 
 

@@ -18,11 +18,13 @@ from typing import Any, NamedTuple
 from client.order_rows import Row, read_rows
 from client.text_file import Line, TextFile
 from domain.errors import InvalidInput
-from domain.model import MAX_LINES, MAX_QUANTITY, CheckoutInput, OrderLine
+from domain.model import MAX_LINES, CheckoutInput, OrderLine, quantity_of, too_many_lines
 from domain.text import tidy
 
 _CSV, _JSON = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson")
 _SHOWN_ID = 128
+_LONGEST_NUMBER = 1_000
+"""In characters; int() itself refuses thousands of digits, in words of its own."""
 
 
 class Entry(NamedTuple):
@@ -95,6 +97,8 @@ class _Group:
         problem = self.problem or apart
         if not problem and len(self.customers) > 1:
             problem = f"the order has 2 customers: {self.customers[0]!a} and {self.customers[1]!a}"
+        if not problem and self.count > MAX_LINES:  # `rows` has not all of them
+            problem = f"the order at line {self.line}: {too_many_lines(self.count)}"
         if not problem:
             try:
                 lines = tuple(OrderLine(row.sku, _quantity(row)) for row in self.rows)
@@ -141,15 +145,15 @@ def _apart(file: TextFile) -> dict[int, int]:
 def _groups(rows: Iterator[Row]) -> Iterator[_Group]:
     """Put rows of one order together.
 
-    A row that cannot be read makes the order malformed to which it belongs: by its id, or because it lies between two
-    rows of that order. So nothing ships with a part of its lines.
+    A row that cannot be read makes the order malformed to which it belongs: by its id, because it has none and goes on
+    with the order above, or because it lies between two rows of that order. So nothing ships with a part of its lines.
     """
     group: _Group | None = None
     strays: list[Row] = []
     for row in rows:
         order_id = row.order_id
-        if not order_id and not row.problem:
-            row = _continued(row, None if strays else group)  # noqa: PLW2901 - the same row, read as what it is
+        if not order_id and (row.is_below or not row.problem):
+            row = _continued(row, group)  # noqa: PLW2901 - the same row, read as what it is
             order_id = row.order_id
         if not order_id:
             strays.append(row)
@@ -174,10 +178,10 @@ def _groups(rows: Iterator[Row]) -> Iterator[_Group]:
 
 def _continued(row: Row, above: _Group | None) -> Row:
     """Read a row without an order id, as a spreadsheet writes merged cells: it goes on with the order above."""
-    problem = f"line {row.line} has no order id; write it in every row"
+    problem = row.problem or f"line {row.line} has no order id; write it in every row"
     if above is None or (row.customer and row.customer not in above.customers):
         return row._replace(problem=problem)
-    return row._replace(order_id=above.order_id, problem=problem if row.customer else "")
+    return row._replace(order_id=above.order_id, problem=problem if row.problem or row.customer else "")
 
 
 def _alone(rows: list[Row]) -> Iterator[_Group]:
@@ -193,10 +197,10 @@ def _quantity(row: Row) -> int:
         raise InvalidInput(
             f"line {row.line}: quantity {ascii(text)[:40]} is not a whole number in digits alone, such as 12"
         )
-    digits = text.lstrip("0") or "0"
-    if len(digits) > len(str(MAX_QUANTITY)):
-        raise InvalidInput(f"line {row.line}: quantity {digits[:12]} is not between 1 and {MAX_QUANTITY}")
-    return int(digits)
+    try:
+        return quantity_of(text)
+    except InvalidInput as problem:
+        raise InvalidInput(f"line {row.line}: {problem.message}") from None
 
 
 # JSON ---------------------------------------------------------------------------------------------------
@@ -207,19 +211,33 @@ def _json_entry(line: Line) -> Entry:
     if line.problem:
         return Entry(line.number, "", None, f"line {line.number}: {line.problem}")
     try:
-        found = json.loads(line.text, object_pairs_hook=_object, parse_constant=_no_number)
-        lines = tuple(OrderLine(each["sku"], each["quantity"]) for each in found["lines"])
-        order = CheckoutInput(found["order_id"], found["customer"], lines)
+        found = json.loads(line.text, object_pairs_hook=_object, parse_constant=_no_number, parse_int=_whole_number)
+        order = _order_of(found)
     except InvalidInput as problem:
         why = problem.message
     except (ValueError, RecursionError):
         why = "it is not JSON"
-    except (KeyError, TypeError) as problem:
-        why = f"it is no order: {type(problem).__name__}: {problem}"
     else:
         return Entry(line.number, order.order_id, order)
     order_id = found.get("order_id", "") if isinstance(found, dict) else ""
     return Entry(line.number, tidy(str(order_id)[: 2 * _SHOWN_ID], _SHOWN_ID), None, tidy(f"line {line.number}: {why}"))
+
+
+def _order_of(found: Any) -> CheckoutInput:
+    order_id, customer, lines = _parts(found, "it", "order_id", "customer", "lines")
+    if not isinstance(lines, list):
+        raise InvalidInput("its lines are no list")
+    places = enumerate(lines, start=1)
+    each = (_parts(line, f"its line {place}", "sku", "quantity") for place, line in places)
+    return CheckoutInput(order_id, customer, tuple(OrderLine(*parts) for parts in each))
+
+
+def _parts(found: Any, what: str, *names: str) -> tuple[Any, ...]:
+    if not isinstance(found, dict):
+        raise InvalidInput(f"{what} is no object of {', '.join(names)}")
+    if missing := [name for name in names if name not in found]:
+        raise InvalidInput(f"{what} has no {' and no '.join(missing)}")
+    return tuple(found[name] for name in names)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -227,6 +245,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(known) != len(pairs):
         raise InvalidInput("a name comes twice in one object")
     return known
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > _LONGEST_NUMBER:
+        raise InvalidInput(f"a number of {len(text)} characters is none of an order's")
+    return int(text)
 
 
 def _no_number(name: str) -> Any:

@@ -56,6 +56,11 @@ def composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def not_composed(text: str) -> str:
+    """Say of a text that it is not in normal form C, and what it is there."""
+    return f"is not in Unicode's normal form C, which is {shown(composed(text))}"
+
+
 def typed(identifier: str) -> str:
     """Give an id as it is typed as an argument of a command, whatever a shell would make of its characters."""
     return ("-- " if identifier.startswith("-") else "") + shlex.quote(identifier)
@@ -82,5 +87,5 @@ def _fault(value: object) -> str | None:
     if value.strip(" ") != value:
         return "a blank at an end is not allowed"
     if not unicodedata.is_normalized("NFC", value):
-        return f"it is not in Unicode's normal form C, which is {shown(composed(value))}"
+        return f"it {not_composed(value)}"
     return None

@@ -230,6 +230,24 @@ def reason_problem(reason: object) -> str | None:
     return None
 
 
+def quantity_of(text: str) -> int:
+    """Read a quantity that is written in digits, perhaps with a minus before them.
+
+    Raises:
+        InvalidInput: it has more digits than any quantity has; int() itself refuses thousands of them.
+    """
+    minus, digits = text[: text.startswith("-")], text.removeprefix("-").lstrip("0") or "0"
+    if len(digits) > len(str(MAX_QUANTITY)):
+        told = digits if len(digits) <= 40 else f"{digits[:36]}... ({len(digits)} digits)"
+        raise InvalidInput(f"quantity {minus}{told} is not between 1 and {MAX_QUANTITY}")
+    return int(minus + digits)
+
+
+def too_many_lines(count: int) -> str:
+    """Say that an order has more lines than it may have."""
+    return f"the order has {count} lines; {MAX_LINES} are allowed, split it"
+
+
 def who_and_why(by: str, reason: str) -> str:
     """Join who acts and why for an order's log; either may be empty, and a name of any origin is made fit for it."""
     return ": ".join(filter(None, (tidy(by, MAX_NAME_LENGTH), reason)))
@@ -256,7 +274,7 @@ def _line_problems(lines: tuple[OrderLine, ...]) -> list[str]:
     if not lines:
         return ["the order has no lines; give at least one SKU and quantity"]
     if len(lines) > MAX_LINES:
-        return [f"the order has {len(lines)} lines; {MAX_LINES} are allowed, split it"]
+        return [too_many_lines(len(lines))]
     problems = []
     for number, line in enumerate(lines, start=1):
         if problem := identifier_problem(line.sku):

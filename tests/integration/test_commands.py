@@ -77,6 +77,7 @@ WRONG_USAGE = {
     "quantity in words": ("start", "--customer", "alice", "--line", "tea-mug:two"),
     "zero": ("start", "--customer", "alice", "--line", "tea-mug:0"),
     "negative": ("start", "--customer", "alice", "--line", "tea-mug:-1"),
+    "two minuses": ("start", "--customer", "alice", "--line", "tea-mug:--1"),
     "huge": ("start", "--customer", "alice", "--line", "tea-mug:99999999999999999999"),
     "a quantity of 5000 digits": ("start", "--customer", "alice", "--line", "tea-mug:" + "9" * 5000),
     "arabic digits": ("start", "--customer", "alice", "--line", "tea-mug:٣"),

@@ -1,6 +1,6 @@
 """Faults in what a bulk load reads, and in what it writes beside it."""
 
-from tests.mutants.killers import BULK_FILES, BULK_STOPS, at
+from tests.mutants.killers import BULK_FILES, BULK_STOPS, DRY_RUN, at
 from tests.mutants.mutant import Mutant
 
 _ROWS = "client/order_rows.py"
@@ -40,6 +40,110 @@ MUTANTS = (
         "for one in (*strays, row):",
         "for one in (row,):",
         at(BULK_FILES, "test_an_order_one_of_whose_rows_cannot_be_read_is_malformed_as_a_whole"),
+    ),
+    Mutant(
+        "row-below-merged-cells-is-nobodys",
+        "an order would ship without the line of a merged cell that nobody could read",
+        _ROWS,
+        "is_below = len(cells) > self.places[0] and not order_id and any(cells)",
+        "is_below = False",
+        at(BULK_FILES, "test_a_row_below_merged_cells_that_cannot_be_read_is_one_of_the_order_above"),
+    ),
+    Mutant(
+        "order-goes-on-behind-nobodys-row",
+        "an order would ship without what follows the row of which nobody knows whose it is",
+        _ORDERS,
+        "row = _continued(row, group)",
+        "row = _continued(row, None if strays else group)",
+        at(BULK_FILES, "test_an_order_that_may_go_on_behind_a_row_of_nobody_knows_whom_is_malformed"),
+    ),
+    Mutant(
+        "long-field-hides-its-order",
+        "an order would ship without its row with a field of a megabyte",
+        _ROWS,
+        "csv.field_size_limit(LONGEST_LINE)",
+        "csv.field_size_limit(131_072)",
+        at(BULK_FILES, "test_an_order_whose_last_row_is_longer_than_a_row_can_be_is_malformed"),
+    ),
+    Mutant(
+        "id-in-two-forms-is-two-orders",
+        "an order would ship with those of its lines whose id a program wrote in one form",
+        _ROWS,
+        "return Row(line.number, composed(tidy(order_id)), ",
+        "return Row(line.number, tidy(order_id), ",
+        at(BULK_FILES, "test_an_id_that_is_written_in_two_forms_is_one_order_which_is_malformed"),
+    ),
+    Mutant(
+        "quantity-is-told-cut",
+        "whoever looks for the quantity that was refused does not find it in the file",
+        "domain/model.py",
+        "told = digits if len(digits) <= 40 else",
+        "told = digits[:12] if len(digits) <= 40 else",
+        at(BULK_FILES, "test_a_quantity_is_never_cut"),
+    ),
+    Mutant(
+        "outcome-under-a-tidied-id",
+        "an order with two blanks in its id would be asked for at every load",
+        _OUTCOMES,
+        "to_cell(order.order_id if order else tidy(order_id))",
+        "to_cell(tidy(order_id))",
+        at(BULK_FILES, "test_a_load_finds_an_order_again_whatever_is_in_its_id_and_whoever_saved_the_file"),
+    ),
+    Mutant(
+        "saved-outcomes-are-no-outcomes",
+        "a load would refuse its own file once a spreadsheet has saved it",
+        _OUTCOMES,
+        '.removeprefix(b"\\xef\\xbb\\xbf")\n    first',
+        "\n    first",
+        at(BULK_FILES, "test_a_load_finds_an_order_again_whatever_is_in_its_id_and_whoever_saved_the_file"),
+    ),
+    Mutant(
+        "place-without-locks-is-not-told",
+        "whoever loads into a network drive would not know what to do",
+        "client/file_lock.py",
+        "errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL",
+        "errno.ENOLCK",
+        at(BULK_FILES, "test_a_place_without_locks_is_told_with_what_to_do"),
+    ),
+    Mutant(
+        "look-trusts-what-is-not-settled",
+        "a dry run would pass over an order that is stuck",
+        _OUTCOMES,
+        "for row in whole if row[2] in _SETTLED and row[-1])",
+        "for row in whole if row[-1])",
+        at(DRY_RUN, "test_what_an_outcome_file_has_settled_is_not_asked_for_however_the_file_ends"),
+    ),
+    Mutant(
+        "look-forgets-the-last-orders",
+        "a dry run would not see what is wrong with the last orders of a file",
+        "client/dry_run.py",
+        "    if asked:\n        await _judge(found, unknown, asked)\n    return found",
+        "    return found",
+        at(DRY_RUN, "test_every_order_of_a_long_file_is_asked_for_once_and_each_name_as_well"),
+    ),
+    Mutant(
+        "look-asks-for-too-much-at-once",
+        "a dry run of long names would be refused as too large",
+        "client/dry_run.py",
+        "len(asked) == _ORDERS_AT_ONCE or size > _BYTES_AT_ONCE",
+        "len(asked) == _ORDERS_AT_ONCE",
+        at(DRY_RUN, "test_what_is_asked_for_at_once_is_bounded_in_bytes_too"),
+    ),
+    Mutant(
+        "look-finds-other-content-fine",
+        "a dry run would end with 0 although the load will not",
+        "client/dry_run.py",
+        '("malformed", "unknown", "other content"))\n\n    def add',
+        '("malformed", "unknown"))\n\n    def add',
+        at(DRY_RUN, "test_a_look_ends_with_2_where_something_has_to_be_changed"),
+    ),
+    Mutant(
+        "busy-server-ends-the-wait",
+        "whoever waits for an order would be told an error by a server that has much to do",
+        "client/checkouts.py",
+        "RPCStatusCode.CANCELLED, RPCStatusCode.RESOURCE_EXHAUSTED})\n#",
+        "RPCStatusCode.CANCELLED})\n#",
+        at("tests/unit/test_waiting.py", "test_a_question_that_a_busy_server_leaves_open_does_not_end_the_wait"),
     ),
     Mutant(
         "changed-file-is-read-on",

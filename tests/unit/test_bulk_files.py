@@ -1,6 +1,7 @@
 """The files of a bulk load: orders that are read one by one, and outcomes that a load goes on from."""
 
 import csv
+import errno
 import itertools
 import os
 import re
@@ -44,10 +45,11 @@ def test_csv_rows_of_one_order_are_one_order(tmp_path: Path) -> None:
     ]
 
 
-def test_json_lines_are_orders(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["o.jsonl", "o.ndjson", "o.NDJSON"])
+def test_json_lines_are_orders(tmp_path: Path, name: str) -> None:
     text = '{"order_id": "n-1", "customer": "alice", "lines": [{"sku": "tea-mug", "quantity": 2}]}\n\n'
 
-    assert read(tmp_path, "o.jsonl", text) == [Entry(1, "n-1", order("n-1", "alice", ("tea-mug", 2)))]
+    assert read(tmp_path, name, text) == [Entry(1, "n-1", order("n-1", "alice", ("tea-mug", 2)))]
 
 
 def test_a_byte_order_mark_and_the_line_ends_of_windows_are_no_trouble(tmp_path: Path) -> None:
@@ -82,8 +84,12 @@ def test_a_malformed_csv_order_is_told_and_the_next_is_read(tmp_path: Path, row:
     [
         ("{", "not JSON"),
         ("[" * 50_000, "not JSON"),
-        ("17", "it is no order"),
-        ('{"order_id": "n-1"}', "it is no order: KeyError"),
+        ("17", "it is no object of order_id, customer, lines"),
+        ('{"order_id": "n-1"}', "it has no customer and no lines"),
+        ('{"order_id": "n-1", "customer": "alice", "lines": {"sku": "x", "quantity": 1}}', "its lines are no list"),
+        ('{"order_id": "n-1", "customer": "alice", "lines": [null]}', "its line 1 is no object of sku, quantity"),
+        ('{"order_id": "n-1", "customer": "alice", "lines": [{"sku": "x"}]}', "its line 1 has no quantity"),
+        ('{"order_id": ' + "1" * 5_000 + "}", "a number of 5000 characters"),
         ('{"order_id": "n-1", "customer": "alice", "lines": []}', "no lines"),
         ('{"order_id": "n-1", "customer": "alice", "lines": [{"sku": "x", "quantity": 1.5}]}', "not a whole number"),
         ('{"order_id": "n-1", "customer": "' + "x" * 200_000 + '"}', "more than 200000 characters"),
@@ -113,6 +119,8 @@ def test_a_malformed_json_order_is_told_and_the_next_is_read(tmp_path: Path, lin
         ("o.csv", b"order_id,customer,sku,quantity,SKU\n", "an order has no second column 'sku'; take it out"),
         ("o.csv", b"order_id,customer,sku,quantity,caf\xe9\n", "line 1: it is not UTF-8 .byte 0xe9 at character 35."),
         ("o.csv", b"n-1,alice,tea-mug,1\n", "the first line must be"),
+        ("o.csv", b'sep="\n"order_id"customer"sku"quantity\n', "the first line must be"),
+        ("o.csv", b"sep= \norder_id customer sku quantity\n", "the first line must be"),
     ],
 )
 def test_a_file_that_is_none_is_refused(tmp_path: Path, name: str, content: bytes, problem: str) -> None:
@@ -129,8 +137,9 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert line_count(tmp_path / "o.csv") == 0
 
 
-def test_the_lines_of_a_file_are_counted(tmp_path: Path) -> None:
-    (tmp_path / "o.csv").write_text(HEADER * 3, encoding="utf-8")
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_the_lines_of_a_file_are_counted_however_they_end(tmp_path: Path, end: str) -> None:
+    (tmp_path / "o.csv").write_text(HEADER.replace("\n", end) * 3, encoding="utf-8", newline="")
 
     assert line_count(tmp_path / "o.csv") == 3
 
@@ -261,9 +270,18 @@ def test_a_quantity_that_is_no_plain_number_is_told_with_what_to_write(tmp_path:
 
 
 def test_a_quantity_is_never_cut(tmp_path: Path) -> None:
-    [malformed] = read(tmp_path, "o.csv", f"{HEADER}n-1,alice,tea-mug,0000000000010000\n")
+    rows = "n-1,alice,tea-mug,0000000000010000\nn-2,alice,tea-mug,12345678901234\n"
 
-    assert malformed.problem == "line 2: quantity 10000 is not between 1 and 1000"
+    assert [entry.problem for entry in read(tmp_path, "o.csv", HEADER + rows)] == [
+        "line 2: quantity 10000 is not between 1 and 1000",
+        "line 3: quantity 12345678901234 is not between 1 and 1000",
+    ]
+
+
+def test_how_many_lines_an_order_has_is_told_where_it_has_too_many(tmp_path: Path) -> None:
+    [malformed] = read(tmp_path, "o.csv", HEADER + "n-1,alice,tea-mug,1\n" * 150)
+
+    assert "the order has 150 lines; 100 are allowed" in malformed.problem
 
 
 def test_rows_in_utf_16_that_are_none_are_told(tmp_path: Path) -> None:
@@ -341,6 +359,57 @@ def test_an_order_one_of_whose_rows_cannot_be_read_is_malformed_as_a_whole(tmp_p
     assert (malformed.line, malformed.order_id, malformed.order, malformed.lines) == (2, "n-1", None, 3)
     assert "line 3" in malformed.problem or "customer" in malformed.problem or "SKU" in malformed.problem
     assert after.order == order("n-9")
+
+
+BELOW = {
+    "a character of another encoding": b",,caf\xe9,1",
+    "a NUL": b",,po\0ster,1",
+    "a stray quote": b',,5" pipe,1',
+    "a field of several lines": b',,"pos\nter",1',
+    "too few columns": b",,poster",
+    "too many columns": b",,poster,1,5",
+    "a very long field": b",," + b"x" * 300_000 + b",1",
+    "a customer that cannot be read": b",caf\xe9,poster,1",
+}
+
+
+@pytest.mark.parametrize("row", BELOW.values(), ids=BELOW)
+def test_a_row_below_merged_cells_that_cannot_be_read_is_one_of_the_order_above(tmp_path: Path, row: bytes) -> None:
+    path = tmp_path / "o.csv"
+    rows = [HEADER.strip().encode(), b"n-1,alice,tea-mug,2", row, b",,lamp,1", b"n-9,alice,tea-mug,1"]
+    path.write_bytes(b"\n".join(rows))
+
+    entries = list(read_orders(path))
+
+    assert [entry.order for entry in entries if entry.order_id == "n-1"] == [None]
+    assert [entry.order for entry in entries if entry.order] == [order("n-9")]
+
+
+def test_an_order_that_may_go_on_behind_a_row_of_nobody_knows_whom_is_malformed(tmp_path: Path) -> None:
+    rows = "n-1,alice,tea-mug,2\n\0\n,,lamp,1\nn-9,alice,tea-mug,1\n"
+
+    malformed, good = read(tmp_path, "o.csv", HEADER + rows)
+
+    assert (malformed.order, malformed.lines, good.order) == (None, 3, order("n-9"))
+    assert malformed.problem == "line 3: it holds a NUL character"
+
+
+@pytest.mark.parametrize("row", [f"n-1,{'x' * 300_000},lamp,1", f'n-1,"{"x" * 150_000},lamp,1'])
+def test_an_order_whose_last_row_is_longer_than_a_row_can_be_is_malformed(tmp_path: Path, row: str) -> None:
+    malformed, good = read(tmp_path, "o.csv", f"{HEADER}n-1,alice,tea-mug,1\n{row}\nn-9,alice,tea-mug,1\n")
+
+    assert (malformed.order_id, malformed.order, malformed.lines, good.order) == ("n-1", None, 2, order("n-9"))
+
+
+@pytest.mark.parametrize("between", ["", "n-2,bob,lamp,1\n"])
+def test_an_id_that_is_written_in_two_forms_is_one_order_which_is_malformed(tmp_path: Path, between: str) -> None:
+    rows = f"caf\u00e9,alice,tea-mug,1\n{between}cafe\u0301,alice,lamp,1\nn-9,alice,tea-mug,1\n"
+
+    *entries, good = read(tmp_path, "o.csv", HEADER + rows)
+
+    assert [entry.order for entry in entries if entry.order_id == "caf\u00e9"] == [None] * (2 if between else 1)
+    assert "normal form C" in entries[-1].problem
+    assert good.order == order("n-9")
 
 
 def test_a_stray_quote_costs_its_row_however_long_the_rest_of_the_file_is(tmp_path: Path) -> None:
@@ -470,6 +539,33 @@ def test_a_load_goes_on_behind_the_outcomes_that_are_settled(tmp_path: Path) -> 
     assert lines[0] == "line,order_id,status,reason,total_minor,currency,tracking_number,content"
     assert lines[1] == f'0,n-0,completed,"a reason, with ""quotes""",100,EUR,PX1,{order("n-0").fingerprint[:16]}'
     assert len(lines) == 7
+
+
+@pytest.mark.parametrize("order_id", ["a  b", "caf\u00e9", "=1+1", "'n", 'say "hi"', "a;=b", "\U0001f600", "1,2"])
+def test_a_load_finds_an_order_again_whatever_is_in_its_id_and_whoever_saved_the_file(
+    tmp_path: Path, order_id: str
+) -> None:
+    path, asked = tmp_path / "outcomes.csv", order(order_id)
+    with OutcomeFile(path) as file:
+        file.add(2, Outcome(order_id, "completed"), asked)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as a spreadsheet saves it
+
+    with OutcomeFile(path) as again:
+        assert again.is_settled(asked)
+        assert not again.is_settled(order("n-1"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_place_without_locks_is_told_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuses(_descriptor: int, _operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuses)
+
+    with pytest.raises(InvalidInput, match="name a file on a local disk with --outcomes"):
+        OutcomeFile(tmp_path / "outcomes.csv")
 
 
 def test_an_id_that_was_settled_with_other_content_is_asked_for_again(tmp_path: Path) -> None:

@@ -32,7 +32,9 @@ class Busy(Checkouts):
         raise RPCError("Timeout expired", self._status, b"")
 
 
-@pytest.mark.parametrize("status", [RPCStatusCode.CANCELLED, RPCStatusCode.DEADLINE_EXCEEDED])
+@pytest.mark.parametrize(
+    "status", [RPCStatusCode.CANCELLED, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.RESOURCE_EXHAUSTED]
+)
 async def test_a_question_that_a_busy_server_leaves_open_does_not_end_the_wait(status: RPCStatusCode) -> None:
     checkouts = Busy(status)
 

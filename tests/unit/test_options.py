@@ -1,0 +1,47 @@
+"""What is typed, and what is told to type: each as it stands."""
+
+import asyncio
+import shlex
+
+import pytest
+import typer
+
+from client.deadline import deadline
+from client.failures import StillRunning
+from client.options import order_line
+from domain.errors import InvalidInput
+from domain.model import OrderLine
+
+
+@pytest.mark.parametrize("quantity", ["12345678901234", "-12345678901234", "10000"])
+def test_a_quantity_is_refused_as_it_was_typed(quantity: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        order_line(f"tea-mug:{quantity}")
+
+    assert refused.value.message == f"quantity {quantity} is not between 1 and 1000"
+
+
+def test_a_quantity_of_thousands_of_digits_is_told_by_how_many_it_has() -> None:
+    with pytest.raises(InvalidInput, match=r"quantity 9+\.\.\. \(5000 digits\) is not between"):
+        order_line("tea-mug:" + "9" * 5_000)
+
+
+@pytest.mark.parametrize("text", ["tea-mug", "tea-mug:", "tea-mug:two", "tea-mug:--1", "tea-mug:-", "tea-mug:\u0663"])
+def test_what_is_no_sku_with_a_quantity_is_told_with_an_example(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="as in tea-mug:2"):
+        order_line(text)
+
+
+def test_a_sku_may_have_colons_and_a_quantity_zeros_before_it() -> None:
+    assert order_line("gid://shop/7:" + "0" * 5_000 + "2") == OrderLine("gid://shop/7", 2)
+
+
+@pytest.mark.parametrize("order_id", ["order-1", "-1", "a b", "it's", "$(rm x)"])
+async def test_who_waits_no_longer_is_told_a_command_that_can_be_typed(order_id: str) -> None:
+    with pytest.raises(StillRunning) as told:
+        async with deadline(0.001, order_id):
+            await asyncio.Event().wait()
+
+    words = shlex.split(str(told.value).partition("starter.py status ")[2].removesuffix(" shows where it stands"))
+    assert words[-1] == order_id
+    assert words[:-1] == (["--"] if order_id.startswith("-") else [])
