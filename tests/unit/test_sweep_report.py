@@ -1,4 +1,4 @@
-"""What a sweep reports of very many orders: all are counted, and those that it names fit into one value of Temporal's."""
+"""What a sweep reports of very many orders: all are counted, and the names fit into one value of Temporal's."""
 
 import json
 from dataclasses import asdict
