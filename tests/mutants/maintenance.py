@@ -1,6 +1,6 @@
 """Faults in the sweep: it must find every lost order, and touch no other."""
 
-from tests.mutants.killers import MAINTENANCE, PLANS, RESTORED, SECOND_RUN, SWEEP_REPORT, at
+from tests.mutants.killers import MAINTENANCE, PLANS, REPORTS, RESTORED, SECOND_RUN, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "workflows/maintenance.py"
@@ -141,7 +141,7 @@ MUTANTS = (
         "domain/maintenance.py",
         "len(name) * (1 if name.isascii() else 12) + 4",
         "len(name)",
-        at(SWEEP_REPORT, "test_every_order_is_counted_and_a_report_fits_into_what_temporal_takes[longest]"),
+        at(REPORTS, "test_every_order_is_counted_and_a_report_fits_into_what_temporal_takes[longest]"),
     ),
     Mutant(
         "sweep-report-names-everybody",
@@ -149,6 +149,6 @@ MUTANTS = (
         "domain/maintenance.py",
         "_LISTED = 1_000\n",
         "_LISTED = 1_000_000\n",
-        at(SWEEP_REPORT, "test_every_order_is_counted_and_a_report_fits_into_what_temporal_takes[short]"),
+        at(REPORTS, "test_every_order_is_counted_and_a_report_fits_into_what_temporal_takes[short]"),
     ),
 )

@@ -1,11 +1,11 @@
-"""What a sweep reports of very many orders: all are counted, and the names fit into one value of Temporal's."""
+"""What a sweep and an audit report of very much: all is counted, and what they name is short enough."""
 
 import json
 from dataclasses import asdict
 
 import pytest
 
-from domain.maintenance import SweepReport
+from domain.maintenance import AuditReport, SweepReport, Violation
 from domain.model import CheckoutInput, OrderLine
 
 TEMPORAL_TAKES = 2_000_000
@@ -39,3 +39,13 @@ def test_a_thousand_orders_of_ordinary_ids_are_named() -> None:
     report = reported("gid://shop/Order/")
 
     assert [len(names) for names in (report.started, report.repaired, report.parked, report.malformed)] == [1000] * 4
+
+
+@pytest.mark.parametrize(("count", "more"), [(1, ""), (3, ""), (4, "; and 1 more"), (7, "; and 4 more")])
+def test_an_audit_names_three_violations_and_counts_the_rest(count: int, more: str) -> None:
+    found = [Violation("A1", f"sku-{number}", "on hand 1, accounted for 2") for number in range(min(count, 5))]
+
+    told = AuditReport({}, found, count, {}).summary
+
+    named = [f"A1 {violation.subject}: {violation.detail}" for violation in found[:3]]
+    assert told == "; ".join(named) + more
