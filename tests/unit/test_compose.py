@@ -400,8 +400,8 @@ def test_the_schema_job_may_run_again_and_sets_each_roles_own_password(stack: De
             psql(stack.postgres, "postgres", "-c", f"GRANT CONNECT, TEMPORARY ON DATABASE {each} TO PUBLIC")
         psql(stack.postgres, "postgres", "-c", "REVOKE CONNECT ON DATABASE postgres FROM temporal")
         people = [f"ALTER ROLE {role} PASSWORD NULL" for role in ("checkout_operator", "checkout_reader")]
-        others = ["ALTER ROLE checkout PASSWORD 'checkout'", "DROP ROLE temporal"]
-        psql(stack.postgres, "postgres", *(word for each in (*people, *others) for word in ("-c", each)))
+        services_own = ["ALTER ROLE checkout PASSWORD 'checkout'", "DROP ROLE temporal"]
+        psql(stack.postgres, "postgres", *(word for each in (*people, *services_own) for word in ("-c", each)))
 
 
 def test_no_password_gets_into_the_servers_log_whatever_it_logs_and_whatever_fails(stack: DevStack) -> None:
