@@ -151,4 +151,15 @@ MUTANTS = (
         "_LISTED = 1_000_000\n",
         at(REPORTS, "test_every_order_is_counted_and_a_report_fits_into_what_temporal_takes[short]"),
     ),
+    Mutant(
+        "repair-looks-like-a-start",
+        "whoever looks at a repair in the UI would wonder why it buys nothing",
+        _SAGAS,
+        '"Repair" if order.repair else "Start"',
+        '"Start" if order.repair else "Repair"',
+        at(
+            MAINTENANCE,
+            "test_what_a_terminated_saga_left_is_undone_and_the_order_cancelled[charge_payment-before-True]",
+        ),
+    ),
 )
