@@ -98,6 +98,8 @@ class StartInput:
 
 
 _LISTED = 1_000
+# Four lists are one value to Temporal, which takes 2 MB.
+_LISTED_BYTES = 400_000
 
 
 @dataclass
@@ -135,13 +137,18 @@ class SweepReport:
         """Count orders that cannot get one."""
         self.malformed_count += len(problems)
         for problem in problems:
-            _list(self.malformed, problem, characters=200_000)
+            _list(self.malformed, problem)
 
 
-def _list(names: list[str], name: str, characters: int = 32_000) -> None:
-    """Add a name, unless there are enough: Temporal takes 2 MB, and JSON writes a character in up to twelve bytes."""
-    if len(names) < _LISTED and sum(map(len, names)) < characters:
+def _list(names: list[str], name: str) -> None:
+    """Add a name, unless there are enough."""
+    if len(names) < _LISTED and sum(map(_json_bytes, names)) + _json_bytes(name) <= _LISTED_BYTES:
         names.append(name)
+
+
+def _json_bytes(name: str) -> int:
+    """Tell how long a name is in a list of JSON, at most: a character that is not ASCII has up to twelve bytes."""
+    return len(name) * (1 if name.isascii() else 12) + 4
 
 
 @dataclass(frozen=True)

@@ -133,3 +133,15 @@ async def test_what_is_there_at_the_upgrade_is_approved_once_and_nothing_after_i
     assert told == [("A12", "bob", "deposited 512 EUR, approved 505")]
     assert vouched == 1
     assert (await shop.audit()).violations == []
+
+
+async def test_what_was_approved_and_never_came_can_be_vouched_for_too(shop: Shop) -> None:
+    await shop.database.run(
+        "INSERT INTO approvals (kind, subject, amount, currency, reason) VALUES ('deposit', 'bob', 7, 'EUR', 'x');"
+        "INSERT INTO approvals (kind, subject, amount, reason) VALUES ('delivery', 'lamp', 3, 'x')"
+    )
+
+    vouched = await shop.database.value("SELECT approve_what_is_there('neither ever came')")
+
+    assert vouched == 2
+    assert (await shop.audit()).violations == []

@@ -209,6 +209,20 @@ async def test_an_id_that_belongs_to_another_order_is_told_and_left_alone(shop: 
     assert await left_behind(shop.database) == before
 
 
+async def test_an_order_whose_label_was_cancelled_has_no_parcel_to_follow(shop: Shop) -> None:
+    order, asked_for = shop.order("carol"), "cancelled: found it cheaper"
+    await one_by_one(shop, [order])
+    undo = UndoInput(order, Ending.CANCELLED, asked_for)
+    await Shipping(shop.engine).cancel_shipment(undo)
+    await Payments(shop.engine).refund_payment(undo)
+    await Inventory(shop.engine).release_inventory(undo)
+    await Orders(shop.engine).close_order(undo)
+
+    [outcome] = (await Batches(shop.engine).reserve_orders(asked([order]))).ended
+
+    assert (outcome.status, outcome.reason, outcome.tracking_number) == ("cancelled", asked_for, None)
+
+
 @pytest.mark.parametrize("lines", [(), (("poster", 2),)])
 async def test_an_order_that_comes_while_its_fence_is_taken_is_looked_at_again(
     shop: Shop, database: Database, lines: tuple[tuple[str, int], ...]

@@ -4,8 +4,9 @@ import pytest
 
 from activities.inventory import Inventory
 from activities.orders import OperatorNote, Orders, ParkInput
-from domain.errors import StepAlreadyCompensated
+from domain.errors import DatabaseContradictsHistory, StepAlreadyCompensated
 from domain.model import CheckoutInput, Ending, UndoInput
+from domain.undo import UndoOutcome
 from tests.conftest import Shop
 
 
@@ -47,3 +48,28 @@ async def test_a_step_that_was_undone_cannot_be_resolved_and_stays_undone(shop: 
         await Orders(shop.engine).resolve_step(OperatorNote(order, "counted by hand", "reserve"))
 
     assert await shop.database.value("SELECT phase FROM step_fence WHERE step = 'reserve'") == "undone"
+
+
+async def test_an_incident_that_is_closed_keeps_how_it_was_settled(shop: Shop) -> None:
+    order = shop.order("alice")
+    await Orders(shop.engine).park_order(park(order, "a reason"))
+    await shop.database.run("UPDATE incidents SET closed_at = now(), resolution = 'the shelf was mended'")
+    await Orders(shop.engine).park_order(park(order, "a reason"))
+
+    await Orders(shop.engine).close_order(UndoInput(order, Ending.REJECTED, "a reason"))
+
+    settled = await shop.database.fetch("SELECT resolution FROM incidents ORDER BY incident_id")
+    assert [row[0] for row in settled] == ["the shelf was mended", "every undo was done or resolved"]
+
+
+async def test_a_review_that_is_over_holds_up_nothing_any_more(shop: Shop) -> None:
+    order, inventory = shop.order("alice"), Inventory(shop.engine)
+    undo = UndoInput(order, Ending.REJECTED, "a reason")
+    await inventory.reserve_inventory(order)
+    await Orders(shop.engine).park_order(ParkInput(undo, ["reserve"], "was it restored?", needs_review=True))
+    with pytest.raises(DatabaseContradictsHistory):
+        await inventory.release_inventory(undo)
+    await shop.database.run("UPDATE incidents SET closed_at = now(), resolution = 'somebody has looked'")
+    await Orders(shop.engine).park_order(park(order, "a reason"))
+
+    assert (await inventory.release_inventory(undo)).outcome is UndoOutcome.REVERSED

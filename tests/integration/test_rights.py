@@ -360,9 +360,11 @@ async def test_a_second_run_gives_the_owner_nothing_new_and_takes_back_what_was_
         *("-c", "GRANT DELETE, UPDATE (amount_minor) ON transfers TO checkout, PUBLIC"),
         *("-c", "GRANT EXECUTE ON FUNCTION note_on_order TO PUBLIC"),
         *("-c", f"GRANT TEMP ON DATABASE {DATABASE} TO PUBLIC", "-c", "GRANT CREATE ON SCHEMA public TO PUBLIC"),
+        *("-c", "ALTER ROLE checkout CONNECTION LIMIT -1"),  # as an earlier version made it
     )
 
     make_database(server, DATABASE)
 
     await test_nothing_of_ours_is_everybodys(server)
+    await test_the_roles_are_ordinary_and_the_workers_sessions_are_limited(server)
     await test_a_role_may_do_exactly_what_was_decided(server, WORKER)

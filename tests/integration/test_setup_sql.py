@@ -60,16 +60,49 @@ def empty_databases(stack: DevStack) -> Iterator[list[str]]:
 # Running it again ---------------------------------------------------------------------------------------
 
 
-async def test_a_database_from_before_there_were_batches_gets_the_column_that_they_need(
-    stack: DevStack, database: Database
+@pytest.mark.parametrize("column", ["carrier", "shipped_by", "taken_back_by"])
+async def test_a_database_from_before_a_column_was_needed_gets_it(
+    stack: DevStack, database: Database, column: str
 ) -> None:
     await database.run(
-        "ALTER TABLE orders DROP COLUMN carrier; INSERT INTO orders (order_id, customer) VALUES ('a', 'b')"
+        f"ALTER TABLE orders DROP COLUMN {column}; INSERT INTO orders (order_id, customer) VALUES ('a', 'b')"
     )
 
     psql(stack.postgres, database.name, *_SETUP)
 
-    assert [tuple(row) for row in await database.fetch("SELECT order_id, carrier FROM orders")] == [("a", None)]
+    assert [tuple(row) for row in await database.fetch(f"SELECT order_id, {column} FROM orders")] == [("a", None)]
+
+
+async def test_a_database_from_before_customers_were_opened_with_nothing_opens_them_so(
+    stack: DevStack, database: Database
+) -> None:
+    await database.run("ALTER TABLE accounts ALTER COLUMN balance_minor DROP DEFAULT")
+
+    psql(stack.postgres, database.name, *_SETUP)
+    await database.run("INSERT INTO accounts (account_id, kind, name) VALUES ('ines', 'customer', 'Ines')")
+
+    assert await database.value("SELECT balance_minor FROM accounts WHERE account_id = 'ines'") == 0
+
+
+async def test_a_trigger_that_somebody_has_turned_off_works_again(stack: DevStack, database: Database) -> None:
+    await database.run("ALTER TABLE orders DISABLE TRIGGER orders_move")
+
+    psql(stack.postgres, database.name, *_SETUP)
+
+    with pytest.raises(asyncpg.CheckViolationError, match="cannot begin as paid"):
+        await database.run(
+            "INSERT INTO orders (order_id, customer, status, total_minor, currency) VALUES ('a', 'b', 'paid', 1, 'EUR')"
+        )
+
+
+async def test_an_index_that_was_never_finished_is_told_with_what_to_do(stack: DevStack, database: Database) -> None:
+    index = "incidents_one_open_per_order"
+    await database.run(f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{index}'::regclass")
+
+    with pytest.raises(ServerFailed, match=f"index {index} is invalid") as told:
+        psql(stack.postgres, database.name, *_SETUP)
+
+    assert f"Run DROP INDEX CONCURRENTLY public.{index}, and this file again." in str(told.value)
 
 
 async def test_an_order_that_an_earlier_version_parked_for_a_review_needs_one_still(
@@ -331,6 +364,7 @@ async def test_the_services_timeouts_are_nested_inside_one_attempt(stack: DevSta
 
     try:
         rows = await connection.fetch("SELECT name, setting::int FROM pg_settings WHERE name LIKE '%_timeout'")
+        looks_every = await connection.fetchval("SHOW client_connection_check_interval")
     finally:
         await connection.close()
     timeout = {row["name"]: row["setting"] for row in rows}
@@ -343,6 +377,7 @@ async def test_the_services_timeouts_are_nested_inside_one_attempt(stack: DevSta
     assert 0 < timeout["lock_timeout"] < timeout["statement_timeout"] < one_statement
     assert timeout["statement_timeout"] < timeout["transaction_timeout"] < one_transaction
     assert 0 < timeout["idle_in_transaction_session_timeout"] < timeout["transaction_timeout"]
+    assert looks_every == "1s", "a statement of a worker that was killed would hold its locks until it ends"
 
 
 # The state machine --------------------------------------------------------------------------------------

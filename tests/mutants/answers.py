@@ -1,6 +1,6 @@
 """Faults in how an order answers that has no saga of its own, and in who is told to have asked."""
 
-from tests.mutants.killers import EVENT_LOG, PLANS, STARTER_UPKEEP, at
+from tests.mutants.killers import EVENT_LOG, LOOKUPS, PLANS, STARTER_UPKEEP, at
 from tests.mutants.mutant import Mutant
 
 _ANSWERS = "tests/integration/test_every_order_answers.py"
@@ -8,6 +8,7 @@ _CANCELS = "tests/integration/test_cancel_wherever_it_is.py"
 _START = "tests/integration/test_what_start_says.py"
 _ACTOR = "tests/workflow/test_who_cancels.py"
 _ORDERS = "client/orders.py"
+_LOOKUPS = "activities/lookups.py"
 _WORKFLOW = "workflows/bulk.py"
 _ASKING = "client/requests.py"
 _TAKEN = "test_a_saga_that_only_asked_for_a_taken_id_does_not_answer_for_the_order_that_has_it"
@@ -199,5 +200,69 @@ MUTANTS = (
         "            if not by:\n                raise\n",
         "            raise\n",
         at(_ACTOR, "test_a_worker_of_an_earlier_release_is_told_who_cancels_with_the_reason"),
+    ),
+    Mutant(
+        "list-of-the-longest-waiting",
+        "a list of the stuck that is cut would leave out those that came last",
+        _LOOKUPS,
+        "ORDER BY o.updated_at DESC, o.order_id DESC LIMIT :limit",
+        "ORDER BY o.updated_at, o.order_id LIMIT :limit",
+        at(LOOKUPS, "test_of_unfinished_orders_those_that_moved_last_are_given_and_no_more_than_a_page"),
+    ),
+    Mutant(
+        "list-takes-a-page-for-all-there-is",
+        "who has more than a thousand unfinished orders would not be told that the list is cut",
+        _LOOKUPS,
+        "is_cut=len(rows) == PAGE",
+        "is_cut=False",
+        at(LOOKUPS, "test_of_unfinished_orders_those_that_moved_last_are_given_and_no_more_than_a_page"),
+    ),
+    Mutant(
+        "list-as-long-as-somebody-asks",
+        "an answer would be larger than what Temporal takes",
+        _LOOKUPS,
+        "limit = max(1, min(asked.limit, PAGE))",
+        "limit = max(1, asked.limit)",
+        at(LOOKUPS, "test_of_unfinished_orders_those_that_moved_last_are_given_and_no_more_than_a_page"),
+    ),
+    Mutant(
+        "list-is-cut-where-it-is-whole",
+        "a short list would say that older orders are missing, and a cut one that there are none",
+        _LOOKUPS,
+        "is_cut=oldest > events.first",
+        "is_cut=oldest < events.first",
+        at(LOOKUPS, "test_a_list_says_whether_there_are_orders_at_which_it_has_not_looked"),
+    ),
+    Mutant(
+        "status-fails-of-an-earlier-incident",
+        "an order that was stuck before could not be looked at",
+        _LOOKUPS,
+        "LEFT JOIN incidents i ON i.order_id = o.order_id AND i.closed_at IS NULL",
+        "LEFT JOIN incidents i ON i.order_id = o.order_id",
+        at(LOOKUPS, "test_an_order_that_got_stuck_twice_shows_each_step_as_its_saga_would"),
+    ),
+    Mutant(
+        "status-tells-the-number-of-a-cancelled-parcel",
+        "a customer would be told of a parcel that nobody sends",
+        _LOOKUPS,
+        "LEFT JOIN shipments s ON s.order_id = o.order_id AND s.state <> 'cancelled'",
+        "LEFT JOIN shipments s ON s.order_id = o.order_id",
+        at(LOOKUPS, "test_an_order_that_got_stuck_twice_shows_each_step_as_its_saga_would"),
+    ),
+    Mutant(
+        "status-hides-that-a-step-was-settled-by-hand",
+        "a step that a person vouches for would look as if it had never been",
+        _LOOKUPS,
+        'if fence.had_effect or fence.phase == "resolved" else',
+        "if fence.had_effect else",
+        at(LOOKUPS, "test_a_step_that_never_ran_shows_who_has_settled_it"),
+    ),
+    Mutant(
+        "dry-run-takes-the-house-for-a-customer",
+        "a file would pass its check, and its orders be rejected",
+        "activities/names.py",
+        " AND a.kind = 'customer')",
+        ")",
+        at(LOOKUPS, "test_names_that_nobody_knows_are_told_and_a_house_account_is_no_customer"),
     ),
 )

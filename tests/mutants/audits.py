@@ -1,6 +1,6 @@
 """Faults in the audit and in what runs by itself: what it finds is told once, and it runs as the settings say."""
 
-from tests.mutants.killers import LONG_AUDIT, MAINTENANCE, ONE_AUDIT, PLANS, RESTORED, SCHEDULES, at
+from tests.mutants.killers import LONG_AUDIT, MAINTENANCE, ONE_AUDIT, PLANS, REPORTS, RESTORED, SCHEDULES, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "activities/maintenance.py"
@@ -210,5 +210,13 @@ MUTANTS = (
         "CREATE INDEX orders_unfinished ON orders (updated_at, order_id)",
         "CREATE INDEX orders_unfinished ON orders (updated_at)",
         at(PLANS, "test_a_sweep_of_orders_that_one_statement_wrote_reads_each_of_them_once"),
+    ),
+    Mutant(
+        "audit-hides-how-many-there-are",
+        "whoever reads the failure would take three violations for all there are",
+        "domain/maintenance.py",
+        'if self.violation_count > len(named) else ""',
+        'if self.violation_count > 20 else ""',
+        at(REPORTS, "test_an_audit_names_three_violations_and_counts_the_rest"),
     ),
 )

@@ -1,12 +1,13 @@
 """Faults in the bulk lane: who gets the last ones, what is left behind, and who deals with the rest."""
 
-from tests.mutants.killers import BATCHES, BULK, PAUSED, REPLAY, at
+from tests.mutants.killers import BATCHES, BULK, CANCEL_OF_ONE, PAUSED, REPLAY, at
 from tests.mutants.mutant import Mutant
 
 _STEPS = "activities/batches.py"
 _UNWIND = "activities/batch_unwind.py"
 _SHARED = "activities/batch.py"
 _WORKFLOW = "workflows/bulk.py"
+_CANCEL_OF_ONE = at(CANCEL_OF_ONE, "test_what_is_not_to_be_cancelled_any_more_is_refused_and_the_first_reason_is_kept")
 _EQUAL = at(BATCHES, "test_orders_that_are_done_together_leave_what_they_leave_one_by_one")
 
 MUTANTS = (
@@ -226,5 +227,53 @@ MUTANTS = (
         "            self._reason = tidy(describe(mismatch))\n",
         "            pass\n",
         at(BULK, "test_what_a_batch_had_made_of_an_order_is_not_told_where_its_id_was_taken_meanwhile"),
+    ),
+    Mutant(
+        "cancel-of-one-keeps-the-last-reason",
+        "the log would tell another reason than whoever was first was told",
+        _WORKFLOW,
+        'self._cancels.setdefault(request.order_id, tidy(f"cancelled: {who_and_why(request.by, request.reason)}"))',
+        'self._cancels[request.order_id] = tidy(f"cancelled: {who_and_why(request.by, request.reason)}")',
+        _CANCEL_OF_ONE,
+    ),
+    Mutant(
+        "cancel-of-one-without-a-reason",
+        "an order would be undone, and its log not tell why",
+        _WORKFLOW,
+        "        if problem := reason_problem(request.reason):\n            raise InvalidInput(problem)\n",
+        "",
+        _CANCEL_OF_ONE,
+    ),
+    Mutant(
+        "cancel-of-one-that-is-elsewhere",
+        "whoever asks the wrong batch would be told that the order is being cancelled",
+        _WORKFLOW,
+        "        if self._orders and order_id not in self._orders:\n",
+        "        if False:\n",
+        _CANCEL_OF_ONE,
+    ),
+    Mutant(
+        "cancel-of-one-that-has-ended",
+        "whoever cancels an order that was shipped would be told that it is being cancelled",
+        _WORKFLOW,
+        "        if outcome := self._outcomes.get(order_id):\n            raise InvalidInput",
+        "        if (outcome := self._outcomes.get(order_id)) and False:\n            raise InvalidInput",
+        _CANCEL_OF_ONE,
+    ),
+    Mutant(
+        "cancel-of-one-that-was-refused",
+        "whoever cancels an order that was refused would be told that it is cancelled for their reason",
+        _WORKFLOW,
+        "        if undo := self._refused.get(order_id):\n            raise InvalidInput",
+        "        if (undo := self._refused.get(order_id)) and False:\n            raise InvalidInput",
+        _CANCEL_OF_ONE,
+    ),
+    Mutant(
+        "batch-follows-a-cancelled-parcel",
+        "the outcomes of a load would have a number for parcels that nobody sends",
+        _SHARED,
+        "LEFT JOIN shipments s ON s.order_id = o.order_id AND s.state <> 'cancelled'",
+        "LEFT JOIN shipments s ON s.order_id = o.order_id",
+        at(BATCHES, "test_an_order_whose_label_was_cancelled_has_no_parcel_to_follow"),
     ),
 )

@@ -302,4 +302,12 @@ MUTANTS = (
         "is_continue_as_new_suggested()):",
         at(STUCK_FOR_LONG, "test_a_run_waits_for_the_answers_that_it_owes_and_rounds_go_on_meanwhile"),
     ),
+    Mutant(
+        "retry-for-a-reason-that-does-not-fit",
+        "whatever somebody sends would be written into the order's log",
+        _UPDATES,
+        "request is not None and request.reason and (problem := reason_problem(request.reason))",
+        "request is not None and request.reason and (problem := None)",
+        at(STUCK, "test_a_retry_while_it_is_still_broken_answers_that_it_is_still_stuck"),
+    ),
 )

@@ -8,6 +8,7 @@ _IMAGE = "Dockerfile"
 _UNSET = "?it is not in .env - run sh deploy/compose/passwords.sh"
 _RIGHTS = at(COMPOSE_WIRING, "test_no_program_has_more_rights_than_it_needs")
 _NETWORKS = at(COMPOSE_WIRING, "test_a_service_is_on_the_networks_of_those_it_talks_to_and_no_other")
+_NO_PASSWORD_LOGGED = at(COMPOSE, "test_no_password_gets_into_the_servers_log_whatever_it_logs_and_whatever_fails")
 _TOLD = "test_a_container_is_told_the_hosts_ports_roles_and_passwords_of_the_others"
 
 
@@ -436,5 +437,104 @@ MUTANTS = (
         "temporalio/server:${TEMPORAL_VERSION:-1.32.0@sha256:c3e752127759616bb1615e0f9ba0e21635aeb5fdeb922de4f371c350955f46ae}",
         "temporalio/server:${TEMPORAL_VERSION:-1.32.0}",
         at(COMPOSE, "test_every_image_has_an_exact_version_and_a_digest"),
+    ),
+    Mutant(
+        "compose-under-another-name",
+        "every stack that exists would come up with new, empty volumes",
+        _FILE,
+        "name: checkout\n\n",
+        "name: shop\n\n",
+        at(COMPOSE_WIRING, "test_the_data_are_on_volumes_of_their_own_where_the_image_keeps_them"),
+    ),
+    Mutant(
+        "compose-health-that-takes-its-time",
+        "a stuck worker would be healthy for an hour",
+        _FILE,
+        "      interval: 10s\n      timeout: 5s\n      retries: 3\n",
+        "      interval: 10s\n      timeout: 5s\n      retries: 300\n",
+        at(
+            COMPOSE_WIRING,
+            "test_a_worker_is_healthy_by_its_own_heartbeat_and_has_the_time_that_it_may_wait_for_its_servers",
+        ),
+    ),
+    Mutant(
+        "compose-temporal-is-healthy-for-hours",
+        "a server that nobody reaches would be healthy",
+        _FILE,
+        "      timeout: 3s\n      retries: 15\n",
+        "      timeout: 3s\n      retries: 15000\n",
+        at(COMPOSE_WIRING, "test_a_server_gets_its_time_to_start_and_is_asked_often[temporal]"),
+    ),
+    Mutant(
+        "compose-servers-without-memory",
+        "Postgres and Temporal would be killed while they start, again and again",
+        _FILE,
+        "  mem_limit: 1g\n",
+        "  mem_limit: 16m\n",
+        at(COMPOSE_WIRING, "test_no_container_can_take_the_machine_with_it"),
+    ),
+    Mutant(
+        "compose-servers-without-a-processor",
+        "everything would be a hundred times as slow, and no start in time",
+        _FILE,
+        "  cpus: 1.0\n",
+        "  cpus: 0.01\n",
+        at(COMPOSE_WIRING, "test_no_container_can_take_the_machine_with_it"),
+    ),
+    Mutant(
+        "compose-namespace-tries-all-at-once",
+        "sixty tries would be over before a server is up",
+        _FILE,
+        "            sleep 1\n",
+        "",
+        at(COMPOSE_WIRING, "test_the_namespace_job_fails_when_one_of_its_steps_never_works"),
+    ),
+    Mutant(
+        "compose-namespace-waits-for-an-answer",
+        "a server that takes connections and says nothing would hold up the stack for ever",
+        _FILE,
+        "operator cluster health --command-timeout 10s",
+        "operator cluster health",
+        at(COMPOSE_WIRING, "test_the_namespace_job_fails_when_one_of_its_steps_never_works"),
+    ),
+    Mutant(
+        "compose-passwords-are-logged",
+        "whoever reads the logs of a server that logs every statement could log in",
+        "deploy/compose/roles.sql",
+        "SET log_statement = 'none';\n",
+        "",
+        _NO_PASSWORD_LOGGED,
+    ),
+    Mutant(
+        "compose-passwords-are-logged-when-slow",
+        "whoever reads the logs of a server that logs slow statements could log in",
+        "deploy/compose/roles.sql",
+        "SET log_min_duration_statement = -1;\n",
+        "",
+        _NO_PASSWORD_LOGGED,
+    ),
+    Mutant(
+        "compose-passwords-are-logged-where-they-fail",
+        "a job that ends with an error would leave a password in the server's log",
+        "deploy/compose/roles.sql",
+        "SET log_min_error_statement = 'panic';\n",
+        "",
+        _NO_PASSWORD_LOGGED,
+    ),
+    Mutant(
+        "compose-peoples-passwords-are-swapped",
+        "who may only read could open customers and change prices",
+        "deploy/compose/roles.sql",
+        "('checkout_reader', :'reader_password'), ('checkout_operator', :'operator_password')",
+        "('checkout_reader', :'operator_password'), ('checkout_operator', :'reader_password')",
+        at(COMPOSE, "test_the_schema_job_may_run_again_and_sets_each_roles_own_password"),
+    ),
+    Mutant(
+        "image-without-a-heartbeat",
+        "whoever runs the image without Compose would have workers that are never healthy",
+        _IMAGE,
+        "ENV CHECKOUT_LOG_FILE=/var/lib/checkout/saga.log \\\n    CHECKOUT_HEARTBEAT_FILE=/tmp/checkout.heartbeat\n",
+        "ENV CHECKOUT_LOG_FILE=/var/lib/checkout/saga.log \\\n    PYTHONHASHSEED=0\n",
+        at(COMPOSE_WIRING, "test_the_volume_of_the_log_belongs_to_the_images_user"),
     ),
 )

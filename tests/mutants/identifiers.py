@@ -112,4 +112,12 @@ MUTANTS = (
         "('WST', 2), ('XAU', 2), ('XAD', 2)",
         at(CURRENCIES, "test_the_database_refuses_a_currency_that_there_is_not"),
     ),
+    Mutant(
+        "hint-for-an-id-that-looks-like-an-option",
+        "what a stuck order says to type would be refused by the starter",
+        "workflows/wording.py",
+        'told = f"{rest} {order}" if order.startswith("-- ") else f"{order} {rest}"',
+        'told = f"{order} {rest}"',
+        at(IDENTIFIERS, "test_what_a_stuck_order_says_to_type_reaches_that_order[-1001]"),
+    ),
 )

@@ -1,6 +1,6 @@
 """Faults in the sweep: it must find every lost order, and touch no other."""
 
-from tests.mutants.killers import MAINTENANCE, PLANS, RESTORED, SECOND_RUN, at
+from tests.mutants.killers import MAINTENANCE, PLANS, REPORTS, RESTORED, SECOND_RUN, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "workflows/maintenance.py"
@@ -134,5 +134,32 @@ MUTANTS = (
         "            except InvalidInput as problem:\n                malformed.append",
         "            except KeyError as problem:\n                malformed.append",
         at(MAINTENANCE, "test_an_order_that_no_saga_can_take_is_reported_and_does_not_stop_the_others"),
+    ),
+    Mutant(
+        "sweep-report-is-as-long-as-its-names",
+        "a sweep that meets many orders with long ids in another script would fail for ever: its report is too large",
+        "domain/maintenance.py",
+        "len(name) * (1 if name.isascii() else 12) + 4",
+        "len(name)",
+        at(REPORTS, "test_every_order_is_counted_and_a_report_fits_into_what_temporal_takes[longest]"),
+    ),
+    Mutant(
+        "sweep-report-names-everybody",
+        "a sweep that meets a hundred thousand orders would fail for ever: its report is too large",
+        "domain/maintenance.py",
+        "_LISTED = 1_000\n",
+        "_LISTED = 1_000_000\n",
+        at(REPORTS, "test_every_order_is_counted_and_a_report_fits_into_what_temporal_takes[short]"),
+    ),
+    Mutant(
+        "repair-looks-like-a-start",
+        "whoever looks at a repair in the UI would wonder why it buys nothing",
+        _SAGAS,
+        '"Repair" if order.repair else "Start"',
+        '"Start" if order.repair else "Repair"',
+        at(
+            MAINTENANCE,
+            "test_what_a_terminated_saga_left_is_undone_and_the_order_cancelled[charge_payment-before-True]",
+        ),
     ),
 )

@@ -1,6 +1,6 @@
 """Faults in what is written about an order as a whole: its ending, its reason, its incident, its notes."""
 
-from tests.mutants.killers import ACTIVITIES, MAINTENANCE, SECOND_RUN, STUCK, at
+from tests.mutants.killers import ACTIVITIES, MAINTENANCE, PARKED, SECOND_RUN, STUCK, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "activities/orders.py"
@@ -165,5 +165,21 @@ MUTANTS = (
         "            await lock_order(connection, note.order)\n            await connection.execute(_REVIEWED",
         "            await connection.execute(_REVIEWED",
         at(ACTIVITIES, "test_a_retry_is_logged_once_when_an_abandoned_attempt_is_still_writing_it"),
+    ),
+    Mutant(
+        "incidents-of-before-are-closed-again",
+        "how an earlier incident was settled, and when, would be lost with each later one",
+        _FILE,
+        '     WHERE order_id = :order_id AND closed_at IS NULL\n"""\n\n_OPEN_INCIDENT',
+        '     WHERE order_id = :order_id\n"""\n\n_OPEN_INCIDENT',
+        at(PARKED, "test_an_incident_that_is_closed_keeps_how_it_was_settled"),
+    ),
+    Mutant(
+        "review-of-before-holds-up-every-undo",
+        "an order that was reviewed and got stuck again could never be undone",
+        "activities/undo.py",
+        "WHERE order_id = :order_id AND closed_at IS NULL AND needs_review",
+        "WHERE order_id = :order_id AND needs_review",
+        at(PARKED, "test_a_review_that_is_over_holds_up_nothing_any_more"),
     ),
 )

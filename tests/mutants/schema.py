@@ -1,6 +1,6 @@
 """Faults in setup.sql: the last guards, the state machine, its numbered log, and the service's rights."""
 
-from tests.mutants.killers import ACTIVITIES, RIGHTS, SETUP, at
+from tests.mutants.killers import ACTIVITIES, APPROVALS, RIGHTS, SETUP, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "setup.sql"
@@ -145,5 +145,64 @@ MUTANTS = (
         "    IF current_setting('server_encoding') <> 'UTF8' THEN\n",
         "    IF false THEN\n",
         at(SETUP, "test_a_database_that_does_not_keep_every_text_is_refused_with_what_to_do"),
+    ),
+    *(
+        Mutant(
+            f"upgrade-without-{column.replace('_', '-')}",
+            "an order of a database of an earlier version could not be completed, or never taken back",
+            _FILE,
+            f"CALL pg_temp.add_column_once('orders', '{column}', 'text');\n",
+            "",
+            at(SETUP, f"test_a_database_from_before_a_column_was_needed_gets_it[{column}]"),
+        )
+        for column in ("shipped_by", "taken_back_by")
+    ),
+    Mutant(
+        "upgrade-opens-no-customer",
+        "an operator could open no customer on a database of an earlier version: no right to write a balance",
+        _FILE,
+        "        ALTER TABLE public.accounts ALTER COLUMN balance_minor SET DEFAULT 0;\n",
+        "        NULL;\n",
+        at(SETUP, "test_a_database_from_before_customers_were_opened_with_nothing_opens_them_so"),
+    ),
+    Mutant(
+        "trigger-that-is-off-stays-off",
+        "setup.sql is what a worker says to run where a trigger is off, and would change nothing",
+        _FILE,
+        "IF found IS DISTINCT FROM wanted OR NOT is_alive THEN",
+        "IF found IS DISTINCT FROM wanted THEN",
+        at(SETUP, "test_a_trigger_that_somebody_has_turned_off_works_again"),
+    ),
+    Mutant(
+        "invalid-index-is-taken-for-one",
+        "setup.sql is what a worker says to run where an index is invalid, and would say that all is well",
+        _FILE,
+        "ELSIF NOT (is_alive AND starts_with(found, wanted)) THEN",
+        "ELSIF NOT starts_with(found, wanted) THEN",
+        at(SETUP, "test_an_index_that_was_never_finished_is_told_with_what_to_do"),
+    ),
+    Mutant(
+        "killed-worker-holds-its-locks",
+        "the statement of a worker that was killed would hold up all others until it ends",
+        _FILE,
+        "        'client_connection_check_interval=1s',\n",
+        "",
+        at(SETUP, "test_the_services_timeouts_are_nested_inside_one_attempt"),
+    ),
+    Mutant(
+        "sessions-of-an-older-role-are-not-limited",
+        "the workers of an upgraded database could take every session, and lock people out",
+        _FILE,
+        "WHERE rolname = 'checkout' AND rolconnlimit = -1",
+        "WHERE rolname = 'checkout' AND rolconnlimit = -2",
+        at(RIGHTS, "test_a_second_run_gives_the_owner_nothing_new_and_takes_back_what_was_added"),
+    ),
+    Mutant(
+        "vouching-for-what-came-alone",
+        "an approval by mistake could never be put right, and the audit would complain for ever",
+        _FILE,
+        "HAVING sum(amount) <> 0",
+        "HAVING sum(amount) > 0",
+        at(APPROVALS, "test_what_was_approved_and_never_came_can_be_vouched_for_too"),
     ),
 )

@@ -310,6 +310,15 @@ def test_the_namespace_job_may_run_again(stack: DevStack) -> None:
         assert "Total: 0" in done.stdout
 
 
+_PASSWORD_OF = {
+    "checkout": "CHECKOUT_ROLE_PASSWORD",
+    "temporal": "TEMPORAL_ROLE_PASSWORD",
+    "checkout_reader": "READER_ROLE_PASSWORD",
+    "checkout_operator": "OPERATOR_ROLE_PASSWORD",
+}
+"""The variable of the schema job that has a role's password."""
+
+
 def _has_password(verifier: str, password: str) -> bool:
     """Tell whether Postgres, which keeps `SCRAM-SHA-256$ITERATIONS:SALT$STORED:SERVER`, would let this one in."""
     _, parameters, keys = verifier.split("$")
@@ -337,15 +346,16 @@ def test_the_schema_job_may_run_again_and_sets_each_roles_own_password(stack: De
     try:
         # Another password at the next `up` is the one that counts from then on.
         for time in ("first", "second"):
-            passwords = {"checkout": f"{time}.checkout", "temporal": f"{time}.temporal"}
+            passwords = {role: f"{time}.{role}" for role in ("checkout", "temporal")}
+            if time == "second":  # nobody has to have people who log in
+                passwords |= {role: f"{time}.{role}" for role in ("checkout_operator", "checkout_reader")}
             done = subprocess.run(
                 [
                     str(stack.postgres.bin(program)),
                     *options,
                     *(sources.get(word, word) for word in job["command"]),
                 ],
-                env=environment
-                | {"CHECKOUT_ROLE_PASSWORD": passwords["checkout"], "TEMPORAL_ROLE_PASSWORD": passwords["temporal"]},
+                env=environment | {_PASSWORD_OF[role]: password for role, password in passwords.items()},
                 capture_output=True,
                 text=True,
                 check=False,
@@ -361,8 +371,8 @@ def test_the_schema_job_may_run_again_and_sets_each_roles_own_password(stack: De
             )
             made = [line.split("|") for line in printed.splitlines()]
             assert [(name, *rights) for name, _, *rights in made] == [
-                ("checkout", "t", "f", "f"),
-                ("temporal", "t", "t", "f"),  # it makes its databases itself
+                (role, "t", "t" if role == "temporal" else "f", "f")  # Temporal makes its databases itself
+                for role in sorted(passwords)
             ]
             for name, verifier, *_ in made:
                 assert _has_password(verifier, passwords[name])
@@ -389,7 +399,37 @@ def test_the_schema_job_may_run_again_and_sets_each_roles_own_password(stack: De
         for each in ("postgres", "template1"):
             psql(stack.postgres, "postgres", "-c", f"GRANT CONNECT, TEMPORARY ON DATABASE {each} TO PUBLIC")
         psql(stack.postgres, "postgres", "-c", "REVOKE CONNECT ON DATABASE postgres FROM temporal")
-        psql(stack.postgres, "postgres", "-c", "ALTER ROLE checkout PASSWORD 'checkout'", "-c", "DROP ROLE temporal")
+        people = [f"ALTER ROLE {role} PASSWORD NULL" for role in ("checkout_operator", "checkout_reader")]
+        services_own = ["ALTER ROLE checkout PASSWORD 'checkout'", "DROP ROLE temporal"]
+        psql(stack.postgres, "postgres", *(word for each in (*people, *services_own) for word in ("-c", each)))
+
+
+def test_no_password_gets_into_the_servers_log_whatever_it_logs_and_whatever_fails(stack: DevStack) -> None:
+    logged = stack.postgres.log.stat().st_size
+    done = subprocess.run(
+        # On after each error, with a server that logs every statement and lets none of them change anything.
+        [str(stack.postgres.bin("psql")), "--no-psqlrc", "-f", str(ROOT / "deploy/compose/roles.sql")],
+        env={
+            **stack.postgres.client_environment(),
+            **{name: f"the.secret.of.{role}" for role, name in _PASSWORD_OF.items()},
+            "PGHOST": "127.0.0.1",
+            "PGPORT": str(stack.postgres.port),
+            "PGUSER": "postgres",
+            "PGDATABASE": "postgres",
+            "PGOPTIONS": "-c default_transaction_read_only=on -c log_statement=all -c log_min_duration_statement=0",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+    with stack.postgres.log.open(encoding="utf-8") as log:
+        log.seek(logged)
+        told = log.read()
+    assert done.stderr.count("read-only transaction") >= len(_PASSWORD_OF), "each of them was tried"
+    assert "SET log_statement = 'none'" in told, "the server logs what it is sent"
+    assert "the.secret.of" not in told + done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("job", ["temporal-schema", "temporal-namespace"])

@@ -1,8 +1,10 @@
 """Ids in everything that is made of them: workflow ids, links, command lines and lines of the log, and back."""
 
+import argparse
 import io
 import json
 import random
+import re
 import shlex
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -20,8 +22,9 @@ from client.order_list import Listing
 from domain import policies
 from domain.bulk import digest, pack, payload_bytes, unpack
 from domain.identifiers import MAX_LENGTH, composed, in_line, is_identifier, typed
-from domain.model import CheckoutInput, OrderLine
+from domain.model import CheckoutInput, CheckoutStatus, OrderLine
 from tests.identifiers import LEGAL, any_id, any_text
+from workflows import wording
 
 MADE_UP = [any_id(random.Random(seed)) for seed in range(3_000)]
 LONGEST_WORKFLOW_ID = 1_000
@@ -91,6 +94,21 @@ def test_batches_of_different_orders_are_told_apart_wherever_their_ids_are_cut()
         return CheckoutInput(order_id, customer, (OrderLine("lamp", 1),))
 
     assert len({digest([one(*ids)]) for ids in (("a/b", "c"), ("a", "b/c"), ("a b", "c"), ("a", "b c"))}) == 4
+
+
+@pytest.mark.parametrize("order_id", ["o-1", "-1001", "TSHIRT/RED M"])
+def test_what_a_stuck_order_says_to_type_reaches_that_order(order_id: str) -> None:
+    details = wording.details(CheckoutStatus(order_id, "stuck"), ["pay"])
+    retry, resolve = (shlex.split(command) for command in re.findall("`(starter.py [^`]+)`", details))
+
+    parser = argparse.ArgumentParser()  # reads options and what follows `--` as the starter does
+    for name in ("verb", "order"):
+        parser.add_argument(name)
+    for name in ("--step", "--reason"):
+        parser.add_argument(name)
+    assert vars(parser.parse_args(retry[1:])) == {"verb": "retry", "order": order_id, "step": None, "reason": None}
+    read = parser.parse_args(resolve[1:])
+    assert (read.verb, read.order, read.step, read.reason) == ("resolve", order_id, "pay", "...")
 
 
 def test_whatever_is_typed_composed_is_an_id_or_is_refused_in_printable_words() -> None:

@@ -9,7 +9,10 @@ import pytest
 from activities import maintenance
 from adapters import connector, database
 from adapters.config import WorkerSettings
+from client import bulk
 from domain import policies
+from domain.bulk import Batch
+from domain.model import CheckoutInput
 from domain.policies import ActivityPolicy
 from embedded.stack import ROOT
 
@@ -175,6 +178,21 @@ def test_a_sweep_looks_no_sooner_and_an_audit_complains_no_sooner_than_an_order_
     assert seconds(policies.AUDIT_AT_REST_AFTER) >= 2 * longest
     assert seconds(policies.SWEEP_UNFINISHED_AFTER) >= 2 * seconds(policies.SHIP.retry.maximum_interval)
     assert policies.SWEEP_EVERY < policies.AUDIT_EVERY < policies.AUDIT_AT_REST_AFTER
+
+
+def test_a_run_is_given_up_only_after_all_that_its_activities_may_take() -> None:
+    recorded = seconds(policies.MAINTENANCE.schedule_to_close)
+
+    assert seconds(policies.AUDIT_RUN_TIMEOUT) > seconds(policies.AUDIT.schedule_to_close) + recorded
+    # A page of the sweep asks three times; the next sweep is not to wait for much longer than for an outage.
+    assert 3 * recorded < seconds(policies.SWEEP_RUN_TIMEOUT) <= 3600
+    assert seconds(policies.LOOKUP.schedule_to_close) < seconds(policies.LOOKUP_RUN_TIMEOUT) <= 30
+
+
+def test_the_largest_batch_of_a_load_is_one_that_its_workflow_and_temporal_take() -> None:
+    temporal_takes = 2_000_000
+
+    assert bulk._BATCH_BYTES + CheckoutInput.max_payload_bytes < Batch.max_payload_bytes < temporal_takes
 
 
 def test_the_documented_figures_of_sweep_and_audit_are_these() -> None:

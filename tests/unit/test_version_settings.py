@@ -1,10 +1,12 @@
 """A worker is versioned when it is told its build, and not otherwise; what cannot be a version is refused."""
 
 import pytest
+from temporalio import workflow
 from temporalio.common import VersioningBehavior
 
 from adapters.config import ConfigurationError, WorkerSettings, load
 from adapters.deployment import deployment_of
+from workflows.versioned import VersionedAudit, VersionedLookup, VersionedSweep
 
 
 @pytest.mark.parametrize("unset", [None, ""])
@@ -25,6 +27,15 @@ def test_a_build_id_makes_a_version_whose_orders_are_pinned(monkeypatch: pytest.
     assert made.use_worker_versioning
     assert made.default_versioning_behavior is VersioningBehavior.PINNED
     assert made.version.to_canonical_string() == "checkout.2.1.0+7ef31e9"
+
+
+@pytest.mark.parametrize("kind", [VersionedAudit, VersionedSweep, VersionedLookup])
+def test_what_is_nobodys_order_moves_to_the_current_version(kind: type) -> None:
+    """Pinned, it would wait for a version that has no workers, and a schedule's later runs behind it."""
+    made = workflow._Definition.must_from_class(kind)
+
+    assert made.versioning_behavior is VersioningBehavior.AUTO_UPGRADE
+    assert made.name == workflow._Definition.must_from_class(kind.__base__ or object).name
 
 
 @pytest.mark.parametrize(

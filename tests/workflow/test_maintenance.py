@@ -70,9 +70,11 @@ async def test_an_order_written_by_hand_is_started_and_completes(shop: Shop) -> 
     async with shop.working():
         report = await shop.sweep()
         ended = await how_it_ended(shop.newest_run(order))
+        summary = await (await shop.newest_run(order).describe()).static_summary()
 
     assert (report.started, report.repaired) == ([order.order_id], [])
     assert ended == "completed"
+    assert summary == "Start: 1 × lamp, 2 × poster for carol"
     assert await violations(shop) == []
 
 
@@ -155,10 +157,12 @@ async def test_what_a_terminated_saga_left_is_undone_and_the_order_cancelled(
         await handle.terminate()
         report = await shop.sweep()
         ended = await how_it_ended(shop.newest_run(order))
+        summary = await (await shop.newest_run(order).describe()).static_summary()
         gate.open()
         await gate.passed()
 
     assert (order.order_id in report.repaired) is repaired
+    assert (summary == "Repair: 1 × tea-mug for alice") is repaired
     assert ended == "OrderCancelled"
     assert await shop.order_status(order) == "cancelled"
     assert (await reason_of(shop, order) or "").startswith("Abandoned: ")

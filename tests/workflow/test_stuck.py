@@ -11,7 +11,7 @@ from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 
 from domain import policies
-from domain.model import CheckoutInput, CheckoutStatus, Resolution
+from domain.model import CheckoutInput, CheckoutStatus, Resolution, RetryRequest
 from tests.conftest import Shop
 from tests.workflow.gates import Gates, lost_report
 from tests.workflow.sagas import (
@@ -153,13 +153,17 @@ async def test_a_right_that_is_revoked_while_money_is_captured_parks_the_order(s
 async def test_a_retry_while_it_is_still_broken_answers_that_it_is_still_stuck(shop: Shop) -> None:
     async with shop.working():
         order, handle = await stuck_in_pay(shop)
+        with pytest.raises(WorkflowUpdateFailedError) as refused:
+            await handle.execute_update("retry_compensation", RetryRequest("anna@desk", "x" * 201))
         status = await retry(handle)
         await handle.terminate()
 
+    assert "200 are allowed" in str(refused.value.cause), "what is said has to fit into the log"
     assert state_of(status, "pay") == "stuck"
     assert await shop.order_status(order) == "stuck"
     assert await open_incidents(shop, order) == [["pay"]]
     assert await shop.database.value("SELECT count(*) FROM incidents") == 1
+    assert await shop.database.value("SELECT count(*) FROM order_events WHERE event = 'retry_requested'") == 1
 
 
 async def test_a_retry_after_the_cause_was_mended_brings_the_order_to_its_end(shop: Shop) -> None:

@@ -1,0 +1,51 @@
+"""What a sweep and an audit report of very much: all is counted, and what they name is short enough."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+
+from domain.maintenance import AuditReport, SweepReport, Violation
+from domain.model import CheckoutInput, OrderLine
+
+TEMPORAL_TAKES = 2_000_000
+MANY = 1_500
+
+
+def reported(order_id: str) -> SweepReport:
+    """Report on many orders of each kind, whose ids begin like this."""
+    report, lines = SweepReport(), (OrderLine("tea-mug", 1),)
+    for number in range(MANY):
+        name = f"{order_id}{number:04d}"
+        for doubt, repair in (("", False), ("", True), ("a doubt", True)):
+            report.add(CheckoutInput(name, "alice", lines, repair, doubt))
+        report.add_malformed([f"{name}: its lines were changed after a saga took it; put them back"])
+    return report
+
+
+@pytest.mark.parametrize("order_id", ["o-", "x" * 124, "\N{GRINNING FACE}" * 124], ids=["short", "long", "longest"])
+def test_every_order_is_counted_and_a_report_fits_into_what_temporal_takes(order_id: str) -> None:
+    report = reported(order_id)
+
+    counts = (report.started_count, report.repaired_count, report.parked_count, report.malformed_count)
+    assert counts == (MANY,) * 4
+    assert len(json.dumps(asdict(report))) < TEMPORAL_TAKES
+    for names in (report.started, report.repaired, report.parked, report.malformed):
+        assert 100 < len(names) < MANY
+        assert names[0].startswith(f"{order_id}0000"), "the first are named"
+
+
+def test_a_thousand_orders_of_ordinary_ids_are_named() -> None:
+    report = reported("gid://shop/Order/")
+
+    assert [len(names) for names in (report.started, report.repaired, report.parked, report.malformed)] == [1000] * 4
+
+
+@pytest.mark.parametrize(("count", "more"), [(1, ""), (3, ""), (4, "; and 1 more"), (7, "; and 4 more")])
+def test_an_audit_names_three_violations_and_counts_the_rest(count: int, more: str) -> None:
+    found = [Violation("A1", f"sku-{number}", "on hand 1, accounted for 2") for number in range(min(count, 5))]
+
+    told = AuditReport({}, found, count, {}).summary
+
+    named = [f"A1 {violation.subject}: {violation.detail}" for violation in found[:3]]
+    assert told == "; ".join(named) + more
