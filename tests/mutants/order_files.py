@@ -42,6 +42,22 @@ MUTANTS = (
         at(BULK_FILES, "test_an_order_one_of_whose_rows_cannot_be_read_is_malformed_as_a_whole"),
     ),
     Mutant(
+        "longest-order-loses-its-last-row",
+        "an order of a hundred lines would ship with ninety-nine",
+        _ORDERS,
+        "if len(self.rows) <= MAX_LINES:",
+        "if len(self.rows) < MAX_LINES - 1:",
+        at(BULK_FILES, "test_an_order_of_as_many_rows_as_there_may_be_has_all_of_them"),
+    ),
+    Mutant(
+        "dry-run-sees-each-order-by-itself",
+        "a dry run would find nothing wrong with a file of which the load refuses an order",
+        "client/dry_run.py",
+        "if first.setdefault(hash(entry.order_id), content) != content:",
+        "if first.setdefault(hash(entry.order_id), content) is None:",
+        at(DRY_RUN, "test_an_id_that_comes_again_in_the_file_with_other_content_is_told_as_the_load_will"),
+    ),
+    Mutant(
         "row-below-merged-cells-is-nobodys",
         "an order would ship without the line of a merged cell that nobody could read",
         _ROWS,

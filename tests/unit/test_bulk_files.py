@@ -17,7 +17,7 @@ from client.orders_file import Entry, line_count, read_orders
 from client.outcomes import MALFORMED, OutcomeFile
 from domain.bulk import OTHER_CONTENT, UNKNOWN, Outcome, digest, pack, unpack
 from domain.errors import InvalidInput
-from domain.model import CheckoutInput, OrderLine
+from domain.model import MAX_LINES, CheckoutInput, OrderLine
 from embedded.stack import ROOT
 
 HEADER = "order_id,customer,sku,quantity\n"
@@ -43,6 +43,15 @@ def test_csv_rows_of_one_order_are_one_order(tmp_path: Path) -> None:
         Entry(2, "n-1", order("n-1", "alice", ("tea-mug", 2), ("poster", 1)), lines=2),
         Entry(4, "n-2", order("n-2", "bob", ("lamp", 1))),
     ]
+
+
+def test_an_order_of_as_many_rows_as_there_may_be_has_all_of_them(tmp_path: Path) -> None:
+    lines = [(f"sku-{number}", number) for number in range(1, MAX_LINES + 1)]
+    rows = "".join(f"n-1,alice,{sku},{quantity}\n" for sku, quantity in lines)
+
+    [found] = read(tmp_path, "o.csv", HEADER + rows)
+
+    assert found.order == order("n-1", "alice", *lines)
 
 
 @pytest.mark.parametrize("name", ["o.jsonl", "o.ndjson", "o.NDJSON"])
