@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import PendingWorkflowTaskState, TaskQueueType
@@ -13,6 +13,8 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 AFTER_SECONDS = 5.0
+_SEEN_WAITING_SECONDS = 2.0
+"""How long the same task has to be seen waiting: on a busy machine each waits for a moment, between two polls."""
 # A poll that gets nothing is answered after a minute, and the next one follows at once.
 _POLL = timedelta(seconds=70)
 _MAY_NOT_ASK = frozenset({RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNAUTHENTICATED, RPCStatusCode.UNIMPLEMENTED})
@@ -39,14 +41,17 @@ class Watch:
             looking.cancel()
 
     async def _look(self, workflow_id: str) -> None:
+        seen: datetime | None = None
         while self._tell is not None:
-            await asyncio.sleep(AFTER_SECONDS)
+            await asyncio.sleep(AFTER_SECONDS - _SEEN_WAITING_SECONDS if seen is None else _SEEN_WAITING_SECONDS)
             try:
-                is_alone = await nobody_polls(self._client, self._task_queue, workflow_id)
+                waits_since = await alone_since(self._client, self._task_queue, workflow_id)
             except RPCError as error:
                 if error.status in _MAY_NOT_ASK:
                     return
                 continue  # whoever waits for the workflow tells of a server that is away
+            is_alone = waits_since is not None and waits_since == seen
+            seen = waits_since
             if is_alone and self._tell is not None:
                 tell, self._tell = self._tell, None
                 tell(
@@ -55,8 +60,8 @@ class Watch:
                 )
 
 
-async def nobody_polls(client: Client, task_queue: str, workflow_id: str) -> bool:
-    """Tell whether a workflow's task waits while no worker has polled since it came.
+async def alone_since(client: Client, task_queue: str, workflow_id: str) -> datetime | None:
+    """Give since when a workflow's task has waited, where no worker has polled since it came; else None.
 
     The server lists pollers for minutes after they are gone. One that is there, and idle, would have taken the task at
     once; a busy one polls again. A worker of a version that is not current polls, and does not get it.
@@ -67,7 +72,7 @@ async def nobody_polls(client: Client, task_queue: str, workflow_id: str) -> boo
         )
     )
     if run.pending_workflow_task.state != PendingWorkflowTaskState.PENDING_WORKFLOW_TASK_STATE_SCHEDULED:
-        return False
+        return None
     since = run.pending_workflow_task.scheduled_time.ToDatetime()
     queue = await client.workflow_service.describe_task_queue(
         DescribeTaskQueueRequest(
@@ -81,4 +86,4 @@ async def nobody_polls(client: Client, task_queue: str, workflow_id: str) -> boo
         margin = _POLL if poller.deployment_options.build_id else timedelta()
         return poller.last_access_time.ToDatetime() >= since - margin
 
-    return not any(map(has_polled, queue.pollers))
+    return None if any(map(has_polled, queue.pollers)) else since

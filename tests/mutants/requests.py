@@ -9,6 +9,14 @@ _PAGES = "test_a_list_of_several_pages_has_each_order_once_and_no_more_than_are_
 
 MUTANTS = (
     Mutant(
+        "busy-worker-is-none",
+        "on a busy machine a person would be told to start a worker that runs",
+        "client/pollers.py",
+        "is_alone = waits_since is not None and waits_since == seen",
+        "is_alone = waits_since is not None",
+        at("tests/unit/test_pollers.py", "test_tasks_that_come_and_go_are_those_of_a_worker_that_is_busy"),
+    ),
+    Mutant(
         "retry-is-lost-with-the-run-that-was-asked",
         "an earlier retry's success would be told for one that no run has heard of, and nothing be tried",
         _ASKING,
