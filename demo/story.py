@@ -33,7 +33,7 @@ class Told:
     @property
     def is_as_it_should_be(self) -> bool:
         """Tell whether the order ended as its scenario says, with the right stock and money."""
-        ended = self.said.document.get("status", self.scenario.ends) == self.scenario.ends
+        ended = self.said.document.get("status", "refused") == self.scenario.ends
         told = f"{self.said.reason} {self.said.complaint}"
         return (
             ended

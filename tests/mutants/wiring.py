@@ -7,6 +7,7 @@ from tests.mutants.killers import (
     AUDIT,
     CHECKOUT,
     CONFIG,
+    DEMO_VERDICT,
     MAKE_UP,
     POLICIES,
     VERSION_SETTINGS,
@@ -27,6 +28,30 @@ _UP = at(MAKE_UP, "test_an_order_and_the_data_outlive_ctrl_c")
 _VOUCHED = "test_what_an_operator_vouched_for_is_not_counted_against_the_order"
 
 MUTANTS = (
+    Mutant(
+        "demo-takes-any-ending",
+        "a newcomer would be told that all is well of an order that ended otherwise",
+        "demo/story.py",
+        "            ended\n            and self.said.code",
+        "            self.said.code",
+        at(DEMO_VERDICT, "test_an_order_of_which_the_starter_says_something_else_is_not"),
+    ),
+    Mutant(
+        "demo-looks-at-no-money",
+        "a newcomer would be told that all is well of money that is gone",
+        "demo/scenarios.py",
+        "        and after.balance_minor == before.balance_minor - scenario.spent_minor\n",
+        "",
+        at(DEMO_VERDICT, "test_an_order_that_left_other_stock_or_money_is_not"),
+    ),
+    Mutant(
+        "demo-ends-well-whatever-the-audit-says",
+        "a demo that found a violation would exit with 0",
+        "demo/story.py",
+        "return 0 if is_clean and not wrong else 1",
+        "return 0 if not wrong else 1",
+        at(DEMO_VERDICT, "test_the_demo_ends_well_only_where_all_orders_and_the_audit_do"),
+    ),
     Mutant(
         "worker-makes-no-schedules",
         "no sweep and no audit would ever run by themselves",
