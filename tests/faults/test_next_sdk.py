@@ -11,19 +11,26 @@ from typing import Any
 
 import pytest
 
+from domain import policies
 from saga_testing import Case, SagaUnderTest, check, matrix
 from tests.conftest import Shop
 from tests.faults import test_kit_checkout, test_kit_trip
 from tests.faults.share import share
 from tests.later_sdk import later_sdk
 from tests.workflow import test_cancel, test_stuck
-from tests.workflow.sagas import violations
+from tests.workflow.sagas import hasty, violations
 
 __all__ = ["later_sdk"]
 
-_hasty_undos = test_stuck._hasty_undos
+ship_gives_up_soon = test_stuck.ship_gives_up_soon
 checkouts = test_kit_checkout.checkouts
 agency, trips = test_kit_trip.agency, test_kit_trip.trips
+
+
+@pytest.fixture
+def hasty_undos(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What test_stuck has for all of its tests; the kit restarts workers, which takes longer than these undos."""
+    monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=4000))
 
 
 def _again(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
@@ -34,6 +41,7 @@ def _again(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None
         await test(**given)
 
     pytest.mark.exhaustive(again)  # marks it in place
+    pytest.mark.usefixtures("hasty_undos")(again)
     return again
 
 

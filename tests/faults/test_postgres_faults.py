@@ -116,7 +116,9 @@ async def test_a_server_without_a_free_connection_delays_orders_and_costs_none(s
         fired["sessions ended"] += await end_sessions(site)
         try:
             while True:
-                taken.append(await asyncpg.connect(site.stack.postgres.url("postgres", ROLE, driver="postgresql")))
+                taken.append(
+                    await asyncpg.connect(site.stack.postgres.url(site.database.name, ROLE, driver="postgresql"))
+                )
         except asyncpg.TooManyConnectionsError:
             return site.failed_attempts("53300") >= 5
 

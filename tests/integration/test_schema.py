@@ -158,8 +158,8 @@ _MENDED_BY_HAND = {
     "triggers that do not fire": (
         _ROLE + "session_replication_role = replica",
         (
-            "trigger orders.orders_log_move enabled\ntrigger orders.orders_move enabled\n"
-            "trigger transfers.transfers_refuse_deposit enabled"
+            "trigger approvals.approvals_stay enabled\ntrigger orders.orders_log_move enabled\n"
+            "trigger orders.orders_move enabled\ntrigger transfers.transfers_refuse_deposit enabled"
         ),
     ),
     "no statement_timeout": (
@@ -173,9 +173,9 @@ _MENDED_BY_HAND = {
     "search_path without it": (
         _OTHER + _ROLE + "search_path = other",
         (
-            "a search_path by which accounts, audit_events, currencies, delivery_zones, incidents, inventory, "
-            "order_events, order_lines, orders, products, reservations, schema_version, shipments, step_fence, "
-            "transfers are those in public (it is other)"
+            "a search_path by which accounts, approvals, audit_events, currencies, delivery_zones, incidents, "
+            "inventory, order_events, order_lines, orders, products, reservations, schema_version, shipments, "
+            "step_fence, transfers are those in public (it is other)"
         ),
     ),
     "no lock_timeout": (

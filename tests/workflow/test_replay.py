@@ -21,6 +21,7 @@ from domain import policies
 from domain.bulk import Batch, BatchReport
 from domain.maintenance import AuditInput, SweepInput, SweepReport
 from domain.model import CheckoutInput, CheckoutStatus
+from domain.names import NamesInput, NamesReport
 from domain.policies import checkout_workflow_id
 from tests.workflow.builds import TellsMore, WaitsFirst, WaitsFirstPatched
 from tests.workflow.record import FOLDER
@@ -227,7 +228,16 @@ class CarriesNothing:
         return BatchReport(batch.orders)
 
 
-OTHERS = (AuditsFirst, DoesNothing, CarriesNothing)
+@workflow.defn(name="LookUpNames")
+class LooksNothingUp:
+    """A look at a file's names that asks nobody."""
+
+    @workflow.run
+    async def run(self, asked: NamesInput) -> NamesReport:
+        return NamesReport(asked.skus)
+
+
+OTHERS = (AuditsFirst, DoesNothing, CarriesNothing, LooksNothingUp)
 
 
 @pytest.mark.parametrize("kinds", [(PaysFirst, *OTHERS), (WaitsFirst, *OTHERS)], ids=["order", "number"])

@@ -41,8 +41,13 @@ STEPS = ("ship", "pay", "reserve")
 
 @pytest.fixture(autouse=True)
 def _hasty_undos(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A round of undos lasts less than a second; ship gives up soon, so that a label can be left behind."""
+    """A round of undos lasts less than a second."""
     monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=4000))
+
+
+@pytest.fixture
+def ship_gives_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a label can be left behind."""
     monkeypatch.setattr(policies, "SHIP", hasty(policies.SHIP, give_up_ms=300))
 
 
@@ -378,6 +383,7 @@ async def stuck_with_a_label(shop: Shop, gates: Gates, broken: tuple[str, ...]) 
     return order, handle
 
 
+@pytest.mark.usefixtures("ship_gives_up_soon")
 @pytest.mark.parametrize("broken", BROKEN, ids="+".join)
 async def test_whichever_undos_fail_the_order_is_stuck_and_a_retry_mends_it(
     shop: Shop, broken: tuple[str, ...]
@@ -401,6 +407,7 @@ async def test_whichever_undos_fail_the_order_is_stuck_and_a_retry_mends_it(
     assert await violations(shop) == []
 
 
+@pytest.mark.usefixtures("ship_gives_up_soon")
 async def test_resolving_ship_lets_a_retry_undo_the_rest(shop: Shop) -> None:
     gates = Gates()
 
@@ -415,6 +422,7 @@ async def test_resolving_ship_lets_a_retry_undo_the_rest(shop: Shop) -> None:
     assert await violations(shop) == []
 
 
+@pytest.mark.usefixtures("ship_gives_up_soon")
 async def test_a_parcel_that_is_collected_while_its_undo_is_stuck_completes_the_order(shop: Shop) -> None:
     gates = Gates()
 
@@ -433,6 +441,7 @@ async def test_a_parcel_that_is_collected_while_its_undo_is_stuck_completes_the_
     assert await violations(shop) == []
 
 
+@pytest.mark.usefixtures("ship_gives_up_soon")
 async def test_a_cancel_while_the_way_forward_is_written_changes_nothing(shop: Shop) -> None:
     gates = Gates()
 
