@@ -17,7 +17,15 @@ from domain.policies import checkout_workflow_id
 from tests.conftest import Database, Shop
 
 PATIENCE_SECONDS = 100.0
-_NO_ANSWER = frozenset({RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.UNAVAILABLE, RPCStatusCode.CANCELLED})
+# The last one is what the server says of a workflow that too many ask of at once.
+_NO_ANSWER = frozenset(
+    {
+        RPCStatusCode.DEADLINE_EXCEEDED,
+        RPCStatusCode.UNAVAILABLE,
+        RPCStatusCode.CANCELLED,
+        RPCStatusCode.RESOURCE_EXHAUSTED,
+    }
+)
 _AT_ONCE = 1_000
 
 _T = TypeVar("_T")
