@@ -190,6 +190,27 @@ def test_what_nobody_sees_at_the_ends_of_a_setting_is_refused_and_shown(
         assert line == f"{name}: begins or ends with white space or a control character (it is {value!a})"
 
 
+@pytest.mark.parametrize("unseen", ["\n", "\r", "\t", "\x07", "\x1b[2J", "\x7f", "\x85", "\u200b", "\ufeff"])
+@pytest.mark.parametrize("name", ["CHECKOUT_TASK_QUEUE", "CHECKOUT_UI_URL", "CHECKOUT_LOG_FILE", "TEMPORAL_ADDRESS"])
+def test_a_control_character_within_a_setting_is_refused_and_shown(
+    name: str, unseen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = f"http://he{unseen}re"
+
+    assert refusal(monkeypatch, name, value) == f"{name}: has a control character in it (it is {value!a})"
+
+
+def test_a_blank_within_a_setting_is_a_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHECKOUT_LOG_FILE", "/home/Ana Mar\u00eda/saga.log")
+
+    assert load(WorkerSettings).log_file == Path("/home/Ana Mar\u00eda/saga.log")
+
+
+@pytest.mark.parametrize("name", ["CHECKOUT_DATABASE_URL", "TEMPORAL_API_KEY", "TEMPORAL_GRPC_META_AUTHORIZATION"])
+def test_a_secret_with_something_within_it_is_named_and_not_shown(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert refusal(monkeypatch, name, "postgresql://u:geh\neim@h/d") == f"{name}: has a control character in it"
+
+
 @pytest.mark.parametrize("name", ["CHECKOUT_DATABASE_URL", "TEMPORAL_API_KEY", "TEMPORAL_GRPC_META_AUTHORIZATION"])
 def test_a_secret_with_something_at_its_end_is_named_and_not_shown(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     said = refusal(monkeypatch, name, "postgresql://u:geheim@h/d\n")
@@ -207,8 +228,10 @@ def test_every_problem_is_told_at_once_beside_what_nobody_sees(monkeypatch: pyte
     assert [line.partition(":")[0] for line in said] == ["CHECKOUT_NONE", "CHECKOUT_UI_URL", "CHECKOUT_LOG_LEVEL"]
 
 
-def test_a_certificate_in_a_setting_ends_as_its_file_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TEMPORAL_TLS_CLIENT_CERT_DATA", "-----BEGIN\n-----END\n")
+def test_a_certificate_in_a_setting_has_the_lines_of_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----"
+    monkeypatch.setenv("TEMPORAL_TLS_CLIENT_CERT_DATA", f"{certificate}\n")
+    monkeypatch.setenv("TEMPORAL_GRPC_META_CERTIFICATE", certificate)
 
     load(WorkerSettings)
 
