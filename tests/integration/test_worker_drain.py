@@ -145,5 +145,5 @@ def test_a_worker_whose_terminal_is_closed_drains(commands: Commands) -> None:
 
     worker.signal(signal.SIGHUP)
 
+    worker.until(lambda: "draining" in worker.tail(100), timeout=20)
     assert worker.wait(DEADLINE_SECONDS) == 0
-    assert "draining" in worker.tail(100)
