@@ -28,6 +28,9 @@ _SERVICE_LINK_PORT = re.compile(rf"{PREFIX}([A-Z0-9_]+_)?PORT=(tcp|udp|sctp)://.
 # Visible in no terminal, and part of the value all the same: a line end that came with `echo`, a pasted blank.
 _UNSEEN = r"[\s\x00-\x1f\x7f-\x9f\u200b\ufeff]"
 _UNSEEN_AT_AN_END = re.compile(rf"\A{_UNSEEN}|{_UNSEEN}\Z")
+# Between the ends a blank is a part of a name, such as a folder's; a line end or a NUL is none of anything.
+_UNSEEN_WITHIN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b\ufeff]")
+_PEM = "-----BEGIN "
 _SECRET_NAME = re.compile("DATABASE_URL|API_KEY|PASSWORD|SECRET|TOKEN|GRPC_META|CODEC_AUTH|TLS_.*(KEY|DATA)")
 _CREDENTIALS_IN_A_URL = re.compile(r"//[^/?#]*@|^[^/]*:[^/]*@")
 
@@ -158,7 +161,7 @@ def load(kind: type[_SettingsT]) -> _SettingsT:
         for name, value in sorted(os.environ.items())
         if name.startswith(PREFIX) and name not in known and not _is_service_link(name, value)
     ]
-    unseen = _unseen_at_an_end(known)
+    unseen = _unseen(known)
     problems += unseen.values()
     try:
         settings = kind()
@@ -178,15 +181,23 @@ def _is_service_link(name: str, value: str) -> bool:
     return bool(_SERVICE_LINK.fullmatch(name) or _SERVICE_LINK_PORT.fullmatch(f"{name}={value}"))
 
 
-def _unseen_at_an_end(known: set[str]) -> dict[str, str]:
-    """Find the settings, ours and the SDK's, with something at an end that nobody sees; say so of each."""
+def _unseen(known: set[str]) -> dict[str, str]:
+    """Find the settings, ours and the SDK's, with something in them that nobody sees; say so of each."""
     return {
-        name: f"{name}: begins or ends with white space or a control character" + _shown(name, value)
+        name: f"{name}: {problem}{_shown(name, value)}"
         for name, value in sorted(os.environ.items())
         if (name in known or name.startswith("TEMPORAL_"))
-        and not name.endswith("_DATA")  # a PEM file ends with a line end
-        and _UNSEEN_AT_AN_END.search(value)
+        and not name.endswith("_DATA")  # a PEM file has lines, and ends with a line end
+        and (problem := _what_is_unseen(value))
     }
+
+
+def _what_is_unseen(value: str) -> str:
+    if _UNSEEN_AT_AN_END.search(value):
+        return "begins or ends with white space or a control character"
+    if _UNSEEN_WITHIN.search(value) and not value.startswith(_PEM):
+        return "has a control character in it"
+    return ""
 
 
 def _shown(name: str, value: object) -> str:

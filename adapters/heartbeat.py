@@ -79,6 +79,8 @@ def main(arguments: list[str]) -> int:
         return 1
     try:
         stale_seconds = float(arguments[0]) if arguments else STALE_SECONDS
+        if not math.isfinite(stale_seconds):
+            raise ValueError("no beat is older than that")  # noqa: TRY301 - as what is no number at all
     except ValueError:
         sys.stderr.write(__doc__ or "")
         return 1

@@ -77,7 +77,7 @@ def for_summary(text: str) -> str:
 
 def json_text(document: object, *, indent: int | None = None) -> str:
     """Write a JSON document of printable ASCII alone."""
-    return json.dumps(document, indent=indent, default=str).replace("\x7f", "\\u007f")
+    return json.dumps(document, indent=indent, default=str)
 
 
 def _in_a_log(char: str) -> str:

@@ -385,6 +385,46 @@ def test_a_taken_port_is_named(kind: str, new_postgres: NewPostgres, new_tempora
             server.start()
 
 
+def test_a_taken_port_of_the_ui_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+
+        with pytest.raises(ServerFailed, match=rf"port {port} on 127.0.0.1 is taken"):
+            TemporalServer(port=free_port(), ui_port=port, log=tmp_path / "log").start()
+
+
+def test_nobody_beyond_this_machine_gets_at_a_server_and_a_persons_own_settings_lead_none_elsewhere(
+    new_postgres: NewPostgres,
+    new_temporal: NewTemporal,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    temporary: Path,
+) -> None:
+    monkeypatch.setenv("TEMPORAL_TLS", "true")
+    servers: list[PostgresServer | TemporalServer] = [new_postgres(), new_temporal()]
+
+    for server in servers:
+        server.start()
+        listening = [
+            each.laddr.ip
+            for each in psutil.Process(server.pid).net_connections("tcp")
+            if each.status == psutil.CONN_LISTEN
+        ]
+        assert set(listening) == {"127.0.0.1"}
+    # Root's Postgres may live below the temporary folder.
+    assert [file for folder in (tmp_path, temporary) for file in folder.rglob("*.told")] == []
+
+
+def test_a_child_that_does_not_end_when_it_is_asked_is_killed(tmp_path: Path) -> None:
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
+    child = ChildProcess("s", [sys.executable, "-c", deaf], log=tmp_path / "log")
+    child.start()
+    child.until(lambda: child.tail() == "1", timeout=30)
+
+    assert child.stop(timeout=0.1) == -signal.SIGKILL
+    assert not child.running
+
+
 def test_a_server_that_ends_at_once_shows_the_end_of_its_log(new_postgres: NewPostgres) -> None:
     server = new_postgres()
     server.start()

@@ -162,6 +162,13 @@ def test_an_order_and_the_data_outlive_ctrl_c(project: Project) -> None:
     }
     assert [file.name for file in closed if file.stat().st_mode & 0o077] == []
     assert (project.root / ".data").stat().st_mode & 0o066 == 0
+    everybody = (project.root / ".data/pgpass").read_text(encoding="utf-8").splitlines()
+    assert [line.split(":")[3] for line in everybody] == [
+        "checkout",
+        "checkout_reader",
+        "checkout_operator",
+        "postgres",
+    ]
     without = [part for part in psql.split() if not part.startswith("PGPASSFILE=")]
     for role in ("postgres", "checkout"):
         refused = subprocess.run(

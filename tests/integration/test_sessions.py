@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -325,11 +326,14 @@ async def test_every_engine_works_through_a_pooler_in_session_mode_with_its_own_
         async with engine_at(_through(database, pooler.port), kind) as through, engine_at(database.url, kind) as direct:
             pooling = await pooling_of(through)
             limits = await ask(through, setting), await ask(direct, setting)
+            whole = await ask(direct, "SELECT current_setting('transaction_timeout', true)")
         refused = pooler.refused
 
     assert pooling is Pooling.SESSION
     assert refused == []
     assert limits[0] == limits[1] == {"step": "3s", "sweep": "55s", "audit": "29min"}[kind]
+    # Servers before 17 know no limit for a whole transaction.
+    assert whole is None or whole == {"step": whole, "sweep": "56s", "audit": "1741s"}[kind]
 
 
 @pytest.mark.parametrize("mode", ["transaction", "statement"])
@@ -358,3 +362,118 @@ async def test_an_application_name_from_the_url_is_the_sessions(database: Databa
 async def test_a_certificate_that_is_asked_for_is_not_done_without(database: Database) -> None:
     with pytest.raises(CannotConnect, match="SSL"):
         await Connector(f"{database.url}?sslmode=require", answer_seconds=5, settings={})()
+
+
+async def test_start_up_options_of_the_url_are_the_sessions(database: Database) -> None:
+    async with engine_at(f"{database.url}?options=-c%20work_mem%3D7MB") as engine:
+        assert await ask(engine, "SELECT current_setting('work_mem')") == "7MB"
+
+
+async def test_a_person_who_looks_at_standbys_does_not_make_the_worker_look_for_one(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGTARGETSESSIONATTRS", "standby")
+
+    await (await Connector(database.url, answer_seconds=5, settings={})()).close()
+
+
+async def test_a_session_that_cannot_be_used_is_not_left_behind(database: Database) -> None:
+    await set_read_only(database, "on")
+    connector = Connector(f"{database.url}?application_name=left", answer_seconds=5, settings={})
+
+    with pytest.raises(CannotConnect):
+        await connector()
+
+    async with asyncio.timeout(5):
+        while await database.value("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'left'"):
+            await asyncio.sleep(0.02)
+
+
+async def test_a_new_session_shows_that_we_are_let_in(database: Database) -> None:
+    admission = Admission()
+    admission.refuse("the one before")
+
+    await (await Connector(database.url, answer_seconds=5, settings={}, admission=admission)()).close()
+
+    assert admission.refused_seconds == 0
+
+
+async def test_a_server_that_is_silent_is_no_refusal_and_waited_for_as_long_as_the_url_says() -> None:
+    admission = Admission()
+    admission.refuse("before it was silent")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://{ROLE}@127.0.0.1:{silent.getsockname()[1]}/{DATABASE}?connect_timeout=1"
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            await Connector(url, answer_seconds=5, settings={}, admission=admission)()
+
+    assert time.monotonic() - began < CONNECT_SECONDS - 0.2
+    assert admission.refused_seconds == 0
+
+
+# What the driver is given, and says -------------------------------------------------------------------------
+
+
+async def _refused(monkeypatch: pytest.MonkeyPatch, url: str, said: Exception) -> tuple[CannotConnect, dict[str, Any]]:
+    """Try to connect with a driver that says this; give what came of it and what the driver was given."""
+    given: dict[str, Any] = {}
+
+    async def connect(**arguments: Any) -> None:
+        given.update(arguments)
+        raise said
+
+    monkeypatch.setattr(asyncpg, "connect", connect)
+    with pytest.raises(CannotConnect) as raised:
+        await Connector(url, answer_seconds=7, settings={})()
+    return raised.value, given
+
+
+@pytest.mark.parametrize(
+    ("said", "is_refusal"),
+    [
+        (asyncpg.ProtocolViolationError("password authentication failed"), True),
+        (asyncpg.ProtocolViolationError("SASL authentication failed"), True),
+        (asyncpg.ProtocolViolationError("auth failed"), True),
+        (asyncpg.ProtocolViolationError("no such user: checkout"), True),
+        (asyncpg.ProtocolViolationError("no such database: shop"), True),
+        (asyncpg.ProtocolViolationError("unsupported startup parameter: options"), True),
+        (asyncpg.ProtocolViolationError("server login has been failing, try again later"), False),
+        (asyncpg.exceptions.ClientConfigurationError("the key file is everybody's"), True),
+        (asyncpg.exceptions.CannotConnectNowError("the database system is starting up"), False),
+        (ConnectionRefusedError("nobody listens"), False),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+async def test_a_poolers_words_and_our_own_mistakes_are_told_from_an_outage(
+    said: Exception, is_refusal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failure, _ = await _refused(monkeypatch, "postgresql://u@h/d", said)
+
+    assert failure.is_refusal is is_refusal
+
+
+@pytest.mark.parametrize("negotiation", ["direct", "postgres"])
+async def test_the_systems_certificates_vouch_for_the_host_by_its_name(
+    negotiation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"postgresql://u@h:6432/d?sslmode=verify-full&sslrootcert=system&sslnegotiation={negotiation}"
+
+    _, given = await _refused(monkeypatch, url, OSError("no"))
+
+    assert given["ssl"].check_hostname
+    assert given["ssl"].verify_mode is ssl.CERT_REQUIRED
+    assert given["direct_tls"] is (negotiation == "direct")
+    assert (given["host"], given["port"]) == ("h", 6432)
+    assert given["command_timeout"] == 7
+
+
+async def test_a_certificate_of_ours_that_cannot_be_used_is_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ours.crt").touch()
+    url = f"postgresql://u@h/d?sslmode=verify-full&sslrootcert=system&sslcert={tmp_path / 'ours.crt'}"
+
+    failure, given = await _refused(monkeypatch, url, OSError("asked without it"))
+
+    assert "asked without it" not in str(failure)
+    assert not given

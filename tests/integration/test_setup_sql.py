@@ -457,7 +457,7 @@ async def test_an_order_stays_completed_once_its_parcel_is_handed_over(database:
     )
 
     with pytest.raises(asyncpg.CheckViolationError, match="cannot move from completed") as refused:
-        await database.run(f"UPDATE orders SET status = '{following}'")
+        await database.run(f"UPDATE orders SET status = '{following}', taken_back_by = 'cancel'")
 
     assert refused.value.constraint_name == "orders_moves_are_legal"
     assert await database.value("SELECT status FROM orders") == "completed"

@@ -129,3 +129,21 @@ async def test_a_worker_that_is_interrupted_in_its_terminal_drains_too(
     assert status == 0
     assert "Traceback" not in worker.tail(100)
     assert await database.value("SELECT status FROM orders") == "paid"
+
+
+_IN_A_TERMINAL = """
+import os
+os.dup2(os.openpty()[1], 0)
+import worker
+from adapters.telemetry import leave
+leave(worker.main())
+"""
+
+
+def test_a_worker_whose_terminal_is_closed_drains(commands: Commands) -> None:
+    worker = commands.ready_worker(script=_IN_A_TERMINAL)
+
+    worker.signal(signal.SIGHUP)
+
+    worker.until(lambda: "draining" in worker.tail(100), timeout=20)
+    assert worker.wait(DEADLINE_SECONDS) == 0

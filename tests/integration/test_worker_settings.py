@@ -252,12 +252,17 @@ async def test_orders_are_written_where_the_settings_say(
 
 
 def test_a_worker_says_where_its_histories_and_its_log_are(commands: Commands) -> None:
-    worker = commands.ready_worker(CHECKOUT_UI_URL="https://temporal.example/ui/")
+    url = commands.environment["CHECKOUT_DATABASE_URL"]
+    worker = commands.ready_worker(
+        CHECKOUT_UI_URL="https://temporal.example/ui/", CHECKOUT_DATABASE_URL=f"{url}?channel_binding=require"
+    )
 
     told = worker.tail(100)
 
     queue, log = commands.environment["CHECKOUT_TASK_QUEUE"], commands.environment["CHECKOUT_LOG_FILE"]
     assert f"ready: task queue {queue}, histories at https://temporal.example/ui, log in {log}" in told
+    # And what its database's URL asks for in vain.
+    assert "the database's URL asks for channel_binding=require" in told
 
 
 async def test_a_worker_says_as_much_as_its_log_level_allows(commands: Commands, own_shop: Shop) -> None:

@@ -44,6 +44,14 @@ MUTANTS = (
         at(CONFIG, "test_what_nobody_sees_at_the_ends_of_a_setting_is_refused_and_shown"),
     ),
     Mutant(
+        "the-middle-of-a-setting-is-not-looked-at",
+        "a worker would poll a queue with a line end in its name, for ever and alone",
+        _CONFIG,
+        "_UNSEEN_WITHIN.search(value) and not",
+        "False and not",
+        at(CONFIG, "test_a_control_character_within_a_setting_is_refused_and_shown"),
+    ),
+    Mutant(
         "a-setting-with-a-line-end-shows-its-secret",
         "the password would be in the log",
         _CONFIG,

@@ -72,14 +72,6 @@ MUTANTS = (
         _FUZZ,
     ),
     Mutant(
-        "json-with-a-raw-delete",
-        "a terminal would get a control character from --json",
-        _TEXT,
-        '.replace("\\x7f", "\\\\u007f")',
-        "",
-        _FUZZ,
-    ),
-    Mutant(
         "summary-with-a-picture",
         "Temporal's UI would load a picture from wherever a buyer says",
         _TEXT,

@@ -1,15 +1,17 @@
 import os
+import re
 from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy.engine import make_url
 
 from adapters.config import ConfigurationError, StarterSettings, WorkerSettings, load
 from adapters.database_url import parse
 from adapters.temporal import connection_options
 from domain.model import Lane
-from embedded.stack import DATABASE, DEFAULT_PORTS, ROLE
+from embedded.stack import DATABASE, DEFAULT_PORTS, ROLE, ROOT
 
 
 def settings(monkeypatch: pytest.MonkeyPatch, url: str) -> WorkerSettings:
@@ -60,6 +62,9 @@ def test_a_database_url_is_taken_as_other_tools_write_it(
         "postgresql://u:geheim@h/d?sslmode=verify-full&sslrootcert=/no/such/file",
         "postgresql://u:geheim@h/d?sslmode=require&sslrootcert=system",
         "postgresql://u:geheim@h/d?gssencmode=require",
+        "postgresql://u:geheim@h/d?sslmode=require&sslcrl=/no/such/file",
+        "postgresql://u:geheim@h:0/d",
+        "postgresql://u:geheim@h:65536/d",
         "geheim",
         "",
     ],
@@ -99,6 +104,8 @@ def test_the_defaults_find_what_make_up_started(monkeypatch: pytest.MonkeyPatch)
         ("postgresql://u@[::1]:6432/d", "::1:6432", "u", None, "d"),
         ("postgresql://u%40x:p%2Fq%40@h/my%20shop", "h:5432", "u@x", "p/q@", "my shop"),
         ("postgresql:///?host=h&user=u&dbname=d", "h:5432", "u", None, "d"),
+        ("postgresql://other@h/other?user=u&dbname=d", "h:5432", "u", None, "d"),
+        ("postgresql://u@h:65535/d", "h:65535", "u", None, "d"),
         ("postgresql://u:@h/d", "h:5432", "u", "", "d"),
         ("postgresql:///d", "the default host:5432", None, None, "d"),
     ],
@@ -116,13 +123,29 @@ def test_where_a_database_is_is_read_as_libpq_reads_it(
 @pytest.mark.parametrize("mode", ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"])
 @pytest.mark.parametrize("name", ["sslmode", "ssl"])
 def test_every_sslmode_reaches_the_driver_with_its_files(name: str, mode: str, tmp_path: Path) -> None:
-    files = {file: str(tmp_path / file) for file in ("sslrootcert", "sslcert", "sslkey")}
+    files = {file: str(tmp_path / file) for file in ("sslrootcert", "sslcert", "sslkey", "sslcrl")}
     for path in files.values():
         Path(path).touch()
 
     read = parse(f"postgresql://u@h/d?{name}={mode}&{urlencode(files)}")
 
     assert read.tls == {"sslmode": mode, **files}
+
+
+@pytest.mark.parametrize("mode", ["verify-ca", "verify-full"])
+def test_who_asks_for_a_servers_certificate_says_whom_to_trust_as_for_libpq(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"postgresql://u@h/d?sslmode={mode}"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("PGSSLROOTCERT", raising=False)
+    with pytest.raises(ValueError, match="needs sslrootcert"):
+        parse(url)
+
+    (tmp_path / "trusted.crt").touch()
+    monkeypatch.setenv("PGSSLROOTCERT", str(tmp_path / "trusted.crt"))
+
+    assert parse(url).tls == {"sslmode": mode}
 
 
 def test_what_the_driver_cannot_do_is_told_unless_the_certificate_does_the_same() -> None:
@@ -136,6 +159,24 @@ def test_what_the_driver_cannot_do_is_told_unless_the_certificate_does_the_same(
 def test_an_unknown_parameter_of_a_database_url_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigurationError, match=r"CHECKOUT_DATABASE_URL: has unknown parameters pool, swim;"):
         settings(monkeypatch, "postgresql://u:p@h/d?swim=1&pool=2&sslmode=require")
+
+
+@pytest.mark.parametrize("level", ["debug", "Info", "WARNING"])
+def test_a_log_level_may_be_written_as_one_likes(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHECKOUT_LOG_LEVEL", level)
+
+    assert load(WorkerSettings).log_level == level.upper()
+
+
+def test_links_to_histories_have_no_slash_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHECKOUT_UI_URL", "https://ui.example/")
+
+    assert load(WorkerSettings).ui_url == "https://ui.example"
+
+
+@pytest.mark.parametrize("name", ["CHECKOUT_TASK_QUEUE", "CHECKOUT_LOG_LEVEL", "CHECKOUT_UI_URL"])
+def test_what_has_to_be_something_cannot_be_empty(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert refusal(monkeypatch, name, "").startswith(f"{name}: ")
 
 
 def test_an_empty_file_setting_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,6 +231,27 @@ def test_what_nobody_sees_at_the_ends_of_a_setting_is_refused_and_shown(
         assert line == f"{name}: begins or ends with white space or a control character (it is {value!a})"
 
 
+@pytest.mark.parametrize("unseen", ["\n", "\r", "\t", "\x07", "\x1b[2J", "\x7f", "\x85", "\u200b", "\ufeff"])
+@pytest.mark.parametrize("name", ["CHECKOUT_TASK_QUEUE", "CHECKOUT_UI_URL", "CHECKOUT_LOG_FILE", "TEMPORAL_ADDRESS"])
+def test_a_control_character_within_a_setting_is_refused_and_shown(
+    name: str, unseen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = f"http://he{unseen}re"
+
+    assert refusal(monkeypatch, name, value) == f"{name}: has a control character in it (it is {value!a})"
+
+
+def test_a_blank_within_a_setting_is_a_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHECKOUT_LOG_FILE", "/home/Ana Mar\u00eda/saga.log")
+
+    assert load(WorkerSettings).log_file == Path("/home/Ana Mar\u00eda/saga.log")
+
+
+@pytest.mark.parametrize("name", ["CHECKOUT_DATABASE_URL", "TEMPORAL_API_KEY", "TEMPORAL_GRPC_META_AUTHORIZATION"])
+def test_a_secret_with_something_within_it_is_named_and_not_shown(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert refusal(monkeypatch, name, "postgresql://u:geh\neim@h/d") == f"{name}: has a control character in it"
+
+
 @pytest.mark.parametrize("name", ["CHECKOUT_DATABASE_URL", "TEMPORAL_API_KEY", "TEMPORAL_GRPC_META_AUTHORIZATION"])
 def test_a_secret_with_something_at_its_end_is_named_and_not_shown(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     said = refusal(monkeypatch, name, "postgresql://u:geheim@h/d\n")
@@ -207,8 +269,10 @@ def test_every_problem_is_told_at_once_beside_what_nobody_sees(monkeypatch: pyte
     assert [line.partition(":")[0] for line in said] == ["CHECKOUT_NONE", "CHECKOUT_UI_URL", "CHECKOUT_LOG_LEVEL"]
 
 
-def test_a_certificate_in_a_setting_ends_as_its_file_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TEMPORAL_TLS_CLIENT_CERT_DATA", "-----BEGIN\n-----END\n")
+def test_a_certificate_in_a_setting_has_the_lines_of_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----"
+    monkeypatch.setenv("TEMPORAL_TLS_CLIENT_CERT_DATA", f"{certificate}\n")
+    monkeypatch.setenv("TEMPORAL_GRPC_META_CERTIFICATE", certificate)
 
     load(WorkerSettings)
 
@@ -219,3 +283,48 @@ def test_an_order_on_its_own_is_classic_unless_the_settings_say_otherwise(monkey
 
     monkeypatch.setenv("CHECKOUT_LANE", "fast")
     assert load(StarterSettings).lane is Lane.FAST
+
+
+# What the documents say of each ----------------------------------------------------------------------------
+
+
+def documented() -> dict[str, tuple[str, str]]:
+    """Give the default and the meaning of each of our settings, as docs/operations.md has them."""
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `CHECKOUT_([A-Z_]+)` \| (.+?) \| [a-z, ]+ \| (.+) \|$", text, flags=re.MULTILINE)
+    return {name.lower(): (default, meaning) for name, default, meaning in rows}
+
+
+@pytest.mark.parametrize("name", sorted(WorkerSettings.model_fields))
+def test_a_setting_that_is_not_made_is_what_the_documents_say(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in [variable for variable in os.environ if variable.startswith("CHECKOUT_")]:
+        monkeypatch.delenv(variable)
+
+    value = getattr(load(WorkerSettings), name)
+
+    said, _ = documented()[name]
+    if value is None:
+        assert said.startswith(("none", "unset"))
+    else:
+        shown = value.get_secret_value().replace("+asyncpg", "") if isinstance(value, SecretStr) else value
+        as_text = f"{shown:g}" if isinstance(shown, float) else str(shown)
+        assert said == f"`{as_text}`"
+
+
+def bounded() -> list[tuple[str, int, int]]:
+    """Give the settings of which docs/operations.md says how small and how large they can be."""
+    ranges = {name: re.search(r"\((\d+) to (\d+)\)", meaning) for name, (_, meaning) in documented().items()}
+    return [(name, int(found[1]), int(found[2])) for name, found in ranges.items() if found]
+
+
+@pytest.mark.parametrize(("name", "least", "most"), bounded())
+def test_a_setting_goes_as_far_as_the_documents_say(
+    name: str, least: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variable = f"CHECKOUT_{name.upper()}"
+    for value in (least, most):
+        monkeypatch.setenv(variable, str(value))
+        assert getattr(load(WorkerSettings), name) == value
+
+    for value in (least - 1, most + 1):
+        assert refusal(monkeypatch, variable, str(value)).startswith(f"{variable}: Input should be")

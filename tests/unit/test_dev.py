@@ -1,0 +1,101 @@
+"""`make up` with servers that are none: which signals end it, what it says of a part that dies, whom it listens to."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Self
+
+import pytest
+
+import dev
+from embedded.stack import DevStack
+
+PARTS = ("The worker", "Temporal", "Postgres")
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """Put back what belongs to the whole process."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    umask = os.umask(0o022)
+    yield
+    os.umask(umask)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+class Stack:
+    """One whose parts run, but for the dead one; `when_ready` happens when its worker is."""
+
+    def __init__(self, dead: str = "", when_ready: Callable[[], None] = lambda: None) -> None:
+        self.temporal = SimpleNamespace(running=dead != "Temporal", ui_url="http://ui")
+        self.postgres = SimpleNamespace(running=dead != "Postgres")
+        self._worker = SimpleNamespace(running=dead != "The worker", until=lambda *_, **__: when_ready())
+
+    def start_worker(self, **_: str) -> Any:
+        return self._worker
+
+    def psql_command(self, _role: str) -> str:
+        return "psql"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_each_way_to_end_a_terminals_command_stops_all_of_it_well(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stack = Stack(when_ready=lambda: os.kill(os.getpid(), number))
+    monkeypatch.setattr(dev, "DevStack", lambda *_, **__: stack)
+    for each in SIGNALS:
+        signal.signal(each, lambda *_: pytest.fail("nobody takes this signal"))
+
+    assert dev.up(tmp_path) == 0
+
+    assert "The data is kept" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dead", PARTS)
+def test_a_part_that_has_died_is_named_and_is_no_success(
+    dead: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(dev, "DevStack", lambda *_, **__: Stack(dead))
+    # Where nobody sees it, the command goes on until it is told to stop.
+    told_to_stop = threading.Timer(10, os.kill, (os.getpid(), signal.SIGTERM))
+    told_to_stop.start()
+    try:
+        assert dev.up(tmp_path) == 1
+    finally:
+        told_to_stop.cancel()
+
+    assert f"{dead} has stopped by itself." in capsys.readouterr().out
+
+
+def test_what_an_earlier_release_has_left_open_is_closed(tmp_path: Path) -> None:
+    (tmp_path / "postgres.log").touch(0o644)
+
+    dev.close_to_others(tmp_path)
+
+    assert (tmp_path / "postgres.log").stat().st_mode & 0o077 == 0
+    (tmp_path / "new").touch()
+    assert (tmp_path / "new").stat().st_mode & 0o077 == 0
+
+
+def test_a_stacks_worker_hears_nothing_of_a_persons_own_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CHECKOUT_BUILD_ID", "TEMPORAL_API_KEY", "TEMPORAL_NAMESPACE", "TEMPORAL_TLS"):
+        monkeypatch.setenv(name, "theirs")
+
+    made = DevStack(tmp_path, guarded=True).environment()
+
+    assert [name for name, value in made.items() if value == "theirs"] == []
+    assert "PATH" in made
