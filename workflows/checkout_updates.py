@@ -5,7 +5,7 @@ from temporalio.exceptions import ActivityError
 
 from activities.orders import OperatorNote, Orders
 from domain import errors, policies
-from domain.model import CheckoutStatus, Resolution, RetryRequest, Step, reason_problem, who_and_why
+from domain.model import CheckoutStatus, OrderStatus, Resolution, RetryRequest, Step, reason_problem, who_and_why
 from workflows.checkout_state import CheckoutState
 from workflows.compensation import find_cause
 from workflows.operation import perform
@@ -96,6 +96,8 @@ class CheckoutUpdates(CheckoutState):
             raise errors.InvalidInput(problem)
 
     def _require_stuck(self) -> None:
+        if not self._saga.is_stuck and self._status == OrderStatus.STUCK:
+            raise errors.InvalidInput("all its undos are done by now, and the order is being closed: look again")
         if not self._saga.is_stuck:
             raise errors.InvalidInput(f"the order is {self._status}, not stuck: there is nothing to retry or resolve")
 

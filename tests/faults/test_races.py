@@ -58,6 +58,8 @@ async def test_a_start_that_races_a_cancel_is_honoured_or_cancelled_and_all_are_
         async with at_once:
             starts = [asyncio.create_task(ask(checkouts_of(shop), order)) for _ in range(3)]
             asked = [await cancelled(shop, order), await cancelled(shop, order)]
+            while set(asked) == {"no such order"}:  # they came before the starts
+                asked.append(await cancelled(shop, order))
             return asked, {(await start).outcome.status for start in starts}
 
     async with shop.working():

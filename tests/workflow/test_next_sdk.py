@@ -28,7 +28,7 @@ from tests.workflow.sagas import (
 )
 from tests.workflow.test_stuck import Handle, state_of, stuck_in_pay
 
-_hasty_undos = test_stuck._hasty_undos
+_hasty_undos, ship_gives_up_soon = test_stuck._hasty_undos, test_stuck.ship_gives_up_soon
 
 test_a_cancel_by_temporal_before_any_worker_runs_leaves_a_cancelled_order = (
     test_cancel.test_a_cancel_by_temporal_before_any_worker_runs_leaves_a_cancelled_order

@@ -366,6 +366,23 @@ async def test_there_is_nothing_to_retry_or_resolve_in_a_healthy_order(
     assert ended == "completed"
 
 
+async def test_an_order_whose_undos_are_done_is_being_closed_and_no_longer_stuck(shop: Shop) -> None:
+    gates = Gates()
+    async with shop.working(interceptors=(gates,)):
+        order, handle = await stuck_in_pay(shop)
+        closing = gates.hold(order, "close_order", "before")
+        await shop.database.run(MEND_UNDO["pay"])
+        await retry(handle)
+        await closing.reached()
+        with pytest.raises(WorkflowUpdateFailedError) as refused:
+            await retry(handle)
+        closing.open()
+        ended = await how_it_ended(handle)
+
+    assert "the order is being closed" in str(refused.value.cause)
+    assert ended == "OrderRejected"
+
+
 # Each undo, and each pair -------------------------------------------------------------------------------
 
 

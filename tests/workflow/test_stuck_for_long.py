@@ -99,6 +99,7 @@ async def test_a_stuck_order_is_retried_beyond_the_limit_and_ends_as_ever(shop: 
         swept = await shop.sweep()
         with pytest.raises(Refused, match="stuck already"):
             await checkouts.cancel(order.order_id, "too late")
+        await until_parked_again(shop, order)  # the next run begins with a round of its own
         await shop.database.run(MEND_UNDO["pay"])
         ended = await checkouts.retry(order.order_id)
         told = await waiting
