@@ -26,10 +26,11 @@ _SERVICE_LINK = re.compile(
 )
 _SERVICE_LINK_PORT = re.compile(rf"{PREFIX}([A-Z0-9_]+_)?PORT=(tcp|udp|sctp)://.*")
 # Visible in no terminal, and part of the value all the same: a line end that came with `echo`, a pasted blank.
-_UNSEEN = r"[\s\x00-\x1f\x7f-\x9f\u200b\ufeff]"
+_CONTROLS = r"\x00-\x1f\x7f-\x9f\u200b\ufeff"
+_UNSEEN = rf"[\s{_CONTROLS}]"
 _UNSEEN_AT_AN_END = re.compile(rf"\A{_UNSEEN}|{_UNSEEN}\Z")
 # Between the ends a blank is a part of a name, such as a folder's; a line end or a NUL is none of anything.
-_UNSEEN_WITHIN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b\ufeff]")
+_UNSEEN_WITHIN = re.compile(rf"[{_CONTROLS}]")
 _PEM = "-----BEGIN "
 _SECRET_NAME = re.compile("DATABASE_URL|API_KEY|PASSWORD|SECRET|TOKEN|GRPC_META|CODEC_AUTH|TLS_.*(KEY|DATA)")
 _CREDENTIALS_IN_A_URL = re.compile(r"//[^/?#]*@|^[^/]*:[^/]*@")

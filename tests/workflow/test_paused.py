@@ -13,27 +13,18 @@ from adapters.temporal import DATA_CONVERTER
 from client.checkouts import Checkouts
 from client.failures import Refused
 from domain.bulk import StepInput, pack
-from domain.policies import SEARCH_ATTRIBUTES
-from embedded.ports import free_port
 from embedded.temporal import TemporalServer
 from tests.conftest import Shop
 from tests.workflow.bulk_scenes import gates_of, mixed, start_batch
+from tests.workflow.own_temporal import own_temporal
 from tests.workflow.sagas import how_it_ended, until, violations
 
 
 @pytest.fixture(scope="module")
 def pausing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporalServer]:
     """A server of our own: to pause workflows has to be allowed, and is not by default."""
-    server = TemporalServer(
-        port=free_port(),
-        ui_port=None,
-        log=tmp_path_factory.mktemp("pausing") / "temporal.log",
-        search_attributes=SEARCH_ATTRIBUTES,
-        dynamic_config={"frontend.WorkflowPauseEnabled": True},
-    )
-    server.start()
-    yield server
-    server.stop()
+    with own_temporal(tmp_path_factory.mktemp("pausing"), **{"frontend.WorkflowPauseEnabled": True}) as server:
+        yield server
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from temporalio.client import Client
 from adapters.temporal import DATA_CONVERTER
 from client.checkouts import Checkouts
 from domain import policies
-from embedded.ports import free_port
 from embedded.temporal import TemporalServer
 from tests.conftest import Shop
 from tests.workflow.gates import Gates
+from tests.workflow.own_temporal import own_temporal
 from tests.workflow.sagas import (
     goods_and_money,
     hasty,
@@ -31,16 +31,10 @@ _MANY_EVENTS = 60
 @pytest.fixture(scope="module")
 def short_histories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporalServer]:
     """A server of our own, which soon suggests another run."""
-    server = TemporalServer(
-        port=free_port(),
-        ui_port=None,
-        log=tmp_path_factory.mktemp("short-histories") / "temporal.log",
-        search_attributes=policies.SEARCH_ATTRIBUTES,
-        dynamic_config={"limit.historyCount.suggestContinueAsNew": _MANY_EVENTS},
-    )
-    server.start()
-    yield server
-    server.stop()
+    with own_temporal(
+        tmp_path_factory.mktemp("short-histories"), **{"limit.historyCount.suggestContinueAsNew": _MANY_EVENTS}
+    ) as server:
+        yield server
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from client.checkouts import Checkouts
 from client.failures import Refused
 from domain import policies
 from domain.model import CheckoutInput
-from embedded.ports import free_port
 from embedded.temporal import TemporalServer
 from tests.conftest import Shop
 from tests.later_sdk import switch_on
 from tests.workflow.gates import Gates
+from tests.workflow.own_temporal import own_temporal
 from tests.workflow.replays import replayer
 from tests.workflow.sagas import (
     BREAK_UNDO,
@@ -41,19 +41,14 @@ LIMIT, SUGGESTED_AT = 6, 3
 @pytest.fixture(scope="module")
 def few_updates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TemporalServer]:
     """A server of our own, which takes few updates for one run."""
-    server = TemporalServer(
-        port=free_port(),
-        ui_port=None,
-        log=tmp_path_factory.mktemp("few-updates") / "temporal.log",
-        search_attributes=policies.SEARCH_ATTRIBUTES,
-        dynamic_config={
+    with own_temporal(
+        tmp_path_factory.mktemp("few-updates"),
+        **{
             "history.maxTotalUpdates": LIMIT,
             "history.maxTotalUpdates.suggestContinueAsNewThreshold": SUGGESTED_AT / LIMIT,
         },
-    )
-    server.start()
-    yield server
-    server.stop()
+    ) as server:
+        yield server
 
 
 @pytest.fixture
