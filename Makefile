@@ -13,7 +13,7 @@ COVERED ?= 90
 SERVICE ?= pypi
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test slow faults coverage soak mutants bench scale lint audit sbom format clean
+.PHONY: help setup demo up test slow faults coverage soak mutants bench lint audit sbom format clean
 
 help:  ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -74,11 +74,6 @@ mutants: $(VENV)/dev.ok  ## Put one fault after another into the code and see th
 
 bench: $(VENV)/bench.ok  ## Measure the checkout beside its peers and put the results into docs/performance.md
 	@$(RUN) -m benchmarks --publish
-
-scale: $(VENV)/embedded.ok  ## Measure contention, the shape of the load, and a database with a million orders
-	@$(RUN) -m benchmarks.contention
-	@$(RUN) -m benchmarks.shape
-	@$(RUN) -m benchmarks.million
 
 lint: $(VENV)/dev.ok  ## Check style, types and formatting
 	@$(RUN) -m ruff check .

@@ -1,42 +1,29 @@
-"""Orders per second of a bulk load, as a person runs it: a file, starter.py, one worker, both servers of `make up`.
+"""Orders per second of a bulk load: a CSV file, starter.py, one worker and both servers.
 
     .venv/bin/python -m benchmarks.bulk [--orders 20000] [--rounds 3] [--refused]
 
 With --refused a quarter of the orders is refused, for want of money, of stock or of a carrier. Each round loads a file
-of new orders; the audit has to be clean after the last. The time is that of the load alone, as starter.py tells it;
-processor time is that of a whole round.
+of new orders; the audit has to be clean after the last. The time is that of the load alone, as starter.py reports it;
+processor time is that of a whole round, without the starter's.
 """
 
-import argparse
 import csv
 import json
 import statistics
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from benchmarks.consumption import Meter, Seconds
-from benchmarks.measure import batch
+from benchmarks import harness
+from benchmarks.measure import Meter, batch
 from client.order_rows import COLUMNS
-from devstack.process import ChildProcess
 from devstack.stack import ROOT, DevStack
-from domain.model import CheckoutInput
 
-
-def write_orders(file: Path, orders: Iterable[CheckoutInput]) -> None:
-    """Write orders as the load reads them."""
-    with file.open("w", encoding="utf-8", newline="") as opened:
-        writer = csv.writer(opened)
-        writer.writerow(COLUMNS)
-        for order in orders:
-            writer.writerows((order.order_id, order.customer, line.sku, line.quantity) for line in order.lines)
+_WARM_UP = 1_000
 
 
 def starter(stack: DevStack, *arguments: str) -> Any:
-    """Run a command of starter.py and give the document that it prints."""
+    """Run a command of starter.py and return the document that it prints."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "starter.py"), *arguments, "--json"],
         env=dict(stack.environment()),
@@ -50,43 +37,44 @@ def starter(stack: DevStack, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-def measure(stack: DevStack, worker: ChildProcess, orders: int, rounds: int, mix: str) -> None:
+def measure(stack: DevStack, orders: int, rounds: int, mix: str) -> None:
     """Load one file after another and print what each took."""
-    # What the starter uses itself is not told: it has ended when we look.
+    worker = stack.start_worker(CHECKOUT_LOG_LEVEL="WARNING")
     meter = Meter({"worker": worker.pid, "Temporal": stack.temporal.pid}, stack.postgres.pid)
     rates: list[float] = []
+    cpu_ms: list[dict[str, float]] = []
     outcomes: dict[str, int] = {}
-    spent: list[Seconds] = []
-    for seed in range(rounds + 1):
-        count = orders if seed else 1_000  # the first one warms up
-        file = stack.folder / f"orders-{seed}.csv"
-        write_orders(file, batch(count, seed, mix))
+    for number in range(rounds + 1):
+        count = orders if number else _WARM_UP
+        file = stack.folder / f"orders-{number}.csv"
+        with file.open("w", encoding="utf-8", newline="") as opened:
+            writer = csv.writer(opened)
+            writer.writerow(COLUMNS)
+            for order in batch(count, number, mix):
+                writer.writerows((order.order_id, order.customer, line.sku, line.quantity) for line in order.lines)
         before = meter.read()
         report = starter(stack, "load", "--from", str(file))
-        used = meter.since(before)
-        if seed:
+        if number:
+            cpu_ms.append(meter.since(before, count))
             rates.append(report["per_second"])
             outcomes = report["outcomes"]
-            spent.append({role: used[role] / count * 1000 for role in ("worker", "Temporal", "Postgres")})
-            sys.stderr.write(f"round {seed}: {report['per_second']} orders/s\n")
+            harness.log(f"round {number}: {report['per_second']} orders/s")
     starter(stack, "audit", "--at-rest", "--timeout", "300")
-    told = ", ".join(f"{rate:.0f}" for rate in rates)
-    each = ", ".join(f"{role} {statistics.median(one[role] for one in spent):.2f} ms" for role in spent[0])
-    print(f"{orders} orders of the {mix} mix, {rounds} rounds: median {statistics.median(rates):.0f} orders/s ({told})")
-    print(f"processor time per order: {each}")
+    each = ", ".join(f"{rate:.0f}" for rate in rates)
+    roles = ("worker", "Temporal", "Postgres")
+    used = ", ".join(f"{role} {statistics.median(one[role] for one in cpu_ms):.2f} ms" for role in roles)
+    print(f"{orders} orders of the {mix} mix, {rounds} rounds: median {statistics.median(rates):.0f} orders/s ({each})")
+    print(f"processor time per order: {used}")
     print(f"last round: {outcomes}; the audit is clean")
 
 
 def main() -> int:
-    """Measure on a stack of our own."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--orders", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    """Measure on a stack of its own, whose Temporal keeps its histories in memory."""
+    parser = harness.arguments(__doc__, orders=20_000, rounds=3)
     parser.add_argument("--refused", action="store_true", help="have a quarter of the orders refused")
     chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="checkout-bulk-") as folder, DevStack(Path(folder)) as stack:
-        worker = stack.start_worker(CHECKOUT_LOG_LEVEL="WARNING")
-        measure(stack, worker, chosen.orders, chosen.rounds, "mixed" if chosen.refused else "happy")
+    with harness.running_stack(in_memory=True) as stack:
+        measure(stack, chosen.orders, chosen.rounds, "mixed" if chosen.refused else "happy")
     return 0
 
 

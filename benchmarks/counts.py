@@ -1,9 +1,9 @@
-"""What an order costs in things that can be counted, whatever the machine: commits, statements, bytes, events.
+"""What an order costs in things that can be counted on any machine: commits, statements, bytes, events.
 
 Commits are transactions that wrote (they take a transaction id), on the whole Postgres server. Statements are those
-that clients sent, BEGIN and COMMIT included: each is a round trip. WAL bytes are what Postgres wrote ahead. What the
-server does in as many idle seconds is taken off. The orders come in parts, each after its own idle time, and the median
-part counts: a checkpoint or a vacuum that falls into one of them says nothing about orders.
+that clients sent, BEGIN and COMMIT included: each is a round trip. What the server does in as many idle seconds is
+subtracted. The orders come in parts, each after its own idle time, and the median part counts: a checkpoint or a vacuum
+during one of them says nothing about orders.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ class Ledger:
             self._set_up("ALTER SYSTEM RESET log_statement")
 
     async def count(self, contender: Contender, orders: Sequence[CheckoutInput]) -> Counts:
-        """Carry the orders to their ends, a few at once, and count. Call it inside `listing`."""
+        """Process the orders, a few at once, and count. Call it inside `listing`."""
         connection = await asyncpg.connect(self._postgres.url(driver="postgresql"))
         try:
             number = min(_PARTS, len(orders))
@@ -75,20 +75,20 @@ class Ledger:
     async def _count(
         self, connection: "asyncpg.Connection[asyncpg.Record]", contender: Contender, orders: Sequence[CheckoutInput]
     ) -> tuple[float, float, float]:
-        rest = await self._read(connection)
+        idle = await self._read(connection)
         await asyncio.sleep(_IDLE_SECONDS)
         begun = await self._read(connection)
         await run_round(contender, orders, _AT_ONCE, self._postgres.pid)
         ended = await self._read(connection)
-        share = (ended.at - begun.at) / (begun.at - rest.at)
+        share = (ended.at - begun.at) / (begun.at - idle.at)
 
-        def per_order(done: int, at_rest: int) -> float:
-            return (done - at_rest * share) / len(orders)
+        def per_order(done: int, while_idle: int) -> float:
+            return (done - while_idle * share) / len(orders)
 
         return (
-            per_order(ended.commits - begun.commits, begun.commits - rest.commits),
-            per_order(self._statements(begun, ended), self._statements(rest, begun)),
-            per_order(ended.wal_bytes - begun.wal_bytes, begun.wal_bytes - rest.wal_bytes),
+            per_order(ended.commits - begun.commits, begun.commits - idle.commits),
+            per_order(self._statements(begun, ended), self._statements(idle, begun)),
+            per_order(ended.wal_bytes - begun.wal_bytes, begun.wal_bytes - idle.wal_bytes),
         )
 
     async def _read(self, connection: "asyncpg.Connection[asyncpg.Record]") -> _Reading:
@@ -107,4 +107,4 @@ class Ledger:
     def _set_up(self, setting: str) -> None:
         psql(self._postgres, "postgres", "-c", setting)
         psql(self._postgres, "postgres", "-c", "SELECT pg_reload_conf()")
-        time.sleep(0.5)  # for the sessions that are open to notice
+        time.sleep(0.5)  # for open sessions to reload it

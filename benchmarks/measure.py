@@ -1,23 +1,65 @@
-"""Rounds in turns: all contenders do the same orders, one contender after the other, in one session.
+"""Rounds by turns: all contenders process the same orders, one contender after the other, in one session.
 
-Whatever else the machine does strikes all of them, so ratios within a round mean more than figures.
+Whatever else the machine does affects all of them, so ratios within a round mean more than figures.
 """
 
+import argparse
 import asyncio
 import itertools
+import os
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.consumption import Meter
+import psutil
+
 from benchmarks.contenders.contender import Contender
-from benchmarks.endings import WentWrong
+from benchmarks.harness import WentWrong, log
 from client.load import MIXES
 from domain.model import CheckoutInput
 
 _batches = itertools.count(1)
+
+
+class Meter:
+    """Reads the processor time, user and system, of a contender's processes, of Postgres and of this process."""
+
+    def __init__(self, processes: Mapping[str, int], postgres: int) -> None:
+        self._processes = {"caller": os.getpid(), **processes, "Postgres": postgres}
+
+    def read(self) -> dict[str, float]:
+        """Return the seconds that each role has used since it started."""
+        # The children of this process are the contenders.
+        return {role: _used(pid, with_children=role != "caller") for role, pid in self._processes.items()}
+
+    def since(self, before: Mapping[str, float], orders: int) -> dict[str, float]:
+        """Return the milliseconds per order that each role has used since a reading."""
+        return {role: 1000 * (now - before[role]) / orders for role, now in self.read().items()}
+
+
+def _used(pid: int, *, with_children: bool) -> float:
+    process = psutil.Process(pid)
+    times = process.cpu_times()
+    used = float(times.user + times.system)
+    if not with_children:
+        return used
+    # Sessions of Postgres are its children; the time of those that have ended is added to its own.
+    used += getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
+    for child in process.children():
+        try:
+            of_child = child.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        used += of_child.user + of_child.system
+    return used
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """Return the value below or at which this share lies (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[max(0, -int(-len(ordered) * percent // 100) - 1)]
 
 
 @dataclass(frozen=True)
@@ -37,31 +79,30 @@ class Round:
 
     @property
     def p99_ms(self) -> float:
-        """The latency below or at which 99 % stayed (nearest rank)."""
-        ordered = sorted(self.latencies_ms)
-        return ordered[-(-len(ordered) * 99 // 100) - 1]
+        """The latency that 99 % of the orders did not exceed."""
+        return percentile(self.latencies_ms, 99)
 
 
 @dataclass
 class Results:
-    """All rounds of one contender: so many orders at once, and each order alone."""
+    """All rounds of one contender: many orders at once, and each order alone."""
 
     loaded: list[Round] = field(default_factory=list)
     alone: list[Round] = field(default_factory=list)
 
 
 def batch(count: int, seed: int, mix: str = "happy") -> list[CheckoutInput]:
-    """Draw so many orders of a mix of `client.load`: the same ones for each seed, under ids never used before."""
+    """Draw orders of a mix of `client.load`: the same ones for each seed, under ids never used before."""
     draw, number = random.Random(seed), next(_batches)
     _, recipe = MIXES[mix]
     return [CheckoutInput(f"bench-{number}-{place}", *recipe(draw)) for place in range(count)]
 
 
 async def run_round(contender: Contender, orders: Sequence[CheckoutInput], at_once: int, postgres: int) -> Round:
-    """Have the orders carried to their ends, never more than so many at once.
+    """Process the orders, at most `at_once` of them at a time.
 
     Raises:
-        WentWrong: one of them did not end as completed.
+        WentWrong: an order did not end as completed.
     """
     waiting = iter(orders)
     latencies: list[float] = []
@@ -69,7 +110,7 @@ async def run_round(contender: Contender, orders: Sequence[CheckoutInput], at_on
     async def one_after_the_other() -> None:
         for order in waiting:
             begun = time.perf_counter()
-            status = await contender.carry(order)
+            status = await contender.process(order)
             latencies.append((time.perf_counter() - begun) * 1000)
             if status != "completed":
                 raise WentWrong(f"{contender.name}: order {order.order_id} ended as {status}")
@@ -78,49 +119,34 @@ async def run_round(contender: Contender, orders: Sequence[CheckoutInput], at_on
     before, begun = meter.read(), time.perf_counter()
     await asyncio.gather(*(one_after_the_other() for _ in range(min(at_once, len(orders)))))
     seconds = time.perf_counter() - begun
-    used = meter.since(before)
-    cpu_ms = {role: 1000 * each / len(orders) for role, each in used.items()}
-    return Round(len(orders) / seconds, latencies, cpu_ms)
+    return Round(len(orders) / seconds, latencies, meter.since(before, len(orders)))
 
 
-async def take_turns(  # noqa: PLR0913 - what is measured, said by name
-    contenders: Sequence[Contender],
-    *,
-    orders: int,
-    at_once: int,
-    alone: int,
-    rounds: int,
-    postgres: int,
-    tell: Callable[[str], None],
-) -> dict[str, Results]:
+async def take_turns(contenders: Sequence[Contender], chosen: argparse.Namespace, postgres: int) -> dict[str, Results]:
     """Warm each contender up, then take turns; every second round goes the other way around.
 
     Args:
-        contenders: who takes part.
-        orders: in a round with `at_once` orders at once.
-        at_once: how many are open under load.
-        alone: orders of a round that come one after the other.
-        rounds: of each contender, of each kind.
+        contenders: to be compared.
+        chosen: `orders` of a round with `at_once` at a time, orders `alone`, of which `mix`, and how many `rounds`.
         postgres: the postmaster's process id.
-        tell: is told of each round.
     """
     results = {contender.name: Results() for contender in contenders}
     for contender in contenders:
-        await run_round(contender, batch(2 * at_once, 0), at_once, postgres)  # caches, connections, plans
-        tell(f"warmed up: {contender.name}")
-    for number in range(1, rounds + 1):
+        await run_round(contender, batch(2 * chosen.at_once, 0, chosen.mix), chosen.at_once, postgres)
+        log(f"warmed up: {contender.name}")
+    for number in range(1, chosen.rounds + 1):
         for contender in contenders if number % 2 else reversed(contenders):
-            found = results[contender.name]
-            found.loaded.append(await run_round(contender, batch(orders, number), at_once, postgres))
-            found.alone.append(await run_round(contender, batch(alone, -number), 1, postgres))
-            last = found.loaded[-1]
-            tell(
-                f"round {number} {contender.name}: {last.per_second:.1f}/s, p50 {last.p50_ms:.0f} ms, "
-                f"alone {found.alone[-1].p50_ms:.1f} ms"
+            loaded = await run_round(contender, batch(chosen.orders, number, chosen.mix), chosen.at_once, postgres)
+            alone = await run_round(contender, batch(chosen.alone, -number, chosen.mix), 1, postgres)
+            results[contender.name].loaded.append(loaded)
+            results[contender.name].alone.append(alone)
+            log(
+                f"round {number} {contender.name}: {loaded.per_second:.1f}/s, p50 {loaded.p50_ms:.0f} ms, "
+                f"alone {alone.p50_ms:.1f} ms"
             )
     return results
 
 
 def ratios(of: Sequence[Round], to: Sequence[Round]) -> list[float]:
-    """Give the ratio of the throughputs of each round."""
+    """Return the ratio of the throughputs of each round."""
     return [one.per_second / other.per_second for one, other in zip(of, to, strict=True)]

@@ -1,7 +1,7 @@
 """The results as a picture: throughput, latency alone, and where the processor time of an order goes."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from benchmarks.measure import Results
 from benchmarks.report import PRODUCT, ROLES, medians
 
 _COLOURS = {"caller": "#9aa5b1", "worker": "#2f6f9f", "engine": "#d98c3f", "Postgres": "#5b8c5a"}
-_OURS, _OTHERS = "#2f6f9f", "#b8c4cf"
+_PRODUCT, _OTHERS = "#2f6f9f", "#b8c4cf"
 
 
 def draw(results: Mapping[str, Results], caption: str, path: Path) -> None:
@@ -22,44 +22,37 @@ def draw(results: Mapping[str, Results], caption: str, path: Path) -> None:
     names = list(results)[::-1]  # the first of the table on top
     figure = Figure(figsize=(11, 0.42 * len(names) + 1.6), layout="constrained", facecolor="white")
     throughput, alone, processor = figure.subplots(1, 3, sharey=True)
-    _bars(throughput, {name: [one.per_second for one in results[name].loaded] for name in names}, "{:.0f}")
+    _bars(throughput, {name: [one.per_second for one in results[name].loaded] for name in names})
     throughput.set_title("orders per second under load")
-    _bars(alone, {name: [one.p50_ms for one in results[name].alone] for name in names}, "{:.0f}")
+    _bars(alone, {name: [one.p50_ms for one in results[name].alone] for name in names})
     alone.set_title("latency of an order alone, ms")
-    _stacks(processor, {name: medians(results[name].loaded) for name in names})
+    _stacks(processor, [medians(results[name].loaded) for name in names])
     processor.set_title("processor time per order, ms")
+    for axes in (throughput, alone, processor):
+        axes.set_xlim(left=0)
+        axes.spines[["top", "right"]].set_visible(False)
     figure.supxlabel(caption, fontsize=8)
     figure.savefig(path, format="svg", metadata={"Date": None})
 
 
-def _bars(axes: Any, values: Mapping[str, list[float]], shown: str) -> None:
+def _bars(axes: Any, values: Mapping[str, list[float]]) -> None:
     """Draw medians as bars, with a line from the least to the greatest round."""
     for place, (name, found) in enumerate(values.items()):
-        middle = statistics.median(found)
-        axes.barh(place, middle, color=_OURS if name in {PRODUCT, "classic"} else _OTHERS)
-        axes.plot([min(found), max(found)], [place, place], color="#333333", linewidth=1)
-        axes.annotate(
-            shown.format(middle),
-            (max(found), place),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-        )
+        middle, most = statistics.median(found), max(found)
+        axes.barh(place, middle, color=_PRODUCT if name in {PRODUCT, "classic"} else _OTHERS)
+        axes.plot([min(found), most], [place, place], color="#333333", linewidth=1)
+        text = f"{middle:.0f}"
+        axes.annotate(text, (most, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_yticks(range(len(values)), list(values))
     axes.margins(x=0.15)
-    axes.set_xlim(left=0)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
-def _stacks(axes: Any, values: Mapping[str, Mapping[str, float]]) -> None:
+def _stacks(axes: Any, values: Sequence[Mapping[str, float]]) -> None:
     """Draw the shares of the roles side by side."""
-    for place, used in enumerate(values.values()):
+    for place, used in enumerate(values):
         begun = 0.0
         for role, each in used.items():
-            axes.barh(place, each, left=begun, color=_COLOURS[role], label=role if place == len(values) - 1 else None)
+            axes.barh(place, each, left=begun, color=_COLOURS[role])
             begun += each
-    handles = {role: mpl.patches.Patch(color=_COLOURS[role], label=role) for role in ROLES}
-    axes.legend(handles=list(handles.values()), fontsize=8, frameon=False, loc="lower right")
-    axes.set_xlim(left=0)
-    axes.spines[["top", "right"]].set_visible(False)
+    handles = [mpl.patches.Patch(color=_COLOURS[role], label=role) for role in ROLES]
+    axes.legend(handles=handles, fontsize=8, frameon=False, loc="lower right")

@@ -1,4 +1,4 @@
-"""Putting the results where people read them: between two marks of docs/performance.md, and the picture beside it."""
+"""Writes the results into docs/performance.md, between two marks, and the picture beside it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,19 +12,19 @@ BEGIN, END = "<!-- make bench: begin -->", "<!-- make bench: end -->"
 
 
 def publish(text: str, results: Mapping[str, Results], caption: str) -> None:
-    """Replace what stands between the marks, and the picture.
+    """Replace the text between the marks, and the picture.
 
     Raises:
         ValueError: the document has lost a mark.
     """
-    from benchmarks import plot  # noqa: PLC0415 - matplotlib is of the peers' layer
+    from benchmarks import plot  # noqa: PLC0415 - matplotlib is of the layer `bench`
 
     plot.draw(results, caption, PICTURE)
     between_marks(DOCUMENT, f"{text}\n\n![Throughput, latency alone and processor time]({PICTURE.name})")
 
 
 def between_marks(document: Path, text: str) -> None:
-    """Replace what stands between the marks of a document.
+    """Replace the text between the marks of a document.
 
     Raises:
         ValueError: a mark is missing.

@@ -4,37 +4,21 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from benchmarks.contenders import worker_process
+from benchmarks.contenders import restate_server
 from benchmarks.contenders.contender import Contender, Footprint, require_installed
-from benchmarks.contenders.http import Asker
 from benchmarks.contenders.restate_server import RestateServer
+from benchmarks.contenders.serving import Http, OverHttp, worker
 from devstack.ports import free_port, port_answers
-from devstack.process import ChildProcess
 from devstack.stack import DevStack
-from domain.bulk import pack
 from domain.model import CheckoutInput
 
 
-class Restate:
-    """The workflow of benchmarks/workers/restate_app.py."""
+class Restate(OverHttp):
+    """The workflow of benchmarks/workers/restate_app.py, whose key is the order's id."""
 
-    name = "Restate"
-    sells = True
-
-    def __init__(self, worker: ChildProcess, server: RestateServer) -> None:
-        self._worker = worker
-        self._server = server
-        self._ingress = Asker(server.ingress_url)
-        self._admin = Asker(server.admin_url)
-
-    @property
-    def processes(self) -> dict[str, int]:
-        """Its worker and its server."""
-        return {"worker": self._worker.pid, "engine": self._server.pid}
-
-    async def carry(self, order: CheckoutInput) -> str:
-        """Call the workflow that has the order's id and wait for its end."""
-        return str(await self._ingress.post(f"/Checkout/{order.order_id}/run", pack(order)))
+    def __init__(self, processes: dict[str, int], server: RestateServer) -> None:
+        super().__init__("Restate", {**processes, "engine": server.pid}, server.ingress, "/Checkout/{order_id}/run")
+        self._admin = Http(server.admin)
 
     async def footprint(self, orders: Sequence[CheckoutInput]) -> Footprint:
         """Count the entries of their journals."""
@@ -49,41 +33,30 @@ class Restate:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._ingress.close()
+        await super().close()
         await self._admin.close()
 
 
 @contextmanager
 def running(stack: DevStack) -> Iterator[list[Contender]]:
-    """Start server and worker, make them known to each other, give the contender, stop both.
+    """Run server and worker inside the block, register the worker and yield the contender.
 
     Raises:
         Absent: a package is not installed and cannot be had.
     """
     require_installed("Restate", "restate", "hypercorn", "aiohttp")
-    server = RestateServer(stack.folder)
-    server.start()
-    try:
-        port = free_port()
-        worker = worker_process.start(
-            "restate_app",
-            str(port),
-            stack.database_url,
-            folder=stack.folder,
-            is_ready=lambda _: port_answers(port),
-        )
-        try:
-            asyncio.run(_register(server, f"http://127.0.0.1:{port}"))
-            yield [Restate(worker, server)]
-        finally:
-            worker.stop()
-    finally:
-        server.stop()
+    port = free_port()
+    with (
+        restate_server.running(stack.folder) as server,
+        worker("restate_app", stack, port, stack.database_url, is_ready=lambda: port_answers(port)) as processes,
+    ):
+        asyncio.run(_register(server.admin, port))
+        yield [Restate(processes, server)]
 
 
-async def _register(server: RestateServer, url: str) -> None:
-    admin = Asker(server.admin_url)
+async def _register(admin_port: int, worker_port: int) -> None:
+    admin = Http(admin_port)
     try:
-        await admin.post("/deployments", {"uri": url})
+        await admin.post("/deployments", {"uri": f"http://127.0.0.1:{worker_port}"})
     finally:
         await admin.close()

@@ -1,109 +1,115 @@
 """Temporal: the product in its two lanes, and workflows of the same shape that do nothing."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
 from temporalio.client import Client
 
 from adapters.temporal import DATA_CONVERTER
-from benchmarks.contenders import worker_process
-from benchmarks.contenders.contender import Contender, Footprint
-from benchmarks.workers.empty import TASK_QUEUE, start_empty
+from benchmarks.contenders.contender import Contender, Footprint, require_installed
+from benchmarks.contenders.serving import Http, worker
+from benchmarks.workers.empty import TASK_QUEUE, run_empty
 from client.checkouts import Checkouts
-from devstack.process import ChildProcess
+from devstack.ports import free_port
 from devstack.stack import DevStack
+from domain.bulk import pack
 from domain.model import CheckoutInput, Lane
 from domain.policies import CHECKOUT_TASK_QUEUE, checkout_workflow_id
 
+_YARDSTICKS = {"idle": "Idle", "bare": "Bare", "empty activities": "Empty"}
+"""The workflows of benchmarks/workers/empty.py, by their names in the tables."""
 # A measurement should not spend the server's time on asking whether orders are stuck.
 _LOOK_SECONDS = 30.0
-YARDSTICKS = {"idle": "Idle", "bare": "Bare", "empty activities": "Empty"}
-"""Workflows that do nothing, by what the tables call them."""
 
 
-class OnTemporal:
-    """What the contenders on Temporal have in common: whom they run on, and what their histories cost."""
+async def run_checkout(checkouts: Checkouts, order: CheckoutInput, lane: Lane) -> str:
+    """Start the order's saga as `starter.py` does, and wait for its status at the end."""
+    await checkouts.start(replace(order, lane=lane))
+    return (await checkouts.outcome(order.order_id, look_every=_LOOK_SECONDS)).status
 
-    def __init__(self, name: str, worker: ChildProcess, stack: DevStack) -> None:
-        self.name = name
-        self._worker = worker
-        self._stack = stack
+
+class OnTemporal(Contender):
+    """A contender on the stack's Temporal server."""
+
+    def __init__(self, name: str, processes: Mapping[str, int], stack: DevStack, *, is_checkout: bool = True) -> None:
+        super().__init__(name, {**processes, "engine": stack.temporal.pid}, is_checkout=is_checkout)
+        self._address = stack.temporal.address
         self._connected: Client | None = None
 
-    @property
-    def processes(self) -> dict[str, int]:
-        """Its worker and the Temporal server."""
-        return {"worker": self._worker.pid, "engine": self._stack.temporal.pid}
-
     async def footprint(self, orders: Sequence[CheckoutInput]) -> Footprint:
-        """Count the events of their histories, and the server's idea of their size."""
+        """Count the events of their histories, and their size as the server counts it."""
         client = await self._client()
         events = size = 0
         for order in orders:
-            handle = client.get_workflow_handle(self._workflow_id(order))
-            described = (await handle.describe()).raw_description.workflow_execution_info
-            events += described.history_length
-            size += described.history_size_bytes
+            workflow_id = checkout_workflow_id(order.order_id) if self.is_checkout else order.order_id
+            described = await client.get_workflow_handle(workflow_id).describe()
+            events += described.raw_description.workflow_execution_info.history_length
+            size += described.raw_description.workflow_execution_info.history_size_bytes
         return Footprint(events / len(orders), size / len(orders))
-
-    async def close(self) -> None:
-        """A client needs no closing."""
-
-    def _workflow_id(self, order: CheckoutInput) -> str:
-        return order.order_id
 
     async def _client(self) -> Client:
         if self._connected is None:
-            self._connected = await Client.connect(self._stack.temporal.address, data_converter=DATA_CONVERTER)
+            self._connected = await Client.connect(self._address, data_converter=DATA_CONVERTER)
         return self._connected
 
 
 class Checkout(OnTemporal):
     """The product in one lane."""
 
-    sells = True
-
-    def __init__(self, lane: Lane, worker: ChildProcess, stack: DevStack) -> None:
-        super().__init__(lane.value, worker, stack)
+    def __init__(self, lane: Lane, worker_pid: int, stack: DevStack) -> None:
+        super().__init__(lane.value, {"worker": worker_pid}, stack)
         self._lane = lane
-        self._checkouts: Checkouts | None = None
 
-    async def carry(self, order: CheckoutInput) -> str:
-        """Start the order's saga as `starter.py` does, and follow it to its end."""
-        if self._checkouts is None:
-            self._checkouts = Checkouts(await self._client(), CHECKOUT_TASK_QUEUE, "")
-        await self._checkouts.start(replace(order, lane=self._lane))
-        return (await self._checkouts.outcome(order.order_id, look_every=_LOOK_SECONDS)).status
-
-    def _workflow_id(self, order: CheckoutInput) -> str:
-        return checkout_workflow_id(order.order_id)
+    async def process(self, order: CheckoutInput) -> str:
+        """Start the order's saga and wait for its end."""
+        return await run_checkout(Checkouts(await self._client(), CHECKOUT_TASK_QUEUE, ""), order, self._lane)
 
 
 class Yardstick(OnTemporal):
-    """A workflow of benchmarks/workers/empty.py: the engine's share, without saga and database."""
+    """A workflow that does nothing: the engine's share, without saga and database."""
 
-    sells = False
-
-    async def carry(self, order: CheckoutInput) -> str:
+    async def process(self, order: CheckoutInput) -> str:
         """Start the workflow as a checkout is started, and wait for its end."""
-        handle = await start_empty(await self._client(), YARDSTICKS[self.name], order, TASK_QUEUE, is_eager=False)
-        await handle.result()
-        return "completed"
+        return await run_empty(await self._client(), _YARDSTICKS[self.name], order, TASK_QUEUE, is_eager=False)
+
+
+class Eager(OnTemporal):
+    """The fast lane, or the workflow without steps, in benchmarks/workers/checkout_app.py."""
+
+    def __init__(self, path: str, processes: Mapping[str, int], port: int, stack: DevStack) -> None:
+        super().__init__(f"{path}, eager", processes, stack, is_checkout=path == "fast")
+        self._path = path
+        self._http = Http(port)
+
+    async def process(self, order: CheckoutInput) -> str:
+        """Post the order to the worker."""
+        return str(await self._http.post(f"/{self._path}", pack(order)))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.close()
 
 
 @contextmanager
 def running(stack: DevStack) -> Iterator[list[Contender]]:
-    """Start the product's worker and the one that does nothing, give the contenders, stop what is ours."""
-    worker = stack.start_worker(CHECKOUT_LOG_LEVEL="WARNING")  # it has no word then for being ready: the warm-up waits
-    empty = worker_process.start(
-        "empty", stack.temporal.address, folder=stack.folder, is_ready=worker_process.says_ready
-    )
-    try:
+    """Run the product's worker and the one that does nothing inside the block, and yield the contenders."""
+    product = stack.start_worker(CHECKOUT_LOG_LEVEL="WARNING")  # does not log that it is ready: the warm-up waits
+    with worker("empty", stack, stack.temporal.address) as processes:
         yield [
-            *(Yardstick(name, empty, stack) for name in YARDSTICKS),
-            Checkout(Lane.CLASSIC, worker, stack),
-            Checkout(Lane.FAST, worker, stack),
+            *(Yardstick(name, processes, stack, is_checkout=False) for name in _YARDSTICKS),
+            *(Checkout(lane, product.pid, stack) for lane in (Lane.CLASSIC, Lane.FAST)),
         ]
-    finally:
-        empty.stop()
+
+
+@contextmanager
+def running_eager(stack: DevStack) -> Iterator[list[Contender]]:
+    """Run the worker that takes requests itself inside the block, so that starts are eager; yield the contenders.
+
+    Raises:
+        Absent: aiohttp is not installed.
+    """
+    require_installed("the eager start", "aiohttp")
+    port, log_file = free_port(), stack.folder / "checkout_app_saga.log"
+    with worker("checkout_app", stack, port, stack.database_url, stack.temporal.address, log_file) as processes:
+        yield [Eager(path, processes, port, stack) for path in ("idle", "fast")]

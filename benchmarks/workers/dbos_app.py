@@ -1,4 +1,4 @@
-"""The checkout as a DBOS application, in two ways that its documents offer. Run as a process.
+"""The checkout as a DBOS application, in two forms of its documentation. Run as a process.
 
 python -m benchmarks.workers.dbos_app PORT SHOP_DATABASE_URL SYSTEM_DATABASE_URL
 
@@ -11,7 +11,7 @@ commits it together with the effect. It would be exactly-once without our fence.
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -19,46 +19,38 @@ from dbos import DBOS, AsyncSQLAlchemyDatasource, SetWorkflowID
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters.database import create_engine
-from benchmarks.workers.door import Carry, serve
-from benchmarks.workers.steps import STEPS, Refused, ShopSteps, Wire
+from benchmarks.workers.server import Run, serve
+from benchmarks.workers.steps import Operation, Refused, ShopSteps, Wire, saga
 
 _POOL = 20
-Decorate = Callable[[str, Callable[..., Awaitable[Any]]], Callable[..., Awaitable[Any]]]
 
 
-def workflow(name: str, shop: ShopSteps, durable: Decorate) -> Carry:
+def workflow(name: str, shop: ShopSteps, durable: Callable[[str, Operation], Operation]) -> Run:
     """Register the checkout under a name, its operations made durable by `durable`."""
-    do = durable(f"{name} do", shop.do)
-    undo = durable(f"{name} undo", shop.undo)
-    close = durable(f"{name} close", shop.close)
+
+    def made_durable(what: str, operation: Operation) -> Operation:
+        async def called(*arguments: Any) -> Any:  # neither decorator takes a method
+            return await operation(*arguments)
+
+        return durable(f"{name} {what}", called)
+
+    do, undo = made_durable("do", shop.do), made_durable("undo", shop.undo)
+    close = made_durable("close", shop.close)
 
     async def checkout(wire: Wire) -> str:
-        begun: list[str] = []
-        try:
-            for step in STEPS:
-                begun.append(step)  # before the step: it may take effect and still be reported as failed
-                await do(step, wire)
-        except Refused as refused:
-            for step in reversed(begun):
-                await undo(step, wire, str(refused))
-            return str(await close(wire, str(refused)))
-        return "completed"
+        return await saga(wire, do, undo, close)
 
     registered = DBOS.workflow(name=name)(checkout)
 
-    async def carry(wire: Wire) -> str:
+    async def run(wire: Wire) -> str:
         with SetWorkflowID(wire["order_id"]):  # the order's one workflow: a second call joins it
             return str(await registered(wire))
 
-    return carry
+    return run
 
 
-def as_step(name: str, function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """Checkpoint in the system database; a failure that may pass is tried again with the product's backoff."""
-
-    async def called(*arguments: Any) -> Any:
-        return await function(*arguments)
-
+def as_step(name: str, operation: Operation) -> Operation:
+    """Checkpoint in the system database; a failure that may pass is retried with the product's backoff."""
     step = DBOS.step(
         name=name,
         retries_allowed=True,
@@ -66,23 +58,23 @@ def as_step(name: str, function: Callable[..., Awaitable[Any]]) -> Callable[...,
         max_attempts=20,
         should_retry=lambda error: not isinstance(error, Refused),
     )
-    return cast("Callable[..., Awaitable[Any]]", step(called))
+    return cast("Operation", step(operation))
 
 
 class SessionAsEngine:
-    """Gives our steps the connection of the datasource's transaction, where they ask an engine for one."""
+    """Gives our steps the connection of the datasource's transaction where they ask an engine for one."""
 
     def __init__(self, datasource: AsyncSQLAlchemyDatasource) -> None:
         self._datasource = datasource
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[Any]:
-        """Give the connection for one statement: it commits with the checkpoint instead of by itself."""
+        """Yield the connection for one statement: it commits with the checkpoint instead of by itself."""
         yield _InTransaction(await self._datasource.sql_session().connection())
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[Any]:
-        """Give the connection, whose transaction is the datasource's."""
+        """Yield the connection, whose transaction is the datasource's."""
         yield await self._datasource.sql_session().connection()
 
 
@@ -97,38 +89,34 @@ class _InTransaction:
 
 
 async def main(port: int, shop_url: str, system_url: str) -> None:
-    """Answer until SIGTERM."""
+    """Serve until SIGTERM."""
     engine = create_engine(shop_url, pool_size=_POOL)
     DBOS(
         config={
             "name": "checkout-bench",
             "system_database_url": system_url,
             "sys_db_pool_size": _POOL,
-            # As in the product's own pool: a question before each use would be a round trip more.
+            # As in the product's own pool: a ping before each use would be a round trip more.
             "db_engine_kwargs": {"pool_pre_ping": False},
             "application_version": "bench",
             "log_level": "WARNING",
         }
     )
-    # Its tables were made by the superuser; the shop's role may not make any.
+    # Its tables were created by the superuser; the shop's role may not create any.
     datasource = await AsyncSQLAlchemyDatasource.create(shop_url, engine=engine, run_migrations=False)
 
-    def as_transaction(name: str, function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def called(*arguments: Any) -> Any:
-            return await function(*arguments)
+    def as_transaction(name: str, operation: Operation) -> Operation:
+        # The product's own isolation level. The datasource's default, SERIALIZABLE, would need retries.
+        transaction = datasource.transaction(operation, name=name, isolation_level="READ COMMITTED")
+        return cast("Operation", transaction)
 
-        # The product's own isolation level. The datasource's default, SERIALIZABLE, would have to try again.
-        transaction = datasource.transaction(called, name=name, isolation_level="READ COMMITTED")
-        return cast("Callable[..., Awaitable[Any]]", transaction)
-
-    doors = {
+    in_session = ShopSteps(cast("AsyncEngine", SessionAsEngine(datasource)))
+    paths = {
         "steps": workflow("steps", ShopSteps(engine), as_step),
-        "transactions": workflow(
-            "transactions", ShopSteps(cast("AsyncEngine", SessionAsEngine(datasource))), as_transaction
-        ),
+        "transactions": workflow("transactions", in_session, as_transaction),
     }
     DBOS.launch()
-    await serve(port, doors)
+    await serve(port, paths)
     DBOS.destroy()
     await engine.dispose()
 

@@ -5,11 +5,10 @@ import contextlib
 import signal
 import sys
 from datetime import timedelta
-from typing import Any
 
 import uvloop
 from temporalio import activity, workflow
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import Client
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.worker import PollerBehaviorAutoscaling, UnsandboxedWorkflowRunner, Worker
 
@@ -22,7 +21,7 @@ TASK_QUEUE = "empty"
 
 @activity.defn
 async def nothing(order: CheckoutInput) -> str:
-    """Answer at once."""
+    """Return at once."""
     return order.order_id
 
 
@@ -32,7 +31,7 @@ class IdleWorkflow:
 
     @workflow.run
     async def run(self, order: CheckoutInput) -> str:
-        """Answer at once."""
+        """Return at once."""
         return order.order_id
 
 
@@ -70,7 +69,7 @@ class EmptyWorkflow:
 
 
 def build_empty_worker(client: Client, task_queue: str) -> Worker:
-    """Put a worker together with worker.py's settings."""
+    """Build a worker with worker.py's settings."""
     return Worker(
         client,
         task_queue=task_queue,
@@ -84,11 +83,9 @@ def build_empty_worker(client: Client, task_queue: str) -> Worker:
     )
 
 
-async def start_empty(
-    client: Client, name: str, order: CheckoutInput, task_queue: str, *, is_eager: bool
-) -> WorkflowHandle[Any, Any]:
-    """Start one of the workflows as a checkout is started."""
-    return await client.start_workflow(
+async def run_empty(client: Client, name: str, order: CheckoutInput, task_queue: str, *, is_eager: bool) -> str:
+    """Start one of the workflows as a checkout is started, and wait for its end."""
+    handle = await client.start_workflow(
         name,
         order,
         id=order.order_id,
@@ -97,10 +94,12 @@ async def start_empty(
         request_eager_start=is_eager,
         static_summary=f"{order.summary} for {order.customer}",
     )
+    await handle.result()
+    return "completed"
 
 
 async def main(address: str) -> None:
-    """Work until SIGTERM."""
+    """Run the worker until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     client = await Client.connect(address, data_converter=DATA_CONVERTER)

@@ -1,4 +1,4 @@
-"""The checkout's own steps, as a peer's worker calls them: the same SQL behind the same fence."""
+"""The checkout as a peer's worker runs it: the product's own SQL behind the same fence, and a saga around it."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -13,20 +13,17 @@ from domain.bulk import Packed, unpack
 from domain.errors import CheckoutError
 from domain.model import CheckoutInput, Ending, UndoInput
 
-STEPS = ("reserve", "pay", "ship")
 Wire = Packed
 """An order as JSON."""
+Operation = Callable[..., Awaitable[Any]]
 
 
 class Refused(Exception):
-    """A step said no, for good. Its text is the reason."""
+    """A step refused the order for good. The text is the reason."""
 
 
 class ShopSteps:
-    """What each step of an order does and undoes on one engine.
-
-    The do is one statement in autocommit, the undo one transaction, as in the product's activities: it is them.
-    """
+    """The product's activities on one engine: a do is one statement in autocommit, an undo one transaction."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         inventory, payments, shipping = Inventory(engine), Payments(engine), Shipping(engine)
@@ -43,10 +40,10 @@ class ShopSteps:
         }
 
     async def do(self, step: str, wire: Wire) -> Wire:
-        """Take the step and give its result as JSON.
+        """Run the step and return its result as JSON.
 
         Raises:
-            Refused: the step's refusal. Any other failure may pass and is worth another try.
+            Refused: the step refused. Any other failure may pass and is retried.
         """
         try:
             result = await self._dos[step](unpack(wire))
@@ -57,11 +54,25 @@ class ShopSteps:
         return dict(vars(result))
 
     async def undo(self, step: str, wire: Wire, reason: str) -> str:
-        """Undo the step, done or not, and say how that went."""
+        """Undo the step, done or not, and return the outcome."""
         result = await self._undos[step](UndoInput(unpack(wire), Ending.REJECTED, reason))
         return str(result.outcome)
 
     async def close(self, wire: Wire, reason: str) -> str:
-        """Write the order's ending once all is undone, and give its status."""
+        """Write the order's ending once everything is undone, and return its status."""
         state = await self._orders.close_order(UndoInput(unpack(wire), Ending.REJECTED, reason))
         return state.status
+
+
+async def saga(wire: Wire, do: Operation, undo: Operation, close: Operation) -> str:
+    """Run the steps; after a refusal undo in reverse. Operations are those of `ShopSteps`, or made durable."""
+    begun: list[str] = []
+    try:
+        for step in ("reserve", "pay", "ship"):
+            begun.append(step)  # before the step: it may take effect and still be reported as failed
+            await do(step, wire)
+    except Refused as refused:
+        for step in reversed(begun):
+            await undo(step, wire, str(refused))
+        return str(await close(wire, str(refused)))
+    return "completed"

@@ -1,7 +1,4 @@
-"""What runs every minute stays driven by indexes, however many orders have ended: plans, never times.
-
-Times, and the same plans with a million orders, are in benchmarks/million.py.
-"""
+"""What runs every minute stays driven by indexes, however many orders have ended: plans, never times."""
 
 import re
 import uuid
@@ -10,9 +7,10 @@ import asyncpg
 from sqlalchemy import event, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from benchmarks import past, plans
 from devstack.stack import ROOT, DevStack, psql
+from tests import plans
 from tests.conftest import Database, Shop
+from tests.ended_orders import write_ended_orders
 from tests.integration.test_batches import drawn, one_by_one, together
 
 _ENDED, _UNFINISHED = 20_000, 2_000
@@ -22,7 +20,7 @@ _PAGE_READS = 1_000
 
 
 async def test_the_sweep_and_the_log_read_by_index_and_no_more_than_they_need(database: Database) -> None:
-    await past.make_up(database.admin_url, _ENDED, unfinished=_UNFINISHED)
+    await write_ended_orders(database.admin_url, _ENDED, unfinished=_UNFINISHED)
     connection = await asyncpg.connect(database.admin_url)
 
     try:
@@ -75,7 +73,7 @@ async def test_an_index_of_unfinished_orders_without_their_ids_makes_way(stack: 
 
 
 async def test_the_audit_reads_every_row_a_bounded_number_of_times(database: Database) -> None:
-    await past.make_up(database.admin_url, _ENDED, unfinished=_UNFINISHED)
+    await write_ended_orders(database.admin_url, _ENDED, unfinished=_UNFINISHED)
     connection = await asyncpg.connect(database.admin_url)
 
     try:

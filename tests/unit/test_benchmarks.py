@@ -1,12 +1,12 @@
-"""What the benchmark does with what it measured. Nothing is measured here, and the peers need not be installed."""
+"""What the benchmark does with its results. Nothing is measured, and the peers need not be installed."""
 
 from pathlib import Path
 
 import pytest
 
 from benchmarks import report
+from benchmarks.__main__ import STARTS
 from benchmarks.contenders.contender import Absent, Footprint, require_installed
-from benchmarks.contenders.lineup import ROOMS
 from benchmarks.counts import Counts
 from benchmarks.measure import Results, Round, batch, ratios
 from benchmarks.publish import BEGIN, DOCUMENT, END, between_marks
@@ -23,7 +23,7 @@ def test_every_contender_gets_the_same_orders_under_ids_of_its_own() -> None:
     assert len({one.order_id for one in [*first, *second]}) == 40
 
 
-def test_latencies_are_told_by_nearest_rank() -> None:
+def test_latencies_are_reported_by_nearest_rank() -> None:
     assert one_round(1.0).p50_ms == 50.5
     assert one_round(1.0).p99_ms == 99.0
 
@@ -35,7 +35,7 @@ def test_ratios_are_those_of_the_rounds_and_not_of_the_medians() -> None:
     assert ratios(fast, slow) == [3.0, 1.0, 2.0]
 
 
-def test_the_tables_tell_median_least_and_greatest_and_leave_out_what_was_not_counted() -> None:
+def test_the_tables_have_median_least_and_greatest_and_leave_out_what_was_not_counted() -> None:
     results = {
         "fast": Results([one_round(value) for value in (10.0, 30.0, 20.0)], [one_round(1.0)]),
         "bare SQL": Results([one_round(value) for value in (20.0, 30.0, 60.0)], [one_round(1.0)]),
@@ -50,7 +50,7 @@ def test_the_tables_tell_median_least_and_greatest_and_leave_out_what_was_not_co
     assert "| bare SQL | 3.0 | 3.0 | 6.0 |  |  |" in text
 
 
-def test_publishing_replaces_what_stands_between_the_marks_and_nothing_else(tmp_path: Path) -> None:
+def test_publishing_replaces_the_text_between_the_marks_and_nothing_else(tmp_path: Path) -> None:
     document = tmp_path / "performance.md"
     document.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
 
@@ -69,8 +69,8 @@ def test_publishing_refuses_a_document_without_marks(tmp_path: Path) -> None:
     assert BEGIN in DOCUMENT.read_text(encoding="utf-8")
 
 
-def test_a_peer_that_is_not_installed_says_so_and_how_to_get_it() -> None:
-    with pytest.raises(Absent, match="Nobody takes no part: no_such_package is not installed"):
-        require_installed("Nobody", "no_such_package")
+def test_a_peer_that_is_not_installed_is_left_out_with_the_command_that_installs_it() -> None:
+    with pytest.raises(Absent, match="peer is left out: no_such_package is not installed"):
+        require_installed("peer", "no_such_package")
 
-    assert len(ROOMS) == 5
+    assert len(STARTS) == 5

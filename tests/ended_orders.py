@@ -1,12 +1,9 @@
-"""A past made up: orders that have ended, with everything that they left behind, written set by set.
+"""Orders that have ended, with every row that the product would have left, written table by table for tests of plans.
 
-A million of them by the product would take it hours. These are what it would have written, row for row: the audit
-finds nothing, and the planner finds tables of that size.
+The audit finds nothing in them, and the planner finds tables of a size that the product would take long to fill.
 """
 
 import asyncpg
-
-_UNFINISHED_SINCE = "interval '10 minutes'"
 
 # Of twenty orders one was refused by its first step and one after its second; the others are completed. Ids are
 # scattered, as those of the starter are.
@@ -16,7 +13,7 @@ SELECT 'past-' || left(md5(n::text), 16) AS order_id,
        'buyer-' || lpad((1 + n % 100)::text, 3, '0') AS customer,
        CASE WHEN n > $orders THEN 'reserved' WHEN n % 20 = 0 THEN 'refused' WHEN n % 20 = 1 THEN 'undone'
             ELSE 'completed' END AS fate,
-       CASE WHEN n > $orders THEN now() - $unfinished_since - (n - $orders) * interval '10 milliseconds'
+       CASE WHEN n > $orders THEN now() - interval '10 minutes' - (n - $orders) * interval '10 milliseconds'
             ELSE now() - interval '2 hours' - ($orders - n) * interval '100 milliseconds' END AS at
   FROM generate_series(1, $orders + $unfinished) AS n;
 ANALYZE past;
@@ -84,52 +81,18 @@ UPDATE accounts a SET balance_minor = balance_minor - paid FROM (
 """
 
 
-# Indexes that are made of what is there take a third of the time that they take row by row. That of `orders` has
-# foreign keys on it.
-_INDEXES = """
-SELECT c.conrelid::regclass AS of, c.conname AS name, pg_get_constraintdef(c.oid) AS definition FROM pg_constraint c
- WHERE c.contype IN ('p', 'u') AND c.conrelid = ANY ($1::text[]::regclass[])
-UNION ALL
-SELECT i.indrelid::regclass, i.indexrelid::regclass::name, pg_get_indexdef(i.indexrelid) FROM pg_index i
- WHERE i.indrelid = ANY ($1::text[]::regclass[]) AND NOT EXISTS (
-       SELECT FROM pg_constraint c WHERE c.conindid = i.indexrelid AND c.contype IN ('p', 'u'))
-"""
-_FILLED = ("order_lines", "reservations", "transfers", "shipments", "step_fence", "order_events")
-
-
-async def make_up(url: str, orders: int, *, unfinished: int = 0) -> None:
-    """Write so many orders that have ended, and some more that stand still with their stock held.
+async def write_ended_orders(url: str, orders: int, *, unfinished: int) -> None:
+    """Write orders that ended two hours ago and before, and some that hold their stock without progress.
 
     Args:
         url: the database, as the superuser, for asyncpg: triggers and foreign keys would take most of the time.
-        orders: at rest for two hours and more.
+        orders: that have ended.
         unfinished: reserved ten minutes ago and before, and nothing since.
     """
-    statements = (
-        _ORDERS.replace("$orders", str(orders))
-        .replace("$unfinished_since", _UNFINISHED_SINCE)
-        .replace("$unfinished", str(unfinished))
-    )
     connection = await asyncpg.connect(url)
     try:
-        await connection.execute(
-            "SET session_replication_role = replica; SET synchronous_commit = off; SET maintenance_work_mem = '256MB'"
-        )
-        async with connection.transaction():
-            indexes = await connection.fetch(_INDEXES, _FILLED)
-            for each in indexes:
-                kind = f"TABLE {each['of']} DROP CONSTRAINT" if _is_constraint(each) else "INDEX"
-                await connection.execute(f"{'ALTER' if _is_constraint(each) else 'DROP'} {kind} {each['name']}")
-            await connection.execute(statements)
-            for each in indexes:
-                definition = each["definition"]
-                if _is_constraint(each):
-                    definition = f"ALTER TABLE {each['of']} ADD CONSTRAINT {each['name']} {definition}"
-                await connection.execute(definition)
+        await connection.execute("SET session_replication_role = replica; SET synchronous_commit = off")
+        await connection.execute(_ORDERS.replace("$orders", str(orders)).replace("$unfinished", str(unfinished)))
         await connection.execute("VACUUM (ANALYZE)")
     finally:
         await connection.close()
-
-
-def _is_constraint(index: "asyncpg.Record") -> bool:
-    return not index["definition"].startswith("CREATE")

@@ -16,9 +16,9 @@ from activities.maintenance import _HAS_EVENT, _NEWEST_EVENT, _UNFINISHED, _UNFI
 from adapters.event_log import _NEXT
 
 BIG = frozenset({"orders", "order_lines", "reservations", "transfers", "shipments", "step_fence", "order_events"})
-"""The tables that every order adds to."""
+"""The tables to which every order adds rows."""
 BOUNDED_CHECKS = ("A3", "Q1", "Q7")
-"""The audit's checks that look at what is unfinished, or at the catalogue. The others read everything there is."""
+"""The audit's checks of unfinished orders and of the catalogue. The others read everything."""
 
 _PARAMETER = re.compile(r"(?<!:):([a-z_]+)")
 
@@ -33,25 +33,25 @@ class Statement:
 
     @property
     def sql(self) -> str:
-        """All of it."""
+        """The text with the values filled in."""
         return _PARAMETER.sub(lambda found: self.values[found[1]], self.text)
 
 
 def audit() -> list[Statement]:
-    """Give the audit's checks."""
+    """Return the audit's checks."""
     return [Statement(name, query.text, {"at_rest_after": "'1 hour'"}) for name, (_, query) in audit_checks().items()]
 
 
 def page_of_the_sweep(
     after_at: object, after_id: str, *, name: str = "a later page of the sweep", limit: int = 100
 ) -> Statement:
-    """Give the sweep's search for what comes after an order."""
+    """Return the sweep's search for what comes after an order."""
     values = {"stood_still": "'60 s'", "limit": str(limit), "after_at": f"'{after_at}'", "after_id": f"'{after_id}'"}
     return Statement(name, _UNFINISHED.text, values)
 
 
 async def bounded(connection: "asyncpg.Connection[asyncpg.Record]") -> list[Statement]:
-    """Give what runs every minute or every half second: its cost must not grow with what has ended."""
+    """Return what runs every minute or every half second: its cost must not grow with the orders that have ended."""
     middle = await connection.fetchrow(
         "SELECT updated_at, order_id FROM orders WHERE status = 'reserved' ORDER BY 1, 2 "
         "OFFSET (SELECT count(*) / 2 FROM orders WHERE status = 'reserved') LIMIT 1"
@@ -61,12 +61,12 @@ async def bounded(connection: "asyncpg.Connection[asyncpg.Record]") -> list[Stat
     event = {name: f"'{newest[name]}'" for name in ("event_id", "order_id", "txid", "seq")}
     at = newest["at"].astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
     newest_events = {"before": str(newest["event_id"] + 1), "oldest": str(newest["event_id"] + 1 - _EVENTS_LOOKED_AT)}
-    told = f"{at}Z {newest['order_id']} #{newest['seq']} "
+    line = f"{at}Z {newest['order_id']} #{newest['seq']} "
     return [
         page_of_the_sweep("0001-01-01", "", name="the sweep's first page"),
         page_of_the_sweep(middle["updated_at"], middle["order_id"]),
         Statement("the sweep's contradictions", _UNFINISHED_STILL.text, {"order_ids": some}),
-        Statement("saga.log at its end", _NEXT.text, {**event, "line": f"'{told}'", "limit": "500"}),
+        Statement("saga.log at its end", _NEXT.text, {**event, "line": f"'{line}'", "limit": "500"}),
         Statement("saga.log behind a restore", _NEXT.text, {**event, "line": "'another event'", "limit": "500"}),
         Statement(
             "saga.log at its beginning", _NEXT.text, {"txid": "'0'", "event_id": "0", "line": "''", "limit": "500"}
@@ -91,7 +91,7 @@ async def bounded(connection: "asyncpg.Connection[asyncpg.Record]") -> list[Stat
 
 
 async def scanned(connection: "asyncpg.Connection[asyncpg.Record]", statement: Statement) -> set[str]:
-    """Name the big tables that the statement's plan reads from end to end."""
+    """Return the big tables that the statement's plan reads from end to end."""
     plan = await _plan(connection, "EXPLAIN (FORMAT JSON)", statement)
     return {node["Relation Name"] for node in _nodes(plan) if node["Node Type"] == "Seq Scan"} & BIG
 
@@ -108,7 +108,6 @@ async def rows_read(connection: "asyncpg.Connection[asyncpg.Record]", statement:
 
 
 async def _plan(connection: "asyncpg.Connection[asyncpg.Record]", explain: str, statement: Statement) -> dict[str, Any]:
-    # A plan of a million rows may be compiled first; that changes how it runs, not what it reads.
     [explained] = json.loads(await connection.fetchval(f"{explain} {statement.sql}"))
     plan: dict[str, Any] = explained["Plan"]
     return plan
