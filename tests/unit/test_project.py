@@ -216,6 +216,21 @@ def test_every_relative_link_in_the_documents_leads_somewhere() -> None:
     assert broken == set()
 
 
+def test_every_anchor_in_the_documents_is_a_heading() -> None:
+    def anchors(path: Path) -> set[str]:
+        headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+    broken = {
+        f"{path.name}: {target}#{anchor}"
+        for path in documents()
+        for target, anchor in re.findall(r"\]\(([\w./-]*)#([^)]+)\)", path.read_text(encoding="utf-8"))
+        if anchor not in anchors(path.parent / target if target else path)
+    }
+
+    assert broken == set()
+
+
 def test_every_test_that_the_readme_points_at_exists() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
 
