@@ -55,11 +55,9 @@ def _docstrings(module: str, scope: str | None = None) -> dict[str, str]:
         body = next(node.body for node in body if isinstance(node, ast.ClassDef) and node.name == scope)
     found = {}
     for node, after in pairwise(body):
-        names = (
-            [node.target] if isinstance(node, ast.AnnAssign) else node.targets if isinstance(node, ast.Assign) else []
-        )
-        if names and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-            found[ast.unparse(names[0])] = _linked(str(after.value.value))
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(after, ast.Expr):
+            name = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+            found[ast.unparse(name)] = _linked(ast.literal_eval(after.value))
     return found
 
 
@@ -95,7 +93,7 @@ def _policies() -> Iterator[Row]:
             )
 
 
-def _role(setting: str) -> float:
+def role_timeout(setting: str) -> float:
     """Give a timeout of the service's role in seconds, as setup.sql sets it."""
     [(number, unit)] = re.findall(rf"'{setting}=(\d+)(ms|s|min)'", _SETUP)
     return int(number) * _UNITS[unit]
@@ -103,35 +101,26 @@ def _role(setting: str) -> float:
 
 def _timeouts() -> Iterator[Row]:
     yield "limit", "value", "set in"
-    for limit, value, where in (
-        ("waiting for a lock", _role("lock_timeout"), "`lock_timeout` of role `checkout`, setup.sql"),
-        ("connecting, and waiting for a free connection", connector.CONNECT_SECONDS, "`adapters/`"),
-        ("one statement", _role("statement_timeout"), "`statement_timeout`, setup.sql"),
-        ("waiting for an answer of Postgres", database._COMMAND_TIMEOUT_SECONDS, "`command_timeout`, `adapters/`"),
-        (
-            "idle inside a transaction",
-            _role("idle_in_transaction_session_timeout"),
-            "`idle_in_transaction_session_timeout`, setup.sql",
-        ),
-        ("one attempt of a step, which is one statement", policies.RESERVE.start_to_close, "`domain/policies.py`"),
-        (
-            "one transaction",
-            _role("transaction_timeout"),
-            "`transaction_timeout`, setup.sql; on servers below 17 `adapters/`",
-        ),
-        (
-            "one attempt of an undo or a record, which is one transaction",
-            policies.UNDO.start_to_close,
-            "`domain/policies.py`",
-        ),
-        ("one attempt of a step as a local activity", policies.LOCAL_ATTEMPT, "`domain/policies.py`"),
-        ("one workflow task", policies.WORKFLOW_TASK, "`domain/policies.py`"),
-        ("a stuck order's first wait, which doubles", policies.STUCK_RETRY_FIRST, "`domain/policies.py`"),
-        ("a stuck order's longest wait", policies.STUCK_RETRY_LONGEST, "`domain/policies.py`"),
-        ("one run of the scheduled sweep", policies.SWEEP_RUN_TIMEOUT, "`domain/policies.py`"),
-        ("one scheduled audit", policies.AUDIT_RUN_TIMEOUT, "`domain/policies.py`"),
+    for limit, setting in (
+        ("waiting for a lock", "lock_timeout"),
+        ("one statement", "statement_timeout"),
+        ("idle inside a transaction", "idle_in_transaction_session_timeout"),
+        ("one transaction; on servers below 17 the worker ends it", "transaction_timeout"),
     ):
-        yield limit, _length(value), where
+        yield limit, _length(role_timeout(setting)), f"`{setting}` of role `checkout`, setup.sql"
+    yield "connecting, and waiting for a free connection", _length(connector.CONNECT_SECONDS), "`adapters/`"
+    yield "waiting for an answer of Postgres", _length(database._COMMAND_TIMEOUT_SECONDS), "`adapters/`"
+    for limit, length in (
+        ("one attempt of a step, which is one statement", policies.RESERVE.start_to_close),
+        ("one attempt of a step as a local activity", policies.LOCAL_ATTEMPT),
+        ("one attempt of an undo or a record, which is one transaction", policies.UNDO.start_to_close),
+        ("one workflow task", policies.WORKFLOW_TASK),
+        ("a stuck order's first wait, which doubles", policies.STUCK_RETRY_FIRST),
+        ("a stuck order's longest wait", policies.STUCK_RETRY_LONGEST),
+        ("one run of the scheduled sweep", policies.SWEEP_RUN_TIMEOUT),
+        ("one scheduled audit", policies.AUDIT_RUN_TIMEOUT),
+    ):
+        yield limit, _length(length), "`domain/policies.py`"
 
 
 def _failures() -> Iterator[Row]:

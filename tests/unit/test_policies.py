@@ -1,6 +1,5 @@
 """The figures of domain/policies.py: what has to be longer than what."""
 
-import re
 from datetime import timedelta
 
 import pytest
@@ -13,18 +12,11 @@ from domain.bulk import Batch
 from domain.model import CheckoutInput
 from domain.policies import ActivityPolicy
 from embedded.stack import ROOT
+from tests.tables import role_timeout
 
 OPERATIONS = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
-SETUP = (ROOT / "setup.sql").read_text(encoding="utf-8")
-UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 POLICIES = {name: value for name, value in vars(policies).items() if isinstance(value, ActivityPolicy)}
 STEPS = (policies.RESERVE, policies.PAY, policies.SHIP)
-
-
-def role_may(name: str) -> float:
-    """Give a timeout of the service's role in seconds, as setup.sql sets it."""
-    [(number, unit)] = re.findall(rf"'{name}=(\d+)(ms|s|min)'", SETUP)
-    return int(number) * UNITS[unit]
 
 
 def seconds(length: timedelta | None) -> float:
@@ -42,13 +34,17 @@ def test_every_backoff_doubles_and_ends_by_time_alone(name: str) -> None:
 def test_an_attempt_of_a_step_outlasts_its_statement(name: str) -> None:
     attempt = seconds(POLICIES[name].start_to_close)
 
-    assert role_may("lock_timeout") < role_may("statement_timeout") < database._COMMAND_TIMEOUT_SECONDS < attempt
-    assert connector.CONNECT_SECONDS + role_may("statement_timeout") <= attempt
+    assert (
+        role_timeout("lock_timeout") < role_timeout("statement_timeout") < database._COMMAND_TIMEOUT_SECONDS < attempt
+    )
+    assert connector.CONNECT_SECONDS + role_timeout("statement_timeout") <= attempt
 
 
 @pytest.mark.parametrize("name", ["UNDO", "RECORD", "BATCH"])
 def test_an_attempt_of_an_undo_a_record_or_a_batch_outlasts_its_transaction(name: str) -> None:
-    assert role_may("statement_timeout") < role_may("transaction_timeout") < seconds(POLICIES[name].start_to_close)
+    assert (
+        role_timeout("statement_timeout") < role_timeout("transaction_timeout") < seconds(POLICIES[name].start_to_close)
+    )
 
 
 def test_reading_much_ends_before_its_attempt_does() -> None:
@@ -82,7 +78,7 @@ def test_the_further_an_order_is_the_later_it_is_given_up() -> None:
 
 
 def test_a_local_attempt_waits_for_a_lock_and_ends_within_its_workflow_task() -> None:
-    assert role_may("lock_timeout") < seconds(policies.LOCAL_ATTEMPT) < seconds(policies.WORKFLOW_TASK)
+    assert role_timeout("lock_timeout") < seconds(policies.LOCAL_ATTEMPT) < seconds(policies.WORKFLOW_TASK)
     assert 2 * seconds(policies.LOCAL_ATTEMPT) <= seconds(policies.WORKFLOW_TASK), "well below"
 
 
