@@ -57,7 +57,7 @@ class ActivityPolicy:
     for the steps, which are one each; a transaction (9 s) for all else. So what an attempt that Temporal gave up is
     still doing ends soon after, and until then the fence keeps it harmless. `schedule_to_close` bounds all attempts
     together, backoff included; None means never give up. `heartbeat` is for attempts that take long: how soon Temporal
-    notices that one is lost, and the attempt that nobody waits for it any more.
+    notices that one is lost, and the attempt that its workflow has ended.
     """
 
     start_to_close: timedelta
@@ -104,7 +104,7 @@ LOOKUP = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=10), _retry(200,
 """Reading an order's row for `starter.py status` and `list`: nothing depends on it, and it can be repeated."""
 
 LANE = Lane.CLASSIC
-"""How an order is done unless its start asks for another lane; docs/decisions.md tells why."""
+"""The execution mode of an order unless its start asks for another; see docs/decisions.md, 24."""
 LOCAL_ATTEMPT = timedelta(seconds=2)
 """What the one local attempt of the fast lane may take: a hundred times what it needs.
 
@@ -113,7 +113,7 @@ Well below `WORKFLOW_TASK`, since it runs within one, and above the 1.5 s for wh
 WORKFLOW_TASK = timedelta(seconds=5)
 """When a workflow task goes to another worker because this one, or its answer, was lost. Temporal's default is 10 s.
 
-Above the 2 s after which the SDK calls a task deadlocked, so that a slow one is told as what it is."""
+Above the 2 s after which the SDK calls a task deadlocked, so that a slow one is reported as what it is."""
 
 UNDO_ATTEMPTS_WHEN_REFUSED = 5
 """How often an undo is tried within a round when Postgres refuses its statement (not when it is away).

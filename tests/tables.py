@@ -175,8 +175,8 @@ def _exits() -> Iterator[Row]:
         ("`python -m adapters.heartbeat`", "adapters/heartbeat.py"),
     ):
         docstring = ast.get_docstring(ast.parse((ROOT / module).read_text(encoding="utf-8"))) or ""
-        [told] = re.findall(r"^Exit status[^:]*: (.*?)(?:\.\n\n|\.?\Z)", docstring, re.MULTILINE | re.DOTALL)
-        for status, meaning in re.findall(r"(\d+) (.+?)(?:; (?=\d)|\Z)", " ".join(told.split())):
+        [listed] = re.findall(r"^Exit status[^:]*: (.*?)(?:\.\n\n|\.?\Z)", docstring, re.MULTILINE | re.DOTALL)
+        for status, meaning in re.findall(r"(\d+) (.+?)(?:; (?=\d)|\Z)", " ".join(listed.split())):
             yield command, status, meaning
 
 
