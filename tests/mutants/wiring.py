@@ -350,7 +350,7 @@ MUTANTS = (
         _POLICIES,
         "WORKFLOW_TASK = timedelta(seconds=5)",
         "WORKFLOW_TASK = timedelta(seconds=2)",
-        at(POLICIES, "test_a_workflow_task_that_hangs_is_told_as_deadlocked_before_it_goes_to_another_worker"),
+        at(POLICIES, "test_a_blocked_workflow_task_is_reported_as_deadlocked_before_it_goes_to_another_worker"),
     ),
     Mutant(
         "audit-complains-of-orders-under-way",

@@ -82,7 +82,7 @@ def test_a_local_attempt_waits_for_a_lock_and_ends_within_its_workflow_task() ->
     assert 2 * seconds(policies.LOCAL_ATTEMPT) <= seconds(policies.WORKFLOW_TASK), "well below"
 
 
-def test_a_workflow_task_that_hangs_is_told_as_deadlocked_before_it_goes_to_another_worker() -> None:
+def test_a_blocked_workflow_task_is_reported_as_deadlocked_before_it_goes_to_another_worker() -> None:
     deadlocked_after, temporals_default = 2.0, 10.0
 
     assert deadlocked_after < seconds(policies.WORKFLOW_TASK) < temporals_default
