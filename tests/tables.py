@@ -18,8 +18,8 @@ from pydantic import SecretStr
 
 from adapters import connector, database
 from adapters.config import PREFIX, StarterSettings, WorkerSettings
+from devstack.stack import ROOT
 from domain import errors, policies
-from embedded.stack import ROOT
 
 _REGION = re.compile(r"(?<=<!-- table: )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
 _SETUP = (ROOT / "setup.sql").read_text(encoding="utf-8")

@@ -7,11 +7,11 @@ import pytest
 from activities import maintenance
 from adapters import connector, database
 from client import bulk
+from devstack.stack import ROOT
 from domain import policies
 from domain.bulk import Batch
 from domain.model import CheckoutInput
 from domain.policies import ActivityPolicy
-from embedded.stack import ROOT
 from tests.tables import role_timeout
 
 OPERATIONS = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
