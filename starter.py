@@ -1,7 +1,9 @@
 """The starter: begins checkouts, looks at them, cancels and mends them. Talks to Temporal alone.
 
-Exit status: 0 completed, or the command did its job; 1 the server cannot be reached or nobody works;
-2 wrong usage, or orders that are malformed; 3 rejected, cancelled or refused; 4 stuck; 5 the audit found violations.
+Exit status: 0 completed, still running, or the command did its job; 1 Temporal cannot be reached, or no worker answered
+in time; 2 wrong usage: arguments, settings, an unknown order, an order id with other content, malformed orders;
+3 the order is rejected or cancelled, or the request was refused; 4 the order is stuck or its workflow was terminated;
+5 the audit found violations; 130 interrupted, and what was started goes on.
 """
 
 import os

@@ -101,12 +101,14 @@ class StarterSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", hide_input_in_errors=True)
 
     task_queue: Annotated[str, Field(min_length=1, max_length=200)] = CHECKOUT_TASK_QUEUE
+    """The task queue of the workers, and of the orders that are started."""
     ui_url: Annotated[str, AfterValidator(_http_url)] = DEFAULT_UI_URL
     """Where the Temporal UI answers; links to histories begin with it."""
     lane: Lane = LANE
-    """How the orders that this client starts are done: fast or classic. Those under way stay in theirs."""
+    """How orders run that the starter starts: `classic`, each step an activity; or `fast`, each step tried once within
+    the workflow task and as an activity if that fails (docs/architecture.md). Open orders keep their mode."""
     temporal_api_key_file: _OptionalFile = None
-    """Where Temporal's API key is; a worker reads it again when it changes. It wins over TEMPORAL_API_KEY."""
+    """File with Temporal's API key, read again by a worker when it changes. Wins over `TEMPORAL_API_KEY`."""
 
 
 class WorkerSettings(StarterSettings):
@@ -115,36 +117,44 @@ class WorkerSettings(StarterSettings):
     database_url: Annotated[SecretStr, AfterValidator(_database_url)] = SecretStr(
         f"{DRIVER}://checkout:checkout@127.0.0.1:5432/checkout"
     )
+    """The database, as libpq writes it: `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`, several hosts by commas, a
+    socket's folder as `?host=/FOLDER`, and `sslmode`, `sslrootcert`, `sslcert`, `sslkey`, `channel_binding`,
+    `application_name`, `connect_timeout`, `target_session_attrs`."""
     database_url_file: _OptionalFile = None
-    """Where the whole URL is, read again for each new connection. It wins over the URL in the environment."""
+    """File with the whole URL, read again for each new connection. Wins over `CHECKOUT_DATABASE_URL`."""
     database_password_file: _OptionalFile = None
-    """Where the password is, read again for each new connection. It wins over a URL's."""
+    """File with the password alone, read again for each new connection. Wins over a URL's."""
     database_refused_seconds: Annotated[float, Field(gt=0, le=86_400)] = 180
-    """How long Postgres may refuse every new session, with none that works, before the worker ends with status 1."""
+    """How long Postgres may refuse every new session, while no open one works, before the worker ends with status 1."""
     database_pool_size: Annotated[int, Field(ge=1, le=500)] = 20
-    """Connections at most. Activities beyond that wait for one, without holding up the others."""
+    """Connections for steps, and workflow tasks at once. A worker has up to 2 more for the sweep and 1 for an audit."""
     max_concurrent_activities: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """Activities at once; those without a connection wait for one."""
     max_cached_workflows: Annotated[int, Field(ge=0, le=100_000)] = 1_000
+    """Workflows kept in memory."""
     shutdown_grace_seconds: Annotated[float, Field(ge=0, le=3600)] = 20
     """How long running activities may go on after SIGTERM before they are cancelled."""
     startup_timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] = 120
     """How long to wait for a Temporal or a Postgres that is not up yet."""
     sweep_every_seconds: Annotated[int, Field(ge=0, le=86_400)] = int(SWEEP_EVERY.total_seconds())
+    """How often the sweep runs by itself; 0 for never."""
     audit_every_seconds: Annotated[int, Field(ge=0, le=86_400)] = int(AUDIT_EVERY.total_seconds())
-    """How often the sweep and the audit run by themselves; 0 for never."""
+    """How often the audit runs by itself; 0 for never."""
     build_id: Annotated[str | None, AfterValidator(_build_id)] = None
-    """Which build this worker runs. Unset, it is unversioned: it takes every task, whatever code began the run."""
+    """The build of this worker (docs/upgrades.md). Without one the worker is unversioned: it takes every task."""
     deployment_name: Annotated[str, AfterValidator(_deployment_name)] = "checkout"
-    """What Temporal calls all the builds of this service together. Means nothing without a build id."""
+    """Temporal's name for all builds of this service. Means nothing without a build id."""
     heartbeat_file: _OptionalFile = None
-    """Where a worker that is at work says so every two seconds, for `python -m adapters.heartbeat`."""
+    """File that a running worker touches every two seconds, for `python -m adapters.heartbeat`. One per worker."""
     log_file: Path = Path("saga.log")
-    """Where the log of order states goes; - for standard output."""
+    """Where saga.log is written: a file in a folder that exists, or `-` for standard output."""
     tells_log: TellsLog = TellsLog.AUTO
-    """Which of many workers writes it: auto, always or never."""
+    """Which workers write saga.log: `auto`, the first of those that share a file, or each to its standard output;
+    `always`, and it is an error in the log where another worker has the file; `never`."""
     log_level: Annotated[str, AfterValidator(_log_level)] = "INFO"
+    """`DEBUG`, `INFO`, `WARNING` or `ERROR`."""
     log_format: LogFormat = LogFormat.TEXT
-    """The form of the worker's own log: text or json, a line for each record."""
+    """Form of the worker's own log: `text` or `json`, a line for each record."""
 
 
 _SettingsT = TypeVar("_SettingsT", bound=StarterSettings)

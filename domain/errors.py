@@ -101,8 +101,8 @@ class DatabaseRefusedStatement(CheckoutError):
 class DatabaseMisconfigured(CheckoutError):
     """Postgres answers, and refuses the service itself: a password, a right, a table, a column, a read-only session.
 
-    It says nothing about the order, so no customer is refused because of it: a step is tried until somebody has put
-    it right, however long that takes. Every attempt is logged as an error.
+    It says nothing about the order, so no customer is refused because of it: a step is retried without limit until an
+    operator has fixed it. Every attempt is logged as an error.
     """
 
     def __init__(self, message: str, *, next_retry_delay: timedelta | None = None) -> None:
@@ -114,9 +114,9 @@ class CompensationImpossible(CheckoutError):
 
 
 class DatabaseContradictsHistory(CheckoutError):
-    """A step that the saga's history has as done is unknown to the database: somebody restored an older state.
+    """A step that the saga's history has as done is unknown to the database: it was restored to an earlier state.
 
-    Nobody can tell from here what happened in the world meanwhile. The order is parked for a person.
+    What happened in the world meanwhile is unknown, so the order is parked for an operator.
     """
 
     question: ClassVar[str] = "was it restored to an earlier instant? Nothing is undone before somebody has looked"

@@ -57,7 +57,7 @@ class ActivityPolicy:
     for the steps, which are one each; a transaction (9 s) for all else. So what an attempt that Temporal gave up is
     still doing ends soon after, and until then the fence keeps it harmless. `schedule_to_close` bounds all attempts
     together, backoff included; None means never give up. `heartbeat` is for attempts that take long: how soon Temporal
-    notices that one is lost, and the attempt that nobody waits for it any more.
+    notices that one is lost, and the attempt that its workflow has ended.
     """
 
     start_to_close: timedelta
@@ -77,35 +77,34 @@ def _retry(initial_ms: int, maximum_s: int, *, unless: Sequence[type[Exception]]
 
 _FORWARD_GIVES_UP_ON = (DatabaseRefusedStatement,)
 
-# 100 ms, 200 ms, 400 ms ... 5 s, 5 s: a blip costs the shopper a tenth of a second, and a database that
-# stays away for a minute costs the order.
 RESERVE = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=60), _retry(100, 5, unless=_FORWARD_GIVES_UP_ON))
-# Outlasts a restart or a failover of Postgres.
+"""Step reserve: a blip costs the shopper a tenth of a second, a database that stays away for a minute the order."""
 PAY = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=120), _retry(200, 10, unless=_FORWARD_GIVES_UP_ON))
-# The customer has paid: giving up costs a refund, so do it late.
+"""Step pay: outlasts a restart or a failover of Postgres."""
 SHIP = ActivityPolicy(timedelta(seconds=5), timedelta(minutes=15), _retry(500, 30, unless=_FORWARD_GIVES_UP_ON))
-# After a step's own policy, where Postgres refuses the service itself: no order is rejected for that, ever.
+"""Step ship: the customer has paid, so giving up costs a refund."""
 ENVIRONMENT = ActivityPolicy(timedelta(seconds=5), None, _retry(500, 30, unless=_FORWARD_GIVES_UP_ON))
-# An undo must converge. One round lasts 15 minutes; then the order is parked, and later rounds go on.
+"""A step after its own policy, while Postgres refuses the service itself: no order is rejected for that."""
 UNDO = ActivityPolicy(timedelta(seconds=10), timedelta(minutes=15), _retry(200, 60))
-# Writing down what already happened never gives up.
+"""One round of an undo. Then the order is parked, and later rounds follow."""
 RECORD = ActivityPolicy(timedelta(seconds=10), None, _retry(200, 60))
-# A step of a whole batch. Whatever does not pass soon is for the sagas of its orders, which have all the time above.
+"""Recording what happened (close, complete, park, note, resolve): never gives up."""
 BATCH = ActivityPolicy(timedelta(seconds=10), timedelta(seconds=30), _retry(200, 5, unless=_FORWARD_GIVES_UP_ON))
-# Reading for the sweep and for a check of a file, and writing down what the audit found; somebody waits for the answer.
+"""A step of a whole batch; then each of its orders gets a saga of its own."""
 MAINTENANCE = ActivityPolicy(timedelta(seconds=60), timedelta(minutes=5), _retry(500, 10, unless=_FORWARD_GIVES_UP_ON))
-# The audit reads every row there is: half a minute for a million orders (docs/performance.md), so this is for sixty.
+"""The sweep, the check of a file, recording what an audit found; a caller waits for the answer."""
 AUDIT = ActivityPolicy(
     timedelta(minutes=30),
     timedelta(hours=1),
     _retry(500, 10, unless=_FORWARD_GIVES_UP_ON),
     heartbeat=timedelta(seconds=30),
 )
-# Somebody looks at a terminal meanwhile. Nothing hangs on it, and it can be asked again.
+"""The audit, which reads every row: half a minute for a million orders (docs/performance.md), so this is for sixty."""
 LOOKUP = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=10), _retry(200, 2, unless=_FORWARD_GIVES_UP_ON))
+"""Reading an order's row for `starter.py status` and `list`: nothing depends on it, and it can be repeated."""
 
 LANE = Lane.CLASSIC
-"""How an order is done unless its start asks for another lane; docs/decisions.md tells why."""
+"""The execution mode of an order unless its start asks for another; see docs/decisions.md, 24."""
 LOCAL_ATTEMPT = timedelta(seconds=2)
 """What the one local attempt of the fast lane may take: a hundred times what it needs.
 
@@ -114,7 +113,7 @@ Well below `WORKFLOW_TASK`, since it runs within one, and above the 1.5 s for wh
 WORKFLOW_TASK = timedelta(seconds=5)
 """When a workflow task goes to another worker because this one, or its answer, was lost. Temporal's default is 10 s.
 
-Above the 2 s after which the SDK calls a task deadlocked, so that a slow one is told as what it is."""
+Above the 2 s after which the SDK calls a task deadlocked, so that a slow one is reported as what it is."""
 
 UNDO_ATTEMPTS_WHEN_REFUSED = 5
 """How often an undo is tried within a round when Postgres refuses its statement (not when it is away).

@@ -81,7 +81,7 @@ MUTANTS = (
         "domain/version.py",
         'RELEASE = "checkout-saga 0.1.0"',
         'RELEASE = "checkout-saga 0.0.9"',
-        at(PROJECT, "test_every_command_tells_the_release_that_pyproject_names"),
+        at(PROJECT, "test_every_command_prints_the_release_of_pyproject"),
     ),
     Mutant(
         "setup-opens-an-account-for-a-customer",

@@ -14,6 +14,7 @@ from tests.mutants.killers import (
     MAKE_UP,
     POLICIES,
     READINESS,
+    TABLES,
     VERSION_SETTINGS,
     WORKER_DRAIN,
     WORKER_SETTINGS,
@@ -325,7 +326,7 @@ MUTANTS = (
         _POLICIES,
         "PAY = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=120),",
         "PAY = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=12),",
-        at(POLICIES, "test_a_policy_is_as_documented"),
+        at(TABLES, "test_the_tables_of_a_document_are_what_the_code_gives[architecture.md]"),
     ),
     Mutant(
         "attempt-below-its-statement",
@@ -349,7 +350,7 @@ MUTANTS = (
         _POLICIES,
         "WORKFLOW_TASK = timedelta(seconds=5)",
         "WORKFLOW_TASK = timedelta(seconds=2)",
-        at(POLICIES, "test_a_workflow_task_that_hangs_is_told_as_deadlocked_before_it_goes_to_another_worker"),
+        at(POLICIES, "test_a_blocked_workflow_task_is_reported_as_deadlocked_before_it_goes_to_another_worker"),
     ),
     Mutant(
         "audit-complains-of-orders-under-way",
@@ -416,7 +417,7 @@ MUTANTS = (
         "adapters/config.py",
         "Field(ge=0, le=3600)] = 20",
         "Field(ge=0, le=3600)] = 5",
-        at(CONFIG, "test_a_setting_that_is_not_made_is_what_the_documents_say"),
+        at(TABLES, "test_the_tables_of_a_document_are_what_the_code_gives[operations.md]"),
     ),
     Mutant(
         "every-worker-is-meant-to-tell-the-log",
@@ -424,7 +425,7 @@ MUTANTS = (
         "adapters/config.py",
         "tells_log: TellsLog = TellsLog.AUTO",
         "tells_log: TellsLog = TellsLog.ALWAYS",
-        at(CONFIG, "test_a_setting_that_is_not_made_is_what_the_documents_say"),
+        at(TABLES, "test_the_tables_of_a_document_are_what_the_code_gives[operations.md]"),
     ),
     Mutant(
         "setting-of-another-bound",
@@ -432,7 +433,7 @@ MUTANTS = (
         "adapters/config.py",
         "Field(ge=0, le=3600)] = 20",
         "Field(ge=0, le=36_000)] = 20",
-        at(CONFIG, "test_a_setting_goes_as_far_as_the_documents_say"),
+        at(TABLES, "test_the_tables_of_a_document_are_what_the_code_gives[operations.md]"),
     ),
     Mutant(
         "task-queue-without-a-name",

@@ -1,16 +1,14 @@
 import os
-import re
 from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
-from pydantic import SecretStr
 from sqlalchemy.engine import make_url
 
 from adapters.config import ConfigurationError, StarterSettings, WorkerSettings, load
 from adapters.database_url import parse
 from adapters.temporal import connection_options
-from devstack.stack import DATABASE, DEFAULT_PORTS, ROLE, ROOT
+from devstack.stack import DATABASE, DEFAULT_PORTS, ROLE
 from domain.model import Lane
 
 
@@ -283,48 +281,3 @@ def test_an_order_on_its_own_is_classic_unless_the_settings_say_otherwise(monkey
 
     monkeypatch.setenv("CHECKOUT_LANE", "fast")
     assert load(StarterSettings).lane is Lane.FAST
-
-
-# What the documents say of each ----------------------------------------------------------------------------
-
-
-def documented() -> dict[str, tuple[str, str]]:
-    """Give the default and the meaning of each of our settings, as docs/operations.md has them."""
-    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `CHECKOUT_([A-Z_]+)` \| (.+?) \| [a-z, ]+ \| (.+) \|$", text, flags=re.MULTILINE)
-    return {name.lower(): (default, meaning) for name, default, meaning in rows}
-
-
-@pytest.mark.parametrize("name", sorted(WorkerSettings.model_fields))
-def test_a_setting_that_is_not_made_is_what_the_documents_say(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in [variable for variable in os.environ if variable.startswith("CHECKOUT_")]:
-        monkeypatch.delenv(variable)
-
-    value = getattr(load(WorkerSettings), name)
-
-    said, _ = documented()[name]
-    if value is None:
-        assert said.startswith(("none", "unset"))
-    else:
-        shown = value.get_secret_value().replace("+asyncpg", "") if isinstance(value, SecretStr) else value
-        as_text = f"{shown:g}" if isinstance(shown, float) else str(shown)
-        assert said == f"`{as_text}`"
-
-
-def bounded() -> list[tuple[str, int, int]]:
-    """Give the settings of which docs/operations.md says how small and how large they can be."""
-    ranges = {name: re.search(r"\((\d+) to (\d+)\)", meaning) for name, (_, meaning) in documented().items()}
-    return [(name, int(found[1]), int(found[2])) for name, found in ranges.items() if found]
-
-
-@pytest.mark.parametrize(("name", "least", "most"), bounded())
-def test_a_setting_goes_as_far_as_the_documents_say(
-    name: str, least: int, most: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    variable = f"CHECKOUT_{name.upper()}"
-    for value in (least, most):
-        monkeypatch.setenv(variable, str(value))
-        assert getattr(load(WorkerSettings), name) == value
-
-    for value in (least - 1, most + 1):
-        assert refusal(monkeypatch, variable, str(value)).startswith(f"{variable}: Input should be")

@@ -1,48 +1,22 @@
-"""The figures of domain/policies.py: those that the documents tell, and what has to be longer than what."""
+"""The figures of domain/policies.py: what has to be longer than what."""
 
-import re
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
 from activities import maintenance
 from adapters import connector, database
-from adapters.config import WorkerSettings
 from client import bulk
 from devstack.stack import ROOT
 from domain import policies
 from domain.bulk import Batch
 from domain.model import CheckoutInput
 from domain.policies import ActivityPolicy
+from tests.tables import role_timeout
 
-ARCHITECTURE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
 OPERATIONS = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
-SETUP = (ROOT / "setup.sql").read_text(encoding="utf-8")
-UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 POLICIES = {name: value for name, value in vars(policies).items() if isinstance(value, ActivityPolicy)}
 STEPS = (policies.RESERVE, policies.PAY, policies.SHIP)
-
-
-def spoken(text: str) -> timedelta | None:
-    """Read a duration as the documents write it, such as `15 min, one round`; `no limit` is none."""
-    if text.startswith("no limit"):
-        return None
-    [(number, unit)] = re.findall(r"^([\d.]+) ?(ms|s|min|h)\b", text)
-    return timedelta(seconds=float(number) * UNITS[unit])
-
-
-def documented(heading: str) -> list[list[str]]:
-    """Give the rows of the table below a heading of docs/architecture.md."""
-    section = ARCHITECTURE.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in row] for row in rows[2:]]
-
-
-def role_may(name: str) -> float:
-    """Give a timeout of the service's role in seconds, as setup.sql sets it."""
-    [(number, unit)] = re.findall(rf"'{name}=(\d+)(ms|s|min)'", SETUP)
-    return int(number) * UNITS[unit]
 
 
 def seconds(length: timedelta | None) -> float:
@@ -50,78 +24,27 @@ def seconds(length: timedelta | None) -> float:
     return length.total_seconds()
 
 
-# What the documents tell -----------------------------------------------------------------------------------
-
-
-def test_every_policy_is_documented() -> None:
-    told = [re.findall(r"^`(\w+)`", row[0])[0] for row in documented("Retry policies")]
-
-    assert sorted(told) == sorted(POLICIES)
-
-
-@pytest.mark.parametrize("row", documented("Retry policies"), ids=lambda row: re.findall(r"`(\w+)`", row[0])[0])
-def test_a_policy_is_as_documented(row: list[str]) -> None:
-    policy = POLICIES[re.findall(r"^`(\w+)`", row[0])[0]]
-    heartbeat = re.findall(r"lost after (.+) without", row[1])
-
-    assert policy.start_to_close == spoken(row[1])
-    assert policy.schedule_to_close == spoken(row[2])
-    assert policy.retry.initial_interval == spoken(row[3])
-    assert policy.retry.maximum_interval == spoken(row[4])
-    assert policy.retry.backoff_coefficient == 2.0, "every backoff doubles"
-    assert policy.retry.maximum_attempts == 0, "time ends the attempts, and never their number"
-    gives_up_on_a_refused_statement = "DatabaseRefusedStatement" in (policy.retry.non_retryable_error_types or ())
-    assert gives_up_on_a_refused_statement is ("`DatabaseRefusedStatement`" in row[5] and "attempts" not in row[5])
-    assert policy.heartbeat == (spoken(heartbeat[0]) if heartbeat else None)
-
-
-def test_the_nested_timeouts_are_as_documented() -> None:
-    told: dict[str, Any] = {row[0]: seconds(spoken(row[1])) for row in documented("Timeouts")}
-
-    assert told == {
-        "waiting for a lock": role_may("lock_timeout"),
-        "connecting, and waiting for a free connection": connector.CONNECT_SECONDS,
-        "one statement": role_may("statement_timeout"),
-        "waiting for an answer of Postgres": database._COMMAND_TIMEOUT_SECONDS,
-        "idle inside a transaction": role_may("idle_in_transaction_session_timeout"),
-        "one attempt of a step, which is one statement": seconds(policies.RESERVE.start_to_close),
-        "one transaction": role_may("transaction_timeout"),
-        "one attempt of an undo or a record, which is one transaction": seconds(policies.UNDO.start_to_close),
-    }
-
-
-def test_every_default_of_a_setting_is_as_documented() -> None:
-    rows = re.findall(r"^\| `CHECKOUT_(\w+)` \| `([^`]*)` \|", OPERATIONS, re.MULTILINE)
-    told = {name.lower(): default for name, default in rows}
-    made = {name: field.default for name, field in WorkerSettings.model_fields.items() if field.default is not None}
-    made["database_url"] = made["database_url"].get_secret_value().replace("postgresql+asyncpg", "postgresql")
-
-    assert told == {name: str(default) for name, default in made.items() if name in told}
-    assert made.keys() - told.keys() <= {"build_id"}
-
-
-def test_a_stuck_order_waits_as_documented() -> None:
-    glossary = (ROOT / "docs/glossary.md").read_text(encoding="utf-8")
-    [(first, longest)] = re.findall(r"waits between rounds: (\d+ h), doubling to (\d+ h)\.", glossary)
-
-    assert spoken(first) == policies.STUCK_RETRY_FIRST
-    assert spoken(longest) == policies.STUCK_RETRY_LONGEST
-
-
-# What has to be longer than what -----------------------------------------------------------------------------
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_every_backoff_doubles_and_ends_by_time_alone(name: str) -> None:
+    assert POLICIES[name].retry.backoff_coefficient == 2.0
+    assert POLICIES[name].retry.maximum_attempts == 0
 
 
 @pytest.mark.parametrize("name", ["RESERVE", "PAY", "SHIP"])
 def test_an_attempt_of_a_step_outlasts_its_statement(name: str) -> None:
     attempt = seconds(POLICIES[name].start_to_close)
 
-    assert role_may("lock_timeout") < role_may("statement_timeout") < database._COMMAND_TIMEOUT_SECONDS < attempt
-    assert connector.CONNECT_SECONDS + role_may("statement_timeout") <= attempt
+    assert (
+        role_timeout("lock_timeout") < role_timeout("statement_timeout") < database._COMMAND_TIMEOUT_SECONDS < attempt
+    )
+    assert connector.CONNECT_SECONDS + role_timeout("statement_timeout") <= attempt
 
 
 @pytest.mark.parametrize("name", ["UNDO", "RECORD", "BATCH"])
 def test_an_attempt_of_an_undo_a_record_or_a_batch_outlasts_its_transaction(name: str) -> None:
-    assert role_may("statement_timeout") < role_may("transaction_timeout") < seconds(POLICIES[name].start_to_close)
+    assert (
+        role_timeout("statement_timeout") < role_timeout("transaction_timeout") < seconds(POLICIES[name].start_to_close)
+    )
 
 
 def test_reading_much_ends_before_its_attempt_does() -> None:
@@ -155,11 +78,11 @@ def test_the_further_an_order_is_the_later_it_is_given_up() -> None:
 
 
 def test_a_local_attempt_waits_for_a_lock_and_ends_within_its_workflow_task() -> None:
-    assert role_may("lock_timeout") < seconds(policies.LOCAL_ATTEMPT) < seconds(policies.WORKFLOW_TASK)
+    assert role_timeout("lock_timeout") < seconds(policies.LOCAL_ATTEMPT) < seconds(policies.WORKFLOW_TASK)
     assert 2 * seconds(policies.LOCAL_ATTEMPT) <= seconds(policies.WORKFLOW_TASK), "well below"
 
 
-def test_a_workflow_task_that_hangs_is_told_as_deadlocked_before_it_goes_to_another_worker() -> None:
+def test_a_blocked_workflow_task_is_reported_as_deadlocked_before_it_goes_to_another_worker() -> None:
     deadlocked_after, temporals_default = 2.0, 10.0
 
     assert deadlocked_after < seconds(policies.WORKFLOW_TASK) < temporals_default

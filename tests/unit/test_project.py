@@ -1,4 +1,4 @@
-"""The house itself: which room may look into which, and that nothing written has drifted from what is."""
+"""The project itself: which room may import which, and that the documents agree with the code."""
 
 import ast
 import re
@@ -38,7 +38,7 @@ ALLOWED = {
     "starter": {"domain", "client", "adapters.config", "adapters.streams", "adapters.telemetry"},
 }
 
-# Third parties that must not be seen in a room.
+# Third parties that a room must not import.
 FORBIDDEN = {
     "domain": {"sqlalchemy", "asyncpg", "temporalio.client", "temporalio.worker", "temporalio.workflow"},
     "activities": {"temporalio.client", "temporalio.workflow", "asyncpg"},
@@ -47,7 +47,7 @@ FORBIDDEN = {
     "starter": {"sqlalchemy", "asyncpg"},
 }
 
-# The rooms that people copy as they are, and all that these may see beside Python itself.
+# The rooms that are meant to be copied, and all that these may import beside Python itself.
 COPIED = {"saga_testing": {"saga_testing", "temporalio"}}
 
 
@@ -84,7 +84,7 @@ def test_a_room_imports_only_the_rooms_below_it(room: str) -> None:
 
 
 @pytest.mark.parametrize("room", sorted(FORBIDDEN))
-def test_a_room_does_not_see_what_is_none_of_its_business(room: str) -> None:
+def test_a_room_imports_no_third_party_that_is_forbidden_there(room: str) -> None:
     strays = {
         f"{path.name} imports {module}"
         for path in sources(room)
@@ -95,15 +95,15 @@ def test_a_room_does_not_see_what_is_none_of_its_business(room: str) -> None:
     assert strays == set()
 
 
-def test_the_starter_has_nothing_in_memory_that_could_touch_the_database() -> None:
+def test_the_starter_loads_nothing_that_could_reach_the_database() -> None:
     loaded = "import starter, sys; print(*sorted({name.split('.')[0] for name in sys.modules}))"
-    told = subprocess.run([sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True)
 
-    assert not set(told.stdout.split()) & {"sqlalchemy", "asyncpg", "activities", "workflows"}
+    assert not set(done.stdout.split()) & {"sqlalchemy", "asyncpg", "activities", "workflows"}
 
 
 @pytest.mark.parametrize("room", sorted(COPIED))
-def test_a_room_that_is_copied_as_it_is_brings_nothing_along(room: str) -> None:
+def test_a_room_that_is_meant_to_be_copied_imports_nothing_of_ours(room: str) -> None:
     strays = {
         f"{path.name} imports {module}"
         for path in sources(room)
@@ -136,7 +136,7 @@ def test_the_saga_the_fence_and_the_test_kit_know_no_shop_words() -> None:
         assert shop_words.findall(text) == [], path
 
 
-def test_every_file_stays_readable_in_one_go() -> None:
+def test_no_file_is_longer_than_350_lines() -> None:
     longest = {
         str(path.relative_to(ROOT)): lines
         for room in (*ROOMS, *COMMANDS)
@@ -222,6 +222,21 @@ def test_every_relative_link_in_the_documents_leads_somewhere() -> None:
     assert broken == set()
 
 
+def test_every_anchor_in_the_documents_is_a_heading() -> None:
+    def anchors(path: Path) -> set[str]:
+        headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+    broken = {
+        f"{path.name}: {target}#{anchor}"
+        for path in documents()
+        for target, anchor in re.findall(r"\]\(([\w./-]*)#([^)]+)\)", path.read_text(encoding="utf-8"))
+        if anchor not in anchors(path.parent / target if target else path)
+    }
+
+    assert broken == set()
+
+
 def test_every_test_that_the_readme_points_at_exists() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -299,9 +314,9 @@ def test_the_locks_name_all_that_their_packages_ask_for() -> None:
 
 
 @pytest.mark.parametrize("command", [["starter.py"], ["worker.py"], ["-m", "devstack"]], ids=" ".join)
-def test_every_command_tells_the_release_that_pyproject_names(command: list[str]) -> None:
+def test_every_command_prints_the_release_of_pyproject(command: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
-    told = subprocess.run([sys.executable, *command, "--version"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, *command, "--version"], cwd=ROOT, capture_output=True, text=True, check=True)
 
-    assert told.stdout == f"{project['name']} {project['version']}\n"
+    assert done.stdout == f"{project['name']} {project['version']}\n"

@@ -1,4 +1,4 @@
-"""What comes from others: which packages and programs, by which hashes, and how that is told."""
+"""Dependencies: which packages and programs, by which hashes, and how that is documented."""
 
 import hashlib
 import importlib.metadata
@@ -149,7 +149,7 @@ def document(**hashes: list[str]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("made", "told"),
+    ("made", "expected"),
     [
         ({"A_B": ["0" * 64, "1" * 64], "c": ["1" * 64]}, []),
         ({"A_B": ["0" * 64, "1" * 64]}, ["c 2.0 is missing"]),
@@ -159,12 +159,14 @@ def document(**hashes: list[str]) -> dict[str, Any]:
     ],
     ids=["whole", "a package", "a hash", "all hashes", "one more"],
 )
-def test_a_bill_that_lacks_something_is_told(made: dict[str, list[str]], told: list[str], sbom: ModuleType) -> None:
-    assert sbom.lacks(document(**made), sbom.pins(LOCK)) == told
+def test_a_bill_that_lacks_something_is_reported(
+    made: dict[str, list[str]], expected: list[str], sbom: ModuleType
+) -> None:
+    assert sbom.lacks(document(**made), sbom.pins(LOCK)) == expected
 
 
 @pytest.mark.parametrize(
-    ("metadata", "classifiers", "told"),
+    ("metadata", "classifiers", "expected"),
     [
         ({"License-Expression": "MIT OR Apache-2.0", "License": "x"}, [], "MIT OR Apache-2.0"),
         ({"License": "BSD-3-Clause"}, ["License :: OSI Approved :: BSD License"], "BSD-3-Clause"),
@@ -172,10 +174,10 @@ def test_a_bill_that_lacks_something_is_told(made: dict[str, list[str]], told: l
         ({"License": "UNKNOWN"}, ["Programming Language :: Python"], ""),
     ],
 )
-def test_a_licence_is_told_as_the_package_tells_it(
-    metadata: dict[str, str], classifiers: list[str], told: str, sbom: ModuleType
+def test_a_licence_is_the_one_that_the_package_names(
+    metadata: dict[str, str], classifiers: list[str], expected: str, sbom: ModuleType
 ) -> None:
-    assert sbom.licence(metadata, classifiers) == told
+    assert sbom.licence(metadata, classifiers) == expected
 
 
 def test_an_audit_that_could_not_ask_is_no_success() -> None:
