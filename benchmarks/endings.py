@@ -2,10 +2,10 @@
 
 import itertools
 
-from activities.maintenance import Maintenance
+from activities.audit import Audit
 from adapters.database import create_engine
 from benchmarks.contenders.contender import Contender
-from domain.maintenance import AuditInput
+from domain.audit import AuditInput
 from domain.model import CheckoutInput, OrderLine
 from embedded.stack import DevStack
 
@@ -39,7 +39,7 @@ async def require_order(stack: DevStack) -> None:
     """
     engine = create_engine(stack.database_url, is_patient=True)
     try:
-        report = await Maintenance(engine).run_audit(AuditInput(0.0))
+        report = await Audit(engine).run_audit(AuditInput(0.0))
     finally:
         await engine.dispose()
     if report.violations:

@@ -14,13 +14,15 @@ from pathlib import Path
 
 import asyncpg
 
-from activities.maintenance import Maintenance
+from activities.audit import Audit
+from activities.sweep import Sweep
 from adapters.database import create_audit_engine, create_engine
 from adapters.telemetry import leave
 from benchmarks import machine, past, plans
 from benchmarks.report import spread, table, tell, verdict
-from domain.maintenance import AuditInput, UnfinishedInput, UnfinishedPage
+from domain.audit import AuditInput
 from domain.policies import AUDIT, MAINTENANCE, SWEEP_BATCH
+from domain.sweep import UnfinishedInput, UnfinishedPage
 from embedded.stack import DATABASE, DevStack, make_database
 
 
@@ -37,16 +39,15 @@ async def measure(stack: DevStack, chosen: argparse.Namespace) -> bool:
     )
     try:
         size = await connection.fetchval("SELECT pg_database_size(current_database())")
-        maintenance = Maintenance(patient, audit)
         audits: list[float] = []
         violations = 0
         for _ in range(chosen.rounds):
             begun = time.perf_counter()
-            violations += (await maintenance.run_audit(AuditInput())).violation_count
+            violations += (await Audit(audit).run_audit(AuditInput())).violation_count
             audits.append(time.perf_counter() - begun)
             tell(f"audited in {audits[-1]:.1f} s")
         begun = time.perf_counter()
-        found, pages = await _sweep(maintenance)
+        found, pages = await _sweep(Sweep(patient))
         swept = time.perf_counter() - begun
         rows, are_bounded = await _bounded(connection)
     finally:
@@ -72,13 +73,13 @@ async def measure(stack: DevStack, chosen: argparse.Namespace) -> bool:
     return all(kept.values())
 
 
-async def _sweep(maintenance: Maintenance) -> tuple[int, int]:
+async def _sweep(sweep: Sweep) -> tuple[int, int]:
     """Go through all pages as the workflow does; count orders and pages."""
     found = pages = 0
     place: UnfinishedPage | None = None
     while place is None or place.next_at is not None:
         after = {} if place is None else {"after_at": str(place.next_at), "after_id": place.next_id}
-        place = await maintenance.find_unfinished(UnfinishedInput(SWEEP_BATCH, 60.0, **after))
+        place = await sweep.find_unfinished(UnfinishedInput(SWEEP_BATCH, 60.0, **after))
         # Whose lines do not fit their fingerprint is told as malformed: those that are made up have none that does.
         found, pages = found + len(place.orders) + len(place.malformed), pages + 1
     return found, pages

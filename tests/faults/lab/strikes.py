@@ -12,7 +12,7 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowExecutionStatus, WorkflowUpdateFailedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from domain.maintenance import SweepInput, SweepReport
+from domain.sweep import SweepInput, SweepReport
 from embedded.process import ChildProcess
 from tests.faults.lab.batch_cells import (
     BatchOperation,
