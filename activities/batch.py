@@ -100,6 +100,17 @@ async def read_orders(connection: AsyncConnection, order_ids: Iterable[str]) -> 
     return {row.order_id: row for row in rows}
 
 
+async def read_due(
+    connection: AsyncConnection, report: StepReport, orders: Mapping[str, CheckoutInput], before: Sequence[OrderStatus]
+) -> list[Row[Any]]:
+    """Read the rows of those orders for which the batch has something to do; see `is_due`."""
+    known = await read_orders(connection, orders)
+    due = [
+        known.get(order_id) for order_id, order in orders.items() if is_due(report, order, known.get(order_id), before)
+    ]
+    return [row for row in due if row is not None]
+
+
 def line_columns(orders: Iterable[CheckoutInput]) -> dict[str, list[Any]]:
     """Return the lines of many orders as columns: one bind value each, however many orders."""
     lines = [(order.order_id, line) for order in orders for line in order.lines]

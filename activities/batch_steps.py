@@ -24,6 +24,7 @@ from activities.batch import (
     line_columns,
     lock_orders,
     outcome_of,
+    read_due,
     read_orders,
     until_unchanged,
 )
@@ -250,18 +251,17 @@ def _columns(accepted: Iterable[_Priced]) -> dict[str, list[Any]]:
 
 async def _pay(connection: AsyncConnection, orders: dict[str, CheckoutInput]) -> StepReport:
     report = StepReport()
-    known = await read_orders(connection, orders)
-    left_over = {row.customer: row.balance_minor for row in known.values()}
+    due = await read_due(connection, report, orders, [OrderStatus.PENDING])
+    left_over = {row.customer: row.balance_minor for row in due}
     bills: dict[str, Row[Any]] = {}
-    for order in orders.values():
-        row = known.get(order.order_id)
-        if not is_due(report, order, row, (OrderStatus.PENDING,)) or row is None or row.status == OrderStatus.PAID:
+    for row in due:
+        if row.status == OrderStatus.PAID:  # by an earlier attempt
             continue
         if refusal := why_not_paid(row.customer, left_over[row.customer], row.total_minor, row.currency):
-            report.refused[order.order_id] = describe(refusal)
+            report.refused[row.order_id] = describe(refusal)
             continue
         left_over[row.customer] -= row.total_minor
-        bills[order.order_id] = row
+        bills[row.order_id] = row
     claimed = await claim(connection, _CLAIM_PAY, {"order_ids": list(bills)}, orders, report)
     await lock_orders(connection, dict.fromkeys(claimed, OrderStatus.RESERVED))
     spent: Counter[str] = Counter()
@@ -277,16 +277,12 @@ async def _pay(connection: AsyncConnection, orders: dict[str, CheckoutInput]) ->
 
 async def _ship(connection: AsyncConnection, orders: dict[str, CheckoutInput]) -> StepReport:
     report = StepReport()
-    known = await read_orders(connection, orders)
     parcels: list[str] = []
-    for order in orders.values():
-        row = known.get(order.order_id)
-        if not is_due(report, order, row, (OrderStatus.PENDING, OrderStatus.RESERVED)) or row is None:
-            continue
+    for row in await read_due(connection, report, orders, [OrderStatus.PENDING, OrderStatus.RESERVED]):
         if refusal := why_not_shipped(row.customer, row.delivery_zone, is_served=row.is_served):
-            report.refused[order.order_id] = describe(refusal)
+            report.refused[row.order_id] = describe(refusal)
         else:
-            parcels.append(order.order_id)
+            parcels.append(row.order_id)
     sent = await claim(connection, _CLAIM_SHIP, {"order_ids": parcels}, orders, report)
     await lock_orders(connection, dict.fromkeys(sent, OrderStatus.PAID))
     await connection.execute(_SHIP, {"order_ids": sent, "run": workflow_run()})

@@ -1,4 +1,4 @@
-"""Names, timeouts and retry policies: every number that decides how long the checkout tries what."""
+"""Names, timeouts and retry policies: every number that decides how long an operation is tried."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ CHECKOUT_WORKFLOW = "Checkout"
 """The type of the workflow, as Temporal knows it."""
 _WORKFLOW_ID_PREFIX = "checkout-"
 BULK_WORKFLOW = "BulkCheckout"
-"""The type of the workflow that carries the orders of a batch together."""
+"""The type of the workflow that processes the orders of a batch together."""
 AUDIT_WORKFLOW = "Audit"
 SWEEP_WORKFLOW = "Sweep"
 LOOKUP_WORKFLOW = "Lookup"
-"""The type of the workflow that asks the database about orders, for whoever talks to Temporal alone."""
+"""The type of the workflow that reads orders from the database, for callers that talk to Temporal alone."""
 NAMES_WORKFLOW = "LookUpNames"
 """The type of the workflow that looks up what the rows of a file name."""
 
-# Set only when an order leaves the happy path, and once at its end where that does not say it by itself: each upsert is
-# a history event.
+# Set only when an order leaves the happy path, and once at its end where how the run closes does not show it: each
+# upsert is a history event.
 ORDER_STATUS = SearchAttributeKey.for_keyword("OrderStatus")
 FAILED_STEP = SearchAttributeKey.for_keyword("FailedStep")
 SEARCH_ATTRIBUTES = {ORDER_STATUS.name: "Keyword", FAILED_STEP.name: "Keyword"}
@@ -40,12 +40,12 @@ def order_id_of(workflow_id: str) -> str:
 
 
 def bulk_workflow_id(digest: str) -> str:
-    """Name the workflow of a batch, by its content: the same batch is not carried twice."""
+    """Name the workflow of a batch, by its content: the same batch does not run twice."""
     return f"bulk-{digest}"
 
 
 def audit_task_queue(task_queue: str) -> str:
-    """Name the task queue of what reads everything: it has slots of its own, so that no order waits behind it."""
+    """Name the task queue of the audits, which has slots of its own: no order waits behind one."""
     return f"{task_queue}-audit"
 
 
@@ -57,7 +57,7 @@ class ActivityPolicy:
     for the steps, which are one each; a transaction (9 s) for all else. So what an attempt that Temporal gave up is
     still doing ends soon after, and until then the fence keeps it harmless. `schedule_to_close` bounds all attempts
     together, backoff included; None means never give up. `heartbeat` is for attempts that take long: how soon Temporal
-    notices that one is lost, and the attempt that nobody waits for it any more.
+    notices that one is lost, and the attempt that it is not wanted any more.
     """
 
     start_to_close: timedelta
@@ -84,15 +84,15 @@ RESERVE = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=60), _retry(100
 PAY = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=120), _retry(200, 10, unless=_FORWARD_GIVES_UP_ON))
 # The customer has paid: giving up costs a refund, so do it late.
 SHIP = ActivityPolicy(timedelta(seconds=5), timedelta(minutes=15), _retry(500, 30, unless=_FORWARD_GIVES_UP_ON))
-# After a step's own policy, where Postgres refuses the service itself: no order is rejected for that, ever.
+# After a step's own policy, where Postgres refuses the service itself: no order is ever rejected for that.
 ENVIRONMENT = ActivityPolicy(timedelta(seconds=5), None, _retry(500, 30, unless=_FORWARD_GIVES_UP_ON))
 # An undo must converge. One round lasts 15 minutes; then the order is parked, and later rounds go on.
 UNDO = ActivityPolicy(timedelta(seconds=10), timedelta(minutes=15), _retry(200, 60))
-# Writing down what already happened never gives up.
+# Recording what has happened never gives up.
 RECORD = ActivityPolicy(timedelta(seconds=10), None, _retry(200, 60))
-# A step of a whole batch. Whatever does not pass soon is for the sagas of its orders, which have all the time above.
+# A step of a whole batch. What lasts longer is for the sagas of its orders, with the policies above.
 BATCH = ActivityPolicy(timedelta(seconds=10), timedelta(seconds=30), _retry(200, 5, unless=_FORWARD_GIVES_UP_ON))
-# Reading for the sweep and for a check of a file, and writing down what the audit found; somebody waits for the answer.
+# Reading for the sweep and for a check of a file, and recording what the audit found; a caller waits for the answer.
 MAINTENANCE = ActivityPolicy(timedelta(seconds=60), timedelta(minutes=5), _retry(500, 10, unless=_FORWARD_GIVES_UP_ON))
 # The audit reads every row there is: half a minute for a million orders (docs/performance.md), so this is for sixty.
 AUDIT = ActivityPolicy(
@@ -101,11 +101,11 @@ AUDIT = ActivityPolicy(
     _retry(500, 10, unless=_FORWARD_GIVES_UP_ON),
     heartbeat=timedelta(seconds=30),
 )
-# Somebody looks at a terminal meanwhile. Nothing hangs on it, and it can be asked again.
+# A user waits at a terminal. Nothing depends on the answer, and it can be asked for again.
 LOOKUP = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=10), _retry(200, 2, unless=_FORWARD_GIVES_UP_ON))
 
 LANE = Lane.CLASSIC
-"""How an order is done unless its start asks for another lane; docs/decisions.md tells why."""
+"""How an order is done unless its start asks for another lane; docs/decisions.md has the reason."""
 LOCAL_ATTEMPT = timedelta(seconds=2)
 """What the one local attempt of the fast lane may take: a hundred times what it needs.
 
@@ -114,19 +114,19 @@ Well below `WORKFLOW_TASK`, since it runs within one, and above the 1.5 s for wh
 WORKFLOW_TASK = timedelta(seconds=5)
 """When a workflow task goes to another worker because this one, or its answer, was lost. Temporal's default is 10 s.
 
-Above the 2 s after which the SDK calls a task deadlocked, so that a slow one is told as what it is."""
+Above the 2 s after which the SDK reports a task as deadlocked, so that a slow one is reported as such."""
 
 UNDO_ATTEMPTS_WHEN_REFUSED = 5
 """How often an undo is tried within a round when Postgres refuses its statement (not when it is away).
 
-With the backoff above: about 3 s, long enough for a grant or a deploy that is being put right."""
+With the backoff above: about 3 s, long enough for a grant or a deploy under way."""
 
 STUCK_RETRY_FIRST = timedelta(hours=1)
 STUCK_RETRY_LONGEST = timedelta(hours=24)
 """A stuck order tries again by itself after 1 h, 2 h, 4 h ... 24 h, 24 h; an operator need not wait."""
 
 SWEEP_UNFINISHED_AFTER = timedelta(seconds=60)
-"""How long an order must have stood still before the sweep looks whether its saga is alive."""
+"""How long an order must have been idle before the sweep checks whether its saga is alive."""
 SWEEP_BATCH = 100
 SWEEP_EVERY = timedelta(minutes=1)
 AUDIT_EVERY = timedelta(minutes=5)
@@ -138,6 +138,6 @@ AUDIT_RUN_TIMEOUT = timedelta(minutes=75)
 LOOKUP_RUN_TIMEOUT = timedelta(seconds=15)
 """When a lookup is given up that a worker has taken: after all that its activity may take."""
 AUDIT_AT_REST_AFTER = timedelta(hours=1)
-"""How long an order must have stood still before the audit calls it unfinished."""
+"""How long an order must have been idle before the audit calls it unfinished."""
 AUDIT_VIOLATIONS_SHOWN = 20
 """Violating rows that the audit returns for each check; it counts them all."""
