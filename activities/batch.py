@@ -57,7 +57,7 @@ async def until_unchanged(engine: AsyncEngine, attempt: Callable[[AsyncConnectio
                     return await attempt(connection)
                 except IntegrityError as error:
                     refused = error
-                    raise Changed("a constraint was met") from None
+                    raise Changed("what a constraint allows") from None
         except Changed as error:
             changed = error
     if refused is not None:
@@ -68,11 +68,7 @@ async def until_unchanged(engine: AsyncEngine, attempt: Callable[[AsyncConnectio
 def is_due(report: StepReport, order: CheckoutInput, row: Row[Any] | None, before: Sequence[OrderStatus] = ()) -> bool:
     """Return whether the batch has something to do for an order; where not, add to the report what becomes of it.
 
-    Args:
-        report: of the step.
-        order: as it was asked for.
-        row: of `_ORDERS`.
-        before: the statuses in which the step before this one is not done yet.
+    At a status in `before`, the step before this one is not done yet.
     """
     if row is None or row.status in before:
         report.forgotten.append(order.order_id)

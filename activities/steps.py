@@ -71,7 +71,7 @@ def line_arrays(order: CheckoutInput) -> dict[str, list[str] | list[int]]:
 
 
 class Locked(NamedTuple):
-    """An order's row, as it is until the transaction ends."""
+    """An order's row, until the transaction ends."""
 
     status: str
     stays_completed: bool
@@ -82,11 +82,7 @@ async def lock_order(connection: AsyncConnection, order: CheckoutInput, *, by: s
     """Lock an order's row, after the fence's and before any other; None without a row.
 
     Statements that follow in the transaction see everything that was committed before the lock was granted.
-
-    Args:
-        connection: inside a transaction.
-        order: whose row.
-        by: who asks to undo it; see `taken_back_by`.
+    `by` is who asks to undo the order; see `taken_back_by`.
 
     Raises:
         IdempotencyMismatch: the row belongs to an order with other content.
@@ -139,12 +135,8 @@ async def refusal(
 ) -> CheckoutError | None:
     """Find why a step had no effect; None where nothing prevents it any more.
 
-    Args:
-        order: whose step.
-        step: the step.
-        facts: reads the rows to decide on. Each has the order's `status` and `fingerprint`, null without one.
-        refuse: names the business refusal in these rows. Called where the step is due.
-        connection: runs each statement with a snapshot of its own.
+    `facts` reads the rows to decide on, each with the order's `status` and `fingerprint`, null without one. `refuse`
+    names the business refusal in them; it is called where the step is due.
 
     Raises:
         IdempotencyMismatch: the id belongs to an order with other content.
@@ -156,18 +148,14 @@ async def refusal(
         await require_same_content(connection, order, rows[0].fingerprint)
     found, number = status or OrderStatus.PENDING, _STEPS.index(step)
     if found in _DUE_AT[:number]:
-        return _missing_step(order, _STEPS[number - 1])
+        # It was committed before this one was asked for.
+        return DatabaseContradictsHistory(
+            f"step {_STEPS[number - 1]} of order {order.order_id} was done, and the database knows nothing of it; "
+            f"{DatabaseContradictsHistory.question}"
+        )
     if found != _DUE_AT[number]:
         return StepAlreadyCompensated(f"order {order.order_id} is already {found}; it is too late to {step} it")
     return refuse(order, rows)
-
-
-def _missing_step(order: CheckoutInput, step: Step) -> DatabaseContradictsHistory:
-    # It was committed before the next one was asked for.
-    return DatabaseContradictsHistory(
-        f"step {step} of order {order.order_id} was done, and the database knows nothing of it; "
-        f"{DatabaseContradictsHistory.question}"
-    )
 
 
 # How a step is undone -----------------------------------------------------------------------------------
@@ -187,13 +175,8 @@ async def undo_step(
     """Undo a step in one transaction; return `IRREVOCABLE`, and change nothing, where that is not possible any more.
 
     It is not for an order that stays completed (setup.sql, order_stays_completed), whichever step is asked about.
-
-    Args:
-        engine: where the fence and the effect live.
-        undo: whose order, and why.
-        step: the step that is undone.
-        reverse: undoes the effect, where there is one, with the fence and the order's row locked.
-        is_irrevocable: returns true where the effect is past its point of no return. Run under the same conditions.
+    Where there is an effect, and with the fence row and the order's row locked, `is_irrevocable` returns true if it
+    cannot be undone any more, and `reverse` undoes it.
 
     Raises:
         CompensationImpossible: the shipment has to be undone first.

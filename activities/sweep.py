@@ -23,6 +23,7 @@ from domain.policies import checkout_workflow_id
 from domain.sweep import UnfinishedInput, UnfinishedPage
 
 _Answer = TypeVar("_Answer")
+_COMPLETED = WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_COMPLETED
 
 # A page is one value to Temporal, which takes 2 MB; each order in it has 160 KB at most.
 _PAGE_BYTES = 1_000_000
@@ -73,18 +74,14 @@ class Sweep:
         have changed its orders since we read them: an order that has moved is left to the next sweep. One that has
         not, and that the batch has reported as completed, gets a `doubt`: the database has lost what it once had.
         """
+        asked = {
+            "after_at": datetime.fromisoformat(page.after_at),
+            "after_id": page.after_id,
+            "idle_for": timedelta(seconds=page.stood_still_seconds),
+            "limit": page.limit,
+        }
         async with snapshot(self._engine) as connection:
-            rows = (
-                await connection.execute(
-                    _UNFINISHED,
-                    {
-                        "after_at": datetime.fromisoformat(page.after_at),
-                        "after_id": page.after_id,
-                        "idle_for": timedelta(seconds=page.stood_still_seconds),
-                        "limit": page.limit,
-                    },
-                )
-            ).all()
+            rows = (await connection.execute(_UNFINISHED, asked)).all()
         orders: list[CheckoutInput] = []
         malformed: list[str] = []
         size = 0
@@ -155,7 +152,7 @@ def _contradiction(now: Row[Any]) -> str:
 
 async def _has_completed(order: CheckoutInput) -> bool:
     run = await _newest_run(checkout_workflow_id(order.order_id))
-    return run is not None and _is_completed(run)
+    return run is not None and run.status == _COMPLETED
 
 
 async def _reported_by(carriers: Collection[str]) -> Mapping[str | None, frozenset[str] | None]:
@@ -169,34 +166,33 @@ async def _completed_by(carrier: str) -> frozenset[str] | None:
         return frozenset()
     if not run.HasField("close_time"):  # whatever its status is called: a paused one will run on
         return None
-    if not _is_completed(run):
+    if run.status != _COMPLETED:
         return frozenset()
     # This run's result: a newer one, of a reset, would be waited for.
     closed = activity.client().get_workflow_handle(carrier, run_id=run.execution.run_id, result_type=BatchReport)
-    try:
-        report = await closed.result()
-    except RPCError as error:
-        if error.status is not RPCStatusCode.NOT_FOUND:
-            raise
+    report = await _none_if_gone(closed.result())
+    if report is None:
         return frozenset()
     return frozenset(outcome.order_id for outcome in report.unpacked() if outcome.status == OrderStatus.COMPLETED)
 
 
 async def _newest_run(workflow_id: str) -> WorkflowExecutionInfo | None:
-    """Return a workflow's newest run; None where Temporal has none, or not any more.
-
-    Not by the SDK's `describe` (1.35), which fails for a paused one.
-    """
+    # Not by the SDK's `describe` (1.35), which fails for a paused one.
     asked = DescribeWorkflowExecutionRequest(
         namespace=activity.client().namespace, execution=WorkflowExecution(workflow_id=workflow_id)
     )
+    answer = await _none_if_gone(activity.client().workflow_service.describe_workflow_execution(asked, retry=True))
+    return None if answer is None else answer.workflow_execution_info
+
+
+async def _none_if_gone(request: Awaitable[_Answer]) -> _Answer | None:
+    """Return what Temporal answers about a run; None where it has none, or not any more."""
     try:
-        answer = await activity.client().workflow_service.describe_workflow_execution(asked, retry=True)
+        return await request
     except RPCError as error:
         if error.status is not RPCStatusCode.NOT_FOUND:
             raise
         return None
-    return answer.workflow_execution_info
 
 
 async def _concurrently(requests: Iterable[Awaitable[_Answer]]) -> list[_Answer]:
@@ -208,7 +204,3 @@ async def _concurrently(requests: Iterable[Awaitable[_Answer]]) -> list[_Answer]
             return await request
 
     return await asyncio.gather(*map(asked, requests))
-
-
-def _is_completed(run: WorkflowExecutionInfo) -> bool:
-    return run.status == WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_COMPLETED

@@ -1,6 +1,5 @@
 """Names, timeouts and retry policies: every number that decides how long an operation is tried."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -66,43 +65,36 @@ class ActivityPolicy:
     heartbeat: timedelta | None = None
 
 
-def _retry(initial_ms: int, maximum_s: int, *, unless: Sequence[type[Exception]] = ()) -> RetryPolicy:
+def _retry(initial_ms: int, maximum_s: int, *, stops_when_refused: bool = True) -> RetryPolicy:
     return RetryPolicy(
         initial_interval=timedelta(milliseconds=initial_ms),
         backoff_coefficient=2.0,
         maximum_interval=timedelta(seconds=maximum_s),
-        non_retryable_error_types=[failure.__name__ for failure in unless] or None,
+        non_retryable_error_types=[DatabaseRefusedStatement.__name__] if stops_when_refused else None,
     )
 
 
-_FORWARD_GIVES_UP_ON = (DatabaseRefusedStatement,)
-
 # 100 ms, 200 ms, 400 ms ... 5 s, 5 s: a blip costs the shopper a tenth of a second, and a database that
 # stays away for a minute costs the order.
-RESERVE = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=60), _retry(100, 5, unless=_FORWARD_GIVES_UP_ON))
+RESERVE = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=60), _retry(100, 5))
 # Outlasts a restart or a failover of Postgres.
-PAY = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=120), _retry(200, 10, unless=_FORWARD_GIVES_UP_ON))
+PAY = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=120), _retry(200, 10))
 # The customer has paid: giving up costs a refund, so do it late.
-SHIP = ActivityPolicy(timedelta(seconds=5), timedelta(minutes=15), _retry(500, 30, unless=_FORWARD_GIVES_UP_ON))
+SHIP = ActivityPolicy(timedelta(seconds=5), timedelta(minutes=15), _retry(500, 30))
 # After a step's own policy, where Postgres refuses the service itself: no order is ever rejected for that.
-ENVIRONMENT = ActivityPolicy(timedelta(seconds=5), None, _retry(500, 30, unless=_FORWARD_GIVES_UP_ON))
+ENVIRONMENT = ActivityPolicy(timedelta(seconds=5), None, _retry(500, 30))
 # An undo must converge. One round lasts 15 minutes; then the order is parked, and later rounds go on.
-UNDO = ActivityPolicy(timedelta(seconds=10), timedelta(minutes=15), _retry(200, 60))
+UNDO = ActivityPolicy(timedelta(seconds=10), timedelta(minutes=15), _retry(200, 60, stops_when_refused=False))
 # Recording what has happened never gives up.
-RECORD = ActivityPolicy(timedelta(seconds=10), None, _retry(200, 60))
+RECORD = ActivityPolicy(timedelta(seconds=10), None, _retry(200, 60, stops_when_refused=False))
 # A step of a whole batch. What lasts longer is for the sagas of its orders, with the policies above.
-BATCH = ActivityPolicy(timedelta(seconds=10), timedelta(seconds=30), _retry(200, 5, unless=_FORWARD_GIVES_UP_ON))
+BATCH = ActivityPolicy(timedelta(seconds=10), timedelta(seconds=30), _retry(200, 5))
 # Reading for the sweep and for a check of a file, and recording what the audit found; a caller waits for the answer.
-MAINTENANCE = ActivityPolicy(timedelta(seconds=60), timedelta(minutes=5), _retry(500, 10, unless=_FORWARD_GIVES_UP_ON))
+MAINTENANCE = ActivityPolicy(timedelta(seconds=60), timedelta(minutes=5), _retry(500, 10))
 # The audit reads every row there is: half a minute for a million orders (docs/performance.md), so this is for sixty.
-AUDIT = ActivityPolicy(
-    timedelta(minutes=30),
-    timedelta(hours=1),
-    _retry(500, 10, unless=_FORWARD_GIVES_UP_ON),
-    heartbeat=timedelta(seconds=30),
-)
+AUDIT = ActivityPolicy(timedelta(minutes=30), timedelta(hours=1), _retry(500, 10), timedelta(seconds=30))
 # A user waits at a terminal. Nothing depends on the answer, and it can be asked for again.
-LOOKUP = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=10), _retry(200, 2, unless=_FORWARD_GIVES_UP_ON))
+LOOKUP = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=10), _retry(200, 2))
 
 LANE = Lane.CLASSIC
 """How an order is done unless its start asks for another lane; docs/decisions.md has the reason."""

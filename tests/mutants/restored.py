@@ -191,11 +191,9 @@ MUTANTS = (
         "sweep-fails-of-one-forgotten-run",
         "a run that retention takes while the sweep looks would fail it for all other orders",
         _SEARCH,
-        "        answer = await activity.client().workflow_service.describe_workflow_execution(asked, retry=True)\n"
-        "    except RPCError as error:\n"
+        "        return await request\n    except RPCError as error:\n"
         "        if error.status is not RPCStatusCode.NOT_FOUND:\n",
-        "        answer = await activity.client().workflow_service.describe_workflow_execution(asked, retry=True)\n"
-        "    except RPCError as error:\n"
+        "        return await request\n    except RPCError as error:\n"
         "        if error.status is not RPCStatusCode.UNKNOWN:\n",
         at(BESIDE, "test_a_run_that_temporal_forgets_while_the_sweep_looks_fails_no_sweep"),
     ),
