@@ -1,7 +1,6 @@
 """Reading for callers: one order by its id, the newest orders, and which names of a file exist. Writes nothing."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Row, text
@@ -89,13 +88,8 @@ class Lookups:
                 return None
             fences = {each.step: each for each in await connection.execute(_FENCES, {"order_id": order_id})}
         lines = [OrderLine(sku, quantity) for sku, quantity in zip(row.skus, row.quantities, strict=True)]
-        return replace(
-            _record(row),
-            tracking_number=row.tracking_number,
-            customer=row.customer,
-            lines=lines,
-            steps=_steps(row, lines, fences),
-        )
+        steps = _steps(row, lines, fences)
+        return _record(row, tracking_number=row.tracking_number, customer=row.customer, lines=lines, steps=steps)
 
     async def _newest(self, asked: LookupInput, limit: int) -> LookupAnswer:
         async with single_statement(self._engine) as connection:
@@ -135,7 +129,7 @@ class Names:
             )
 
 
-def _record(row: Row[Any]) -> OrderRecord:
+def _record(row: Row[Any], **details: Any) -> OrderRecord:
     return OrderRecord(
         row.order_id,
         row.status,
@@ -146,6 +140,7 @@ def _record(row: Row[Any]) -> OrderRecord:
         fingerprint=row.fingerprint,
         created_at=row.created_at.isoformat(),
         updated_at=row.updated_at.isoformat(),
+        **details,
     )
 
 
