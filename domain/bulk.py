@@ -82,7 +82,7 @@ class StepInput:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one order of a batch has ended: `status` is the order's, or `HANDED_OVER`, `OTHER_CONTENT` or `UNKNOWN`."""
+    """How one order of a batch has ended: with the order's status, or `HANDED_OVER`, `OTHER_CONTENT`, `UNKNOWN`."""
 
     order_id: str
     status: str
