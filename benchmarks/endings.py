@@ -7,7 +7,6 @@ from adapters.database import create_engine
 from benchmarks.contenders.contender import Contender
 from domain.audit import AuditInput
 from domain.model import CheckoutInput, OrderLine
-from embedded.stack import DevStack
 
 _numbers = itertools.count(1)
 # Orders that reserve, pay and ship refuse.

@@ -21,12 +21,12 @@ from activities.audit import Audit
 from adapters.config import WorkerSettings
 from adapters.database import create_engine
 from adapters.temporal import DATA_CONVERTER
+from devstack.postgres import PostgresServer
+from devstack.stack import DATABASE, ROLE, DevStack, psql
 from domain.audit import AuditInput, AuditReport
 from domain.model import CheckoutInput, CheckoutStatus, Lane, OrderLine
 from domain.policies import checkout_workflow_id
 from domain.sweep import SweepInput, SweepReport
-from embedded.postgres import PostgresServer
-from embedded.stack import DATABASE, ROLE, DevStack, psql
 from tests.memory import folder_in_memory
 from tests.shares import share_out
 from worker import build_worker

@@ -22,8 +22,6 @@ from client.checkouts import Checkouts
 from client.load import MIXES
 from domain.audit import AuditInput
 from domain.model import CheckoutInput, CheckoutStatus
-from embedded.process import ChildProcess
-from embedded.stack import DATABASE, ROLE, ROOT, DevStack, psql
 from tests.conftest import Database
 from tests.faults.lab.link import Link
 from tests.lanes import in_both_lanes

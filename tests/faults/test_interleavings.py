@@ -15,7 +15,6 @@ from activities.audit import Audit
 from adapters.database import create_engine
 from domain.audit import AuditInput
 from domain.model import CheckoutInput, Step
-from embedded.stack import DATABASE, ROLE, DevStack, psql
 from tests.faults.interleaving import BUYER, LINES, OPERATIONS, PAIRS, Interleaving, Schedule, interleavings
 from tests.faults.share import share
 from tests.faults.stepwise import GATES, Stage

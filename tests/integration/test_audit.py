@@ -17,7 +17,6 @@ from adapters.database import create_engine
 from domain.audit import AuditInput, AuditReport
 from domain.model import CheckoutInput, Ending, OrderLine, UndoInput
 from domain.policies import AUDIT_VIOLATIONS_SHOWN
-from embedded.stack import DATABASE, ROLE, ROOT, DevStack, psql
 from tests.conftest import Database, Shop
 
 
