@@ -35,16 +35,16 @@ from temporalio.service import RPCError
 from temporalio.worker import Interceptor, PollerBehaviorAutoscaling, UnsandboxedWorkflowRunner, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
+from activities.audit import Audit
+from activities.batch_steps import Batches
 from activities.batch_unwind import BatchUnwind
-from activities.batches import Batches
 from activities.inventory import Inventory
-from activities.lookups import Lookups
-from activities.maintenance import Maintenance
-from activities.names import Names
+from activities.lookups import Lookups, Names
 from activities.orders import Orders
 from activities.payments import Payments
 from activities.sagas import Sagas
 from activities.shipping import Shipping
+from activities.sweep import Sweep
 from adapters import deployment, event_log, heartbeat, schema_watch, temporal_credentials
 from adapters.companion import Companion
 from adapters.config import ConfigurationError, TellsLog, WorkerSettings, load
@@ -115,15 +115,15 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
         on_fatal_error: is told why the worker or the one of the audits cannot go on.
     """
     inventory, payments, shipping = Inventory(engine), Payments(engine), Shipping(engine)
-    orders, maintenance = Orders(engine), Maintenance(patient_engine or engine, audit_engine)
-    batches = Batches(engine)
+    orders, batches = Orders(engine), Batches(engine)
+    audit, sweep = Audit(patient_engine or engine, audit_engine), Sweep(patient_engine or engine)
 
     def audits(worker: Worker) -> Worker:
         """Run one audit at a time, whatever is asked for. Unversioned: any build's audit is as good."""
         return Worker(
             worker.client,
             task_queue=policies.audit_task_queue(worker.task_queue),
-            activities=[maintenance.run_audit],
+            activities=[audit.run_audit],
             interceptors=interceptors,
             max_concurrent_activities=1,
             on_fatal_error=on_fatal_error,
@@ -151,10 +151,10 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
             orders.park_order,
             orders.resolve_step,
             orders.note_retry,
-            maintenance.run_audit,  # of audits that an older build has begun
-            maintenance.record_findings,
-            maintenance.find_unfinished,
-            maintenance.find_contradictions,
+            audit.run_audit,  # of audits that an older build has begun
+            audit.record_findings,
+            sweep.find_unfinished,
+            sweep.find_contradictions,
             Lookups(engine).look_up_orders,
             Sagas().start_sagas,
             Names(patient_engine or engine).look_up_names,

@@ -5,10 +5,10 @@
 -- :at_rest_after (an interval; '0' when nothing is running).
 -- By hand: psql -v at_rest_after="'1 hour'" -f activities/audit.sql
 --
--- Goods that a resolved shipment consumed stay consumed: where they are is part of what that person vouches for.
+-- Goods that a resolved shipment consumed stay consumed: the operator vouches for where they are as well.
 --
 -- The first column of each row names what is wrong: an order, a SKU or an account. A step that an operator
--- resolved is vouched for by a person, with a reason in order_events, and is not counted against the order.
+-- resolved is vouched for, with a reason in order_events, and is not counted against the order.
 
 -- A1: what is on the shelf is what was there, plus deliveries, less what was shipped
 SELECT i.sku AS subject, 'on hand ' || i.on_hand || ', accounted for ' || (i.initial + i.received - coalesce(r.consumed, 0)) AS detail
@@ -68,9 +68,9 @@ SELECT coalesce(l.order_id, r.order_id) AS subject,
   FULL JOIN reservations r ON r.order_id = l.order_id AND r.sku = l.sku
  WHERE l.quantity IS DISTINCT FROM r.quantity;
 
--- A9: a step is done exactly while its effect stands
+-- A9: a step is done exactly while its effect exists
 SELECT coalesce(f.saga_id, e.order_id) AS subject,
-       coalesce(f.step, e.step) || ': fence ' || coalesce(f.phase, 'missing') || ', effect ' || CASE WHEN e.order_id IS NULL THEN 'missing' ELSE 'stands' END AS detail
+       coalesce(f.step, e.step) || ': fence ' || coalesce(f.phase, 'missing') || ', effect ' || CASE WHEN e.order_id IS NULL THEN 'missing' ELSE 'exists' END AS detail
   FROM (SELECT * FROM step_fence WHERE phase = 'done') f
   FULL JOIN (
       SELECT order_id, 'reserve' AS step, CASE WHEN bool_and(state <> 'held') THEN 'ship' ELSE 'reserve' END AS vouched_by
@@ -140,11 +140,11 @@ SELECT o.order_id AS subject,
  WHERE o.status = 'completed' AND (c.order_id IS NULL OR r.order_id IS NOT NULL OR s.order_id IS NULL);
 
 -- Q4: a rejected or cancelled order has no net effect
-SELECT o.order_id AS subject, f.step || ' still stands' AS detail
+SELECT o.order_id AS subject, f.step || ' is in effect' AS detail
   FROM orders o JOIN step_fence f ON f.saga_id = o.order_id AND f.phase = 'done'
  WHERE o.status IN ('rejected', 'cancelled')
 UNION ALL
-SELECT o.order_id, 'effect of ' || e.step || ' still stands'
+SELECT o.order_id, 'the effect of ' || e.step || ' still exists'
   FROM orders o JOIN (
       SELECT order_id, 'reserve' AS step, CASE WHEN bool_and(state <> 'held') THEN 'ship' ELSE 'reserve' END AS vouched_by
         FROM reservations WHERE state <> 'released' GROUP BY order_id
@@ -168,7 +168,7 @@ SELECT i.order_id, 'has an open incident and is ' || o.status
   FROM incidents i JOIN orders o USING (order_id)
  WHERE i.closed_at IS NULL AND o.status IN ('completed', 'rejected', 'cancelled')
 UNION ALL
-SELECT o.order_id, 'is stuck in ' || array_to_string(i.steps, ', ') || ', but ' || f.step || ' still stands too'
+SELECT o.order_id, 'is stuck in ' || array_to_string(i.steps, ', ') || ', but ' || f.step || ' is in effect too'
   FROM orders o JOIN incidents i ON i.order_id = o.order_id AND i.closed_at IS NULL
   JOIN step_fence f ON f.saga_id = o.order_id AND f.phase = 'done'
  WHERE o.status = 'stuck' AND f.step <> ALL (i.steps);

@@ -1,4 +1,4 @@
-"""What the activities of a batch have in common: deciding until what was decided upon stands still."""
+"""What the activities of a batch have in common: a transaction that decides again where its facts have changed."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -14,11 +14,11 @@ from domain.model import ENDINGS, CheckoutInput, OrderStatus, id_is_taken
 from domain.text import tidy
 
 _TRIES = 5
-# Written by hand, or undone by somebody right now.
-_IN_OTHER_HANDS = frozenset({OrderStatus.PENDING, OrderStatus.UNWINDING, OrderStatus.STUCK})
+# Written by hand, or being undone by another saga.
+_OWNED_BY_A_SAGA = frozenset({OrderStatus.PENDING, OrderStatus.UNWINDING, OrderStatus.STUCK})
 _T = TypeVar("_T")
 
-_HOW_THEY_STAND = text("""
+_ORDERS = text("""
     SELECT o.order_id, o.customer, o.status, o.fingerprint, o.reason, o.total_minor, o.currency, s.tracking_number,
            a.balance_minor, a.delivery_zone, coalesce(z.is_served, false) AS is_served
       FROM orders o
@@ -34,17 +34,21 @@ _LOCK_ORDERS = text("""
 
 
 class Changed(Exception):
-    """What was decided upon is not so any more. Rolls back, and is decided anew."""
+    """The facts of a decision have changed since they were read. Rolls the transaction back, and is tried again."""
+
+    def __init__(self, fact: str) -> None:
+        super().__init__(f"changed since it was read: {fact}")
 
 
-async def settle(engine: AsyncEngine, attempt: Callable[[AsyncConnection], Awaitable[_T]]) -> _T:
-    """Run a transaction until what it decides upon stands still.
+async def until_unchanged(engine: AsyncEngine, attempt: Callable[[AsyncConnection], Awaitable[_T]]) -> _T:
+    """Run a transaction until the facts that it decides on have not changed meanwhile.
 
     Raises:
         DatabaseRefusedStatement: a constraint or a trigger refuses one of the orders, whatever is decided. It does not
             say which: each has to be tried by itself.
-        DatabaseUnavailable: others are always faster. Retried.
+        DatabaseUnavailable: the facts keep changing. Retried.
     """
+    changed: Changed | None = None
     refused: IntegrityError | None = None
     for _ in range(_TRIES):
         try:
@@ -53,34 +57,28 @@ async def settle(engine: AsyncEngine, attempt: Callable[[AsyncConnection], Await
                     return await attempt(connection)
                 except IntegrityError as error:
                     refused = error
-                    raise Changed from None
-        except Changed:
-            continue
+                    raise Changed("what a constraint allows") from None
+        except Changed as error:
+            changed = error
     if refused is not None:
         raise DatabaseRefusedStatement(f"one of the orders cannot be written: {str(refused.orig).splitlines()[0]}")
-    raise DatabaseUnavailable("what these orders need changes faster than it can be decided upon")
+    raise DatabaseUnavailable(f"{_TRIES} attempts in a row found something {changed}")
 
 
-def sort_out(
-    report: StepReport, order: CheckoutInput, row: Row[Any] | None, before: Sequence[OrderStatus] = ()
-) -> bool:
-    """Put an order aside of which the row says that there is nothing for its batch to do; tell whether there is.
+def is_due(report: StepReport, order: CheckoutInput, row: Row[Any] | None, before: Sequence[OrderStatus] = ()) -> bool:
+    """Return whether the batch has something to do for an order; where not, add to the report what becomes of it.
 
-    Args:
-        report: says what becomes of it.
-        order: as it was asked for.
-        row: of `_HOW_THEY_STAND`.
-        before: the statuses in which the step before this one is not done yet.
+    At a status in `before`, the step before this one is not done yet.
     """
     if row is None or row.status in before:
         report.forgotten.append(order.order_id)
-    elif row.fingerprint is None:  # by hand, and whether it asks for the same is not for its batch to compare
+    elif row.fingerprint is None:  # by hand: its saga compares the content
         report.left.append(order.order_id)
     elif row.fingerprint != order.fingerprint:
         report.ended.append(Outcome(order.order_id, OTHER_CONTENT, id_is_taken(order.order_id)))
     elif row.status in ENDINGS:
         report.ended.append(outcome_of(row))
-    elif row.status in _IN_OTHER_HANDS:
+    elif row.status in _OWNED_BY_A_SAGA:
         report.left.append(order.order_id)
     else:
         return True
@@ -88,18 +86,29 @@ def sort_out(
 
 
 def outcome_of(row: Row[Any]) -> Outcome:
-    """Say how an order has ended, by its row of `_HOW_THEY_STAND`."""
+    """Return how an order has ended, by its row of `_ORDERS`."""
     return Outcome(row.order_id, row.status, row.reason, row.total_minor, row.currency, row.tracking_number)
 
 
-async def how_they_stand(connection: AsyncConnection, order_ids: Iterable[str]) -> dict[str, Row[Any]]:
+async def read_orders(connection: AsyncConnection, order_ids: Iterable[str]) -> dict[str, Row[Any]]:
     """Read the rows of those orders that have one, by order id."""
-    rows = await connection.execute(_HOW_THEY_STAND, {"order_ids": list(order_ids)})
+    rows = await connection.execute(_ORDERS, {"order_ids": list(order_ids)})
     return {row.order_id: row for row in rows}
 
 
+async def read_due(
+    connection: AsyncConnection, report: StepReport, orders: Mapping[str, CheckoutInput], before: Sequence[OrderStatus]
+) -> list[Row[Any]]:
+    """Read the rows of those orders for which the batch has something to do; see `is_due`."""
+    known = await read_orders(connection, orders)
+    due = [
+        known.get(order_id) for order_id, order in orders.items() if is_due(report, order, known.get(order_id), before)
+    ]
+    return [row for row in due if row is not None]
+
+
 def line_columns(orders: Iterable[CheckoutInput]) -> dict[str, list[Any]]:
-    """Give the lines of many orders as columns: one bind value each, however many orders."""
+    """Return the lines of many orders as columns: one bind value each, however many orders."""
     lines = [(order.order_id, line) for order in orders for line in order.lines]
     return {
         "line_ids": [order_id for order_id, _ in lines],
@@ -115,28 +124,28 @@ async def claim(
     orders: Mapping[str, CheckoutInput],
     report: StepReport,
 ) -> list[str]:
-    """Take the fences of a step for those orders that still have it open, and give their ids.
+    """Insert the fence rows of a step for those orders that have none, and return their ids.
 
-    The others have just been done or undone by somebody else: their rows are looked at again, since the id may be
+    The step of the others was done or undone since they were read: their rows are read again, since the id may be
     that of another order by now. Where there is still something to do, it is for a saga.
     """
     claimed = set((await connection.execute(statement, columns)).scalars())
     if missed := [order_id for order_id in columns["order_ids"] if order_id not in claimed]:
-        known = await how_they_stand(connection, missed)
+        known = await read_orders(connection, missed)
         for order_id in missed:
             row = known.get(order_id)
-            if row is None or sort_out(report, orders[order_id], row):
+            if row is None or is_due(report, orders[order_id], row):
                 report.left.append(order_id)
     return [order_id for order_id in columns["order_ids"] if order_id in claimed]
 
 
 async def lock_orders(connection: AsyncConnection, expected: Mapping[str, str]) -> None:
-    """Lock order rows whose fences were taken, and require of each that it still has this status."""
+    """Lock the rows of orders whose fence rows were inserted, and require of each that it still has this status."""
     rows = await connection.execute(_LOCK_ORDERS, {"order_ids": list(expected)})
     if {row.order_id: row.status for row in rows} != expected:
-        raise Changed
+        raise Changed("the status of an order")
 
 
-def worded(refusal: CheckoutError) -> str:
-    """Put a refusal into the words that a saga would have for it."""
+def describe(refusal: CheckoutError) -> str:
+    """Return a refusal as the reason that a saga would keep for it."""
     return tidy(f"{type(refusal).__name__}: {refusal.message}")

@@ -1,7 +1,4 @@
-"""The undo of many orders at once: what their steps did is reversed, what they did not do is kept from ever happening.
-
-One transaction leaves of each order what its own saga's undos, and the closing of it, would have left.
-"""
+"""The undo of many orders at once: one transaction leaves what the undos and the closing of each would have left."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -10,16 +7,16 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio import activity
 
-from activities.batch import Changed, how_they_stand, line_columns, lock_orders, outcome_of, settle, sort_out
-from activities.fence import patience
+from activities.batch import Changed, is_due, line_columns, lock_orders, outcome_of, read_orders, until_unchanged
+from activities.fence import limited_refusals
 from domain.bulk import StepReport, UnwindInput, unpack
 from domain.model import ENDINGS, CheckoutInput, OrderStatus, Step
 
 _STEPS = list(Step)
 _DONE = {OrderStatus.RESERVED: Step.RESERVE, OrderStatus.PAID: Step.PAY}
-"""The step that an order at this status has behind it."""
+"""The last step of an order at this status."""
 
-_TURN_FENCES = text("""
+_CLOSE_FENCES = text("""
     INSERT INTO step_fence (saga_id, step, phase, had_effect, fingerprint)
     SELECT saga_id, step, 'undone', false, fingerprint
       FROM unnest(CAST(:saga_ids AS text[]), CAST(:steps AS text[]), CAST(:fingerprints AS text[]))
@@ -96,31 +93,31 @@ class BatchUnwind:
     async def unwind_orders(self, asked: UnwindInput) -> StepReport:
         """Undo orders and write their endings. An order that has ended meanwhile keeps its ending.
 
-        What is undone is all that was done: no less where a later step than the one asked about was.
+        All that was done is undone, also where a later step than the one named was done.
         """
-        async with patience():
-            return await settle(self._engine, lambda connection: _unwind(connection, asked))
+        async with limited_refusals():
+            return await until_unchanged(self._engine, lambda connection: _unwind(connection, asked))
 
 
 async def _unwind(connection: AsyncConnection, asked: UnwindInput) -> StepReport:
     report = StepReport()
-    known = await how_they_stand(connection, [packed["order_id"] for packed in asked.orders])
+    known = await read_orders(connection, [packed["order_id"] for packed in asked.orders])
     due: list[_Due] = []
     for packed, failed_step, reason, ending in zip(
         asked.orders, asked.failed_steps, asked.reasons, asked.endings, strict=True
     ):
         order, row = unpack(packed), known.get(packed["order_id"])
-        if row is None or sort_out(report, order, row):
-            # Another run of the batch, or a workflow task that was lost, may have come further than this one knows.
+        if row is None or is_due(report, order, row):
+            # Another run of the batch, or a lost workflow task, may have done more than this one knows of.
             last = max(Step(failed_step), _DONE[row.status] if row else Step.RESERVE, key=_STEPS.index)
             due.append(_Due(order, last, reason, ending))
     if not due:
         return report
-    had_effect = await _turn_fences(connection, due)
+    had_effect = await _close_fences(connection, due)
     orders = [each.order for each in due]
     order_ids = [order.order_id for order in orders]
     await lock_orders(connection, {order_id: known[order_id].status for order_id in order_ids if order_id in known})
-    how = {
+    endings = {
         "order_ids": order_ids,
         "reasons": [each.reason for each in due],
         "endings": [each.ending for each in due],
@@ -128,7 +125,7 @@ async def _unwind(connection: AsyncConnection, asked: UnwindInput) -> StepReport
     await connection.execute(
         _UNWIND,
         {
-            **how,
+            **endings,
             "last_steps": [each.last_step for each in due],
             "paid": [order_id for order_id, step in had_effect if step == Step.PAY],
             "reserved": [order_id for order_id, step in had_effect if step == Step.RESERVE],
@@ -137,34 +134,34 @@ async def _unwind(connection: AsyncConnection, asked: UnwindInput) -> StepReport
     await connection.execute(
         _CLOSE,
         {
-            **how,
+            **endings,
             **line_columns(orders),
             "customers": [order.customer for order in orders],
             "fingerprints": [order.fingerprint for order in orders],
             "carrier": activity.info().workflow_id if activity.in_activity() else None,
         },
     )
-    ended = await how_they_stand(connection, order_ids)
+    ended = await read_orders(connection, order_ids)
     for order in orders:
         row = ended[order.order_id]
         if row.fingerprint != order.fingerprint or row.status not in ENDINGS:
-            raise Changed  # somebody else's order came while the row was missing
+            raise Changed("whose order it is: its id had no row before")
         report.ended.append(outcome_of(row))
     return report
 
 
-async def _turn_fences(connection: AsyncConnection, due: Iterable[_Due]) -> set[tuple[str, str]]:
-    """Shut each order's fences up to its last step, and tell which of the steps had an effect."""
-    turned = [(each.order, step) for each in due for step in _STEPS[: _STEPS.index(each.last_step) + 1]]
+async def _close_fences(connection: AsyncConnection, due: Iterable[_Due]) -> set[tuple[str, str]]:
+    """Close each order's fences up to its last step, and return which of the steps had an effect."""
+    closed = [(each.order, step) for each in due for step in _STEPS[: _STEPS.index(each.last_step) + 1]]
     rows: Any = await connection.execute(
-        _TURN_FENCES,
+        _CLOSE_FENCES,
         {
-            "saga_ids": [order.order_id for order, _ in turned],
-            "steps": [step for _, step in turned],
-            "fingerprints": [order.fingerprint for order, _ in turned],
+            "saga_ids": [order.order_id for order, _ in closed],
+            "steps": [step for _, step in closed],
+            "fingerprints": [order.fingerprint for order, _ in closed],
         },
     )
     had_effect = {(row.saga_id, row.step) for row in rows if row.had_effect}
     if any(step == Step.SHIP for _, step in had_effect):
-        raise Changed  # its parcel went out meanwhile: it is completed
+        raise Changed("the status of an order: it was shipped")
     return had_effect

@@ -1,7 +1,7 @@
 """The step fence: every step takes effect at most once, and never after its undo.
 
-One row per (saga id, step), written first, in the transaction of the effect. Whoever inserts it acts;
-everybody else reads what it says. Knows no shop words.
+One row per (saga id, step), written first, in the transaction of the effect. The attempt that inserts it acts;
+every other one reads what it says. Knows no shop words.
 
 The technique is the barrier table of dtm and the TCC fence of Seata, with two differences: a repeated step
 returns the *stored result*, and a step that comes after its undo gets an *error* instead of a silent success.
@@ -79,7 +79,7 @@ class FenceKey:
     fingerprint: str
 
     def parameters(self) -> dict[str, Any]:
-        """Give the bind values that `GATE` names."""
+        """Return the bind values that `GATE` names."""
         return {"saga_id": self.saga_id, "step": self.step, "fingerprint": self.fingerprint}
 
 
@@ -106,8 +106,8 @@ async def do_once(  # noqa: PLR0913 - a step, and the two questions about it
         statement: the effect, built around `GATE`; returns one row with `result`.
         parameters: its bind values besides the key's.
         explain: finds the business refusal that kept the gate shut, or None when it finds none.
-        recheck: finds why a repeat must not go on from a stored result, or None when it may. For the last step:
-            where its undo keeps failing, no step after it would notice that the saga has turned back.
+        recheck: finds why a repeat must not use the stored result, or None when it may. For the last step: while its
+            undo keeps failing, no later step would notice that the saga is unwinding.
 
     Raises:
         StepAlreadyCompensated: the undo came first.
@@ -120,7 +120,7 @@ async def do_once(  # noqa: PLR0913 - a step, and the two questions about it
             executed = await connection.execute(statement, {**parameters, **key.parameters()})
             guard, result = None, executed.scalar_one_or_none()
         except IntegrityError as error:
-            # A guard refused what the snapshot had allowed: another saga was faster.
+            # A constraint refused what the snapshot had allowed: another saga was faster.
             guard, result = violated_constraint(error), None
             if guard is None:
                 raise
@@ -130,7 +130,7 @@ async def do_once(  # noqa: PLR0913 - a step, and the two questions about it
         stored = (await connection.execute(_READ, key.parameters())).one_or_none()
         if stored is None:
             refusal = await explain(connection)
-            # What `explain` saw may be the work of a rival that has committed since: then the fence has the answer.
+            # `explain` may have seen what a concurrent attempt has committed since: then the fence has the result.
             stored = (await connection.execute(_READ, key.parameters())).one_or_none()
         if stored is not None:
             first = _stored_result(key, stored.phase, stored.fingerprint, stored.result)
@@ -152,7 +152,7 @@ class Undoing:
     outcome: UndoOutcome
 
     def result(self) -> UndoResult:
-        """Say how the undo went."""
+        """Return how the undo went."""
         return UndoResult(self.outcome, self.stored)
 
 
@@ -162,12 +162,12 @@ async def undo_once(engine: AsyncEngine, key: FenceKey) -> AsyncIterator[Undoing
 
     Where `had_effect` is true, reverse the effect in the block: its statements come after the fence's own,
     so they see what a forward attempt committed while we waited for it. Otherwise there is nothing to
-    reverse, and the row that was left refuses the step for ever.
+    reverse, and the row refuses the step from now on.
 
     Raises:
         IdempotencyMismatch: the row belongs to another request, whose effect must stay.
     """
-    async with patience(), transaction(engine) as connection:
+    async with limited_refusals(), transaction(engine) as connection:
         row = (await connection.execute(_CLOSE, key.parameters())).one_or_none()
         if row is None:
             stored = (await connection.execute(_READ, key.parameters())).one()
@@ -181,12 +181,12 @@ async def undo_once(engine: AsyncEngine, key: FenceKey) -> AsyncIterator[Undoing
 
 
 async def resolve_once(connection: AsyncConnection, key: FenceKey) -> None:
-    """Close a step for good on a person's word: neither it nor its undo will ever act for this saga.
+    """Close a step for good on an operator's word: from now on neither it nor its undo has any effect for this saga.
 
     Changes nothing when it is resolved already, or belongs to another request. Call it inside a transaction.
 
     Raises:
-        StepAlreadyCompensated: the step was undone meanwhile, and there is nothing to vouch for.
+        StepAlreadyCompensated: the step was undone meanwhile, and there is nothing to resolve.
     """
     if (await connection.execute(_RESOLVE, key.parameters())).one_or_none() is not None:
         return
@@ -196,8 +196,8 @@ async def resolve_once(connection: AsyncConnection, key: FenceKey) -> None:
 
 
 @asynccontextmanager
-async def patience() -> AsyncIterator[None]:
-    """End the round when Postgres has refused the undo's statements too often: only a person can mend that."""
+async def limited_refusals() -> AsyncIterator[None]:
+    """End the round when Postgres has refused the undo's statements too often: only an operator can fix that."""
     try:
         yield
     except DatabaseRefusedStatement as refused:

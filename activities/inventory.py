@@ -1,26 +1,23 @@
 """Step reserve and its undo: hold stock for a whole order, and give it back."""
 
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 
-from activities import refusals
 from activities.fence import GATE, do_once
-from activities.orders import (
-    fence_key,
-    line_arrays,
-    require_same_content,
-)
-from activities.undo import undo_step
-from domain.errors import CheckoutError, StepAlreadyCompensated
-from domain.model import CheckoutInput, OrderStatus, Reservation, Step, UndoInput
+from activities.steps import fence_key, line_arrays, refusal, undo_step
+from domain.errors import CheckoutError, CurrencyMismatch, OutOfStock, UnknownCustomer, UnknownSku
+from domain.model import CheckoutInput, Reservation, Step, UndoInput
 from domain.undo import UndoResult
 
-# `outcome` is empty, and so the gate stays shut, unless the customer and every SKU are known, all in one
-# currency, every line is in stock, and the order id is free or belongs to a pending order that asks for
-# exactly this. A row that was committed since this statement began was not compared: the trigger on orders
-# refuses the status that it would get, and takes the gate back. The stock rows come last: they are the ones
-# that others wait for.
+# `outcome` is empty, and so the gate stays shut, unless the customer and every SKU are known, all in one currency,
+# every line is in stock, and the order id is free or is that of a pending order, by hand, with this very content.
+# A row that was committed since this statement began was not compared: the update does not see it, the insert violates
+# the primary key, and all is rolled back, gate included. The stock rows come last: they are the ones others wait for.
 _RESERVE = text(f"""
 WITH wanted AS (
     SELECT sku, quantity
@@ -43,16 +40,18 @@ WITH wanted AS (
                o.status = 'pending' AND o.customer = :customer
                AND (SELECT jsonb_object_agg(l.sku, l.quantity) FROM order_lines l WHERE l.order_id = :order_id)
                    IS NOT DISTINCT FROM (SELECT jsonb_object_agg(w.sku, w.quantity) FROM wanted w)))
-), {GATE}, opened AS (
+), {GATE}, by_hand AS (
+    UPDATE orders o SET status = 'reserved', changed_by = 'reserve', fingerprint = :fingerprint,
+           total_minor = outcome.total_minor, currency = outcome.currency
+      FROM gate, outcome WHERE o.order_id = :order_id
+    RETURNING o.order_id
+), new AS (
     INSERT INTO orders (order_id, customer, status, changed_by, fingerprint, total_minor, currency)
     SELECT :order_id, :customer, 'reserved', 'reserve', :fingerprint, outcome.total_minor, outcome.currency
-      FROM gate, outcome
-    ON CONFLICT (order_id) DO UPDATE
-       SET status = CASE WHEN EXISTS (SELECT FROM orders seen WHERE seen.order_id = excluded.order_id)
-                         THEN excluded.status ELSE 'came meanwhile' END,
-           changed_by = excluded.changed_by, fingerprint = excluded.fingerprint,
-           total_minor = excluded.total_minor, currency = excluded.currency
+      FROM gate, outcome WHERE NOT EXISTS (SELECT FROM by_hand)
     RETURNING order_id
+), opened AS (
+    SELECT order_id FROM by_hand UNION ALL SELECT order_id FROM new
 ), kept AS (
     INSERT INTO order_lines (order_id, sku, quantity, unit_price_minor)
     SELECT opened.order_id, sku, quantity, unit_price_minor FROM opened, priced
@@ -69,18 +68,13 @@ WITH wanted AS (
 SELECT result FROM gate
 """)  # noqa: S608 - put together from our own constants
 
-_WHY_NOT = text("""
-    SELECT (SELECT kind FROM accounts WHERE account_id = :customer) AS account_kind,
-           (SELECT currency FROM accounts WHERE account_id = :customer) AS account_currency,
-           (SELECT status FROM orders WHERE order_id = :order_id) AS order_status,
-           (SELECT fingerprint FROM orders WHERE order_id = :order_id) AS order_fingerprint
-""")
-
-_WHICH_LINES = text("""
-    SELECT w.sku, w.quantity, p.sku IS NOT NULL AS is_known, p.currency,
-           coalesce(i.on_hand - i.reserved, 0) AS free
+_FACTS = text("""
+    SELECT w.sku, w.quantity, p.currency, coalesce(i.on_hand - i.reserved, 0) AS free,
+           a.currency AS account_currency, o.status, o.fingerprint
       FROM unnest(CAST(:skus AS text[]), CAST(:quantities AS integer[])) AS w (sku, quantity)
       LEFT JOIN products p USING (sku) LEFT JOIN inventory i USING (sku)
+      LEFT JOIN accounts a ON a.account_id = :customer AND a.kind = 'customer'
+      LEFT JOIN orders o ON o.order_id = :order_id
      ORDER BY w.sku
 """)
 
@@ -94,6 +88,36 @@ _RELEASE = text("""
     )
     UPDATE inventory i SET reserved = i.reserved - locked.quantity FROM locked WHERE i.sku = locked.sku
 """)
+
+
+class LineFacts(NamedTuple):
+    """What an order asks for of one SKU, and what there is."""
+
+    sku: str
+    quantity: int
+    currency: str | None
+    """What it is priced in; None where the catalogue does not have it."""
+    free: int
+
+
+def why_not_reserved(customer: str, account_currency: str | None, lines: Sequence[LineFacts]) -> CheckoutError | None:
+    """Return why an order cannot be reserved; None when it can. There is no such customer without a currency."""
+    if account_currency is None:
+        return UnknownCustomer(f"there is no customer {customer}")
+    if unknown := [line.sku for line in lines if line.currency is None]:
+        return UnknownSku(f"the catalogue has no {', '.join(unknown)}")
+    if currencies := {str(line.currency) for line in lines} - {account_currency}:
+        return CurrencyMismatch(
+            f"{customer} pays in {account_currency}, the order is priced in {', '.join(sorted(currencies))}"
+        )
+    if short := [line for line in lines if line.free < line.quantity]:
+        return OutOfStock("; ".join(f"{line.sku}: {line.quantity} wanted, {max(line.free, 0)} free" for line in short))
+    return None
+
+
+def _refuse(order: CheckoutInput, rows: Sequence[Row[Any]]) -> CheckoutError | None:
+    lines = [LineFacts(row.sku, row.quantity, row.currency, row.free) for row in rows]
+    return why_not_reserved(order.customer, rows[0].account_currency, lines)
 
 
 class Inventory:
@@ -110,19 +134,15 @@ class Inventory:
 
         Raises:
             UnknownCustomer, UnknownSku, CurrencyMismatch, OutOfStock: facts found in the database.
-            IdempotencyMismatch: the order id belongs to an order with other content.
+            IdempotencyMismatch: the id belongs to an order with other content.
             StepAlreadyCompensated: the release came first.
         """
-
-        async def explain(connection: AsyncConnection) -> CheckoutError | None:
-            return await _refusal(connection, order)
-
         result = await do_once(
             self._engine,
             fence_key(order, Step.RESERVE),
             _RESERVE,
             {"order_id": order.order_id, "customer": order.customer, **line_arrays(order)},
-            explain=explain,
+            explain=partial(refusal, order, Step.RESERVE, _FACTS, _refuse),
         )
         return Reservation(**result)
 
@@ -131,21 +151,6 @@ class Inventory:
         """Give back the stock that an order holds.
 
         Raises:
-            CompensationImpossible: the order's parcel still stands.
+            CompensationImpossible: the order's shipment is in effect.
         """
-
-        async def reverse(connection: AsyncConnection) -> None:
-            await connection.execute(_RELEASE, {"order_id": undo.order.order_id})
-
-        return await undo_step(self._engine, undo, Step.RESERVE, reverse)
-
-
-async def _refusal(connection: AsyncConnection, order: CheckoutInput) -> CheckoutError | None:
-    asked = {"order_id": order.order_id, "customer": order.customer}
-    why = (await connection.execute(_WHY_NOT, asked)).one()
-    if why.order_status is not None:
-        await require_same_content(connection, order, why.order_fingerprint)
-        if why.order_status != OrderStatus.PENDING:
-            return StepAlreadyCompensated(f"order {order.order_id} is already {why.order_status}")
-    lines = (await connection.execute(_WHICH_LINES, line_arrays(order))).all()
-    return refusals.of_reserve(order.customer, why, lines)
+        return await undo_step(self._engine, undo, Step.RESERVE, _RELEASE)

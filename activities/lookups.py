@@ -1,7 +1,6 @@
-"""Reading orders for people: one by its id, or the newest. Writes nothing."""
+"""Reading for callers: one order by its id, the newest orders, and which names of a file exist. Writes nothing."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Row, text
@@ -9,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 
 from adapters.database import single_statement, snapshot
-from domain.lookup import PAGE, LookupAnswer, LookupInput, OrderRecord
+from domain.lookup import PAGE, KnownOrder, LookupAnswer, LookupInput, NamesInput, NamesReport, OrderRecord
 from domain.model import ENDINGS, OrderLine, Step, StepView, format_money, lines_summary
 
 _STEPS = [step.value for step in Step]
@@ -52,16 +51,28 @@ _UNFINISHED = text(f"""
      ORDER BY o.updated_at DESC, o.order_id DESC LIMIT :limit
 """)  # noqa: S608 - as above
 
+_UNKNOWN_SKUS = text("""
+    SELECT asked.name FROM unnest(CAST(:names AS text[])) AS asked (name)
+     WHERE NOT EXISTS (SELECT FROM products p WHERE p.sku = asked.name)
+""")
+_UNKNOWN_CUSTOMERS = text("""
+    SELECT asked.name FROM unnest(CAST(:names AS text[])) AS asked (name)
+     WHERE NOT EXISTS (SELECT FROM accounts a WHERE a.account_id = asked.name AND a.kind = 'customer')
+""")
+_KNOWN_ORDERS = text("""
+    SELECT order_id, status, fingerprint FROM orders WHERE order_id = ANY (CAST(:names AS text[]))
+""")
+
 
 class Lookups:
-    """The activity that answers what Temporal cannot know: where an order stands that has no history of its own."""
+    """The activity that returns what Temporal may not have: orders, with and without a workflow of their own."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
     @activity.defn
     async def look_up_orders(self, asked: LookupInput) -> LookupAnswer:
-        """Give one order, or the newest."""
+        """Return one order, or the newest."""
         if asked.order_id:
             return LookupAnswer([order] if (order := await self._one(asked.order_id)) else [])
         limit = max(1, min(asked.limit, PAGE))
@@ -77,13 +88,8 @@ class Lookups:
                 return None
             fences = {each.step: each for each in await connection.execute(_FENCES, {"order_id": order_id})}
         lines = [OrderLine(sku, quantity) for sku, quantity in zip(row.skus, row.quantities, strict=True)]
-        return replace(
-            _record(row),
-            tracking_number=row.tracking_number,
-            customer=row.customer,
-            lines=lines,
-            steps=_steps(row, lines, fences),
-        )
+        steps = _steps(row, lines, fences)
+        return _record(row, tracking_number=row.tracking_number, customer=row.customer, lines=lines, steps=steps)
 
     async def _newest(self, asked: LookupInput, limit: int) -> LookupAnswer:
         async with single_statement(self._engine) as connection:
@@ -105,7 +111,25 @@ class Lookups:
         return LookupAnswer([_record(row) for row in rows], is_cut=len(rows) == PAGE)
 
 
-def _record(row: Row[Any]) -> OrderRecord:
+class Names:
+    """The activity that checks what the rows of a file name, before any order of it is started."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    @activity.defn
+    async def look_up_names(self, asked: NamesInput) -> NamesReport:
+        """Return which of these names do not exist, and which orders exist already."""
+        async with snapshot(self._engine) as connection:
+            skus = await connection.scalars(_UNKNOWN_SKUS, {"names": asked.skus})
+            customers = await connection.scalars(_UNKNOWN_CUSTOMERS, {"names": asked.customers})
+            orders = await connection.execute(_KNOWN_ORDERS, {"names": asked.order_ids})
+            return NamesReport(
+                list(skus), list(customers), [KnownOrder(row.order_id, row.status, row.fingerprint) for row in orders]
+            )
+
+
+def _record(row: Row[Any], **details: Any) -> OrderRecord:
     return OrderRecord(
         row.order_id,
         row.status,
@@ -116,11 +140,12 @@ def _record(row: Row[Any]) -> OrderRecord:
         fingerprint=row.fingerprint,
         created_at=row.created_at.isoformat(),
         updated_at=row.updated_at.isoformat(),
+        **details,
     )
 
 
 def _steps(row: Row[Any], lines: Sequence[OrderLine], fences: Mapping[str, Row[Any]]) -> list[StepView]:
-    """Show each step that left a fence as its own saga would show it."""
+    """Return each step that has a fence row as its own saga would show it."""
     stuck = row.stuck_steps or []
     shown: list[StepView] = []
     for step in _STEPS:

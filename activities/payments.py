@@ -1,23 +1,23 @@
 """Step pay and its undo: capture an order's total from the customer, and refund it."""
 
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 
-from activities import refusals
 from activities.fence import GATE, do_once
-from activities.orders import (
-    fence_key,
-    forgotten,
-    require_same_content,
-)
-from activities.undo import undo_step
-from domain.errors import CheckoutError, StepAlreadyCompensated
-from domain.model import CheckoutInput, OrderStatus, Payment, Step, UndoInput
+from activities.steps import fence_key, refusal, undo_step
+from domain.errors import CheckoutError, InsufficientFunds
+from domain.model import CheckoutInput, Payment, Step, UndoInput, format_money
 from domain.undo import UndoResult
 
-# The amount is the one that reserve priced; nothing a client sends can change it. Where the order has left
-# `reserved` meanwhile, the trigger on orders refuses the move and takes the gate back with it.
+# The amount is the one that reserve priced; nothing a client sends can change it. Where the order has left `reserved`
+# since this statement began, the trigger on orders refuses the move, and the gate is rolled back with it. Looking at
+# the status here would leave the gate passed without an effect, and locking the order's row before the gate would
+# deadlock with its undo.
 _CHARGE = text(f"""
 WITH bill AS (
     SELECT o.order_id, o.customer, o.total_minor, o.currency
@@ -44,8 +44,8 @@ WITH bill AS (
 SELECT result FROM gate
 """)  # noqa: S608 - put together from our own constants
 
-_WHY_NOT = text("""
-    SELECT o.status, o.fingerprint, o.customer, o.total_minor, o.currency, a.balance_minor
+_FACTS = text("""
+    SELECT o.status, o.fingerprint, o.total_minor, o.currency, a.balance_minor
       FROM orders o LEFT JOIN accounts a ON a.account_id = o.customer
      WHERE o.order_id = :order_id
 """)
@@ -60,6 +60,20 @@ _REFUND = text("""
     UPDATE accounts a SET balance_minor = a.balance_minor + moved.amount_minor
       FROM moved WHERE a.account_id = moved.credit_account
 """)
+
+
+def why_not_paid(customer: str, balance_minor: int, total_minor: int, currency: str) -> CheckoutError | None:
+    """Return why an order cannot be paid; None when it can."""
+    if balance_minor >= total_minor:
+        return None
+    return InsufficientFunds(
+        f"{customer} has {format_money(balance_minor, currency)}, the order costs {format_money(total_minor, currency)}"
+    )
+
+
+def _refuse(order: CheckoutInput, rows: Sequence[Row[Any]]) -> CheckoutError | None:
+    [row] = rows
+    return why_not_paid(order.customer, row.balance_minor, row.total_minor, row.currency)
 
 
 class Payments:
@@ -79,16 +93,12 @@ class Payments:
             StepAlreadyCompensated: the refund came first, or the order is not waiting for payment.
             DatabaseContradictsHistory: the order's reservation is gone.
         """
-
-        async def explain(connection: AsyncConnection) -> CheckoutError | None:
-            return await _refusal(connection, order)
-
         result = await do_once(
             self._engine,
             fence_key(order, Step.PAY),
             _CHARGE,
             {"order_id": order.order_id},
-            explain=explain,
+            explain=partial(refusal, order, Step.PAY, _FACTS, _refuse),
         )
         return Payment(**result)
 
@@ -97,21 +107,6 @@ class Payments:
         """Give back what was captured for an order: the same amount, once.
 
         Raises:
-            CompensationImpossible: the order's parcel still stands.
+            CompensationImpossible: the order's shipment is in effect.
         """
-
-        async def reverse(connection: AsyncConnection) -> None:
-            await connection.execute(_REFUND, {"order_id": undo.order.order_id})
-
-        return await undo_step(self._engine, undo, Step.PAY, reverse)
-
-
-async def _refusal(connection: AsyncConnection, order: CheckoutInput) -> CheckoutError | None:
-    row = (await connection.execute(_WHY_NOT, {"order_id": order.order_id})).one_or_none()
-    if row is not None:
-        await require_same_content(connection, order, row.fingerprint)
-    if row is None or row.status == OrderStatus.PENDING:
-        return forgotten(order, Step.RESERVE)
-    if row.status != OrderStatus.RESERVED:
-        return StepAlreadyCompensated(f"order {order.order_id} is {row.status}; it is not waiting for payment")
-    return refusals.of_pay(row.customer, row.balance_minor, row.total_minor, row.currency)
+        return await undo_step(self._engine, undo, Step.PAY, _REFUND)

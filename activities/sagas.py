@@ -1,4 +1,4 @@
-"""Starting the sagas that a sweep finds missing."""
+"""Starting sagas: those that a sweep finds missing, and those of orders that a batch delegates."""
 
 import asyncio
 
@@ -7,22 +7,22 @@ from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from domain import summaries
-from domain.maintenance import StartInput
 from domain.model import CheckoutInput
 from domain.policies import CHECKOUT_WORKFLOW, WORKFLOW_TASK, checkout_workflow_id
+from domain.sweep import StartInput
 
 _AT_ONCE = 10
 
 
 class Sagas:
-    """Activities that give orders a saga. They need no database: Temporal knows which order has one."""
+    """The activity that starts sagas. It needs no database: Temporal knows which order has one."""
 
     @activity.defn
     async def start_sagas(self, asked: StartInput) -> list[CheckoutInput]:
-        """Start each order's saga on this worker's task queue; give those orders that Temporal refuses one.
+        """Start each order's saga on this worker's task queue; return the orders for which Temporal refuses that.
 
         It refuses where a run of the order is open, and, unless `even_completed`, where the newest has completed.
-        What an attempt started whose answer was lost is refused to the next one: it counts as alive.
+        A saga whose start was not heard of is refused to the next attempt: it counts as alive.
         """
         turn = asyncio.Semaphore(_AT_ONCE)
         are_started = await asyncio.gather(*(_start(order, asked.even_completed, turn) for order in asked.orders))

@@ -1,14 +1,16 @@
 """Step ship and its undo. Ship is the pivot: once the carrier has the parcel there is no way back."""
 
-from sqlalchemy import text
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio import activity
 
-from activities import refusals
 from activities.fence import GATE, do_once
-from activities.orders import fence_key, forgotten, require_same_content, workflow_run
-from activities.undo import undo_step
-from domain.errors import CheckoutError, StepAlreadyCompensated
+from activities.steps import fence_key, refusal, undo_step, workflow_run
+from domain.errors import CheckoutError, StepAlreadyCompensated, UndeliverableAddress
 from domain.model import CheckoutInput, OrderStatus, Shipment, Step, UndoInput
 from domain.undo import UndoResult
 
@@ -49,20 +51,19 @@ WITH parcel AS (
 SELECT result FROM gate
 """)  # noqa: S608 - put together from our own constants
 
-_WHY_NOT = text("""
-    SELECT o.status, o.fingerprint, o.customer, a.delivery_zone,
+_FACTS = text("""
+    SELECT o.status, o.fingerprint, a.delivery_zone,
            EXISTS (SELECT FROM delivery_zones z WHERE z.zone = a.delivery_zone AND z.is_served) AS is_served
       FROM orders o LEFT JOIN accounts a ON a.account_id = o.customer
      WHERE o.order_id = :order_id
 """)
 
-_STATUS = text("""
-    SELECT status FROM orders WHERE order_id = :order_id
-""")
+_STATUS = text("SELECT status FROM orders WHERE order_id = :order_id")
 
-# Locked, so that no carrier collects the parcel between this look and the end of the transaction.
-_LOCK_SHIPMENT = text("""
-    SELECT state FROM shipments WHERE order_id = :order_id FOR NO KEY UPDATE
+# Locked, so that no carrier collects the parcel before the transaction ends. Anything else can be undone, also a label
+# that was cancelled by hand.
+_IS_HANDED_OVER = text("""
+    SELECT state = 'handed_over' FROM shipments WHERE order_id = :order_id FOR NO KEY UPDATE
 """)
 
 _CANCEL_LABEL = text("""
@@ -78,6 +79,25 @@ _CANCEL_LABEL = text("""
     UPDATE inventory i SET on_hand = i.on_hand + locked.quantity, reserved = i.reserved + locked.quantity
       FROM locked WHERE i.sku = locked.sku
 """)
+
+
+def why_not_shipped(customer: str, delivery_zone: str | None, *, is_served: bool) -> CheckoutError | None:
+    """Return why an order cannot be shipped; None when it can."""
+    if is_served:
+        return None
+    return UndeliverableAddress(f"nobody delivers to {customer} in zone {delivery_zone or '(none)'}")
+
+
+def _refuse(order: CheckoutInput, rows: Sequence[Row[Any]]) -> CheckoutError | None:
+    [row] = rows
+    return why_not_shipped(order.customer, row.delivery_zone, is_served=row.is_served)
+
+
+async def _is_being_undone(order: CheckoutInput, connection: AsyncConnection) -> CheckoutError | None:
+    status = (await connection.execute(_STATUS, {"order_id": order.order_id})).scalar_one()
+    if status == OrderStatus.COMPLETED:
+        return None
+    return StepAlreadyCompensated(f"order {order.order_id} is {status}; its shipment is to be cancelled")
 
 
 class Shipping:
@@ -96,58 +116,24 @@ class Shipping:
         Raises:
             UndeliverableAddress: no carrier serves the customer's zone.
             StepAlreadyCompensated: the cancellation came first, or the order is not waiting to be shipped, or it is
-                being undone although its parcel still stands.
+                being undone although its shipment is still in effect.
             DatabaseContradictsHistory: the order's payment is gone.
         """
-
-        async def explain(connection: AsyncConnection) -> CheckoutError | None:
-            return await _refusal(connection, order)
-
-        async def recheck(connection: AsyncConnection) -> CheckoutError | None:
-            return await _turned_back(connection, order)
-
         result = await do_once(
             self._engine,
             fence_key(order, Step.SHIP),
             _SHIP,
             {"order_id": order.order_id, "run": workflow_run()},
-            explain=explain,
-            recheck=recheck,
+            explain=partial(refusal, order, Step.SHIP, _FACTS, _refuse),
+            recheck=partial(_is_being_undone, order),
         )
         return Shipment(**result)
 
     @activity.defn
     async def cancel_shipment(self, undo: UndoInput) -> UndoResult:
-        """Cancel the label and put the goods back, or report that the parcel is already gone.
+        """Cancel the label and put the goods back, or report that the parcel was handed over.
 
         `IRREVOCABLE` changes nothing: the saga goes forward to `completed`. Irrevocable is a parcel that was handed
         over, and an order that stays completed.
         """
-        asked = {"order_id": undo.order.order_id}
-
-        async def is_handed_over(connection: AsyncConnection) -> bool:
-            # Anything else can be undone, a label that somebody cancelled by hand as well.
-            return (await connection.execute(_LOCK_SHIPMENT, asked)).scalar_one_or_none() == "handed_over"
-
-        async def reverse(connection: AsyncConnection) -> None:
-            await connection.execute(_CANCEL_LABEL, asked)
-
-        return await undo_step(self._engine, undo, Step.SHIP, reverse, is_irrevocable=is_handed_over)
-
-
-async def _refusal(connection: AsyncConnection, order: CheckoutInput) -> CheckoutError | None:
-    row = (await connection.execute(_WHY_NOT, {"order_id": order.order_id})).one_or_none()
-    if row is not None:
-        await require_same_content(connection, order, row.fingerprint)
-    if row is None or row.status in {OrderStatus.PENDING, OrderStatus.RESERVED}:
-        return forgotten(order, Step.PAY)
-    if row.status != OrderStatus.PAID:
-        return StepAlreadyCompensated(f"order {order.order_id} is {row.status}; it is not waiting to be shipped")
-    return refusals.of_ship(row.customer, row.delivery_zone, is_served=row.is_served)
-
-
-async def _turned_back(connection: AsyncConnection, order: CheckoutInput) -> CheckoutError | None:
-    status = (await connection.execute(_STATUS, {"order_id": order.order_id})).scalar_one()
-    if status == OrderStatus.COMPLETED:
-        return None
-    return StepAlreadyCompensated(f"order {order.order_id} is {status}; its parcel is to be cancelled")
+        return await undo_step(self._engine, undo, Step.SHIP, _CANCEL_LABEL, is_irrevocable=_IS_HANDED_OVER)

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import psutil
 
-from activities.maintenance import Maintenance
+from activities.audit import Audit
 from adapters.database import create_engine
 from benchmarks.contenders.contender import Contender
 from devstack.stack import DevStack
 from devstack.temporal import TemporalServer
-from domain.maintenance import AuditInput
+from domain.audit import AuditInput
 from domain.model import CheckoutInput, OrderLine
 from domain.policies import SEARCH_ATTRIBUTES
 
@@ -82,7 +82,7 @@ async def require_clean_audit(stack: DevStack) -> None:
     """
     engine = create_engine(stack.database_url, is_patient=True)
     try:
-        report = await Maintenance(engine).run_audit(AuditInput(0.0))
+        report = await Audit(engine).run_audit(AuditInput(0.0))
     finally:
         await engine.dispose()
     if report.violations:

@@ -12,9 +12,10 @@ from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 
 from client.failures import NoWorker, Refused
 from domain import policies
+from domain.audit import AuditInput, AuditReport
 from domain.errors import AuditViolation
-from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
-from domain.names import NamesInput, NamesReport
+from domain.lookup import NamesInput, NamesReport
+from domain.sweep import SweepInput, SweepReport
 
 # For Temporal's own word that a run has taken too long.
 _ANSWER_SECONDS = 5.0

@@ -9,12 +9,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from temporalio.client import (
-    Client,
-    WorkflowFailureError,
-    WorkflowHandle,
-    WorkflowQueryFailedError,
-)
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, WorkflowQueryFailedError
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.converter import value_to_type
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
@@ -28,8 +23,9 @@ from client.operators import operator
 from client.pollers import Watch
 from client.requests import HasEnded, Requests
 from domain import policies, summaries
+from domain.audit import AuditReport
 from domain.bulk import UNKNOWN, Batch, BatchReport, Outcome, digest, pack
-from domain.maintenance import AuditReport, SweepReport
+from domain.lookup import NamesInput, NamesReport
 from domain.model import (
     CheckoutInput,
     CheckoutStatus,
@@ -39,7 +35,7 @@ from domain.model import (
     id_is_taken,
     reason_problem,
 )
-from domain.names import NamesInput, NamesReport
+from domain.sweep import SweepReport
 from domain.text import tidy
 
 Handle = WorkflowHandle[Any, CheckoutStatus]

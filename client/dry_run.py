@@ -11,8 +11,8 @@ from rich.text import Text
 from client import view
 from client.orders_file import Entry
 from client.outcomes import Settled
+from domain.lookup import NamesInput, NamesReport
 from domain.model import CheckoutInput, id_is_taken
-from domain.names import NamesInput, NamesReport
 
 LookUp = Callable[[NamesInput], Awaitable[NamesReport]]
 

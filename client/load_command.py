@@ -25,7 +25,7 @@ from client.options import Json
 from client.orders_file import Entry, line_count, read_orders
 from client.outcomes import OutcomeFile, Settled
 from domain.bulk import MAX_BATCH
-from domain.names import NamesInput, NamesReport
+from domain.lookup import NamesInput, NamesReport
 
 EXAMPLES = "Example: `starter.py load --orders 500 --mix mixed`; `starter.py load --from orders.csv`"
 _LOOK_UP_SECONDS = 300.0

@@ -23,7 +23,8 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from adapters.temporal import NOT_OURS_TO_ASK
 from domain import policies
-from domain.maintenance import AuditInput, SweepInput
+from domain.audit import AuditInput
+from domain.sweep import SweepInput
 
 _log = logging.getLogger("checkout.schedules")
 

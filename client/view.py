@@ -18,9 +18,10 @@ from client.listing import TERMINATED
 from client.load import LoadReport
 from client.order_list import Listing
 from client.outcomes import MALFORMED
+from domain.audit import AuditReport
 from domain.bulk import OTHER_CONTENT, UNKNOWN
-from domain.maintenance import AuditReport, SweepReport
 from domain.model import CheckoutStatus, OrderStatus, format_money
+from domain.sweep import SweepReport
 from domain.text import json_text, on_one_line
 
 console = Terminal()

@@ -1,4 +1,4 @@
-"""What a bulk load hands to a workflow, batch by batch, and what it answers."""
+"""The batches of a bulk load: what the workflow of a batch, and each step in it, is asked and returns."""
 
 import hashlib
 import json
@@ -11,19 +11,18 @@ from domain.model import CheckoutInput, Ending, OrderLine
 
 MAX_BATCH = 1_000
 HANDED_OVER = "handed over"
-"""The outcome of an order that goes on in a saga of its own."""
+"""The outcome of an order that was delegated to a saga of its own."""
 OTHER_CONTENT = "other content"
 """The outcome of an order whose id belongs to an order with another customer or other lines. Nothing was changed."""
-
 UNKNOWN = "unknown"
-"""The outcome of an order whose batch was ended from outside: the sweep settles it, the next load tells how."""
+"""The outcome of an order whose batch was ended from outside: the sweep ends it, the next load reports how."""
 
 Packed = dict[str, Any]
-"""An order as a batch carries it: `{"order_id": ..., "customer": ..., "lines": {sku: quantity}}`."""
+"""An order in a batch: `{"order_id": ..., "customer": ..., "lines": {sku: quantity}}`."""
 
 
 def pack(order: CheckoutInput) -> Packed:
-    """Put an order into the few words that a batch has for it."""
+    """Return an order as its batch has it."""
     return {
         "order_id": order.order_id,
         "customer": order.customer,
@@ -34,7 +33,7 @@ def pack(order: CheckoutInput) -> Packed:
 def unpack(
     packed: Packed, *, repair: bool = False, doubt: str = "", reason: str = "", ending: Ending | None = None
 ) -> CheckoutInput:
-    """Undo `pack`; the rest is what `CheckoutInput` says of it.
+    """Undo `pack`; for the rest see `CheckoutInput`.
 
     Raises:
         InvalidInput: it is no order.
@@ -48,12 +47,12 @@ def unpack(
 
 
 def payload_bytes(order: CheckoutInput) -> int:
-    """Tell how long an order is as JSON, which writes a character in up to twelve bytes."""
+    """Return how long an order is as JSON, which writes a character in up to twelve bytes."""
     return len(json.dumps(pack(order)))
 
 
 def digest(orders: Iterable[CheckoutInput]) -> str:
-    """Tell batches apart: equal exactly for the same orders with the same content."""
+    """Identify a batch: equal exactly for the same orders with the same content."""
     content = hashlib.sha256()
     for order in orders:
         content.update(f"{order.order_id}\0{order.fingerprint}\0".encode())
@@ -62,15 +61,14 @@ def digest(orders: Iterable[CheckoutInput]) -> str:
 
 @dataclass(frozen=True)
 class Batch:
-    """Some orders of a bulk load, which one workflow carries to their ends together."""
+    """Some orders of a bulk load, which one workflow processes together."""
 
     refuse_malformed: ClassVar[bool] = True
-    # The server takes 2 MB; a thousand orders of a hundred lines are more, and are split by who reads them.
+    # The server takes 2 MB; a thousand orders of a hundred lines are more, and the reader of the file splits them.
     max_payload_bytes: ClassVar[int] = 1_500_000
 
     orders: list[Any]
-    """Each as `Packed`, no order id twice. Decoded no further where nobody looks: that would take longer than to
-    reserve them."""
+    """Each as `Packed`, no order id twice. Not decoded here: that would take longer than to reserve them."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +76,13 @@ class StepInput:
     """The orders of a batch for which a step is due."""
 
     carrier: str
-    """The id of the workflow that carries them."""
+    """The id of the workflow of the batch."""
     orders: list[Any]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one order of a batch has ended: a status of the order, `HANDED_OVER` or `OTHER_CONTENT`."""
+    """How one order of a batch has ended: with the order's status, or `HANDED_OVER`, `OTHER_CONTENT`, `UNKNOWN`."""
 
     order_id: str
     status: str
@@ -96,25 +94,25 @@ class Outcome:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a step did for the orders of a batch. Those it does not name are done, and the next step is due."""
+    """What a step did for the orders of a batch. For those it does not name the step is done, and the next one due."""
 
     refused: dict[str, str] = field(default_factory=dict)
-    """Order ids, with the refusal in words. They hold what earlier steps did, until they are unwound."""
+    """Order ids, each with the refusal. The effects of their earlier steps last until they are unwound."""
     ended: list[Outcome] = field(default_factory=list)
     """Orders that need nothing more."""
     left: list[str] = field(default_factory=list)
-    """Orders that are in other hands, or in a state that a batch does not deal with: each needs a saga of its own."""
+    """Orders that another saga owns, or whose state a batch does not process: each needs a saga of its own."""
     forgotten: list[str] = field(default_factory=list)
-    """Orders of which the database does not know the step before this one, though it was committed."""
+    """Orders whose previous step was committed, and is missing in the database."""
 
 
 @dataclass(frozen=True)
 class UnwindInput:
-    """Orders of a batch that are to be undone: all that their steps did, or only kept from ever doing."""
+    """Orders of a batch that are to be undone, be there effects to reverse or not."""
 
     orders: list[Any]
     failed_steps: list[str]
-    """For each, the step that was refused or cut short: it and all before it are undone."""
+    """For each, the step that was refused or interrupted: it and all before it are undone."""
     reasons: list[str]
     endings: list[str]
 
@@ -137,9 +135,9 @@ class BatchReport:
 
     @classmethod
     def of(cls, outcomes: Sequence[Outcome]) -> "BatchReport":
-        """Put outcomes into few words."""
+        """Return outcomes as a report."""
         return cls([list(astuple(outcome)) for outcome in outcomes])
 
     def unpacked(self) -> list[Outcome]:
-        """Give the outcomes back."""
+        """Return the outcomes of the report."""
         return [Outcome(*row) for row in self.outcomes]

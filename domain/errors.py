@@ -1,11 +1,11 @@
 """Every failure by name. The name crosses the wire and is public: match on `.type`, never on the text.
 
-Three kinds, told apart by who must act:
+Three kinds, by who must act:
 
-* *refusals* are facts about the order. Nobody retries them; the saga unwinds.
+* *refusals* are facts about the order. They are not retried; the saga unwinds.
 * *outages* pass by themselves. They are retried by policy; the customer never notices. What refuses the service as a
-  whole (`DatabaseMisconfigured`) is an outage that an operator ends: it is waited for without limit.
-* *broken* states need a person. Going forward they end the saga; an undo keeps trying and parks the order.
+  whole (`DatabaseMisconfigured`) is an outage that an operator ends: the saga waits for that without limit.
+* *broken* states need an operator. Going forward they end the saga; an undo keeps trying and parks the order.
 """
 
 from collections.abc import Sequence
@@ -90,8 +90,8 @@ class DatabaseUnavailable(CheckoutError):
 class DatabaseRefusedStatement(CheckoutError):
     """Postgres answers, but refuses what the statement wants to write: a constraint, a foreign trigger.
 
-    Only a person can mend that. The policies of forward steps name it as not worth a retry; an undo tries
-    a few times and then parks the order; what records an ending tries until it works.
+    Only an operator can fix that. The policies of forward steps do not retry it; an undo tries a few times and then
+    parks the order; what records an ending tries until it works.
     """
 
     def __init__(self, message: str, *, non_retryable: bool = False) -> None:
@@ -119,7 +119,7 @@ class DatabaseContradictsHistory(CheckoutError):
     What happened in the world meanwhile is unknown, so the order is parked for an operator.
     """
 
-    question: ClassVar[str] = "was it restored to an earlier instant? Nothing is undone before somebody has looked"
+    question: ClassVar[str] = "was it restored to an earlier instant? Nothing is undone before an operator's review"
     """What every such message ends with."""
 
 

@@ -1,4 +1,4 @@
-"""What can be an order's id, a customer or a SKU: the ids of other people's systems, as they are.
+"""What can be an order's id, a customer or a SKU: the ids of other systems, as they are.
 
 1 to 128 printable characters, in Unicode's normal form C, without a blank at either end. setup.sql has the same rule as
 function `is_identifier`; a test compares the two for every code point.
@@ -40,34 +40,34 @@ _REFUSED = re.compile(f"[{REFUSED_CHARACTERS}]")
 
 
 def is_identifier(value: object) -> bool:
-    """Tell whether a value can be an order id, a customer or a SKU."""
+    """Return whether a value can be an order id, a customer or a SKU."""
     return identifier_problem(value) is None
 
 
 def identifier_problem(value: object) -> str | None:
-    """Say why a value cannot be one, in words that go on from its name; None where it can."""
+    """Return why a value cannot be one, as a phrase that follows its name; None where it can."""
     if (fault := _fault(value)) is None:
         return None
     return f"{shown(value)} is not 1 to {MAX_LENGTH} printable characters: {fault}"
 
 
 def composed(text: str) -> str:
-    """Give what somebody typed in normal form C: some keyboards and file systems write accents apart from letters."""
+    """Return typed text in normal form C: some keyboards and file systems write accents apart from letters."""
     return unicodedata.normalize("NFC", text)
 
 
 def not_composed(text: str) -> str:
-    """Say of a text that it is not in normal form C, and what it is there."""
+    """Return that a text is not in normal form C, and what it is in that."""
     return f"is not in Unicode's normal form C, which is {shown(composed(text))}"
 
 
 def typed(identifier: str) -> str:
-    """Give an id as it is typed as an argument of a command, whatever a shell would make of its characters."""
+    """Return an id as an argument of a command, quoted for a shell."""
     return ("-- " if identifier.startswith("-") else "") + shlex.quote(identifier)
 
 
 def in_line(identifier: str) -> str:
-    """Give an id as a word of a line of the log: one with a blank in it could be taken for a whole event."""
+    """Return an id as one word of a log line: one with a blank in it could be read as a whole event."""
     return json.dumps(identifier, ensure_ascii=False) if " " in identifier or '"' in identifier else identifier
 
 

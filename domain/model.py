@@ -21,7 +21,7 @@ _SKU_SHOWN = 64
 
 
 class OrderStatus(StrEnum):
-    """Where an order stands: `orders.status` has the same words."""
+    """The status of an order, as in `orders.status`."""
 
     PENDING = "pending"
     RESERVED = "reserved"
@@ -34,7 +34,7 @@ class OrderStatus(StrEnum):
 
 
 ENDINGS = frozenset({OrderStatus.COMPLETED, OrderStatus.REJECTED, OrderStatus.CANCELLED})
-"""The statuses in which an order has ended."""
+"""The statuses of an order that has ended."""
 
 
 class Ending(StrEnum):
@@ -71,7 +71,7 @@ class OrderLine:
 
 @dataclass(frozen=True)
 class CheckoutInput:
-    """One order as somebody asked for it; also the input of its saga.
+    """One order as it was asked for; also the input of its saga.
 
     Lines of the same SKU are merged into one, and lines are kept in SKU order, so that equal orders are
     equal values with equal fingerprints.
@@ -91,15 +91,15 @@ class CheckoutInput:
     repair: bool = False
     """Do no step: undo whatever an earlier run of this order may have left.
 
-    Set by the sweep, by a batch that hands over what it could not undo, and by a stuck run that continues as new."""
+    Set by the sweep, by a batch that delegates what it could not undo, and by a stuck run that continues as new."""
     doubt: str = ""
-    """With `repair`: why only a person may decide what is undone. Set by the sweep alone."""
+    """With `repair`: why an operator has to review the order before anything is undone. Set by the sweep alone."""
     reason: str = ""
-    """With `repair`: why the order is being undone, kept as its reason. Set by whoever began to undo it."""
+    """With `repair`: why the order is being undone, kept as its reason. Set by the run that began to undo it."""
     ending: Ending | None = None
-    """With `repair`: where the unwind is heading; cancelled unless something else is said."""
+    """With `repair`: where the unwind is heading; cancelled by default."""
     is_partly_undone: bool = False
-    """With `repair`: a step is undone for certain, so that a parcel which is gone completes nothing any more."""
+    """With `repair`: a step is undone for certain, so that the order cannot complete any more."""
     lane: Lane = Lane.CLASSIC
     """Not part of the order's content: the same order may be asked for in any lane."""
 
@@ -184,7 +184,7 @@ class RetryRequest:
 
 @dataclass(frozen=True)
 class Resolution:
-    """An operator's word that a stuck step was settled by hand, and who gives it."""
+    """An operator's word that a stuck step was resolved by hand, and whose word it is."""
 
     step: str
     reason: str
@@ -215,12 +215,12 @@ class CheckoutStatus:
 
 
 def id_is_taken(order_id: str) -> str:
-    """Say that an order's id is somebody else's."""
+    """Return that an order's id belongs to another order."""
     return f"order id {order_id} already belongs to an order with another customer or other lines"
 
 
 def reason_problem(reason: object) -> str | None:
-    """Say what is wrong with the reason a person gave, or None: 1 to 200 printable characters."""
+    """Return what is wrong with a reason, or None: 1 to 200 printable characters."""
     if not isinstance(reason, str) or not reason.strip():
         return "a reason is needed: it is kept in the order's log"
     if len(reason) > MAX_REASON_LENGTH:
@@ -238,32 +238,32 @@ def quantity_of(text: str) -> int:
     """
     minus, digits = text[: text.startswith("-")], text.removeprefix("-").lstrip("0") or "0"
     if len(digits) > len(str(MAX_QUANTITY)):
-        told = digits if len(digits) <= 40 else f"{digits[:36]}... ({len(digits)} digits)"
-        raise InvalidInput(f"quantity {minus}{told} is not between 1 and {MAX_QUANTITY}")
+        shortened = digits if len(digits) <= 40 else f"{digits[:36]}... ({len(digits)} digits)"
+        raise InvalidInput(f"quantity {minus}{shortened} is not between 1 and {MAX_QUANTITY}")
     return int(minus + digits)
 
 
 def too_many_lines(count: int) -> str:
-    """Say that an order has more lines than it may have."""
+    """Return that an order has more lines than it may have."""
     return f"the order has {count} lines; {MAX_LINES} are allowed, split it"
 
 
 def who_and_why(by: str, reason: str) -> str:
-    """Join who acts and why for an order's log; either may be empty, and a name of any origin is made fit for it."""
+    """Join who acts and why for an order's log; either may be empty, and the name may come from anywhere."""
     return ": ".join(filter(None, (tidy(by, MAX_NAME_LENGTH), reason)))
 
 
 def lines_summary(lines: Iterable[OrderLine], limit: int = 3, *, shown: Callable[[str], str] = str) -> str:
-    """Name the first few lines, each SKU as it is shown where this goes and cut if long, and count the rest."""
+    """Name the first few lines, each SKU as `shown` returns it and cut if long, and count the rest."""
     named = [f"{line.quantity} × {shown(tidy(line.sku, _SKU_SHOWN))}" for line in lines]
     more = f", and {len(named) - limit} more" if len(named) > limit else ""
     return ", ".join(named[:limit]) + more
 
 
 def format_money(amount_minor: int, currency: str) -> str:
-    """Write an amount of minor units as people read it: `41.00 EUR`, `4100 JPY`, `4.100 KWD`."""
+    """Format an amount of minor units: `41.00 EUR`, `4100 JPY`, `4.100 KWD`."""
     decimals = MINOR_UNITS.get(currency)
-    if decimals is None:  # of an order from before setup.sql knew its currency
+    if decimals is None:  # an order from before setup.sql had its currency
         return f"{amount_minor} minor units of {currency}"
     digits = f"{abs(amount_minor):0{decimals + 1}d}"
     whole, fraction = digits[: len(digits) - decimals], digits[len(digits) - decimals :]

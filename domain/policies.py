@@ -1,6 +1,5 @@
-"""Names, timeouts and retry policies: every number that decides how long the checkout tries what."""
+"""Names, timeouts and retry policies: every number that decides how long an operation is tried."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -14,16 +13,16 @@ CHECKOUT_WORKFLOW = "Checkout"
 """The type of the workflow, as Temporal knows it."""
 _WORKFLOW_ID_PREFIX = "checkout-"
 BULK_WORKFLOW = "BulkCheckout"
-"""The type of the workflow that carries the orders of a batch together."""
+"""The type of the workflow that processes the orders of a batch together."""
 AUDIT_WORKFLOW = "Audit"
 SWEEP_WORKFLOW = "Sweep"
 LOOKUP_WORKFLOW = "Lookup"
-"""The type of the workflow that asks the database about orders, for whoever talks to Temporal alone."""
+"""The type of the workflow that reads orders from the database, for callers that talk to Temporal alone."""
 NAMES_WORKFLOW = "LookUpNames"
 """The type of the workflow that looks up what the rows of a file name."""
 
-# Set only when an order leaves the happy path, and once at its end where that does not say it by itself: each upsert is
-# a history event.
+# Set only when an order leaves the happy path, and once at its end where how the run closes does not show it: each
+# upsert is a history event.
 ORDER_STATUS = SearchAttributeKey.for_keyword("OrderStatus")
 FAILED_STEP = SearchAttributeKey.for_keyword("FailedStep")
 SEARCH_ATTRIBUTES = {ORDER_STATUS.name: "Keyword", FAILED_STEP.name: "Keyword"}
@@ -40,12 +39,12 @@ def order_id_of(workflow_id: str) -> str:
 
 
 def bulk_workflow_id(digest: str) -> str:
-    """Name the workflow of a batch, by its content: the same batch is not carried twice."""
+    """Name the workflow of a batch, by its content: the same batch does not run twice."""
     return f"bulk-{digest}"
 
 
 def audit_task_queue(task_queue: str) -> str:
-    """Name the task queue of what reads everything: it has slots of its own, so that no order waits behind it."""
+    """Name the task queue of the audits, which has slots of its own: no order waits behind one."""
     return f"{task_queue}-audit"
 
 
@@ -66,41 +65,39 @@ class ActivityPolicy:
     heartbeat: timedelta | None = None
 
 
-def _retry(initial_ms: int, maximum_s: int, *, unless: Sequence[type[Exception]] = ()) -> RetryPolicy:
+def _retry(initial_ms: int, maximum_s: int, *, stops_when_refused: bool = True) -> RetryPolicy:
     return RetryPolicy(
         initial_interval=timedelta(milliseconds=initial_ms),
         backoff_coefficient=2.0,
         maximum_interval=timedelta(seconds=maximum_s),
-        non_retryable_error_types=[failure.__name__ for failure in unless] or None,
+        non_retryable_error_types=[DatabaseRefusedStatement.__name__] if stops_when_refused else None,
     )
 
 
-_FORWARD_GIVES_UP_ON = (DatabaseRefusedStatement,)
-
-RESERVE = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=60), _retry(100, 5, unless=_FORWARD_GIVES_UP_ON))
+RESERVE = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=60), _retry(100, 5))
 """Step reserve: a blip costs the shopper a tenth of a second, a database that stays away for a minute the order."""
-PAY = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=120), _retry(200, 10, unless=_FORWARD_GIVES_UP_ON))
+PAY = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=120), _retry(200, 10))
 """Step pay: outlasts a restart or a failover of Postgres."""
-SHIP = ActivityPolicy(timedelta(seconds=5), timedelta(minutes=15), _retry(500, 30, unless=_FORWARD_GIVES_UP_ON))
+SHIP = ActivityPolicy(timedelta(seconds=5), timedelta(minutes=15), _retry(500, 30))
 """Step ship: the customer has paid, so giving up costs a refund."""
-ENVIRONMENT = ActivityPolicy(timedelta(seconds=5), None, _retry(500, 30, unless=_FORWARD_GIVES_UP_ON))
+ENVIRONMENT = ActivityPolicy(timedelta(seconds=5), None, _retry(500, 30))
 """A step after its own policy, while Postgres refuses the service itself: no order is rejected for that."""
-UNDO = ActivityPolicy(timedelta(seconds=10), timedelta(minutes=15), _retry(200, 60))
+UNDO = ActivityPolicy(timedelta(seconds=10), timedelta(minutes=15), _retry(200, 60, stops_when_refused=False))
 """One round of an undo. Then the order is parked, and later rounds follow."""
-RECORD = ActivityPolicy(timedelta(seconds=10), None, _retry(200, 60))
+RECORD = ActivityPolicy(timedelta(seconds=10), None, _retry(200, 60, stops_when_refused=False))
 """Recording what happened (close, complete, park, note, resolve): never gives up."""
-BATCH = ActivityPolicy(timedelta(seconds=10), timedelta(seconds=30), _retry(200, 5, unless=_FORWARD_GIVES_UP_ON))
+BATCH = ActivityPolicy(timedelta(seconds=10), timedelta(seconds=30), _retry(200, 5))
 """A step of a whole batch; then each of its orders gets a saga of its own."""
-MAINTENANCE = ActivityPolicy(timedelta(seconds=60), timedelta(minutes=5), _retry(500, 10, unless=_FORWARD_GIVES_UP_ON))
+MAINTENANCE = ActivityPolicy(timedelta(seconds=60), timedelta(minutes=5), _retry(500, 10))
 """The sweep, the check of a file, recording what an audit found; a caller waits for the answer."""
 AUDIT = ActivityPolicy(
     timedelta(minutes=30),
     timedelta(hours=1),
-    _retry(500, 10, unless=_FORWARD_GIVES_UP_ON),
+    _retry(500, 10),
     heartbeat=timedelta(seconds=30),
 )
 """The audit, which reads every row: half a minute for a million orders (docs/performance.md), so this is for sixty."""
-LOOKUP = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=10), _retry(200, 2, unless=_FORWARD_GIVES_UP_ON))
+LOOKUP = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=10), _retry(200, 2))
 """Reading an order's row for `starter.py status` and `list`: nothing depends on it, and it can be repeated."""
 
 LANE = Lane.CLASSIC
@@ -118,14 +115,14 @@ Above the 2 s after which the SDK calls a task deadlocked, so that a slow one is
 UNDO_ATTEMPTS_WHEN_REFUSED = 5
 """How often an undo is tried within a round when Postgres refuses its statement (not when it is away).
 
-With the backoff above: about 3 s, long enough for a grant or a deploy that is being put right."""
+With the backoff above: about 3 s, long enough for a grant or a deploy under way."""
 
 STUCK_RETRY_FIRST = timedelta(hours=1)
 STUCK_RETRY_LONGEST = timedelta(hours=24)
 """A stuck order tries again by itself after 1 h, 2 h, 4 h ... 24 h, 24 h; an operator need not wait."""
 
 SWEEP_UNFINISHED_AFTER = timedelta(seconds=60)
-"""How long an order must have stood still before the sweep looks whether its saga is alive."""
+"""How long an order must have been idle before the sweep checks whether its saga is alive."""
 SWEEP_BATCH = 100
 SWEEP_EVERY = timedelta(minutes=1)
 AUDIT_EVERY = timedelta(minutes=5)
@@ -137,6 +134,6 @@ AUDIT_RUN_TIMEOUT = timedelta(minutes=75)
 LOOKUP_RUN_TIMEOUT = timedelta(seconds=15)
 """When a lookup is given up that a worker has taken: after all that its activity may take."""
 AUDIT_AT_REST_AFTER = timedelta(hours=1)
-"""How long an order must have stood still before the audit calls it unfinished."""
+"""How long an order must have been idle before the audit calls it unfinished."""
 AUDIT_VIOLATIONS_SHOWN = 20
 """Violating rows that the audit returns for each check; it counts them all."""

@@ -1,7 +1,4 @@
-"""What Temporal's UI says beside each workflow and activity, in a line: the one place where a value gets into one.
-
-Summaries are Markdown to Temporal, and name what a buyer has written.
-"""
+"""The summaries of workflows and activities in Temporal's UI: Markdown, with what a buyer has written escaped."""
 
 from collections.abc import Sequence
 
@@ -15,10 +12,10 @@ def goods(order: CheckoutInput) -> str:
 
 
 def of_order(order: CheckoutInput) -> str:
-    """Say who wants what."""
+    """Return who orders what."""
     return f"{goods(order)} for {for_summary(order.customer)}"
 
 
 def of_batch(orders: Sequence[CheckoutInput]) -> str:
-    """Say how many orders there are, from which to which."""
+    """Return how many orders there are, and the first and the last of them."""
     return f"{len(orders)} orders: {for_summary(orders[0].order_id)} to {for_summary(orders[-1].order_id)}"

@@ -1,15 +1,15 @@
-r"""Text that came from outside, made fit for where it is shown: a terminal, a log's line, Markdown of the Temporal UI.
+r"""Text from outside, escaped for where it is shown: a terminal, a log line, Markdown of the Temporal UI.
 
-Whatever a buyer, a file, a provider or a server has written may hold control characters, marks that turn the reading
-direction, line ends, or Markdown. Each edge has one function here. What may not be shown as it is shows as an escape
-such as `\x1b` or `\u202e`: nothing is hidden, and nothing acts.
+What a buyer, a file, a provider or a server has written may hold control characters, marks that turn the reading
+direction, line ends, or Markdown. Each place has one function here. What may not be shown as it is becomes an escape
+such as `\x1b` or `\u202e`: nothing is hidden, and nothing is interpreted.
 """
 
 import json
 import re
 import unicodedata
 
-# Printable to Python, and seen by nobody. Variation selectors are left: they belong to many an emoji.
+# Printable to Python, and invisible. Variation selectors are left: many emojis have one.
 _INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\uffa0]")
 _MOVES_OR_HIDES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """The categories of controls, of marks that turn or join what is around them, of halves of characters, of line ends."""
@@ -30,38 +30,38 @@ _SUMMARY_CHARACTERS = 40
 
 
 def tidy(text: str, limit: int = 500) -> str:
-    """Make a text of unknown origin fit for a log line and a database column: printable, one line, bounded."""
+    """Make text from outside fit for a log line and a database column: printable, one line, bounded."""
     printable = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     return printable if len(printable) <= limit else f"{printable[: limit - 3]}..."
 
 
 def for_terminal(text: str) -> str:
-    """Keep the lines, and escape whatever a terminal would act on or show nothing of."""
+    """Keep the lines, and escape what a terminal would interpret or not show."""
     if text.isprintable() and not _INVISIBLE.search(text):
         return text
     return "".join(char if char == "\n" else " " if char == "\t" else _shown(char) for char in text)
 
 
 def on_one_line(text: str) -> str:
-    """Make one value fit for a terminal: as `for_terminal`, with its line ends escaped too."""
+    """As `for_terminal`, with line ends escaped too."""
     return for_terminal(text).replace("\n", "\\n")
 
 
 def for_log_line(text: str) -> str:
-    """Make a text one line of a log, with a blank for each line end. What may be in an order's id stays as it is."""
+    """Return one line for a log, with a blank for each line end. What may be in an order's id stays as it is."""
     if text.isprintable():
         return text
     return "".join(map(_in_a_log, text))
 
 
 def for_markdown(text: str) -> str:
-    """Give one value within a line of Markdown: as it is, or as code where Markdown would make something else of it."""
+    """Return a value within a line of Markdown: as it is, or as code where Markdown would change it."""
     shown = on_one_line(text)
     return code(shown) if _ACTIVE.search(shown) else shown
 
 
 def code(text: str) -> str:
-    """Give a value as code within a line of Markdown, whatever it holds."""
+    """Return a value as code within a line of Markdown."""
     shown = on_one_line(text)
     longest = max((len(run) for run in re.findall("`+", shown)), default=0)
     fence = "`" * (longest + 1)
@@ -70,7 +70,7 @@ def code(text: str) -> str:
 
 
 def for_summary(text: str) -> str:
-    """Give one value within a summary of Temporal's: a short line of Markdown, which its UI shows as text in places."""
+    """Return a value within a summary, a short line of Markdown which Temporal's UI shows as text in places."""
     shown = on_one_line(text)
     return for_markdown(shown if len(shown) <= _SUMMARY_CHARACTERS else f"{shown[: _SUMMARY_CHARACTERS - 1]}…")
 

@@ -1,4 +1,4 @@
-"""What an undo reports back. Knows no shop words: copy it together with the saga and the fence."""
+"""What an undo returns. Knows no shop words: copy it together with the saga and the fence."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum

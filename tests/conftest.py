@@ -17,15 +17,16 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.worker import Interceptor, Worker
 
-from activities.maintenance import Maintenance
+from activities.audit import Audit
 from adapters.config import WorkerSettings
 from adapters.database import create_engine
 from adapters.temporal import DATA_CONVERTER
 from devstack.postgres import PostgresServer
 from devstack.stack import DATABASE, ROLE, DevStack, psql
-from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
+from domain.audit import AuditInput, AuditReport
 from domain.model import CheckoutInput, CheckoutStatus, Lane, OrderLine
 from domain.policies import checkout_workflow_id
+from domain.sweep import SweepInput, SweepReport
 from tests.memory import folder_in_memory
 from tests.shares import share_out
 from worker import build_worker
@@ -258,7 +259,7 @@ class Shop:
 
     async def audit(self, *, at_rest: bool = True) -> AuditReport:
         """Check every invariant, without going through Temporal."""
-        return await Maintenance(self.engine).run_audit(AuditInput(0.0 if at_rest else 3600.0))
+        return await Audit(self.engine).run_audit(AuditInput(0.0 if at_rest else 3600.0))
 
     async def order_status(self, order: CheckoutInput) -> str | None:
         rows = await self.database.fetch("SELECT status FROM orders WHERE order_id = $1", order.order_id)

@@ -9,10 +9,10 @@ from typing import Any
 
 import asyncpg
 
-from activities.audit_checks import audit_checks
+from activities.audit import _HAS_EVENT, _NEWEST_EVENT, audit_checks
 from activities.lookups import _EVENTS_LOOKED_AT, _NEWEST
 from activities.lookups import _UNFINISHED as _NEWEST_UNFINISHED
-from activities.maintenance import _HAS_EVENT, _NEWEST_EVENT, _UNFINISHED, _UNFINISHED_STILL
+from activities.sweep import _UNFINISHED, _UNFINISHED_STILL
 from adapters.event_log import _NEXT
 
 BIG = frozenset({"orders", "order_lines", "reservations", "transfers", "shipments", "step_fence", "order_events"})

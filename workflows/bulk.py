@@ -9,8 +9,8 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, FailureError
 
 with workflow.unsafe.imports_passed_through():
+    from activities.batch_steps import Batches
     from activities.batch_unwind import BatchUnwind
-    from activities.batches import Batches
     from activities.sagas import Sagas
     from domain import policies
     from domain.bulk import (
@@ -27,8 +27,8 @@ with workflow.unsafe.imports_passed_through():
         unpack,
     )
     from domain.errors import DatabaseContradictsHistory, InvalidInput
-    from domain.maintenance import StartInput
     from domain.model import CheckoutInput, Ending, Lane, Step, reason_problem, who_and_why
+    from domain.sweep import StartInput
     from domain.text import tidy
     from workflows.compensation import Patience, describe
     from workflows.operation import perform

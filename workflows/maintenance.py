@@ -7,19 +7,14 @@ from typing import Any, TypeVar
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from activities.maintenance import Maintenance
+    from activities.audit import Audit
     from activities.sagas import Sagas
+    from activities.sweep import Sweep
     from domain import policies
+    from domain.audit import AuditInput, AuditReport
     from domain.errors import AuditViolation
-    from domain.maintenance import (
-        AuditInput,
-        AuditReport,
-        StartInput,
-        SweepInput,
-        SweepReport,
-        UnfinishedInput,
-    )
     from domain.model import CheckoutInput
+    from domain.sweep import StartInput, SweepInput, SweepReport, UnfinishedInput
 
 _PAGES_PER_RUN = 20
 
@@ -43,9 +38,9 @@ class AuditWorkflow:
             audit = replace(audit, anchor=last.anchor)
         summary = "Check every invariant on one snapshot"
         queue = policies.audit_task_queue(workflow.info().task_queue)
-        report = await _maintain(Maintenance.run_audit, audit, summary, policies.AUDIT, queue)
+        report = await _maintain(Audit.run_audit, audit, summary, policies.AUDIT, queue)
         if audit.is_recorded:
-            await _maintain(Maintenance.record_findings, report, "Tell saga.log what is new and what is over")
+            await _maintain(Audit.record_findings, report, "Tell saga.log what is new and what is over")
         if not report.is_clean:
             raise AuditViolation(f"{report.violation_count} violations: {report.summary}", details=[report])
         return report
@@ -67,7 +62,7 @@ class SweepWorkflow:
         pages = 0
         while True:
             page = await _maintain(
-                Maintenance.find_unfinished,
+                Sweep.find_unfinished,
                 UnfinishedInput(policies.SWEEP_BATCH, sweep.stood_still_seconds, *place),
                 "Look for orders that stand still",
             )
@@ -87,7 +82,7 @@ class SweepWorkflow:
         # A run that was lost, refused or cancelled may be followed by another; one that has completed may not,
         # unless the database has forgotten it.
         completed = await _maintain(
-            Maintenance.find_contradictions, refused, "Tell the sagas that are alive from those that have completed"
+            Sweep.find_contradictions, refused, "Tell the sagas that are alive from those that have completed"
         )
         alive = await self._start(StartInput(completed, even_completed=True), report)
         report.alive += len(refused) - len(completed) + len(alive)

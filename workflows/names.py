@@ -3,9 +3,9 @@
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from activities.names import Names
+    from activities.lookups import Names
     from domain import policies
-    from domain.names import NamesInput, NamesReport
+    from domain.lookup import NamesInput, NamesReport
 
 
 @workflow.defn(name=policies.NAMES_WORKFLOW)

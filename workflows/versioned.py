@@ -10,8 +10,9 @@ from temporalio.common import VersioningBehavior
 
 with workflow.unsafe.imports_passed_through():
     from domain import policies
+    from domain.audit import AuditInput, AuditReport
     from domain.lookup import LookupAnswer, LookupInput
-    from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
+    from domain.sweep import SweepInput, SweepReport
     from workflows.lookup import LookupWorkflow
     from workflows.maintenance import AuditWorkflow, SweepWorkflow
 

@@ -15,9 +15,9 @@ from temporalio.service import RPCError
 
 from domain import policies
 from domain.errors import DatabaseRefusedStatement
-from domain.maintenance import SweepReport
 from domain.model import CheckoutInput
 from domain.policies import checkout_workflow_id
+from domain.sweep import SweepReport
 from tests.conftest import Shop
 from tests.faults.stepping import DEADLINE_SECONDS, TASK, Stage, Stop
 from tests.workflow.sagas import hasty, resolve, retry, until

@@ -15,14 +15,14 @@ from pathlib import Path
 import asyncpg
 from temporalio.client import Client
 
-from activities.maintenance import Maintenance
+from activities.audit import Audit
 from adapters.database import create_engine
 from adapters.temporal import DATA_CONVERTER
 from client.checkouts import Checkouts
 from client.load import MIXES
 from devstack.process import ChildProcess
 from devstack.stack import DATABASE, ROLE, ROOT, DevStack, psql
-from domain.maintenance import AuditInput
+from domain.audit import AuditInput
 from domain.model import CheckoutInput, CheckoutStatus
 from tests.conftest import Database
 from tests.faults.lab.link import Link
@@ -213,7 +213,7 @@ class Site:
         """Check what must hold when everything has ended: every invariant, and nothing left open or behind."""
         engine = create_engine(self.database.url, pool_size=1, is_patient=True)
         try:
-            report = await Maintenance(engine).run_audit(AuditInput(0.0))
+            report = await Audit(engine).run_audit(AuditInput(0.0))
         finally:
             await engine.dispose()
         assert report.violations == []

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from activities.maintenance import Maintenance
+from activities.audit import Audit
 from adapters.database import create_engine
 from devstack.stack import DATABASE, ROLE, DevStack, psql
-from domain.maintenance import AuditInput
+from domain.audit import AuditInput
 from domain.model import CheckoutInput, Step
 from tests.faults.interleaving import BUYER, LINES, OPERATIONS, PAIRS, Interleaving, Schedule, interleavings
 from tests.faults.share import share
@@ -134,7 +134,7 @@ async def test_every_interleaving_ends_without_an_effect(batch: Batch, stage: St
         TALLIES[batch.step].add(interleaving)
         if interleaving.problems:
             problems[str(interleaving)] = interleaving.problems
-    audit = await Maintenance(offstage).run_audit(AuditInput())
+    audit = await Audit(offstage).run_audit(AuditInput())
     deadlocks = await stage.director.fetchval(
         "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
     )

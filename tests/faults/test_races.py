@@ -11,9 +11,9 @@ from temporalio.client import WorkflowFailureError
 from activities.inventory import Inventory
 from activities.payments import Payments
 from client.failures import NoSuchOrder, NoWorker, Refused
-from domain.maintenance import SweepReport
 from domain.model import CheckoutInput, OrderLine
 from domain.policies import checkout_workflow_id
+from domain.sweep import SweepReport
 from tests.conftest import Shop
 from tests.faults.callers import COMPLETED_ONCE, PATIENCE_SECONDS, ask, checkouts_of, traces
 from tests.lanes import in_both_lanes

@@ -12,7 +12,7 @@ from temporalio.api.enums.v1 import WorkflowTaskFailedCause
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import WorkflowExecutionStatus
 
-from domain.maintenance import SweepReport
+from domain.sweep import SweepReport
 from tests.conftest import Shop
 from tests.faults.histories import replay_all
 from tests.faults.net_effect import assert_net_effect, rows_of

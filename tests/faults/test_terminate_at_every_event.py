@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from domain.maintenance import SweepReport
+from domain.sweep import SweepReport
 from tests.conftest import Shop
 from tests.faults.histories import replay_all
 from tests.faults.net_effect import assert_net_effect

@@ -8,15 +8,14 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from activities.audit_checks import audit_checks
+from activities.audit import Audit, audit_checks
 from activities.inventory import Inventory
-from activities.maintenance import Maintenance
 from activities.orders import OperatorNote, Orders, ParkInput
 from activities.payments import Payments
 from activities.shipping import Shipping
 from adapters.database import create_engine
 from devstack.stack import DATABASE, ROLE, ROOT, DevStack, psql
-from domain.maintenance import AuditInput, AuditReport
+from domain.audit import AuditInput, AuditReport
 from domain.model import CheckoutInput, Ending, OrderLine, UndoInput
 from domain.policies import AUDIT_VIOLATIONS_SHOWN
 from tests.conftest import Database, Shop
@@ -412,8 +411,8 @@ async def test_orders_of_every_ending_have_no_violations(shop: Shop) -> None:
 async def test_an_order_on_its_way_is_not_at_rest_until_it_has_stood_still(shop: Shop) -> None:
     await Inventory(shop.engine).reserve_inventory(shop.order("carol", order_id="open"))
 
-    recent = await Maintenance(shop.engine).run_audit(AuditInput(3600.0))
-    later = await Maintenance(shop.engine).run_audit(AuditInput(0.0))
+    recent = await Audit(shop.engine).run_audit(AuditInput(3600.0))
+    later = await Audit(shop.engine).run_audit(AuditInput(0.0))
 
     assert recent.violations == []
     assert [(v.check, v.subject) for v in later.violations] == [("Q1", "open")]

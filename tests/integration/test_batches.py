@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from activities.batch import Changed, settle
+from activities.batch import Changed, until_unchanged
+from activities.batch_steps import Batches
 from activities.batch_unwind import BatchUnwind
-from activities.batches import Batches
 from activities.inventory import Inventory
 from activities.orders import Orders
 from activities.payments import Payments
@@ -343,7 +343,7 @@ async def test_batches_that_want_the_same_little_at_once_sell_it_once_and_do_not
     assert await shop.database.value("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == 0
 
 
-# What does not stand still ------------------------------------------------------------------------------
+# What changes meanwhile --------------------------------------------------------------------------------
 
 
 async def test_a_batch_that_never_finds_its_facts_as_it_decided_is_tried_again_later(shop: Shop) -> None:
@@ -351,10 +351,10 @@ async def test_a_batch_that_never_finds_its_facts_as_it_decided_is_tried_again_l
 
     async def attempt(_connection: AsyncConnection) -> None:
         tries.append(1)
-        raise Changed
+        raise Changed("the stock")
 
-    with pytest.raises(DatabaseUnavailable, match="faster than it can be decided upon"):
-        await settle(shop.engine, attempt)
+    with pytest.raises(DatabaseUnavailable, match="since it was read: the stock"):
+        await until_unchanged(shop.engine, attempt)
 
     assert len(tries) == 5
 
@@ -395,7 +395,7 @@ async def test_a_constraint_that_refuses_one_of_the_orders_is_no_outage(shop: Sh
         await connection.execute(text("UPDATE inventory SET reserved = on_hand + 1 WHERE sku = 'lamp'"))
 
     with pytest.raises(DatabaseRefusedStatement, match="one of the orders cannot be written") as refused:
-        await settle(shop.engine, attempt)
+        await until_unchanged(shop.engine, attempt)
 
     assert "inventory_never_oversold" in refused.value.message
 

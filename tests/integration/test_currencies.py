@@ -4,7 +4,7 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from activities.batches import Batches
+from activities.batch_steps import Batches
 from activities.inventory import Inventory
 from activities.payments import Payments
 from devstack.stack import ROOT

@@ -9,10 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.api.enums.v1 import EventType
 from temporalio.testing import ActivityEnvironment
 
-from activities.maintenance import Maintenance
+from activities.audit import Audit
 from adapters.database import create_audit_engine, create_engine
 from domain import policies
-from domain.maintenance import AuditInput
+from domain.audit import AuditInput
 from tests.conftest import Database, Shop
 from workflows.maintenance import AuditWorkflow
 
@@ -61,7 +61,7 @@ async def test_an_audit_that_nobody_waits_for_any_more_leaves_postgres_alone(
     try:
         async with holder.transaction():
             await holder.execute("LOCK TABLE inventory")
-            running = asyncio.ensure_future(environment.run(Maintenance(engine).run_audit, AuditInput()))
+            running = asyncio.ensure_future(environment.run(Audit(engine).run_audit, AuditInput()))
             await _until_waiting(database, 1)
             environment.cancel()
             with pytest.raises(asyncio.CancelledError):

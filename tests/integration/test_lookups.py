@@ -4,14 +4,12 @@ import pytest
 
 from activities import lookups
 from activities.inventory import Inventory
-from activities.lookups import Lookups
-from activities.names import Names
+from activities.lookups import Lookups, Names
 from activities.orders import OperatorNote, Orders, ParkInput
 from activities.payments import Payments
 from activities.shipping import Shipping
-from domain.lookup import LookupAnswer, LookupInput
+from domain.lookup import KnownOrder, LookupAnswer, LookupInput, NamesInput
 from domain.model import CheckoutInput, Ending, UndoInput
-from domain.names import KnownOrder, NamesInput
 from tests.conftest import Shop
 
 

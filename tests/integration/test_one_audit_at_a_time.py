@@ -11,14 +11,14 @@ import pytest
 from temporalio.client import Client, WorkflowHandle
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
-from activities.audit_checks import audit_checks, first_and_count
-from activities.maintenance import Maintenance
+from activities.audit import Audit, audit_checks, first_and_count
 from adapters.database import create_audit_engine
 from adapters.temporal import DATA_CONVERTER
 from client.checkouts import Checkouts
 from client.failures import NoWorker
 from domain import policies
-from domain.maintenance import AuditInput, AuditReport, SweepInput
+from domain.audit import AuditInput, AuditReport
+from domain.sweep import SweepInput
 from tests.conftest import Shop
 from tests.workflow.gates import PATIENCE_SECONDS, Gates
 from tests.workflow.sagas import how_it_ended, until
@@ -106,9 +106,9 @@ async def test_two_workers_audit_one_after_the_other(shop: Shop) -> None:
 
 
 async def test_an_audit_that_waited_sees_what_was_committed_meanwhile(shop: Shop) -> None:
-    maintenance = Maintenance(shop.engine)
+    audit = Audit(shop.engine)
     async with shop.database.locked("SELECT pg_advisory_xact_lock(hashtext('checkout audit'))"):
-        waiting = asyncio.create_task(maintenance.run_audit(AuditInput()))
+        waiting = asyncio.create_task(audit.run_audit(AuditInput()))
 
         async def has_looked() -> bool:
             looked: int = await shop.database.value(

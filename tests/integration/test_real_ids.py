@@ -7,12 +7,12 @@ from urllib.parse import quote, unquote
 
 import pytest
 
-from activities.maintenance import Maintenance
+from activities.sweep import Sweep
 from client.checkouts import Checkouts
 from domain.bulk import payload_bytes
 from domain.identifiers import in_line
-from domain.maintenance import UnfinishedInput
 from domain.model import MAX_LINES, CheckoutInput, OrderLine
+from domain.sweep import UnfinishedInput
 from tests.conftest import Database, Shop
 from tests.integration.commands import Commands
 from tests.integration.test_commands import unique, until
@@ -153,11 +153,11 @@ async def test_orders_of_a_batch_may_have_any_ids(shop: Shop, database: Database
 async def test_a_page_of_the_largest_orders_fits_into_what_temporal_takes(shop: Shop) -> None:
     orders = [_longest(f"{unique('')}{_CART * 100}", "alice") for _ in range(12)]
     await shop.accept_by_hand(*orders)
-    maintenance = Maintenance(shop.engine)
+    sweep = Sweep(shop.engine)
 
-    pages = [await maintenance.find_unfinished(UnfinishedInput(100, 0.0))]
+    pages = [await sweep.find_unfinished(UnfinishedInput(100, 0.0))]
     while (next_at := pages[-1].next_at) is not None:
-        pages.append(await maintenance.find_unfinished(UnfinishedInput(100, 0.0, next_at, pages[-1].next_id)))
+        pages.append(await sweep.find_unfinished(UnfinishedInput(100, 0.0, next_at, pages[-1].next_id)))
     found = [order for page in pages for order in page.orders]
 
     assert max(sum(map(payload_bytes, page.orders)) for page in pages) < 1_500_000

@@ -13,7 +13,6 @@ from devstack.ports import free_port
 from devstack.postgres import PostgresServer
 from devstack.stack import DATABASE, ROLE, ROOT, DevStack, give_passwords, make_database, psql
 from tests.memory import folder_in_memory
-from tests.unit.test_policies import SETUP
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +131,11 @@ async def test_a_worker_says_so_as_it_starts_and_works_all_the_same(
 
 
 def test_the_settings_that_are_known_are_those_of_setup_sql() -> None:
-    given = SETUP.partition("settings CONSTANT text[] := ARRAY[")[2].partition("]")[0]
+    given = (
+        (ROOT / "setup.sql")
+        .read_text(encoding="utf-8")
+        .partition("settings CONSTANT text[] := ARRAY[")[2]
+        .partition("]")[0]
+    )
 
     assert {line.strip().strip("',").partition("=")[0] for line in given.strip().splitlines()} == set(rights.SETTINGS)

@@ -260,7 +260,7 @@ MUTANTS = (
     Mutant(
         "dry-run-takes-the-house-for-a-customer",
         "a file would pass its check, and its orders be rejected",
-        "activities/names.py",
+        "activities/lookups.py",
         " AND a.kind = 'customer')",
         ")",
         at(LOOKUPS, "test_names_that_nobody_knows_are_told_and_a_house_account_is_no_customer"),

@@ -3,7 +3,7 @@
 from tests.mutants.killers import LONG_AUDIT, MAINTENANCE, ONE_AUDIT, PLANS, REPORTS, RESTORED, SCHEDULES, at
 from tests.mutants.mutant import Mutant
 
-_FILE = "activities/maintenance.py"
+_FILE = "activities/audit.py"
 _WORKFLOW = "workflows/maintenance.py"
 _SCHEDULES = "client/schedules.py"
 _WATCH = "client/schedule_watch.py"
@@ -70,7 +70,7 @@ MUTANTS = (
         "findings-are-told-again",
         "each audit would tell of the same violation, until nobody reads it",
         _FILE,
-        " WHERE told.event IS DISTINCT FROM 'violated'\n",
+        " WHERE last.event IS DISTINCT FROM 'violated'\n",
         "\n",
         at(MAINTENANCE, "test_a_violation_is_told_once_when_it_comes_and_once_when_it_is_over"),
     ),
@@ -78,7 +78,7 @@ MUTANTS = (
         "findings-are-told-side-by-side",
         "two audits at once would each tell of the same violation",
         _FILE,
-        "            await connection.execute(_TAKE_TURNS)\n",
+        "            await connection.execute(_LOCK_FINDINGS)\n",
         "",
         at(MAINTENANCE, "test_a_violation_that_two_audits_find_at_once_is_told_once"),
     ),
@@ -86,8 +86,8 @@ MUTANTS = (
         "findings-are-never-over",
         "nobody would learn that a violation has been mended, nor that it is back",
         _FILE,
-        "     WHERE told.event = 'violated' AND f.check_id IS NULL",
-        "     WHERE told.event = 'forgotten' AND f.check_id IS NULL",
+        "     WHERE last.event = 'violated' AND f.check_id IS NULL",
+        "     WHERE last.event = 'forgotten' AND f.check_id IS NULL",
         at(MAINTENANCE, "test_a_violation_is_told_once_when_it_comes_and_once_when_it_is_over"),
     ),
     Mutant(
@@ -174,14 +174,14 @@ MUTANTS = (
         "audits-run-side-by-side",
         "each worker would read all of the database at once with the others",
         _FILE,
-        "            if not (await connection.execute(_TAKE_THE_AUDIT)).scalar_one():\n",
-        "            if (await connection.execute(_TAKE_THE_AUDIT)).scalar_one() is None:\n",
+        "            if not (await connection.execute(_TRY_LOCK)).scalar_one():\n",
+        "            if (await connection.execute(_TRY_LOCK)).scalar_one() is None:\n",
         at(ONE_AUDIT, "test_two_workers_audit_one_after_the_other"),
     ),
     Mutant(
         "audit-fetches-all-that-is-wrong",
         "a damage of a million rows would take the worker's memory, when the audit is needed most",
-        "activities/audit_checks.py",
+        _FILE,
         " FROM broken LIMIT {AUDIT_VIOLATIONS_SHOWN}",
         " FROM broken",
         at(ONE_AUDIT, "test_a_check_sends_the_rows_it_shows_and_counts_them_all"),
@@ -214,7 +214,7 @@ MUTANTS = (
     Mutant(
         "audit-hides-how-many-there-are",
         "whoever reads the failure would take three violations for all there are",
-        "domain/maintenance.py",
+        "domain/audit.py",
         'if self.violation_count > len(named) else ""',
         'if self.violation_count > 20 else ""',
         at(REPORTS, "test_an_audit_names_three_violations_and_counts_the_rest"),

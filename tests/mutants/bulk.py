@@ -3,7 +3,7 @@
 from tests.mutants.killers import BATCHES, BULK, CANCEL_OF_ONE, PAUSED, REPLAY, at
 from tests.mutants.mutant import Mutant
 
-_STEPS = "activities/batches.py"
+_STEPS = "activities/batch_steps.py"
 _UNWIND = "activities/batch_unwind.py"
 _SHARED = "activities/batch.py"
 _WORKFLOW = "workflows/bulk.py"
@@ -55,7 +55,7 @@ MUTANTS = (
         "batch-takes-its-first-look-for-the-last",
         "an order whose id another one has just taken would be handed over to that one's saga",
         _SHARED,
-        "            if row is None or sort_out(report, orders[order_id], row):\n",
+        "            if row is None or is_due(report, orders[order_id], row):\n",
         "            if row is None or row.status:\n",
         at(BATCHES, "test_an_order_that_comes_while_its_fence_is_taken_is_looked_at_again[lines1]"),
     ),
@@ -203,8 +203,8 @@ MUTANTS = (
     Mutant(
         "sweep-repairs-what-a-batch-carries",
         "a worker that was away for a minute would cost all orders of its batches",
-        "activities/maintenance.py",
-        '    if not run.HasField("close_time"):  # whatever its status is called: a paused one goes on some time\n'
+        "activities/sweep.py",
+        '    if not run.HasField("close_time"):  # whatever its status is called: a paused one will run on\n'
         "        return None\n",
         "",
         at(
@@ -215,8 +215,8 @@ MUTANTS = (
     Mutant(
         "sweep-takes-a-paused-batch-for-lost",
         "whoever pauses a batch would have its orders undone",
-        "activities/maintenance.py",
-        '    if not run.HasField("close_time"):  # whatever its status is called: a paused one goes on some time\n',
+        "activities/sweep.py",
+        '    if not run.HasField("close_time"):  # whatever its status is called: a paused one will run on\n',
         "    if run.status == WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_RUNNING:\n",
         at(PAUSED, "test_the_sweep_leaves_the_orders_of_a_paused_batch_alone"),
     ),

@@ -155,7 +155,7 @@ MUTANTS = (
     Mutant(
         "fence-key-has-the-attempt",
         "each retry would be a step of its own",
-        "activities/orders.py",
+        "activities/steps.py",
         "    return FenceKey(order.order_id, step.value, order.fingerprint)",
         "    attempt = activity.info().attempt if activity.in_activity() else 1\n"
         '    return FenceKey(order.order_id, f"{step.value}/{attempt}", order.fingerprint)',
@@ -164,7 +164,7 @@ MUTANTS = (
     Mutant(
         "fence-key-has-the-run-id",
         "a second run of an order could not undo what the first has left",
-        "activities/orders.py",
+        "activities/steps.py",
         "    return FenceKey(order.order_id, step.value, order.fingerprint)",
         '    run = activity.info().workflow_run_id if activity.in_activity() else "by hand"\n'
         '    return FenceKey(f"{order.order_id}/{run}", step.value, order.fingerprint)',
@@ -176,7 +176,7 @@ MUTANTS = (
     Mutant(
         "fence-key-has-the-activity-id",
         "a step and its undo would stand before two different fences",
-        "activities/orders.py",
+        "activities/steps.py",
         "    return FenceKey(order.order_id, step.value, order.fingerprint)",
         "    doing = activity.info().activity_id if activity.in_activity() else step.value\n"
         "    return FenceKey(order.order_id, doing, order.fingerprint)",

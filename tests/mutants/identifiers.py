@@ -83,7 +83,7 @@ MUTANTS = (
     Mutant(
         "page-of-the-sweep-is-too-large-for-temporal",
         "a sweep would fail for ever where a hundred large orders wait",
-        "activities/maintenance.py",
+        "activities/sweep.py",
         "_PAGE_BYTES = 1_000_000",
         "_PAGE_BYTES = 100_000_000",
         at(REAL_IDS, "test_a_page_of_the_largest_orders_fits_into_what_temporal_takes"),

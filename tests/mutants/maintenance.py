@@ -4,7 +4,7 @@ from tests.mutants.killers import MAINTENANCE, PLANS, REPORTS, RESTORED, SECOND_
 from tests.mutants.mutant import Mutant
 
 _FILE = "workflows/maintenance.py"
-_SEARCH = "activities/maintenance.py"
+_SEARCH = "activities/sweep.py"
 _SAGAS = "activities/sagas.py"
 
 MUTANTS = (
@@ -88,8 +88,8 @@ MUTANTS = (
         "sweep-takes-orders-that-move",
         "an order would be repaired while it is on its way",
         _SEARCH,
-        "           AND (status = 'pending' OR updated_at <= now() - CAST(:stood_still AS interval))\n",
-        "           AND CAST(:stood_still AS interval) IS NOT NULL\n",
+        "           AND (status = 'pending' OR updated_at <= now() - CAST(:idle_for AS interval))\n",
+        "           AND CAST(:idle_for AS interval) IS NOT NULL\n",
         at(MAINTENANCE, "test_an_order_that_moved_a_moment_ago_is_not_looked_at"),
     ),
     Mutant(
@@ -138,7 +138,7 @@ MUTANTS = (
     Mutant(
         "sweep-report-is-as-long-as-its-names",
         "a sweep that meets many orders with long ids in another script would fail for ever: its report is too large",
-        "domain/maintenance.py",
+        "domain/sweep.py",
         "len(name) * (1 if name.isascii() else 12) + 4",
         "len(name)",
         at(REPORTS, "test_every_order_is_counted_and_a_report_fits_into_what_temporal_takes[longest]"),
@@ -146,7 +146,7 @@ MUTANTS = (
     Mutant(
         "sweep-report-names-everybody",
         "a sweep that meets a hundred thousand orders would fail for ever: its report is too large",
-        "domain/maintenance.py",
+        "domain/sweep.py",
         "_LISTED = 1_000\n",
         "_LISTED = 1_000_000\n",
         at(REPORTS, "test_every_order_is_counted_and_a_report_fits_into_what_temporal_takes[short]"),

@@ -93,8 +93,8 @@ MUTANTS = (
         "quantity-is-told-cut",
         "whoever looks for the quantity that was refused does not find it in the file",
         "domain/model.py",
-        "told = digits if len(digits) <= 40 else",
-        "told = digits[:12] if len(digits) <= 40 else",
+        "shortened = digits if len(digits) <= 40 else",
+        "shortened = digits[:12] if len(digits) <= 40 else",
         at(BULK_FILES, "test_a_quantity_is_never_cut"),
     ),
     Mutant(

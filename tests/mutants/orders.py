@@ -4,12 +4,13 @@ from tests.mutants.killers import ACTIVITIES, MAINTENANCE, PARKED, SECOND_RUN, S
 from tests.mutants.mutant import Mutant
 
 _FILE = "activities/orders.py"
+_STEPS = "activities/steps.py"
 
 MUTANTS = (
     Mutant(
         "close-does-not-compare-the-content",
         "an intruder under a taken id would end somebody else's order",
-        _FILE,
+        _STEPS,
         "        is_same = fingerprint == order.fingerprint\n",
         "        is_same = True\n",
         at(ACTIVITIES, "test_a_stranger_under_an_orders_id_can_change_nothing_of_it"),
@@ -17,7 +18,7 @@ MUTANTS = (
     Mutant(
         "content-by-hand-is-not-compared",
         "an order by hand would be taken with other lines",
-        _FILE,
+        _STEPS,
         "        is_same = found == {(order.customer, line.sku, line.quantity) for line in order.lines}\n",
         "        is_same = True\n",
         at(ACTIVITIES, "test_an_order_that_was_written_by_hand_is_not_taken_with_other_content"),
@@ -26,8 +27,7 @@ MUTANTS = (
         "close-does-not-look-again",
         "an order that came while the row was missing would be closed by a stranger",
         _FILE,
-        "            await lock_order(connection, order)  # somebody else's order may "
-        "have come while the row was missing\n",
+        "            await lock_order(connection, order)  # another order may have taken the id meanwhile\n",
         "",
         at(ACTIVITIES, "test_an_order_that_comes_while_a_stranger_ends_its_id_is_left_alone[close_order]"),
     ),
@@ -66,7 +66,7 @@ MUTANTS = (
     Mutant(
         "unwind-forgets-its-first-reason",
         "a repair would hide why the order was refused",
-        "activities/undo.py",
+        _STEPS,
         "           reason = coalesce(reason, :reason), ending = coalesce(ending, :ending)\n",
         "           reason = :reason, ending = coalesce(ending, :ending)\n",
         at(MAINTENANCE, "test_a_stuck_order_whose_saga_was_terminated_is_finished"),
@@ -74,7 +74,7 @@ MUTANTS = (
     Mutant(
         "unwind-forgets-where-it-was-heading",
         "a repair would turn a rejection into a cancellation",
-        "activities/undo.py",
+        _STEPS,
         "           reason = coalesce(reason, :reason), ending = coalesce(ending, :ending)\n",
         "           reason = coalesce(reason, :reason), ending = :ending\n",
         at(MAINTENANCE, "test_a_stuck_order_whose_saga_was_terminated_is_finished"),
@@ -91,16 +91,16 @@ MUTANTS = (
         "incident-stays-open",
         "operators would be called to an order that has ended",
         _FILE,
-        'text(f"WITH kept AS ({_KEEP_LINES}), closed AS ({_CLOSE_INCIDENT}) {_HOW_IT_STANDS}")',
-        'text(f"WITH kept AS ({_KEEP_LINES}), unused AS (SELECT CAST(:resolution AS text)) {_HOW_IT_STANDS}")',
+        'text(f"WITH kept AS ({_KEEP_LINES}), closed AS ({_CLOSE_INCIDENT}) {_STATE}")',
+        'text(f"WITH kept AS ({_KEEP_LINES}), unused AS (SELECT CAST(:resolution AS text)) {_STATE}")',
         at(ACTIVITIES, "test_closing_a_parked_order_closes_its_incident"),
     ),
     Mutant(
         "incident-of-a-completed-order-stays-open",
         "operators would be called to a parcel that has arrived",
         _FILE,
-        'text(f"WITH closed AS ({_CLOSE_INCIDENT}) {_HOW_IT_STANDS}")',
-        'text(f"WITH unused AS (SELECT CAST(:resolution AS text)) {_HOW_IT_STANDS}")',
+        'text(f"WITH closed AS ({_CLOSE_INCIDENT}) {_STATE}")',
+        'text(f"WITH unused AS (SELECT CAST(:resolution AS text)) {_STATE}")',
         at(STUCK, "test_a_parcel_that_is_collected_while_its_undo_is_stuck_completes_the_order"),
     ),
     Mutant(
@@ -177,7 +177,7 @@ MUTANTS = (
     Mutant(
         "review-of-before-holds-up-every-undo",
         "an order that was reviewed and got stuck again could never be undone",
-        "activities/undo.py",
+        _STEPS,
         "WHERE order_id = :order_id AND closed_at IS NULL AND needs_review",
         "WHERE order_id = :order_id AND needs_review",
         at(PARKED, "test_a_review_that_is_over_holds_up_nothing_any_more"),

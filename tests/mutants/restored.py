@@ -6,7 +6,7 @@ from tests.mutants.mutant import Mutant
 _SAGA = "workflows/saga.py"
 _STORY = "workflows/checkout.py"
 _ORDERS = "activities/orders.py"
-_SEARCH = "activities/maintenance.py"
+_SEARCH = "activities/sweep.py"
 
 _MEETS_A_PARCEL = at(
     SECOND_RUN,
@@ -19,7 +19,7 @@ MUTANTS = (
         "sweep-forgets-what-a-batch-has-reported",
         "an order whose parcel its batch has sent would be refunded after a restore",
         _SEARCH,
-        "                if row.order_id in completed and not stands.was_completed:\n",
+        "                if row.order_id in completed and not now.was_completed:\n",
         "                if not row.order_id:\n",
         at(
             RESTORED,
@@ -53,9 +53,9 @@ MUTANTS = (
     Mutant(
         "forgotten-reservation-is-a-refusal",
         "a restored database would end orders by itself that only a person can judge",
-        "activities/payments.py",
-        "        return forgotten(order, Step.RESERVE)\n",
-        '        return StepAlreadyCompensated(f"order {order.order_id} is gone")\n',
+        "activities/steps.py",
+        "    if found in _DUE_AT[:number]:\n",
+        "    if step is not Step.PAY and found in _DUE_AT[:number]:\n",
         at(
             RESTORED,
             "test_a_saga_whose_steps_are_forgotten_is_parked_and_undoes_nothing_by_itself[None-charge_payment-reserve]",
@@ -64,9 +64,9 @@ MUTANTS = (
     Mutant(
         "forgotten-payment-is-a-refusal",
         "a restored database would end orders by itself that only a person can judge",
-        "activities/shipping.py",
-        "        return forgotten(order, Step.PAY)\n",
-        '        return StepAlreadyCompensated(f"order {order.order_id} is gone")\n',
+        "activities/steps.py",
+        "    if found in _DUE_AT[:number]:\n",
+        "    if step is not Step.SHIP and found in _DUE_AT[:number]:\n",
         at(
             RESTORED,
             "test_a_saga_whose_steps_are_forgotten_is_parked_and_undoes_nothing_by_itself[charge_payment-ship_order-pay]",
@@ -136,11 +136,11 @@ MUTANTS = (
         "contradictions-read-the-database-first",
         "an order that completes between the two looks would be parked",
         _SEARCH,
-        "        answers = await _side_by_side(_has_completed(order) for order in orders)\n"
+        "        answers = await _concurrently(_has_completed(order) for order in orders)\n"
         "        completed = [order for order, has_completed in zip(orders, answers, strict=True) if has_completed]\n"
-        "        now = await self._unfinished_still([order.order_id for order in completed])\n",
-        "        now = await self._unfinished_still([order.order_id for order in orders])\n"
-        "        answers = await _side_by_side(_has_completed(order) for order in orders)\n"
+        "        current = await self._unfinished_still([order.order_id for order in completed])\n",
+        "        current = await self._unfinished_still([order.order_id for order in orders])\n"
+        "        answers = await _concurrently(_has_completed(order) for order in orders)\n"
         "        completed = [order for order, has_completed in zip(orders, answers, strict=True) if has_completed]\n",
         at(RESTORED, "test_an_order_that_completes_between_the_two_looks_is_no_contradiction"),
     ),
@@ -156,10 +156,10 @@ MUTANTS = (
         "sweep-believes-what-it-read-before-temporal-answered",
         "an order that its batch completes while the sweep looks would be parked, and refunded by who retries it (P11)",
         _SEARCH,
-        "        now = await self._unfinished_still([row.order_id for row in rows "
+        "        current = await self._unfinished_still([row.order_id for row in rows "
         "if reported.get(row.carrier) is not None])\n",
-        "        now = await self._unfinished_still([row.order_id for row in rows])\n"
-        "        now = {row.order_id: now.get(row.order_id) or type('Row', (), "
+        "        current = await self._unfinished_still([row.order_id for row in rows])\n"
+        "        current = {row.order_id: current.get(row.order_id) or type('Row', (), "
         "{**row._mapping, 'was_completed': False}) for row in rows}\n",
         at(BESIDE, "test_orders_that_their_batch_completes_while_the_sweep_looks_are_left_alone[ship_orders]"),
     ),
@@ -167,15 +167,15 @@ MUTANTS = (
         "sweep-takes-what-has-moved",
         "an order that is on its way while its batch closes would be repaired in that instant",
         _SEARCH,
-        "stands is None or stands.updated_at != row.updated_at:\n",
-        "stands is None:\n",
+        "now is None or now.updated_at != row.updated_at:\n",
+        "now is None:\n",
         at(BESIDE, "test_an_order_that_moves_while_its_batch_closes_is_left_to_the_next_sweep"),
     ),
     Mutant(
         "batch-has-the-last-word",
         "an order that was cancelled after its batch had completed it would wait for a person",
         _SEARCH,
-        "                if row.order_id in completed and not stands.was_completed:\n",
+        "                if row.order_id in completed and not now.was_completed:\n",
         "                if row.order_id in completed:\n",
         at(BESIDE, "test_an_order_that_left_completed_because_somebody_asked_is_no_contradiction"),
     ),
@@ -191,9 +191,9 @@ MUTANTS = (
         "sweep-fails-of-one-forgotten-run",
         "a run that retention takes while the sweep looks would fail it for all other orders",
         _SEARCH,
-        "        return await _newest_run(workflow_id)\n    except RPCError as error:\n"
+        "        return await request\n    except RPCError as error:\n"
         "        if error.status is not RPCStatusCode.NOT_FOUND:\n",
-        "        return await _newest_run(workflow_id)\n    except RPCError as error:\n"
+        "        return await request\n    except RPCError as error:\n"
         "        if error.status is not RPCStatusCode.UNKNOWN:\n",
         at(BESIDE, "test_a_run_that_temporal_forgets_while_the_sweep_looks_fails_no_sweep"),
     ),

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
-from activities.audit_checks import audit_checks
+from activities.audit import audit_checks
 from tests.soak.stage import AWAY, SoakFailed, Stage
 
 _PERIOD_SECONDS = 0.7

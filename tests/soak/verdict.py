@@ -12,7 +12,7 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowHistory
 from temporalio.worker import UnsandboxedWorkflowRunner
 
-from activities.audit_checks import audit_checks
+from activities.audit import audit_checks
 from client.checkouts import Checkouts
 from domain.policies import checkout_workflow_id
 from tests.soak.agreement import disagreements, newest_runs

@@ -12,8 +12,8 @@ from client.orders_file import Entry
 from client.outcomes import OutcomeFile, Settled
 from domain.bulk import Outcome
 from domain.errors import InvalidInput
+from domain.lookup import KnownOrder, NamesInput, NamesReport
 from domain.model import CheckoutInput, OrderLine
-from domain.names import KnownOrder, NamesInput, NamesReport
 
 
 def order(name: str, customer: str = "alice", sku: str = "tea-mug") -> CheckoutInput:

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from activities import maintenance
+from activities import audit
 from adapters import connector, database
 from client import bulk
 from devstack.stack import ROOT
@@ -56,7 +56,7 @@ def test_reading_much_ends_before_its_attempt_does() -> None:
 
 
 def test_an_audit_is_lost_only_after_several_heartbeats_and_long_before_its_attempt_is_over() -> None:
-    assert seconds(policies.AUDIT.heartbeat) >= 4 * maintenance._HEARTBEAT_SECONDS
+    assert seconds(policies.AUDIT.heartbeat) >= 4 * audit._HEARTBEAT_SECONDS
     assert seconds(policies.AUDIT.heartbeat) < seconds(policies.AUDIT.start_to_close) / 10
 
 

@@ -5,8 +5,9 @@ from dataclasses import asdict
 
 import pytest
 
-from domain.maintenance import AuditReport, SweepReport, Violation
+from domain.audit import AuditReport, Violation
 from domain.model import CheckoutInput, OrderLine
+from domain.sweep import SweepReport
 
 TEMPORAL_TAKES = 2_000_000
 MANY = 1_500
@@ -19,7 +20,7 @@ def reported(order_id: str) -> SweepReport:
         name = f"{order_id}{number:04d}"
         for doubt, repair in (("", False), ("", True), ("a doubt", True)):
             report.add(CheckoutInput(name, "alice", lines, repair, doubt))
-        report.add_malformed([f"{name}: its lines were changed after a saga took it; put them back"])
+        report.add_malformed([f"{name}: its lines were changed after a saga took it; restore them"])
     return report
 
 

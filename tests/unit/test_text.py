@@ -29,9 +29,10 @@ from client.listing import Listed
 from client.load import LoadReport
 from client.order_list import Listing
 from domain import summaries
+from domain.audit import AuditReport, Violation
 from domain.errors import InvalidInput
-from domain.maintenance import AuditReport, SweepReport, Violation
 from domain.model import CheckoutInput, CheckoutStatus, OrderLine, StepView
+from domain.sweep import SweepReport
 from domain.text import code, for_log_line, for_markdown, for_summary, for_terminal, json_text, on_one_line
 from tests import outside
 from workflows import wording

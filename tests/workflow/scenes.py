@@ -14,10 +14,10 @@ from activities.inventory import Inventory
 from activities.payments import Payments
 from activities.shipping import Shipping
 from domain import policies
+from domain.audit import AuditInput
 from domain.errors import DatabaseRefusedStatement
-from domain.maintenance import AuditInput
+from domain.lookup import NamesInput
 from domain.model import CheckoutInput, Lane, OrderLine
-from domain.names import NamesInput
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
 from tests.workflow.bulk_scenes import BULK_SCENES

@@ -12,15 +12,15 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 
-from activities.batches import Batches
-from activities.maintenance import Maintenance
+from activities.batch_steps import Batches
+from activities.sweep import Sweep
 from client.bulk import carried_on
 from client.checkouts import Checkouts
 from domain import policies
 from domain.bulk import HANDED_OVER, MAX_BATCH, OTHER_CONTENT, UNKNOWN, Batch, Outcome, StepInput, pack
 from domain.errors import CompensationImpossible, DatabaseRefusedStatement
-from domain.maintenance import UnfinishedInput
 from domain.model import CheckoutInput, Ending, OrderLine
+from domain.sweep import UnfinishedInput
 from tests.conftest import Shop
 from tests.workflow.bulk_scenes import BulkHandle, forget_orders, gates_of, mixed, start_batch
 from tests.workflow.gates import PATIENCE_SECONDS, Gates, Moment, lost_report, outage
@@ -580,10 +580,10 @@ async def test_a_sweep_that_gets_no_answer_about_the_carrier_repairs_nothing(
     nowhere = await Client.connect("127.0.0.1:9", lazy=True)
     for client, carrier in (nowhere, "bulk-somewhere"), (shop.client, ""):  # no id that it could be asked by
         await Batches(shop.engine).reserve_orders(StepInput(carrier, [pack(shop.order())]))
-        monkeypatch.setattr("activities.maintenance.activity.client", lambda client=client: client)
+        monkeypatch.setattr("activities.sweep.activity.client", lambda client=client: client)
 
         with pytest.raises((RPCError, RuntimeError)):
-            await Maintenance(shop.engine).find_unfinished(UnfinishedInput(10, 0.0))
+            await Sweep(shop.engine).find_unfinished(UnfinishedInput(10, 0.0))
 
 
 async def test_a_batch_that_is_ended_from_outside_leaves_its_orders_outcomes_unknown(shop: Shop) -> None:

@@ -11,11 +11,12 @@ from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.converter import value_to_type
 from temporalio.exceptions import ApplicationError
 
-from activities.maintenance import Maintenance
+from activities.audit import Audit
 from domain import policies
-from domain.maintenance import AuditInput, AuditReport, SweepReport
+from domain.audit import AuditInput, AuditReport
 from domain.model import CheckoutInput, CheckoutStatus
 from domain.policies import checkout_workflow_id
+from domain.sweep import SweepReport
 from tests.conftest import Shop
 from tests.workflow.gates import Gates, Moment, lost_report
 from tests.workflow.sagas import (
@@ -433,9 +434,9 @@ async def test_a_violation_is_told_once_when_it_comes_and_once_when_it_is_over(s
 
 
 async def test_a_violation_that_two_audits_find_at_once_is_told_once(shop: Shop) -> None:
-    maintenance = Maintenance(shop.engine)
+    audit = Audit(shop.engine)
     await shop.database.run("UPDATE inventory SET on_hand = on_hand - 1 WHERE sku = 'lamp'")
-    report = await maintenance.run_audit(AuditInput())
+    report = await audit.run_audit(AuditInput())
     other = await asyncpg.connect(shop.database.admin_url)
 
     async def both_wait() -> bool:
@@ -447,7 +448,7 @@ async def test_a_violation_that_two_audits_find_at_once_is_told_once(shop: Shop)
     try:
         async with other.transaction():
             await other.execute("SELECT pg_advisory_xact_lock(hashtext('checkout audit_events'))")
-            telling = [asyncio.create_task(maintenance.record_findings(report)) for _ in range(2)]
+            telling = [asyncio.create_task(audit.record_findings(report)) for _ in range(2)]
             await until(both_wait)
     finally:
         await other.close()

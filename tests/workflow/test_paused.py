@@ -7,7 +7,7 @@ import pytest
 from temporalio.api.workflowservice.v1 import PauseWorkflowExecutionRequest, UnpauseWorkflowExecutionRequest
 from temporalio.client import Client
 
-from activities.batches import Batches
+from activities.batch_steps import Batches
 from activities.inventory import Inventory
 from adapters.temporal import DATA_CONVERTER
 from client.checkouts import Checkouts

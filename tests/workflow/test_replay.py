@@ -15,14 +15,15 @@ from temporalio import workflow
 from temporalio.client import WorkflowHistory
 from temporalio.worker import UnsandboxedWorkflowRunner, WorkflowReplayResult, WorkflowRunner
 
-from activities.maintenance import Maintenance
+from activities.audit import Audit
 from activities.payments import Payments
 from domain import policies
+from domain.audit import AuditInput
 from domain.bulk import Batch, BatchReport
-from domain.maintenance import AuditInput, SweepInput, SweepReport
+from domain.lookup import NamesInput, NamesReport
 from domain.model import CheckoutInput, CheckoutStatus
-from domain.names import NamesInput, NamesReport
 from domain.policies import checkout_workflow_id
+from domain.sweep import SweepInput, SweepReport
 from tests.workflow.builds import TellsMore, WaitsFirst, WaitsFirstPatched
 from tests.workflow.record import FOLDER
 from tests.workflow.replays import replayer
@@ -205,7 +206,7 @@ class AuditsFirst:
     @workflow.run
     async def run(self, sweep: SweepInput) -> SweepReport:
         await workflow.execute_activity_method(
-            Maintenance.run_audit, AuditInput(), start_to_close_timeout=policies.MAINTENANCE.start_to_close
+            Audit.run_audit, AuditInput(), start_to_close_timeout=policies.MAINTENANCE.start_to_close
         )
         return sweep.so_far
 

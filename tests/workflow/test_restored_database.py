@@ -10,14 +10,14 @@ from temporalio.client import ScheduleActionExecutionStartWorkflow, WorkflowFail
 from temporalio.exceptions import ApplicationError
 
 from activities.inventory import Inventory
-from activities.maintenance import Maintenance
 from activities.payments import Payments
 from activities.shipping import Shipping
+from activities.sweep import Sweep
 from adapters.schema import tables
 from client import schedules
 from client.schedules import Every
 from domain import policies
-from domain.maintenance import AuditInput, AuditReport
+from domain.audit import AuditInput, AuditReport
 from domain.model import CheckoutInput, CheckoutStatus
 from tests.conftest import Database, Shop
 from tests.later_sdk import switch_on
@@ -339,9 +339,9 @@ async def test_an_order_that_completes_between_the_two_looks_is_no_contradiction
         await Shipping(shop.engine).ship_order(order)
         return True
 
-    monkeypatch.setattr("activities.maintenance._has_completed", completes_while_temporal_is_asked)
+    monkeypatch.setattr("activities.sweep._has_completed", completes_while_temporal_is_asked)
 
-    found = await Maintenance(shop.engine).find_contradictions([order])
+    found = await Sweep(shop.engine).find_contradictions([order])
 
     assert await shop.order_status(order) == "completed"
     assert found == []

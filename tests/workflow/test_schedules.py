@@ -26,7 +26,7 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 from client import schedule_watch, schedules
 from client.schedules import Every
 from domain import policies
-from domain.maintenance import SweepInput
+from domain.sweep import SweepInput
 from tests.conftest import Shop
 from tests.workflow.sagas import until
 

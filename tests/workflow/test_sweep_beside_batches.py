@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from activities import maintenance
-from activities.batches import Batches
-from activities.maintenance import Maintenance
+from activities import sweep
+from activities.batch_steps import Batches
+from activities.sweep import Sweep
 from domain import policies
 from domain.bulk import StepInput, pack
 from domain.errors import DatabaseRefusedStatement
-from domain.maintenance import UnfinishedInput, UnfinishedPage
 from domain.model import CheckoutInput
+from domain.sweep import UnfinishedInput, UnfinishedPage
 from tests.conftest import Shop
 from tests.workflow.bulk_scenes import BulkHandle, forget_orders, gates_of, start_batch
 from tests.workflow.gates import Gates
@@ -37,7 +37,7 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def before_temporal_answers(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], Awaitable[object]]) -> None:
     """Have something happen between the sweep's look into the database and Temporal's first answer."""
-    ask, once = maintenance._newest_run, asyncio.Lock()
+    ask, once = sweep._newest_run, asyncio.Lock()
     has_happened: list[object] = []
 
     async def late(workflow_id: str) -> Any:
@@ -46,13 +46,13 @@ def before_temporal_answers(monkeypatch: pytest.MonkeyPatch, happens: Callable[[
                 has_happened.append(await happens())
         return await ask(workflow_id)
 
-    monkeypatch.setattr(maintenance, "_newest_run", late)
+    monkeypatch.setattr(sweep, "_newest_run", late)
 
 
 async def a_page(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> UnfinishedPage:
     """Have the sweep look for unfinished orders, without a worker."""
-    monkeypatch.setattr("activities.maintenance.activity.client", lambda: shop.client)
-    return await Maintenance(shop.engine).find_unfinished(UnfinishedInput(100, 0.0))
+    monkeypatch.setattr("activities.sweep.activity.client", lambda: shop.client)
+    return await Sweep(shop.engine).find_unfinished(UnfinishedInput(100, 0.0))
 
 
 @pytest.mark.parametrize("held", ["charge_orders", "ship_orders"])
@@ -202,14 +202,14 @@ async def test_a_batch_that_is_reset_while_the_sweep_looks_is_not_waited_for(
     await forget_orders(shop)
     await shop.database.run("DELETE FROM transfers WHERE kind = 'capture'")
     await Batches(shop.engine).reserve_orders(StepInput(batch.id, [pack(order)]))
-    ask = maintenance._newest_run
+    ask = sweep._newest_run
 
     async def then_it_is_reset(workflow_id: str) -> Any:
         answer = await ask(workflow_id)
         await reset_to(shop, batch.id, batch.first_execution_run_id, 4)
         return answer
 
-    monkeypatch.setattr(maintenance, "_newest_run", then_it_is_reset)
+    monkeypatch.setattr(sweep, "_newest_run", then_it_is_reset)
     page = await asyncio.wait_for(a_page(shop, monkeypatch), 20)
 
     [found] = page.orders
@@ -221,7 +221,7 @@ async def test_a_batch_that_is_reset_while_the_sweep_looks_is_not_waited_for(
 async def test_a_run_that_temporal_forgets_while_the_sweep_looks_fails_no_sweep(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, is_batch: bool
 ) -> None:
-    monkeypatch.setattr("activities.maintenance.activity.client", lambda: shop.client)
+    monkeypatch.setattr("activities.sweep.activity.client", lambda: shop.client)
     order = shop.order("carol")
     await Batches(shop.engine).reserve_orders(StepInput("bulk-long-forgotten", [pack(order)]))
 
@@ -229,6 +229,6 @@ async def test_a_run_that_temporal_forgets_while_the_sweep_looks_fails_no_sweep(
         page = await a_page(shop, monkeypatch)
         found = [(one.order_id, one.doubt) for one in page.orders]
     else:
-        found = [(one.order_id, one.doubt) for one in await Maintenance(shop.engine).find_contradictions([order])]
+        found = [(one.order_id, one.doubt) for one in await Sweep(shop.engine).find_contradictions([order])]
 
     assert found == ([(order.order_id, "")] if is_batch else [])

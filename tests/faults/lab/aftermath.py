@@ -5,10 +5,10 @@ from typing import Any
 
 from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
 
-from activities.maintenance import Maintenance
+from activities.audit import Audit
 from adapters.database import create_engine
+from domain.audit import AuditInput
 from domain.bulk import Outcome
-from domain.maintenance import AuditInput
 from domain.model import CheckoutInput
 from tests.conftest import Database
 from tests.faults.lab.batch_cells import BatchCell, Fate
@@ -117,7 +117,7 @@ async def inspect(database: Database) -> Inspection:
     """Audit everything, with nothing counted as still moving."""
     engine = create_engine(database.url, pool_size=1, is_patient=True)
     try:
-        report = await Maintenance(engine).run_audit(AuditInput(0.0))
+        report = await Audit(engine).run_audit(AuditInput(0.0))
     finally:
         await engine.dispose()
     return Inspection(

@@ -13,7 +13,7 @@ from temporalio.client import WorkflowExecutionStatus, WorkflowUpdateFailedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from devstack.process import ChildProcess
-from domain.maintenance import SweepInput, SweepReport
+from domain.sweep import SweepInput, SweepReport
 from tests.faults.lab.batch_cells import (
     BatchOperation,
     goes_on_to_its_end,

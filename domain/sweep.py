@@ -1,71 +1,12 @@
-"""What the audit and the sweep are asked and what they answer."""
+"""What a sweep and its activities are asked and what they return."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from domain.model import CheckoutInput
-from domain.policies import AUDIT_AT_REST_AFTER, SWEEP_UNFINISHED_AFTER
+from domain.policies import SWEEP_UNFINISHED_AFTER
 
 _BEGINNING = "0001-01-01T00:00:00+00:00"
-
-
-@dataclass(frozen=True)
-class Violation:
-    """One row that breaks an invariant."""
-
-    check: str
-    subject: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class Anchor:
-    """The newest event that an audit saw. A later audit that does not find it looks at an older database."""
-
-    event_id: int
-    order_id: str
-    seq: int
-    at: str
-    """Seconds since 1970, as Postgres writes them."""
-
-
-@dataclass(frozen=True)
-class AuditInput:
-    """How long an order must have stood still to count as at rest, in seconds."""
-
-    at_rest_after_seconds: float = AUDIT_AT_REST_AFTER.total_seconds()
-    is_recorded: bool = True
-    """Whether saga.log is told what is found. Not where `at rest` is only somebody's claim."""
-    anchor: Anchor | None = None
-    """What must still be there; by default what the schedule's last clean audit saw."""
-    refuse_malformed: ClassVar[bool] = True
-
-
-@dataclass(frozen=True)
-class AuditReport:
-    """What the audit found in one snapshot."""
-
-    checks: dict[str, str]
-    """What each check asserts, by its id."""
-    violations: list[Violation]
-    """The first few of each check."""
-    violation_count: int
-    orders: dict[str, int]
-    """How many orders stand at each status."""
-    anchor: Anchor | None = None
-    """The newest event in the snapshot."""
-
-    @property
-    def is_clean(self) -> bool:
-        """Tell whether everything held."""
-        return self.violation_count == 0
-
-    @property
-    def summary(self) -> str:
-        """The first few violations in words."""
-        named = [f"{found.check} {found.subject}: {found.detail}" for found in self.violations[:3]]
-        more = f"; and {self.violation_count - len(named)} more" if self.violation_count > len(named) else ""
-        return "; ".join(named) + more
 
 
 @dataclass(frozen=True)
@@ -91,7 +32,7 @@ class UnfinishedPage:
 
 @dataclass(frozen=True)
 class StartInput:
-    """Orders that need a saga, and whether one that has completed is no reason to refuse it."""
+    """Orders that need a saga, and whether one is started also where an earlier one has completed."""
 
     orders: list[CheckoutInput]
     even_completed: bool = False
@@ -115,14 +56,14 @@ class SweepReport:
     alive: int = 0
     """Unfinished orders whose saga is running."""
     parked: list[str] = field(default_factory=list)
-    """Orders that Temporal has completed and the database has not: only a person may decide."""
+    """Orders that Temporal has completed and the database has not: they need a review."""
     parked_count: int = 0
     malformed: list[str] = field(default_factory=list)
     """Orders that no saga can take, with the reason."""
     malformed_count: int = 0
 
     def add(self, order: CheckoutInput) -> None:
-        """Count an order that has got a run, by what the run is for."""
+        """Count an order whose run was started, by what the run is for."""
         if order.doubt:
             self.parked_count += 1
             _list(self.parked, order.order_id)
@@ -134,28 +75,28 @@ class SweepReport:
             _list(self.started, order.order_id)
 
     def add_malformed(self, problems: list[str]) -> None:
-        """Count orders that cannot get one."""
+        """Count orders that no saga can take."""
         self.malformed_count += len(problems)
         for problem in problems:
             _list(self.malformed, problem)
 
 
 def _list(names: list[str], name: str) -> None:
-    """Add a name, unless there are enough."""
+    """Add a name, unless the list is full."""
     if len(names) < _LISTED and sum(map(_json_bytes, names)) + _json_bytes(name) <= _LISTED_BYTES:
         names.append(name)
 
 
 def _json_bytes(name: str) -> int:
-    """Tell how long a name is in a list of JSON, at most: a character that is not ASCII has up to twelve bytes."""
+    """Return how long a name may be in a list of JSON: a character that is not ASCII takes up to twelve bytes."""
     return len(name) * (1 if name.isascii() else 12) + 4
 
 
 @dataclass(frozen=True)
 class SweepInput:
-    """How long an order must have stood still before its saga is looked for, in seconds.
+    """How long an order must have been idle before its saga is looked for, in seconds.
 
-    The rest is how one run of a long sweep hands over to the next.
+    The rest is what one run of a long sweep passes on to the next.
     """
 
     stood_still_seconds: float = SWEEP_UNFINISHED_AFTER.total_seconds()

@@ -2,41 +2,42 @@
 
 Which orders a step refuses is decided here, one after the other in the batch's order, as if each had come by itself;
 what is decided is written by a few statements, however many orders there are. Each order has its own fence rows with
-its own results: a batch and a saga of one of its orders cannot both act, and either repeats what the other has stored.
+its own results: of a batch and a saga of one of its orders one acts, and the other returns what that has stored.
 
-Facts are read, decided upon, and then looked at again with everything locked, in the sequence that setup.sql names:
-fence rows, order rows, and the shared rows last. Where they have changed, all is rolled back and decided anew.
+Facts are read, decided on, and then read again with everything locked, in the sequence that setup.sql names: fence
+rows, order rows, and the shared rows last. Where they have changed, all is rolled back and decided again.
 """
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio import activity
 
-from activities import refusals
 from activities.batch import (
     Changed,
     claim,
-    how_they_stand,
+    describe,
+    is_due,
     line_columns,
     lock_orders,
     outcome_of,
-    settle,
-    sort_out,
-    worded,
+    read_due,
+    read_orders,
+    until_unchanged,
 )
-from activities.orders import workflow_run
-from activities.shipping import TRACKING_NUMBER
+from activities.inventory import LineFacts, why_not_reserved
+from activities.payments import why_not_paid
+from activities.shipping import TRACKING_NUMBER, why_not_shipped
+from activities.steps import workflow_run
 from domain.bulk import StepInput, StepReport, unpack
 from domain.model import CheckoutInput, OrderStatus
 
 _ACCOUNTS = text("""
-    SELECT account_id, kind AS account_kind, currency AS account_currency
-      FROM accounts WHERE account_id = ANY (CAST(:customers AS text[]))
+    SELECT account_id, currency FROM accounts
+     WHERE account_id = ANY (CAST(:customers AS text[])) AND kind = 'customer'
 """)
 _CATALOGUE = text("""
     SELECT p.sku, p.unit_price_minor, p.currency, coalesce(i.on_hand - i.reserved, 0) AS free
@@ -141,7 +142,7 @@ UPDATE inventory i SET on_hand = i.on_hand - locked.quantity, reserved = i.reser
 
 
 class Batches:
-    """The activities of a batch on its way forward."""
+    """The steps of a batch, as activities."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -150,77 +151,61 @@ class Batches:
     async def reserve_orders(self, asked: StepInput) -> StepReport:
         """Hold stock for every order that can have it, in the batch's order; refuse the others, each for its reason."""
         orders = _orders(asked)
-        return await settle(self._engine, lambda connection: _reserve(connection, asked.carrier, orders))
+        return await until_unchanged(self._engine, lambda connection: _reserve(connection, asked.carrier, orders))
 
     @activity.defn
     async def charge_orders(self, asked: StepInput) -> StepReport:
         """Capture the total of every order whose customer can pay it, in the batch's order."""
         orders = _orders(asked)
-        return await settle(self._engine, lambda connection: _pay(connection, orders))
+        return await until_unchanged(self._engine, lambda connection: _pay(connection, orders))
 
     @activity.defn
     async def ship_orders(self, asked: StepInput) -> StepReport:
-        """Send every parcel that somebody delivers. All orders that this does not refuse have ended."""
+        """Send every parcel whose zone is served. All orders that this does not refuse have ended."""
         orders = _orders(asked)
-        return await settle(self._engine, lambda connection: _ship(connection, orders))
+        return await until_unchanged(self._engine, lambda connection: _ship(connection, orders))
 
 
 def _orders(asked: StepInput) -> dict[str, CheckoutInput]:
     return {order.order_id: order for order in map(unpack, asked.orders)}
 
 
-@dataclass(frozen=True)
-class _Line:
-    """What an order wants of one SKU, and what there is; see `refusals.LineFacts`."""
-
-    sku: str
-    quantity: int
-    is_known: bool
-    currency: str | None
-    free: int
-
-
-@dataclass(frozen=True)
-class _Nobody:
-    """The account that an order names and that is not there; see `refusals.AccountFacts`."""
-
-    account_kind: str | None = None
-    account_currency: str | None = None
+class _Priced(NamedTuple):
+    order: CheckoutInput
+    total_minor: int
+    currency: str
 
 
 async def _reserve(connection: AsyncConnection, carrier: str, orders: dict[str, CheckoutInput]) -> StepReport:
     report = StepReport()
-    known = await how_they_stand(connection, orders)
+    known = await read_orders(connection, orders)
     new: list[CheckoutInput] = []
     for order in orders.values():
-        row = known.get(order.order_id)
-        if row is None:
-            new.append(order)
+        if row := known.get(order.order_id):
+            is_due(report, order, row)
         else:
-            sort_out(report, order, row)
+            new.append(order)
     if not new:
         return report
+    customers = list({order.customer for order in new})
     skus = sorted({line.sku for order in new for line in order.lines})
-    accounts = {
-        row.account_id: row
-        for row in await connection.execute(_ACCOUNTS, {"customers": list({order.customer for order in new})})
-    }
+    found = await connection.execute(_ACCOUNTS, {"customers": customers})
+    accounts = {row.account_id: row.currency for row in found}
     catalogue = {row.sku: row for row in await connection.execute(_CATALOGUE, {"skus": skus})}
+    priced_in = {sku: row.currency for sku, row in catalogue.items()}
     free = {sku: row.free for sku, row in catalogue.items()}
-    currency_of = {sku: row.currency for sku, row in catalogue.items()}
-    accepted: dict[str, tuple[CheckoutInput, int, str]] = {}
+    accepted: dict[str, _Priced] = {}
     for order in new:
         lines = [
-            _Line(line.sku, line.quantity, line.sku in catalogue, currency_of.get(line.sku), free.get(line.sku, 0))
-            for line in order.lines
+            LineFacts(line.sku, line.quantity, priced_in.get(line.sku), free.get(line.sku, 0)) for line in order.lines
         ]
-        if refusal := refusals.of_reserve(order.customer, accounts.get(order.customer, _Nobody()), lines):
-            report.refused[order.order_id] = worded(refusal)
+        if refusal := why_not_reserved(order.customer, accounts.get(order.customer), lines):
+            report.refused[order.order_id] = describe(refusal)
             continue
         for line in lines:
             free[line.sku] -= line.quantity
         total = sum(line.quantity * catalogue[line.sku].unit_price_minor for line in lines)
-        accepted[order.order_id] = (order, total, catalogue[lines[0].sku].currency)
+        accepted[order.order_id] = _Priced(order, total, catalogue[lines[0].sku].currency)
     await _write_reservations(connection, carrier, accepted, catalogue, report)
     return report
 
@@ -228,86 +213,79 @@ async def _reserve(connection: AsyncConnection, carrier: str, orders: dict[str, 
 async def _write_reservations(
     connection: AsyncConnection,
     carrier: str,
-    accepted: dict[str, tuple[CheckoutInput, int, str]],
+    accepted: dict[str, _Priced],
     catalogue: dict[str, Row[Any]],
     report: StepReport,
 ) -> None:
-    orders = {order_id: order for order_id, (order, _, _) in accepted.items()}
+    orders = {order_id: priced.order for order_id, priced in accepted.items()}
     claimed = await claim(connection, _CLAIM_RESERVE, _columns(accepted.values()), orders, report)
     taken = [accepted[order_id] for order_id in claimed]
-    lines = line_columns(order for order, _, _ in taken)
+    lines = line_columns(priced.order for priced in taken)
     wanted: Counter[str] = Counter()
     for sku, quantity in zip(lines["skus"], lines["quantities"], strict=True):
         wanted[sku] += quantity
     stock = {row.sku: row.free for row in await connection.execute(_LOCK_STOCK, {"skus": list(wanted)})}
     if any(stock.get(sku, 0) < quantity for sku, quantity in wanted.items()):
-        raise Changed
+        raise Changed("the stock")
     await connection.execute(
         _RESERVE,
         {
             **_columns(taken),
             **lines,
-            "customers": [order.customer for order, _, _ in taken],
+            "customers": [priced.order.customer for priced in taken],
             "carrier": carrier,
             "prices": [catalogue[sku].unit_price_minor for sku in lines["skus"]],
         },
     )
 
 
-def _columns(accepted: Iterable[tuple[CheckoutInput, int, str]]) -> dict[str, list[Any]]:
+def _columns(accepted: Iterable[_Priced]) -> dict[str, list[Any]]:
     rows = list(accepted)
     return {
-        "order_ids": [order.order_id for order, _, _ in rows],
-        "fingerprints": [order.fingerprint for order, _, _ in rows],
-        "totals": [total for _, total, _ in rows],
-        "currencies": [currency for _, _, currency in rows],
+        "order_ids": [row.order.order_id for row in rows],
+        "fingerprints": [row.order.fingerprint for row in rows],
+        "totals": [row.total_minor for row in rows],
+        "currencies": [row.currency for row in rows],
     }
 
 
 async def _pay(connection: AsyncConnection, orders: dict[str, CheckoutInput]) -> StepReport:
     report = StepReport()
-    known = await how_they_stand(connection, orders)
-    left_over = {row.customer: row.balance_minor for row in known.values()}
+    due = await read_due(connection, report, orders, [OrderStatus.PENDING])
+    left_over = {row.customer: row.balance_minor for row in due}
     bills: dict[str, Row[Any]] = {}
-    for order in orders.values():
-        row = known.get(order.order_id)
-        if not sort_out(report, order, row, (OrderStatus.PENDING,)) or row is None or row.status == OrderStatus.PAID:
+    for row in due:
+        if row.status == OrderStatus.PAID:  # by an earlier attempt
             continue
-        if refusal := refusals.of_pay(row.customer, left_over[row.customer], row.total_minor, row.currency):
-            report.refused[order.order_id] = worded(refusal)
+        if refusal := why_not_paid(row.customer, left_over[row.customer], row.total_minor, row.currency):
+            report.refused[row.order_id] = describe(refusal)
             continue
         left_over[row.customer] -= row.total_minor
-        bills[order.order_id] = row
+        bills[row.order_id] = row
     claimed = await claim(connection, _CLAIM_PAY, {"order_ids": list(bills)}, orders, report)
     await lock_orders(connection, dict.fromkeys(claimed, OrderStatus.RESERVED))
     spent: Counter[str] = Counter()
     for order_id in claimed:
         spent[bills[order_id].customer] += bills[order_id].total_minor
-    balances = {
-        row.account_id: row.balance_minor
-        for row in await connection.execute(_LOCK_BALANCES, {"customers": list(spent)})
-    }
+    found = await connection.execute(_LOCK_BALANCES, {"customers": list(spent)})
+    balances = {row.account_id: row.balance_minor for row in found}
     if any(balances[customer] < amount for customer, amount in spent.items()):
-        raise Changed
+        raise Changed("the balance of a customer")
     await connection.execute(_PAY, {"order_ids": claimed})
     return report
 
 
 async def _ship(connection: AsyncConnection, orders: dict[str, CheckoutInput]) -> StepReport:
     report = StepReport()
-    known = await how_they_stand(connection, orders)
     parcels: list[str] = []
-    for order in orders.values():
-        row = known.get(order.order_id)
-        if not sort_out(report, order, row, (OrderStatus.PENDING, OrderStatus.RESERVED)) or row is None:
-            continue
-        if refusal := refusals.of_ship(row.customer, row.delivery_zone, is_served=row.is_served):
-            report.refused[order.order_id] = worded(refusal)
+    for row in await read_due(connection, report, orders, [OrderStatus.PENDING, OrderStatus.RESERVED]):
+        if refusal := why_not_shipped(row.customer, row.delivery_zone, is_served=row.is_served):
+            report.refused[row.order_id] = describe(refusal)
         else:
-            parcels.append(order.order_id)
+            parcels.append(row.order_id)
     sent = await claim(connection, _CLAIM_SHIP, {"order_ids": parcels}, orders, report)
     await lock_orders(connection, dict.fromkeys(sent, OrderStatus.PAID))
     await connection.execute(_SHIP, {"order_ids": sent, "run": workflow_run()})
-    ended = await how_they_stand(connection, sent)
+    ended = await read_orders(connection, sent)
     report.ended.extend(outcome_of(ended[order_id]) for order_id in sent)
     return report
