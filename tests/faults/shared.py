@@ -1,7 +1,6 @@
 """One database for all cells of a module: cells that count differences need no world of their own."""
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -9,8 +8,8 @@ from typing import Any
 
 import asyncpg
 
-from embedded.stack import DATABASE, ROLE, DevStack, psql
-from tests.conftest import Database
+from embedded.stack import DevStack
+from tests.conftest import Database, cloned_database
 
 
 @dataclass
@@ -34,13 +33,9 @@ class SharedDatabase(Database):
 @asynccontextmanager
 async def shared_database(stack: DevStack) -> AsyncIterator[SharedDatabase]:
     """Clone the database that setup.sql made, and drop the clone in the end."""
-    name = f"shared_{uuid.uuid4().hex[:12]}"
-    psql(stack.postgres, "postgres", "-c", f'CREATE DATABASE "{name}" TEMPLATE "{DATABASE}"')
-    database = SharedDatabase(
-        name, stack.postgres.url(name, ROLE), stack.postgres.url(name, "postgres", driver="postgresql")
-    )
-    try:
-        yield database
-    finally:
-        await database.close()
-        psql(stack.postgres, "postgres", "-c", f'DROP DATABASE "{name}" WITH (FORCE)')
+    with cloned_database(stack) as made:
+        database = SharedDatabase(made.name, made.url, made.admin_url)
+        try:
+            yield database
+        finally:
+            await database.close()

@@ -3,12 +3,11 @@
 import asyncio
 import random
 import re
-import sys
 import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,9 +22,10 @@ from client.load import MIXES
 from domain.maintenance import AuditInput
 from domain.model import CheckoutInput, CheckoutStatus
 from embedded.process import ChildProcess
-from embedded.stack import DATABASE, ROLE, ROOT, DevStack, psql
-from tests.conftest import Database
-from tests.faults.lab.link import Link
+from embedded.stack import ROLE, DevStack
+from tests.conftest import Database, new_database
+from tests.faults.lab.proxy import Proxy
+from tests.harness import Workers, behind
 from tests.lanes import in_both_lanes
 
 # Waiting costs nothing where nothing is wrong; a machine five times slower must not look like a bug.
@@ -124,48 +124,23 @@ class Site:
     client: Client
     folder: Path
     task_queue: str = field(default_factory=lambda: f"faults-{uuid.uuid4().hex[:12]}")
-    workers: list[ChildProcess] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.workers = Workers(self.stack, self.folder)
 
     @property
     def checkouts(self) -> Checkouts:
         return Checkouts(self.client, self.task_queue, "")
 
-    def start_worker(
-        self,
-        *program: str,
-        postgres: Link | None = None,
-        temporal: Link | None = None,
-        **settings: object,
-    ) -> ChildProcess:
-        """Start a worker process: worker.py or another Python program, its servers perhaps behind a link."""
-        url = self.database.url
-        environment = {
-            "CHECKOUT_DATABASE_URL": url.replace(f":{self.stack.ports.postgres}/", f":{postgres.port}/")
-            if postgres
-            else url,
-            "TEMPORAL_ADDRESS": f"127.0.0.1:{temporal.port}" if temporal else self.stack.temporal.address,
-            "CHECKOUT_TASK_QUEUE": self.task_queue,
-            "CHECKOUT_LOG_FILE": str(self.folder / "saga.log"),
-            **{name: str(value) for name, value in settings.items()},
-        }
-        number = len(self.workers) + 1
-        worker = ChildProcess(
-            f"worker {number}",
-            [sys.executable, *(program or (str(ROOT / "worker.py"),))],
-            log=self.folder / f"worker-{number}.log",
-            env=self.stack.environment(**environment),
-            cwd=ROOT,
-        )
-        worker.start()
-        self.workers.append(worker)
-        return worker
-
     async def ready_worker(
-        self, *program: str, postgres: Link | None = None, temporal: Link | None = None, **settings: object
+        self, *program: str, postgres: Proxy | None = None, temporal: Proxy | None = None, **settings: object
     ) -> ChildProcess:
-        """Start a worker and wait until it takes orders."""
-        worker = self.start_worker(*program, postgres=postgres, temporal=temporal, **settings)
+        """Start worker.py or another program, perhaps behind a proxy, and wait until it takes orders."""
+        defaults = {"CHECKOUT_TASK_QUEUE": self.task_queue, "CHECKOUT_LOG_FILE": str(self.folder / "saga.log")}
+        servers = behind(self.stack, self.database.url, postgres=postgres, temporal=temporal)
+        given = {name: str(value) for name, value in settings.items()}
+        worker = self.workers.start(*program, **(defaults | servers | given))
         await self.logged(worker, "ready: task queue")
         return worker
 
@@ -184,21 +159,41 @@ class Site:
         self.loads.append(load)
         return load
 
+    @asynccontextmanager
+    async def under_load(
+        self, orders: int = 60, *, begun: int = 10, at_once: int = 20, mix: str = "mixed", patience: float = 180.0
+    ) -> AsyncIterator[Load]:
+        """Let orders stream in; begin the block when so many have ended. It may delay orders and harm none."""
+        load = self.load(orders, at_once=at_once, mix=mix)
+        await load.ended(begun)
+        yield load
+        await self.require_unharmed(patience)
+
+    async def require_unharmed(self, patience: float = PATIENCE_SECONDS) -> None:
+        """Wait until all orders have ended; require that they ended as without a fault, and left nothing behind."""
+        for load in self.loads:
+            await load.all_ended(patience)
+        assert [surprise for load in self.loads for surprise in load.surprises()] == []
+        await self.require_clean()
+
+    async def end_sessions(self) -> int:
+        """Terminate every session that the service has on the site's database."""
+        ended: int = await self.database.value(
+            "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity "
+            "WHERE datname = $1 AND usename = $2",
+            self.database.name,
+            ROLE,
+        )
+        return ended
+
     def failed_attempts(self, sqlstate: str) -> int:
         """Count what Postgres refused all workers with this SQLSTATE."""
         refused = re.compile(rf"^\S+ WARNING checkout\.database: .*\({sqlstate}\)$", re.MULTILINE)
         return sum(len(refused.findall(worker.log.read_text(errors="replace"))) for worker in self.workers)
 
-    @asynccontextmanager
-    async def holding(self, sku: str) -> AsyncIterator[asyncpg.Connection]:
+    def holding(self, sku: str) -> AbstractAsyncContextManager[asyncpg.Connection]:
         """Lock a stock row in a foreign transaction inside the block."""
-        foreign = await asyncpg.connect(self.database.admin_url)
-        try:
-            async with foreign.transaction():
-                await foreign.execute("SELECT FROM inventory WHERE sku = $1 FOR UPDATE", sku)
-                yield foreign
-        finally:
-            await foreign.close()
+        return self.database.locked(f"SELECT FROM inventory WHERE sku = '{sku}' FOR UPDATE")
 
     async def is_waiting(self) -> bool:
         """Whether a statement of the service waits for somebody's lock."""
@@ -246,15 +241,11 @@ def said(worker: ChildProcess, text: str) -> int:
 @asynccontextmanager
 async def open_site(stack: DevStack, folder: Path) -> AsyncIterator[Site]:
     """Set a site up on running servers, and take its workers away again."""
-    name = f"site_{uuid.uuid4().hex[:12]}"
-    psql(stack.postgres, "postgres", "-c", f'CREATE DATABASE "{name}" TEMPLATE "{DATABASE}"')
-    database = Database(name, stack.postgres.url(name, ROLE), stack.postgres.url(name, "postgres", driver="postgresql"))
     client = await Client.connect(stack.temporal.address, data_converter=DATA_CONVERTER)
-    site = Site(stack, database, client, folder)
+    site = Site(stack, new_database(stack.postgres), client, folder)
     try:
         yield site
     finally:
         for load in site.loads:
             load.stop()
-        for worker in site.workers:
-            worker.kill()
+        site.workers.kill()

@@ -10,13 +10,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
-from types import TracebackType
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Self
 
-import temporalio.bridge.proto.workflow_activation as activation_proto
-import temporalio.bridge.proto.workflow_completion as completion_proto
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
+from temporalio.bridge.proto.workflow_activation import WorkflowActivation
+from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import (
     ActivityInboundInterceptor,
@@ -26,14 +25,14 @@ from temporalio.worker import (
     Worker,
     WorkerConfig,
     WorkflowInstance,
-    WorkflowInstanceDetails,
-    WorkflowRunner,
 )
 
 from adapters.config import WorkerSettings
 from domain.model import CheckoutInput, CheckoutStatus
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
+from tests.faults.runner import ObservedInstance, ObservedRunner, let_tasks_take_long
+from tests.workflow.gates import Fault, Gate
 from worker import build_worker
 from workflows.checkout import CheckoutWorkflow
 
@@ -73,39 +72,6 @@ def product_parts(client: Client, engine: AsyncEngine) -> WorkerConfig:
     return parts
 
 
-class Hold:
-    """Keeps whoever comes to its stop until it is opened."""
-
-    def __init__(self) -> None:
-        self._reached = asyncio.Event()
-        self._opened = asyncio.Event()
-
-    async def reached(self) -> None:
-        await asyncio.wait_for(self._reached.wait(), DEADLINE_SECONDS)
-
-    def open(self) -> None:
-        self._opened.set()
-
-    async def pass_through(self) -> None:
-        self._reached.set()
-        await self._opened.wait()
-
-
-class Fault:
-    """Fails the next `times` attempts that come to a place; None fails every one."""
-
-    def __init__(self, times: int | None, error: Callable[[], Exception]) -> None:
-        self.left = times
-        self._error = error
-
-    def strike(self) -> None:
-        if self.left == 0:
-            return
-        if self.left is not None:
-            self.left -= 1
-        raise self._error()
-
-
 class Stage(Interceptor):
     """The two workers of one order's saga, and everything that happens on them."""
 
@@ -121,7 +87,7 @@ class Stage(Interceptor):
         """Every attempt, with the number that the server gave it."""
         self._cached = cached
         self._numbers: Counter[str] = Counter()
-        self._holds: dict[Stop, Hold] = {}
+        self._holds: dict[Stop, Gate] = {}
         self._faults: dict[tuple[str, str], Fault] = {}
         self._workers: dict[Role, Worker] = {}
         self._loop = asyncio.get_running_loop()
@@ -129,9 +95,7 @@ class Stage(Interceptor):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Let everything go, whatever happened: a held thread would hold the whole session."""
         self.open_all()
         for role in ROLES:
@@ -139,8 +103,8 @@ class Stage(Interceptor):
 
     # What the test says ---------------------------------------------------------------------------------
 
-    def hold(self, stop: Stop) -> Hold:
-        return self._holds.setdefault(stop, Hold())
+    def hold(self, stop: Stop) -> Gate:
+        return self._holds.setdefault(stop, Gate())
 
     def fail(self, name: str, moment: str, error: Callable[[], Exception], times: int | None = None) -> Fault:
         return self._faults.setdefault((name, moment), Fault(times, error))
@@ -148,7 +112,7 @@ class Stage(Interceptor):
     def mend(self) -> None:
         """Let no more attempt fail."""
         for fault in self._faults.values():
-            fault.left = 0
+            fault.mend()
 
     def open_all(self) -> None:
         for hold in self._holds.values():
@@ -186,7 +150,7 @@ class Stage(Interceptor):
     async def come_to(self, stop: Stop) -> None:
         self.trace.append(stop)
         if hold := self._holds.get(stop):
-            await hold.pass_through()
+            await hold.hold()
         if fault := self._faults.get((stop.what, stop.moment)):
             fault.strike()
 
@@ -214,12 +178,13 @@ class Stage(Interceptor):
             parts["workflows"] = []
             return Worker(**parts)
         parts["activities"] = []
-        parts["workflow_runner"] = StageRunner(parts["workflow_runner"], self)
+        parts["workflow_runner"] = ObservedRunner(parts["workflow_runner"], self._observed)
         worker = Worker(**parts)
-        # The SDK takes a workflow thread that is held for a deadlock after 2 s, and has no setting for that.
-        assert worker._workflow_worker is not None
-        worker._workflow_worker._deadlock_timeout_seconds = None
+        let_tasks_take_long(worker)
         return worker
+
+    def _observed(self, inner: WorkflowInstance, workflow_id: str) -> WorkflowInstance:
+        return StageInstance(inner, self) if self.is_ours(workflow_id) else inner
 
 
 class _Activities(ActivityInboundInterceptor):
@@ -245,56 +210,16 @@ class _Activities(ActivityInboundInterceptor):
             self._stage.alive -= 1
 
 
-class Watcher(Protocol):
-    """Who is told of what a worker does with its workflows."""
+class StageInstance(ObservedInstance):
+    """Reports each workflow task and each eviction to its stage."""
 
-    evictions: int
-
-    def is_ours(self, workflow_id: str | None) -> bool: ...
-
-    def come_from_thread(self) -> None: ...
-
-
-class StageRunner(WorkflowRunner):
-    """Runs workflows as the product's runner does, and tells the watcher of each task and each eviction."""
-
-    def __init__(self, inner: WorkflowRunner, stage: Watcher) -> None:
-        self._inner = inner
+    def __init__(self, inner: WorkflowInstance, stage: Stage) -> None:
+        super().__init__(inner)
         self._stage = stage
 
-    def prepare_workflow(self, defn: Any) -> None:
-        self._inner.prepare_workflow(defn)
-
-    def set_worker_level_failure_exception_types(self, types: Any) -> None:
-        self._inner.set_worker_level_failure_exception_types(types)
-
-    def create_instance(self, det: WorkflowInstanceDetails) -> WorkflowInstance:
-        inner = self._inner.create_instance(det)
-        return StageInstance(inner, self._stage) if self._stage.is_ours(det.info.workflow_id) else inner
-
-
-class StageInstance(WorkflowInstance):
-    """One workflow run in a worker's cache."""
-
-    def __init__(self, inner: WorkflowInstance, stage: Watcher) -> None:
-        self._inner = inner
-        self._stage = stage
-
-    def activate(self, act: activation_proto.WorkflowActivation) -> completion_proto.WorkflowActivationCompletion:
+    def activate(self, act: WorkflowActivation) -> WorkflowActivationCompletion:
         if any(job.HasField("remove_from_cache") for job in act.jobs):
             self._stage.evictions += 1
         elif not act.is_replaying:
             self._stage.come_from_thread()
-        return self._inner.activate(act)
-
-    def get_serialization_context(self, command_info: Any) -> Any:
-        return self._inner.get_serialization_context(command_info)
-
-    def get_external_store_context(self, command_info: Any) -> Any:
-        return self._inner.get_external_store_context(command_info)
-
-    def get_info(self) -> Any:
-        return self._inner.get_info()
-
-    def get_thread_id(self) -> int | None:
-        return self._inner.get_thread_id()
+        return super().activate(act)

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 
 import pytest
 from temporalio.api.history.v1 import HistoryEvent
+from temporalio.bridge.proto.workflow_activation import WorkflowActivation
+from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 from temporalio.worker import Worker
 
 from tests.conftest import Shop
 from tests.faults.histories import replay_all
 from tests.faults.net_effect import assert_net_effect
+from tests.faults.runner import ObservedInstance, ObservedRunner
 from tests.faults.scripts import (
     SCRIPTS,
     Course,
@@ -23,7 +26,7 @@ from tests.faults.scripts import (
     wait_for_the_end,
 )
 from tests.faults.share import share
-from tests.faults.stepping import ROLES, TASK, Stage, StageRunner, product_parts
+from tests.faults.stepping import ROLES, TASK, Stage, product_parts
 from tests.workflow.sagas import violations
 
 pytestmark = pytest.mark.timeout(600)
@@ -34,17 +37,14 @@ STOPS_WITHIN_SECONDS = 30.0
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-class Evictions:
+class CountedInstance(ObservedInstance):
     """Counts what a worker evicts, of any workflow."""
 
-    def __init__(self) -> None:
-        self.evictions = 0
+    evictions = 0
 
-    def is_ours(self, workflow_id: str | None) -> bool:
-        return workflow_id is not None
-
-    def come_from_thread(self) -> None:
-        """Nothing is held."""
+    def activate(self, act: WorkflowActivation) -> WorkflowActivationCompletion:
+        CountedInstance.evictions += any(job.HasField("remove_from_cache") for job in act.jobs)
+        return super().activate(act)
 
 
 def commands_of(events: Sequence[HistoryEvent], order_id: str) -> list[tuple[str, ...]]:
@@ -66,13 +66,13 @@ def _alike(text: str, order_id: str) -> str:
     return _UUID.sub("UUID", text.replace(order_id, "ORDER"))
 
 
-def worker_that_remembers(shop: Shop, cached: int, stages: Sequence[Stage], evictions: Evictions) -> Worker:
+def worker_that_remembers(shop: Shop, cached: int, stages: Sequence[Stage]) -> Worker:
     """Make the product's worker with so small a cache, on the shop's task queue."""
     parts = product_parts(shop.client, shop.engine)
     parts["task_queue"] = shop.task_queue
     parts["interceptors"] = [*parts["interceptors"], *stages]
     parts["max_cached_workflows"] = cached
-    parts["workflow_runner"] = StageRunner(parts["workflow_runner"], evictions)
+    parts["workflow_runner"] = ObservedRunner(parts["workflow_runner"], lambda instance, _id: CountedInstance(instance))
     return Worker(**parts)
 
 
@@ -97,9 +97,9 @@ async def test_a_worker_without_a_cache_commands_the_same_as_one_with_a_cache(
     queue = f"forgetful-{uuid.uuid4().hex[:12]}"
     stages = [Stage(shop, script.order(shop), task_queue=queue) for script in scripts for _ in range(2)]
     played = list(zip(stages, [course for course in courses for _ in range(2)], strict=True))
-    evictions = Evictions()
+    before = CountedInstance.evictions
 
-    async with worker_that_remembers(stages[0].shop, cached, stages, evictions):
+    async with worker_that_remembers(stages[0].shop, cached, stages):
         await asyncio.gather(*(play(stage, course.script) for stage, (_, course) in played))
     histories = [(stage, await history_of(stage)) for stage in stages]
 
@@ -110,7 +110,7 @@ async def test_a_worker_without_a_cache_commands_the_same_as_one_with_a_cache(
         await assert_net_effect(stage, course.script.ends)
     tasks = sum(name_of(event) == "WORKFLOW_TASK_COMPLETED" for _, events in histories for event in events)
     # Without a cache every task ends with an eviction; with room for one, another saga's task may bring it.
-    assert evictions.evictions >= (tasks if cached == 0 else len(stages))
+    assert CountedInstance.evictions - before >= (tasks if cached == 0 else len(stages))
     assert await violations(shop) == []
     await replay_all(histories)
 

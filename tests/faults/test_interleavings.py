@@ -15,7 +15,8 @@ from activities.maintenance import Maintenance
 from adapters.database import create_engine
 from domain.maintenance import AuditInput
 from domain.model import CheckoutInput, Step
-from embedded.stack import DATABASE, ROLE, DevStack, psql
+from embedded.stack import DevStack, psql
+from tests.conftest import Database, cloned_database
 from tests.faults.interleaving import BUYER, LINES, OPERATIONS, PAIRS, Interleaving, Schedule, interleavings
 from tests.faults.share import share
 from tests.faults.stepwise import GATES, Stage
@@ -80,33 +81,24 @@ class Tally:
 TALLIES = {step: Tally() for step in Step}
 
 
-@dataclass(frozen=True)
-class Ground:
-    """The one database of all interleavings."""
-
-    url: str
-    admin_url: str
-
-
 @pytest.fixture(scope="module")
-def ground(stack: DevStack) -> Iterator[Ground]:
-    name = "interleavings"
-    psql(stack.postgres, "postgres", "-c", f'CREATE DATABASE "{name}" TEMPLATE "{DATABASE}"')
-    # A parcel to the country is a label first, which can be cancelled.
-    label = f"UPDATE accounts SET delivery_zone = 'country' WHERE account_id = '{BUYER}'"
-    psql(stack.postgres, name, "-v", "ON_ERROR_STOP=1", "-c", label, "-c", GATES)
-    yield Ground(stack.postgres.url(name, ROLE), stack.postgres.url(name, "postgres", driver="postgresql"))
-    psql(stack.postgres, "postgres", "-c", f'DROP DATABASE "{name}" WITH (FORCE)')
+def ground(stack: DevStack) -> Iterator[Database]:
+    """The one database of all interleavings."""
+    with cloned_database(stack) as database:
+        # A parcel to the country is a label first, which can be cancelled.
+        label = f"UPDATE accounts SET delivery_zone = 'country' WHERE account_id = '{BUYER}'"
+        psql(stack.postgres, database.name, "-v", "ON_ERROR_STOP=1", "-c", label, "-c", GATES)
+        yield database
 
 
 @pytest.fixture
-async def stage(ground: Ground) -> AsyncIterator[Stage]:
+async def stage(ground: Database) -> AsyncIterator[Stage]:
     async with Stage(ground.url, ground.admin_url, OPERATIONS) as opened:
         yield opened
 
 
 @pytest.fixture
-async def offstage(ground: Ground) -> AsyncIterator[AsyncEngine]:
+async def offstage(ground: Database) -> AsyncIterator[AsyncEngine]:
     """For what comes before and after: nothing holds it up."""
     made = create_engine(ground.url, pool_size=1, is_patient=True)
     yield made

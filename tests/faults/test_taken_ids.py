@@ -19,12 +19,11 @@ from adapters.temporal import DATA_CONVERTER
 from client.failures import OtherContent
 from domain.errors import IdempotencyMismatch, UndeliverableAddress
 from domain.model import CheckoutInput, CheckoutStatus, Ending, OrderLine, UndoInput
-from domain.policies import SEARCH_ATTRIBUTES, checkout_workflow_id
-from embedded.ports import free_port
-from embedded.temporal import TemporalServer
+from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
 from tests.faults.callers import ask, ask_all, checkouts_of, every_row, is_known
 from tests.workflow.gates import Gate, Gates
+from tests.workflow.own_temporal import own_temporal
 from tests.workflow.sagas import causes_of, failure_of, until, violations
 
 OTHERS: dict[str, Callable[[CheckoutInput], CheckoutInput]] = {
@@ -90,18 +89,9 @@ class Taken:
 @pytest.fixture(scope="module")
 async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
     """A Temporal of this module's own, which forgets what it is told to forget at once instead of within a minute."""
-    server = TemporalServer(
-        port=free_port(),
-        ui_port=None,
-        log=tmp_path_factory.mktemp("forgetful") / "temporal.log",
-        search_attributes=SEARCH_ATTRIBUTES,
-        dynamic_config={f"{queue}ProcessorUpdateAckInterval": "50ms" for queue in _QUEUES},
-    )
-    server.start()
-    try:
+    intervals = {f"{queue}ProcessorUpdateAckInterval": "50ms" for queue in _QUEUES}
+    with own_temporal(tmp_path_factory.mktemp("forgetful"), **intervals) as server:
         yield await Client.connect(server.address, data_converter=DATA_CONVERTER)
-    finally:
-        server.kill()
 
 
 @pytest.fixture

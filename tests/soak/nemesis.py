@@ -20,7 +20,7 @@ from temporalio.service import RPCError
 
 from domain.policies import CHECKOUT_TASK_QUEUE
 from embedded.process import ChildProcess
-from tests.faults.lab.link import Counts, Link
+from tests.faults.lab.proxy import Counts, Proxy
 from tests.soak.catalogue import PLENTY, POPULAR
 from tests.soak.environment import Environment
 from tests.soak.plan import Plan, PlannedFault
@@ -297,7 +297,7 @@ class Nemesis:
 
     # Links ----------------------------------------------------------------------------------------------
 
-    async def _strain(self, link: Link, way: str, fault: PlannedFault) -> str | None:
+    async def _strain(self, link: Proxy, way: str, fault: PlannedFault) -> str | None:
         """Make a link slow, deaf or cut, for as long as planned and until it shows."""
         before = link.counts
         deadline = time.monotonic() + _EVIDENCE_SECONDS
@@ -314,7 +314,7 @@ class Nemesis:
         return seen or None
 
 
-def _seen(way: str, before: Counts, link: Link) -> str:
+def _seen(way: str, before: Counts, link: Proxy) -> str:
     """Say what a link has done to its traffic since; for a reset, do it."""
     if way == "reset":
         cut = link.reset()

@@ -21,7 +21,7 @@ from client.checkouts import Checkouts
 from domain.policies import CHECKOUT_TASK_QUEUE
 from embedded.process import ChildProcess
 from embedded.stack import DATABASE, ROLE, ROOT, DevStack, psql
-from tests.faults.lab.link import Link
+from tests.faults.lab.proxy import Proxy
 from tests.soak.catalogue import Catalogue, seeding
 from tests.soak.worker import REFUSED
 
@@ -54,7 +54,7 @@ class Stage:
         self.postgres = self._stack.postgres
         self.temporal = self._stack.temporal
         self.workers: list[ChildProcess] = []
-        self.links: dict[str, Link] = {}
+        self.links: dict[str, Proxy] = {}
         self.password_file = folder / "password"
         """Where the workers read the password of their role."""
         self.refused = folder / "refused"
@@ -170,7 +170,7 @@ class Stage:
     def _link_up(self) -> dict[str, str]:
         ports = {"postgres": self.postgres.port, "temporal": self.temporal.port}
         for number, (name, port) in enumerate(ports.items()):
-            self.links[name] = Link(port, seed=number)
+            self.links[name] = Proxy(port, seed=number)
             self.links[name].start()
         database = f"postgresql://{ROLE}@127.0.0.1:{self.links['postgres'].port}/{DATABASE}"
         return {

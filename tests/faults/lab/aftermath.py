@@ -13,7 +13,7 @@ from domain.model import CheckoutInput
 from tests.conftest import Database
 from tests.faults.lab.batch_cells import BatchCell, Fate
 from tests.faults.lab.cells import Boundary, Cell
-from tests.faults.lab.desk import Desk
+from tests.faults.lab.control import ControlServer
 from tests.faults.lab.struck import Load, Saga, Standing, Struck, history
 
 
@@ -135,43 +135,43 @@ async def inspect(database: Database) -> Inspection:
     )
 
 
-async def look(saga: Saga, database: Database, desk: Desk, proof: str | None) -> Aftermath:
+async def look(saga: Saga, database: Database, control: ControlServer, proof: str | None) -> Aftermath:
     """Collect what is left of one saga."""
     return Aftermath(
         saga.cell,
         saga.name,
-        await _course(saga, desk, proof),
+        await _course(saga, control, proof),
         await _traces(saga.order, database),
         await _shelf(saga.order, database),
     )
 
 
 async def look_at_batch(
-    load: Load, database: Database, desk: Desk, proof: str | None, told: list[Outcome]
+    load: Load, database: Database, control: ControlServer, proof: str | None, told: list[Outcome]
 ) -> BatchAftermath:
     """Collect what is left of one batch."""
     return BatchAftermath(
         load.cell,
         load.name,
         {fate: order.order_id for fate, order in load.orders.items()},
-        await _course(load, desk, proof),
+        await _course(load, control, proof),
         {fate: await _traces(order, database) for fate, order in load.orders.items()},
         await _shelf(load.orders[Fate.LABEL], database),
         told,
     )
 
 
-async def _course(struck: Struck, desk: Desk, proof: str | None) -> Course:
+async def _course(struck: Struck, control: ControlServer, proof: str | None) -> Course:
     description = await struck.newest.describe()
     assert description.status is not None
     return Course(
         standing=struck.stood,
         proof=proof,
-        answer=desk.answer_of(struck.stood.report),
-        attempts=len(desk.attempts_of(struck.subject, struck.operation)),
+        answer=control.answer_of(struck.stood.report),
+        attempts=len(control.attempts_of(struck.subject, struck.operation)),
         worker_pids={
             report.worker_pid
-            for report in desk.reports
+            for report in control.reports
             if report.subject == struck.subject
             and report.operation == struck.operation
             and report.boundary in {Boundary.B1, Boundary.B5}

@@ -1,8 +1,9 @@
 """The sagas and batches of one run, each brought to its operation and to the boundary where the fault will strike."""
 
 import asyncio
+import uuid
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDReusePolicy
@@ -12,22 +13,31 @@ from client.checkouts import Checkouts
 from domain.bulk import HANDED_OVER, Batch, BatchReport, Outcome, digest, pack
 from domain.model import CheckoutInput, CheckoutStatus
 from domain.policies import bulk_workflow_id, checkout_workflow_id
+from embedded.process import ChildProcess
 from embedded.stack import DevStack
 from tests.conftest import Database
 from tests.faults.lab.batch_cells import BatchCell, BatchOperation, batch_operations, is_heard_at_once
 from tests.faults.lab.cells import BEFORE, Boundary, Cell, Fault, Group, Operation
-from tests.faults.lab.crew import Crew
-from tests.faults.lab.desk import Desk, Stop
+from tests.faults.lab.control import ControlServer
 from tests.faults.lab.goods import new_batch, new_order
+from tests.faults.lab.proxy import Moment, Proxy
 from tests.faults.lab.struck import Load, Saga, Standing, Struck, is_reported, pending
-from tests.faults.lab.wire import Gate, Moment, Proxy
-from tests.faults.lab.worker import ARMED
+from tests.faults.lab.worker import ARMED, ATTEMPT_SECONDS, CONTROL_PORT
+from tests.harness import Workers, behind
 from workflows.bulk import BulkCheckoutWorkflow
 from workflows.checkout import CheckoutWorkflow
 
 _PATIENCE_SECONDS = 90.0
 _HEARS_NOTHING = timedelta(seconds=60)
 """A workflow task that may take so long asks the server for nothing before it has ended."""
+
+
+class Hold(Protocol):
+    """What an operation stands at: a gate of the proxy or of the control server."""
+
+    async def reached(self) -> None: ...
+
+    def open(self) -> None: ...
 
 
 class Scene:
@@ -40,9 +50,10 @@ class Scene:
         client: Client,
         database: Database,
         proxy: Proxy,
-        desk: Desk,
-        crew: Crew,
+        control: ControlServer,
+        workers: Workers,
         *,
+        attempt_seconds: float,
         task_timeout: timedelta,
     ) -> None:
         self.group = group
@@ -50,12 +61,22 @@ class Scene:
         self.client = client
         self.database = database
         self.proxy = proxy
-        self.desk = desk
-        self.crew = crew
+        self.control = control
+        self.workers = workers
+        self.task_queue = f"cells-{uuid.uuid4().hex[:12]}"
         self.sagas: list[Saga] = []
         self.loads: list[Load] = []
+        self._attempt_seconds = attempt_seconds
         self._task_timeout = task_timeout
-        self._places: dict[str, Stop | Gate] = {}
+        self._places: dict[str, Hold] = {}
+
+    def start_worker(self) -> ChildProcess:
+        return self.workers.start(
+            *("-m", "tests.faults.lab.worker"),
+            **behind(self.stack, self.database.url, postgres=self.proxy, temporal=None),
+            **{CONTROL_PORT: str(self.control.port), ATTEMPT_SECONDS: str(self._attempt_seconds)},
+            CHECKOUT_TASK_QUEUE=self.task_queue,
+        )
 
     async def stage(self) -> None:
         """Bring all to their boundaries, at once, and note what proves that they stand there."""
@@ -75,7 +96,7 @@ class Scene:
     async def _stage_classic(self) -> None:
         orders = {operation: await new_order(self.database, Cell(self.group, operation)) for operation in Operation}
         approaches = {
-            operation: self.desk.stop(orders[operation].order_id, before, Boundary.B4)
+            operation: self.control.hold(orders[operation].order_id, before, Boundary.B4)
             for operation, before in BEFORE.items()
         }
         for operation in approaches:
@@ -106,7 +127,9 @@ class Scene:
 
     async def answered(self) -> None:
         """Wait until every attempt that was held up has ended in its worker."""
-        await self.desk.heard(lambda _: all(self.desk.answer_of(each.stood.report) is not None for each in self.struck))
+        await self.control.heard(
+            lambda _: all(self.control.answer_of(each.stood.report) is not None for each in self.struck)
+        )
 
     async def ended(self) -> None:
         """Wait until the newest runs are closed, or have had time enough: their cells will say so."""
@@ -121,7 +144,7 @@ class Scene:
 
     async def load_again(self) -> dict[str, list[Outcome]]:
         """Ask for every batch once more, as a second load of its file does, and give what is told."""
-        checkouts = Checkouts(self.client, self.crew.task_queue, "")
+        checkouts = Checkouts(self.client, self.task_queue, "")
 
         async def told(load: Load) -> list[Outcome]:
             orders = list(load.orders.values())
@@ -143,7 +166,7 @@ class Scene:
             CheckoutWorkflow.run,
             order,
             id=workflow_id,
-            task_queue=self.crew.task_queue,
+            task_queue=self.task_queue,
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
             task_timeout=self._task_timeout,
             memo={ARMED: operation.value},
@@ -168,7 +191,7 @@ class Scene:
             BulkCheckoutWorkflow.run,
             Batch([pack(order) for order in orders.values()]),
             id=workflow_id,
-            task_queue=self.crew.task_queue,
+            task_queue=self.task_queue,
             task_timeout=_HEARS_NOTHING if is_deaf else self._task_timeout,
             memo={ARMED: cell.operation.value},
         )
@@ -186,14 +209,14 @@ class Scene:
     def _run(self, handle: WorkflowHandle[Any, Any], run_id: str | None, kind: type) -> WorkflowHandle[Any, Any]:
         return self.client.get_workflow_handle(handle.id, run_id=run_id, result_type=kind)
 
-    def _bar(self, name: str, subject: str, operation: Operation | BatchOperation) -> Stop | Gate:
+    def _bar(self, name: str, subject: str, operation: Operation | BatchOperation) -> Hold:
         match self.group.boundary:
             case Boundary.B2:
                 return self.proxy.hold((name, operation.value), Moment.EXECUTED)
             case Boundary.B3:
                 return self.proxy.hold((name, operation.value), Moment.COMMITTED)
             case boundary:
-                return self.desk.stop(subject, operation, boundary)
+                return self.control.hold(subject, operation, boundary)
 
     async def _note_standing(self, struck: Struck) -> None:
         errands = [errand for errand in self.proxy.errands if errand.work == (struck.name, struck.operation)]
@@ -206,7 +229,7 @@ class Scene:
         )
         struck.standing = Standing(
             # An attempt that has not ended is the last that began.
-            report=self.desk.attempts_of(struck.subject, struck.operation)[-1],
+            report=self.control.attempts_of(struck.subject, struck.operation)[-1],
             backend_pid=backend_pid,
             backend_state=backends[0]["state"] if backends else None,
             has_written=bool(backends) and backends[0]["has_written"],

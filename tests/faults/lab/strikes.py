@@ -29,10 +29,10 @@ from tests.faults.lab.cells import (
     is_finished_by_its_task,
     sweeps_that_repair,
 )
-from tests.faults.lab.crew import is_stopped, until_stopped
+from tests.faults.lab.proxy import Session
 from tests.faults.lab.scene import Scene
 from tests.faults.lab.struck import Load, Saga, Struck, history
-from tests.faults.lab.wire import Session
+from tests.harness import is_stopped, until_stopped
 from workflows.maintenance import SweepWorkflow
 
 Proofs = dict[str, str]
@@ -48,7 +48,7 @@ async def kill_worker(scene: Scene, victim: ChildProcess) -> Proofs:
     victim.kill()
     assert victim.returncode == -signal.SIGKILL
     scene.let_go()
-    scene.crew.hire()
+    scene.start_worker()
     return _same(scene, f"worker {victim.pid} was killed")
 
 
@@ -56,11 +56,11 @@ async def stop_worker(scene: Scene, victim: ChildProcess) -> Proofs:
     """SIGSTOP until another worker has brought everything to its end, then SIGCONT: a zombie with old tasks."""
     victim.signal(signal.SIGSTOP)
     await until_stopped(victim)
-    heir = scene.crew.hire()
+    heir = scene.start_worker()
     await scene.ended()
     assert is_stopped(victim), "somebody woke the worker up"
     takers = {
-        struck.operation: [r for r in scene.desk.reports if r.subject == struck.subject and r.worker_pid == heir.pid]
+        struck.operation: [r for r in scene.control.reports if r.subject == struck.subject and r.worker_pid == heir.pid]
         for struck in scene.struck
     }
     assert all(takers.values()), f"not taken over: {[o for o, reports in takers.items() if not reports]}"
@@ -99,8 +99,7 @@ async def restart_postgres(scene: Scene, _victim: ChildProcess) -> Proofs:
 async def cut_connections(scene: Scene, _victim: ChildProcess) -> Proofs:
     """Reset the operations' connections on both sides."""
     sessions = _sessions(scene)
-    cut = scene.proxy.cut(sessions)
-    assert cut == sessions
+    assert scene.proxy.reset(sessions) == len(sessions)
     assert all(session.was_reset for session in sessions)
     await _until_gone(scene, sessions)
     scene.let_go()
@@ -152,7 +151,7 @@ async def terminate(scene: Scene, _victim: ChildProcess) -> Proofs:
     if scene.group.boundary is not Boundary.B2:
         await scene.ended()  # at B2 the repairs wait for what the held transactions have locked
     next_steps = [
-        scene.desk.stop(struck.subject, _ship(struck), Boundary.B1)
+        scene.control.hold(struck.subject, _ship(struck), Boundary.B1)
         for struck in scene.struck
         if scene.group.is_fast and scene.group.boundary is Boundary.B2 and struck.operation in _CHARGES
     ]
@@ -215,15 +214,12 @@ def _sessions(scene: Scene) -> list[Session]:
     return [session for session in scene.proxy.alive if session.backend_pid in own]
 
 
-async def _until_gone(scene: Scene, sessions: Iterable[Session]) -> None:
+async def _until_gone(scene: Scene, sessions: list[Session]) -> None:
     """Wait until both ends of the connections and the server processes behind them are gone."""
-    sessions = list(sessions)
     async with asyncio.timeout(_PATIENCE_SECONDS):
-        for session in sessions:
-            await session.closed()
         pids = [session.backend_pid for session in sessions]
         query = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'checkout' AND pid = ANY ($1::int[])"
-        while await scene.database.value(query, pids):
+        while not all(session.is_closed for session in sessions) or await scene.database.value(query, pids):
             await asyncio.sleep(0.02)
 
 
@@ -276,7 +272,7 @@ def _sweeps_that_repair(struck: Saga | Load) -> dict[str, list[int]]:
 
 async def _finished(scene: Scene, struck: Struck) -> None:
     """Wait until the last step has ended, in whichever run."""
-    await scene.desk.heard(
+    await scene.control.heard(
         lambda reports: any(
             (report.subject, report.operation, report.boundary) == (struck.subject, _ship(struck), None)
             for report in reports
@@ -286,6 +282,6 @@ async def _finished(scene: Scene, struck: Struck) -> None:
 
 async def _sweep(scene: Scene) -> SweepReport:
     report: SweepReport = await scene.client.execute_workflow(
-        SweepWorkflow.run, SweepInput(0), id=f"sweep-{uuid.uuid4()}", task_queue=scene.crew.task_queue
+        SweepWorkflow.run, SweepInput(0), id=f"sweep-{uuid.uuid4()}", task_queue=scene.task_queue
     )
     return report

@@ -11,7 +11,7 @@ from domain.bulk import BatchReport
 from domain.model import CheckoutInput, CheckoutStatus
 from tests.faults.lab.batch_cells import BatchCell, Fate
 from tests.faults.lab.cells import Cell
-from tests.faults.lab.desk import Report
+from tests.faults.lab.control import Report
 
 
 @dataclass(frozen=True)

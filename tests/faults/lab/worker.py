@@ -1,4 +1,4 @@
-"""The product's worker with a line to the lab's desk: it asks at every boundary before it goes on.
+"""The product's worker with a connection to the control server: it asks at every boundary before it goes on.
 
     python -m tests.faults.lab.worker
 
@@ -27,10 +27,8 @@ from temporalio.worker import (
     Worker,
     WorkflowInboundInterceptor,
     WorkflowInstance,
-    WorkflowInstanceDetails,
     WorkflowInterceptorClassInput,
     WorkflowOutboundInterceptor,
-    WorkflowRunner,
 )
 
 from adapters import database
@@ -41,12 +39,13 @@ from domain.errors import CheckoutError
 from domain.policies import order_id_of
 from tests.faults.lab.batch_cells import BatchOperation
 from tests.faults.lab.cells import RETURNED, Boundary, Operation
-from tests.faults.lab.desk import Line, Report
+from tests.faults.lab.control import Line, Report
+from tests.faults.runner import ObservedInstance, ObservedRunner, let_tasks_take_long
 from worker import build_worker
 
 ATTEMPT_SECONDS = "LAB_ATTEMPT_SECONDS"
 """Environment: start-to-close of the operations that are to be struck. The others get a minute."""
-DESK_PORT = "LAB_DESK_PORT"
+CONTROL_PORT = "LAB_CONTROL_PORT"
 
 ARMED = "armed"
 """Memo of a workflow: the operation of it that is to be struck."""
@@ -124,26 +123,11 @@ def _set_time(given: StartActivityInput | StartLocalActivityInput) -> None:
         given.start_to_close_timeout = timedelta(seconds=seconds)
 
 
-class AskingRunner(WorkflowRunner):
-    """Runs workflows as another runner does, and asks before one of them sees an operation's result."""
+class _AskingInstance(ObservedInstance):
+    """Asks before its workflow sees an operation's result."""
 
-    def __init__(self, runner: WorkflowRunner, line: Line) -> None:
-        self._runner = runner
-        self._line = line
-
-    def prepare_workflow(self, defn: workflow._Definition) -> None:
-        self._runner.prepare_workflow(defn)
-
-    def create_instance(self, det: WorkflowInstanceDetails) -> WorkflowInstance:
-        return _AskingInstance(self._runner.create_instance(det), order_id_of(det.info.workflow_id), self._line)
-
-    def set_worker_level_failure_exception_types(self, types: Any) -> None:
-        self._runner.set_worker_level_failure_exception_types(types)
-
-
-class _AskingInstance(WorkflowInstance):
     def __init__(self, instance: WorkflowInstance, subject: str, line: Line) -> None:
-        self._instance = instance
+        super().__init__(instance)
         self._subject = subject
         self._line = line
         self._operations: dict[int, str] = {}
@@ -155,36 +139,27 @@ class _AskingInstance(WorkflowInstance):
             operation = self._operations.get(job.resolve_activity.seq)
             if operation is not None and job.resolve_activity.result.HasField("completed"):
                 self._line.report_from_thread(Report(self._subject, operation, 0, os.getpid(), Boundary.B5))
-        completion = self._instance.activate(act)
+        completion = super().activate(act)
         for command in completion.successful.commands:
             if command.HasField("schedule_activity") and command.schedule_activity.activity_type in _OPERATIONS:
                 self._operations[command.schedule_activity.seq] = command.schedule_activity.activity_type
         return completion
 
-    def get_serialization_context(self, command_info: Any) -> Any:
-        return self._instance.get_serialization_context(command_info)
-
-    def get_external_store_context(self, command_info: Any) -> Any:
-        return self._instance.get_external_store_context(command_info)
-
-    def get_info(self) -> workflow.Info:
-        return self._instance.get_info()
-
-    def get_thread_id(self) -> int | None:
-        return self._instance.get_thread_id()
-
 
 def _let_it_ask(worker: Worker, line: Line) -> None:
     inside = worker._workflow_worker
     assert inside is not None
-    inside._workflow_runner = AskingRunner(inside._workflow_runner, line)
-    inside._deadlock_timeout_seconds = None  # a question may take longer than a workflow task should
+    inside._workflow_runner = ObservedRunner(
+        inside._workflow_runner,
+        lambda instance, workflow_id: _AskingInstance(instance, order_id_of(workflow_id), line),
+    )
+    let_tasks_take_long(worker)
 
 
 async def _run(settings: WorkerSettings) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    line = Line(int(os.environ[DESK_PORT]))
+    line = Line(int(os.environ[CONTROL_PORT]))
     # Below the timeouts of the role, as the lab sets them.
     database._COMMAND_TIMEOUT_SECONDS = 50.0
     engine = database.create_engine(settings.database_url.get_secret_value(), pool_size=settings.database_pool_size)
