@@ -14,7 +14,9 @@ from tests.faults.lab.proxy import Proxy
 _DRAINS_WITHIN_SECONDS = 40.0
 
 
-def behind(stack: DevStack, database_url: str, *, postgres: Proxy | None, temporal: Proxy | None) -> dict[str, str]:
+def behind(
+    stack: DevStack, database_url: str, *, postgres: Proxy | None = None, temporal: Proxy | None = None
+) -> dict[str, str]:
     """Give the settings of a worker that reaches its servers through these proxies."""
     if postgres:
         database_url = database_url.replace(f":{stack.ports.postgres}/", f":{postgres.port}/")
@@ -33,7 +35,6 @@ class Workers(list[ChildProcess]):
         self._folder = folder
 
     def start(self, *program: str, **settings: str) -> ChildProcess:
-        """Start worker.py, or another Python program."""
         number = len(self) + 1
         worker = ChildProcess(
             f"worker {number}",
@@ -70,7 +71,6 @@ class Workers(list[ChildProcess]):
 
 
 async def until_stopped(worker: ChildProcess) -> None:
-    """Wait until the kernel has stopped a worker."""
     async with asyncio.timeout(_DRAINS_WITHIN_SECONDS):
         while not is_stopped(worker):
             await asyncio.sleep(0.01)

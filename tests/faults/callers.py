@@ -46,8 +46,6 @@ COMPLETED_ONCE: Traces = ("completed", ["reserved", "paid", "completed"], 1, 0, 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one caller was told."""
-
     is_new: bool
     outcome: CheckoutStatus
     unanswered: int
@@ -55,7 +53,6 @@ class Answer:
 
 
 def checkouts_of(shop: Shop, client: Client | None = None) -> Checkouts:
-    """Talk to a shop as starter.py does."""
     return Checkouts(client or shop.client, shop.task_queue, "http://127.0.0.1")
 
 
@@ -99,7 +96,6 @@ async def traces(database: Database, *orders: CheckoutInput) -> list[Traces]:
 
 
 async def every_row(database: Database) -> dict[str, list[str]]:
-    """Read the whole database."""
     return {
         table: [row[0] for row in await database.fetch(f"SELECT t::text FROM {table} t ORDER BY 1")]
         for table in sorted(tables())
@@ -118,5 +114,4 @@ async def is_known(shop: Shop, order: CheckoutInput) -> bool:
 
 
 async def newest_run(shop: Shop, order: CheckoutInput) -> str:
-    """Name the newest run of an order's saga."""
     return (await shop.client.get_workflow_handle(checkout_workflow_id(order.order_id)).describe()).run_id

@@ -93,8 +93,6 @@ SELECT (SELECT coalesce(sum(quantity) FILTER (WHERE state = 'held'), 0) FROM res
 
 
 class Interleaving:
-    """One order, one step, one schedule."""
-
     def __init__(self, stage: Stage, step: Step, order: CheckoutInput, schedule: Schedule) -> None:
         self._stage = stage
         self._step = step
@@ -144,7 +142,6 @@ class Interleaving:
 
     @property
     def _results(self) -> list[Any]:
-        """What the dos answered that were not refused."""
         return [self._answers[name] for name in DOS if not isinstance(self._answers[name], BaseException)]
 
     def _operation(self, name: str) -> Awaitable[Any]:

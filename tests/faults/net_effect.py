@@ -1,8 +1,13 @@
-"""What one order has done to stock and money, looked up in the tables."""
+"""What one saga has left: stock and money in the tables, and a history that replays."""
 
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.client import WorkflowHistory
+
 from tests.faults.stepping import Stage
+from tests.workflow.replays import replayer
 
 _QUERY = """
 SELECT (SELECT count(*) FROM transfers WHERE order_id = $1 AND kind = 'capture') AS captures,
@@ -37,3 +42,17 @@ SELECT 'fence', step, phase, had_effect::text FROM step_fence WHERE saga_id = $1
 async def rows_of(stage: Stage) -> list[tuple[Any, ...]]:
     """Everything that the database holds of one order, but for its log."""
     return [tuple(row) for row in await stage.shop.database.fetch(_ROWS, stage.order.order_id)]
+
+
+async def replay_all(histories: Iterable[tuple[Stage, Sequence[HistoryEvent]]]) -> None:
+    """Replay them all with today's code, in the strict sandbox; name those that do not."""
+    kept = [WorkflowHistory(stage.handle.id, events) for stage, events in histories]
+
+    async def one_by_one() -> AsyncIterator[WorkflowHistory]:
+        for history in kept:
+            yield history
+
+    done = await replayer().replay_workflows(one_by_one(), raise_on_replay_failure=False)
+
+    assert done.replay_failures == {}
+    assert kept

@@ -51,8 +51,6 @@ def report_lost_for_good() -> Exception:
 
 @dataclass(frozen=True)
 class Story:
-    """One way of a saga."""
-
     customer: str
     ending: str
     trace: tuple[str, ...]
@@ -84,7 +82,6 @@ class Story:
         return self.act is resolve_by_hand
 
     def after(self, name: str) -> str | None:
-        """Name the activity that comes next."""
         rest = self.trace[self.trace.index(name) + 1 :]
         return rest[0] if rest else None
 

@@ -9,8 +9,6 @@ from temporalio.worker import Worker, WorkflowInstance, WorkflowInstanceDetails,
 
 
 class ObservedInstance(WorkflowInstance):
-    """One workflow run in a worker's cache."""
-
     def __init__(self, inner: WorkflowInstance) -> None:
         self._inner = inner
 

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import takewhile
+from typing import Protocol, TypeVar
 
 import pytest
 from temporalio.api.enums.v1 import EventType
@@ -28,6 +29,14 @@ OPERATOR = "operator"
 _NO_COMMANDS = ("WORKFLOW_TASK_SCHEDULED", "ACTIVITY_TASK_STARTED", "TIMER_FIRED")
 """What can follow directly on what a workflow task's completion wrote."""
 _ALWAYS = 1_000
+_AT_ONCE = 6
+
+
+class HasEvents(Protocol):
+    events: list[HistoryEvent]
+
+
+_Case = TypeVar("_Case", bound=HasEvents)
 
 
 def refused() -> Exception:
@@ -40,8 +49,6 @@ def report_lost() -> Exception:
 
 @dataclass(frozen=True)
 class Script:
-    """One saga, undisturbed."""
-
     name: str
     customer: str
     ends: str
@@ -97,7 +104,6 @@ def is_brought_by_an_update(names: Sequence[str], started: int) -> bool:
 
 
 async def wait_for_the_end(stage: Stage) -> None:
-    """Wait until the saga has ended, in whatever way."""
     await asyncio.wait_for(asyncio.gather(stage.handle.result(), return_exceptions=True), DEADLINE_SECONDS)
 
 
@@ -196,7 +202,6 @@ class Course:
         return found[first:last]
 
     def before(self, instant: Stop) -> list[Stop]:
-        """List the stops that are past at an instant."""
         if instant.moment == "scheduled":
             later = next(stop for stop in self.trace if (stop.what, stop.number) == instant[:2])
             return list(self.trace[: self.trace.index(later)])
@@ -231,8 +236,24 @@ class Course:
         return list(takewhile(lambda name: name not in _NO_COMMANDS, later))
 
 
+async def run_all(cases: Sequence[_Case], run: Callable[[_Case], Awaitable[None]]) -> None:
+    """Run every case, a few at once, and name each that fails; no two may be the same."""
+    turn = asyncio.Semaphore(_AT_ONCE)
+    assert len({str(case) for case in cases}) == len(cases) > 0
+
+    async def problem_of(case: _Case) -> str:
+        async with turn:
+            try:
+                await run(case)
+            except Exception as problem:  # noqa: BLE001 - collected, so that every failing case is named
+                return f"{case}: {type(problem).__name__}: {problem}\n    {[*map(name_of, case.events)]}"
+        return ""
+
+    problems = await asyncio.gather(*(problem_of(case) for case in cases))
+    assert not any(problems), "\n".join(filter(None, problems))
+
+
 async def perform(shop: Shop, script: Script) -> tuple[Stage, Course]:
-    """Run a script undisturbed."""
     stage = Stage(shop, script.order(shop))
     async with stage:
         script.prepare(stage)

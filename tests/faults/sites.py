@@ -145,8 +145,6 @@ class Site:
         return worker
 
     async def logged(self, worker: ChildProcess, text: str, times: int = 1) -> None:
-        """Wait until a worker has logged a text so often."""
-
         async def found() -> bool:
             assert worker.running, worker.tail()
             return said(worker, text) >= times
@@ -234,7 +232,6 @@ class Site:
 
 
 def said(worker: ChildProcess, text: str) -> int:
-    """Count how often a worker has logged a text."""
     return worker.log.read_text(errors="replace").count(text)
 
 

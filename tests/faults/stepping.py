@@ -82,7 +82,6 @@ class Stage(Interceptor):
         """Every stop that was come to, in order."""
         self.evictions = 0
         self.alive = 0
-        """Attempts of activities that are running."""
         self.attempts: list[tuple[str, int]] = []
         """Every attempt, with the number that the server gave it."""
         self._cached = cached
@@ -110,7 +109,6 @@ class Stage(Interceptor):
         return self._faults.setdefault((name, moment), Fault(times, error))
 
     def mend(self) -> None:
-        """Let no more attempt fail."""
         for fault in self._faults.values():
             fault.mend()
 
@@ -119,7 +117,6 @@ class Stage(Interceptor):
             hold.open()
 
     async def employ(self, *roles: Role) -> None:
-        """Start the workers that are not there."""
         for role in roles or ROLES:
             if role not in self._workers:
                 self._workers[role] = self._made(role)
@@ -135,7 +132,6 @@ class Stage(Interceptor):
 
     @property
     def handle(self) -> Handle:
-        """The newest run of the order's saga."""
         return self.shop.client.get_workflow_handle_for(CheckoutWorkflow.run, checkout_workflow_id(self.order.order_id))
 
     # What the workers ask -------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ it can.
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from types import TracebackType
 from typing import Any, Self
 
 import asyncpg
@@ -69,7 +68,6 @@ class Session:
         event.listen(events, "commit", self._before_commit)
 
     def reset(self) -> None:
-        """Forget the operation that ran here."""
         self.task: asyncio.Task[Any] | None = None
         self.is_held = False
         self.is_waiting = False
@@ -153,9 +151,7 @@ class Stage:
                 pass
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         running = [session.task for session in self.sessions.values() if session.task is not None]
         for task in running:
             task.cancel()
@@ -202,7 +198,6 @@ class Stage:
         return dict(zip(tasks, answers, strict=True))
 
     def told(self) -> str:
-        """Say where everybody stands."""
         return ", ".join(f"{name} {session.standing}" for name, session in self.sessions.items())
 
     async def _to_its_end(self, session: Session, operation: Awaitable[Any]) -> Any:

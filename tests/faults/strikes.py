@@ -57,8 +57,6 @@ TERMINATE = Strike("terminate", ("terminate",))
 
 
 class Case:
-    """One strike at one instant."""
-
     def __init__(self, shop: Shop, course: Course, strike: Strike, instant: Stop) -> None:
         self.course = course
         self.script = course.script
@@ -248,7 +246,6 @@ class Case:
         return is_brought_by_an_update(names, self.course.index_of_task("STARTED", self.instant.number))
 
     def place_of(self, blow: Blow) -> int | None:
-        """Find a blow's event."""
         wanted = {"cancel": CANCELLED, "update": ACCEPTED, "terminate": TERMINATED}[blow]
         for place, event in enumerate(self.events):
             asked = event.workflow_execution_update_accepted_event_attributes.accepted_request.meta.update_id

@@ -208,7 +208,6 @@ class Stuck:
         return dict(map(tuple, rows))
 
     def attempts_of(self, step: Step) -> int:
-        """Count the attempts of a step's undo."""
         return self.faults.attempts[UNDO_OF[step]]
 
     async def until_tried_again(self, step: Step) -> None:

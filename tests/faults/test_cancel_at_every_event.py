@@ -1,27 +1,19 @@
 """A cancel at every event of every saga's history: honoured or refused with a reason, never lost, never half done."""
 
-import asyncio
-from collections import Counter
 from typing import NamedTuple
 
 import pytest
 from temporalio.api.enums.v1 import WorkflowTaskFailedCause
 
 from tests.conftest import Shop
-from tests.faults.histories import replay_all
-from tests.faults.net_effect import assert_net_effect
-from tests.faults.scripts import REASON, SCRIPTS, Script, be_patient, name_of, perform
+from tests.faults.net_effect import assert_net_effect, replay_all
+from tests.faults.scripts import REASON, SCRIPTS, Script, be_patient, name_of, perform, run_all
 from tests.faults.share import share
 from tests.faults.stepping import TASK
 from tests.faults.strikes import ACCEPTED, CANCELLED, CANCELS, Case, Strike, without
 from tests.workflow.sagas import DOES, violations
 
 pytestmark = pytest.mark.timeout(600)
-
-AT_ONCE = 6
-generated: Counter[str] = Counter()
-executed: Counter[str] = Counter()
-fired: Counter[str] = Counter()
 
 
 def last_do(script: Script) -> str:
@@ -103,7 +95,6 @@ def assert_nothing_forward_after(case: Case) -> None:
 async def assert_outcome(case: Case) -> None:
     status = expected_status(case)
     assert_struck_where_it_should(case)
-    fired[str(case)] += 1
     assert_no_task_failed(case)
     assert_nothing_forward_after(case)
     assert case.names[-1] == expected_close(status, case.strike)
@@ -116,16 +107,9 @@ async def assert_outcome(case: Case) -> None:
     await assert_net_effect(case.stage, status)
 
 
-async def run(case: Case, turn: asyncio.Semaphore) -> str | None:
-    """Run one case, and say what is wrong with it."""
-    async with turn:
-        try:
-            await case.carry_out()
-            executed[str(case)] += 1
-            await assert_outcome(case)
-        except Exception as problem:  # noqa: BLE001 - collected, so that every failing case is named
-            return f"{case}: {type(problem).__name__}: {problem}\n    {case.names}"
-    return None
+async def carry_out(case: Case) -> None:
+    await case.carry_out()
+    await assert_outcome(case)
 
 
 class Play(NamedTuple):
@@ -155,16 +139,8 @@ async def test_a_cancel_at_every_event_ends_the_order_properly(
     be_patient(monkeypatch, stuck_wait=script.stuck_wait)
     _, course = await perform(shop, script)
     cases = [Case(shop, course, strike, instant) for instant in course.instants()]
-    generated.update(map(str, cases))
-    turn = asyncio.Semaphore(AT_ONCE)
 
-    problems = await asyncio.gather(*(run(case, turn) for case in cases))
+    await run_all(cases, carry_out)
 
-    assert not any(problems), "\n".join(problem for problem in problems if problem)
     assert await violations(shop) == []
     await replay_all((case.stage, case.events) for case in cases)
-
-
-def test_every_case_was_generated_once_executed_once_and_fired_once() -> None:
-    assert set(generated.values()) == {1}
-    assert generated == executed == fired

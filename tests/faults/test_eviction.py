@@ -12,8 +12,7 @@ from temporalio.bridge.proto.workflow_completion import WorkflowActivationComple
 from temporalio.worker import Worker
 
 from tests.conftest import Shop
-from tests.faults.histories import replay_all
-from tests.faults.net_effect import assert_net_effect
+from tests.faults.net_effect import assert_net_effect, replay_all
 from tests.faults.runner import ObservedInstance, ObservedRunner
 from tests.faults.scripts import (
     SCRIPTS,
@@ -67,7 +66,6 @@ def _alike(text: str, order_id: str) -> str:
 
 
 def worker_that_remembers(shop: Shop, cached: int, stages: Sequence[Stage]) -> Worker:
-    """Make the product's worker with so small a cache, on the shop's task queue."""
     parts = product_parts(shop.client, shop.engine)
     parts["task_queue"] = shop.task_queue
     parts["interceptors"] = [*parts["interceptors"], *stages]

@@ -65,8 +65,6 @@ class Batch:
 
 @dataclass
 class Tally:
-    """What ran for one step, and what came of it."""
-
     as_asked: int = 0
     forbidden: int = 0
     """Blocking made the wanted sequence impossible, and a commit came later than asked."""
@@ -83,7 +81,6 @@ TALLIES = {step: Tally() for step in Step}
 
 @pytest.fixture(scope="module")
 def ground(stack: DevStack) -> Iterator[Database]:
-    """The one database of all interleavings."""
     with cloned_database(stack) as database:
         # A parcel to the country is a label first, which can be cancelled.
         label = f"UPDATE accounts SET delivery_zone = 'country' WHERE account_id = '{BUYER}'"

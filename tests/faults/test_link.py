@@ -41,8 +41,6 @@ def link(heard: tuple[int, list[bytes]]) -> Iterator[Proxy]:
 
 
 class Caller:
-    """One client of the link."""
-
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
 

@@ -32,7 +32,6 @@ async def sweep(shop: Shop) -> SweepReport:
 
 
 async def cancelled(shop: Shop, order: CheckoutInput) -> str:
-    """Ask for a cancel, and name what came of the request."""
     try:
         await checkouts_of(shop).cancel(order.order_id, "found it cheaper")
     except NoSuchOrder:

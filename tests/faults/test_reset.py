@@ -4,7 +4,6 @@ Where the old run has an attempt under way, the attempt is held until the new ru
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -14,8 +13,7 @@ from temporalio.client import WorkflowExecutionStatus
 
 from domain.maintenance import SweepReport
 from tests.conftest import Shop
-from tests.faults.histories import replay_all
-from tests.faults.net_effect import assert_net_effect, rows_of
+from tests.faults.net_effect import assert_net_effect, replay_all, rows_of
 from tests.faults.scripts import (
     OPERATOR,
     SCRIPTS,
@@ -26,6 +24,7 @@ from tests.faults.scripts import (
     is_brought_by_an_update,
     name_of,
     perform,
+    run_all,
     sweep,
     wait_for_the_end,
 )
@@ -36,16 +35,12 @@ from tests.workflow.sagas import DOES, reset_to, until, violations
 
 pytestmark = pytest.mark.timeout(600)
 
-AT_ONCE = 6
 BY_NAME = {script.name: script for script in SCRIPTS}
 ENDED = [script for script in SCRIPTS if script.name != "stuck-and-mended-by-time"]
 ALIVE = [
     BY_NAME[name]
     for name in ("completed", "completed-with-a-label", "rejected-at-ship", "cancelled", "stuck-and-resolved")
 ]
-generated: Counter[str] = Counter()
-executed: Counter[str] = Counter()
-fired: Counter[str] = Counter()
 
 
 def started_tasks(events: Sequence[HistoryEvent]) -> list[int]:
@@ -105,7 +100,6 @@ async def test_an_ended_saga_that_is_reset_ends_as_before_and_moves_nothing(
         await stage.employ()
         for number, place in enumerate(started_tasks(course.events), start=1):
             case = f"ended {script} to task {number}"
-            generated[case] += 1
             await reset(stage, course.events, place, run_id)
             operator = asyncio.create_task(keep_operating(script, stage)) if needs_a_person(course) else None
             await wait_for_the_end(stage)
@@ -113,9 +107,7 @@ async def test_an_ended_saga_that_is_reset_ends_as_before_and_moves_nothing(
                 operator.cancel()
                 await asyncio.gather(operator, return_exceptions=True)
             events = await history_of(stage)
-            executed[case] += 1
             assert_was_reset(course.events, events, place)
-            fired[case] += 1
             assert (case, await rows_of(stage)) == (case, before)
             assert name_of(events[-1]) == name_of(course.events[-1]), case
             histories.append((stage, events))
@@ -156,7 +148,6 @@ class Case:
                 held.open()
                 operator = asyncio.create_task(keep_operating(script, stage))
             await wait_for_the_end(stage)
-            executed[str(self)] += 1
             held.open()
             await until(self._is_quiet)
             operator.cancel()
@@ -164,7 +155,6 @@ class Case:
             self.events = await history_of(stage)
             assert name_of((await old_handle.fetch_history()).events[-1]) == TERMINATED
             assert_was_reset(old, self.events, place)
-            fired[str(self)] += 1
 
     async def _is_quiet(self) -> bool:
         return self.stage.alive == 0
@@ -187,15 +177,6 @@ def cases_of(shop: Shop, course: Course) -> list[Case]:
     ]
 
 
-async def run(case: Case, turn: asyncio.Semaphore) -> str | None:
-    async with turn:
-        try:
-            await case.carry_out()
-        except Exception as problem:  # noqa: BLE001 - collected, so that every failing case is named
-            return f"{case}: {type(problem).__name__}: {problem}\n    {[name_of(event) for event in case.events]}"
-    return None
-
-
 @pytest.mark.parametrize("script", share(ALIVE, every=9))
 async def test_a_saga_that_is_reset_while_an_attempt_is_alive_ends_as_it_would_have(
     shop: Shop, script: Script, monkeypatch: pytest.MonkeyPatch
@@ -203,22 +184,14 @@ async def test_a_saga_that_is_reset_while_an_attempt_is_alive_ends_as_it_would_h
     be_patient(monkeypatch, stuck_wait=script.stuck_wait)
     _, course = await perform(shop, script)
     cases = cases_of(shop, course)
-    generated.update(map(str, cases))
-    turn = asyncio.Semaphore(AT_ONCE)
 
-    problems = await asyncio.gather(*(run(case, turn) for case in cases))
+    await run_all(cases, Case.carry_out)
     async with shop.working():
         swept = await sweep(shop)
 
-    assert not any(problems), "\n".join(problem for problem in problems if problem)
     assert swept == SweepReport()  # nothing is left to it
     for case in cases:
         assert (str(case), await shop.order_status(case.stage.order)) == (str(case), script.ends)
         await assert_net_effect(case.stage, script.ends)
     assert await violations(shop) == []
     await replay_all((case.stage, case.events) for case in cases)
-
-
-def test_every_case_was_generated_once_executed_once_and_fired_once() -> None:
-    assert set(generated.values()) == {1}
-    assert generated == executed == fired

@@ -46,7 +46,6 @@ async def left(database: Database, skus: Sequence[str]) -> dict[str, int]:
 
 
 async def outcomes(shop: Shop, orders: Sequence[CheckoutInput]) -> list[CheckoutStatus]:
-    """Start all of them at once and wait for all."""
     answers = await asyncio.gather(*(ask(checkouts_of(shop), order) for order in orders))
     return [answer.outcome for answer in answers]
 

@@ -63,7 +63,6 @@ async def sweep(checkouts: Checkouts, book: Book, stood_still: timedelta) -> Non
 
 
 async def soak(stage: Stage, plan: Plan, chosen: argparse.Namespace) -> Report:
-    """Play the plan and judge what came of it."""
     shop = catalogue(plan.orders)
     book = Book(plan, ShopModel(shop))
     client = await stage.client()
@@ -124,7 +123,6 @@ def _leaves(group: BaseExceptionGroup[SoakFailed]) -> list[BaseException]:
 
 
 def arguments() -> argparse.Namespace:
-    """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -156,7 +154,6 @@ def print_plan(plan: Plan) -> None:
 
 
 def main() -> int:
-    """Run one soak and give the exit status."""
     chosen = arguments()
     logging.getLogger("temporalio").setLevel(logging.ERROR)
     faults = chosen.faults_per_thousand if chosen.workers else 0

@@ -18,12 +18,9 @@ _AGREES = {
 
 
 class Run(NamedTuple):
-    """The newest run of an order's own saga."""
-
     begun: datetime
     closed: WorkflowExecutionStatus | None
     said: str | None
-    """Its `OrderStatus` attribute."""
 
 
 async def newest_runs(client: Client) -> dict[str, Run]:

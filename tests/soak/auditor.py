@@ -40,8 +40,6 @@ _LATELY = "SELECT unnest(string_to_array(current_setting('soak.lately'), ','))"
 
 @dataclass
 class AuditCounts:
-    """How much was looked at."""
-
     whole: int = 0
     partial: int = 0
     waited: int = 0
@@ -57,13 +55,10 @@ class AuditCounts:
 
     @property
     def snapshots(self) -> int:
-        """All rounds."""
         return self.whole + self.partial
 
 
 class Auditor:
-    """The live audit."""
-
     def __init__(self, stage: Stage, lately: Callable[[], Iterable[str]], is_away: Callable[[], bool]) -> None:
         self._stage = stage
         self._is_away = is_away
@@ -73,7 +68,6 @@ class Auditor:
         self.counts = AuditCounts()
 
     async def prepare(self) -> None:
-        """Make the views."""
         views = "".join(
             f"CREATE VIEW soak.{table} AS SELECT * FROM public.{table} WHERE {key} IN ({_LATELY});"
             for table, key in PER_ORDER.items()
@@ -82,7 +76,6 @@ class Auditor:
             await connection.execute(views)
 
     async def run(self) -> None:
-        """Audit until cancelled."""
         before = time.monotonic()
         while True:
             try:

@@ -14,8 +14,6 @@ SMALLEST, LARGEST = 2, 60
 
 @dataclass(frozen=True)
 class Interruption:
-    """Something that somebody does to an order or to a batch while it runs."""
-
     kind: str
     """cancel (Temporal's own), update (ours, of an order) or terminate"""
     after: float
@@ -24,8 +22,6 @@ class Interruption:
 
 @dataclass(frozen=True)
 class SecondRun:
-    """Something is done again that has ended."""
-
     kind: str
     """after retention (another run of the same id) or reset, of an order; grouped anew, of a batch"""
     gives_up_in: str | None
@@ -65,12 +61,10 @@ class PlannedBatch:
 
     @property
     def numbers(self) -> range:
-        """The orders in it."""
         return range(self.first, self.first + self.size)
 
     @property
     def overlapping(self) -> range:
-        """The orders that come in a second batch, too."""
         return self.numbers[self.size - self.overlap :]
 
 
@@ -89,7 +83,6 @@ def stretches(seed: int, block: int, share: float) -> tuple[tuple[range, bool], 
 
 @lru_cache(maxsize=256)
 def batch(seed: int, numbers: range) -> PlannedBatch:
-    """Draw what happens to the batch of these orders."""
     draw = random.Random(f"batch {seed}/{numbers.start}")
     interruption = None
     if draw.random() < 0.14:

@@ -21,13 +21,10 @@ _FAULTS_TO_BLAME = ("DatabaseUnavailable", "TimeoutError")
 
 @dataclass
 class Ended:
-    """How an order ended, by Temporal's word."""
-
     status: str
     reason: str = ""
     vouched: frozenset[str] = frozenset()
     runs_lost: int = 0
-    """Runs of it that were terminated."""
 
 
 @dataclass
@@ -45,12 +42,9 @@ class Book:
     taken: set[int] = field(default_factory=set)
     """Orders whose id went to another content, which came first: that one was booked."""
     suspects: set[int] = field(default_factory=set)
-    """Orders with a problem."""
     lanes: Counter[str] = field(default_factory=Counter)
-    """How many orders went which way."""
     counts: Counter[str] = field(default_factory=Counter)
     unplanned: list[str] = field(default_factory=list)
-    """Orders that faults have cost."""
     problems: list[str] = field(default_factory=list)
     """What could not happen and has happened."""
 
@@ -85,7 +79,6 @@ class Book:
 
     @property
     def unplanned_percent(self) -> float:
-        """How many percent of the orders the faults have cost."""
         return 100 * len(self.unplanned) / max(1, len(self.endings))
 
     def _judge_refusal(self, planned: PlannedOrder, ended: Ended) -> None:

@@ -31,8 +31,6 @@ _RICH = 10**11
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What the shop begins with."""
-
     prices: dict[str, int]
     stock: dict[str, int]
     deposits: dict[str, int]
@@ -40,7 +38,6 @@ class Catalogue:
 
 
 def catalogue(orders: int) -> Catalogue:
-    """Stock a shop for so many orders."""
     stock = dict.fromkeys(PLENTY, 10 * orders + 100) | {POPULAR: 10 * orders + 100}
     stock |= dict.fromkeys(SCARCE, 3 + orders // 150)
     zones = dict.fromkeys((*CITY, *TIGHT, *BROKE), "city")

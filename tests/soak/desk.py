@@ -25,8 +25,6 @@ _T = TypeVar("_T")
 
 
 class Desk:
-    """Both servers, the plan and the book."""
-
     def __init__(self, stage: Stage, plan: Plan, client: Client, book: Book) -> None:
         self.stage = stage
         self.plan = plan
@@ -47,15 +45,12 @@ class Desk:
                 await asyncio.sleep(PAUSE_SECONDS)
 
     def planned(self, order_id: str) -> PlannedOrder:
-        """Give the order of this name."""
         return self.plan.order(self.plan.number_of(order_id))
 
     def saga(self, order_id: str) -> WorkflowHandle[CheckoutWorkflow, CheckoutStatus]:
-        """Give the saga that an order has of its own, or would have."""
         return self.client.get_workflow_handle_for(CheckoutWorkflow.run, checkout_workflow_id(order_id))
 
     async def newest_run(self, handle: WorkflowHandle[Any, Any]) -> WorkflowExecutionDescription | None:
-        """Describe a workflow's newest run; None where there is none."""
         try:
             return await handle.describe()
         except RPCError as error:
@@ -64,7 +59,6 @@ class Desk:
             raise
 
     async def row(self, order_id: str) -> asyncpg.Record | None:
-        """Read how the database has an order."""
         async with self.stage.asking() as connection:
             return await connection.fetchrow(
                 "SELECT status, reason, fingerprint FROM orders WHERE order_id = $1", order_id
@@ -90,6 +84,5 @@ class Desk:
                 await connection.execute("SELECT deliver($1, $2, 'restocked', $3)", sku, units, f"soak/{number}")
 
     async def mend(self, order_id: str) -> None:
-        """Put the undos of an order right that were broken on purpose."""
         async with self.stage.asking() as connection:
             await connection.execute("DELETE FROM soak.broken WHERE order_id = $1", order_id)

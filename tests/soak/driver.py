@@ -23,12 +23,9 @@ from tests.soak.stage import SoakFailed, Stage
 
 _SLOT_SECONDS = 5.0
 _BATCHES_AT_ONCE = 4
-"""As many as a bulk load carries at once by itself."""
 
 
 class Driver:
-    """The customers, one by one and in batches, and the operator."""
-
     def __init__(self, stage: Stage, plan: Plan, client: Client, book: Book, nemesis: Nemesis) -> None:
         self._plan = plan
         self._book = book
@@ -97,7 +94,6 @@ class Driver:
             raise SoakFailed("; ".join(self._book.problems))
 
     async def _restock(self) -> None:
-        """Take deliveries in, each once."""
         for at, sku, units in self._plan.restocks():
             while self._begun < at:
                 await asyncio.sleep(PAUSE_SECONDS)

@@ -35,8 +35,6 @@ LANES = {
 
 
 class Loads:
-    """The orders that come in batches."""
-
     def __init__(self, desk: Desk, operator: Operator, sagas: Sagas, nemesis: Nemesis) -> None:
         self._desk = desk
         self._operator = operator

@@ -19,8 +19,6 @@ NEVER_BEGUN = "never begun"
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What one order has changed for good."""
-
     status: str
     paid: int = 0
     gone: int = 0
@@ -53,11 +51,9 @@ class ShopModel:
         self._effects: dict[str, Effect] = {}
 
     def total(self, lines: Iterable[OrderLine]) -> int:
-        """Price an order from the price list."""
         return sum(self._prices[line.sku] * line.quantity for line in lines)
 
     def restock(self, sku: str, units: int) -> None:
-        """Take in a delivery."""
         self._on_hand[sku] += units
 
     def end(
@@ -86,7 +82,6 @@ class ShopModel:
         self._effects[order_id] = Effect(status, paid, units if is_gone else 0, units if is_held else 0)
 
     def picture(self) -> Picture:
-        """Say how the shop has to look, now that everything is at rest."""
         skus = [sku for sku in self._on_hand if sku in self._prices]
         return Picture(
             {sku: self._on_hand[sku] for sku in skus},

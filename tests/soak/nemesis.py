@@ -35,8 +35,6 @@ _AHEAD = 40
 
 @dataclass
 class Struck:
-    """One fault that was injected, and what it was seen to do."""
-
     fault: PlannedFault
     at: float
     evidence: str | None = None
@@ -81,15 +79,12 @@ class Nemesis:
             await self._moved.wait_for(lambda: not self._waiting or min(self._waiting.values()) > number - _AHEAD)
 
     def batch_begins(self) -> None:
-        """Tell that a batch is about to be started."""
         self._batches_begun += 1
 
     def batch_ends(self) -> None:
-        """Tell that a batch is over."""
         self._batches_ended += 1
 
     async def run(self) -> None:
-        """Strike until every planned fault is over."""
         async with asyncio.TaskGroup() as strikes:
             for fault in self._faults:
                 async with self._moved:
@@ -97,11 +92,9 @@ class Nemesis:
                 strikes.create_task(self._strike(fault))
 
     async def until_ready(self) -> None:
-        """Wait until every worker takes tasks."""
         await asyncio.gather(*(self._until_polling(worker) for worker in self._stage.workers))
 
     async def watch_workers(self) -> None:
-        """Fail when a worker ends that nobody has struck."""
         while True:
             for number, worker in enumerate(self._stage.workers):
                 if not self._target(f"worker {number}").locked() and not worker.running:
@@ -275,7 +268,6 @@ class Nemesis:
         return None
 
     async def _hold_rows(self, fault: PlannedFault) -> int:
-        """Hold the rows once; tell how many sessions waited for them at the same time."""
         skus = [POPULAR, *PLENTY[: 5 + fault.target % 20]]
         waiting = 0
         until = time.monotonic() + fault.seconds

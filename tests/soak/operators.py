@@ -119,5 +119,4 @@ class Operator:
 
 
 def resolved(status: CheckoutStatus) -> frozenset[str]:
-    """List the steps of an order that a person has settled by hand."""
     return frozenset(step.step for step in status.steps if step.state == "resolved")

@@ -13,45 +13,26 @@ from tests.soak.batches import BLOCK, PlannedBatch, batch, stretches
 from tests.soak.catalogue import SCARCE
 from tests.soak.planned import PlannedOrder, planned_order
 
-# Every fault, with its weight. The link faults strike the one worker that is behind links.
+# Every fault: its weight, and the shortest and longest in seconds that it lasts, or that something stays down. The link
+# faults meet the one worker that is behind links.
 FAULTS = {
-    "worker-kill": 5,
-    "worker-pause": 5,
-    "worker-term": 3,
-    "postgres-restart": 3,
-    "sessions-kill": 5,
-    "temporal-kill": 2,
-    "row-lock": 4,
-    "postgres-link-slow": 2,
-    "postgres-link-hole": 3,
-    "postgres-link-reset": 3,
-    "temporal-link-slow": 2,
-    "temporal-link-hole": 3,
-    "temporal-link-reset": 3,
-    "postgres-read-only": 2,
-    "postgres-password": 2,
-    "postgres-right": 2,
-    "postgres-column": 2,
-}
-# The shortest and the longest, in seconds: how long it lasts, or how long something stays down.
-_DURATIONS = {
-    "worker-kill": (0.0, 6.0),
-    "worker-pause": (2.0, 12.0),
-    "worker-term": (0.0, 2.0),
-    "postgres-restart": (0.0, 5.0),
-    "sessions-kill": (0.0, 0.0),
-    "temporal-kill": (0.0, 3.0),
-    "row-lock": (1.0, 4.0),
-    "postgres-link-slow": (1.0, 5.0),
-    "postgres-link-hole": (1.0, 8.0),
-    "postgres-link-reset": (0.0, 0.0),
-    "temporal-link-slow": (1.0, 5.0),
-    "temporal-link-hole": (1.0, 8.0),
-    "temporal-link-reset": (0.0, 0.0),
-    "postgres-read-only": (2.0, 6.0),
-    "postgres-password": (1.0, 6.0),
-    "postgres-right": (1.0, 6.0),
-    "postgres-column": (1.0, 6.0),
+    "worker-kill": (5, 0.0, 6.0),
+    "worker-pause": (5, 2.0, 12.0),
+    "worker-term": (3, 0.0, 2.0),
+    "postgres-restart": (3, 0.0, 5.0),
+    "sessions-kill": (5, 0.0, 0.0),
+    "temporal-kill": (2, 0.0, 3.0),
+    "row-lock": (4, 1.0, 4.0),
+    "postgres-link-slow": (2, 1.0, 5.0),
+    "postgres-link-hole": (3, 1.0, 8.0),
+    "postgres-link-reset": (3, 0.0, 0.0),
+    "temporal-link-slow": (2, 1.0, 5.0),
+    "temporal-link-hole": (3, 1.0, 8.0),
+    "temporal-link-reset": (3, 0.0, 0.0),
+    "postgres-read-only": (2, 2.0, 6.0),
+    "postgres-password": (2, 1.0, 6.0),
+    "postgres-right": (2, 1.0, 6.0),
+    "postgres-column": (2, 1.0, 6.0),
 }
 
 # Faults come in storms, with quiet windows between them in which everything has to recover.
@@ -75,25 +56,19 @@ class PlannedFault:
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole soak."""
-
     seed: int
     orders: int
     faults_per_thousand: int = 36
     with_links: bool = True
     batched: float = 0.75
-    """The share of the orders that come in batches."""
 
     def order_id(self, number: int) -> str:
-        """Name an order."""
         return f"soak-{self.seed}-{number:06d}"
 
     def number_of(self, order_id: str) -> int:
-        """Undo `order_id`."""
         return int(order_id.rpartition("-")[2])
 
     def order(self, number: int) -> PlannedOrder:
-        """Draw one order."""
         return planned_order(self.seed, number, self.order_id(number), self.batch_of(number))
 
     def batch_of(self, number: int) -> PlannedBatch | None:
@@ -104,7 +79,6 @@ class Plan:
         raise ValueError(f"there is no order {number}")
 
     def units(self) -> Iterator[PlannedOrder | PlannedBatch]:
-        """Draw what is started, one after the other: orders, and batches of orders."""
         number = 0
         while number < self.orders:
             found = self.batch_of(number)
@@ -112,14 +86,12 @@ class Plan:
             number = found.numbers.stop if found else number + 1
 
     def batches(self) -> Iterator[PlannedBatch]:
-        """Draw all batches, one after the other."""
         for block in range(0, self.orders, BLOCK):
             for numbers, is_batch in stretches(self.seed, block // BLOCK, self.batched):
                 if is_batch and numbers.start < self.orders:
                     yield batch(self.seed, range(numbers.start, min(numbers.stop, self.orders)))
 
     def all_orders(self) -> Iterator[PlannedOrder]:
-        """Draw all orders, one after the other."""
         return (self.order(number) for number in range(self.orders))
 
     def faults(self) -> list[PlannedFault]:
@@ -134,7 +106,6 @@ class Plan:
         return [self._fault(draw, number, at, kinds[number]) for number, at in enumerate(instants)]
 
     def restocks(self) -> list[tuple[int, str, int]]:
-        """Draw the deliveries of scarce goods: when, of what, how many."""
         draw = random.Random(f"restocks {self.seed}")
         return [
             (at, draw.choice(SCARCE), draw.randint(1, 6)) for at in range(RESTOCK_EVERY, self.orders, RESTOCK_EVERY)
@@ -152,7 +123,7 @@ class Plan:
 
     def _kinds(self, draw: random.Random, count: int) -> list[str]:
         """Choose kinds by weight, every kind at least once where there are enough faults."""
-        weights = {kind: weight for kind, weight in FAULTS.items() if self.with_links or "-link-" not in kind}
+        weights = {kind: weight for kind, (weight, _, _) in FAULTS.items() if self.with_links or "-link-" not in kind}
         kinds = list(weights)[:count]
         kinds += draw.choices(list(weights), list(weights.values()), k=count - len(kinds))
         draw.shuffle(kinds)
@@ -160,4 +131,4 @@ class Plan:
 
     @staticmethod
     def _fault(draw: random.Random, number: int, at: int, kind: str) -> PlannedFault:
-        return PlannedFault(number, at, kind, draw.randrange(1_000), round(draw.uniform(*_DURATIONS[kind]), 2))
+        return PlannedFault(number, at, kind, draw.randrange(1_000), round(draw.uniform(*FAULTS[kind][1:]), 2))

@@ -22,8 +22,6 @@ _ENDINGS = {
 
 @dataclass(frozen=True)
 class PlannedOrder:
-    """One order, and everything that is going to happen to it."""
-
     number: int
     order: CheckoutInput
     kind: str
@@ -34,20 +32,16 @@ class PlannedOrder:
     the start of a saga of its own, or that of a second batch: with other content, either may come first."""
     interruption: Interruption | None
     broken: tuple[str, ...]
-    """Steps whose undo is broken on purpose."""
     remedy: str
     """What the operator does when it is stuck: retry (after mending) or resolve."""
     remedy_after: float
     batch: PlannedBatch | None = None
-    """The batch in which it comes."""
     again: SecondRun | None = None
-    """How it is run again once it has ended."""
     starts_again: bool = False
     """Somebody starts it again after its run was terminated."""
 
     @property
     def interruptions(self) -> set[str]:
-        """What is done to it, or to its batch."""
         found = {self.interruption, self.batch.interruption if self.batch else None}
         return {interruption.kind for interruption in found if interruption is not None}
 
@@ -69,7 +63,6 @@ class PlannedOrder:
 
     @property
     def other(self) -> CheckoutInput:
-        """Another order under the same id."""
         return replace(self.order, lines=(*self.order.lines, OrderLine(PLENTY[0], 7)))
 
     @property
@@ -80,7 +73,6 @@ class PlannedOrder:
 
 
 def planned_order(seed: int, number: int, order_id: str, batch: PlannedBatch | None) -> PlannedOrder:
-    """Draw one order."""
     draw = random.Random(f"order {seed}/{number}")
     [kind] = draw.choices(list(KINDS), list(KINDS.values()))
     customer, lines = _customer(draw, kind), _lines(draw, kind)

@@ -28,19 +28,15 @@ class _Wanted(NamedTuple):
     batch: PlannedBatch
     fingerprints: dict[str, str]
     is_certain: bool = True
-    """Whether it is sure to be started."""
 
 
 class Promises:
-    """The reports of the batches, read again from Temporal."""
-
     def __init__(self, stage: Stage, client: Client, plan: Plan) -> None:
         self._stage = stage
         self._client = client
         self._plan = plan
         self._wanted = self._planned()
         self.compared = 0
-        """Outcomes that were looked up in the database."""
 
     @property
     def workflows(self) -> dict[str, PlannedBatch]:

@@ -31,8 +31,6 @@ _FIRST_TASK_ENDS = 4
 
 
 class Repeats:
-    """Runs orders again that have ended."""
-
     def __init__(self, desk: Desk, sagas: Sagas) -> None:
         self._desk = desk
         self._sagas = sagas

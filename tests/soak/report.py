@@ -15,8 +15,6 @@ _ENOUGH_TO_COUNT = 10
 
 @dataclass
 class Report:
-    """The facts of one soak."""
-
     plan: Plan
     book: Book
     struck: list[Struck]
@@ -28,7 +26,6 @@ class Report:
     """What the parts took of the machine while orders were open, as far as their processes were not struck."""
     verdict: Verdict | None = None
     failure: str | None = None
-    """Why it was broken off, when it was."""
     problems: list[str] = field(default_factory=list)
     """What else is wrong: faults that were not seen, orders that were refused for no planned reason."""
 
@@ -51,16 +48,13 @@ class Report:
             )
 
     def observed(self) -> Counter[str]:
-        """Count the faults that left evidence."""
         return Counter(one.fault.kind for one in self.struck if one.evidence)
 
     @property
     def is_clean(self) -> bool:
-        """Tell whether everything holds."""
         return self.failure is None and not self.problems and self.verdict is not None and self.verdict.is_clean
 
     def document(self) -> dict[str, Any]:
-        """Give everything as JSON."""
         injected, observed = Counter(one.fault.kind for one in self.struck), self.observed()
         ended = len(self.book.endings)
         return {
@@ -99,7 +93,6 @@ class Report:
         }
 
     def rows(self) -> list[tuple[str, str]]:
-        """Give what people want to know first, as pairs."""
         found = self.document()
         outcomes = ", ".join(f"{count} {status}" for status, count in found["outcomes"].items())
         rows = [
@@ -134,12 +127,10 @@ class Report:
         return [*rows, ("holds", "yes" if self.is_clean else "NO")]
 
     def table(self) -> str:
-        """Lay the pairs out for a terminal."""
         rows = self.rows()
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
     def markdown(self) -> str:
-        """Lay the pairs out for a document."""
         lines = [f"| {name.removeprefix('- ')} | {value} |" for name, value in self.rows()]
         return "\n".join(["| | |", "|---|---|", *lines])

@@ -27,8 +27,6 @@ attempt lives."""
 
 
 class Sagas:
-    """The orders that come one by one."""
-
     def __init__(self, desk: Desk, operator: Operator) -> None:
         self._desk = desk
         self._operator = operator
@@ -36,14 +34,12 @@ class Sagas:
         self._usual_seconds = 1.0
 
     async def begin(self, planned: PlannedOrder) -> None:
-        """Hand an order in, again until somebody has said yes."""
         if planned.is_by_hand:
             await self._desk.persist(lambda: self._desk.insert(planned.order))
         else:
             await self._desk.persist(lambda: self._desk.checkouts.start(planned.order))
 
     async def follow(self, planned: PlannedOrder) -> None:
-        """Carry an order to its end, and write it down."""
         begun = time.monotonic()
         acts = [asyncio.create_task(act) for act in self._acts(planned)]
         ended = await self.ending(planned)

@@ -57,8 +57,6 @@ _EFFECTS = """
 
 
 class Verdict:
-    """Everything that was checked at rest, and what was wrong with it."""
-
     def __init__(self, stage: Stage, client: Client, checkouts: Checkouts, plan: Plan, book: Book) -> None:
         self._stage = stage
         self._client = client
@@ -73,7 +71,6 @@ class Verdict:
         self._with_sagas: set[str] = set()
 
     async def reach(self, every: int) -> None:
-        """Check everything; replay one of so many histories."""
         self.problems["orders without an ending"] = [
             self._plan.order_id(number) for number in range(self._plan.orders) if number not in self._book.endings
         ]
@@ -89,7 +86,6 @@ class Verdict:
 
     @property
     def is_clean(self) -> bool:
-        """Tell whether nothing was wrong."""
         return not any(self.problems.values())
 
     async def _sweep(self) -> list[str]:
@@ -254,7 +250,6 @@ class Verdict:
 
 
 def shown(problems: dict[str, list[str]]) -> dict[str, Any]:
-    """Shorten the lists for people and reports."""
     return {
         claim: {"problems": len(found), "first": found[:_SHOWN]} if found else "holds"
         for claim, found in problems.items()

@@ -85,13 +85,7 @@ async def dump(
     )
     write("plan", plan.document())
     write("faults", [{"at": one.at, "evidence": one.evidence, "fault": vars(one.fault)} for one in nemesis.struck])
-    (folder / "workers.txt").write_text(
-        "\n".join(
-            f"== {worker.name}, status {worker.returncode} (None: it runs)\n{worker.tail(200)}"
-            for worker in stage.workers
-        ),
-        encoding="utf-8",
-    )
+    (folder / "workers.txt").write_text(stage.workers.tails(200), encoding="utf-8")
     for name, query in _TABLES.items():
         await attempt(name, lambda query=query: _rows(stage, query))  # type: ignore[misc]
     chosen = [*sorted(book.suspects), *sorted(opened - book.suspects)][:_HISTORIES]
@@ -112,7 +106,6 @@ async def _rows(stage: Stage, query: str) -> list[dict[str, Any]]:
 
 
 async def _order(stage: Stage, order_id: str) -> dict[str, Any]:
-    """Give every row that one order has."""
     async with stage.asking() as connection:
         return {
             table: [dict(row) for row in await connection.fetch(f"SELECT * FROM {table} WHERE {key} = $1", order_id)]
@@ -121,7 +114,6 @@ async def _order(stage: Stage, order_id: str) -> dict[str, Any]:
 
 
 async def _workflow(client: Client, workflow_id: str) -> dict[str, Any]:
-    """Describe a run, with its pending activities and its history."""
     handle = client.get_workflow_handle(workflow_id)
     description = await handle.describe()
     history = await handle.fetch_history()

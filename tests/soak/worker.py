@@ -42,8 +42,6 @@ def refusal(folder: Path, order_id: str, step: str) -> Path:
 
 
 class Refusing(Interceptor):
-    """Refuses what the files say."""
-
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
@@ -78,7 +76,6 @@ def orders_of(asked: Any) -> list[str]:
 
 
 def main() -> int:
-    """Run worker.py's own main."""
     worker.build_worker = partial(worker.build_worker, interceptors=(Refusing(Path(os.environ[REFUSED])),))
     return worker.main()
 

@@ -1,4 +1,4 @@
-"""What is left when all that was struck has ended and every worker is gone."""
+"""What is left when every workflow of a run has ended and every worker is gone."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,36 +11,14 @@ from domain.bulk import Outcome
 from domain.maintenance import AuditInput
 from domain.model import CheckoutInput
 from tests.conftest import Database
-from tests.faults.lab.batch_cells import BatchCell, Fate
+from tests.faults.lab.batch_cells import BatchCell
 from tests.faults.lab.cells import Boundary, Cell
 from tests.faults.lab.control import ControlServer
-from tests.faults.lab.struck import Load, Saga, Standing, Struck, history
-
-
-@dataclass(frozen=True)
-class Course:
-    """What became of the attempt that was struck, and of its workflow."""
-
-    standing: Standing
-    """Before the strike."""
-    proof: str | None
-    """Of the fault's effect; None when it had none."""
-    answer: str | None
-    """What became of the attempt that was struck."""
-    attempts: int
-    """How often the operation was tried."""
-    worker_pids: set[int]
-    """Who tried it, or saw its result."""
-    run_status: str
-    """Of the newest run of the workflow."""
-    task_failures: list[str]
-    """Why workflow tasks failed, in the first run and the newest."""
+from tests.faults.lab.target import AnyTarget, Before, history
 
 
 @dataclass(frozen=True)
 class Traces:
-    """What an order has left in the tables."""
-
     outcome: Outcome | None
     """As its row has it; None where there is no row."""
     fence: dict[str, str]
@@ -70,37 +48,32 @@ class Shelf:
 
 @dataclass(frozen=True)
 class Aftermath:
-    """All that the cell of a saga is judged by."""
-
-    cell: Cell
+    cell: Cell | BatchCell
     name: str
-    course: Course
-    traces: Traces
+    order_ids: list[str]
+    before: Before
+    proof: str | None
+    """Of the fault's effect; None when it had none."""
+    answer: str | None
+    """What became of the attempt that the fault met."""
+    attempts: int
+    worker_pids: set[int]
+    """Who tried it, or saw its result."""
+    run_status: str
+    """Of the newest run of the workflow."""
+    task_failures: list[str]
+    """Why workflow tasks failed, in the first run and the newest."""
+    traces: list[Traces]
     shelf: Shelf
-
-
-@dataclass(frozen=True)
-class BatchAftermath:
-    """All that the cell of a batch is judged by."""
-
-    cell: BatchCell
-    name: str
-    order_ids: dict[Fate, str]
-    course: Course
-    traces: dict[Fate, Traces]
-    shelf: Shelf
-    told: list[Outcome]
-    """What the next load of the same orders was told, in their sequence."""
+    reported: list[Outcome]
+    """Of a batch: what the next load of the same orders reported, in their sequence."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What the whole database looks like after a run."""
-
     violations: list[str]
     """Each begins with the order, or the goods or the customer that are named after it."""
     unfinished: list[str]
-    """Orders that have not ended."""
     open_transactions: int
     """Those that the service's role has left behind."""
 
@@ -114,20 +87,15 @@ class Inspection:
 
 
 async def inspect(database: Database) -> Inspection:
-    """Audit everything, with nothing counted as still moving."""
     engine = create_engine(database.url, pool_size=1, is_patient=True)
     try:
         report = await Maintenance(engine).run_audit(AuditInput(0.0))
     finally:
         await engine.dispose()
+    unfinished = "SELECT order_id FROM orders WHERE status NOT IN ('completed', 'rejected', 'cancelled')"
     return Inspection(
         [f"{found.subject}: {found.check}, {found.detail}" for found in report.violations],
-        [
-            row[0]
-            for row in await database.fetch(
-                "SELECT order_id FROM orders WHERE status NOT IN ('completed', 'rejected', 'cancelled')"
-            )
-        ],
+        [row[0] for row in await database.fetch(unfinished)],
         await database.value(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = 'checkout' "
             "AND xact_start IS NOT NULL"
@@ -135,54 +103,36 @@ async def inspect(database: Database) -> Inspection:
     )
 
 
-async def look(saga: Saga, database: Database, control: ControlServer, proof: str | None) -> Aftermath:
-    """Collect what is left of one saga."""
-    return Aftermath(
-        saga.cell,
-        saga.name,
-        await _course(saga, control, proof),
-        await _traces(saga.order, database),
-        await _shelf(saga.order, database),
-    )
-
-
-async def look_at_batch(
-    load: Load, database: Database, control: ControlServer, proof: str | None, told: list[Outcome]
-) -> BatchAftermath:
-    """Collect what is left of one batch."""
-    return BatchAftermath(
-        load.cell,
-        load.name,
-        {fate: order.order_id for fate, order in load.orders.items()},
-        await _course(load, control, proof),
-        {fate: await _traces(order, database) for fate, order in load.orders.items()},
-        await _shelf(load.orders[Fate.LABEL], database),
-        told,
-    )
-
-
-async def _course(struck: Struck, control: ControlServer, proof: str | None) -> Course:
-    description = await struck.newest.describe()
+async def collect(
+    target: AnyTarget, database: Database, control: ControlServer, proof: str | None, reported: list[Outcome]
+) -> Aftermath:
+    description = await target.newest.describe()
     assert description.status is not None
-    return Course(
-        standing=struck.stood,
+    return Aftermath(
+        cell=target.cell,
+        name=target.name,
+        order_ids=target.order_ids,
+        before=target.before,
         proof=proof,
-        answer=control.answer_of(struck.stood.report),
-        attempts=len(control.attempts_of(struck.subject, struck.operation)),
+        answer=control.answer_of(target.before.report),
+        attempts=len(control.attempts_of(target.subject, target.operation)),
         worker_pids={
             report.worker_pid
             for report in control.reports
-            if report.subject == struck.subject
-            and report.operation == struck.operation
+            if report.subject == target.subject
+            and report.operation == target.operation
             and report.boundary in {Boundary.B1, Boundary.B5}
         },
         run_status=description.status.name,
         task_failures=[
             WorkflowTaskFailedCause.Name(event.workflow_task_failed_event_attributes.cause)
-            for handle in {struck.handle, struck.newest}
+            for handle in {target.handle, target.newest}
             for event in await history(handle)
             if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED
         ],
+        traces=[await _traces(order, database) for order in target.orders],
+        shelf=await _shelf(target.orders[0], database),
+        reported=reported,
     )
 
 

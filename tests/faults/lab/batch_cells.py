@@ -1,8 +1,8 @@
-"""The cells of the bulk lane: four operations of a batch, struck as those of a saga are; how each order has to end.
+"""The cells of the bulk lane: four operations of a batch, met by the same faults; how each order has to end.
 
-A batch's steps are tried within its workflow task, and its undo is an ordinary activity. So the steps are struck in
-the runs of the fast lane, three of them at four boundaries by eight faults, and the undo in those of the classic one,
-at five: 136 cells. Each has a batch of five orders that meet every outcome.
+A batch's steps are tried within its workflow task, and its undo is an ordinary activity. So eight faults meet the three
+steps in the runs of the fast lane, at four boundaries, and the undo in those of the classic one, at five: 136 cells.
+Each has a batch of five orders that meet every outcome.
 """
 
 import re
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from domain.model import Step
-from tests.faults.lab.cells import GROUPS, RETURNED, Boundary, Fault, Group, answers_when_struck, is_early
+from tests.faults.lab.cells import GROUPS, RETURNED, Boundary, Fault, Group, is_early, usual_answers
 
 STEPS = tuple(step.value for step in Step)
 
@@ -36,7 +36,6 @@ class Fate(StrEnum):
 
     @property
     def steps(self) -> tuple[str, ...]:
-        """The steps that take effect."""
         return STEPS[: _STEPS_DONE[self]]
 
     @property
@@ -60,8 +59,6 @@ _STEPS_DONE = {
 
 @dataclass(frozen=True)
 class BatchCell:
-    """One operation of a batch, struck at one boundary by one fault."""
-
     group: Group
     operation: BatchOperation
 
@@ -70,7 +67,6 @@ class BatchCell:
 
 
 def batch_operations(group: Group) -> tuple[BatchOperation, ...]:
-    """Give the operations that are struck in the runs of a group."""
     return tuple(each for each in BatchOperation if (each is BatchOperation.UNWIND) is not group.is_fast)
 
 
@@ -92,7 +88,7 @@ def recognise_batch(sql: str, values: Sequence[bytes | None]) -> tuple[str, str]
 
 
 def is_heard_at_once(cell: BatchCell) -> bool:
-    """Tell whether a cancel is heard while the struck attempt is under way, or once its workflow task has ended.
+    """Tell whether a cancel is heard while the attempt is under way, or once its workflow task has ended.
 
     Each step meets both.
     """
@@ -147,5 +143,5 @@ def sweeps_that_repair_order(cell: BatchCell, fate: Fate) -> list[int]:
 
 
 def answers_of_batch(cell: BatchCell) -> set[str | None]:
-    """Say what may become of the attempt that was struck. A batch's step is never refused as a whole."""
-    return {RETURNED} if cell.group.fault is Fault.TERMINATED else answers_when_struck(cell.group)
+    """Say what may become of the attempt. A batch's step is never refused as a whole."""
+    return {RETURNED} if cell.group.fault is Fault.TERMINATED else usual_answers(cell.group)

@@ -24,7 +24,7 @@ class Operation(StrEnum):
 
 
 class Boundary(StrEnum):
-    """How far an operation has come when the fault strikes."""
+    """How far an operation has come when the fault comes."""
 
     B1 = "B1"
     """Its SQL has not been sent."""
@@ -39,8 +39,6 @@ class Boundary(StrEnum):
 
 
 class Fault(StrEnum):
-    """What strikes."""
-
     WORKER_KILLED = "worker_killed"
     WORKER_STOPPED = "worker_stopped"
     BACKEND_TERMINATED = "backend_terminated"
@@ -56,7 +54,7 @@ _CLASSIC_IN_EVERY_RUN = {Fault.WORKER_KILLED, Fault.CONNECTION_CUT, Fault.TEMPOR
 
 @dataclass(frozen=True)
 class Group:
-    """The cells that share one run, because one fault can strike several sagas at once."""
+    """The cells that share one run, because one fault can meet several sagas at once."""
 
     fault: Fault
     boundary: Boundary
@@ -71,7 +69,6 @@ class Group:
 
     @property
     def operations(self) -> tuple[Operation, ...]:
-        """The operations of its cells."""
         return tuple(operation for operation in Operation if not self.is_fast or operation not in UNDOS)
 
     @property
@@ -86,8 +83,6 @@ class Group:
 
 @dataclass(frozen=True)
 class Cell:
-    """One operation, struck at one boundary by one fault."""
-
     group: Group
     operation: Operation
 
@@ -159,10 +154,7 @@ def recognise(sql: str, values: Sequence[bytes | None]) -> tuple[str, str] | Non
 
 @dataclass(frozen=True)
 class Ending:
-    """How a cell has to end."""
-
     status: str
-    """Of the order."""
     run_status: str
     """Of the newest run of its workflow."""
     had_effect: bool = True
@@ -182,7 +174,6 @@ def is_cancelled_by_temporal(cell: Cell) -> bool:
 
 
 def is_early(boundary: Boundary) -> bool:
-    """Tell whether the operation is not committed when the fault strikes."""
     return boundary in {Boundary.B1, Boundary.B2}
 
 
@@ -251,13 +242,13 @@ _ANSWERS_WHEN_CUT: dict[Boundary, set[str | None]] = {
 
 
 def answers_of(cell: Cell) -> set[str | None]:
-    """Say what may become of the attempt that the fault struck: RETURNED, an error's name, or None for no answer."""
+    """Say what may become of the attempt that the fault meets: RETURNED, an error's name, or None for no answer."""
     if cell.group.fault is Fault.TERMINATED and not ending_of(cell).had_effect:
         return {"StepAlreadyCompensated"}
-    return answers_when_struck(cell.group)
+    return usual_answers(cell.group)
 
 
-def answers_when_struck(group: Group) -> set[str | None]:
+def usual_answers(group: Group) -> set[str | None]:
     """Say what may become of an attempt that nobody has forestalled; see `answers_of`."""
     if group.boundary is Boundary.B5:
         return {RETURNED}
@@ -281,5 +272,5 @@ def costs_the_attempt(group: Group) -> bool | None:
         return True
     if group.is_fast and fault in {Fault.CANCELLED, Fault.TEMPORAL_KILLED}:
         return None  # a workflow task whose answer was refused or lost is done again, with its steps
-    answers = answers_when_struck(group)
+    answers = usual_answers(group)
     return None if len(answers) > 1 else answers != {RETURNED}

@@ -52,7 +52,6 @@ class ControlServer:
         return gate
 
     async def heard(self, condition: Callable[[list[Report]], bool]) -> None:
-        """Wait until the reports so far meet a condition."""
         async with asyncio.timeout(_HEARD_WITHIN_SECONDS), self._news:
             await self._news.wait_for(lambda: condition(self.reports))
 

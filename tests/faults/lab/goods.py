@@ -1,4 +1,4 @@
-"""Customers and goods of their own for the orders of a run: what is struck does not wait for anything else."""
+"""Customers and goods of their own for the orders of a run: none waits for another."""
 
 import uuid
 
@@ -16,23 +16,22 @@ _ZONE_OF = {Fate.LABEL: "country", Fate.REFUSED_AT_SHIP: "atlantis"}
 
 
 async def new_order(database: Database, cell: Cell) -> CheckoutInput:
-    """Make an order that a cell's operation will be struck for."""
     order_id = _new_name(cell)
     customer, sku = f"customer-{order_id}", f"sku-{order_id}"
     await database.run(_goods(sku) + _customer(customer, cell.zone, BALANCE))
     return CheckoutInput(order_id, customer, (OrderLine(sku, QUANTITY),), lane=cell.group.lane)
 
 
-async def new_batch(database: Database, cell: BatchCell) -> tuple[str, dict[Fate, CheckoutInput]]:
-    """Make a batch with an order of each fate, all for the same goods; give its name and the orders."""
+async def new_batch(database: Database, cell: BatchCell) -> tuple[str, list[CheckoutInput]]:
+    """Make a batch for the same goods: its name, and an order of each fate in their sequence."""
     name = _new_name(cell)
-    sku, orders, wanted = f"sku-{name}", {}, _goods(f"sku-{name}")
+    sku, orders, wanted = f"sku-{name}", [], _goods(f"sku-{name}")
     for fate in Fate:
         order_id = f"{name}-{fate}"
         balance = 1 if fate is Fate.REFUSED_AT_PAY else BALANCE
         quantity = STOCK + 1 if fate is Fate.REFUSED_AT_RESERVE else QUANTITY
         wanted += _customer(f"customer-{order_id}", _ZONE_OF.get(fate, "city"), balance)
-        orders[fate] = CheckoutInput(order_id, f"customer-{order_id}", (OrderLine(sku, quantity),))
+        orders.append(CheckoutInput(order_id, f"customer-{order_id}", (OrderLine(sku, quantity),)))
     await database.run(wanted)
     return name, orders
 

@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import itertools
 import struct
-from types import TracebackType
 from typing import Literal, Self
 
 Mode = Literal["session", "transaction", "statement"]
@@ -38,7 +37,6 @@ class Pooler:
         self.server_port = server_port
         self.mode = mode
         self.refused: list[str] = []
-        """The start-up parameters that were refused."""
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
         self._invented = itertools.count(1_000_001)
@@ -54,9 +52,7 @@ class Pooler:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
         for client in self._clients:
@@ -118,8 +114,6 @@ class Pooler:
 
 
 class _Session:
-    """One session at the server."""
-
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer

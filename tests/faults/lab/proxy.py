@@ -113,8 +113,6 @@ class Gate:
 
 @dataclass(frozen=True)
 class Errand:
-    """One transaction that was recognised."""
-
     work: Hashable
     backend_pid: int
 
@@ -305,7 +303,6 @@ class Session:
         self.backend_pid = 0
         """The Postgres process behind it; 0 until that has introduced itself, and for cancel requests."""
         self.gone = asyncio.Event()
-        """One end has closed or broken."""
         self.is_closed = False
         self._proxy = proxy
         self._reader = reader
@@ -327,7 +324,6 @@ class Session:
         return self.backend_pid != 0 and not self.gone.is_set()
 
     async def run(self, server_port: int) -> None:
-        """Forward until both ends have closed or one has broken."""
         from_client: _Queue = asyncio.Queue(_QUEUED_CHUNKS)
         hearing = asyncio.create_task(self._hear(self._reader, from_client, is_client=True))
         try:
@@ -351,7 +347,6 @@ class Session:
             hearing.cancel()
 
     def reset(self) -> None:
-        """Cut both sides, if they are open."""
         self.gone.set()
         for writer in filter(None, (self._client, self._server)):
             _reset(writer)

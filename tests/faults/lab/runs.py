@@ -12,13 +12,13 @@ from temporalio.client import Client
 from adapters.temporal import DATA_CONVERTER
 from embedded.stack import ROLE, DevStack, psql
 from tests.conftest import Database, new_database
-from tests.faults.lab.aftermath import Aftermath, BatchAftermath, Inspection, inspect, look, look_at_batch
-from tests.faults.lab.batch_cells import BatchCell, BatchOperation, recognise_batch
-from tests.faults.lab.cells import Cell, Fault, Group, Operation, recognise
+from tests.faults.lab.aftermath import Aftermath, Inspection, collect, inspect
+from tests.faults.lab.batch_cells import BatchCell, recognise_batch
+from tests.faults.lab.cells import Cell, Fault, Group, recognise
 from tests.faults.lab.control import ControlServer
+from tests.faults.lab.injections import INJECT
 from tests.faults.lab.proxy import Proxy
 from tests.faults.lab.scene import Scene
-from tests.faults.lab.strikes import STRIKES
 from tests.harness import Workers
 
 
@@ -27,7 +27,7 @@ class Patience:
     """How many seconds the parts give one another. None may run out while the sagas are brought to their places."""
 
     attempt: float = 60.0
-    """Start-to-close of the operations that are struck."""
+    """Start-to-close of the operations that the fault meets."""
     workflow_task: float = 10.0
     transaction: int = 60
     """Timeouts of the service's role, for a transaction and for an idle one."""
@@ -44,16 +44,12 @@ _HURRIED = {
 
 @dataclass(frozen=True)
 class Run:
-    """What came of one group."""
-
-    cells: dict[Operation, Aftermath]
-    batches: dict[BatchOperation, BatchAftermath]
+    found: dict[str, Aftermath]
     inspection: Inspection
 
-    def others_than(self, name: str) -> set[str]:
-        """Name all that was struck beside one saga or batch."""
-        names = {saga.name for saga in self.cells.values()} | {batch.name for batch in self.batches.values()}
-        return names - {name}
+    def violations_for(self, name: str) -> list[str]:
+        """List what is wrong with one saga or batch, or with none of the run in particular."""
+        return self.inspection.violations_for(name, {one.name for one in self.found.values()} - {name})
 
 
 class Laboratory:
@@ -104,24 +100,24 @@ class Laboratory:
         victim = scene.start_worker()
         try:
             await scene.stage()
-            proofs = await STRIKES[scene.group.fault](scene, victim)
+            proofs = await INJECT[scene.group.fault](scene, victim)
             await scene.ended()
-            told = await scene.load_again()
+            reported = await scene.load_again()
             await scene.workers.drain()
         except Exception as error:
             error.add_note(scene.workers.tails())
             raise
-        database, control = scene.database, scene.control
-        cells = {
-            saga.cell.operation: await look(saga, database, control, proofs.get(saga.operation)) for saga in scene.sagas
-        }
-        batches = {
-            load.cell.operation: await look_at_batch(
-                load, database, control, proofs.get(load.operation), told[load.operation]
+        found = {
+            target.operation: await collect(
+                target,
+                scene.database,
+                scene.control,
+                proofs.get(target.operation),
+                reported.get(target.operation, []),
             )
-            for load in scene.loads
+            for target in scene.targets
         }
-        return Run(cells, batches, await inspect(database))
+        return Run(found, await inspect(scene.database))
 
     @contextmanager
     def _database(self, limit: int) -> Iterator[Database]:

@@ -1,4 +1,4 @@
-"""The sagas and batches of one run, each brought to its operation and to the boundary where the fault will strike."""
+"""The sagas and batches of one run, each brought to its operation and to the boundary where the fault comes."""
 
 import asyncio
 import uuid
@@ -10,8 +10,8 @@ from temporalio.common import WorkflowIDReusePolicy
 
 from client.bulk import carried_on
 from client.checkouts import Checkouts
-from domain.bulk import HANDED_OVER, Batch, BatchReport, Outcome, digest, pack
-from domain.model import CheckoutInput, CheckoutStatus
+from domain.bulk import HANDED_OVER, Batch, Outcome, digest, pack
+from domain.model import CheckoutInput
 from domain.policies import bulk_workflow_id, checkout_workflow_id
 from embedded.process import ChildProcess
 from embedded.stack import DevStack
@@ -21,7 +21,7 @@ from tests.faults.lab.cells import BEFORE, Boundary, Cell, Fault, Group, Operati
 from tests.faults.lab.control import ControlServer
 from tests.faults.lab.goods import new_batch, new_order
 from tests.faults.lab.proxy import Moment, Proxy
-from tests.faults.lab.struck import Load, Saga, Standing, Struck, is_reported, pending
+from tests.faults.lab.target import AnyTarget, Before, Target, is_reported, pending
 from tests.faults.lab.worker import ARMED, ATTEMPT_SECONDS, CONTROL_PORT
 from tests.harness import Workers, behind
 from workflows.bulk import BulkCheckoutWorkflow
@@ -41,8 +41,6 @@ class Hold(Protocol):
 
 
 class Scene:
-    """Everything that a strike can reach."""
-
     def __init__(
         self,
         group: Group,
@@ -64,8 +62,8 @@ class Scene:
         self.control = control
         self.workers = workers
         self.task_queue = f"cells-{uuid.uuid4().hex[:12]}"
-        self.sagas: list[Saga] = []
-        self.loads: list[Load] = []
+        self.sagas: list[Target[Cell]] = []
+        self.batches: list[Target[BatchCell]] = []
         self._attempt_seconds = attempt_seconds
         self._task_timeout = task_timeout
         self._places: dict[str, Hold] = {}
@@ -73,24 +71,24 @@ class Scene:
     def start_worker(self) -> ChildProcess:
         return self.workers.start(
             *("-m", "tests.faults.lab.worker"),
-            **behind(self.stack, self.database.url, postgres=self.proxy, temporal=None),
+            **behind(self.stack, self.database.url, postgres=self.proxy),
             **{CONTROL_PORT: str(self.control.port), ATTEMPT_SECONDS: str(self._attempt_seconds)},
             CHECKOUT_TASK_QUEUE=self.task_queue,
         )
 
     async def stage(self) -> None:
-        """Bring all to their boundaries, at once, and note what proves that they stand there."""
+        """Bring all to their boundaries, at once, and note what proves that they are there."""
         await (self._stage_fast() if self.group.is_fast else self._stage_classic())
         for operation in batch_operations(self.group):
             await self._start_batch(BatchCell(self.group, operation))
         for place in self._places.values():
             await place.reached()
-        await asyncio.gather(*(self._note_standing(struck) for struck in self.struck))
+        await asyncio.gather(*(self._note_before(target) for target in self.targets))
 
     async def _stage_fast(self) -> None:
         for operation in self.group.operations:
             order = await new_order(self.database, Cell(self.group, operation))
-            self._places[operation] = self._bar(order.order_id, order.order_id, operation)
+            self._hold(order.order_id, order.order_id, operation)
             await self._start(operation, order)
 
     async def _stage_classic(self) -> None:
@@ -104,38 +102,33 @@ class Scene:
         for approach in approaches.values():
             await approach.reached()
         # Only a cancel brings a saga to undoing a shipment that could be made.
-        await self.saga(Operation.CANCEL_SHIPMENT).handle.execute_update("cancel", "changed my mind")
+        [shipped] = [saga for saga in self.sagas if saga.cell.operation is Operation.CANCEL_SHIPMENT]
+        await shipped.handle.execute_update("cancel", "changed my mind")
         for operation, order in orders.items():
-            self._places[operation] = self._bar(order.order_id, order.order_id, operation)
+            self._hold(order.order_id, order.order_id, operation)
         for approach in approaches.values():
             approach.open()
         await self._start(Operation.RESERVE, orders[Operation.RESERVE])
 
     @property
-    def struck(self) -> list[Saga | Load]:
-        """All that the fault strikes."""
-        return [*self.sagas, *self.loads]
-
-    def saga(self, operation: Operation) -> Saga:
-        [found] = [saga for saga in self.sagas if saga.cell.operation is operation]
-        return found
+    def targets(self) -> list[AnyTarget]:
+        return [*self.sagas, *self.batches]
 
     def let_go(self) -> None:
-        """Open every gate and every stop."""
         for place in self._places.values():
             place.open()
 
     async def answered(self) -> None:
         """Wait until every attempt that was held up has ended in its worker."""
         await self.control.heard(
-            lambda _: all(self.control.answer_of(each.stood.report) is not None for each in self.struck)
+            lambda _: all(self.control.answer_of(each.before.report) is not None for each in self.targets)
         )
 
     async def ended(self) -> None:
         """Wait until the newest runs are closed, or have had time enough: their cells will say so."""
         # An order of a batch has a saga of its own where a sweep has given it one.
-        own = [checkout_workflow_id(order_id) for load in self.loads for order_id in load.order_ids]
-        runs = [each.newest for each in self.struck] + [self.client.get_workflow_handle(name) for name in own]
+        own = [checkout_workflow_id(order_id) for batch in self.batches for order_id in batch.order_ids]
+        runs = [each.newest for each in self.targets] + [self.client.get_workflow_handle(name) for name in own]
         results = [asyncio.create_task(run.result()) for run in runs]
         _, open_still = await asyncio.wait(results, timeout=_PATIENCE_SECONDS)
         for result in open_still:
@@ -143,11 +136,10 @@ class Scene:
         await asyncio.gather(*results, return_exceptions=True)
 
     async def load_again(self) -> dict[str, list[Outcome]]:
-        """Ask for every batch once more, as a second load of its file does, and give what is told."""
+        """Ask for every batch once more, as a second load of its file does, and give what is reported."""
         checkouts = Checkouts(self.client, self.task_queue, "")
 
-        async def told(load: Load) -> list[Outcome]:
-            orders = list(load.orders.values())
+        async def reported(orders: list[CheckoutInput]) -> list[Outcome]:
             outcomes = zip(orders, await checkouts.carry(orders), strict=True)
             # A batch whose attempts go to a stopped worker's open polls until its time is up hands its orders over.
             return [
@@ -156,84 +148,69 @@ class Scene:
             ]
 
         async with asyncio.timeout(_PATIENCE_SECONDS):
-            return {load.operation: await told(load) for load in self.loads}
+            return {batch.operation: await reported(batch.orders) for batch in self.batches}
 
     # On the way ------------------------------------------------------------------------------------------
 
     async def _start(self, operation: Operation, order: CheckoutInput) -> None:
-        workflow_id = checkout_workflow_id(order.order_id)
         handle = await self.client.start_workflow(
             CheckoutWorkflow.run,
             order,
-            id=workflow_id,
+            id=checkout_workflow_id(order.order_id),
             task_queue=self.task_queue,
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
             task_timeout=self._task_timeout,
             memo={ARMED: operation.value},
         )
-        self.sagas.append(
-            Saga(
-                cell=Cell(self.group, operation),
-                order=order,
-                name=order.order_id,
-                subject=order.order_id,
-                handle=self._run(handle, handle.result_run_id, CheckoutStatus),
-                newest=self._run(handle, None, CheckoutStatus),
-            )
-        )
+        cell, name = Cell(self.group, operation), order.order_id
+        self.sagas.append(Target(cell=cell, orders=[order], name=name, subject=name, **self._runs(handle)))
 
     async def _start_batch(self, cell: BatchCell) -> None:
         name, orders = await new_batch(self.database, cell)
-        workflow_id = bulk_workflow_id(digest(orders.values()))
-        self._places[cell.operation] = self._bar(name, workflow_id, cell.operation)
+        workflow_id = bulk_workflow_id(digest(orders))
+        self._hold(name, workflow_id, cell.operation)
         is_deaf = cell.group.fault is Fault.CANCELLED and not is_heard_at_once(cell)
         handle = await self.client.start_workflow(
             BulkCheckoutWorkflow.run,
-            Batch([pack(order) for order in orders.values()]),
+            Batch([pack(order) for order in orders]),
             id=workflow_id,
             task_queue=self.task_queue,
             task_timeout=_HEARS_NOTHING if is_deaf else self._task_timeout,
             memo={ARMED: cell.operation.value},
         )
-        self.loads.append(
-            Load(
-                cell=cell,
-                orders=orders,
-                name=name,
-                subject=workflow_id,
-                handle=self._run(handle, handle.result_run_id, BatchReport),
-                newest=self._run(handle, None, BatchReport),
-            )
-        )
+        self.batches.append(Target(cell=cell, orders=orders, name=name, subject=workflow_id, **self._runs(handle)))
 
-    def _run(self, handle: WorkflowHandle[Any, Any], run_id: str | None, kind: type) -> WorkflowHandle[Any, Any]:
-        return self.client.get_workflow_handle(handle.id, run_id=run_id, result_type=kind)
+    def _runs(self, handle: WorkflowHandle[Any, Any]) -> dict[str, WorkflowHandle[Any, Any]]:
+        first = self.client.get_workflow_handle(handle.id, run_id=handle.result_run_id)
+        return {"handle": first, "newest": self.client.get_workflow_handle(handle.id)}
 
-    def _bar(self, name: str, subject: str, operation: Operation | BatchOperation) -> Hold:
+    def _hold(self, name: str, subject: str, operation: Operation | BatchOperation) -> None:
+        place: Hold
         match self.group.boundary:
             case Boundary.B2:
-                return self.proxy.hold((name, operation.value), Moment.EXECUTED)
+                place = self.proxy.hold((name, operation.value), Moment.EXECUTED)
             case Boundary.B3:
-                return self.proxy.hold((name, operation.value), Moment.COMMITTED)
+                place = self.proxy.hold((name, operation.value), Moment.COMMITTED)
             case boundary:
-                return self.control.hold(subject, operation, boundary)
+                place = self.control.hold(subject, operation, boundary)
+        self._places[operation] = place
 
-    async def _note_standing(self, struck: Struck) -> None:
-        errands = [errand for errand in self.proxy.errands if errand.work == (struck.name, struck.operation)]
+    async def _note_before(self, target: AnyTarget) -> None:
+        errands = [errand for errand in self.proxy.errands if errand.work == (target.name, target.operation)]
         backend_pid = errands[-1].backend_pid if errands else None
         backends = await self.database.fetch(
             "SELECT state, backend_xid IS NOT NULL AS has_written FROM pg_stat_activity WHERE pid = $1", backend_pid
         )
         fence = await self.database.fetch(
-            "SELECT saga_id, step, phase FROM step_fence WHERE saga_id = ANY ($1::text[])", struck.order_ids
+            "SELECT saga_id, step, phase FROM step_fence WHERE saga_id = ANY ($1::text[])", target.order_ids
         )
-        struck.standing = Standing(
+        target.noted = Before(
             # An attempt that has not ended is the last that began.
-            report=self.control.attempts_of(struck.subject, struck.operation)[-1],
+            report=self.control.attempts_of(target.subject, target.operation)[-1],
             backend_pid=backend_pid,
             backend_state=backends[0]["state"] if backends else None,
             has_written=bool(backends) and backends[0]["has_written"],
             fence={(row["saga_id"], row["step"]): row["phase"] for row in fence},
-            pending=await pending(struck),
-            is_reported=await is_reported(struck),
+            pending=await pending(target),
+            is_reported=await is_reported(target),
         )

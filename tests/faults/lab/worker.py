@@ -44,13 +44,13 @@ from tests.faults.runner import ObservedInstance, ObservedRunner, let_tasks_take
 from worker import build_worker
 
 ATTEMPT_SECONDS = "LAB_ATTEMPT_SECONDS"
-"""Environment: start-to-close of the operations that are to be struck. The others get a minute."""
+"""Environment: start-to-close of the operations that the fault meets. The others get a minute."""
 CONTROL_PORT = "LAB_CONTROL_PORT"
 
 ARMED = "armed"
-"""Memo of a workflow: the operation of it that is to be struck."""
+"""Memo of a workflow: the operation of it that the fault meets."""
 
-_UNSTRUCK_SECONDS = 60.0
+_OTHERS_SECONDS = 60.0
 _OPERATIONS = frozenset(operation.value for operation in (*Operation, *BatchOperation))
 
 
@@ -119,7 +119,7 @@ class _Hastened(WorkflowOutboundInterceptor):
 def _set_time(given: StartActivityInput | StartLocalActivityInput) -> None:
     if given.activity in _OPERATIONS:
         is_armed = given.activity == workflow.memo_value(ARMED, "")
-        seconds = float(os.environ[ATTEMPT_SECONDS]) if is_armed else _UNSTRUCK_SECONDS
+        seconds = float(os.environ[ATTEMPT_SECONDS]) if is_armed else _OTHERS_SECONDS
         given.start_to_close_timeout = timedelta(seconds=seconds)
 
 
@@ -171,7 +171,6 @@ async def _run(settings: WorkerSettings) -> None:
 
 
 def main() -> int:
-    """Work until SIGTERM."""
     settings = load(WorkerSettings)
     configure_logging(settings.log_level)
     asyncio.run(_run(settings))
