@@ -12,33 +12,30 @@ import pytest
 
 from domain.model import Lane
 from embedded.stack import DevStack
-from tests.faults.lab.aftermath import Aftermath, Shelf, Traces
-from tests.faults.lab.batch_cells import (
-    BATCH_CELLS,
-    BatchCell,
-    Fate,
-    answers_of_batch,
-    ending_of_order,
-    fences_at,
-)
 from tests.faults.lab.cells import (
+    BATCH_CELLS,
     CELLS,
     FAST_BOUNDARIES,
     GROUPS,
     STEP_OF,
     UNDOS,
+    BatchCell,
     Boundary,
     Cell,
+    Fate,
     Fault,
     Operation,
     answers_of,
+    answers_of_batch,
     costs_the_attempt,
     ending_of,
+    ending_of_order,
+    fences_at,
     is_early,
 )
-from tests.faults.lab.goods import PRICE, QUANTITY
 from tests.faults.lab.runs import Laboratory, Run
-from tests.faults.lab.target import Before
+from tests.faults.lab.scene import PRICE, QUANTITY
+from tests.faults.lab.target import Aftermath, Before, Shelf, Traces
 
 # The first cell of a group waits for the run of all six.
 pytestmark = pytest.mark.timeout(300)

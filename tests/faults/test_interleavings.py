@@ -17,9 +17,18 @@ from domain.maintenance import AuditInput
 from domain.model import CheckoutInput, Step
 from embedded.stack import DevStack, psql
 from tests.conftest import Database, cloned_database
-from tests.faults.interleaving import BUYER, LINES, OPERATIONS, PAIRS, Interleaving, Schedule, interleavings
+from tests.faults.interleaving import (
+    BUYER,
+    GATES,
+    LINES,
+    OPERATIONS,
+    PAIRS,
+    Interleaving,
+    Schedule,
+    Stage,
+    interleavings,
+)
 from tests.faults.share import share
-from tests.faults.stepwise import GATES, Stage
 
 SCHEDULES = tuple(interleavings())
 IN_ALL = 2_520

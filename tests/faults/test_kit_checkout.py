@@ -16,8 +16,7 @@ from domain.policies import order_id_of
 from embedded.stack import DevStack
 from saga_testing import Case, SagaUnderTest, Step, check, matrix
 from tests.conftest import Shop
-from tests.faults.share import share
-from tests.faults.shared import shared_database
+from tests.faults.share import share, shared_database
 from tests.workflow.sagas import violations
 from workflows.checkout import CheckoutWorkflow
 

@@ -11,7 +11,7 @@ from temporalio.client import Client
 from adapters.database import create_engine
 from embedded.stack import DevStack
 from saga_testing import Case, Kind, SagaUnderTest, Step, check, matrix
-from tests.faults.shared import shared_database
+from tests.faults.share import shared_database
 from tests.integration.test_trip_booking import TABLES, Agency, TripWorkflow
 
 

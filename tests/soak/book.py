@@ -4,8 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from tests.soak.model import NEVER_BEGUN, ShopModel
-from tests.soak.plan import Plan
-from tests.soak.planned import PlannedOrder
+from tests.soak.plan import Plan, PlannedOrder
 
 _WHY = {
     "scarce": "OutOfStock",

@@ -9,16 +9,12 @@ from collections.abc import Awaitable
 
 from temporalio.client import Client
 
-from tests.soak.batches import PlannedBatch
 from tests.soak.book import Book
-from tests.soak.desk import PAUSE_SECONDS, Desk
 from tests.soak.loads import Loads
 from tests.soak.nemesis import Nemesis
-from tests.soak.operators import Operator
-from tests.soak.plan import Plan
-from tests.soak.planned import PlannedOrder
-from tests.soak.repeats import Repeats
-from tests.soak.sagas import Sagas
+from tests.soak.plan import Plan, PlannedBatch, PlannedOrder
+from tests.soak.requests import PAUSE_SECONDS, Desk, Operator
+from tests.soak.sagas import Repeats, Sagas
 from tests.soak.stage import SoakFailed, Stage
 
 _SLOT_SECONDS = 5.0

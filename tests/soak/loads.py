@@ -15,14 +15,11 @@ from client.failures import OtherContent
 from domain.bulk import HANDED_OVER, OTHER_CONTENT, UNKNOWN, Outcome, digest
 from domain.model import CheckoutInput, OrderStatus
 from domain.policies import bulk_workflow_id
-from tests.soak.batches import PlannedBatch
 from tests.soak.book import Ended
-from tests.soak.desk import PAUSE_SECONDS, Desk
-from tests.soak.interruptions import interrupt
 from tests.soak.model import ENDINGS, NEVER_BEGUN
 from tests.soak.nemesis import Nemesis
-from tests.soak.operators import Operator
-from tests.soak.planned import PlannedOrder
+from tests.soak.plan import PlannedBatch, PlannedOrder
+from tests.soak.requests import PAUSE_SECONDS, Desk, Operator, interrupt
 from tests.soak.sagas import FORGOTTEN_SECONDS, Sagas
 from tests.soak.stage import SoakFailed
 

@@ -15,12 +15,10 @@ from temporalio.worker import UnsandboxedWorkflowRunner
 from activities.audit_checks import audit_checks
 from client.checkouts import Checkouts
 from domain.policies import checkout_workflow_id
-from tests.soak.agreement import disagreements, newest_runs
 from tests.soak.book import Book
 from tests.soak.model import Effect, Picture, differences
-from tests.soak.plan import Plan
-from tests.soak.planned import PlannedOrder
-from tests.soak.promises import Promises
+from tests.soak.plan import Plan, PlannedOrder
+from tests.soak.promises import Promises, disagreements, newest_runs
 from tests.soak.stage import Stage
 from tests.workflow.replays import replayer
 from workflows.bulk import BulkCheckoutWorkflow

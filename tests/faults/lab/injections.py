@@ -14,23 +14,21 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from domain.maintenance import SweepInput, SweepReport
 from embedded.process import ChildProcess
-from tests.faults.lab.batch_cells import (
-    BatchCell,
-    BatchOperation,
-    Fate,
-    goes_on_to_its_end,
-    is_heard_at_once,
-    sweeps_that_repair_order,
-)
 from tests.faults.lab.cells import (
     UNDOS,
+    BatchCell,
+    BatchOperation,
     Boundary,
     Cell,
+    Fate,
     Fault,
     Operation,
+    goes_on_to_its_end,
     is_cancelled_by_temporal,
     is_finished_by_its_task,
+    is_heard_at_once,
     sweeps_that_repair,
+    sweeps_that_repair_order,
 )
 from tests.faults.lab.proxy import Session
 from tests.faults.lab.scene import Scene

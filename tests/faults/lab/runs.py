@@ -12,13 +12,12 @@ from temporalio.client import Client
 from adapters.temporal import DATA_CONVERTER
 from embedded.stack import ROLE, DevStack, psql
 from tests.conftest import Database, new_database
-from tests.faults.lab.aftermath import Aftermath, Inspection, collect, inspect
-from tests.faults.lab.batch_cells import BatchCell, recognise_batch
-from tests.faults.lab.cells import Cell, Fault, Group, recognise
+from tests.faults.lab.cells import BatchCell, Cell, Fault, Group, recognise, recognise_batch
 from tests.faults.lab.control import ControlServer
 from tests.faults.lab.injections import INJECT
 from tests.faults.lab.proxy import Proxy
 from tests.faults.lab.scene import Scene
+from tests.faults.lab.target import Aftermath, Inspection, collect, inspect
 from tests.harness import Workers
 
 

@@ -37,8 +37,7 @@ from adapters.telemetry import configure_logging, leave
 from adapters.temporal import connect
 from domain.errors import CheckoutError
 from domain.policies import order_id_of
-from tests.faults.lab.batch_cells import BatchOperation
-from tests.faults.lab.cells import RETURNED, Boundary, Operation
+from tests.faults.lab.cells import RETURNED, BatchOperation, Boundary, Operation
 from tests.faults.lab.control import Line, Report
 from tests.faults.runner import ObservedInstance, ObservedRunner, let_tasks_take_long
 from worker import build_worker
