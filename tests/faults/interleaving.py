@@ -136,7 +136,7 @@ class Session:
         driver.run_async(work)
 
 
-class Stage:
+class Stepper:
     """The sessions of one test, and who decides which of them goes on.
 
     Args:
@@ -317,8 +317,8 @@ SELECT (SELECT coalesce(sum(quantity) FILTER (WHERE state = 'held'), 0) FROM res
 
 
 class Interleaving:
-    def __init__(self, stage: Stage, step: Step, order: CheckoutInput, schedule: Schedule) -> None:
-        self._stage = stage
+    def __init__(self, stepper: Stepper, step: Step, order: CheckoutInput, schedule: Schedule) -> None:
+        self._stepper = stepper
         self._step = step
         self._pair = PAIRS[step]
         self._order = order
@@ -332,25 +332,25 @@ class Interleaving:
     @property
     def is_as_asked(self) -> bool:
         """Tell whether every commit happened when its turn came; otherwise blocking forbade the sequence."""
-        return not self._stage.overdue
+        return not self._stepper.overdue
 
     async def run(self) -> None:
         """Perform the schedule. What must not be is in `problems` afterwards."""
-        await self._stage.clear()
+        await self._stepper.clear()
         before = await self._stands()
         begun: set[str] = set()
         for name in self._schedule:
             try:
                 if name in begun:
-                    await self._stage.commit(name)
+                    await self._stepper.commit(name)
                 else:
                     begun.add(name)
-                    await self._stage.begin(name, self._operation(name))
+                    await self._stepper.begin(name, self._operation(name))
             except TimeoutError as error:
-                raise AssertionError(f"{self} hangs: {self._stage.told()}") from error
+                raise AssertionError(f"{self} hangs: {self._stepper.told()}") from error
             self._check_snapshot(before, await self._stands())
-        self.problems += self._stage.premature
-        self._answers = await self._stage.answers()
+        self.problems += self._stepper.premature
+        self._answers = await self._stepper.answers()
         self._check_end(await self._stands())
         self._check_undos()
         await self._check_tombstone()
@@ -359,7 +359,7 @@ class Interleaving:
     def happened(self) -> Counter[str]:
         """Say of each operation whom it waited for and what it answered."""
         told: Counter[str] = Counter()
-        for name, session in self._stage.sessions.items():
+        for name, session in self._stepper.sessions.items():
             waited_for = {_kind(other) for other in session.waited_for} or {"nobody"}
             told.update(f"{_kind(name)} waited for {other}: {self._told(name)}" for other in waited_for)
         return told
@@ -369,13 +369,13 @@ class Interleaving:
         return [self._answers[name] for name in DOS if not isinstance(self._answers[name], BaseException)]
 
     def _operation(self, name: str) -> Awaitable[Any]:
-        engine = self._stage.sessions[name].engine
+        engine = self._stepper.sessions[name].engine
         if name in DOS:
             return self._pair.do(engine, self._order)
         return self._pair.undo(engine, UndoInput(self._order, Ending.CANCELLED, "a reason"))
 
     async def _stands(self) -> asyncpg.Record:
-        return await self._stage.director.fetchrow(
+        return await self._stepper.director.fetchrow(
             _STANDS, self._order.order_id, self._step.value, self._order.customer
         )
 
@@ -409,12 +409,12 @@ class Interleaving:
     async def _check_tombstone(self) -> None:
         """A step that was never done has never written a row."""
         if not self._results:
-            rows = await self._stage.director.fetchval(self._pair.rows, self._order.order_id)
+            rows = await self._stepper.director.fetchval(self._pair.rows, self._order.order_id)
             self._require(rows == 0, f"a tombstone, and {rows} rows of the step")
 
     def _check_sequence(self) -> None:
         """What had ended before an operation began, it knows of."""
-        for name, session in self._stage.sessions.items():
+        for name, session in self._stepper.sessions.items():
             if session.came_after.isdisjoint(UNDOS):
                 continue
             answer = self._answers[name]

@@ -20,7 +20,7 @@ from domain.maintenance import SweepReport
 from domain.model import CheckoutInput
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
-from tests.faults.stepping import DEADLINE_SECONDS, TASK, Stage, Stop
+from tests.faults.harness import DEADLINE_SECONDS, TASK, Harness, Stop
 from tests.workflow.sagas import hasty, resolve, retry, until
 from workflows.checkout import CheckoutWorkflow
 
@@ -59,7 +59,7 @@ class Script:
     refused_step: str | None = None
     faults: Sequence[tuple[str, str, Callable[[], Exception], int]] = ()
     """Activity, moment, failure, how often."""
-    operator: Callable[[Stage], Awaitable[None]] | None = None
+    operator: Callable[[Harness], Awaitable[None]] | None = None
     first: Stop | None = None
     """What comes before it is the same in another script."""
     last: Stop | None = None
@@ -73,21 +73,21 @@ class Script:
     def order(self, shop: Shop) -> CheckoutInput:
         return shop.order(self.customer, self.line)
 
-    def prepare(self, stage: Stage) -> None:
+    def prepare(self, harness: Harness) -> None:
         for name, moment, error, times in self.faults:
-            stage.fail(name, moment, error, times)
+            harness.fail(name, moment, error, times)
 
-    async def operate(self, stage: Stage) -> None:
+    async def operate(self, harness: Harness) -> None:
         """Do what a person does in this script; whatever ends the run under his hands ends that, too."""
         if self.operator:
             try:
-                await self.operator(stage)
+                await self.operator(harness)
             except (RPCError, RPCTimeoutOrCancelledError, WorkflowUpdateFailedError, asyncio.CancelledError):
                 return
 
 
-async def history_of(stage: Stage) -> list[HistoryEvent]:
-    return list((await stage.handle.fetch_history()).events)
+async def history_of(harness: Harness) -> list[HistoryEvent]:
+    return list((await harness.handle.fetch_history()).events)
 
 
 def name_of(event: HistoryEvent) -> str:
@@ -103,8 +103,8 @@ def is_brought_by_an_update(names: Sequence[str], started: int) -> bool:
     return after == ["WORKFLOW_EXECUTION_UPDATE_ACCEPTED"] and before in {"ACTIVITY_TASK_SCHEDULED", "TIMER_STARTED"}
 
 
-async def wait_for_the_end(stage: Stage) -> None:
-    await asyncio.wait_for(asyncio.gather(stage.handle.result(), return_exceptions=True), DEADLINE_SECONDS)
+async def wait_for_the_end(harness: Harness) -> None:
+    await asyncio.wait_for(asyncio.gather(harness.handle.result(), return_exceptions=True), DEADLINE_SECONDS)
 
 
 async def sweep(shop: Shop) -> SweepReport:
@@ -115,31 +115,31 @@ async def sweep(shop: Shop) -> SweepReport:
     return report
 
 
-async def waits_for_somebody(stage: Stage) -> None:
+async def waits_for_somebody(harness: Harness) -> None:
     """Wait until the saga is parked and only its timer, or a person, can go on."""
 
     async def has_a_timer() -> bool:
-        return any(name_of(event) == "TIMER_STARTED" for event in await history_of(stage))
+        return any(name_of(event) == "TIMER_STARTED" for event in await history_of(harness))
 
     await until(has_a_timer)
 
 
-async def _resolves(stage: Stage) -> None:
-    await waits_for_somebody(stage)
-    await stage.come_to(Stop(OPERATOR, 1, "waiting"))
-    await resolve(stage.handle, "pay")
+async def _resolves(harness: Harness) -> None:
+    await waits_for_somebody(harness)
+    await harness.come_to(Stop(OPERATOR, 1, "waiting"))
+    await resolve(harness.handle, "pay")
 
 
-async def _retries(stage: Stage) -> None:
-    await waits_for_somebody(stage)
-    await stage.come_to(Stop(OPERATOR, 1, "waiting"))
-    await retry(stage.handle)
+async def _retries(harness: Harness) -> None:
+    await waits_for_somebody(harness)
+    await harness.come_to(Stop(OPERATOR, 1, "waiting"))
+    await retry(harness.handle)
 
 
-async def _cancels(stage: Stage) -> None:
-    shipped = stage.hold(Stop("ship_order", 1, "after"))
+async def _cancels(harness: Harness) -> None:
+    shipped = harness.hold(Stop("ship_order", 1, "after"))
     await shipped.reached()
-    await stage.handle.execute_update(CheckoutWorkflow.cancel, REASON)
+    await harness.handle.execute_update(CheckoutWorkflow.cancel, REASON)
     shipped.open()
 
 
@@ -253,13 +253,13 @@ async def run_all(cases: Sequence[_Case], run: Callable[[_Case], Awaitable[None]
     assert not any(problems), "\n".join(filter(None, problems))
 
 
-async def perform(shop: Shop, script: Script) -> tuple[Stage, Course]:
-    stage = Stage(shop, script.order(shop))
-    async with stage:
-        script.prepare(stage)
-        await stage.employ()
-        await stage.shop.start(stage.order)
-        operator = asyncio.create_task(script.operate(stage))
-        await wait_for_the_end(stage)
+async def perform(shop: Shop, script: Script) -> tuple[Harness, Course]:
+    harness = Harness(shop, script.order(shop))
+    async with harness:
+        script.prepare(harness)
+        await harness.employ()
+        await harness.shop.start(harness.order)
+        operator = asyncio.create_task(script.operate(harness))
+        await wait_for_the_end(harness)
         await asyncio.wait_for(operator, DEADLINE_SECONDS)
-        return stage, Course(script, tuple(stage.trace), await history_of(stage))
+        return harness, Course(script, tuple(harness.trace), await history_of(harness))

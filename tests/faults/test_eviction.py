@@ -12,6 +12,7 @@ from temporalio.bridge.proto.workflow_completion import WorkflowActivationComple
 from temporalio.worker import Worker
 
 from tests.conftest import Shop
+from tests.faults.harness import ROLES, TASK, Harness, product_parts
 from tests.faults.net_effect import assert_net_effect, replay_all
 from tests.faults.runner import ObservedInstance, ObservedRunner
 from tests.faults.scripts import (
@@ -25,7 +26,6 @@ from tests.faults.scripts import (
     wait_for_the_end,
 )
 from tests.faults.share import share
-from tests.faults.stepping import ROLES, TASK, Stage, product_parts
 from tests.workflow.sagas import violations
 
 pytestmark = pytest.mark.timeout(600)
@@ -65,20 +65,20 @@ def _alike(text: str, order_id: str) -> str:
     return _UUID.sub("UUID", text.replace(order_id, "ORDER"))
 
 
-def worker_that_remembers(shop: Shop, cached: int, stages: Sequence[Stage]) -> Worker:
+def worker_that_remembers(shop: Shop, cached: int, harnesses: Sequence[Harness]) -> Worker:
     parts = product_parts(shop.client, shop.engine)
     parts["task_queue"] = shop.task_queue
-    parts["interceptors"] = [*parts["interceptors"], *stages]
+    parts["interceptors"] = [*parts["interceptors"], *harnesses]
     parts["max_cached_workflows"] = cached
     parts["workflow_runner"] = ObservedRunner(parts["workflow_runner"], lambda instance, _id: CountedInstance(instance))
     return Worker(**parts)
 
 
-async def play(stage: Stage, script: Script) -> None:
-    script.prepare(stage)
-    await stage.shop.start(stage.order)
-    operator = asyncio.create_task(script.operate(stage))
-    await wait_for_the_end(stage)
+async def play(harness: Harness, script: Script) -> None:
+    script.prepare(harness)
+    await harness.shop.start(harness.order)
+    operator = asyncio.create_task(script.operate(harness))
+    await wait_for_the_end(harness)
     await asyncio.wait_for(operator, STOPS_WITHIN_SECONDS)
 
 
@@ -93,39 +93,39 @@ async def test_a_worker_without_a_cache_commands_the_same_as_one_with_a_cache(
     be_patient(monkeypatch, stuck_wait=scripts[0].stuck_wait)
     courses = [(await perform(shop, script)) for script in scripts]
     queue = f"forgetful-{uuid.uuid4().hex[:12]}"
-    stages = [Stage(shop, script.order(shop), task_queue=queue) for script in scripts for _ in range(2)]
-    played = list(zip(stages, [course for course in courses for _ in range(2)], strict=True))
+    harnesses = [Harness(shop, script.order(shop), task_queue=queue) for script in scripts for _ in range(2)]
+    played = list(zip(harnesses, [course for course in courses for _ in range(2)], strict=True))
     before = CountedInstance.evictions
 
-    async with worker_that_remembers(stages[0].shop, cached, stages):
-        await asyncio.gather(*(play(stage, course.script) for stage, (_, course) in played))
-    histories = [(stage, await history_of(stage)) for stage in stages]
+    async with worker_that_remembers(harnesses[0].shop, cached, harnesses):
+        await asyncio.gather(*(play(harness, course.script) for harness, (_, course) in played))
+    histories = [(harness, await history_of(harness)) for harness in harnesses]
 
-    for (stage, events), (_, (usual, course)) in zip(histories, played, strict=True):
+    for (harness, events), (_, (usual, course)) in zip(histories, played, strict=True):
         usually = commands_of(course.events, usual.order.order_id)
-        assert (course.script.name, commands_of(events, stage.order.order_id)) == (course.script.name, usually)
-        assert await shop.order_status(stage.order) == course.script.ends
-        await assert_net_effect(stage, course.script.ends)
+        assert (course.script.name, commands_of(events, harness.order.order_id)) == (course.script.name, usually)
+        assert await shop.order_status(harness.order) == course.script.ends
+        await assert_net_effect(harness, course.script.ends)
     tasks = sum(name_of(event) == "WORKFLOW_TASK_COMPLETED" for _, events in histories for event in events)
     # Without a cache every task ends with an eviction; with room for one, another saga's task may bring it.
-    assert CountedInstance.evictions - before >= (tasks if cached == 0 else len(stages))
+    assert CountedInstance.evictions - before >= (tasks if cached == 0 else len(harnesses))
     assert await violations(shop) == []
     await replay_all(histories)
 
 
-async def stop_at_every_await(stage: Stage, course: Course) -> int:
+async def stop_at_every_await(harness: Harness, course: Course) -> int:
     """Stop the workflow worker, and start another, wherever the saga waits; give how often."""
     stops = [stop for stop in course.trace if stop.what != TASK and stop.moment in {"before", "waiting"}]
-    holds = [stage.hold(stop) for stop in stops]
-    await stage.employ()
-    await stage.shop.start(stage.order)
-    operator = asyncio.create_task(course.script.operate(stage))
+    holds = [harness.hold(stop) for stop in stops]
+    await harness.employ()
+    await harness.shop.start(harness.order)
+    operator = asyncio.create_task(course.script.operate(harness))
     for hold in holds:
         await hold.reached()
-        await asyncio.wait_for(stage.dismiss("workflows"), STOPS_WITHIN_SECONDS)
-        await stage.employ("workflows")
+        await asyncio.wait_for(harness.dismiss("workflows"), STOPS_WITHIN_SECONDS)
+        await harness.employ("workflows")
         hold.open()
-    await wait_for_the_end(stage)
+    await wait_for_the_end(harness)
     await asyncio.wait_for(operator, STOPS_WITHIN_SECONDS)
     return len(holds)
 
@@ -136,20 +136,20 @@ async def test_a_worker_stops_wherever_the_saga_waits_and_another_goes_on(
 ) -> None:
     be_patient(monkeypatch, stuck_wait=script.stuck_wait)
     usual, course = await perform(shop, script)
-    stage = Stage(shop, script.order(shop), cached=0)  # whatever waits has been evicted, or keeps the worker
-    script.prepare(stage)
+    harness = Harness(shop, script.order(shop), cached=0)  # whatever waits has been evicted, or keeps the worker
+    script.prepare(harness)
 
-    async with stage:
-        stopped = await stop_at_every_await(stage, course)
-        evicted = stage.evictions
-        events = await history_of(stage)
+    async with harness:
+        stopped = await stop_at_every_await(harness, course)
+        evicted = harness.evictions
+        events = await history_of(harness)
         for role in ROLES:
-            await asyncio.wait_for(stage.dismiss(role), STOPS_WITHIN_SECONDS)
+            await asyncio.wait_for(harness.dismiss(role), STOPS_WITHIN_SECONDS)
 
     assert evicted >= stopped
-    assert commands_of(events, stage.order.order_id) == commands_of(course.events, usual.order.order_id)
+    assert commands_of(events, harness.order.order_id) == commands_of(course.events, usual.order.order_id)
     assert "WORKFLOW_TASK_FAILED" not in map(name_of, events)
-    assert await shop.order_status(stage.order) == script.ends
-    await assert_net_effect(stage, script.ends)
+    assert await shop.order_status(harness.order) == script.ends
+    await assert_net_effect(harness, script.ends)
     assert await violations(shop) == []
-    await replay_all([(stage, events)])
+    await replay_all([(harness, events)])

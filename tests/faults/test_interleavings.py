@@ -1,6 +1,6 @@
 """Every interleaving of {do, do', undo, undo'} with a statement and a commit each: 8!/2^4 = 2 520 for each step.
 
-How events are performed, and what the commit of an operation is that wrote nothing, is told in `stepwise`.
+How events are performed, and what the commit of an operation is that wrote nothing: see `interleaving`.
 """
 
 from collections import Counter
@@ -25,7 +25,7 @@ from tests.faults.interleaving import (
     PAIRS,
     Interleaving,
     Schedule,
-    Stage,
+    Stepper,
     interleavings,
 )
 from tests.faults.share import share
@@ -98,13 +98,13 @@ def ground(stack: DevStack) -> Iterator[Database]:
 
 
 @pytest.fixture
-async def stage(ground: Database) -> AsyncIterator[Stage]:
-    async with Stage(ground.url, ground.admin_url, OPERATIONS) as opened:
+async def stepper(ground: Database) -> AsyncIterator[Stepper]:
+    async with Stepper(ground.url, ground.admin_url, OPERATIONS) as opened:
         yield opened
 
 
 @pytest.fixture
-async def offstage(ground: Database) -> AsyncIterator[AsyncEngine]:
+async def engine(ground: Database) -> AsyncIterator[AsyncEngine]:
     """For what comes before and after: nothing holds it up."""
     made = create_engine(ground.url, pool_size=1, is_patient=True)
     yield made
@@ -121,19 +121,19 @@ def test_all_interleavings_are_generated() -> None:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("batch", share((Batch(step, place) for step in Step for place in range(BATCHES)), every=29))
-async def test_every_interleaving_ends_without_an_effect(batch: Batch, stage: Stage, offstage: AsyncEngine) -> None:
+async def test_every_interleaving_ends_without_an_effect(batch: Batch, stepper: Stepper, engine: AsyncEngine) -> None:
     problems: dict[str, list[str]] = {}
     for number, schedule in enumerate(batch.schedules):
         order = CheckoutInput(f"{batch}-{number}", BUYER, LINES)
         for step in PAIRS[batch.step].before:
-            await PAIRS[step].do(offstage, order)
-        interleaving = Interleaving(stage, batch.step, order, schedule)
+            await PAIRS[step].do(engine, order)
+        interleaving = Interleaving(stepper, batch.step, order, schedule)
         await interleaving.run()
         TALLIES[batch.step].add(interleaving)
         if interleaving.problems:
             problems[str(interleaving)] = interleaving.problems
-    audit = await Maintenance(offstage).run_audit(AuditInput())
-    deadlocks = await stage.director.fetchval(
+    audit = await Maintenance(engine).run_audit(AuditInput())
+    deadlocks = await stepper.director.fetchval(
         "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
     )
 

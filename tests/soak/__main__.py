@@ -29,11 +29,11 @@ from tests.soak.auditor import Auditor
 from tests.soak.book import Book
 from tests.soak.catalogue import catalogue
 from tests.soak.driver import Driver
+from tests.soak.harness import Harness, SoakFailed
+from tests.soak.injector import FaultInjector
 from tests.soak.model import ShopModel
-from tests.soak.nemesis import Nemesis
 from tests.soak.plan import Plan
 from tests.soak.report import Report
-from tests.soak.stage import SoakFailed, Stage
 from tests.soak.verdict import Verdict
 from tests.soak.watchdog import Watchdog, dump
 
@@ -62,42 +62,42 @@ async def sweep(checkouts: Checkouts, book: Book, stood_still: timedelta) -> Non
         await asyncio.sleep(_SWEEP_EVERY_SECONDS)
 
 
-async def soak(stage: Stage, plan: Plan, chosen: argparse.Namespace) -> Report:
+async def soak(harness: Harness, plan: Plan, chosen: argparse.Namespace) -> Report:
     shop = catalogue(plan.orders)
     book = Book(plan, ShopModel(shop))
-    client = await stage.client()
-    checkouts = stage.checkouts(client)
-    nemesis = Nemesis(stage, plan, client)
-    driver = Driver(stage, plan, client, book, nemesis)
+    client = await harness.client()
+    checkouts = harness.checkouts(client)
+    injector = FaultInjector(harness, plan, client)
+    driver = Driver(harness, plan, client, book, injector)
 
     def lately() -> list[str]:
         numbers = {*driver.open, *list(book.endings)[-_RECENT:]}
         return [plan.order_id(number) for number in numbers]
 
-    auditor = Auditor(stage, lately, lambda: nemesis.has_downtime)
-    watchdog = Watchdog(book, nemesis, patience_seconds=chosen.patience)
+    auditor = Auditor(harness, lately, lambda: injector.has_downtime)
+    watchdog = Watchdog(book, injector, patience_seconds=chosen.patience)
     broken = [(planned.order.order_id, step) for planned in plan.all_orders() for step in planned.broken]
-    await stage.seed(shop, broken)
+    await harness.seed(shop, broken)
     await auditor.prepare()
-    if stage.workers:
-        await nemesis.until_ready()
+    if harness.workers:
+        await injector.until_ready()
     begun = time.monotonic()
-    report = Report(plan, book, nemesis.struck, auditor.counts, 0.0, watchdog.windows, {})
-    verdict = Verdict(stage, client, checkouts, plan, book)
+    report = Report(plan, book, injector.injected, auditor.counts, 0.0, watchdog.windows, {})
+    verdict = Verdict(harness, client, checkouts, plan, book)
     try:
         async with asyncio.TaskGroup() as background:
             tasks = [
                 background.create_task(work)
                 for work in (
-                    *(auditor.run(), watchdog.run(), nemesis.watch_workers()),
+                    *(auditor.run(), watchdog.run(), injector.watch_workers()),
                     *(sweep(checkouts, book, stood_still) for stood_still in _STOOD_STILL),
                 )
             ]
             async with asyncio.TaskGroup() as play:
                 play.create_task(driver.run(chosen.concurrency))
-                play.create_task(nemesis.run())
+                play.create_task(injector.run())
             report.seconds = time.monotonic() - begun
-            report.cpu_seconds = stage.cpu_seconds()
+            report.cpu_seconds = harness.cpu_seconds()
             for task in tasks:
                 task.cancel()
         await verdict.reach(chosen.replay_every)
@@ -105,12 +105,12 @@ async def soak(stage: Stage, plan: Plan, chosen: argparse.Namespace) -> Report:
     except* SoakFailed as failures:
         report.failure = "; ".join(sorted({str(failure) for failure in _leaves(failures)}))
     report.seconds = report.seconds or time.monotonic() - begun
-    report.sizes = stage.sizes()
+    report.sizes = harness.sizes()
     if report.failure is None:
         report.judge(unplanned_percent=chosen.unplanned_percent)
     if not report.is_clean:
         why = report.failure or "; ".join(report.problems) or "something does not hold at rest"
-        await dump(chosen.dump, why, stage, client, plan, book, nemesis, driver.open)
+        await dump(chosen.dump, why, harness, client, plan, book, injector, driver.open)
         (chosen.dump / "report.json").write_text(json.dumps(report.document(), indent=1) + "\n", encoding="utf-8")
     return report
 
@@ -162,16 +162,16 @@ def main() -> int:
     if chosen.plan:
         return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    stage = Stage(Path(tempfile.mkdtemp(prefix="soak-stage-")), workers=chosen.workers)
+    harness = Harness(Path(tempfile.mkdtemp(prefix="soak-harness-")), workers=chosen.workers)
     try:
-        stage.start()
-        report = asyncio.run(soak(stage, plan, chosen))
+        harness.start()
+        report = asyncio.run(soak(harness, plan, chosen))
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
     finally:
-        stage.stop()
-        stage.remove()
+        harness.stop()
+        harness.remove()
     if chosen.json:
         sys.stdout.write(json.dumps(report.document(), indent=1) + "\n")
     else:

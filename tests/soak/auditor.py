@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import asyncpg
 
 from activities.audit_checks import audit_checks
-from tests.soak.stage import AWAY, SoakFailed, Stage
+from tests.soak.harness import AWAY, Harness, SoakFailed
 
 _PERIOD_SECONDS = 0.7
 _WHOLE_SHARE = 0.1
@@ -59,8 +59,8 @@ class AuditCounts:
 
 
 class Auditor:
-    def __init__(self, stage: Stage, lately: Callable[[], Iterable[str]], is_away: Callable[[], bool]) -> None:
-        self._stage = stage
+    def __init__(self, harness: Harness, lately: Callable[[], Iterable[str]], is_away: Callable[[], bool]) -> None:
+        self._harness = harness
         self._is_away = is_away
         self._lately = lately
         self._checks = {name: query.text for name, (_, query) in audit_checks().items() if name.startswith("A")}
@@ -72,14 +72,14 @@ class Auditor:
             f"CREATE VIEW soak.{table} AS SELECT * FROM public.{table} WHERE {key} IN ({_LATELY});"
             for table, key in PER_ORDER.items()
         )
-        async with self._stage.asking() as connection:
+        async with self._harness.asking() as connection:
             await connection.execute(views)
 
     async def run(self) -> None:
         before = time.monotonic()
         while True:
             try:
-                async with self._stage.asking() as connection:
+                async with self._harness.asking() as connection:
                     while True:
                         begun = time.monotonic()
                         await self._round(connection)

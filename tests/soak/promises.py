@@ -11,10 +11,10 @@ from domain.bulk import HANDED_OVER, OTHER_CONTENT, Outcome, digest
 from domain.model import CheckoutInput
 from domain.policies import ORDER_STATUS, bulk_workflow_id, order_id_of
 from tests.soak.book import Book
+from tests.soak.harness import Harness
 from tests.soak.loads import overlapping
 from tests.soak.model import ENDINGS, NEVER_BEGUN
 from tests.soak.plan import Plan, PlannedBatch, regrouped
-from tests.soak.stage import Stage
 from workflows.bulk import BulkCheckoutWorkflow
 
 _AGREES = {
@@ -88,8 +88,8 @@ class _Wanted(NamedTuple):
 
 
 class Promises:
-    def __init__(self, stage: Stage, client: Client, plan: Plan) -> None:
-        self._stage = stage
+    def __init__(self, harness: Harness, client: Client, plan: Plan) -> None:
+        self._harness = harness
         self._client = client
         self._plan = plan
         self._wanted = self._planned()
@@ -146,7 +146,7 @@ class Promises:
         outcomes = (await handle.result(follow_runs=False)).unpacked()
         if [outcome.order_id for outcome in outcomes] != list(planned.fingerprints):
             return [f"{workflow_id} tells of other orders than it was asked for"]
-        async with self._stage.asking() as connection:
+        async with self._harness.asking() as connection:
             rows = {row["order_id"]: row for row in await connection.fetch(_ROWS, list(planned.fingerprints))}
         self.compared += len(outcomes)
         return [

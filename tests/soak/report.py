@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.soak.auditor import AuditCounts
 from tests.soak.book import Book
-from tests.soak.nemesis import Struck
+from tests.soak.injector import Injected
 from tests.soak.plan import Plan
 from tests.soak.verdict import Verdict, shown
 
@@ -17,13 +17,13 @@ _ENOUGH_TO_COUNT = 10
 class Report:
     plan: Plan
     book: Book
-    struck: list[Struck]
+    injected: list[Injected]
     audit: AuditCounts
     seconds: float
     windows: list[int]
     sizes: dict[str, int]
     cpu_seconds: dict[str, float] = field(default_factory=dict)
-    """What the parts took of the machine while orders were open, as far as their processes were not struck."""
+    """What the parts took of the machine while orders were open, as far as their processes were not restarted."""
     verdict: Verdict | None = None
     failure: str | None = None
     problems: list[str] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Report:
                 self.problems.append(f"none of {count} faults {kind} was observed")
         if observed.total() < 0.9 * planned.total():
             self.problems.append(f"{observed.total()} of {planned.total()} faults were observed")
-        met = sum(one.batches > 0 for one in self.struck)
+        met = sum(one.batches > 0 for one in self.injected)
         if planned.total() >= _ENOUGH_TO_COUNT and met < 0.5 * self.plan.batched * planned.total():
             self.problems.append(f"{met} of {planned.total()} faults met a batch")
         if self.book.unplanned_percent > unplanned_percent:
@@ -48,14 +48,14 @@ class Report:
             )
 
     def observed(self) -> Counter[str]:
-        return Counter(one.fault.kind for one in self.struck if one.evidence)
+        return Counter(one.fault.kind for one in self.injected if one.evidence)
 
     @property
     def is_clean(self) -> bool:
         return self.failure is None and not self.problems and self.verdict is not None and self.verdict.is_clean
 
     def document(self) -> dict[str, Any]:
-        injected, observed = Counter(one.fault.kind for one in self.struck), self.observed()
+        injected, observed = Counter(one.fault.kind for one in self.injected), self.observed()
         ended = len(self.book.endings)
         return {
             "seed": self.plan.seed,
@@ -73,7 +73,7 @@ class Report:
             "faults": {kind: {"injected": injected[kind], "observed": observed[kind]} for kind in sorted(injected)},
             "faults_injected": injected.total(),
             "faults_observed": observed.total(),
-            "faults_that_met_a_batch": sum(one.batches > 0 for one in self.struck),
+            "faults_that_met_a_batch": sum(one.batches > 0 for one in self.injected),
             "snapshots": self.audit.snapshots,
             "snapshots_whole": self.audit.whole,
             "snapshots_per_second": round(self.audit.snapshots / self.seconds, 2) if self.seconds else 0.0,

@@ -15,8 +15,8 @@ from client.failures import NoSuchOrder, NoWorker, Refused
 from domain.model import CheckoutInput, CheckoutStatus
 from domain.policies import checkout_workflow_id
 from tests.soak.book import Book
+from tests.soak.harness import AWAY, Harness, SoakFailed
 from tests.soak.plan import Plan, PlannedOrder
-from tests.soak.stage import AWAY, SoakFailed, Stage
 from workflows.checkout import CheckoutWorkflow
 
 UNREACHABLE = (RPCError, NoWorker, TimeoutError)
@@ -24,12 +24,12 @@ PAUSE_SECONDS = 0.5
 _T = TypeVar("_T")
 
 
-class Desk:
-    def __init__(self, stage: Stage, plan: Plan, client: Client, book: Book) -> None:
-        self.stage = stage
+class Requests:
+    def __init__(self, harness: Harness, plan: Plan, client: Client, book: Book) -> None:
+        self.harness = harness
         self.plan = plan
         self.client = client
-        self.checkouts: Checkouts = stage.checkouts(client)
+        self.checkouts: Checkouts = harness.checkouts(client)
         self.book = book
 
     async def persist(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
@@ -59,14 +59,14 @@ class Desk:
             raise
 
     async def row(self, order_id: str) -> asyncpg.Record | None:
-        async with self.stage.asking() as connection:
+        async with self.harness.asking() as connection:
             return await connection.fetchrow(
                 "SELECT status, reason, fingerprint FROM orders WHERE order_id = $1", order_id
             )
 
     async def insert(self, order: CheckoutInput) -> None:
         """Write an order as a person would who has psql and no starter."""
-        async with self.stage.asking() as connection, connection.transaction():
+        async with self.harness.asking() as connection, connection.transaction():
             await connection.execute(
                 "INSERT INTO orders (order_id, customer) VALUES ($1, $2) ON CONFLICT DO NOTHING",
                 order.order_id,
@@ -79,12 +79,12 @@ class Desk:
 
     async def deliver(self, number: int, sku: str, units: int) -> None:
         """Take a delivery in, once, whatever happens to the answer."""
-        async with self.stage.asking() as connection:
+        async with self.harness.asking() as connection:
             with suppress(asyncpg.UniqueViolationError):  # it was taken in, and the answer was lost
                 await connection.execute("SELECT deliver($1, $2, 'restocked', $3)", sku, units, f"soak/{number}")
 
     async def mend(self, order_id: str) -> None:
-        async with self.stage.asking() as connection:
+        async with self.harness.asking() as connection:
             await connection.execute("DELETE FROM soak.broken WHERE order_id = $1", order_id)
 
 
@@ -115,8 +115,9 @@ _ANSWER_WITHIN = timedelta(seconds=5)
 class Operator:
     """Keeps an eye on the stuck orders, and does to each what the plan says."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, requests: Requests) -> None:
+        self._requests = requests
+        self._book, self._checkouts, self._persist = requests.book, requests.checkouts, requests.persist
         self._stuck: set[str] = set()
         self._vouched: dict[int, set[str]] = {}
 
@@ -124,11 +125,11 @@ class Operator:
         """Keep in mind which orders are stuck. One that nobody has broken must not be."""
         while True:
             try:
-                async with self._desk.stage.asking() as connection:
+                async with self._requests.harness.asking() as connection:
                     while True:
                         rows = await connection.fetch("SELECT order_id FROM orders WHERE status = 'stuck'")
                         self._stuck = {row["order_id"] for row in rows}
-                        if groundless := [name for name in self._stuck if not self._desk.planned(name).broken]:
+                        if groundless := [name for name in self._stuck if not self._requests.planned(name).broken]:
                             raise SoakFailed(f"stuck without a cause: {', '.join(sorted(groundless))}")
                         await asyncio.sleep(_LOOK_SECONDS)
             except AWAY:
@@ -172,38 +173,38 @@ class Operator:
             if name not in self._stuck:
                 await asyncio.sleep(_LOOK_SECONDS)
                 continue
-            self._desk.book.stuck.add(planned.number)
+            self._book.stuck.add(planned.number)
             await asyncio.sleep(planned.remedy_after)
             if planned.remedy == "resolve":
                 for step in planned.broken:
                     await self._resolve(planned, step)
             else:
-                await self._desk.persist(lambda: self._desk.mend(name))
+                await self._persist(lambda: self._requests.mend(name))
             await self._retry(name)
             self._stuck.discard(name)
 
     async def _resolve(self, planned: PlannedOrder, step: str) -> None:
         name = planned.order.order_id
-        checkouts = self._desk.checkouts
+        checkouts = self._checkouts
         try:
-            status = await self._desk.persist(lambda: checkouts.resolve(name, step, "settled by hand, slip 77"))
+            status = await self._persist(lambda: checkouts.resolve(name, step, "settled by hand, slip 77"))
         except (Refused, NoSuchOrder):
             # Not stuck in this step; or an earlier request did it, whose answer was lost.
-            status = await self._desk.persist(lambda: checkouts.status(name))
+            status = await self._persist(lambda: checkouts.status(name))
         if step in resolved(status):
             self._vouched.setdefault(planned.number, set()).add(step)
-            self._desk.book.counts["steps resolved"] += 1
+            self._book.counts["steps resolved"] += 1
 
     async def _retry(self, order_id: str) -> None:
         try:
-            await self._desk.persist(lambda: self._desk.checkouts.retry(order_id))
+            await self._persist(lambda: self._checkouts.retry(order_id))
         except (Refused, NoSuchOrder):
             return  # it is not stuck any more
-        self._desk.book.counts["retries asked for"] += 1
+        self._book.counts["retries asked for"] += 1
 
     async def _vouched_in_history(self, order_id: str) -> frozenset[str]:
         """Ask a closed saga that left no details which of its steps were resolved."""
-        saga = self._desk.saga(order_id)
+        saga = self._requests.saga(order_id)
         while True:
             try:
                 return resolved(await saga.query(CheckoutWorkflow.status, rpc_timeout=_ANSWER_WITHIN))

@@ -16,10 +16,10 @@ from activities.audit_checks import audit_checks
 from client.checkouts import Checkouts
 from domain.policies import checkout_workflow_id
 from tests.soak.book import Book
+from tests.soak.harness import Harness
 from tests.soak.model import Effect, Picture, differences
 from tests.soak.plan import Plan, PlannedOrder
 from tests.soak.promises import Promises, disagreements, newest_runs
-from tests.soak.stage import Stage
 from tests.workflow.replays import replayer
 from workflows.bulk import BulkCheckoutWorkflow
 from workflows.checkout import CheckoutWorkflow
@@ -55,8 +55,8 @@ _EFFECTS = """
 
 
 class Verdict:
-    def __init__(self, stage: Stage, client: Client, checkouts: Checkouts, plan: Plan, book: Book) -> None:
-        self._stage = stage
+    def __init__(self, harness: Harness, client: Client, checkouts: Checkouts, plan: Plan, book: Book) -> None:
+        self._harness = harness
         self._client = client
         self._checkouts = checkouts
         self._plan = plan
@@ -65,7 +65,7 @@ class Verdict:
         self.replayed = 0
         self.picture_size = 0
         self.outcomes_compared = 0
-        self._promises = Promises(stage, client, plan)
+        self._promises = Promises(harness, client, plan)
         self._with_sagas: set[str] = set()
 
     async def reach(self, every: int) -> None:
@@ -94,7 +94,7 @@ class Verdict:
     async def _audit(self) -> list[str]:
         found = []
         async with (
-            self._stage.asking() as connection,
+            self._harness.asking() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
             for name, (claim, query) in audit_checks().items():
@@ -104,7 +104,7 @@ class Verdict:
 
     async def _taken_back(self) -> list[str]:
         """List the orders that were completed and did not stay so, and that nobody wanted to cancel."""
-        async with self._stage.asking() as connection:
+        async with self._harness.asking() as connection:
             rows = await connection.fetch(_TAKEN_BACK)
         return [
             f"{row['order_id']} was taken back from completed: {row['why']}"
@@ -114,7 +114,7 @@ class Verdict:
 
     async def _parked(self) -> list[str]:
         """List the orders that were parked at any time, and whose undo nobody has broken."""
-        async with self._stage.asking() as connection:
+        async with self._harness.asking() as connection:
             rows = await connection.fetch(_PARKED)
         return [
             f"{row['order_id']} was parked: {row['why']}" for row in rows if not self._planned(row["order_id"]).broken
@@ -127,7 +127,7 @@ class Verdict:
         """Compare the model with the database; give each order's status there."""
         found = Picture()
         async with (
-            self._stage.asking() as connection,
+            self._harness.asking() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
             expected = self._book.model.picture()
@@ -172,7 +172,7 @@ class Verdict:
         deadline = time.monotonic() + _PATIENCE_SECONDS / 4
         while True:
             found: list[str] = []
-            async with self._stage.asking() as connection:
+            async with self._harness.asking() as connection:
                 for name, query in _LEAKS.items():
                     found += [f"{name}: {tuple(row)}" for row in await connection.fetch(query)]
             if not found or time.monotonic() > deadline:
@@ -182,7 +182,7 @@ class Verdict:
     async def _log(self) -> list[str]:
         """Read saga.log: every event once, each order's in their sequence, and nothing else."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
-        async with self._stage.asking() as connection:
+        async with self._harness.asking() as connection:
             wanted = {
                 row["order_id"]: row["seq"]
                 for row in await connection.fetch("SELECT order_id, max(seq) AS seq FROM order_events GROUP BY 1")
@@ -202,7 +202,7 @@ class Verdict:
         told: Counter[str] = Counter()
         problems = []
         line_shape = re.compile(r"\S+Z (\S+) #(\d+) .* pos=\d+\.\d+\n")
-        with self._stage.saga_log.open(encoding="utf-8") as log:
+        with self._harness.saga_log.open(encoding="utf-8") as log:
             for number, text in enumerate(log, start=1):
                 found = line_shape.fullmatch(text)
                 if found is None:

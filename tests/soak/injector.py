@@ -1,4 +1,4 @@
-"""Strikes the stage with the planned faults, and takes down what each of them was seen to do.
+"""Strikes the harness with the planned faults, and takes down what each of them was seen to do.
 
 A fault that left no evidence was not observed, and does not count.
 """
@@ -23,8 +23,8 @@ from embedded.process import ChildProcess
 from tests.faults.lab.proxy import Counts, Proxy
 from tests.soak.catalogue import PLENTY, POPULAR
 from tests.soak.environment import Environment
+from tests.soak.harness import AWAY, Harness, SoakFailed
 from tests.soak.plan import Plan, PlannedFault
-from tests.soak.stage import AWAY, SoakFailed, Stage
 
 _EVIDENCE_SECONDS = 60.0
 _READY_SECONDS = 60.0
@@ -34,7 +34,7 @@ _AHEAD = 40
 
 
 @dataclass
-class Struck:
+class Injected:
     fault: PlannedFault
     at: float
     evidence: str | None = None
@@ -42,15 +42,15 @@ class Struck:
     """How many batches were under way at some time while it lasted."""
 
 
-class Nemesis:
+class FaultInjector:
     """Carries out a plan's faults, each when its order is reached. Faults overlap, but not on one target."""
 
-    def __init__(self, stage: Stage, plan: Plan, client: Client) -> None:
-        self._stage = stage
+    def __init__(self, harness: Harness, plan: Plan, client: Client) -> None:
+        self._harness = harness
         self._faults = plan.faults()
         self._client = client
         self._begun_at = time.monotonic()
-        self.struck: list[Struck] = []
+        self.injected: list[Injected] = []
         self._targets: dict[str, asyncio.Lock] = {}
         self._away: set[str] = set()
         self._reached = -1
@@ -59,7 +59,7 @@ class Nemesis:
         self._batches_begun = self._batches_ended = 0
         # A worker does not start on a database that is not as it needs it: it starts before that, or after.
         self._is_as_needed = asyncio.Lock()
-        self._environment = Environment(stage)
+        self._environment = Environment(harness)
         self._acts: dict[str, Callable[[PlannedFault], Awaitable[str | None]]] = {
             "worker-kill": self._kill_worker,
             "worker-pause": self._pause_worker,
@@ -85,18 +85,18 @@ class Nemesis:
         self._batches_ended += 1
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as strikes:
+        async with asyncio.TaskGroup() as injecting:
             for fault in self._faults:
                 async with self._moved:
                     await self._moved.wait_for(lambda fault=fault: self._reached >= fault.at)  # type: ignore[misc]
-                strikes.create_task(self._strike(fault))
+                injecting.create_task(self._inject(fault))
 
     async def until_ready(self) -> None:
-        await asyncio.gather(*(self._until_polling(worker) for worker in self._stage.workers))
+        await asyncio.gather(*(self._until_polling(worker) for worker in self._harness.workers))
 
     async def watch_workers(self) -> None:
         while True:
-            for number, worker in enumerate(self._stage.workers):
+            for number, worker in enumerate(self._harness.workers):
                 if not self._target(f"worker {number}").locked() and not worker.running:
                     raise SoakFailed(f"{worker.name} ended by itself with {worker.returncode}:\n{worker.tail()}")
             await asyncio.sleep(1)
@@ -105,26 +105,26 @@ class Nemesis:
     def has_downtime(self) -> bool:
         """Tell whether no order can move: a server is away, or every worker is."""
         workers = {name for name in self._away if name.startswith("worker")}
-        return bool(self._away - workers) or (bool(workers) and len(workers) == len(self._stage.workers))
+        return bool(self._away - workers) or (bool(workers) and len(workers) == len(self._harness.workers))
 
-    async def _strike(self, fault: PlannedFault) -> None:
-        record = Struck(fault, 0.0)
+    async def _inject(self, fault: PlannedFault) -> None:
+        record = Injected(fault, 0.0)
         kind, _, way = fault.kind.partition("-link-")
         if way:
             async with self._begin(f"{kind} link", record):
-                record.evidence = await self._strain(self._stage.links[kind], way, fault)
+                record.evidence = await self._strain(self._harness.links[kind], way, fault)
             return
         part, _, _ = fault.kind.partition("-")
-        target = f"worker {fault.target % len(self._stage.workers)}" if part == "worker" else part
+        target = f"worker {fault.target % len(self._harness.workers)}" if part == "worker" else part
         async with self._begin(target, record):
             record.evidence = await self._acts[fault.kind](fault)
 
     @asynccontextmanager
-    async def _begin(self, target: str, record: Struck) -> Any:
+    async def _begin(self, target: str, record: Injected) -> Any:
         """Take the target for one fault, and note that it was injected."""
         async with self._target(target):
             record.at = time.monotonic() - self._begun_at
-            self.struck.append(record)
+            self.injected.append(record)
             async with self._moved:
                 del self._waiting[record.fault.number]
                 self._moved.notify_all()
@@ -140,7 +140,7 @@ class Nemesis:
     async def _kill_worker(self, fault: PlannedFault) -> str | None:
         worker, name = await self._running_worker(fault)
         self._away.add(name)
-        await self._stage.by_hand(worker.kill)
+        await self._harness.by_hand(worker.kill)
         status = worker.returncode
         await asyncio.sleep(fault.seconds)
         await self._start_again(worker)
@@ -164,7 +164,7 @@ class Nemesis:
         worker, name = await self._running_worker(fault)
         worker.signal(SIGTERM)
         try:
-            status = await self._stage.by_hand(worker.wait, _DRAIN_SECONDS)
+            status = await self._harness.by_hand(worker.wait, _DRAIN_SECONDS)
         except TimeoutError:
             raise SoakFailed(f"{worker.name} did not drain in {_DRAIN_SECONDS:g} s:\n{worker.tail()}") from None
         if status not in {0, -SIGTERM}:  # the signal, where it comes before the worker listens to it
@@ -177,12 +177,12 @@ class Nemesis:
 
     async def _start_again(self, worker: ChildProcess) -> None:
         async with self._is_as_needed:
-            await self._stage.by_hand(worker.start)
+            await self._harness.by_hand(worker.start)
             await self._until_polling(worker)
 
     async def _running_worker(self, fault: PlannedFault) -> tuple[ChildProcess, str]:
-        number = fault.target % len(self._stage.workers)
-        worker = self._stage.workers[number]
+        number = fault.target % len(self._harness.workers)
+        worker = self._harness.workers[number]
         await self._until_polling(worker)
         return worker, f"worker {number}"
 
@@ -215,12 +215,12 @@ class Nemesis:
             return evidence
 
     async def _restart_postgres(self, fault: PlannedFault) -> str | None:
-        postgres = self._stage.postgres
+        postgres = self._harness.postgres
         log_ended, pid = postgres.log.stat().st_size, postgres.pid
         self._away.add("postgres")
-        await self._stage.by_hand(postgres.stop, immediate=True)
+        await self._harness.by_hand(postgres.stop, immediate=True)
         await asyncio.sleep(fault.seconds)
-        await self._stage.by_hand(postgres.start)
+        await self._harness.by_hand(postgres.start)
         self._away.discard("postgres")
         with postgres.log.open("rb") as log:
             log.seek(log_ended)
@@ -228,12 +228,12 @@ class Nemesis:
         return f"process {pid} became {postgres.pid}" if has_recovered and postgres.pid != pid else None
 
     async def _kill_temporal(self, fault: PlannedFault) -> str | None:
-        temporal, pid = self._stage.temporal, self._stage.temporal.pid
+        temporal, pid = self._harness.temporal, self._harness.temporal.pid
         self._away.add("temporal")
-        await self._stage.by_hand(temporal.kill)
+        await self._harness.by_hand(temporal.kill)
         was_killed = not psutil.pid_exists(pid)
         await asyncio.sleep(fault.seconds)
-        await self._stage.by_hand(temporal.start)
+        await self._harness.by_hand(temporal.start)
         self._away.discard("temporal")
         return f"process {pid} became {temporal.pid}" if was_killed and temporal.pid != pid else None
 
@@ -243,7 +243,7 @@ class Nemesis:
         deadline = time.monotonic() + _EVIDENCE_SECONDS
         while time.monotonic() < deadline:
             try:
-                async with self._stage.asking() as connection:
+                async with self._harness.asking() as connection:
                     ended = await connection.fetchval(
                         "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid, 5000)) FROM ("
                         " SELECT pid FROM pg_stat_activity WHERE usename = 'checkout'"
@@ -272,7 +272,7 @@ class Nemesis:
         waiting = 0
         until = time.monotonic() + fault.seconds
         try:
-            async with self._stage.asking() as connection, connection.transaction():
+            async with self._harness.asking() as connection, connection.transaction():
                 await connection.fetch(
                     "SELECT FROM inventory WHERE sku = ANY ($1::text[]) ORDER BY sku FOR UPDATE", skus
                 )

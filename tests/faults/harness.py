@@ -1,4 +1,4 @@
-"""A stage for one saga: its workflow tasks and activities are watched, counted, and held where the test says.
+"""A harness for one saga: its workflow tasks and activities are watched, counted, and held where the test says.
 
 Two workers with the product's own parts serve it, one for workflow tasks and one for activities, on a task queue
 of its own. Either may be absent for a while, so that a task stays scheduled and nobody takes it.
@@ -72,11 +72,11 @@ def product_parts(client: Client, engine: AsyncEngine) -> WorkerConfig:
     return parts
 
 
-class Stage(Interceptor):
+class Harness(Interceptor):
     """The two workers of one order's saga, and everything that happens on them."""
 
     def __init__(self, shop: Shop, order: CheckoutInput, *, task_queue: str = "", cached: int = 100) -> None:
-        self.shop = replace(shop, task_queue=task_queue or f"stage-{uuid.uuid4().hex[:12]}")
+        self.shop = replace(shop, task_queue=task_queue or f"harness-{uuid.uuid4().hex[:12]}")
         self.order = order
         self.trace: list[Stop] = []
         """Every stop that was come to, in order."""
@@ -167,7 +167,7 @@ class Stage(Interceptor):
         parts["task_queue"] = self.shop.task_queue
         parts["interceptors"] = [*parts["interceptors"], self]
         parts["max_cached_workflows"] = self._cached
-        # One saga needs no more, and polls are most of what a stage costs.
+        # One saga needs no more, and polls are most of what a harness costs.
         parts["workflow_task_poller_behavior"] = PollerBehaviorSimpleMaximum(2)
         parts["activity_task_poller_behavior"] = PollerBehaviorSimpleMaximum(1)
         if role == "activities":
@@ -180,42 +180,42 @@ class Stage(Interceptor):
         return worker
 
     def _observed(self, inner: WorkflowInstance, workflow_id: str) -> WorkflowInstance:
-        return StageInstance(inner, self) if self.is_ours(workflow_id) else inner
+        return HarnessInstance(inner, self) if self.is_ours(workflow_id) else inner
 
 
 class _Activities(ActivityInboundInterceptor):
-    def __init__(self, next: ActivityInboundInterceptor, stage: Stage) -> None:  # noqa: A002
+    def __init__(self, next: ActivityInboundInterceptor, harness: Harness) -> None:  # noqa: A002
         super().__init__(next)
-        self._stage = stage
+        self._harness = harness
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002
         info = activity.info()
-        if not self._stage.is_ours(info.workflow_id):
+        if not self._harness.is_ours(info.workflow_id):
             return await super().execute_activity(input)
         name = info.activity_type
-        number = self._stage.next_number(name)
-        self._stage.attempts.append((name, info.attempt))
-        self._stage.alive += 1
+        number = self._harness.next_number(name)
+        self._harness.attempts.append((name, info.attempt))
+        self._harness.alive += 1
         try:
-            await self._stage.come_to(Stop(name, number, "before"))
+            await self._harness.come_to(Stop(name, number, "before"))
             try:
                 return await super().execute_activity(input)
             finally:
-                await self._stage.come_to(Stop(name, number, "after"))
+                await self._harness.come_to(Stop(name, number, "after"))
         finally:
-            self._stage.alive -= 1
+            self._harness.alive -= 1
 
 
-class StageInstance(ObservedInstance):
-    """Reports each workflow task and each eviction to its stage."""
+class HarnessInstance(ObservedInstance):
+    """Reports each workflow task and each eviction to its harness."""
 
-    def __init__(self, inner: WorkflowInstance, stage: Stage) -> None:
+    def __init__(self, inner: WorkflowInstance, harness: Harness) -> None:
         super().__init__(inner)
-        self._stage = stage
+        self._harness = harness
 
     def activate(self, act: WorkflowActivation) -> WorkflowActivationCompletion:
         if any(job.HasField("remove_from_cache") for job in act.jobs):
-            self._stage.evictions += 1
+            self._harness.evictions += 1
         elif not act.is_replaying:
-            self._stage.come_from_thread()
+            self._harness.come_from_thread()
         return super().activate(act)

@@ -41,7 +41,7 @@ class SoakFailed(Exception):
     """What must not happen has happened. The message says what."""
 
 
-class Stage:
+class Harness:
     """Both servers, with Postgres as durable as it comes and Temporal on a file, and the workers.
 
     The last worker reaches both servers through a link each.
