@@ -17,7 +17,6 @@ _DRAINS_WITHIN_SECONDS = 40.0
 def behind(
     stack: DevStack, database_url: str, *, postgres: Proxy | None = None, temporal: Proxy | None = None
 ) -> dict[str, str]:
-    """Give the settings of a worker that reaches its servers through these proxies."""
     if postgres:
         database_url = database_url.replace(f":{stack.ports.postgres}/", f":{postgres.port}/")
     return {
@@ -64,7 +63,6 @@ class Workers(list[ChildProcess]):
             assert worker.returncode == 0, worker.failed(f"it drained with status {worker.returncode}")
 
     def tails(self, lines: int = 40) -> str:
-        """Give the end of what each has logged."""
         return "\n".join(
             f"{worker.name}, status {worker.returncode} (None: it runs)\n{worker.tail(lines)}" for worker in self
         )

@@ -103,7 +103,6 @@ async def every_row(database: Database) -> dict[str, list[str]]:
 
 
 async def is_known(shop: Shop, order: CheckoutInput) -> bool:
-    """Tell whether Temporal has a history of an order."""
     try:
         await newest_run(shop, order)
     except RPCError as error:

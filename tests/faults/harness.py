@@ -66,7 +66,6 @@ def _product_worker(client: Client, engine: AsyncEngine) -> Worker:
 
 
 def product_parts(client: Client, engine: AsyncEngine) -> WorkerConfig:
-    """Give what the product makes its worker of."""
     parts = _product_worker(client, engine).config()
     parts["plugins"] = []  # the audit's own slots, which no saga needs
     return parts
@@ -79,7 +78,6 @@ class Harness(Interceptor):
         self.shop = replace(shop, task_queue=task_queue or f"harness-{uuid.uuid4().hex[:12]}")
         self.order = order
         self.trace: list[Stop] = []
-        """Every stop that was come to, in order."""
         self.evictions = 0
         self.alive = 0
         self.attempts: list[tuple[str, int]] = []
@@ -99,8 +97,6 @@ class Harness(Interceptor):
         self.open_all()
         for role in ROLES:
             await self.dismiss(role)
-
-    # What the test says ---------------------------------------------------------------------------------
 
     def hold(self, stop: Stop) -> Gate:
         return self._holds.setdefault(stop, Gate())
@@ -133,8 +129,6 @@ class Harness(Interceptor):
     @property
     def handle(self) -> Handle:
         return self.shop.client.get_workflow_handle_for(CheckoutWorkflow.run, checkout_workflow_id(self.order.order_id))
-
-    # What the workers ask -------------------------------------------------------------------------------
 
     def is_ours(self, workflow_id: str | None) -> bool:
         return workflow_id == checkout_workflow_id(self.order.order_id)

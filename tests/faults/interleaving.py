@@ -56,14 +56,11 @@ DO $$ BEGIN
                    current_database());
 END $$;
 """
-"""What the test's database needs, once."""
 
 _BLOCKERS = "SELECT pid, pg_blocking_pids(pid) AS blockers FROM unnest($1::integer[]) AS pid"
 
 
 class Session:
-    """One connection, and the operation that runs on it."""
-
     def __init__(self, name: str, number: int, url: str, changed: asyncio.Event) -> None:
         self.name = name
         self.gate = number
@@ -335,7 +332,6 @@ class Interleaving:
         return not self._stepper.overdue
 
     async def run(self) -> None:
-        """Perform the schedule. What must not be is in `problems` afterwards."""
         await self._stepper.clear()
         before = await self._stands()
         begun: set[str] = set()
@@ -357,7 +353,6 @@ class Interleaving:
         self._check_sequence()
 
     def happened(self) -> Counter[str]:
-        """Say of each operation whom it waited for and what it answered."""
         told: Counter[str] = Counter()
         for name, session in self._stepper.sessions.items():
             waited_for = {_kind(other) for other in session.waited_for} or {"nobody"}

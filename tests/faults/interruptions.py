@@ -96,7 +96,6 @@ class Case:
             await self.leave()
 
     async def bring_about(self) -> None:
-        """Run the saga to the instant, and no further."""
         self.script.prepare(self.harness)
         past = self.course.before(self.instant)
         if self.instant.moment != "scheduled":

@@ -40,7 +40,6 @@ SELECT 'fence', step, phase, had_effect::text FROM step_fence WHERE saga_id = $1
 
 
 async def rows_of(harness: Harness) -> list[tuple[Any, ...]]:
-    """Everything that the database holds of one order, but for its log."""
     return [tuple(row) for row in await harness.shop.database.fetch(_ROWS, harness.order.order_id)]
 
 

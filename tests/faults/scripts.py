@@ -208,7 +208,6 @@ class Course:
         return list(self.trace[: self.trace.index(instant)])
 
     def last_task(self, instant: Stop) -> int:
-        """Number the last workflow task that has begun at an instant."""
         begun = [stop.number for stop in self.before(instant) if stop.what == TASK]
         return instant.number if instant.what == TASK else max(begun)
 
@@ -226,12 +225,10 @@ class Course:
         return names[: completed + 1] + self.commands(completed)
 
     def index_of_task(self, state: str, number: int) -> int:
-        """Find the event that says so of the n-th workflow task."""
         wanted = f"WORKFLOW_TASK_{state}"
         return [n for n, event in enumerate(self.events) if name_of(event) == wanted][number - 1]
 
     def commands(self, completed: int) -> list[str]:
-        """Name the events that a workflow task's completion wrote."""
         later = (name_of(event) for event in self.events[completed + 1 :])
         return list(takewhile(lambda name: name not in _NO_COMMANDS, later))
 

@@ -53,7 +53,6 @@ def must_end(order: CheckoutInput) -> str:
 
 
 def orders_of(mix: str, count: int) -> list[CheckoutInput]:
-    """Draw orders with ids of their own, for both lanes."""
     prefix = f"load-{uuid.uuid4().hex[:8]}"
     draw = random.Random(prefix)
     _, recipe = MIXES[mix]
@@ -103,7 +102,6 @@ class Load:
         await asyncio.gather(*self._followers)
 
     def surprises(self) -> list[str]:
-        """List the orders that ended in another way than they had to."""
         return [
             f"{order.order_id}: {end.status} ({end.reason}) instead of {must_end(order)}"
             for order in self.orders
@@ -152,7 +150,6 @@ class Site:
         await until(found, f"{worker.name} logs {text!r} {times} times")
 
     def load(self, orders: int | Sequence[CheckoutInput], *, at_once: int = 20, mix: str = "mixed") -> Load:
-        """Let orders stream in from now on: these, or so many of a mix."""
         load = Load(self.checkouts, orders_of(mix, orders) if isinstance(orders, int) else orders, at_once)
         self.loads.append(load)
         return load
@@ -175,7 +172,6 @@ class Site:
         await self.require_clean()
 
     async def end_sessions(self) -> int:
-        """Terminate every session that the service has on the site's database."""
         ended: int = await self.database.value(
             "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity "
             "WHERE datname = $1 AND usename = $2",
@@ -185,16 +181,13 @@ class Site:
         return ended
 
     def failed_attempts(self, sqlstate: str) -> int:
-        """Count what Postgres refused all workers with this SQLSTATE."""
         refused = re.compile(rf"^\S+ WARNING checkout\.database: .*\({sqlstate}\)$", re.MULTILINE)
         return sum(len(refused.findall(worker.log.read_text(errors="replace"))) for worker in self.workers)
 
     def holding(self, sku: str) -> AbstractAsyncContextManager[asyncpg.Connection]:
-        """Lock a stock row in a foreign transaction inside the block."""
         return self.database.locked(f"SELECT FROM inventory WHERE sku = '{sku}' FOR UPDATE")
 
     async def is_waiting(self) -> bool:
-        """Whether a statement of the service waits for somebody's lock."""
         waiting: int = await self.database.value(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND usename = $2 AND wait_event_type = 'Lock'",
             self.database.name,
@@ -237,7 +230,6 @@ def said(worker: ChildProcess, text: str) -> int:
 
 @asynccontextmanager
 async def open_site(stack: DevStack, folder: Path) -> AsyncIterator[Site]:
-    """Set a site up on running servers, and take its workers away again."""
     client = await Client.connect(stack.temporal.address, data_converter=DATA_CONVERTER)
     site = Site(stack, new_database(stack.postgres), client, folder)
     try:

@@ -44,7 +44,6 @@ from workflows.checkout import CheckoutWorkflow
 Handle = WorkflowHandle[CheckoutWorkflow, CheckoutStatus]
 
 UNWIND = (Step.SHIP, Step.PAY, Step.RESERVE)
-"""The steps in the order in which they are undone."""
 ENDINGS = ("rejected", "cancelled")
 
 # Breaks the undos of single orders, and only the undos: they do all their work, and their commit is refused.
@@ -87,7 +86,6 @@ class Stuck:
 
     @classmethod
     async def prepare(cls, shop: Shop, ending: str, broken: tuple[Step, ...], *, for_good: bool = True) -> "Stuck":
-        """Choose an order and break its undos. It is not started yet."""
         order = shop.order("carol", ("tea-mug", 2), ("poster", 1))
         if for_good:
             values = ", ".join(f"('{order.order_id}', '{step}')" for step in broken)
@@ -148,7 +146,6 @@ class Stuck:
         )
 
     async def requires_stuck(self, handle: Handle, broken: tuple[Step, ...]) -> None:
-        """Assert all that must hold while these undos are broken."""
         stuck = self.stuck_steps(broken)
         await self.until_stuck(broken)
 
@@ -172,7 +169,6 @@ class Stuck:
         assert await violations(self.shop) == []
 
     async def requires_ended(self, handle: Handle, *, is_for_good: bool = True) -> dict[str, str]:
-        """Assert all that must hold in the end, and give what became of each step."""
         failure = await failure_of_saga(handle)
         status = status_in(failure)
         phases = await self._phases()
@@ -304,8 +300,6 @@ def shop(breakable: Shop) -> Shop:
     return Shop(breakable.client, breakable.engine, breakable.database)
 
 
-# For a while --------------------------------------------------------------------------------------------
-
 FOR_A_WHILE = [Cell(ending, broken, f"fails {TIMES} times") for broken, ending in product(BROKEN, ENDINGS)]
 
 
@@ -321,8 +315,6 @@ async def test_undos_that_fail_a_few_times_are_tried_until_they_work(shop: Shop,
     assert set(phases.values()) == {"undone"}
     await stuck.requires_no_incident()
 
-
-# For good -----------------------------------------------------------------------------------------------
 
 Remedy = Callable[[Stuck, Handle, tuple[Step, ...]], Awaitable[None]]
 
@@ -437,8 +429,6 @@ async def test_undos_that_fail_for_good_park_the_order_once_and_every_remedy_end
     elif "resolve" not in cell.twist:
         assert set(phases.values()) == {"undone"}
 
-
-# Lost workers -------------------------------------------------------------------------------------------
 
 MOMENTS: tuple[Moment, ...] = ("before", "after")
 BOUNDARIES: dict[str, tuple[str, Moment]] = {

@@ -56,7 +56,6 @@ def refusal_of_update(case: Case) -> str | None:
 
 
 def assert_it_came_where_it_should(case: Case) -> None:
-    """Compare what the history has before the interruption with what an undisturbed run has there."""
     first = case.interruption.requests[0]
     if "cancel" in case.interruption.requests:
         place = case.place_of("cancel")
@@ -113,8 +112,6 @@ async def carry_out(case: Case) -> None:
 
 
 class Play(NamedTuple):
-    """A saga, and what strikes it at every event."""
-
     script: Script
     interruption: Interruption
 

@@ -66,7 +66,6 @@ async def laboratory(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
 
 
 def selected(cells: Sequence[Cell | BatchCell]) -> list[object]:
-    """Make test parameters; only the groups that are in every run stay in `make test`."""
     marks = pytest.mark.exhaustive
     return [pytest.param(cell, id=str(cell), marks=() if cell.group.is_in_every_run else marks) for cell in cells]
 
@@ -136,7 +135,6 @@ def assert_it_was_there(before: Before, cell: Cell | BatchCell, *, is_one_statem
 
 
 def assert_the_attempt_ended_as_it_must(found: Aftermath, cell: Cell | BatchCell, answers: set[str | None]) -> None:
-    """Check what became of the attempt, and whether it was tried again."""
     fault, boundary = cell.group.fault, cell.group.boundary
     assert found.answer in answers
     match costs_the_attempt(cell.group):

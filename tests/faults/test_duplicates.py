@@ -81,9 +81,6 @@ async def test_starters_in_processes_of_their_own_are_all_told_the_same(
     assert await traces(shop.database, order) == [COMPLETED_ONCE]
 
 
-# The reply is lost --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("again", ["by the same caller", "by another caller", "by many"])
 async def test_a_start_whose_reply_is_lost_and_that_is_repeated_has_one_saga(shop: Shop, again: str) -> None:
     order = shop.order("carol")

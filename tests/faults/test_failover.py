@@ -152,7 +152,6 @@ async def _ended_otherwise(site: Site, again: list[CheckoutInput]) -> list[str]:
 
 
 async def _ask_for_password(site: Site, folder: Path) -> Path:
-    """Have Postgres ask for a password, and return the file that has it."""
     secret = folder / "password"
     await _rotate(site, "first")
     secret.write_text("first\n")

@@ -50,9 +50,6 @@ async def test_a_trip_keeps_its_promises(case: Case, trips: SagaUnderTest) -> No
     await check(case, trips)
 
 
-# -------------------------------------------------------------------------------------------------------
-
-
 def test_there_is_a_case_for_every_kind_and_step() -> None:
     assert len({str(case) for case in matrix(STEPS, can_be_retried=True)}) == 2 + (len(Kind) - 2) * len(STEPS)
 

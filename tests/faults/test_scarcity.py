@@ -50,9 +50,6 @@ async def outcomes(shop: Shop, orders: Sequence[CheckoutInput]) -> list[Checkout
     return [answer.outcome for answer in answers]
 
 
-# Stock --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("rounds", "buyers", "items"), [(2, 15, 4), pytest.param(1, 30, 1, marks=ALL), pytest.param(4, 40, 7, marks=ALL)]
@@ -105,9 +102,6 @@ async def test_an_order_of_several_skus_gets_all_of_them_or_none(shop: Shop, buy
     assert await violations(shop) == []
 
 
-# Money --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("orders", [20, pytest.param(100, marks=ALL)])
 async def test_a_balance_that_many_orders_race_for_pays_for_as_many_as_it_can(shop: Shop, orders: int) -> None:
@@ -122,9 +116,6 @@ async def test_a_balance_that_many_orders_race_for_pays_for_as_many_as_it_can(sh
     assert await shop.database.value(balance) == 20_000 - affordable * 1_200
     assert await left(shop.database, ["tea-mug"]) == {"tea-mug": 1_000 - affordable}
     assert await violations(shop) == []
-
-
-# Opposing orders ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture

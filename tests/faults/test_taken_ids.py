@@ -62,7 +62,6 @@ class Taken:
         return outcome
 
     async def stop_before_payment(self) -> Gate:
-        """Start the order and leave it running, with its stock reserved."""
         gate = self.gates.hold(self.order, "charge_payment", "before")
         await self.shop.start(self.order)
         await gate.reached()
@@ -102,7 +101,6 @@ async def taken(shop: Shop, elsewhere: Shop) -> AsyncIterator[Taken]:
 
 
 def operations(shop: Shop, order: CheckoutInput) -> Iterator[Awaitable[Any]]:
-    """Everything that a worker can be asked to do for an order."""
     undo = UndoInput(order, Ending.CANCELLED, "a reason")
     inventory, payments, shipping = Inventory(shop.engine), Payments(shop.engine), Shipping(shop.engine)
     orders = Orders(shop.engine)

@@ -135,8 +135,6 @@ STORIES = {
 
 @dataclass(frozen=True)
 class Cell:
-    """Where in which story the deploy strikes."""
-
     story: str
     activity: str
     moment: Moment
@@ -234,9 +232,6 @@ async def test_a_stuck_order_waits_through_a_deploy_and_is_mended_on_the_next_bu
     assert await violations(shop) == []
 
 
-# Orders that began on the build that is rolled back ----------------------------------------------------------
-
-
 def newest_run(shop: Shop, handle: Handle) -> Handle:
     return shop.client.get_workflow_handle_for(CheckoutWorkflow.run, handle.id)
 
@@ -282,9 +277,6 @@ async def test_an_order_that_began_on_the_bad_build_is_terminated_and_undone_by_
     assert ended == "OrderCancelled"
     assert await goods_and_money(shop.database) == before
     assert await violations(shop) == []
-
-
-# A change behind a patch ---------------------------------------------------------------------------------------
 
 
 async def test_a_patched_build_carries_old_orders_on_and_its_own_wait_out_a_rollback(shop: Shop) -> None:

@@ -145,7 +145,6 @@ def arguments() -> argparse.Namespace:
 
 
 def print_plan(plan: Plan) -> None:
-    """Show what is going to happen, on stderr: stdout is for the report."""
     faults = plan.faults()
     kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(fault.kind for fault in faults).most_common())
     lines = [f"seed {plan.seed}: {plan.orders} orders, {len(faults)} faults: {kinds or 'none'}"]

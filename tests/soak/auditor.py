@@ -43,13 +43,11 @@ class AuditCounts:
     whole: int = 0
     partial: int = 0
     waited: int = 0
-    """Rounds that found Postgres away."""
     slowest_whole: float = 0.0
     slowest_partial: float = 0.0
     longest_gap: float = 0.0
     """Seconds from one round to the next, Postgres being up all the time."""
     slowest: dict[str, float] = field(default_factory=dict)
-    """The longest time of each check in a whole round, in seconds."""
     spent: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Seconds that each check has taken in all rounds together; those in partial rounds by themselves."""
 

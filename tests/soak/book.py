@@ -13,7 +13,6 @@ _WHY = {
     "nowhere": "UndeliverableAddress",
     "unknown": "UnknownSku",
 }
-"""Why an order of each kind may be refused."""
 _FAULTS_TO_BLAME = ("DatabaseUnavailable", "TimeoutError")
 """Why any order may be refused while servers come and go: a step ran out of time."""
 
@@ -35,7 +34,6 @@ class Book:
     acknowledged: set[int] = field(default_factory=set)
     endings: dict[int, str] = field(default_factory=dict)
     stuck: set[int] = field(default_factory=set)
-    """Orders that were stuck, because an undo of theirs was broken on purpose."""
     special: set[int] = field(default_factory=set)
     """Orders whose histories have an unusual shape: all of them are replayed."""
     taken: set[int] = field(default_factory=set)

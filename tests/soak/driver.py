@@ -36,7 +36,6 @@ class Driver:
         self.open: set[int] = set()
 
     async def run(self, concurrency: int) -> None:
-        """Carry every order to its end, so many that come by themselves at once."""
         slots = asyncio.Semaphore(concurrency)
         async with asyncio.TaskGroup() as watch:
             watching = watch.create_task(self._operator.watch())

@@ -28,8 +28,6 @@ _COLUMNS = (("products", "unit_price_minor"), ("delivery_zones", "hands_over_at_
 
 
 class Environment:
-    """Carries out the faults of the environment, each with what the workers said of it as evidence."""
-
     def __init__(self, harness: Harness) -> None:
         self._harness = harness
         self.acts: dict[str, Callable[[PlannedFault], Awaitable[str | None]]] = {
@@ -53,7 +51,6 @@ class Environment:
         )
 
     async def _require_gone(self, first: datetime, last: datetime) -> None:
-        """Require that nobody keeps the sessions of a time in which they could not write."""
         deadline = time.monotonic() + _EVIDENCE_SECONDS
         while kept := await self._ask(_SESSIONS_OF, first, last):
             if time.monotonic() > deadline:

@@ -55,7 +55,6 @@ class Harness:
         self.workers = Workers(self._stack, folder)
         self.links: dict[str, Proxy] = {}
         self.password_file = folder / "password"
-        """Where the workers read the password of their role."""
         self.refused = folder / "refused"
         """Where the workers read what Postgres refuses; see tests/soak/worker.py."""
         self._wanted = workers
@@ -82,7 +81,6 @@ class Harness:
             )
 
     async def by_hand(self, act: Callable[..., _T], *arguments: Any, **named: Any) -> _T:
-        """Start or stop a process without holding up the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._hands, lambda: act(*arguments, **named))
 
     def stop(self) -> None:
@@ -122,7 +120,6 @@ class Harness:
             yield connection
 
     async def seed(self, shop: Catalogue, broken: list[tuple[str, str]]) -> None:
-        """Fill the shop, and break the undos that the plan wants broken."""
         async with self.asking() as connection:
             await connection.execute(seeding(shop))
             await connection.copy_records_to_table(
@@ -130,7 +127,6 @@ class Harness:
             )
 
     async def client(self) -> Client:
-        """Connect to Temporal, patient with its restarts."""
         patient = RetryConfig(max_interval_millis=1_000, max_elapsed_time_millis=5_000, max_retries=20)
         return await Client.connect(self.temporal.address, data_converter=DATA_CONVERTER, retry_config=patient)
 

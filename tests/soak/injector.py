@@ -121,7 +121,6 @@ class FaultInjector:
 
     @asynccontextmanager
     async def _begin(self, target: str, record: Injected) -> Any:
-        """Take the target for one fault, and note that it was injected."""
         async with self._target(target):
             record.at = time.monotonic() - self._begun_at
             self.injected.append(record)
@@ -134,8 +133,6 @@ class FaultInjector:
 
     def _target(self, name: str) -> asyncio.Lock:
         return self._targets.setdefault(name, asyncio.Lock())
-
-    # Workers --------------------------------------------------------------------------------------------
 
     async def _kill_worker(self, fault: PlannedFault) -> str | None:
         worker, name = await self._running_worker(fault)
@@ -205,8 +202,6 @@ class FaultInjector:
                 return
             await asyncio.sleep(0.2)
 
-    # Servers --------------------------------------------------------------------------------------------
-
     async def _change_environment(self, fault: PlannedFault) -> str | None:
         async with self._is_as_needed:
             self._away.add("postgres")
@@ -238,7 +233,6 @@ class FaultInjector:
         return f"process {pid} became {temporal.pid}" if was_killed and temporal.pid != pid else None
 
     async def _kill_sessions(self, fault: PlannedFault) -> str | None:
-        """End a few of the service's sessions, those first that are at work."""
         wanted = 1 + fault.target % 4
         deadline = time.monotonic() + _EVIDENCE_SECONDS
         while time.monotonic() < deadline:
@@ -286,8 +280,6 @@ class FaultInjector:
         except AWAY:
             pass  # a restart has taken the lock away; what was seen until then counts
         return waiting
-
-    # Links ----------------------------------------------------------------------------------------------
 
     async def _strain(self, link: Proxy, way: str, fault: PlannedFault) -> str | None:
         """Make a link slow, deaf or cut, for as long as planned and until it shows."""

@@ -77,8 +77,6 @@ class Loads:
         else:
             raise SoakFailed(f"a batch tells of {planned.order.order_id} that it is {outcome.status}")
 
-    # What is done to a batch ----------------------------------------------------------------------------
-
     async def _all_told(self, batch: PlannedBatch, content: Sequence[CheckoutInput]) -> list[Outcome]:
         """Load a batch; once more, as the plan says, where it was ended from outside."""
         begun = time.monotonic()
@@ -122,8 +120,6 @@ class Loads:
         else:
             said = "beside its batch" if is_new else "joined"
         self._book.counts[f"starts of a batch's order, {planned.second_start} content, {said}"] += 1
-
-    # Endings --------------------------------------------------------------------------------------------
 
     async def _settle(self, planned: PlannedOrder, outcome: Outcome) -> None:
         """Wait until an order has ended for whoever may be at work on it, and write down what it came to."""

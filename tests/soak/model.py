@@ -22,20 +22,15 @@ class Effect:
     status: str
     paid: int = 0
     gone: int = 0
-    """Units that left the shelf."""
     held: int = 0
-    """Units that are still held for it."""
 
 
 @dataclass
 class Picture:
-    """The shop at rest: computed by the model, or read from the database."""
-
     on_hand: dict[str, int] = field(default_factory=dict)
     reserved: dict[str, int] = field(default_factory=dict)
     balances: dict[str, int] = field(default_factory=dict)
     shop: int = 0
-    """What the shop has taken in, by its ledger."""
     effects: dict[str, Effect] = field(default_factory=dict)
 
 
@@ -93,7 +88,6 @@ class ShopModel:
 
 
 def differences(expected: Picture, found: Picture) -> list[str]:
-    """List everything in which the database is not what the model says, one line each."""
     pairs: dict[str, tuple[Mapping[str, object], Mapping[str, object]]] = {
         "on hand": (expected.on_hand, found.on_hand),
         "reserved": (expected.reserved, found.reserved),

@@ -145,13 +145,11 @@ class PlannedOrder:
 
     @property
     def endings(self) -> frozenset[str]:
-        """How it may end without a fault being to blame."""
         asked = {"cancelled"} if self.interruptions else set()
         return frozenset(_ENDINGS[self.kind] | asked)
 
     @property
     def may_never_begin(self) -> bool:
-        """Tell whether Temporal may know of it and the database not."""
         return "terminate" in self.interruptions
 
     @property
@@ -234,7 +232,6 @@ def _lines(draw: random.Random, kind: str) -> tuple[OrderLine, ...]:
 
 
 def _broken(draw: random.Random, kind: str, interruption: Interruption | None, likelihood: float) -> tuple[str, ...]:
-    """Choose undos to break, for orders that are likely to need them."""
     chance, choice = draw.random(), draw.choice([("pay",), ("reserve",), ("reserve", "pay"), ("ship",)])
     if kind == "nowhere" and chance < likelihood:
         return choice if choice != ("ship",) else ("pay",)
@@ -342,7 +339,6 @@ class Plan:
         ]
 
     def document(self) -> dict[str, Any]:
-        """Give the plan as JSON; the orders follow from the seed."""
         return {
             "seed": self.seed,
             "orders": self.orders,

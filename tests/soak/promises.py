@@ -31,7 +31,6 @@ class Run(NamedTuple):
 
 
 async def newest_runs(client: Client) -> dict[str, Run]:
-    """List the newest run of every order that has a saga of its own."""
     newest: dict[str, Run] = {}
     async for run in client.list_workflows("WorkflowType = 'Checkout'", page_size=1_000):
         order_id = order_id_of(run.id)
@@ -41,7 +40,6 @@ async def newest_runs(client: Client) -> dict[str, Run]:
 
 
 def disagreements(plan: Plan, book: Book, runs: dict[str, Run], statuses: dict[str, str]) -> list[str]:
-    """Compare how every order's last run closed, and what its caller was told, with its row."""
     problems = [
         f"{name} has a row and no run, and came in no batch"
         for name in sorted(statuses.keys() - runs.keys())

@@ -30,7 +30,6 @@ class Report:
     """What else is wrong: faults that were not seen, orders that were refused for no planned reason."""
 
     def judge(self, *, unplanned_percent: float) -> None:
-        """Compare the faults with the plan, and the refusals with what faults may cost."""
         planned = Counter(fault.kind for fault in self.plan.faults())
         observed = self.observed()
         for kind, count in planned.items():

@@ -77,8 +77,6 @@ class Sagas:
         vouched = await self._operator.vouched(planned, ended.status, ended.vouched)
         return Ended(ended.status, ended.reason, vouched, runs_lost)
 
-    # What is done to an order ---------------------------------------------------------------------------
-
     def _acts(self, planned: PlannedOrder) -> list[Coroutine[Any, Any, None]]:
         again = [self._start_again(planned)] if planned.second_start else []
         return again + ([self._interrupt(planned)] if planned.interruption else [])
@@ -120,10 +118,7 @@ class Sagas:
         events = self._requests.saga(planned.order.order_id).fetch_history_events()
         return any([event.event_type == asked async for event in events])
 
-    # Endings --------------------------------------------------------------------------------------------
-
     async def _close(self, planned: PlannedOrder) -> Ended | None:
-        """Wait for the end of the newest run; None when it was terminated."""
         while True:
             try:
                 status = await self._requests.saga(planned.order.order_id).result()
@@ -161,7 +156,6 @@ class Sagas:
 
 
 def _ended(cause: BaseException) -> Ended | None:
-    """Read how a run ended from its failure; None when it was terminated."""
     if isinstance(cause, TerminatedError):
         return None
     if isinstance(cause, CancelledError):

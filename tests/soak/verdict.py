@@ -103,7 +103,6 @@ class Verdict:
         return found
 
     async def _taken_back(self) -> list[str]:
-        """List the orders that were completed and did not stay so, and that nobody wanted to cancel."""
         async with self._harness.asking() as connection:
             rows = await connection.fetch(_TAKEN_BACK)
         return [
@@ -113,7 +112,6 @@ class Verdict:
         ]
 
     async def _parked(self) -> list[str]:
-        """List the orders that were parked at any time, and whose undo nobody has broken."""
         async with self._harness.asking() as connection:
             rows = await connection.fetch(_PARKED)
         return [
@@ -124,7 +122,6 @@ class Verdict:
         return self._plan.order(self._plan.number_of(order_id))
 
     async def _compare(self) -> dict[str, str]:
-        """Compare the model with the database; give each order's status there."""
         found = Picture()
         async with (
             self._harness.asking() as connection,
@@ -214,7 +211,6 @@ class Verdict:
         return problems, told
 
     async def _replay(self, every: int) -> list[str]:
-        """Replay a sample of the histories with today's code, and every history of an unusual shape."""
         replaying = replayer(CheckoutWorkflow, BulkCheckoutWorkflow, runner=UnsandboxedWorkflowRunner())
         problems: list[str] = []
         async with replaying.workflow_replay_iterator(self._histories(every, problems)) as results:

@@ -33,8 +33,6 @@ _TABLES = {
 
 
 class Watchdog:
-    """Counts the endings per window, and barks when none has come for too long."""
-
     def __init__(self, book: Book, injector: FaultInjector, *, patience_seconds: float) -> None:
         self._book = book
         self._injector = injector

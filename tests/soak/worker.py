@@ -37,7 +37,6 @@ _STEPS = {
 
 
 def refusal(folder: Path, order_id: str, step: str) -> Path:
-    """Name the file that has a step of an order refused."""
     return folder / f"{order_id}+{step}"
 
 
@@ -64,7 +63,6 @@ class _Attempt(ActivityInboundInterceptor):
 
 
 def orders_of(asked: Any) -> list[str]:
-    """Name the orders that an activity of a step is asked for."""
     match asked:
         case CheckoutInput():
             return [asked.order_id]

@@ -17,8 +17,6 @@ from domain.model import Lane, Step
 
 
 class Operation(StrEnum):
-    """What a saga does on the outside world, by the name of its activity."""
-
     RESERVE = "reserve_inventory"
     CHARGE = "charge_payment"
     SHIP = "ship_order"
@@ -182,7 +180,6 @@ def is_early(boundary: Boundary) -> bool:
 
 
 def ending_of(cell: Cell) -> Ending:
-    """Say how a cell has to end, from what the fault, the boundary and the operation mean."""
     fault, operation = cell.group.fault, cell.operation
     if fault is Fault.TERMINATED:
         return _ending_when_terminated(cell)
@@ -284,8 +281,6 @@ STEPS = tuple(step.value for step in Step)
 
 
 class BatchOperation(StrEnum):
-    """What a batch does on the outside world, by the name of its activity."""
-
     RESERVE = "reserve_orders"
     CHARGE = "charge_orders"
     SHIP = "ship_orders"
@@ -372,7 +367,6 @@ def fences_at(cell: BatchCell, fate: Fate) -> dict[str, str]:
 
 
 def ending_of_order(cell: BatchCell, fate: Fate) -> str:
-    """Say how an order has to end, from what the fault, the boundary and the operation mean for it."""
     fault, operation, boundary = cell.group.fault, cell.operation, cell.group.boundary
     if (
         fault is Fault.CANCELLED

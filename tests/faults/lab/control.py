@@ -19,8 +19,6 @@ _GO = b"go\n"
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker reports about one attempt of one operation."""
-
     subject: str
     """The order's id, or the workflow id of a batch."""
     operation: str
@@ -67,7 +65,6 @@ class ControlServer:
         return ends[0] if ends else None
 
     def attempts_of(self, subject: str, operation: str) -> list[Report]:
-        """Give the attempts that have begun, in the order in which they did."""
         return [
             report
             for report in self.reports
@@ -104,13 +101,10 @@ class ControlServer:
 
 
 class Line:
-    """A worker's connection to the control server."""
-
     def __init__(self, port: int) -> None:
         self._port = port
 
     async def report(self, report: Report) -> None:
-        """Report, and wait for leave to go on."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         try:
             writer.write(_line(report))

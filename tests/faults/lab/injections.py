@@ -85,7 +85,6 @@ async def terminate_backends(scene: Scene, _victim: ChildProcess) -> Proofs:
 
 
 async def restart_postgres(scene: Scene, _victim: ChildProcess) -> Proofs:
-    """Stop Postgres as a crash does, and start it again."""
     sessions, before = scene.proxy.alive, scene.stack.postgres.pid
     scene.stack.postgres.stop(immediate=True)
     assert not scene.stack.postgres.running
@@ -118,7 +117,6 @@ async def kill_temporal(scene: Scene, _victim: ChildProcess) -> Proofs:
 
 
 async def cancel(scene: Scene, _victim: ChildProcess) -> Proofs:
-    """Cancel everything, through Temporal or by a saga's update."""
     by_update = [saga for saga in scene.sagas if not is_cancelled_by_temporal(saga.cell)]
     by_temporal: list[AnyTarget] = [*(saga for saga in scene.sagas if saga not in by_update), *scene.batches]
     for target in by_temporal:
@@ -215,7 +213,6 @@ def _sessions(scene: Scene) -> list[Session]:
 
 
 async def _until_gone(scene: Scene, sessions: list[Session]) -> None:
-    """Wait until both ends of the connections and the server processes behind them are gone."""
     async with asyncio.timeout(_PATIENCE_SECONDS):
         pids = [session.backend_pid for session in sessions]
         query = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'checkout' AND pid = ANY ($1::int[])"
@@ -274,7 +271,6 @@ def _sweeps_that_repair(target: AnyTarget) -> dict[str, list[int]]:
 
 
 async def _finished(scene: Scene, target: AnyTarget) -> None:
-    """Wait until the last step has ended, in whichever run."""
     await scene.control.heard(
         lambda reports: any(
             (report.subject, report.operation, report.boundary) == (target.subject, _ship(target), None)

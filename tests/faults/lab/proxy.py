@@ -56,8 +56,6 @@ class Way(enum.Enum):
 
 
 class Moment(enum.StrEnum):
-    """Where in a transaction a gate stands."""
-
     EXECUTED = "executed"
     """Every statement has run; what would commit them has not reached the server."""
     COMMITTED = "committed"
@@ -70,7 +68,6 @@ class Counts:
 
     accepted: int = 0
     refused: int = 0
-    """New connections that were reset at once."""
     reset: int = 0
     """Established connections that were cut with an RST."""
     connections_held: int = 0
@@ -100,7 +97,6 @@ class Gate:
         self._proxy.call(self._opened.set)
 
     def take(self) -> bool:
-        """Claim the gate for a transaction; False when it is open or taken."""
         if self._opened.is_set() or self.is_taken:
             return False
         self.is_taken = True
@@ -130,7 +126,6 @@ class Proxy:
         self.port = 0
         self.recognise = recognise
         self.errands: list[Errand] = []
-        """Every transaction that was recognised, the oldest first."""
         self._server_port = server_port
         self._draw = random.Random(seed)
         self._counts = Counts()
@@ -163,8 +158,6 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_CALL_SECONDS)
         self._loop.close()
-
-    # Faults: each stays in force, beside the others, until `heal` -----------------------------------------
 
     def slow(self, seconds: float, *, jitter: float = 0.0) -> None:
         """Deliver every chunk so much later, in each direction, give or take `jitter`; the order is kept."""
@@ -208,8 +201,6 @@ class Proxy:
         gate = self._gates[work, moment] = Gate(self, moment)
         return gate
 
-    # What it did ------------------------------------------------------------------------------------------
-
     @property
     def counts(self) -> Counts:
         return self.call(lambda: self._counts)
@@ -227,8 +218,6 @@ class Proxy:
     def has_departed(self) -> bool:
         """Whether a client has hung up whose connection is still open: one that left a black hole."""
         return self.call(lambda: any(session.client_left for session in self._open.values()))
-
-    # Inside the loop ------------------------------------------------------------------------------------
 
     def call(self, act: Callable[[], _T]) -> _T:
         async def acting() -> _T:
@@ -288,7 +277,6 @@ class Proxy:
         self.count(bytes_delivered=len(data))
 
     def gate_for(self, work: Hashable) -> Gate | None:
-        """Claim the gate at which a transaction that does this work has to stop."""
         gates = (self._gates.get((work, moment)) for moment in Moment)
         return next((gate for gate in gates if gate is not None and gate.take()), None)
 
@@ -388,8 +376,6 @@ class Session:
             else:
                 await self._read_postgres(way, data)
             await writer.drain()
-
-    # Messages between a Postgres client and its server --------------------------------------------------
 
     async def _read_postgres(self, way: Way, data: bytes) -> None:
         self._unread[way] += data

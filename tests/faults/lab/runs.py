@@ -47,13 +47,10 @@ class Run:
     inspection: Inspection
 
     def violations_for(self, name: str) -> list[str]:
-        """List what is wrong with one saga or batch, or with none of the run in particular."""
         return self.inspection.violations_for(name, {one.name for one in self.found.values()} - {name})
 
 
 class Laboratory:
-    """Runs each group once, however many of its cells ask for it."""
-
     def __init__(self, stack: DevStack, folder: Path) -> None:
         self._stack = stack
         self._folder = folder
@@ -66,7 +63,6 @@ class Laboratory:
         return await asyncio.shield(self._runs[cell.group])
 
     async def close(self) -> None:
-        """End what nobody waits for any more."""
         for run in self._runs.values():
             run.cancel()
         await asyncio.gather(*self._runs.values(), return_exceptions=True)

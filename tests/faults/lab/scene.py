@@ -181,7 +181,6 @@ class Scene:
             place.open()
 
     async def answered(self) -> None:
-        """Wait until every attempt that was held up has ended in its worker."""
         await self.control.heard(
             lambda _: all(self.control.answer_of(each.before.report) is not None for each in self.targets)
         )
@@ -211,8 +210,6 @@ class Scene:
 
         async with asyncio.timeout(_PATIENCE_SECONDS):
             return {batch.operation: await reported(batch.orders) for batch in self.batches}
-
-    # On the way ------------------------------------------------------------------------------------------
 
     async def _start(self, operation: Operation, order: CheckoutInput) -> None:
         handle = await self.client.start_workflow(

@@ -57,7 +57,6 @@ class Target(Generic[_C]):
 
     @property
     def operation(self) -> str:
-        """The name of the activity that the fault meets."""
         return self.cell.operation.value
 
     @property
@@ -166,7 +165,6 @@ class Inspection:
     """Those that the service's role has left behind."""
 
     def violations_for(self, name: str, others: set[str]) -> list[str]:
-        """Give what concerns this saga or batch, and what concerns none of the run in particular."""
         return [
             violation
             for violation in self.violations
