@@ -49,7 +49,7 @@ class Answer:
     is_new: bool
     outcome: CheckoutStatus
     unanswered: int
-    """How often the server left a start of this caller without an answer. Then nobody knows what came of it."""
+    """How often the server left a start of this caller without an answer. Then its outcome is not known."""
 
 
 def checkouts_of(shop: Shop, client: Client | None = None) -> Checkouts:
@@ -90,7 +90,7 @@ async def _answered(request: Callable[[], Awaitable[_T]]) -> tuple[_T, int]:
 
 
 async def traces(database: Database, *orders: CheckoutInput) -> list[Traces]:
-    """Tell what each of these orders has done, in the sequence of their ids; see `COMPLETED_ONCE`."""
+    """List what each of these orders has done, in the sequence of their ids; see `COMPLETED_ONCE`."""
     rows = await database.fetch(_TRACES, [order.order_id for order in orders])
     return [(row[0], row[1], row[2], row[3], row[4], row[5]) for row in rows]
 

@@ -1,7 +1,7 @@
 """A harness for one saga: its workflow tasks and activities are watched, counted, and held where the test says.
 
 Two workers with the product's own parts serve it, one for workflow tasks and one for activities, on a task queue
-of its own. Either may be absent for a while, so that a task stays scheduled and nobody takes it.
+of its own. Either may be absent for a while, so that a task stays scheduled.
 """
 
 import asyncio
@@ -18,9 +18,6 @@ from temporalio.bridge.proto.workflow_activation import WorkflowActivation
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import (
-    ActivityInboundInterceptor,
-    ExecuteActivityInput,
-    Interceptor,
     PollerBehaviorSimpleMaximum,
     Worker,
     WorkerConfig,
@@ -30,6 +27,7 @@ from temporalio.worker import (
 from adapters.config import WorkerSettings
 from domain.model import CheckoutInput, CheckoutStatus
 from domain.policies import checkout_workflow_id
+from tests.attempts import AroundAttempts, Run
 from tests.conftest import Shop
 from tests.faults.runner import ObservedInstance, ObservedRunner, let_tasks_take_long
 from tests.workflow.gates import Fault, Gate
@@ -46,7 +44,7 @@ DEADLINE_SECONDS = 60.0
 class Stop(NamedTuple):
     """A place in a saga's course: the n-th workflow task, or the n-th attempt of an activity, and a moment of it.
 
-    Moments: `scheduled`, and nobody has taken it; `started`, a workflow task that is held; `before` and `after`
+    Moments: `scheduled`, and taken by no worker; `started`, a workflow task that is held; `before` and `after`
     an activity's work; `waiting`, where only a timer or a person goes on.
     """
 
@@ -60,7 +58,7 @@ class Stop(NamedTuple):
 
 @lru_cache(maxsize=1)
 def _product_worker(client: Client, engine: AsyncEngine) -> Worker:
-    # It registers itself when it is made, though it never runs: give it a task queue that nobody uses.
+    # It registers itself when it is made, though it never runs: give it a task queue that nothing else uses.
     nowhere = f"nowhere-{uuid.uuid4().hex[:12]}"
     return build_worker(client, engine, WorkerSettings(task_queue=nowhere, shutdown_grace_seconds=30))
 
@@ -71,7 +69,7 @@ def product_parts(client: Client, engine: AsyncEngine) -> WorkerConfig:
     return parts
 
 
-class Harness(Interceptor):
+class Harness(AroundAttempts):
     """The two workers of one order's saga, and everything that happens on them."""
 
     def __init__(self, shop: Shop, order: CheckoutInput, *, task_queue: str = "", cached: int = 100) -> None:
@@ -152,8 +150,21 @@ class Harness(Interceptor):
 
         asyncio.run_coroutine_threadsafe(come(), self._loop).result()
 
-    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002
-        return _Activities(next, self)
+    async def attempt(self, info: activity.Info, arguments: Any, run: Run) -> Any:  # noqa: ARG002
+        if not self.is_ours(info.workflow_id):
+            return await run()
+        name = info.activity_type
+        number = self.next_number(name)
+        self.attempts.append((name, info.attempt))
+        self.alive += 1
+        try:
+            await self.come_to(Stop(name, number, "before"))
+            try:
+                return await run()
+            finally:
+                await self.come_to(Stop(name, number, "after"))
+        finally:
+            self.alive -= 1
 
     def _made(self, role: Role) -> Worker:
         """Make a worker of the product's own parts, for one role, with its workflow runner wrapped."""
@@ -175,29 +186,6 @@ class Harness(Interceptor):
 
     def _observed(self, inner: WorkflowInstance, workflow_id: str) -> WorkflowInstance:
         return HarnessInstance(inner, self) if self.is_ours(workflow_id) else inner
-
-
-class _Activities(ActivityInboundInterceptor):
-    def __init__(self, next: ActivityInboundInterceptor, harness: Harness) -> None:  # noqa: A002
-        super().__init__(next)
-        self._harness = harness
-
-    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002
-        info = activity.info()
-        if not self._harness.is_ours(info.workflow_id):
-            return await super().execute_activity(input)
-        name = info.activity_type
-        number = self._harness.next_number(name)
-        self._harness.attempts.append((name, info.attempt))
-        self._harness.alive += 1
-        try:
-            await self._harness.come_to(Stop(name, number, "before"))
-            try:
-                return await super().execute_activity(input)
-            finally:
-                await self._harness.come_to(Stop(name, number, "after"))
-        finally:
-            self._harness.alive -= 1
 
 
 class HarnessInstance(ObservedInstance):

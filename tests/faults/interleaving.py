@@ -6,7 +6,7 @@ Each operation has a session of its own and two events: its *statement*, which l
 * of a transaction that the client ends: in the client, before COMMIT is sent;
 * of a single statement in autocommit, which has no such moment: in the server, by a trigger on the fence row that
   fires at the commit and waits for an advisory lock;
-* of such a statement that wrote nothing, because the gate stayed shut: its commit changes nothing for anybody, but
+* of such a statement that wrote nothing, because the gate stayed shut: its commit changes nothing for others, but
   what it reads next, it reads in a new snapshot. It is held before that.
 
 An operation that waits for a lock of another one is *waiting*, and its event is complete when it no longer does. A
@@ -92,7 +92,7 @@ class Session:
 
     @property
     def is_moving(self) -> bool:
-        """Tell whether the operation has begun and will come to its commit, its end or a lock by itself."""
+        """Whether the operation has begun and will come to its commit, its end or a lock by itself."""
         return self.task is not None and not (self.task.done() or self.is_held or self.is_waiting)
 
     def let_commit(self) -> None:
@@ -216,7 +216,7 @@ class Stepper:
             self._changed.set()
 
     async def _settle(self) -> None:
-        """Wait until everybody who has begun has ended, is held before the commit, or waits for another one."""
+        """Wait until every operation that has begun has ended, is held before the commit, or waits for another one."""
         async with asyncio.timeout(DEADLINE_SECONDS):
             while moving := [session for session in self.sessions.values() if session.is_moving]:
                 self._changed.clear()
@@ -328,7 +328,7 @@ class Interleaving:
 
     @property
     def is_as_asked(self) -> bool:
-        """Tell whether every commit happened when its turn came; otherwise blocking forbade the sequence."""
+        """Whether every commit happened when its turn came; otherwise blocking forbade the sequence."""
         return not self._stepper.overdue
 
     async def run(self) -> None:

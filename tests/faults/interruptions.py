@@ -197,7 +197,7 @@ class Case:
         self.harness.open_all()
 
     async def leave(self) -> None:
-        """End what the script's person may still be waiting for; tell what went wrong there."""
+        """End what the script's person may still be waiting for; raise what went wrong there."""
         if self._operator is not None:
             self._operator.cancel()
             await self._operator
@@ -211,7 +211,7 @@ class Case:
 
     @property
     def is_closing_task(self) -> bool:
-        """Tell whether the interruption meets the task that would have ended the saga, while it is at work."""
+        """Whether the interruption meets the task that would have ended the saga, while it is at work."""
         return self.instant == Stop(TASK, self.course.tasks, "started")
 
     def expected_before(self, request: Request) -> list[str]:

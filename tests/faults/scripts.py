@@ -1,4 +1,4 @@
-"""The sagas that are struck: every way in which a checkout ends, and what each stop of its course means."""
+"""The sagas that are interrupted: every way in which a checkout ends, and what each stop of its course means."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -52,7 +52,7 @@ class Script:
     name: str
     customer: str
     ends: str
-    """The order's status when nobody interferes."""
+    """The order's status without an interruption."""
     cancelled_last_step: str
     """The order's status when a cancel comes while the last forward step is at work."""
     line: tuple[str, int] = ("item-001", 1)
@@ -64,7 +64,7 @@ class Script:
     """What comes before it is the same in another script."""
     last: Stop | None = None
     is_cancelled_before: bool = False
-    """Somebody has cancelled the order before the first instant."""
+    """The order was cancelled before the first instant."""
     stuck_wait: timedelta = timedelta(hours=1)
 
     def __str__(self) -> str:
@@ -95,7 +95,7 @@ def name_of(event: HistoryEvent) -> str:
 
 
 def is_brought_by_an_update(names: Sequence[str], started: int) -> bool:
-    """Tell of a workflow task, by its start's place, whether nothing but an update has brought it.
+    """Whether nothing but an update has brought the workflow task that starts at this place.
 
     The server writes such a task into the history only when it is completed.
     """

@@ -1,4 +1,4 @@
-"""A whole site to strike: servers, workers as processes of their own, orders streaming in, and what must hold after."""
+"""A whole site: servers, workers as processes of their own, orders streaming in, and what must hold after."""
 
 import asyncio
 import random
@@ -88,7 +88,7 @@ class Load:
 
     @property
     def is_over(self) -> bool:
-        """Tell whether every order has ended; what breaks while they are followed is raised here."""
+        """Whether every order has ended; what breaks while they are followed is raised here."""
         self.raise_what_broke()
         return len(self.ends) == len(self.orders)
 
@@ -205,7 +205,7 @@ class Site:
         assert report.violations == []
         known = dict(await self.database.fetch("SELECT order_id, status FROM orders"))
         told = {order_id: end.status for load in self.loads for order_id, end in load.ends.items()}
-        # The database, Temporal and whoever waited for the order say the same, of the same orders.
+        # The database, Temporal and the callers say the same, of the same orders.
         assert known == told
         assert set(told.values()) <= {"completed", "rejected"}
         await until(self._nothing_held, "no transaction and no lock of the service is left behind")

@@ -134,7 +134,7 @@ class Stuck:
         await until(has_parked)
 
     async def has_parked(self, broken: tuple[Step, ...]) -> bool:
-        """Tell whether the last round found exactly these broken, rather than waiting for the parcel."""
+        """Whether the last round found exactly these broken, rather than waiting for the parcel."""
         rows = await self.shop.database.fetch(
             "SELECT steps, cause FROM incidents WHERE order_id = $1 AND closed_at IS NULL", self.order.order_id
         )

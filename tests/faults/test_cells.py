@@ -131,7 +131,7 @@ def assert_it_was_there(before: Before, cell: Cell | BatchCell, *, is_one_statem
             assert before.backend_state == "idle"
             assert not before.has_written
         case _:
-            assert before.backend_pid is not None  # it may be busy with somebody else's work by now
+            assert before.backend_pid is not None  # it may be busy with other work by now
 
 
 def assert_the_attempt_ended_as_it_must(found: Aftermath, cell: Cell | BatchCell, answers: set[str | None]) -> None:
@@ -143,7 +143,7 @@ def assert_the_attempt_ended_as_it_must(found: Aftermath, cell: Cell | BatchCell
         case False:
             assert found.attempts == 1
     if fault is Fault.WORKER_KILLED or (fault is Fault.WORKER_STOPPED and boundary is not Boundary.B5):
-        assert len(found.worker_pids) == 2, "nobody took over"
+        assert len(found.worker_pids) == 2, "no other worker took over"
     assert set(found.task_failures) <= TASKS_MAY_FAIL.get(fault, set())
 
 
@@ -217,6 +217,6 @@ def test_a_run_has_the_cells_that_it_must_have(request: pytest.FixtureRequest) -
     }
 
     option, paths = request.config.option, request.config.args
-    if not option.keyword and not any("::" in path for path in paths):  # nobody asked for some cells by name
+    if not option.keyword and not any("::" in path for path in paths):  # no cells were chosen by name
         share = [cell for cell in ALL_CELLS if cell.group.is_in_every_run]
         assert selected_now == set(share if "not " in option.markexpr else ALL_CELLS)

@@ -151,7 +151,7 @@ def servers(disk: str, tmp_path: Path) -> Iterator[DevStack]:
         subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(folder)], check=True)
     try:
         stack = DevStack(folder)
-        stack.postgres.log = tmp_path / "postgres.log"  # it has to tell what it cannot write
+        stack.postgres.log = tmp_path / "postgres.log"  # it has to report what it cannot write
         with stack:
             yield stack
     finally:

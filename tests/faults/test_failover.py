@@ -127,7 +127,7 @@ async def test_a_worker_that_is_let_in_no_more_says_so_and_ends_with_1(site: Sit
 
 
 async def _run_again(site: Site, load: Load) -> list[CheckoutInput]:
-    """Begin another run of every order that has ended, as somebody can after Temporal's retention."""
+    """Begin another run of every order that has ended, as a caller can after Temporal's retention."""
     again = [order for order in load.orders if order.order_id in load.ends]
     for order in again:
         await site.client.start_workflow(

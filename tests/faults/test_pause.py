@@ -1,4 +1,4 @@
-"""An operator pauses, unpauses or resets an activity: it goes on where it was told to, and has one effect."""
+"""An operator pauses, unpauses or resets an activity: it goes on as it was asked to, and has one effect."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -42,7 +42,7 @@ class Case(NamedTuple):
 
     @property
     def struck(self) -> int:
-        """Number the attempt that is interfered with. One that runs keeps its number: strike the second."""
+        """Number the attempt that is interfered with. One that runs keeps its number: take the second."""
         return 2 if self.when == "running" else 1
 
     @property
@@ -106,7 +106,7 @@ def retry_after(monkeypatch: pytest.MonkeyPatch, wait: timedelta) -> None:
 
 
 async def interfere(harness: Harness, case: Case) -> None:
-    """Hold the struck attempt after its effect; it then fails without having told; do the verb before or after."""
+    """Hold the struck attempt after its effect; it then fails without a report; do the verb before or after."""
     held = harness.hold(Stop(case.activity, case.struck, "after"))
     await held.reached()
     activity_id = (await pending(harness)).activity_id

@@ -73,7 +73,7 @@ async def test_an_outage_beyond_the_budget_of_reserve_ends_orders_whole_and_neve
 @pytest.mark.exhaustive
 async def test_a_pool_of_one_serves_a_hundred_orders_at_once(site: Site, fired: Counter[str]) -> None:
     with Proxy(site.stack.ports.postgres) as link:
-        # A hundred statements, one after the other, take longer than anybody waits for a connection.
+        # A hundred statements, one after the other, take longer than an attempt waits for a connection.
         link.slow(0.012)
         worker = await site.ready_worker(postgres=link, CHECKOUT_DATABASE_POOL_SIZE=1)
         async with site.under_load(100, begun=0, at_once=100) as load:

@@ -54,7 +54,7 @@ def started_tasks(events: Sequence[HistoryEvent]) -> list[int]:
 
 
 def needs_a_person(course: Course) -> bool:
-    """Tell whether a run whose history says that an undo has failed waits for somebody."""
+    """Whether a run whose history says that an undo has failed waits for an operator."""
     return any(stop.what == OPERATOR for stop in course.trace)
 
 

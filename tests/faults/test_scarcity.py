@@ -39,7 +39,7 @@ async def stock(database: Database, free: dict[str, int]) -> None:
 
 
 async def left(database: Database, skus: Sequence[str]) -> dict[str, int]:
-    """Tell how many are free; nothing may be held any more."""
+    """Count how many are free; nothing may be held any more."""
     rows = await database.fetch(_STOCK, list(skus))
     assert [row["reserved"] for row in rows] == [0] * len(skus)
     return {row["sku"]: row["on_hand"] for row in rows}
@@ -178,7 +178,7 @@ async def test_sagas_of_opposing_orders_with_refusals_and_cancels_never_deadlock
         async with at_once:
             await checkouts.start(order)
             if number % 3 == 0:
-                with contextlib.suppress(Refused, NoWorker):  # it has ended, or nobody could answer in time
+                with contextlib.suppress(Refused, NoWorker):  # it has ended, or no worker answered in time
                     await checkouts.cancel(order.order_id, "found it cheaper")
             return (await checkouts.outcome(order.order_id, look_every=PATIENCE_SECONDS)).status
 

@@ -127,7 +127,7 @@ def stale_plans(site: Site) -> int:
 
 
 async def change_schema(site: Site, change: str) -> None:
-    """Change it as a migration should: never queueing behind, and ahead of, everybody for long."""
+    """Change it as a migration should: never queueing behind, and ahead of, the service for long."""
     connection = await asyncpg.connect(site.database.admin_url)
     try:
         await connection.execute("SET lock_timeout = '1s'")

@@ -1,4 +1,4 @@
-"""An order id that is taken: other content is refused everywhere, the same content is told what the first was."""
+"""An order id that is taken: other content is refused everywhere, the same content gets the first answer."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -222,7 +222,7 @@ async def test_an_intruder_is_refused_although_the_first_saga_does_not_know_yet_
 async def test_the_same_content_joins_a_saga_that_cannot_tell_its_own_or_begins_one_that_is_gone_anew(
     shop: Shop, gone: str
 ) -> None:
-    """Whoever starts a saga leaves its input in the history."""
+    """The start of a saga leaves its input in the history."""
     order = shop.order("carol")
     handle = await shop.start(order)
     if gone == "terminated":

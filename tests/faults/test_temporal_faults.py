@@ -44,7 +44,7 @@ def throttled(tmp_path: Path) -> Iterator[DevStack]:
 
 
 async def is_refused_for_its_number(client: Client) -> bool:
-    """Make one call as everybody does, and tell whether the namespace had none left."""
+    """Make one call, and return whether the namespace had none left."""
     asked = DescribeWorkflowExecutionRequest(
         namespace=client.namespace, execution=WorkflowExecution(workflow_id="nobody")
     )
@@ -63,7 +63,7 @@ async def test_a_namespace_that_is_throttled_to_a_trickle_is_slow_and_loses_no_o
 
         load = site.load(20)
         while not load.is_over:
-            # More than a second allows, in one burst: somebody has to be refused. Then the others get their turn.
+            # More than a second allows, in one burst: some have to be refused. Then the others get their turn.
             refused = await asyncio.gather(
                 *(is_refused_for_its_number(site.client) for _ in range(3 * CALLS_PER_SECOND))
             )
@@ -146,7 +146,7 @@ async def test_a_reason_that_is_too_long_is_refused_and_changes_nothing(site: Si
             with pytest.raises(Refused):
                 await site.checkouts.cancel(order.order_id, "x" * length)
             fired["refused"] += 1
-        # Whoever goes past our client meets the saga's own validator. Beyond 2 MB not even its refusal gets through:
+        # Without our client a caller meets the saga's own validator. Beyond 2 MB not even its refusal gets through:
         # docs/reliability.md, What is not covered.
         with pytest.raises(WorkflowUpdateFailedError):
             await site.client.get_workflow_handle(checkout_workflow_id(order.order_id)).execute_update(

@@ -1,7 +1,7 @@
 """Deploys and rollbacks in the middle of sagas, without worker versioning: no order is stranded, none is done twice.
 
 At each await of each story the worker is taken away and one of another build takes over. Where the other build's
-commands are the same, nobody notices. Where they are not, it can do nothing to the orders of the first, and they
+commands are the same, no order notices. Where they are not, it can do nothing to the orders of the first, and they
 go on when the first is back.
 """
 
@@ -78,7 +78,7 @@ class Story:
     customer: str
     ending: str
     trace: tuple[str, ...]
-    """The activities at which a deploy strikes it, in the order in which they come."""
+    """The activities at which a deploy comes, in the order in which they come."""
     act: Act = watch
     is_repair: bool = False
     breaks_refund: bool = False
@@ -102,7 +102,7 @@ class Story:
 
     @property
     def is_settled_by_hand(self) -> bool:
-        """Tell whether somebody took it on himself to give the money back."""
+        """Whether an operator has resolved its refund."""
         return self.act is resolve_by_hand
 
     def after(self, name: str) -> str | None:

@@ -22,7 +22,7 @@ ODD = ("-m", "tests.faults.odd_workers")
 
 
 async def lost_tasks(site: Site, load: Load) -> Counter[str]:
-    """Count what Temporal gave up waiting for: nobody reported how it went."""
+    """Count what Temporal gave up waiting for: no worker reported how it went."""
     lost: Counter[str] = Counter(attempts=0, workflow_tasks=0)
     for order in load.orders:
         handle = site.client.get_workflow_handle(checkout_workflow_id(order.order_id))

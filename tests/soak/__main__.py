@@ -3,7 +3,7 @@
     python -m tests.soak --orders 10000 --seed 1
 
 Orders and faults derive from the seed alone: the same seed, the same plan (see --plan). Exit status: 0 everything
-holds; 1 something does not, or nothing moved any more: the folder that is named then holds what tells why; 130
+holds; 1 something does not, or nothing moved any more: the folder that is named then holds the reasons; 130
 interrupted.
 """
 
@@ -48,8 +48,8 @@ _RECENT = 300
 async def sweep(checkouts: Checkouts, book: Book, stood_still: timedelta) -> None:
     """Sweep all the time, whatever stands still or not: every order under way is looked at, beside its batch or saga.
 
-    Whatever is not broken on purpose must be left alone. Where a sweep has repaired an order that nobody terminated,
-    its ending tells; where it has parked one, its incident does.
+    Whatever is not broken on purpose must be left alone. Where a sweep has repaired an order that was not terminated,
+    its ending shows it; where it has parked one, its incident does.
     """
     while True:
         with contextlib.suppress(RPCError, NoWorker, Refused):
@@ -135,7 +135,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--patience", type=float, default=60.0, help="seconds without an ending until it is broken off")
     parser.add_argument("--unplanned-percent", type=float, default=2.0, help="refusals that faults may cost")
     parser.add_argument("--replay-every", type=int, default=50, help="replay one of so many histories")
-    parser.add_argument("--dump", type=Path, help="where to write what tells why it failed")
+    parser.add_argument("--dump", type=Path, help="where to write why it failed")
     parser.add_argument("--plan", action="store_true", help="print the planned faults and stop")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--markdown", action="store_true", help="print the report as a Markdown table")

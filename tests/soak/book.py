@@ -51,7 +51,7 @@ class Book:
         Args:
             planned: the order.
             ended: how it ended.
-            is_cancel_accepted: somebody's cancel was accepted while the order was open.
+            is_cancel_accepted: a cancel was accepted while the order was open.
         """
         name = planned.order.order_id
         before = len(self.problems)

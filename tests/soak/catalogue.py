@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 PLENTY = tuple(f"plenty-{number:02d}" for number in range(40))
 POPULAR = "popular"
-"""In every fourth order: the stock row that everybody waits for."""
+"""In every fourth order: the stock row that most orders wait for."""
 SCARCE = tuple(f"scarce-{number}" for number in range(5))
 MISSING = "no-such-sku"
 

@@ -1,8 +1,8 @@
-"""What an operator does to the environment of a service that works: nobody's order may end because of it.
+"""What an operator does to the environment of a service that works: no order may end because of it.
 
 The database is read-only for a while, and every session that was opened meanwhile is so for as long as it lives, as
 after a failover that led to a reader. The password is rotated, and the workers' file has the new one later. A right is
-taken away, or a column has another name, until somebody notices.
+taken away, or a column has another name, until a worker reports it.
 """
 
 import asyncio
@@ -106,7 +106,7 @@ class Environment:
         return f"told {told} times by the workers" if told else None
 
     async def _run(self, statement: str) -> None:
-        """Run a statement, again until it is done; nobody waits behind one that waits for a lock."""
+        """Run a statement, again until it is done; without a queue behind one that waits for a lock."""
         while True:
             try:
                 async with self._harness.asking() as connection:

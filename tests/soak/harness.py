@@ -32,7 +32,7 @@ AWAY = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
 )
-"""What a question to Postgres may raise while somebody restarts it."""
+"""What a question to Postgres may raise while it restarts."""
 _ADMIN = "soak"
 _T = TypeVar("_T")
 

@@ -1,4 +1,4 @@
-"""Strikes the harness with the planned faults, and takes down what each of them was seen to do.
+"""Injects the planned faults, and records what each of them was seen to do.
 
 A fault that left no evidence was not observed, and does not count.
 """
@@ -72,7 +72,7 @@ class FaultInjector:
         }
 
     async def reach(self, number: int) -> None:
-        """Tell that this order is about to be started; wait where the faults lag too far behind."""
+        """Note that this order is about to be started; wait where the faults lag too far behind."""
         async with self._moved:
             self._reached = max(self._reached, number)
             self._moved.notify_all()
@@ -103,7 +103,7 @@ class FaultInjector:
 
     @property
     def has_downtime(self) -> bool:
-        """Tell whether no order can move: a server is away, or every worker is."""
+        """Whether no order can move: a server is away, or every worker is."""
         workers = {name for name in self._away if name.startswith("worker")}
         return bool(self._away - workers) or (bool(workers) and len(workers) == len(self._harness.workers))
 
@@ -253,7 +253,7 @@ class FaultInjector:
         return None
 
     async def _lock_row(self, fault: PlannedFault) -> str | None:
-        """Hold rows that many orders want, as somebody with a psql and a phone call would; again if nobody came."""
+        """Hold rows that many orders want, as an operator with psql would; again if no session waited."""
         deadline = time.monotonic() + _EVIDENCE_SECONDS
         while time.monotonic() < deadline:
             if waiting := await self._hold_rows(fault):

@@ -28,7 +28,7 @@ LANES = {
     OTHER_CONTENT: "batch, came too late",
     UNKNOWN: "batch, terminated",
 }
-"""What the report calls the way of an order, by what its batch told of it; all others went through in the batch."""
+"""What the report calls the way of an order, by what its batch reported of it; all others went through in the batch."""
 
 
 class Loads:
@@ -41,7 +41,7 @@ class Loads:
         self._usual_seconds = 1.0
 
     async def carry(self, batch: PlannedBatch, orders: Sequence[PlannedOrder]) -> list[Outcome]:
-        """Have a batch carried, with everything that the plan wants done to it meanwhile; give what was told."""
+        """Have a batch carried, with everything that the plan wants done to it meanwhile; return what was reported."""
         for planned in orders:
             if planned.is_by_hand:
                 await self._persist(lambda planned=planned: self._requests.insert(planned.order))  # type: ignore[misc]
@@ -66,7 +66,7 @@ class Loads:
         return outcomes
 
     async def follow(self, planned: PlannedOrder, outcome: Outcome) -> None:
-        """Carry an order of a batch that was told of to its end, and write it down."""
+        """Follow an order that a batch has reported to its end, and record it."""
         self._book.lanes[LANES.get(outcome.status, "batch")] += 1
         if planned.is_contested or outcome.status in {UNKNOWN, OTHER_CONTENT}:
             await self._settle(planned, outcome)
@@ -95,7 +95,7 @@ class Loads:
         return list(await self._persist(lambda: self._checkouts.carry(content)))
 
     async def _reach(self, batch: PlannedBatch) -> None:
-        """Reach the batch's numbers one after the other while it runs: their faults strike in the midst of it."""
+        """Reach the batch's numbers one after the other while it runs: their faults come in the midst of it."""
         for number in batch.numbers:
             await self._injector.reach(number)
             await asyncio.sleep(self._usual_seconds / batch.size)
@@ -122,7 +122,7 @@ class Loads:
         self._book.counts[f"starts of a batch's order, {planned.second_start} content, {said}"] += 1
 
     async def _settle(self, planned: PlannedOrder, outcome: Outcome) -> None:
-        """Wait until an order has ended for whoever may be at work on it, and write down what it came to."""
+        """Wait until an order has ended whichever workflow is at work on it, and record its ending."""
         async with self._operator.tending(planned):
             if outcome.status == HANDED_OVER and planned.second_start == "other":
                 outcome = await self._carried_on(planned)

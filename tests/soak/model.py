@@ -1,6 +1,6 @@
 """What the shop must look like in the end, computed from how each order ended. No I/O, no database, no workflow.
 
-The model is told which orders there were, how Temporal said that they ended, and what people did by hand. From
+The model is given which orders there were, how Temporal said that they ended, and what people did by hand. From
 the price list alone it says how much of everything has to be left, and `differences` compares that with what
 the database holds: equal, or wrong.
 """

@@ -60,9 +60,9 @@ class PlannedBatch:
     size: int
     interruption: Interruption | None
     starts_again: bool
-    """Somebody loads the same file again after the batch was terminated."""
+    """The same file is loaded again after the batch was terminated."""
     has_twin: bool
-    """The same batch is started twice at once. One workflow carries it, and both are told the same."""
+    """The same batch is started twice at once. One workflow carries it, and both get the same report."""
     overlap: int
     """So many of its last orders come at the same time in a second batch; 0: none does."""
     regrouping: SecondRun | None = None
@@ -79,7 +79,7 @@ class PlannedBatch:
 
 @lru_cache(maxsize=64)
 def stretches(seed: int, block: int, share: float) -> tuple[tuple[range, bool], ...]:
-    """Cut one block of numbers into stretches, and tell of each whether it is a batch."""
+    """Cut one block of numbers into stretches, and say of each whether it is a batch."""
     draw = random.Random(f"stretches {seed}/{block}")
     first, end = block * BLOCK, (block + 1) * BLOCK
     found = []
@@ -97,7 +97,7 @@ def batch(seed: int, numbers: range) -> PlannedBatch:
     if draw.random() < 0.14:
         interruption = Interruption(draw.choice(["cancel", "terminate"]), round(draw.uniform(0.02, 1.2), 3))
     starts_again = draw.random() < 0.5
-    # Of a batch that was terminated, each of two callers would be told something else.
+    # Of a batch that was terminated, each of two callers would get another report.
     has_twin = draw.random() < 0.08 and (interruption is None or interruption.kind == "cancel")
     overlap = 0
     if draw.random() < 0.10:
@@ -106,7 +106,7 @@ def batch(seed: int, numbers: range) -> PlannedBatch:
     return PlannedBatch(numbers.start, len(numbers), interruption, starts_again, has_twin, overlap, regrouping)
 
 
-# What an order is about, in percent, and how such an order may end when nobody interrupts it.
+# What an order is about, in percent, and how such an order may end without an interruption.
 KINDS = {"plain": 67, "scarce": 12, "tight": 5, "broke": 6, "nowhere": 8, "unknown": 2}
 _ENDINGS = {
     "plain": {"completed"},
@@ -136,7 +136,7 @@ class PlannedOrder:
     batch: PlannedBatch | None = None
     again: SecondRun | None = None
     starts_again: bool = False
-    """Somebody starts it again after its run was terminated."""
+    """It is started again after its run was terminated."""
 
     @property
     def interruptions(self) -> set[str]:
@@ -154,7 +154,7 @@ class PlannedOrder:
 
     @property
     def can_be_recalled(self) -> bool:
-        """Tell whether its parcel waits as a label, so that no cancel can come too late while it is open."""
+        """Whether its parcel waits as a label, so that no cancel can come too late while it is open."""
         return self.order.customer in LABEL
 
     @property
@@ -163,7 +163,7 @@ class PlannedOrder:
 
     @property
     def is_contested(self) -> bool:
-        """Tell whether its batch is not alone with it, so that its own report need not have the last word."""
+        """Whether its batch is not alone with it, so that its own report need not have the last word."""
         overlaps = self.batch is not None and self.number in self.batch.overlapping
         return overlaps or self.second_start is not None
 

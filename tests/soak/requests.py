@@ -40,7 +40,7 @@ class Requests:
             except (*UNREACHABLE, *AWAY):
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():
-                    raise asyncio.CancelledError from None  # an update's client may tell it as something else
+                    raise asyncio.CancelledError from None  # an update's client may raise it as something else
                 self.book.counts["requests repeated"] += 1
                 await asyncio.sleep(PAUSE_SECONDS)
 
@@ -91,7 +91,7 @@ class Requests:
 async def interrupt(
     kind: str, handle: WorkflowHandle[Any, Any], update: Callable[[], Awaitable[None]] | None = None
 ) -> str:
-    """Cancel, call off or terminate a workflow; tell whether that was accepted, refused or left unanswered."""
+    """Cancel, call off or terminate a workflow; return whether that was accepted, refused or left unanswered."""
     try:
         if kind == "update":
             assert update is not None
@@ -122,7 +122,7 @@ class Operator:
         self._vouched: dict[int, set[str]] = {}
 
     async def watch(self) -> None:
-        """Keep in mind which orders are stuck. One that nobody has broken must not be."""
+        """Keep track of which orders are stuck. One whose undos are not broken on purpose must not be."""
         while True:
             try:
                 async with self._requests.harness.asking() as connection:

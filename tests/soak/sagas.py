@@ -35,7 +35,7 @@ from tests.soak.requests import PAUSE_SECONDS, Operator, Requests, interrupt, re
 from tests.soak.worker import refusal
 
 FORGOTTEN_SECONDS = 15.0
-"""How long a terminated order that nobody has seen in the database may still turn up there: longer than any
+"""How long a terminated order that is not in the database may still turn up there: longer than any
 attempt lives."""
 
 
@@ -67,7 +67,7 @@ class Sagas:
         self._book.end(planned, ended, is_cancel_accepted=is_asked)
 
     async def ending(self, planned: PlannedOrder) -> Ended:
-        """Wait for the last run of an order's saga to close; have it mended or repaired on the way."""
+        """Wait for the last run of an order's saga to close; have it fixed or repaired on the way."""
         runs_lost = 0
         async with self._operator.tending(planned):
             while (ended := await self._close(planned)) is None:
@@ -111,7 +111,7 @@ class Sagas:
             self._book.counts[f"starts after a termination, {'a new run' if is_new else 'joined a repair'}"] += 1
 
     async def _was_asked(self, planned: PlannedOrder) -> bool:
-        """Tell whether a cancel came while the run was open: Temporal says yes to one that comes after its end, too."""
+        """Whether a cancel came while the run was open: Temporal says yes to one that comes after its end, too."""
         if planned.interruption is None or planned.interruption.kind != "cancel":
             return True
         asked = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED
@@ -214,7 +214,7 @@ class Repeats:
         self._book.counts["orders of loads grouped anew" + (f", refused in {refused}" if refused else "")] += len(again)
 
     async def _begin(self, planned: PlannedOrder, kind: str) -> str:
-        """Begin a second run; tell which kind it became, since there may be no run that could be reset."""
+        """Begin a second run; return which kind it became, since there may be no run that could be reset."""
         workflow_id = checkout_workflow_id(planned.order.order_id)
         saga = self._requests.saga(planned.order.order_id)
         while (

@@ -36,7 +36,7 @@ _LEAKS = {
     "orders still stuck": "SELECT order_id, reason FROM orders WHERE status = 'stuck'",
     "open incidents": "SELECT order_id, cause FROM incidents WHERE closed_at IS NULL",
 }
-# Any instant counts here, however short: what was parked or taken back, and put right before somebody looked.
+# Any instant counts here, however short: what was parked or taken back, and fixed before the check.
 _PARKED = "SELECT order_id, string_agg(cause, '; ') AS why FROM incidents GROUP BY order_id"
 _TAKEN_BACK = (
     "SELECT order_id, string_agg(changed_by || ': ' || coalesce(reason, ''), '; ') AS why FROM order_events"

@@ -1,4 +1,4 @@
-"""Notices that nothing moves any more, and writes down everything that tells why."""
+"""Notices that nothing moves any more, and writes down what explains it."""
 
 import asyncio
 import json
@@ -72,7 +72,7 @@ async def dump(
     injector: FaultInjector,
     opened: set[int],
 ) -> None:
-    """Write what somebody needs who was not there. Whatever cannot be asked any more is named as such."""
+    """Write what explains a failure afterwards. What cannot be asked any more is named as such."""
     await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
 
     def write(name: str, document: Any) -> None:

@@ -130,7 +130,7 @@ ZONE_OF = {
     # The parcel is a label that can be cancelled, by a cancel that comes when ship has begun, too.
     Operation.CHARGE: "country",
     Operation.CANCEL_SHIPMENT: "country",
-    # Nobody delivers there: ship is refused, and everything undone.
+    # No zone delivers there: ship is refused, and everything undone.
     Operation.REFUND: "atlantis",
     Operation.RELEASE: "atlantis",
 }
@@ -139,7 +139,7 @@ _ORDER_ID = re.compile(rb"cell-[a-z_]+-[0-9a-f]+")
 
 
 def recognise(sql: str, values: Sequence[bytes | None]) -> tuple[str, str] | None:
-    """Tell the proxy whose operation a statement belongs to: the one that writes the fence."""
+    """Name the order and operation of the statement that writes a fence row."""
     if "INSERT INTO step_fence" not in sql:
         return None
     given = [value for value in values if value is not None]
@@ -164,7 +164,7 @@ class Ending:
 
 
 def is_cancelled_by_temporal(cell: Cell) -> bool:
-    """Tell which of the two ways to cancel a cell uses; each operation meets both.
+    """Which of the two ways to cancel a cell uses; each operation meets both.
 
     An update waits for a workflow task, and at B5 the next one is held up: there the step after the operation
     could be faster.
@@ -191,12 +191,12 @@ def ending_of(cell: Cell) -> Ending:
         return Ending("rejected", "FAILED")
     if fault is Fault.CANCELLED and operation is not Operation.SHIP:
         return Ending("cancelled", "CANCELED" if is_cancelled_by_temporal(cell) else "FAILED")
-    # Nobody cancelled, or the courier has the parcel.
+    # Not cancelled, or the courier has the parcel.
     return Ending("completed", "COMPLETED")
 
 
 def is_finished_by_its_task(cell: Cell) -> bool:
-    """Tell whether the order of a terminated run goes on to its end.
+    """Whether the order of a terminated run goes on to its end.
 
     The one workflow task of the fast lane does not hear of the termination before it has done all steps, and no sweep
     finds an order that has not begun.
@@ -250,7 +250,7 @@ def answers_of(cell: Cell) -> set[str | None]:
 
 
 def usual_answers(group: Group) -> set[str | None]:
-    """Say what may become of an attempt that nobody has forestalled; see `answers_of`."""
+    """Say what may become of an attempt that no repair has forestalled; see `answers_of`."""
     if group.boundary is Boundary.B5:
         return {RETURNED}
     if group.fault is Fault.WORKER_KILLED:
@@ -263,7 +263,7 @@ def usual_answers(group: Group) -> set[str | None]:
 
 
 def costs_the_attempt(group: Group) -> bool | None:
-    """Tell whether the fault makes the operation be tried again; None where it may or may not."""
+    """Whether the fault makes the operation be tried again; None where it may or may not."""
     fault, boundary = group.fault, group.boundary
     if fault is Fault.TERMINATED:
         return None  # the repair, or the next load, has operations of its own
@@ -306,7 +306,7 @@ class Fate(StrEnum):
 
     @property
     def usual(self) -> str:
-        """How its order ends where nobody cancels and nothing is lost for good."""
+        """How its order ends without a cancel or a termination."""
         return "rejected" if self.is_refused else "completed"
 
 
@@ -338,7 +338,7 @@ _NAME = re.compile(rb"cell-[a-z_]+-[0-9a-f]{12}(?=-)")
 
 
 def recognise_batch(sql: str, values: Sequence[bytes | None]) -> tuple[str, str] | None:
-    """Tell the proxy whose operation a transaction belongs to: by the statement that writes the fences of many."""
+    """Name the batch and operation of the statement that writes the fence rows of many orders."""
     if "INSERT INTO step_fence" not in sql or "text[]" not in sql:
         return None
     names = {found.group().decode() for value in values if value is not None for found in _NAME.finditer(value)}
@@ -350,7 +350,7 @@ def recognise_batch(sql: str, values: Sequence[bytes | None]) -> tuple[str, str]
 
 
 def is_heard_at_once(cell: BatchCell) -> bool:
-    """Tell whether a cancel is heard while the attempt is under way, or once its workflow task has ended.
+    """Whether a cancel is heard while the attempt is under way, or once its workflow task has ended.
 
     Each step meets both.
     """
@@ -358,7 +358,7 @@ def is_heard_at_once(cell: BatchCell) -> bool:
 
 
 def fences_at(cell: BatchCell, fate: Fate) -> dict[str, str]:
-    """Say what an order's fence rows are at the strike, as everybody but the operation itself sees them."""
+    """Say what an order's fence rows are when the fault comes, as other sessions see them."""
     done = list(BatchOperation).index(cell.operation) + (not is_early(cell.group.boundary))
     fences = dict.fromkeys(STEPS[: min(done, len(fate.steps))], "done")
     if done > len(STEPS) and fate.is_refused:
@@ -387,7 +387,7 @@ def _is_last(operation: BatchOperation, fate: Fate) -> bool:
 
 
 def goes_on_to_its_end(cell: BatchCell) -> bool:
-    """Tell whether the steps of a terminated batch are all done by its workflow task, which does not hear of it.
+    """Whether the steps of a terminated batch are all done by its workflow task, which does not hear of it.
 
     Where its orders were reserved already, the sweep is faster and the task finds nothing that is due.
     """

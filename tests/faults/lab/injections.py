@@ -58,7 +58,7 @@ async def stop_worker(scene: Scene, victim: ChildProcess) -> Proofs:
     await until_stopped(victim)
     heir = scene.start_worker()
     await scene.ended()
-    assert is_stopped(victim), "somebody woke the worker up"
+    assert is_stopped(victim), "the worker was resumed"
     takers = {
         target.operation: [r for r in scene.control.reports if r.subject == target.subject and r.worker_pid == heir.pid]
         for target in scene.targets

@@ -1,4 +1,4 @@
-"""What PgBouncer does to a client, as far as a client can tell: a stand-in, since no package has the real one.
+"""What PgBouncer does to a client, as far as a client can see: a stand-in, since no package has the real one.
 
     async with Pooler(postgres_port, mode="session") as pooler:
         ...     # clients connect to pooler.port
@@ -130,7 +130,7 @@ class _Session:
         return session
 
     async def answer(self, writer: asyncio.StreamWriter, until: bytes) -> bytes:
-        """Pass an answer on, up to one of these messages, and tell the state of the transaction if that does."""
+        """Pass an answer on, up to one of these messages, and return the state of the transaction if that says it."""
         while True:
             message = await _message(self.reader)
             writer.write(_packed(*message))

@@ -32,8 +32,8 @@ class Patience:
     """Timeouts of the service's role, for a transaction and for an idle one."""
 
 
-# Where nothing else tells Temporal that a worker is lost, time does. What a stopped worker holds open is ended by
-# the role's own timeout; under another fault that would be a second one.
+# Where only a timeout reports to Temporal that a worker is lost. What a stopped worker holds open is ended by the
+# role's own timeout; under another fault that would be a second one.
 _HURRIED = {
     Fault.WORKER_KILLED: Patience(attempt=5.0, workflow_task=3.0),
     Fault.WORKER_STOPPED: Patience(attempt=5.0, workflow_task=3.0, transaction=7),

@@ -19,9 +19,6 @@ from temporalio.bridge.proto.workflow_activation import WorkflowActivation
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 from temporalio.exceptions import FailureError
 from temporalio.worker import (
-    ActivityInboundInterceptor,
-    ExecuteActivityInput,
-    Interceptor,
     StartActivityInput,
     StartLocalActivityInput,
     Worker,
@@ -37,6 +34,7 @@ from adapters.telemetry import configure_logging, leave
 from adapters.temporal import connect
 from domain.errors import CheckoutError
 from domain.policies import order_id_of
+from tests.attempts import AroundAttempts, Run
 from tests.faults.lab.cells import RETURNED, BatchOperation, Boundary, Operation
 from tests.faults.lab.control import Line, Report
 from tests.faults.runner import ObservedInstance, ObservedRunner, let_tasks_take_long
@@ -53,14 +51,14 @@ _OTHERS_SECONDS = 60.0
 _OPERATIONS = frozenset(operation.value for operation in (*Operation, *BatchOperation))
 
 
-class Boundaries(Interceptor):
-    """Asks before an operation's SQL and after it, and sets the time that an attempt may take."""
+class Boundaries(AroundAttempts):
+    """Asks before an operation's SQL and after it, and sets the time that an attempt may take.
+
+    An attempt goes on to its end, be it cancelled or not: a zombie can always be faster than its cancel.
+    """
 
     def __init__(self, line: Line) -> None:
         self._line = line
-
-    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002
-        return _Attempt(next, self._line)
 
     def workflow_interceptor_class(
         self,
@@ -68,29 +66,20 @@ class Boundaries(Interceptor):
     ) -> type[WorkflowInboundInterceptor]:
         return _Hasten
 
-
-class _Attempt(ActivityInboundInterceptor):
-    """An attempt that goes on to its end, be it cancelled or not: a zombie can always be faster than its cancel."""
-
-    def __init__(self, next: ActivityInboundInterceptor, line: Line) -> None:  # noqa: A002
-        super().__init__(next)
-        self._line = line
-
-    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002
-        info = activity.info()
+    async def attempt(self, info: activity.Info, arguments: Any, run: Run) -> Any:  # noqa: ARG002
         if info.activity_type not in _OPERATIONS:
-            return await super().execute_activity(input)
+            return await run()
         here = Report(order_id_of(info.workflow_id or ""), info.activity_type, info.attempt, os.getpid())
-        work = asyncio.create_task(self._work(input, here))
+        work = asyncio.create_task(self._work(run, here))
         while not work.done():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait({work})
         return work.result()
 
-    async def _work(self, input: ExecuteActivityInput, here: Report) -> Any:  # noqa: A002
+    async def _work(self, run: Run, here: Report) -> Any:
         await self._line.report(replace(here, boundary=Boundary.B1))
         try:
-            value = await super().execute_activity(input)
+            value = await run()
         except FailureError as error:
             name = error.type if isinstance(error, CheckoutError) else None
             await self._line.report(replace(here, answer=name or type(error).__name__))
