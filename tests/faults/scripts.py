@@ -1,7 +1,8 @@
 """The sagas that are interrupted: every way in which a checkout ends, and what each stop of its course means."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import takewhile
@@ -250,13 +251,20 @@ async def run_all(cases: Sequence[_Case], run: Callable[[_Case], Awaitable[None]
     assert not any(problems), "\n".join(filter(None, problems))
 
 
+@asynccontextmanager
+async def playing(harness: Harness, script: Script) -> AsyncIterator[None]:
+    """Start the saga and its operator; after the block, wait until both have come to their end."""
+    script.prepare(harness)
+    await harness.shop.start(harness.order)
+    operator = asyncio.create_task(script.operate(harness))
+    yield
+    await wait_for_the_end(harness)
+    await asyncio.wait_for(operator, DEADLINE_SECONDS)
+
+
 async def perform(shop: Shop, script: Script) -> tuple[Harness, Course]:
-    harness = Harness(shop, script.order(shop))
-    async with harness:
-        script.prepare(harness)
+    async with Harness(shop, script.order(shop)) as harness:
         await harness.employ()
-        await harness.shop.start(harness.order)
-        operator = asyncio.create_task(script.operate(harness))
-        await wait_for_the_end(harness)
-        await asyncio.wait_for(operator, DEADLINE_SECONDS)
+        async with playing(harness, script):
+            pass
         return harness, Course(script, tuple(harness.trace), await history_of(harness))

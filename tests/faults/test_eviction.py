@@ -23,7 +23,7 @@ from tests.faults.scripts import (
     history_of,
     name_of,
     perform,
-    wait_for_the_end,
+    playing,
 )
 from tests.faults.share import share
 from tests.workflow.sagas import violations
@@ -75,11 +75,8 @@ def worker_that_remembers(shop: Shop, cached: int, harnesses: Sequence[Harness])
 
 
 async def play(harness: Harness, script: Script) -> None:
-    script.prepare(harness)
-    await harness.shop.start(harness.order)
-    operator = asyncio.create_task(script.operate(harness))
-    await wait_for_the_end(harness)
-    await asyncio.wait_for(operator, STOPS_WITHIN_SECONDS)
+    async with playing(harness, script):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -118,15 +115,12 @@ async def stop_at_every_await(harness: Harness, course: Course) -> int:
     stops = [stop for stop in course.trace if stop.what != TASK and stop.moment in {"before", "waiting"}]
     holds = [harness.hold(stop) for stop in stops]
     await harness.employ()
-    await harness.shop.start(harness.order)
-    operator = asyncio.create_task(course.script.operate(harness))
-    for hold in holds:
-        await hold.reached()
-        await asyncio.wait_for(harness.dismiss("workflows"), STOPS_WITHIN_SECONDS)
-        await harness.employ("workflows")
-        hold.open()
-    await wait_for_the_end(harness)
-    await asyncio.wait_for(operator, STOPS_WITHIN_SECONDS)
+    async with playing(harness, course.script):
+        for hold in holds:
+            await hold.reached()
+            await asyncio.wait_for(harness.dismiss("workflows"), STOPS_WITHIN_SECONDS)
+            await harness.employ("workflows")
+            hold.open()
     return len(holds)
 
 
@@ -137,7 +131,6 @@ async def test_a_worker_stops_wherever_the_saga_waits_and_another_goes_on(
     be_patient(monkeypatch, stuck_wait=script.stuck_wait)
     usual, course = await perform(shop, script)
     harness = Harness(shop, script.order(shop), cached=0)  # whatever waits has been evicted, or keeps the worker
-    script.prepare(harness)
 
     async with harness:
         stopped = await stop_at_every_await(harness, course)

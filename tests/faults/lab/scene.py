@@ -222,7 +222,8 @@ class Scene:
             memo={ARMED: operation.value},
         )
         cell, name = Cell(self.group, operation), order.order_id
-        self.sagas.append(Target(cell=cell, orders=[order], name=name, subject=name, **self._runs(handle)))
+        first, newest = self._runs(handle)
+        self.sagas.append(Target(cell=cell, orders=[order], name=name, subject=name, handle=first, newest=newest))
 
     async def _start_batch(self, cell: BatchCell) -> None:
         name, orders = await new_batch(self.database, cell)
@@ -237,11 +238,15 @@ class Scene:
             task_timeout=_HEARS_NOTHING if is_deaf else self._task_timeout,
             memo={ARMED: cell.operation.value},
         )
-        self.batches.append(Target(cell=cell, orders=orders, name=name, subject=workflow_id, **self._runs(handle)))
+        first, newest = self._runs(handle)
+        self.batches.append(
+            Target(cell=cell, orders=orders, name=name, subject=workflow_id, handle=first, newest=newest)
+        )
 
-    def _runs(self, handle: WorkflowHandle[Any, Any]) -> dict[str, WorkflowHandle[Any, Any]]:
+    def _runs(self, handle: WorkflowHandle[Any, Any]) -> tuple[WorkflowHandle[Any, Any], WorkflowHandle[Any, Any]]:
+        """Give the run that was started, and whichever is the newest."""
         first = self.client.get_workflow_handle(handle.id, run_id=handle.result_run_id)
-        return {"handle": first, "newest": self.client.get_workflow_handle(handle.id)}
+        return first, self.client.get_workflow_handle(handle.id)
 
     def _hold(self, name: str, subject: str, operation: Operation | BatchOperation) -> None:
         place: Hold
