@@ -25,8 +25,8 @@ from embedded.process import ChildProcess
 from embedded.stack import ROLE, DevStack
 from tests.conftest import Database, new_database
 from tests.faults.lab.proxy import Proxy
-from tests.harness import Workers, behind
 from tests.lanes import in_both_lanes
+from tests.workers import Workers, behind
 
 # Waiting costs nothing where nothing is wrong; a machine five times slower must not look like a bug.
 PATIENCE_SECONDS = 180.0

@@ -20,9 +20,9 @@ from client.checkouts import Checkouts
 from domain.policies import CHECKOUT_TASK_QUEUE
 from embedded.stack import DATABASE, ROLE, DevStack, psql
 from tests.faults.lab.proxy import Proxy
-from tests.harness import Workers, behind
 from tests.soak.catalogue import Catalogue, seeding
 from tests.soak.worker import REFUSED
+from tests.workers import Workers, behind
 
 AWAY = (
     OSError,

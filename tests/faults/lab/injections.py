@@ -33,7 +33,7 @@ from tests.faults.lab.cells import (
 from tests.faults.lab.proxy import Session
 from tests.faults.lab.scene import Scene
 from tests.faults.lab.target import AnyTarget, Target, history
-from tests.harness import is_stopped, until_stopped
+from tests.workers import is_stopped, until_stopped
 from workflows.maintenance import SweepWorkflow
 
 Proofs = dict[str, str]

@@ -18,7 +18,7 @@ from tests.faults.lab.injections import INJECT
 from tests.faults.lab.proxy import Proxy
 from tests.faults.lab.scene import Scene
 from tests.faults.lab.target import Aftermath, Inspection, collect, inspect
-from tests.harness import Workers
+from tests.workers import Workers
 
 
 @dataclass(frozen=True)

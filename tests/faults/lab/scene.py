@@ -33,7 +33,7 @@ from tests.faults.lab.control import ControlServer
 from tests.faults.lab.proxy import Moment, Proxy
 from tests.faults.lab.target import AnyTarget, Before, Target, is_reported, pending
 from tests.faults.lab.worker import ARMED, ATTEMPT_SECONDS, CONTROL_PORT
-from tests.harness import Workers, behind
+from tests.workers import Workers, behind
 from workflows.bulk import BulkCheckoutWorkflow
 from workflows.checkout import CheckoutWorkflow
 
