@@ -7,8 +7,8 @@ from pathlib import Path
 
 import psutil
 
-from embedded.process import ChildProcess
-from embedded.stack import ROOT, DevStack
+from devstack.process import ChildProcess
+from devstack.stack import ROOT, DevStack
 from tests.faults.lab.proxy import Proxy
 
 _DRAINS_WITHIN_SECONDS = 40.0

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
 from adapters.temporal import DATA_CONVERTER
-from embedded.stack import DevStack
+from devstack.stack import DevStack
 from tests.conftest import Database, Shop
 from tests.faults.sites import Site, open_site
 from tests.workflow.own_temporal import own_temporal

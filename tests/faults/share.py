@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from embedded.stack import DevStack
+from devstack.stack import DevStack
 from tests.conftest import Database, cloned_database
 
 

@@ -19,10 +19,10 @@ from adapters.database import create_engine
 from adapters.temporal import DATA_CONVERTER
 from client.checkouts import Checkouts
 from client.load import MIXES
+from devstack.process import ChildProcess
+from devstack.stack import ROLE, DevStack
 from domain.maintenance import AuditInput
 from domain.model import CheckoutInput, CheckoutStatus
-from embedded.process import ChildProcess
-from embedded.stack import ROLE, DevStack
 from tests.conftest import Database, new_database
 from tests.faults.lab.proxy import Proxy
 from tests.lanes import in_both_lanes

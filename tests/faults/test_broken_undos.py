@@ -20,10 +20,10 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from adapters.config import WorkerSettings
 from adapters.database import create_engine
+from devstack.stack import DevStack
 from domain import policies
 from domain.model import CheckoutInput, CheckoutStatus, Step
 from domain.policies import checkout_workflow_id
-from embedded.stack import DevStack
 from saga_testing.faults import Faults, Moment
 from tests.conftest import Shop
 from tests.faults.share import share, shared_database

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
+from devstack.stack import DevStack
 from domain.model import Lane
-from embedded.stack import DevStack
 from tests.faults.lab.cells import (
     BATCH_CELLS,
     CELLS,

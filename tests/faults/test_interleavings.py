@@ -13,9 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.maintenance import Maintenance
 from adapters.database import create_engine
+from devstack.stack import DevStack, psql
 from domain.maintenance import AuditInput
 from domain.model import CheckoutInput, Step
-from embedded.stack import DevStack, psql
 from tests.conftest import Database, cloned_database
 from tests.faults.interleaving import (
     BUYER,

@@ -17,8 +17,8 @@ from temporalio.service import RetryConfig
 
 from adapters.temporal import DATA_CONVERTER
 from client.checkouts import Checkouts
+from devstack.stack import DATABASE, ROLE, DevStack, psql
 from domain.policies import CHECKOUT_TASK_QUEUE
-from embedded.stack import DATABASE, ROLE, DevStack, psql
 from tests.faults.lab.proxy import Proxy
 from tests.soak.catalogue import Catalogue, seeding
 from tests.soak.worker import REFUSED

@@ -10,7 +10,7 @@ from pathlib import Path
 from temporalio.client import Client
 
 from adapters.temporal import DATA_CONVERTER
-from embedded.stack import ROLE, DevStack, psql
+from devstack.stack import ROLE, DevStack, psql
 from tests.conftest import Database, new_database
 from tests.faults.lab.cells import BatchCell, Cell, Fault, Group, recognise, recognise_batch
 from tests.faults.lab.control import ControlServer
