@@ -65,7 +65,7 @@ STORIES = {
     Kind.UNDO_FAILS_THEN_WORKS: f"{{undo}} failed {TIMES} times without effect, and would then have worked",
     Kind.UNDO_REPEATED: "{undo} took effect, its report was lost, and it was tried again",
     Kind.UNDO_LATE: "an attempt of {undo} timed out, a second one worked, and the first acted after the end",
-    Kind.UNDO_STUCK: "{undo} failed for good, round after round, until it was mended and tried again",
+    Kind.UNDO_STUCK: "{undo} failed for good, round after round, until it was fixed and tried again",
     Kind.UNDO_CANCELLED_BEFORE: "a cancel was asked for while {undo} had begun and had no effect yet",
     Kind.UNDO_CANCELLED_AFTER: "a cancel was asked for while {undo} had taken effect and not reported it yet",
     Kind.DO_RESTARTED_BEFORE: "the worker was lost while {do} had begun and had no effect yet",

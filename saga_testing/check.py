@@ -17,7 +17,7 @@ async def check(case: Case, saga: SagaUnderTest) -> None:
     """Run one saga through one case.
 
     Raises:
-        BrokenPromise: the saga did what a saga must not do, or a fault of the case never struck it.
+        BrokenPromise: the saga did what a saga must not do, or a fault of the case was never injected.
     """
     handle = await saga.start()
     before = await saga.probe(handle.id)

@@ -1,4 +1,4 @@
-"""What the kit has to be told about a saga."""
+"""What the kit has to know about a saga."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -46,10 +46,10 @@ class SagaUnderTest:
     worker: Callable[[Sequence[Interceptor]], AbstractAsyncContextManager[Any]]
     """Makes a worker for that task queue, with these interceptors. Called again where a worker is to be lost."""
     probe: Callable[[str], Awaitable[Counts]]
-    """Counts the world, given the workflow id. Count what this saga holds, or, where nobody else is at work,
+    """Counts the world, given the workflow id. Count what this saga holds, or, where nothing else is at work,
     what is left. Called while nothing of the saga runs, or while its attempt is held up."""
     is_completed: Callable[[Any], bool] = _always
-    """Tells from the workflow's result whether the saga did what was asked for. A saga that fails, or is
+    """Says from the workflow's result whether the saga did what was asked for. A saga that fails, or is
     cancelled, did not."""
     cancel: Callable[[Handle], Awaitable[Any]] = _cancel
     """Asks the saga to cancel. Temporal's own cancel, unless the saga has a way of its own."""

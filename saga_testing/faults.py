@@ -56,7 +56,7 @@ class Gate:
             self._released.set_exception(ApplicationError("the worker was lost", type="WorkerLost"))
 
     async def hold(self) -> bool:
-        """Hold the attempt up, if it is the first; tell whether it was."""
+        """Hold the attempt up, if it is the first; return whether it was."""
         if self.has_held.is_set():
             return False
         self.has_held.set()
@@ -66,7 +66,7 @@ class Gate:
             except asyncio.CancelledError:
                 if not self._is_deaf:
                     raise
-                # A late attempt is one that has not heard that nobody waits for it any more.
+                # A late attempt is one that does not know that its time is over.
                 task = asyncio.current_task()
                 assert task is not None
                 task.uncancel()
@@ -80,7 +80,7 @@ class Gate:
 
 
 class Fault:
-    """Makes attempts fail: the next `times`, or all of them until it is mended."""
+    """Makes attempts fail: the next `times`, or all of them until `mend`."""
 
     def __init__(self, times: int | None, *, is_final: bool) -> None:
         self.strikes = 0
@@ -157,7 +157,7 @@ class Faults(Interceptor):
         return _Workflow
 
     def is_about(self, info: activity.Info) -> bool:
-        """Tell whether an attempt belongs to the workflow under test."""
+        """Whether an attempt belongs to the workflow under test."""
         return info.workflow_id == self._workflow_id
 
     async def come_to(self, place: Place, *, has_failed: bool = False) -> Gate | None:

@@ -24,7 +24,7 @@ _STOPS_WITHIN_SECONDS = 90.0
 
 
 class Trial:
-    """What the cases are told with."""
+    """What the cases are played with."""
 
     def __init__(self, case: Case, saga: SagaUnderTest, handle: Handle, before: Counts) -> None:
         self.case = case
@@ -65,13 +65,13 @@ class Trial:
         await self._before_the_end(fault.has_struck)
 
     async def let_go(self, gate: Gate) -> BaseException | None:
-        """Let a late attempt act, and tell what it was told."""
+        """Let a late attempt act, and return what it raised."""
         gate.open()
         await self._in_time(gate.has_ended.wait(), "An activity ends.")
         return gate.error
 
     async def taken(self, ask: Awaitable[object]) -> bool:
-        """Ask the saga for something, and tell whether it took it or refused, as one that has ended does."""
+        """Ask the saga for something, and return whether it took it or refused, as one that has ended does."""
         try:
             await self._in_time(ask, "The saga answers what it is asked.")
         except WorkflowUpdateFailedError:
@@ -95,7 +95,7 @@ class Trial:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def is_running(self) -> bool:
-        """Tell whether the workflow is open."""
+        """Whether the workflow is open."""
         description = await self.handle.describe()
         return description.close_time is None
 

@@ -28,5 +28,5 @@ def difference(before: Counts, after: Counts) -> Counts:
 
 
 def in_words(change: Counts) -> str:
-    """Tell a difference: `rooms -1, seats +2`."""
+    """Format a difference: `rooms -1, seats +2`."""
     return ", ".join(f"{name} {count:+}" for name, count in change.items()) or "no change"

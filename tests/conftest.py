@@ -146,10 +146,16 @@ def cloned_database(stack: DevStack) -> Iterator[Database]:
 @contextmanager
 def database_on(server: PostgresServer) -> Iterator[Database]:
     """Make it on a server on which setup.sql has run."""
+    made = new_database(server)
+    yield made
+    psql(server, "postgres", "-c", f'DROP DATABASE "{made.name}" WITH (FORCE)')
+
+
+def new_database(server: PostgresServer) -> Database:
+    """Clone the database that setup.sql made."""
     name = f"test_{next(_numbers)}_{uuid.uuid4().hex[:8]}"
     psql(server, "postgres", "-c", f'CREATE DATABASE "{name}" TEMPLATE "{DATABASE}" STRATEGY FILE_COPY')
-    yield Database(name, server.url(name, ROLE), server.url(name, "postgres", driver="postgresql"))
-    psql(server, "postgres", "-c", f'DROP DATABASE "{name}" WITH (FORCE)')
+    return Database(name, server.url(name, ROLE), server.url(name, "postgres", driver="postgresql"))
 
 
 @pytest.fixture

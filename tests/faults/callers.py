@@ -46,16 +46,13 @@ COMPLETED_ONCE: Traces = ("completed", ["reserved", "paid", "completed"], 1, 0, 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one caller was told."""
-
     is_new: bool
     outcome: CheckoutStatus
     unanswered: int
-    """How often the server left a start of this caller without an answer. Then nobody knows what came of it."""
+    """How often the server left a start of this caller without an answer. Then its outcome is not known."""
 
 
 def checkouts_of(shop: Shop, client: Client | None = None) -> Checkouts:
-    """Talk to a shop as starter.py does."""
     return Checkouts(client or shop.client, shop.task_queue, "http://127.0.0.1")
 
 
@@ -93,13 +90,12 @@ async def _answered(request: Callable[[], Awaitable[_T]]) -> tuple[_T, int]:
 
 
 async def traces(database: Database, *orders: CheckoutInput) -> list[Traces]:
-    """Tell what each of these orders has done, in the sequence of their ids; see `COMPLETED_ONCE`."""
+    """List what each of these orders has done, in the sequence of their ids; see `COMPLETED_ONCE`."""
     rows = await database.fetch(_TRACES, [order.order_id for order in orders])
     return [(row[0], row[1], row[2], row[3], row[4], row[5]) for row in rows]
 
 
 async def every_row(database: Database) -> dict[str, list[str]]:
-    """Read the whole database."""
     return {
         table: [row[0] for row in await database.fetch(f"SELECT t::text FROM {table} t ORDER BY 1")]
         for table in sorted(tables())
@@ -107,7 +103,6 @@ async def every_row(database: Database) -> dict[str, list[str]]:
 
 
 async def is_known(shop: Shop, order: CheckoutInput) -> bool:
-    """Tell whether Temporal has a history of an order."""
     try:
         await newest_run(shop, order)
     except RPCError as error:
@@ -118,5 +113,4 @@ async def is_known(shop: Shop, order: CheckoutInput) -> bool:
 
 
 async def newest_run(shop: Shop, order: CheckoutInput) -> str:
-    """Name the newest run of an order's saga."""
     return (await shop.client.get_workflow_handle(checkout_workflow_id(order.order_id)).describe()).run_id

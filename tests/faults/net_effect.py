@@ -1,8 +1,13 @@
-"""What one order has done to stock and money, looked up in the tables."""
+"""What one saga has left: stock and money in the tables, and a history that replays."""
 
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
-from tests.faults.stepping import Stage
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.client import WorkflowHistory
+
+from tests.faults.harness import Harness
+from tests.workflow.replays import replayer
 
 _QUERY = """
 SELECT (SELECT count(*) FROM transfers WHERE order_id = $1 AND kind = 'capture') AS captures,
@@ -14,9 +19,9 @@ SELECT (SELECT count(*) FROM transfers WHERE order_id = $1 AND kind = 'capture')
 """
 
 
-async def assert_net_effect(stage: Stage, status: str | None) -> None:
+async def assert_net_effect(harness: Harness, status: str | None) -> None:
     """Nothing at all unless the order is completed; then one capture, one parcel and its goods."""
-    [row] = await stage.shop.database.fetch(_QUERY, stage.order.order_id)
+    [row] = await harness.shop.database.fetch(_QUERY, harness.order.order_id)
     if status == "completed":
         assert tuple(row) == (1, 0, 1, 0, 1, 0), dict(row)
     else:
@@ -34,6 +39,19 @@ SELECT 'fence', step, phase, had_effect::text FROM step_fence WHERE saga_id = $1
 """
 
 
-async def rows_of(stage: Stage) -> list[tuple[Any, ...]]:
-    """Everything that the database holds of one order, but for its log."""
-    return [tuple(row) for row in await stage.shop.database.fetch(_ROWS, stage.order.order_id)]
+async def rows_of(harness: Harness) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in await harness.shop.database.fetch(_ROWS, harness.order.order_id)]
+
+
+async def replay_all(histories: Iterable[tuple[Harness, Sequence[HistoryEvent]]]) -> None:
+    """Replay them all with today's code, in the strict sandbox; name those that do not."""
+    kept = [WorkflowHistory(harness.handle.id, events) for harness, events in histories]
+
+    async def one_by_one() -> AsyncIterator[WorkflowHistory]:
+        for history in kept:
+            yield history
+
+    done = await replayer().replay_workflows(one_by_one(), raise_on_replay_failure=False)
+
+    assert done.replay_failures == {}
+    assert kept

@@ -72,7 +72,6 @@ def _tell(text: str) -> None:
 
 
 def main() -> int:
-    """Run worker.py's own main, afflicted."""
     signals = {"wrong-clock": _wrong_clock, "deaf-loop": _deaf_loop}[sys.argv.pop(1)]()
     # Only now, so that everything it imports sees the clock that was put in place.
     import worker  # noqa: PLC0415

@@ -1,10 +1,12 @@
-"""The sagas that are struck: every way in which a checkout ends, and what each stop of its course means."""
+"""The sagas that are interrupted: every way in which a checkout ends, and what each stop of its course means."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import takewhile
+from typing import Protocol, TypeVar
 
 import pytest
 from temporalio.api.enums.v1 import EventType
@@ -19,7 +21,7 @@ from domain.model import CheckoutInput
 from domain.policies import checkout_workflow_id
 from domain.sweep import SweepReport
 from tests.conftest import Shop
-from tests.faults.stepping import DEADLINE_SECONDS, TASK, Stage, Stop
+from tests.faults.harness import DEADLINE_SECONDS, TASK, Harness, Stop
 from tests.workflow.sagas import hasty, resolve, retry, until
 from workflows.checkout import CheckoutWorkflow
 
@@ -28,6 +30,14 @@ OPERATOR = "operator"
 _NO_COMMANDS = ("WORKFLOW_TASK_SCHEDULED", "ACTIVITY_TASK_STARTED", "TIMER_FIRED")
 """What can follow directly on what a workflow task's completion wrote."""
 _ALWAYS = 1_000
+_AT_ONCE = 6
+
+
+class HasEvents(Protocol):
+    events: list[HistoryEvent]
+
+
+_Case = TypeVar("_Case", bound=HasEvents)
 
 
 def refused() -> Exception:
@@ -40,24 +50,22 @@ def report_lost() -> Exception:
 
 @dataclass(frozen=True)
 class Script:
-    """One saga, undisturbed."""
-
     name: str
     customer: str
     ends: str
-    """The order's status when nobody interferes."""
+    """The order's status without an interruption."""
     cancelled_last_step: str
     """The order's status when a cancel comes while the last forward step is at work."""
     line: tuple[str, int] = ("item-001", 1)
     refused_step: str | None = None
     faults: Sequence[tuple[str, str, Callable[[], Exception], int]] = ()
     """Activity, moment, failure, how often."""
-    operator: Callable[[Stage], Awaitable[None]] | None = None
+    operator: Callable[[Harness], Awaitable[None]] | None = None
     first: Stop | None = None
     """What comes before it is the same in another script."""
     last: Stop | None = None
     is_cancelled_before: bool = False
-    """Somebody has cancelled the order before the first instant."""
+    """The order was cancelled before the first instant."""
     stuck_wait: timedelta = timedelta(hours=1)
 
     def __str__(self) -> str:
@@ -66,21 +74,21 @@ class Script:
     def order(self, shop: Shop) -> CheckoutInput:
         return shop.order(self.customer, self.line)
 
-    def prepare(self, stage: Stage) -> None:
+    def prepare(self, harness: Harness) -> None:
         for name, moment, error, times in self.faults:
-            stage.fail(name, moment, error, times)
+            harness.fail(name, moment, error, times)
 
-    async def operate(self, stage: Stage) -> None:
+    async def operate(self, harness: Harness) -> None:
         """Do what a person does in this script; whatever ends the run under his hands ends that, too."""
         if self.operator:
             try:
-                await self.operator(stage)
+                await self.operator(harness)
             except (RPCError, RPCTimeoutOrCancelledError, WorkflowUpdateFailedError, asyncio.CancelledError):
                 return
 
 
-async def history_of(stage: Stage) -> list[HistoryEvent]:
-    return list((await stage.handle.fetch_history()).events)
+async def history_of(harness: Harness) -> list[HistoryEvent]:
+    return list((await harness.handle.fetch_history()).events)
 
 
 def name_of(event: HistoryEvent) -> str:
@@ -88,7 +96,7 @@ def name_of(event: HistoryEvent) -> str:
 
 
 def is_brought_by_an_update(names: Sequence[str], started: int) -> bool:
-    """Tell of a workflow task, by its start's place, whether nothing but an update has brought it.
+    """Whether nothing but an update has brought the workflow task that starts at this place.
 
     The server writes such a task into the history only when it is completed.
     """
@@ -96,9 +104,8 @@ def is_brought_by_an_update(names: Sequence[str], started: int) -> bool:
     return after == ["WORKFLOW_EXECUTION_UPDATE_ACCEPTED"] and before in {"ACTIVITY_TASK_SCHEDULED", "TIMER_STARTED"}
 
 
-async def wait_for_the_end(stage: Stage) -> None:
-    """Wait until the saga has ended, in whatever way."""
-    await asyncio.wait_for(asyncio.gather(stage.handle.result(), return_exceptions=True), DEADLINE_SECONDS)
+async def wait_for_the_end(harness: Harness) -> None:
+    await asyncio.wait_for(asyncio.gather(harness.handle.result(), return_exceptions=True), DEADLINE_SECONDS)
 
 
 async def sweep(shop: Shop) -> SweepReport:
@@ -109,31 +116,31 @@ async def sweep(shop: Shop) -> SweepReport:
     return report
 
 
-async def waits_for_somebody(stage: Stage) -> None:
+async def waits_for_somebody(harness: Harness) -> None:
     """Wait until the saga is parked and only its timer, or a person, can go on."""
 
     async def has_a_timer() -> bool:
-        return any(name_of(event) == "TIMER_STARTED" for event in await history_of(stage))
+        return any(name_of(event) == "TIMER_STARTED" for event in await history_of(harness))
 
     await until(has_a_timer)
 
 
-async def _resolves(stage: Stage) -> None:
-    await waits_for_somebody(stage)
-    await stage.come_to(Stop(OPERATOR, 1, "waiting"))
-    await resolve(stage.handle, "pay")
+async def _resolves(harness: Harness) -> None:
+    await waits_for_somebody(harness)
+    await harness.come_to(Stop(OPERATOR, 1, "waiting"))
+    await resolve(harness.handle, "pay")
 
 
-async def _retries(stage: Stage) -> None:
-    await waits_for_somebody(stage)
-    await stage.come_to(Stop(OPERATOR, 1, "waiting"))
-    await retry(stage.handle)
+async def _retries(harness: Harness) -> None:
+    await waits_for_somebody(harness)
+    await harness.come_to(Stop(OPERATOR, 1, "waiting"))
+    await retry(harness.handle)
 
 
-async def _cancels(stage: Stage) -> None:
-    shipped = stage.hold(Stop("ship_order", 1, "after"))
+async def _cancels(harness: Harness) -> None:
+    shipped = harness.hold(Stop("ship_order", 1, "after"))
     await shipped.reached()
-    await stage.handle.execute_update(CheckoutWorkflow.cancel, REASON)
+    await harness.handle.execute_update(CheckoutWorkflow.cancel, REASON)
     shipped.open()
 
 
@@ -196,14 +203,12 @@ class Course:
         return found[first:last]
 
     def before(self, instant: Stop) -> list[Stop]:
-        """List the stops that are past at an instant."""
         if instant.moment == "scheduled":
             later = next(stop for stop in self.trace if (stop.what, stop.number) == instant[:2])
             return list(self.trace[: self.trace.index(later)])
         return list(self.trace[: self.trace.index(instant)])
 
     def last_task(self, instant: Stop) -> int:
-        """Number the last workflow task that has begun at an instant."""
         begun = [stop.number for stop in self.before(instant) if stop.what == TASK]
         return instant.number if instant.what == TASK else max(begun)
 
@@ -221,24 +226,45 @@ class Course:
         return names[: completed + 1] + self.commands(completed)
 
     def index_of_task(self, state: str, number: int) -> int:
-        """Find the event that says so of the n-th workflow task."""
         wanted = f"WORKFLOW_TASK_{state}"
         return [n for n, event in enumerate(self.events) if name_of(event) == wanted][number - 1]
 
     def commands(self, completed: int) -> list[str]:
-        """Name the events that a workflow task's completion wrote."""
         later = (name_of(event) for event in self.events[completed + 1 :])
         return list(takewhile(lambda name: name not in _NO_COMMANDS, later))
 
 
-async def perform(shop: Shop, script: Script) -> tuple[Stage, Course]:
-    """Run a script undisturbed."""
-    stage = Stage(shop, script.order(shop))
-    async with stage:
-        script.prepare(stage)
-        await stage.employ()
-        await stage.shop.start(stage.order)
-        operator = asyncio.create_task(script.operate(stage))
-        await wait_for_the_end(stage)
-        await asyncio.wait_for(operator, DEADLINE_SECONDS)
-        return stage, Course(script, tuple(stage.trace), await history_of(stage))
+async def run_all(cases: Sequence[_Case], run: Callable[[_Case], Awaitable[None]]) -> None:
+    """Run every case, a few at once, and name each that fails; no two may be the same."""
+    turn = asyncio.Semaphore(_AT_ONCE)
+    assert len({str(case) for case in cases}) == len(cases) > 0
+
+    async def problem_of(case: _Case) -> str:
+        async with turn:
+            try:
+                await run(case)
+            except Exception as problem:  # noqa: BLE001 - collected, so that every failing case is named
+                return f"{case}: {type(problem).__name__}: {problem}\n    {[*map(name_of, case.events)]}"
+        return ""
+
+    problems = await asyncio.gather(*(problem_of(case) for case in cases))
+    assert not any(problems), "\n".join(filter(None, problems))
+
+
+@asynccontextmanager
+async def playing(harness: Harness, script: Script) -> AsyncIterator[None]:
+    """Start the saga and its operator; after the block, wait until both have come to their end."""
+    script.prepare(harness)
+    await harness.shop.start(harness.order)
+    operator = asyncio.create_task(script.operate(harness))
+    yield
+    await wait_for_the_end(harness)
+    await asyncio.wait_for(operator, DEADLINE_SECONDS)
+
+
+async def perform(shop: Shop, script: Script) -> tuple[Harness, Course]:
+    async with Harness(shop, script.order(shop)) as harness:
+        await harness.employ()
+        async with playing(harness, script):
+            pass
+        return harness, Course(script, tuple(harness.trace), await history_of(harness))

@@ -1,14 +1,13 @@
-"""A whole site to strike: servers, workers as processes of their own, orders streaming in, and what must hold after."""
+"""A whole site: servers, workers as processes of their own, orders streaming in, and what must hold after."""
 
 import asyncio
 import random
 import re
-import sys
 import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,12 +20,13 @@ from adapters.temporal import DATA_CONVERTER
 from client.checkouts import Checkouts
 from client.load import MIXES
 from devstack.process import ChildProcess
-from devstack.stack import DATABASE, ROLE, ROOT, DevStack, psql
+from devstack.stack import ROLE, DevStack
 from domain.audit import AuditInput
 from domain.model import CheckoutInput, CheckoutStatus
-from tests.conftest import Database
-from tests.faults.lab.link import Link
+from tests.conftest import Database, new_database
+from tests.faults.lab.proxy import Proxy
 from tests.lanes import in_both_lanes
+from tests.workers import Workers, behind
 
 # Waiting costs nothing where nothing is wrong; a machine five times slower must not look like a bug.
 PATIENCE_SECONDS = 180.0
@@ -53,7 +53,6 @@ def must_end(order: CheckoutInput) -> str:
 
 
 def orders_of(mix: str, count: int) -> list[CheckoutInput]:
-    """Draw orders with ids of their own, for both lanes."""
     prefix = f"load-{uuid.uuid4().hex[:8]}"
     draw = random.Random(prefix)
     _, recipe = MIXES[mix]
@@ -89,7 +88,7 @@ class Load:
 
     @property
     def is_over(self) -> bool:
-        """Tell whether every order has ended; what breaks while they are followed is raised here."""
+        """Whether every order has ended; what breaks while they are followed is raised here."""
         self.raise_what_broke()
         return len(self.ends) == len(self.orders)
 
@@ -103,7 +102,6 @@ class Load:
         await asyncio.gather(*self._followers)
 
     def surprises(self) -> list[str]:
-        """List the orders that ended in another way than they had to."""
         return [
             f"{order.order_id}: {end.status} ({end.reason}) instead of {must_end(order)}"
             for order in self.orders
@@ -124,54 +122,27 @@ class Site:
     client: Client
     folder: Path
     task_queue: str = field(default_factory=lambda: f"faults-{uuid.uuid4().hex[:12]}")
-    workers: list[ChildProcess] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.workers = Workers(self.stack, self.folder)
 
     @property
     def checkouts(self) -> Checkouts:
         return Checkouts(self.client, self.task_queue, "")
 
-    def start_worker(
-        self,
-        *program: str,
-        postgres: Link | None = None,
-        temporal: Link | None = None,
-        **settings: object,
-    ) -> ChildProcess:
-        """Start a worker process: worker.py or another Python program, its servers perhaps behind a link."""
-        url = self.database.url
-        environment = {
-            "CHECKOUT_DATABASE_URL": url.replace(f":{self.stack.ports.postgres}/", f":{postgres.port}/")
-            if postgres
-            else url,
-            "TEMPORAL_ADDRESS": f"127.0.0.1:{temporal.port}" if temporal else self.stack.temporal.address,
-            "CHECKOUT_TASK_QUEUE": self.task_queue,
-            "CHECKOUT_LOG_FILE": str(self.folder / "saga.log"),
-            **{name: str(value) for name, value in settings.items()},
-        }
-        number = len(self.workers) + 1
-        worker = ChildProcess(
-            f"worker {number}",
-            [sys.executable, *(program or (str(ROOT / "worker.py"),))],
-            log=self.folder / f"worker-{number}.log",
-            env=self.stack.environment(**environment),
-            cwd=ROOT,
-        )
-        worker.start()
-        self.workers.append(worker)
-        return worker
-
     async def ready_worker(
-        self, *program: str, postgres: Link | None = None, temporal: Link | None = None, **settings: object
+        self, *program: str, postgres: Proxy | None = None, temporal: Proxy | None = None, **settings: object
     ) -> ChildProcess:
-        """Start a worker and wait until it takes orders."""
-        worker = self.start_worker(*program, postgres=postgres, temporal=temporal, **settings)
+        """Start worker.py or another program, perhaps behind a proxy, and wait until it takes orders."""
+        defaults = {"CHECKOUT_TASK_QUEUE": self.task_queue, "CHECKOUT_LOG_FILE": str(self.folder / "saga.log")}
+        servers = behind(self.stack, self.database.url, postgres=postgres, temporal=temporal)
+        given = {name: str(value) for name, value in settings.items()}
+        worker = self.workers.start(*program, **(defaults | servers | given))
         await self.logged(worker, "ready: task queue")
         return worker
 
     async def logged(self, worker: ChildProcess, text: str, times: int = 1) -> None:
-        """Wait until a worker has logged a text so often."""
-
         async def found() -> bool:
             assert worker.running, worker.tail()
             return said(worker, text) >= times
@@ -179,29 +150,44 @@ class Site:
         await until(found, f"{worker.name} logs {text!r} {times} times")
 
     def load(self, orders: int | Sequence[CheckoutInput], *, at_once: int = 20, mix: str = "mixed") -> Load:
-        """Let orders stream in from now on: these, or so many of a mix."""
         load = Load(self.checkouts, orders_of(mix, orders) if isinstance(orders, int) else orders, at_once)
         self.loads.append(load)
         return load
 
+    @asynccontextmanager
+    async def under_load(
+        self, orders: int = 60, *, begun: int = 10, at_once: int = 20, mix: str = "mixed", patience: float = 180.0
+    ) -> AsyncIterator[Load]:
+        """Let orders stream in; begin the block when so many have ended. It may delay orders and harm none."""
+        load = self.load(orders, at_once=at_once, mix=mix)
+        await load.ended(begun)
+        yield load
+        await self.require_unharmed(patience)
+
+    async def require_unharmed(self, patience: float = PATIENCE_SECONDS) -> None:
+        """Wait until all orders have ended; require that they ended as without a fault, and left nothing behind."""
+        for load in self.loads:
+            await load.all_ended(patience)
+        assert [surprise for load in self.loads for surprise in load.surprises()] == []
+        await self.require_clean()
+
+    async def end_sessions(self) -> int:
+        ended: int = await self.database.value(
+            "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity "
+            "WHERE datname = $1 AND usename = $2",
+            self.database.name,
+            ROLE,
+        )
+        return ended
+
     def failed_attempts(self, sqlstate: str) -> int:
-        """Count what Postgres refused all workers with this SQLSTATE."""
         refused = re.compile(rf"^\S+ WARNING checkout\.database: .*\({sqlstate}\)$", re.MULTILINE)
         return sum(len(refused.findall(worker.log.read_text(errors="replace"))) for worker in self.workers)
 
-    @asynccontextmanager
-    async def holding(self, sku: str) -> AsyncIterator[asyncpg.Connection]:
-        """Lock a stock row in a foreign transaction inside the block."""
-        foreign = await asyncpg.connect(self.database.admin_url)
-        try:
-            async with foreign.transaction():
-                await foreign.execute("SELECT FROM inventory WHERE sku = $1 FOR UPDATE", sku)
-                yield foreign
-        finally:
-            await foreign.close()
+    def holding(self, sku: str) -> AbstractAsyncContextManager[asyncpg.Connection]:
+        return self.database.locked(f"SELECT FROM inventory WHERE sku = '{sku}' FOR UPDATE")
 
     async def is_waiting(self) -> bool:
-        """Whether a statement of the service waits for somebody's lock."""
         waiting: int = await self.database.value(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND usename = $2 AND wait_event_type = 'Lock'",
             self.database.name,
@@ -219,7 +205,7 @@ class Site:
         assert report.violations == []
         known = dict(await self.database.fetch("SELECT order_id, status FROM orders"))
         told = {order_id: end.status for load in self.loads for order_id, end in load.ends.items()}
-        # The database, Temporal and whoever waited for the order say the same, of the same orders.
+        # The database, Temporal and the callers say the same, of the same orders.
         assert known == told
         assert set(told.values()) <= {"completed", "rejected"}
         await until(self._nothing_held, "no transaction and no lock of the service is left behind")
@@ -239,22 +225,16 @@ class Site:
 
 
 def said(worker: ChildProcess, text: str) -> int:
-    """Count how often a worker has logged a text."""
     return worker.log.read_text(errors="replace").count(text)
 
 
 @asynccontextmanager
 async def open_site(stack: DevStack, folder: Path) -> AsyncIterator[Site]:
-    """Set a site up on running servers, and take its workers away again."""
-    name = f"site_{uuid.uuid4().hex[:12]}"
-    psql(stack.postgres, "postgres", "-c", f'CREATE DATABASE "{name}" TEMPLATE "{DATABASE}"')
-    database = Database(name, stack.postgres.url(name, ROLE), stack.postgres.url(name, "postgres", driver="postgresql"))
     client = await Client.connect(stack.temporal.address, data_converter=DATA_CONVERTER)
-    site = Site(stack, database, client, folder)
+    site = Site(stack, new_database(stack.postgres), client, folder)
     try:
         yield site
     finally:
         for load in site.loads:
             load.stop()
-        for worker in site.workers:
-            worker.kill()
+        site.workers.kill()

@@ -1,27 +1,19 @@
 """A cancel at every event of every saga's history: honoured or refused with a reason, never lost, never half done."""
 
-import asyncio
-from collections import Counter
 from typing import NamedTuple
 
 import pytest
 from temporalio.api.enums.v1 import WorkflowTaskFailedCause
 
 from tests.conftest import Shop
-from tests.faults.histories import replay_all
-from tests.faults.net_effect import assert_net_effect
-from tests.faults.scripts import REASON, SCRIPTS, Script, be_patient, name_of, perform
+from tests.faults.harness import TASK
+from tests.faults.interruptions import ACCEPTED, CANCELLED, CANCELS, Case, Interruption, without
+from tests.faults.net_effect import assert_net_effect, replay_all
+from tests.faults.scripts import REASON, SCRIPTS, Script, be_patient, name_of, perform, run_all
 from tests.faults.share import share
-from tests.faults.stepping import TASK
-from tests.faults.strikes import ACCEPTED, CANCELLED, CANCELS, Case, Strike, without
 from tests.workflow.sagas import DOES, violations
 
 pytestmark = pytest.mark.timeout(600)
-
-AT_ONCE = 6
-generated: Counter[str] = Counter()
-executed: Counter[str] = Counter()
-fired: Counter[str] = Counter()
 
 
 def last_do(script: Script) -> str:
@@ -31,7 +23,7 @@ def last_do(script: Script) -> str:
 
 def expected_status(case: Case) -> str:
     """A cancel decides the order's ending until the last forward step is at work; from then on that step does."""
-    if case.is_closing_task and "cancel" not in case.strike.blows:
+    if case.is_closing_task and "cancel" not in case.interruption.requests:
         return case.script.ends  # an update does not keep the server from ending a saga
     begun = {stop.what for stop in case.course.before(case.instant)}
     if case.instant.moment in {"before", "after"}:
@@ -41,18 +33,18 @@ def expected_status(case: Case) -> str:
     return case.script.cancelled_last_step
 
 
-def expected_close(status: str, strike: Strike) -> str:
+def expected_close(status: str, interruption: Interruption) -> str:
     """Name the event that a saga ends with, by the order's status and by who cancelled."""
     if status == "completed":
         return "WORKFLOW_EXECUTION_COMPLETED"
-    if status == "cancelled" and "cancel" in strike.blows:
+    if status == "cancelled" and "cancel" in interruption.requests:
         return "WORKFLOW_EXECUTION_CANCELED"
     return "WORKFLOW_EXECUTION_FAILED"
 
 
 def refusal_of_update(case: Case) -> str | None:
     """Say why an update is refused: a task has told the saga how its last step ended, or that it is cancelled."""
-    if case.is_closing_task and "cancel" not in case.strike.blows:
+    if case.is_closing_task and "cancel" not in case.interruption.requests:
         return "aborted by closing workflow"
     if case.is_closing_task:  # both are told to the task that is tried again, in either order
         return None if case.answer == "accepted" else "already"
@@ -63,17 +55,16 @@ def refusal_of_update(case: Case) -> str | None:
     return "already: " if tasks_since or is_at_work or case.script.is_cancelled_before else None
 
 
-def assert_struck_where_it_should(case: Case) -> None:
-    """Compare what the history has before the strike with what an undisturbed run has there."""
-    first = case.strike.blows[0]
-    if "cancel" in case.strike.blows:
+def assert_it_came_where_it_should(case: Case) -> None:
+    first = case.interruption.requests[0]
+    if "cancel" in case.interruption.requests:
         place = case.place_of("cancel")
         assert place is not None, "the cancel is not in the history"
         before = case.names[:place]
         if first == "cancel":
             assert before == case.expected_before("cancel")
         assert case.names.count(CANCELLED) == 1
-    if "update" in case.strike.blows:
+    if "update" in case.interruption.requests:
         if refusal := refusal_of_update(case):
             assert case.place_of("update") is None
             assert refusal in (case.answer or "")
@@ -89,7 +80,7 @@ def assert_no_task_failed(case: Case) -> None:
     failed = [event for event in case.events if name_of(event) == "WORKFLOW_TASK_FAILED"]
     causes = [event.workflow_task_failed_event_attributes.cause for event in failed]
     unhandled = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND
-    assert causes == ([unhandled] if case.is_closing_task and "cancel" in case.strike.blows else [])
+    assert causes == ([unhandled] if case.is_closing_task and "cancel" in case.interruption.requests else [])
 
 
 def assert_nothing_forward_after(case: Case) -> None:
@@ -102,48 +93,38 @@ def assert_nothing_forward_after(case: Case) -> None:
 
 async def assert_outcome(case: Case) -> None:
     status = expected_status(case)
-    assert_struck_where_it_should(case)
-    fired[str(case)] += 1
+    assert_it_came_where_it_should(case)
     assert_no_task_failed(case)
     assert_nothing_forward_after(case)
-    assert case.names[-1] == expected_close(status, case.strike)
-    assert await case.stage.shop.order_status(case.stage.order) == status
+    assert case.names[-1] == expected_close(status, case.interruption)
+    assert await case.harness.shop.order_status(case.harness.order) == status
     if status == "cancelled" and not case.script.is_cancelled_before:
-        reason = await case.stage.shop.database.value(
-            "SELECT reason FROM orders WHERE order_id = $1", case.stage.order.order_id
+        reason = await case.harness.shop.database.value(
+            "SELECT reason FROM orders WHERE order_id = $1", case.harness.order.order_id
         )
         assert reason == f"cancelled: {REASON}"
-    await assert_net_effect(case.stage, status)
+    await assert_net_effect(case.harness, status)
 
 
-async def run(case: Case, turn: asyncio.Semaphore) -> str | None:
-    """Run one case, and say what is wrong with it."""
-    async with turn:
-        try:
-            await case.carry_out()
-            executed[str(case)] += 1
-            await assert_outcome(case)
-        except Exception as problem:  # noqa: BLE001 - collected, so that every failing case is named
-            return f"{case}: {type(problem).__name__}: {problem}\n    {case.names}"
-    return None
+async def carry_out(case: Case) -> None:
+    await case.carry_out()
+    await assert_outcome(case)
 
 
 class Play(NamedTuple):
-    """A saga, and what strikes it at every event."""
-
     script: Script
-    strike: Strike
+    interruption: Interruption
 
     def __str__(self) -> str:
-        return f"{self.script}-{self.strike}"
+        return f"{self.script}-{self.interruption}"
 
 
 # A stuck saga has long been unwinding: to it a second cancel of Temporal's own is the first one once more.
 PLAYS = [
-    Play(script, strike)
+    Play(script, interruption)
     for script in SCRIPTS
-    for strike in CANCELS
-    if not (script.name.startswith("stuck") and str(strike) == "cancel-and-cancel")
+    for interruption in CANCELS
+    if not (script.name.startswith("stuck") and str(interruption) == "cancel-and-cancel")
 ]
 
 
@@ -151,20 +132,12 @@ PLAYS = [
 async def test_a_cancel_at_every_event_ends_the_order_properly(
     shop: Shop, play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script, strike = play
+    script, interruption = play
     be_patient(monkeypatch, stuck_wait=script.stuck_wait)
     _, course = await perform(shop, script)
-    cases = [Case(shop, course, strike, instant) for instant in course.instants()]
-    generated.update(map(str, cases))
-    turn = asyncio.Semaphore(AT_ONCE)
+    cases = [Case(shop, course, interruption, instant) for instant in course.instants()]
 
-    problems = await asyncio.gather(*(run(case, turn) for case in cases))
+    await run_all(cases, carry_out)
 
-    assert not any(problems), "\n".join(problem for problem in problems if problem)
     assert await violations(shop) == []
-    await replay_all((case.stage, case.events) for case in cases)
-
-
-def test_every_case_was_generated_once_executed_once_and_fired_once() -> None:
-    assert set(generated.values()) == {1}
-    assert generated == executed == fired
+    await replay_all((case.harness, case.events) for case in cases)

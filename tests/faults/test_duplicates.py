@@ -20,7 +20,7 @@ from tests.faults.callers import (
     newest_run,
     traces,
 )
-from tests.faults.relay import Relay
+from tests.faults.lab.proxy import Proxy, Way
 from tests.lanes import in_both_lanes
 from tests.workflow.sagas import until, violations
 
@@ -81,30 +81,28 @@ async def test_starters_in_processes_of_their_own_are_all_told_the_same(
     assert await traces(shop.database, order) == [COMPLETED_ONCE]
 
 
-# The reply is lost --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("again", ["by the same caller", "by another caller", "by many"])
 async def test_a_start_whose_reply_is_lost_and_that_is_repeated_has_one_saga(shop: Shop, again: str) -> None:
     order = shop.order("carol")
-    host, _, port = shop.client.service_client.config.target_host.partition(":")
+    port = int(shop.client.service_client.config.target_host.rpartition(":")[2])
 
-    async with Relay(host, int(port)) as relay:
-        far = checkouts_of(shop, await Client.connect(relay.address, data_converter=DATA_CONVERTER))
-        relay.mute()
+    with Proxy(port) as link:
+        far = checkouts_of(shop, await Client.connect(f"127.0.0.1:{link.port}", data_converter=DATA_CONVERTER))
+        link.swallow(Way.TO_CLIENT)
         start = asyncio.create_task(far.start(order))
         await until(lambda: is_known(shop, order))
         assert not start.done()
         run_id = await newest_run(shop, order)
         if again == "by the same caller":
             # Its connection breaks; the client library makes a new one and repeats the very same request.
-            relay.cut()
+            link.reset()
+            link.heal()
             asked = [await asyncio.wait_for(start, PATIENCE_SECONDS)]
         else:
             start.cancel()
             callers = 1 if again == "by another caller" else 20
             asked = await asyncio.gather(*(checkouts_of(shop).start(order) for _ in range(callers)))
-        swallowed = relay.swallowed
+        swallowed = link.counts.bytes_held
     async with shop.working():
         outcome = await checkouts_of(shop).outcome(order.order_id)
 

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 
 import pytest
 from temporalio.api.history.v1 import HistoryEvent
+from temporalio.bridge.proto.workflow_activation import WorkflowActivation
+from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 from temporalio.worker import Worker
 
 from tests.conftest import Shop
-from tests.faults.histories import replay_all
-from tests.faults.net_effect import assert_net_effect
+from tests.faults.harness import ROLES, TASK, Harness, product_parts
+from tests.faults.net_effect import assert_net_effect, replay_all
+from tests.faults.runner import ObservedInstance, ObservedRunner
 from tests.faults.scripts import (
     SCRIPTS,
     Course,
@@ -20,10 +23,9 @@ from tests.faults.scripts import (
     history_of,
     name_of,
     perform,
-    wait_for_the_end,
+    playing,
 )
 from tests.faults.share import share
-from tests.faults.stepping import ROLES, TASK, Stage, StageRunner, product_parts
 from tests.workflow.sagas import violations
 
 pytestmark = pytest.mark.timeout(600)
@@ -34,17 +36,14 @@ STOPS_WITHIN_SECONDS = 30.0
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-class Evictions:
+class CountedInstance(ObservedInstance):
     """Counts what a worker evicts, of any workflow."""
 
-    def __init__(self) -> None:
-        self.evictions = 0
+    evictions = 0
 
-    def is_ours(self, workflow_id: str | None) -> bool:
-        return workflow_id is not None
-
-    def come_from_thread(self) -> None:
-        """Nothing is held."""
+    def activate(self, act: WorkflowActivation) -> WorkflowActivationCompletion:
+        CountedInstance.evictions += any(job.HasField("remove_from_cache") for job in act.jobs)
+        return super().activate(act)
 
 
 def commands_of(events: Sequence[HistoryEvent], order_id: str) -> list[tuple[str, ...]]:
@@ -66,22 +65,18 @@ def _alike(text: str, order_id: str) -> str:
     return _UUID.sub("UUID", text.replace(order_id, "ORDER"))
 
 
-def worker_that_remembers(shop: Shop, cached: int, stages: Sequence[Stage], evictions: Evictions) -> Worker:
-    """Make the product's worker with so small a cache, on the shop's task queue."""
+def worker_that_remembers(shop: Shop, cached: int, harnesses: Sequence[Harness]) -> Worker:
     parts = product_parts(shop.client, shop.engine)
     parts["task_queue"] = shop.task_queue
-    parts["interceptors"] = [*parts["interceptors"], *stages]
+    parts["interceptors"] = [*parts["interceptors"], *harnesses]
     parts["max_cached_workflows"] = cached
-    parts["workflow_runner"] = StageRunner(parts["workflow_runner"], evictions)
+    parts["workflow_runner"] = ObservedRunner(parts["workflow_runner"], lambda instance, _id: CountedInstance(instance))
     return Worker(**parts)
 
 
-async def play(stage: Stage, script: Script) -> None:
-    script.prepare(stage)
-    await stage.shop.start(stage.order)
-    operator = asyncio.create_task(script.operate(stage))
-    await wait_for_the_end(stage)
-    await asyncio.wait_for(operator, STOPS_WITHIN_SECONDS)
+async def play(harness: Harness, script: Script) -> None:
+    async with playing(harness, script):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -95,40 +90,37 @@ async def test_a_worker_without_a_cache_commands_the_same_as_one_with_a_cache(
     be_patient(monkeypatch, stuck_wait=scripts[0].stuck_wait)
     courses = [(await perform(shop, script)) for script in scripts]
     queue = f"forgetful-{uuid.uuid4().hex[:12]}"
-    stages = [Stage(shop, script.order(shop), task_queue=queue) for script in scripts for _ in range(2)]
-    played = list(zip(stages, [course for course in courses for _ in range(2)], strict=True))
-    evictions = Evictions()
+    harnesses = [Harness(shop, script.order(shop), task_queue=queue) for script in scripts for _ in range(2)]
+    played = list(zip(harnesses, [course for course in courses for _ in range(2)], strict=True))
+    before = CountedInstance.evictions
 
-    async with worker_that_remembers(stages[0].shop, cached, stages, evictions):
-        await asyncio.gather(*(play(stage, course.script) for stage, (_, course) in played))
-    histories = [(stage, await history_of(stage)) for stage in stages]
+    async with worker_that_remembers(harnesses[0].shop, cached, harnesses):
+        await asyncio.gather(*(play(harness, course.script) for harness, (_, course) in played))
+    histories = [(harness, await history_of(harness)) for harness in harnesses]
 
-    for (stage, events), (_, (usual, course)) in zip(histories, played, strict=True):
+    for (harness, events), (_, (usual, course)) in zip(histories, played, strict=True):
         usually = commands_of(course.events, usual.order.order_id)
-        assert (course.script.name, commands_of(events, stage.order.order_id)) == (course.script.name, usually)
-        assert await shop.order_status(stage.order) == course.script.ends
-        await assert_net_effect(stage, course.script.ends)
+        assert (course.script.name, commands_of(events, harness.order.order_id)) == (course.script.name, usually)
+        assert await shop.order_status(harness.order) == course.script.ends
+        await assert_net_effect(harness, course.script.ends)
     tasks = sum(name_of(event) == "WORKFLOW_TASK_COMPLETED" for _, events in histories for event in events)
     # Without a cache every task ends with an eviction; with room for one, another saga's task may bring it.
-    assert evictions.evictions >= (tasks if cached == 0 else len(stages))
+    assert CountedInstance.evictions - before >= (tasks if cached == 0 else len(harnesses))
     assert await violations(shop) == []
     await replay_all(histories)
 
 
-async def stop_at_every_await(stage: Stage, course: Course) -> int:
+async def stop_at_every_await(harness: Harness, course: Course) -> int:
     """Stop the workflow worker, and start another, wherever the saga waits; give how often."""
     stops = [stop for stop in course.trace if stop.what != TASK and stop.moment in {"before", "waiting"}]
-    holds = [stage.hold(stop) for stop in stops]
-    await stage.employ()
-    await stage.shop.start(stage.order)
-    operator = asyncio.create_task(course.script.operate(stage))
-    for hold in holds:
-        await hold.reached()
-        await asyncio.wait_for(stage.dismiss("workflows"), STOPS_WITHIN_SECONDS)
-        await stage.employ("workflows")
-        hold.open()
-    await wait_for_the_end(stage)
-    await asyncio.wait_for(operator, STOPS_WITHIN_SECONDS)
+    holds = [harness.hold(stop) for stop in stops]
+    await harness.employ()
+    async with playing(harness, course.script):
+        for hold in holds:
+            await hold.reached()
+            await asyncio.wait_for(harness.dismiss("workflows"), STOPS_WITHIN_SECONDS)
+            await harness.employ("workflows")
+            hold.open()
     return len(holds)
 
 
@@ -138,20 +130,19 @@ async def test_a_worker_stops_wherever_the_saga_waits_and_another_goes_on(
 ) -> None:
     be_patient(monkeypatch, stuck_wait=script.stuck_wait)
     usual, course = await perform(shop, script)
-    stage = Stage(shop, script.order(shop), cached=0)  # whatever waits has been evicted, or keeps the worker
-    script.prepare(stage)
+    harness = Harness(shop, script.order(shop), cached=0)  # whatever waits has been evicted, or keeps the worker
 
-    async with stage:
-        stopped = await stop_at_every_await(stage, course)
-        evicted = stage.evictions
-        events = await history_of(stage)
+    async with harness:
+        stopped = await stop_at_every_await(harness, course)
+        evicted = harness.evictions
+        events = await history_of(harness)
         for role in ROLES:
-            await asyncio.wait_for(stage.dismiss(role), STOPS_WITHIN_SECONDS)
+            await asyncio.wait_for(harness.dismiss(role), STOPS_WITHIN_SECONDS)
 
     assert evicted >= stopped
-    assert commands_of(events, stage.order.order_id) == commands_of(course.events, usual.order.order_id)
+    assert commands_of(events, harness.order.order_id) == commands_of(course.events, usual.order.order_id)
     assert "WORKFLOW_TASK_FAILED" not in map(name_of, events)
-    assert await shop.order_status(stage.order) == script.ends
-    await assert_net_effect(stage, script.ends)
+    assert await shop.order_status(harness.order) == script.ends
+    await assert_net_effect(harness, script.ends)
     assert await violations(shop) == []
-    await replay_all([(stage, events)])
+    await replay_all([(harness, events)])

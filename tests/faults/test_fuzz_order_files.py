@@ -29,7 +29,6 @@ def cell(text: str, draw: random.Random, separator: str) -> str:
 
 
 def written(draw: random.Random) -> bytes:
-    """Write a file as some program would."""
     separator, end = draw.choice(SEPARATORS), draw.choice(ENDS)
     places = draw.sample(range(4), 4) if draw.random() < 0.3 else list(range(4))
     rows = [list(COLUMNS)]
@@ -46,7 +45,6 @@ def written(draw: random.Random) -> bytes:
 
 
 def spoilt(content: bytes, draw: random.Random) -> bytes:
-    """Change a few places of it."""
     spoiling = bytearray(content)
     for _ in range(draw.randint(1, 4)):
         place = draw.randint(0, len(spoiling))

@@ -1,6 +1,6 @@
 """Every interleaving of {do, do', undo, undo'} with a statement and a commit each: 8!/2^4 = 2 520 for each step.
 
-How events are performed, and what the commit of an operation is that wrote nothing, is told in `stepwise`.
+How events are performed, and what the commit of an operation is that wrote nothing: see `interleaving`.
 """
 
 from collections import Counter
@@ -13,12 +13,22 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.audit import Audit
 from adapters.database import create_engine
-from devstack.stack import DATABASE, ROLE, DevStack, psql
+from devstack.stack import DevStack, psql
 from domain.audit import AuditInput
 from domain.model import CheckoutInput, Step
-from tests.faults.interleaving import BUYER, LINES, OPERATIONS, PAIRS, Interleaving, Schedule, interleavings
+from tests.conftest import Database, cloned_database
+from tests.faults.interleaving import (
+    BUYER,
+    GATES,
+    LINES,
+    OPERATIONS,
+    PAIRS,
+    Interleaving,
+    Schedule,
+    Stepper,
+    interleavings,
+)
 from tests.faults.share import share
-from tests.faults.stepwise import GATES, Stage
 
 SCHEDULES = tuple(interleavings())
 IN_ALL = 2_520
@@ -64,8 +74,6 @@ class Batch:
 
 @dataclass
 class Tally:
-    """What ran for one step, and what came of it."""
-
     as_asked: int = 0
     forbidden: int = 0
     """Blocking made the wanted sequence impossible, and a commit came later than asked."""
@@ -80,33 +88,23 @@ class Tally:
 TALLIES = {step: Tally() for step in Step}
 
 
-@dataclass(frozen=True)
-class Ground:
-    """The one database of all interleavings."""
-
-    url: str
-    admin_url: str
-
-
 @pytest.fixture(scope="module")
-def ground(stack: DevStack) -> Iterator[Ground]:
-    name = "interleavings"
-    psql(stack.postgres, "postgres", "-c", f'CREATE DATABASE "{name}" TEMPLATE "{DATABASE}"')
-    # A parcel to the country is a label first, which can be cancelled.
-    label = f"UPDATE accounts SET delivery_zone = 'country' WHERE account_id = '{BUYER}'"
-    psql(stack.postgres, name, "-v", "ON_ERROR_STOP=1", "-c", label, "-c", GATES)
-    yield Ground(stack.postgres.url(name, ROLE), stack.postgres.url(name, "postgres", driver="postgresql"))
-    psql(stack.postgres, "postgres", "-c", f'DROP DATABASE "{name}" WITH (FORCE)')
+def ground(stack: DevStack) -> Iterator[Database]:
+    with cloned_database(stack) as database:
+        # A parcel to the country is a label first, which can be cancelled.
+        label = f"UPDATE accounts SET delivery_zone = 'country' WHERE account_id = '{BUYER}'"
+        psql(stack.postgres, database.name, "-v", "ON_ERROR_STOP=1", "-c", label, "-c", GATES)
+        yield database
 
 
 @pytest.fixture
-async def stage(ground: Ground) -> AsyncIterator[Stage]:
-    async with Stage(ground.url, ground.admin_url, OPERATIONS) as opened:
+async def stepper(ground: Database) -> AsyncIterator[Stepper]:
+    async with Stepper(ground.url, ground.admin_url, OPERATIONS) as opened:
         yield opened
 
 
 @pytest.fixture
-async def offstage(ground: Ground) -> AsyncIterator[AsyncEngine]:
+async def engine(ground: Database) -> AsyncIterator[AsyncEngine]:
     """For what comes before and after: nothing holds it up."""
     made = create_engine(ground.url, pool_size=1, is_patient=True)
     yield made
@@ -123,19 +121,19 @@ def test_all_interleavings_are_generated() -> None:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("batch", share((Batch(step, place) for step in Step for place in range(BATCHES)), every=29))
-async def test_every_interleaving_ends_without_an_effect(batch: Batch, stage: Stage, offstage: AsyncEngine) -> None:
+async def test_every_interleaving_ends_without_an_effect(batch: Batch, stepper: Stepper, engine: AsyncEngine) -> None:
     problems: dict[str, list[str]] = {}
     for number, schedule in enumerate(batch.schedules):
         order = CheckoutInput(f"{batch}-{number}", BUYER, LINES)
         for step in PAIRS[batch.step].before:
-            await PAIRS[step].do(offstage, order)
-        interleaving = Interleaving(stage, batch.step, order, schedule)
+            await PAIRS[step].do(engine, order)
+        interleaving = Interleaving(stepper, batch.step, order, schedule)
         await interleaving.run()
         TALLIES[batch.step].add(interleaving)
         if interleaving.problems:
             problems[str(interleaving)] = interleaving.problems
-    audit = await Audit(offstage).run_audit(AuditInput())
-    deadlocks = await stage.director.fetchval(
+    audit = await Audit(engine).run_audit(AuditInput())
+    deadlocks = await stepper.director.fetchval(
         "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
     )
 

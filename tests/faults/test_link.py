@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from devstack.ports import free_port
-from tests.faults.lab.link import Link, Way
+from tests.faults.lab.proxy import Proxy, Way
 
 HELD_SECONDS = 0.3
 PATIENCE_SECONDS = 20.0
@@ -35,19 +35,17 @@ async def heard() -> AsyncIterator[tuple[int, list[bytes]]]:
 
 
 @pytest.fixture
-def link(heard: tuple[int, list[bytes]]) -> Iterator[Link]:
-    with Link(heard[0]) as running:
+def link(heard: tuple[int, list[bytes]]) -> Iterator[Proxy]:
+    with Proxy(heard[0]) as running:
         yield running
 
 
 class Caller:
-    """One client of the link."""
-
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
 
     @classmethod
-    async def on(cls, link: Link) -> "Caller":
+    async def on(cls, link: Proxy) -> "Caller":
         return cls(*await asyncio.open_connection("127.0.0.1", link.port))
 
     def say(self, line: bytes) -> None:
@@ -62,13 +60,13 @@ class Caller:
         return True
 
 
-async def until_held(link: Link) -> None:
+async def until_held(link: Proxy) -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
         while not (link.counts.bytes_held or link.counts.connections_held):
             await asyncio.sleep(0.01)
 
 
-async def test_a_sound_link_carries_every_byte_both_ways(link: Link) -> None:
+async def test_a_sound_link_carries_every_byte_both_ways(link: Proxy) -> None:
     caller = await Caller.on(link)
 
     caller.say(b"x" * 60_000 + b"\n")
@@ -78,7 +76,7 @@ async def test_a_sound_link_carries_every_byte_both_ways(link: Link) -> None:
     caller.writer.close()
 
 
-async def test_a_slow_link_delays_each_way_and_keeps_the_sequence(link: Link) -> None:
+async def test_a_slow_link_delays_each_way_and_keeps_the_sequence(link: Proxy) -> None:
     caller = await Caller.on(link)
     link.slow(0.1, jitter=0.09)
 
@@ -95,7 +93,7 @@ async def test_a_slow_link_delays_each_way_and_keeps_the_sequence(link: Link) ->
 
 
 @pytest.mark.parametrize("way", Way, ids=lambda way: way.value.replace(" ", "-"))
-async def test_a_black_hole_holds_bytes_until_it_closes(link: Link, heard: tuple[int, list[bytes]], way: Way) -> None:
+async def test_a_black_hole_holds_bytes_until_it_closes(link: Proxy, heard: tuple[int, list[bytes]], way: Way) -> None:
     caller = await Caller.on(link)
     caller.say(b"before\n")
     before = await caller.answer()
@@ -115,7 +113,7 @@ async def test_a_black_hole_holds_bytes_until_it_closes(link: Link, heard: tuple
 
 
 async def test_what_was_sent_into_a_black_hole_arrives_though_its_sender_has_left(
-    link: Link, heard: tuple[int, list[bytes]]
+    link: Proxy, heard: tuple[int, list[bytes]]
 ) -> None:
     caller = await Caller.on(link)
     caller.say(b"before\n")
@@ -133,7 +131,7 @@ async def test_what_was_sent_into_a_black_hole_arrives_though_its_sender_has_lef
 
 
 async def test_a_server_never_hears_of_a_client_that_came_and_went_inside_a_black_hole(
-    link: Link, heard: tuple[int, list[bytes]]
+    link: Proxy, heard: tuple[int, list[bytes]]
 ) -> None:
     link.swallow()
     caller = await Caller.on(link)
@@ -153,7 +151,7 @@ async def test_a_server_never_hears_of_a_client_that_came_and_went_inside_a_blac
     patient.writer.close()
 
 
-async def test_refused_and_reset_connections_are_told_at_once_and_counted(link: Link) -> None:
+async def test_refused_and_reset_connections_are_told_at_once_and_counted(link: Proxy) -> None:
     old = await Caller.on(link)
     old.say(b"hello\n")
     await old.answer()
@@ -172,12 +170,12 @@ async def test_refused_and_reset_connections_are_told_at_once_and_counted(link: 
 
     assert still == b"still here\n"
     assert await newer.answer() == b"welcome\n"
-    assert (cut, link.counts.refused, link.counts.reset, link.carried) == (1, 1, 1, 1)
+    assert (cut, link.counts.refused, link.counts.reset, link.connections) == (1, 1, 1, 1)
     newer.writer.close()
 
 
 async def test_a_link_to_nobody_resets_its_clients_and_lives_on() -> None:
-    with Link(free_port()) as link:
+    with Proxy(free_port()) as link:
         with pytest.raises(ConnectionResetError):
             await (await Caller.on(link)).answer()
 

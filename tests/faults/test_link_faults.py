@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.faults.evidence import Evidence
-from tests.faults.lab.link import Counts, Link, Way
+from tests.faults.lab.proxy import Counts, Proxy, Way
 from tests.faults.sites import Site
 
 pytestmark = pytest.mark.timeout(600)
@@ -25,7 +24,7 @@ class Outage:
     """One way in which a link fails for a while, and what it must have counted if it did."""
 
     name: str
-    begin: Callable[[Link], object]
+    begin: Callable[[Proxy], object]
     seconds: float
     struck: Callable[[Counts], int]
 
@@ -46,7 +45,7 @@ def one_way(way: Way, seconds: float) -> Outage:
 
 
 def closed(seconds: float) -> Outage:
-    def cut_off(link: Link) -> None:
+    def cut_off(link: Proxy) -> None:
         link.refuse()
         link.reset()
 
@@ -77,20 +76,14 @@ def server_port(site: Site, server: str) -> int:
 async def test_a_link_that_fails_for_a_while_costs_no_order(
     site: Site, fired: Counter[str], server: str, outage: Outage
 ) -> None:
-    with Link(server_port(site, server)) as link:
+    with Proxy(server_port(site, server)) as link:
         await site.ready_worker(**{server: link})
-        load = site.load(60)
-        await load.ended(10)
-
-        outage.begin(link)
-        fired["orders in flight"] = len(load.open)
-        await asyncio.sleep(outage.seconds)
-        fired["struck"] = outage.struck(link.counts)
-        link.heal()
-        await load.all_ended()
-
-        assert load.surprises() == []
-        await site.require_clean()
+        async with site.under_load() as load:
+            outage.begin(link)
+            fired["orders in flight"] = len(load.open)
+            await asyncio.sleep(outage.seconds)
+            fired["struck"] = outage.struck(link.counts)
+            link.heal()
 
 
 @pytest.mark.exhaustive  # it takes minutes, nearly all of them waiting
@@ -102,21 +95,11 @@ async def test_a_link_that_fails_for_a_while_costs_no_order(
 async def test_a_slow_link_delays_orders_and_costs_none(
     site: Site, fired: Counter[str], server: str, each_way_seconds: float
 ) -> None:
-    with Link(server_port(site, server)) as link:
+    with Proxy(server_port(site, server)) as link:
         await site.ready_worker(**{server: link})
-        load = site.load(40)
-        await load.ended(10)
-
-        link.slow(each_way_seconds, jitter=each_way_seconds / 5)
-        fired["orders in flight"] = len(load.open)
-        # What is carried now may not stay: the worker must be able to connect over such a link as well.
-        fired["reset"] = link.reset()
-        await load.all_ended(patience=480)
-
+        async with site.under_load(40, patience=480) as load:
+            link.slow(each_way_seconds, jitter=each_way_seconds / 5)
+            fired["orders in flight"] = len(load.open)
+            # What is open now may not stay: the worker must be able to connect over such a link as well.
+            fired["reset"] = link.reset()
         fired["chunks delayed"] = link.counts.chunks_delayed
-        assert load.surprises() == []
-        await site.require_clean()
-
-
-def test_every_fault_that_was_chosen_ran_and_struck(request: pytest.FixtureRequest, evidence: Evidence) -> None:
-    evidence.require_all(request)

@@ -1,6 +1,5 @@
-"""An operator pauses, unpauses or resets an activity: it goes on where it was told to, and has one effect."""
+"""An operator pauses, unpauses or resets an activity: it goes on as it was asked to, and has one effect."""
 
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -16,11 +15,10 @@ from temporalio.common import RetryPolicy
 
 from domain import policies
 from tests.conftest import Shop
-from tests.faults.histories import replay_all
-from tests.faults.net_effect import assert_net_effect
+from tests.faults.harness import Harness, Stop
+from tests.faults.net_effect import assert_net_effect, replay_all
 from tests.faults.scripts import SCRIPTS, Script, be_patient, history_of, name_of, wait_for_the_end
 from tests.faults.share import share
-from tests.faults.stepping import Stage, Stop
 from tests.workflow.gates import lost_report
 from tests.workflow.sagas import DOES, UNDOS, until, violations
 
@@ -32,13 +30,9 @@ PAUSED = PendingActivityState.PENDING_ACTIVITY_STATE_PAUSED
 COMPLETED, REJECTED = (
     next(script for script in SCRIPTS if script.name == name) for name in ("completed", "rejected-at-ship")
 )
-executed: Counter[str] = Counter()
-fired: Counter[str] = Counter()
 
 
 class Case(NamedTuple):
-    """One operator's verb on one activity."""
-
     activity: str
     when: When
     verb: Verb
@@ -48,7 +42,7 @@ class Case(NamedTuple):
 
     @property
     def struck(self) -> int:
-        """Number the attempt that is interfered with. One that runs keeps its number: strike the second."""
+        """Number the attempt that is interfered with. One that runs keeps its number: take the second."""
         return 2 if self.when == "running" else 1
 
     @property
@@ -64,39 +58,39 @@ CASES = [
 ]
 
 
-async def pending(stage: Stage) -> PendingActivityInfo:
-    [found] = (await stage.handle.describe()).raw_description.pending_activities
+async def pending(harness: Harness) -> PendingActivityInfo:
+    [found] = (await harness.handle.describe()).raw_description.pending_activities
     return found
 
 
-async def pause(stage: Stage, activity_id: str) -> None:
-    execution = WorkflowExecution(workflow_id=stage.handle.id)
-    await stage.shop.client.workflow_service.pause_activity(
+async def pause(harness: Harness, activity_id: str) -> None:
+    execution = WorkflowExecution(workflow_id=harness.handle.id)
+    await harness.shop.client.workflow_service.pause_activity(
         PauseActivityRequest(namespace="default", execution=execution, id=activity_id, reason="a test")
     )
 
 
-async def unpause(stage: Stage, activity_id: str, *, reset_attempts: bool) -> None:
-    execution = WorkflowExecution(workflow_id=stage.handle.id)
-    await stage.shop.client.workflow_service.unpause_activity(
+async def unpause(harness: Harness, activity_id: str, *, reset_attempts: bool) -> None:
+    execution = WorkflowExecution(workflow_id=harness.handle.id)
+    await harness.shop.client.workflow_service.unpause_activity(
         UnpauseActivityRequest(namespace="default", execution=execution, id=activity_id, reset_attempts=reset_attempts)
     )
 
 
-async def reset(stage: Stage, activity_id: str) -> None:
-    execution = WorkflowExecution(workflow_id=stage.handle.id)
-    await stage.shop.client.workflow_service.reset_activity(
+async def reset(harness: Harness, activity_id: str) -> None:
+    execution = WorkflowExecution(workflow_id=harness.handle.id)
+    await harness.shop.client.workflow_service.reset_activity(
         ResetActivityRequest(namespace="default", execution=execution, id=activity_id)
     )
 
 
-async def has_failed(stage: Stage) -> bool:
-    return stage.alive == 0 and (await pending(stage)).HasField("last_failure")
+async def has_failed(harness: Harness) -> bool:
+    return harness.alive == 0 and (await pending(harness)).HasField("last_failure")
 
 
-async def is_paused(stage: Stage) -> bool:
-    found = await pending(stage)
-    return stage.alive == 0 and found.paused and found.state == PAUSED
+async def is_paused(harness: Harness) -> bool:
+    found = await pending(harness)
+    return harness.alive == 0 and found.paused and found.state == PAUSED
 
 
 def be_impatient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,24 +105,23 @@ def retry_after(monkeypatch: pytest.MonkeyPatch, wait: timedelta) -> None:
         monkeypatch.setattr(policies, name, slow)
 
 
-async def interfere(stage: Stage, case: Case) -> None:
-    """Hold the struck attempt after its effect; it then fails without having told; do the verb before or after."""
-    held = stage.hold(Stop(case.activity, case.struck, "after"))
+async def interfere(harness: Harness, case: Case) -> None:
+    """Hold the struck attempt after its effect; it then fails without a report; do the verb before or after."""
+    held = harness.hold(Stop(case.activity, case.struck, "after"))
     await held.reached()
-    activity_id = (await pending(stage)).activity_id
-    act: Callable[[Stage, str], Awaitable[None]] = reset if case.verb == "reset" else pause
+    activity_id = (await pending(harness)).activity_id
+    act: Callable[[Harness, str], Awaitable[None]] = reset if case.verb == "reset" else pause
     if case.when == "running":
-        await act(stage, activity_id)
+        await act(harness, activity_id)
         held.open()
     else:
         held.open()
-        await until(lambda: has_failed(stage))
-        await act(stage, activity_id)
+        await until(lambda: has_failed(harness))
+        await act(harness, activity_id)
     if case.verb != "reset":
-        await until(lambda: is_paused(stage))
-        assert stage.attempts_of(case.activity) == case.struck
-        await unpause(stage, activity_id, reset_attempts=case.verb == "pause-and-forget-attempts")
-    fired[str(case)] += 1
+        await until(lambda: is_paused(harness))
+        assert harness.attempts_of(case.activity) == case.struck
+        await unpause(harness, activity_id, reset_attempts=case.verb == "pause-and-forget-attempts")
 
 
 @pytest.mark.parametrize("case", share(CASES, every=7))
@@ -141,30 +134,21 @@ async def test_an_activity_that_an_operator_interferes_with_has_one_effect(
         be_impatient(monkeypatch)
     if case.when == "backing-off":
         retry_after(monkeypatch, timedelta(hours=1))  # only the operator brings the next attempt
-    stage = Stage(shop, case.script.order(shop))
-    stage.fail(case.activity, "after", lost_report, times=case.struck)
-    executed[str(case)] += 1
+    harness = Harness(shop, case.script.order(shop))
+    harness.fail(case.activity, "after", lost_report, times=case.struck)
 
-    async with stage:
-        await stage.employ()
-        await stage.shop.start(stage.order)
-        await interfere(stage, case)
-        await wait_for_the_end(stage)
-        events: list[HistoryEvent] = await history_of(stage)
+    async with harness:
+        await harness.employ()
+        await harness.shop.start(harness.order)
+        await interfere(harness, case)
+        await wait_for_the_end(harness)
+        events: list[HistoryEvent] = await history_of(harness)
 
-    numbers = [number for name, number in stage.attempts if name == case.activity]
+    numbers = [number for name, number in harness.attempts if name == case.activity]
     assert len(numbers) == case.struck + 1
     assert (numbers[-1] <= case.struck) is (case.verb != "pause")  # the server has forgotten the attempts, or not
-    assert await shop.order_status(stage.order) == case.script.ends
-    await assert_net_effect(stage, case.script.ends)
+    assert await shop.order_status(harness.order) == case.script.ends
+    await assert_net_effect(harness, case.script.ends)
     assert "WORKFLOW_TASK_FAILED" not in {name_of(event) for event in events}
     assert await violations(shop) == []
-    await replay_all([(stage, events)])
-
-
-def test_every_case_was_executed_once_and_fired_once(request: pytest.FixtureRequest) -> None:
-    selected = [item for item in request.session.items if item.path == request.path]
-
-    assert sum(executed.values()) == len(selected) - 1
-    assert set(executed.values()) <= {1}
-    assert executed == fired
+    await replay_all([(harness, events)])

@@ -13,8 +13,7 @@ import pytest
 
 from devstack.stack import ROLE, DevStack, psql
 from domain.policies import RESERVE
-from tests.faults.evidence import Evidence
-from tests.faults.lab.link import Link
+from tests.faults.lab.proxy import Proxy
 from tests.faults.sites import Site, must_end, said, until
 
 pytestmark = pytest.mark.timeout(600)
@@ -32,32 +31,15 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevStack]:
         yield running
 
 
-async def end_sessions(site: Site) -> int:
-    """Terminate every session that the service has on the site's database."""
-    ended: int = await site.database.value(
-        "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity "
-        "WHERE datname = $1 AND usename = $2",
-        site.database.name,
-        ROLE,
-    )
-    return ended
-
-
 @pytest.mark.exhaustive
 async def test_an_outage_of_postgres_delays_orders_and_costs_none(site: Site, fired: Counter[str]) -> None:
     worker = await site.ready_worker()
-    load = site.load(60)
-    await load.ended(10)
-
-    site.stack.postgres.stop(immediate=True)
-    fired["orders in flight"] = len(load.open)
-    await site.logged(worker, "no connection to Postgres", times=3)
-    await asyncio.sleep(OUTAGE_SECONDS)
-    site.stack.postgres.start()
-    await load.all_ended()
-
-    assert load.surprises() == []
-    await site.require_clean()
+    async with site.under_load() as load:
+        site.stack.postgres.stop(immediate=True)
+        fired["orders in flight"] = len(load.open)
+        await site.logged(worker, "no connection to Postgres", times=3)
+        await asyncio.sleep(OUTAGE_SECONDS)
+        site.stack.postgres.start()
 
 
 @pytest.mark.exhaustive
@@ -90,30 +72,23 @@ async def test_an_outage_beyond_the_budget_of_reserve_ends_orders_whole_and_neve
 
 @pytest.mark.exhaustive
 async def test_a_pool_of_one_serves_a_hundred_orders_at_once(site: Site, fired: Counter[str]) -> None:
-    with Link(site.stack.ports.postgres) as link:
-        # A hundred statements, one after the other, take longer than anybody waits for a connection.
+    with Proxy(site.stack.ports.postgres) as link:
+        # A hundred statements, one after the other, take longer than an attempt waits for a connection.
         link.slow(0.012)
         worker = await site.ready_worker(postgres=link, CHECKOUT_DATABASE_POOL_SIZE=1)
-
-        load = site.load(100, at_once=100)
-        await site.logged(worker, POOL_TIMEOUT, times=3)
-        fired["orders in flight"] = len(load.open)
-        await load.all_ended()
-
+        async with site.under_load(100, begun=0, at_once=100) as load:
+            await site.logged(worker, POOL_TIMEOUT, times=3)
+            fired["orders in flight"] = len(load.open)
         fired["chunks delayed"] = link.counts.chunks_delayed
-        assert load.surprises() == []
-        await site.require_clean()
 
 
 @pytest.mark.exhaustive
 async def test_a_server_without_a_free_connection_delays_orders_and_costs_none(site: Site, fired: Counter[str]) -> None:
     await site.ready_worker()
-    load = site.load(400)
-    await load.ended(10)
     taken: list[asyncpg.Connection] = []
 
     async def all_taken_and_missed() -> bool:
-        fired["sessions ended"] += await end_sessions(site)
+        fired["sessions ended"] += await site.end_sessions()
         try:
             while True:
                 taken.append(
@@ -122,59 +97,41 @@ async def test_a_server_without_a_free_connection_delays_orders_and_costs_none(s
         except asyncpg.TooManyConnectionsError:
             return site.failed_attempts("53300") >= 5
 
-    try:
-        await until(all_taken_and_missed, "the service finds no connection")
-        fired["orders in flight"] = len(load.open)
-    finally:
-        for connection in taken:
-            await connection.close()
-    fired["connections taken"] = len(taken)
-    await load.all_ended()
-
-    assert load.surprises() == []
-    await site.require_clean()
+    async with site.under_load(400) as load:
+        try:
+            await until(all_taken_and_missed, "the service finds no connection")
+            fired["orders in flight"] = len(load.open)
+        finally:
+            for connection in taken:
+                await connection.close()
+        fired["connections taken"] = len(taken)
 
 
 async def test_sessions_that_are_terminated_in_the_middle_of_a_statement_cost_no_order(
     site: Site, fired: Counter[str]
 ) -> None:
     worker = await site.ready_worker()
-    load = site.load(40, mix="hot")
-    await load.ended(5)
 
     async def ended_at_work() -> bool:
         async with site.holding("item-001"):
             await until(site.is_waiting, "a statement waits for the row")
-            fired["sessions ended"] += await end_sessions(site)
+            fired["sessions ended"] += await site.end_sessions()
         return said(worker, "terminating connection due to administrator command") >= 5
 
-    await until(ended_at_work, "statements have died with their sessions")
-    fired["orders in flight"] = len(load.open)
-    await load.all_ended()
-
-    assert load.surprises() == []
-    await site.require_clean()
+    async with site.under_load(40, begun=5, mix="hot") as load:
+        await until(ended_at_work, "statements have died with their sessions")
+        fired["orders in flight"] = len(load.open)
 
 
 @pytest.mark.exhaustive
 async def test_a_primary_that_turns_read_only_delays_orders_and_costs_none(site: Site, fired: Counter[str]) -> None:
     worker = await site.ready_worker()
-    load = site.load(60)
-    await load.ended(10)
-
-    for statement in ("ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()"):
-        psql(site.stack.postgres, "postgres", "-c", statement)
-    try:
-        await site.logged(worker, "(25006)", times=5)
-        fired["orders in flight"] = len(load.open)
-    finally:
-        for statement in ("ALTER SYSTEM RESET default_transaction_read_only", "SELECT pg_reload_conf()"):
+    async with site.under_load() as load:
+        for statement in ("ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()"):
             psql(site.stack.postgres, "postgres", "-c", statement)
-    await load.all_ended()
-
-    assert load.surprises() == []
-    await site.require_clean()
-
-
-def test_every_fault_that_was_chosen_ran_and_struck(request: pytest.FixtureRequest, evidence: Evidence) -> None:
-    evidence.require_all(request)
+        try:
+            await site.logged(worker, "(25006)", times=5)
+            fired["orders in flight"] = len(load.open)
+        finally:
+            for statement in ("ALTER SYSTEM RESET default_transaction_read_only", "SELECT pg_reload_conf()"):
+                psql(site.stack.postgres, "postgres", "-c", statement)

@@ -32,7 +32,6 @@ async def sweep(shop: Shop) -> SweepReport:
 
 
 async def cancelled(shop: Shop, order: CheckoutInput) -> str:
-    """Ask for a cancel, and name what came of the request."""
     try:
         await checkouts_of(shop).cancel(order.order_id, "found it cheaper")
     except NoSuchOrder:
@@ -69,7 +68,7 @@ async def test_a_start_that_races_a_cancel_is_honoured_or_cancelled_and_all_are_
     assert told["accepted"] > 0
     for asked, outcomes in races:
         assert len(outcomes) == 1
-        # Nobody takes a label away before it is cancelled, so a cancel that was accepted is carried out.
+        # No courier takes a label away before it is cancelled, so a cancel that was accepted is carried out.
         if "accepted" in asked:
             assert outcomes == {"cancelled"}
         elif "unanswered" not in asked:

@@ -4,7 +4,6 @@ Where the old run has an attempt under way, the attempt is held until the new ru
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -14,8 +13,9 @@ from temporalio.client import WorkflowExecutionStatus
 
 from domain.sweep import SweepReport
 from tests.conftest import Shop
-from tests.faults.histories import replay_all
-from tests.faults.net_effect import assert_net_effect, rows_of
+from tests.faults.harness import TASK, Harness, Stop
+from tests.faults.interruptions import TERMINATED
+from tests.faults.net_effect import assert_net_effect, replay_all, rows_of
 from tests.faults.scripts import (
     OPERATOR,
     SCRIPTS,
@@ -26,26 +26,21 @@ from tests.faults.scripts import (
     is_brought_by_an_update,
     name_of,
     perform,
+    run_all,
     sweep,
     wait_for_the_end,
 )
 from tests.faults.share import share
-from tests.faults.stepping import TASK, Stage, Stop
-from tests.faults.strikes import TERMINATED
 from tests.workflow.sagas import DOES, reset_to, until, violations
 
 pytestmark = pytest.mark.timeout(600)
 
-AT_ONCE = 6
 BY_NAME = {script.name: script for script in SCRIPTS}
 ENDED = [script for script in SCRIPTS if script.name != "stuck-and-mended-by-time"]
 ALIVE = [
     BY_NAME[name]
     for name in ("completed", "completed-with-a-label", "rejected-at-ship", "cancelled", "stuck-and-resolved")
 ]
-generated: Counter[str] = Counter()
-executed: Counter[str] = Counter()
-fired: Counter[str] = Counter()
 
 
 def started_tasks(events: Sequence[HistoryEvent]) -> list[int]:
@@ -59,20 +54,20 @@ def started_tasks(events: Sequence[HistoryEvent]) -> list[int]:
 
 
 def needs_a_person(course: Course) -> bool:
-    """Tell whether a run whose history says that an undo has failed waits for somebody."""
+    """Whether a run whose history says that an undo has failed waits for an operator."""
     return any(stop.what == OPERATOR for stop in course.trace)
 
 
-async def keep_operating(script: Script, stage: Stage) -> None:
+async def keep_operating(script: Script, harness: Harness) -> None:
     """Ask again and again: a run that was reset says that it has been stuck before it is."""
-    while (await stage.handle.describe()).status == WorkflowExecutionStatus.RUNNING:
-        await script.operate(stage)
+    while (await harness.handle.describe()).status == WorkflowExecutionStatus.RUNNING:
+        await script.operate(harness)
         await asyncio.sleep(0.1)
 
 
-async def reset(stage: Stage, events: Sequence[HistoryEvent], place: int, run_id: str) -> None:
+async def reset(harness: Harness, events: Sequence[HistoryEvent], place: int, run_id: str) -> None:
     """Reset a run to the workflow task that started at a place of its history; the new run is the newest."""
-    await reset_to(stage.shop, stage.handle.id, run_id, events[place].event_id)
+    await reset_to(harness.shop, harness.handle.id, run_id, events[place].event_id)
 
 
 def assert_was_reset(old: Sequence[HistoryEvent], new: Sequence[HistoryEvent], place: int) -> None:
@@ -85,8 +80,8 @@ def assert_was_reset(old: Sequence[HistoryEvent], new: Sequence[HistoryEvent], p
     assert [name_of(event) for event in new].count("WORKFLOW_TASK_FAILED") == 1
 
 
-async def run_id_of(stage: Stage) -> str:
-    run_id = (await stage.handle.describe()).run_id
+async def run_id_of(harness: Harness) -> str:
+    run_id = (await harness.handle.describe()).run_id
     assert run_id
     return run_id
 
@@ -96,29 +91,26 @@ async def test_an_ended_saga_that_is_reset_ends_as_before_and_moves_nothing(
     shop: Shop, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     be_patient(monkeypatch, stuck_wait=script.stuck_wait)
-    stage, course = await perform(shop, script)
-    stage.mend()
-    before, run_id = await rows_of(stage), await run_id_of(stage)
-    histories: list[tuple[Stage, Sequence[HistoryEvent]]] = []
+    harness, course = await perform(shop, script)
+    harness.mend()
+    before, run_id = await rows_of(harness), await run_id_of(harness)
+    histories: list[tuple[Harness, Sequence[HistoryEvent]]] = []
 
-    async with stage:
-        await stage.employ()
+    async with harness:
+        await harness.employ()
         for number, place in enumerate(started_tasks(course.events), start=1):
             case = f"ended {script} to task {number}"
-            generated[case] += 1
-            await reset(stage, course.events, place, run_id)
-            operator = asyncio.create_task(keep_operating(script, stage)) if needs_a_person(course) else None
-            await wait_for_the_end(stage)
+            await reset(harness, course.events, place, run_id)
+            operator = asyncio.create_task(keep_operating(script, harness)) if needs_a_person(course) else None
+            await wait_for_the_end(harness)
             if operator:
                 operator.cancel()
                 await asyncio.gather(operator, return_exceptions=True)
-            events = await history_of(stage)
-            executed[case] += 1
+            events = await history_of(harness)
             assert_was_reset(course.events, events, place)
-            fired[case] += 1
-            assert (case, await rows_of(stage)) == (case, before)
+            assert (case, await rows_of(harness)) == (case, before)
             assert name_of(events[-1]) == name_of(course.events[-1]), case
-            histories.append((stage, events))
+            histories.append((harness, events))
 
     assert await violations(shop) == []
     await replay_all(histories)
@@ -131,43 +123,41 @@ class Case:
         self.course = course
         self.stop = stop
         self.number = number
-        self.stage = Stage(shop, course.script.order(shop))
+        self.harness = Harness(shop, course.script.order(shop))
         self.events: list[HistoryEvent] = []
 
     def __str__(self) -> str:
         return f"{self.course.script} at {self.stop} to task {self.number}"
 
     async def carry_out(self) -> None:
-        script, stage = self.course.script, self.stage
-        async with stage:
-            script.prepare(stage)
-            held = stage.hold(self.stop)
-            await stage.employ()
-            await stage.shop.start(stage.order)
-            operator = asyncio.create_task(script.operate(stage))
+        script, harness = self.course.script, self.harness
+        async with harness:
+            script.prepare(harness)
+            held = harness.hold(self.stop)
+            await harness.employ()
+            await harness.shop.start(harness.order)
+            operator = asyncio.create_task(script.operate(harness))
             await held.reached()
-            old, run_id = await history_of(stage), await run_id_of(stage)
-            old_handle = stage.shop.client.get_workflow_handle(stage.handle.id, run_id=run_id)
+            old, run_id = await history_of(harness), await run_id_of(harness)
+            old_handle = harness.shop.client.get_workflow_handle(harness.handle.id, run_id=run_id)
             place = started_tasks(old)[self.number - 1]
-            stage.mend()
-            await reset(stage, old, place, run_id)
+            harness.mend()
+            await reset(harness, old, place, run_id)
             if needs_a_person(self.course):  # who comes again when the old run is gone
                 operator.cancel()
                 held.open()
-                operator = asyncio.create_task(keep_operating(script, stage))
-            await wait_for_the_end(stage)
-            executed[str(self)] += 1
+                operator = asyncio.create_task(keep_operating(script, harness))
+            await wait_for_the_end(harness)
             held.open()
             await until(self._is_quiet)
             operator.cancel()
             await asyncio.gather(operator, return_exceptions=True)
-            self.events = await history_of(stage)
+            self.events = await history_of(harness)
             assert name_of((await old_handle.fetch_history()).events[-1]) == TERMINATED
             assert_was_reset(old, self.events, place)
-            fired[str(self)] += 1
 
     async def _is_quiet(self) -> bool:
-        return self.stage.alive == 0
+        return self.harness.alive == 0
 
 
 def cases_of(shop: Shop, course: Course) -> list[Case]:
@@ -187,15 +177,6 @@ def cases_of(shop: Shop, course: Course) -> list[Case]:
     ]
 
 
-async def run(case: Case, turn: asyncio.Semaphore) -> str | None:
-    async with turn:
-        try:
-            await case.carry_out()
-        except Exception as problem:  # noqa: BLE001 - collected, so that every failing case is named
-            return f"{case}: {type(problem).__name__}: {problem}\n    {[name_of(event) for event in case.events]}"
-    return None
-
-
 @pytest.mark.parametrize("script", share(ALIVE, every=9))
 async def test_a_saga_that_is_reset_while_an_attempt_is_alive_ends_as_it_would_have(
     shop: Shop, script: Script, monkeypatch: pytest.MonkeyPatch
@@ -203,22 +184,14 @@ async def test_a_saga_that_is_reset_while_an_attempt_is_alive_ends_as_it_would_h
     be_patient(monkeypatch, stuck_wait=script.stuck_wait)
     _, course = await perform(shop, script)
     cases = cases_of(shop, course)
-    generated.update(map(str, cases))
-    turn = asyncio.Semaphore(AT_ONCE)
 
-    problems = await asyncio.gather(*(run(case, turn) for case in cases))
+    await run_all(cases, Case.carry_out)
     async with shop.working():
         swept = await sweep(shop)
 
-    assert not any(problems), "\n".join(problem for problem in problems if problem)
     assert swept == SweepReport()  # nothing is left to it
     for case in cases:
-        assert (str(case), await shop.order_status(case.stage.order)) == (str(case), script.ends)
-        await assert_net_effect(case.stage, script.ends)
+        assert (str(case), await shop.order_status(case.harness.order)) == (str(case), script.ends)
+        await assert_net_effect(case.harness, script.ends)
     assert await violations(shop) == []
-    await replay_all((case.stage, case.events) for case in cases)
-
-
-def test_every_case_was_generated_once_executed_once_and_fired_once() -> None:
-    assert set(generated.values()) == {1}
-    assert generated == executed == fired
+    await replay_all((case.harness, case.events) for case in cases)

@@ -39,19 +39,15 @@ async def stock(database: Database, free: dict[str, int]) -> None:
 
 
 async def left(database: Database, skus: Sequence[str]) -> dict[str, int]:
-    """Tell how many are free; nothing may be held any more."""
+    """Count how many are free; nothing may be held any more."""
     rows = await database.fetch(_STOCK, list(skus))
     assert [row["reserved"] for row in rows] == [0] * len(skus)
     return {row["sku"]: row["on_hand"] for row in rows}
 
 
 async def outcomes(shop: Shop, orders: Sequence[CheckoutInput]) -> list[CheckoutStatus]:
-    """Start all of them at once and wait for all."""
     answers = await asyncio.gather(*(ask(checkouts_of(shop), order) for order in orders))
     return [answer.outcome for answer in answers]
-
-
-# Stock --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.timeout(300)
@@ -106,9 +102,6 @@ async def test_an_order_of_several_skus_gets_all_of_them_or_none(shop: Shop, buy
     assert await violations(shop) == []
 
 
-# Money --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("orders", [20, pytest.param(100, marks=ALL)])
 async def test_a_balance_that_many_orders_race_for_pays_for_as_many_as_it_can(shop: Shop, orders: int) -> None:
@@ -123,9 +116,6 @@ async def test_a_balance_that_many_orders_race_for_pays_for_as_many_as_it_can(sh
     assert await shop.database.value(balance) == 20_000 - affordable * 1_200
     assert await left(shop.database, ["tea-mug"]) == {"tea-mug": 1_000 - affordable}
     assert await violations(shop) == []
-
-
-# Opposing orders ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -188,7 +178,7 @@ async def test_sagas_of_opposing_orders_with_refusals_and_cancels_never_deadlock
         async with at_once:
             await checkouts.start(order)
             if number % 3 == 0:
-                with contextlib.suppress(Refused, NoWorker):  # it has ended, or nobody could answer in time
+                with contextlib.suppress(Refused, NoWorker):  # it has ended, or no worker answered in time
                     await checkouts.cancel(order.order_id, "found it cheaper")
             return (await checkouts.outcome(order.order_id, look_every=PATIENCE_SECONDS)).status
 

@@ -10,9 +10,7 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from devstack.stack import ROLE
 from domain.model import CheckoutInput, Lane, OrderLine
-from tests.faults.evidence import Evidence
 from tests.faults.sites import Site, orders_of, until
 
 pytestmark = pytest.mark.timeout(600)
@@ -44,51 +42,28 @@ CHANGES_OF_THE_SCHEMA = (
 )
 
 
-async def renew_sessions(site: Site) -> None:
-    """Have the service connect anew, so that a changed default takes hold."""
-    await site.database.fetch(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND usename = $2",
-        site.database.name,
-        ROLE,
-    )
-
-
 @pytest.mark.exhaustive
 async def test_a_hot_row_that_a_foreign_transaction_keeps_locked_costs_no_order(
     site: Site, fired: Counter[str]
 ) -> None:
     await site.ready_worker()
-    load = site.load(30, mix="hot")
-    await load.ended(5)
-
-    async with site.holding(HOT):
+    async with site.under_load(30, begun=5, mix="hot") as load, site.holding(HOT):
         await until(lambda: fails_as(site, "55P03", 5), "statements give up on the lock")
         fired["orders in flight"] = len(load.open)
-    await load.all_ended()
-
     fired["lock timeouts"] = site.failed_attempts("55P03")
-    assert load.surprises() == []
-    await site.require_clean()
 
 
 async def test_serialization_failures_cost_no_order(site: Site, fired: Counter[str]) -> None:
     await site.ready_worker()
-    load = site.load(150, mix="hot")
-    await load.ended(5)
-
-    await site.database.run(
-        f'ALTER DATABASE "{site.database.name}" SET default_transaction_isolation = "repeatable read"'
-    )
-    await renew_sessions(site)
-    await until(lambda: fails_as(site, "40001", 3), "two orders collide on the hot row")
-    fired["orders in flight"] = len(load.open)
-    await site.database.run(f'ALTER DATABASE "{site.database.name}" RESET default_transaction_isolation')
-    await renew_sessions(site)
-    await load.all_ended()
-
+    setting = f'ALTER DATABASE "{site.database.name}" {{}} default_transaction_isolation'
+    async with site.under_load(150, begun=5, mix="hot") as load:
+        await site.database.run(setting.format("SET") + ' = "repeatable read"')
+        await site.end_sessions()  # a changed default takes hold in new ones
+        await until(lambda: fails_as(site, "40001", 3), "two orders collide on the hot row")
+        fired["orders in flight"] = len(load.open)
+        await site.database.run(setting.format("RESET"))
+        await site.end_sessions()
     fired["serialization failures"] = site.failed_attempts("40001")
-    assert load.surprises() == []
-    await site.require_clean()
 
 
 async def test_a_deadlock_with_a_foreign_transaction_costs_no_order(site: Site, fired: Counter[str]) -> None:
@@ -106,12 +81,8 @@ async def test_a_deadlock_with_a_foreign_transaction_costs_no_order(site: Site, 
         return site.failed_attempts("40P01") >= 1
 
     await until(deadlocked, "Postgres breaks a deadlock")
-    for load in site.loads:
-        await load.all_ended()
-
+    await site.require_unharmed()
     fired["deadlocks"] = site.failed_attempts("40P01")
-    assert [surprise for load in site.loads for surprise in load.surprises()] == []
-    await site.require_clean()
 
 
 @pytest.mark.exhaustive
@@ -120,15 +91,13 @@ async def test_statements_that_take_too_long_cost_no_order(site: Site, fired: Co
     await site.ready_worker()
     await site.database.run(SLOW_TRIGGER)
 
-    load = site.load([replace(order, lane=lane) for order in orders_of("mixed", 20)], at_once=10)
-    await load.all_ended()
+    site.load([replace(order, lane=lane) for order in orders_of("mixed", 20)], at_once=10)
+    await site.require_unharmed()
 
     # In the fast lane the worker gives up before Postgres does.
     fired["slow statements"] = min(await site.database.value("SELECT last_value FROM slow_statements"), SLOW_STATEMENTS)
     assert fired["slow statements"] == SLOW_STATEMENTS
     assert site.failed_attempts("57014") == (SLOW_STATEMENTS if lane is Lane.CLASSIC else 0)
-    assert load.surprises() == []
-    await site.require_clean()
 
 
 @pytest.mark.exhaustive
@@ -136,22 +105,16 @@ async def test_a_schema_that_changes_under_load_costs_one_attempt_per_connection
     site: Site, fired: Counter[str]
 ) -> None:
     await site.ready_worker(CHECKOUT_DATABASE_POOL_SIZE=POOL_SIZE)
-    load = site.load(80)
-    await load.ended(10)  # by now every plan is warm
-
-    for change in CHANGES_OF_THE_SCHEMA:
-        before, ended = stale_plans(site), len(load.ends)
-        await change_schema(site, change)
-        fired["changes"] += 1
-        await load.ended(min(ended + 5, len(load.orders)))
-        stale = stale_plans(site) - before
-        assert stale <= POOL_SIZE, f"{change}: {stale} attempts failed on {POOL_SIZE} connections"
-        fired["stale plans"] += stale
-    assert load.open, "the load ended before the changes did"
-    await load.all_ended()
-
-    assert load.surprises() == []
-    await site.require_clean()
+    async with site.under_load(80) as load:  # once so many have ended every plan is warm
+        for change in CHANGES_OF_THE_SCHEMA:
+            before, ended = stale_plans(site), len(load.ends)
+            await change_schema(site, change)
+            fired["changes"] += 1
+            await load.ended(min(ended + 5, len(load.orders)))
+            stale = stale_plans(site) - before
+            assert stale <= POOL_SIZE, f"{change}: {stale} attempts failed on {POOL_SIZE} connections"
+            fired["stale plans"] += stale
+        assert load.open, "the load ended before the changes did"
 
 
 async def fails_as(site: Site, sqlstate: str, times: int) -> bool:
@@ -164,7 +127,7 @@ def stale_plans(site: Site) -> int:
 
 
 async def change_schema(site: Site, change: str) -> None:
-    """Change it as a migration should: never queueing behind, and ahead of, everybody for long."""
+    """Change it as a migration should: never queueing behind, and ahead of, the service for long."""
     connection = await asyncpg.connect(site.database.admin_url)
     try:
         await connection.execute("SET lock_timeout = '1s'")
@@ -179,7 +142,3 @@ async def change_schema(site: Site, change: str) -> None:
         await until(changed, change)
     finally:
         await connection.close()
-
-
-def test_every_fault_that_was_chosen_ran_and_struck(request: pytest.FixtureRequest, evidence: Evidence) -> None:
-    evidence.require_all(request)

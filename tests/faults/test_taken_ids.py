@@ -1,4 +1,4 @@
-"""An order id that is taken: other content is refused everywhere, the same content is told what the first was."""
+"""An order id that is taken: other content is refused everywhere, the same content gets the first answer."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -17,14 +17,13 @@ from activities.payments import Payments
 from activities.shipping import Shipping
 from adapters.temporal import DATA_CONVERTER
 from client.failures import OtherContent
-from devstack.ports import free_port
-from devstack.temporal import TemporalServer
 from domain.errors import IdempotencyMismatch, UndeliverableAddress
 from domain.model import CheckoutInput, CheckoutStatus, Ending, OrderLine, UndoInput
-from domain.policies import SEARCH_ATTRIBUTES, checkout_workflow_id
+from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
 from tests.faults.callers import ask, ask_all, checkouts_of, every_row, is_known
 from tests.workflow.gates import Gate, Gates
+from tests.workflow.own_temporal import own_temporal
 from tests.workflow.sagas import causes_of, failure_of, until, violations
 
 OTHERS: dict[str, Callable[[CheckoutInput], CheckoutInput]] = {
@@ -63,7 +62,6 @@ class Taken:
         return outcome
 
     async def stop_before_payment(self) -> Gate:
-        """Start the order and leave it running, with its stock reserved."""
         gate = self.gates.hold(self.order, "charge_payment", "before")
         await self.shop.start(self.order)
         await gate.reached()
@@ -90,18 +88,9 @@ class Taken:
 @pytest.fixture(scope="module")
 async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
     """A Temporal of this module's own, which forgets what it is told to forget at once instead of within a minute."""
-    server = TemporalServer(
-        port=free_port(),
-        ui_port=None,
-        log=tmp_path_factory.mktemp("forgetful") / "temporal.log",
-        search_attributes=SEARCH_ATTRIBUTES,
-        dynamic_config={f"{queue}ProcessorUpdateAckInterval": "50ms" for queue in _QUEUES},
-    )
-    server.start()
-    try:
+    intervals = {f"{queue}ProcessorUpdateAckInterval": "50ms" for queue in _QUEUES}
+    with own_temporal(tmp_path_factory.mktemp("forgetful"), **intervals) as server:
         yield await Client.connect(server.address, data_converter=DATA_CONVERTER)
-    finally:
-        server.kill()
 
 
 @pytest.fixture
@@ -112,7 +101,6 @@ async def taken(shop: Shop, elsewhere: Shop) -> AsyncIterator[Taken]:
 
 
 def operations(shop: Shop, order: CheckoutInput) -> Iterator[Awaitable[Any]]:
-    """Everything that a worker can be asked to do for an order."""
     undo = UndoInput(order, Ending.CANCELLED, "a reason")
     inventory, payments, shipping = Inventory(shop.engine), Payments(shop.engine), Shipping(shop.engine)
     orders = Orders(shop.engine)
@@ -234,7 +222,7 @@ async def test_an_intruder_is_refused_although_the_first_saga_does_not_know_yet_
 async def test_the_same_content_joins_a_saga_that_cannot_tell_its_own_or_begins_one_that_is_gone_anew(
     shop: Shop, gone: str
 ) -> None:
-    """Whoever starts a saga leaves its input in the history."""
+    """The start of a saga leaves its input in the history."""
     order = shop.order("carol")
     handle = await shop.start(order)
     if gone == "terminated":

@@ -42,7 +42,7 @@ async def ended(stack: DevStack) -> int:
 
 
 def until_ended(stack: DevStack, share: float) -> int:
-    """Wait until so much of the load has ended: the next fault strikes the middle of it."""
+    """Wait until so much of the load has ended: the next fault comes in the middle of it."""
     deadline = time.monotonic() + DEADLINE_SECONDS
     while (count := asyncio.run(ended(stack))) < ORDERS * share:
         assert time.monotonic() < deadline, f"no progress: {count} of {ORDERS}"

@@ -11,9 +11,7 @@ from signal import SIGCONT, SIGSTOP, SIGTERM, SIGUSR1, SIGUSR2, Signals
 import pytest
 from temporalio.api.enums.v1 import EventType
 
-from devstack.stack import ROLE
 from domain.policies import checkout_workflow_id
-from tests.faults.evidence import Evidence
 from tests.faults.sites import Load, Site, said
 
 pytestmark = pytest.mark.timeout(600)
@@ -24,7 +22,7 @@ ODD = ("-m", "tests.faults.odd_workers")
 
 
 async def lost_tasks(site: Site, load: Load) -> Counter[str]:
-    """Count what Temporal gave up waiting for: nobody reported how it went."""
+    """Count what Temporal gave up waiting for: no worker reported how it went."""
     lost: Counter[str] = Counter(attempts=0, workflow_tasks=0)
     for order in load.orders:
         handle = site.client.get_workflow_handle(checkout_workflow_id(order.order_id))
@@ -40,36 +38,25 @@ async def lost_tasks(site: Site, load: Load) -> Counter[str]:
 async def test_a_drained_worker_finishes_what_it_began_and_loses_no_attempt(site: Site, fired: Counter[str]) -> None:
     leaving = await site.ready_worker()
     await site.ready_worker()
-    load = site.load(80)
-    await load.ended(20)
-
-    fired["orders in flight"] = len(load.open)
-    leaving.signal(SIGTERM)
-    await load.all_ended()
+    async with site.under_load(80, begun=20) as load:
+        fired["orders in flight"] = len(load.open)
+        leaving.signal(SIGTERM)
 
     assert leaving.wait(timeout=60) == 0
     fired["drained"] = said(leaving, "draining") and said(leaving, "stopped")
     assert (await lost_tasks(site, load))["attempts"] == 0
-    assert load.surprises() == []
-    await site.require_clean()
 
 
 @pytest.mark.exhaustive
 async def test_orders_wait_for_the_next_worker_when_all_were_killed(site: Site, fired: Counter[str]) -> None:
     killed = [await site.ready_worker() for _ in range(2)]
-    load = site.load(60)
-    await load.ended(10)
-
-    for worker in killed:
-        worker.kill()
-    fired["orders in flight"] = len(load.open)
-    await asyncio.sleep(AWAY_SECONDS)
-    fired["ended before"] = len(load.ends)
-    await site.ready_worker()
-    await load.all_ended()
-
-    assert load.surprises() == []
-    await site.require_clean()
+    async with site.under_load() as load:
+        for worker in killed:
+            worker.kill()
+        fired["orders in flight"] = len(load.open)
+        await asyncio.sleep(AWAY_SECONDS)
+        fired["ended before"] = len(load.ends)
+        await site.ready_worker()
 
 
 @pytest.mark.exhaustive
@@ -78,23 +65,18 @@ async def test_a_worker_that_is_frozen_delays_its_own_orders_and_wakes_up_harmle
 ) -> None:
     frozen = await site.ready_worker()
     await site.ready_worker()
-    load = site.load(80)
-    await load.ended(10)
-
-    frozen.signal(SIGSTOP)
-    fired["orders in flight"] = len(load.open)
-    begun = time.monotonic()
-    await load.all_ended()
-    # Its late attempts meet what the other has done meanwhile.
-    await asyncio.sleep(max(0.0, AWAY_SECONDS - (time.monotonic() - begun)))
-    frozen.signal(SIGCONT)
-    again = site.load(20)
-    await again.all_ended()
+    async with site.under_load(80) as load:
+        frozen.signal(SIGSTOP)
+        fired["orders in flight"] = len(load.open)
+        begun = time.monotonic()
+        await load.all_ended()
+        # Its late attempts meet what the other has done meanwhile.
+        await asyncio.sleep(max(0.0, AWAY_SECONDS - (time.monotonic() - begun)))
+        frozen.signal(SIGCONT)
+        site.load(20)
 
     assert frozen.running
     fired["tasks lost"] = (await lost_tasks(site, load)).total()
-    assert load.surprises() + again.surprises() == []
-    await site.require_clean()
 
 
 @pytest.mark.exhaustive
@@ -103,22 +85,17 @@ async def test_a_worker_whose_event_loop_stands_still_delays_its_own_orders_and_
 ) -> None:
     deaf = await site.ready_worker(*ODD, "deaf-loop")
     sound = await site.ready_worker()
-    load = site.load(80)
-    await load.ended(10)
-
-    deaf.signal(SIGUSR1)
-    fired["orders in flight"] = len(load.open)
-    await site.logged(deaf, "event loop blocked")
-    ended = len(load.ends)
-    await site.logged(deaf, "event loop goes on")
-    fired["ended meanwhile"] = len(load.ends) - ended
-    await load.all_ended()
+    async with site.under_load(80) as load:
+        deaf.signal(SIGUSR1)
+        fired["orders in flight"] = len(load.open)
+        await site.logged(deaf, "event loop blocked")
+        ended = len(load.ends)
+        await site.logged(deaf, "event loop goes on")
+        fired["ended meanwhile"] = len(load.ends) - ended
 
     fired["blocked"] = said(deaf, "event loop blocked")
     assert sound.running
     assert deaf.running
-    assert load.surprises() == []
-    await site.require_clean()
 
 
 @pytest.mark.exhaustive
@@ -127,32 +104,18 @@ async def test_a_worker_whose_clock_is_an_hour_off_and_jumps_back_ends_every_ord
     site: Site, fired: Counter[str], first: Signals
 ) -> None:
     wrong = await site.ready_worker(*ODD, "wrong-clock")
-    load = site.load(80)
+    async with site.under_load(80, begun=0) as load:
+        for number, told in enumerate((first, SIGUSR1 if first == SIGUSR2 else SIGUSR2), start=1):
+            await load.ended(15 * number)
+            wrong.signal(told)
+            await site.logged(wrong, "clock wrong by", times=number)
+            # The driver judges stale plans, and the pool stale connections, by stamps of this clock.
+            for kind in ("json", "jsonb"):
+                await load.ended(15 * number + 5)
+                await site.database.run(f"ALTER TABLE step_fence ALTER COLUMN result TYPE {kind}")
+            await load.ended(15 * number + 10)
+            await site.end_sessions()
+        fired["orders in flight"] = len(load.open)
 
-    for number, told in enumerate((first, SIGUSR1 if first == SIGUSR2 else SIGUSR2), start=1):
-        await load.ended(15 * number)
-        wrong.signal(told)
-        await site.logged(wrong, "clock wrong by", times=number)
-        # The driver judges stale plans, and the pool stale connections, by stamps of this clock.
-        for kind in ("json", "jsonb"):
-            await load.ended(15 * number + 5)
-            await site.database.run(f"ALTER TABLE step_fence ALTER COLUMN result TYPE {kind}")
-        await load.ended(15 * number + 10)
-        await site.database.fetch(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND usename = $2",
-            site.database.name,
-            ROLE,
-        )
-    fired["orders in flight"] = len(load.open)
-    await load.all_ended()
-
-    fired["jumps"] = said(wrong, "clock wrong by +3600 s, +3600 s as a date") + said(
-        wrong, "clock wrong by -3600 s, -3600 s as a date"
-    )
+    fired["jumps"] = sum(said(wrong, f"clock wrong by {jump} s, {jump} s as a date") for jump in ("+3600", "-3600"))
     assert fired["jumps"] == 2
-    assert load.surprises() == []
-    await site.require_clean()
-
-
-def test_every_fault_that_was_chosen_ran_and_struck(request: pytest.FixtureRequest, evidence: Evidence) -> None:
-    evidence.require_all(request)

@@ -14,7 +14,7 @@ from devstack.stack import DevStack
 from domain import policies
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
-from tests.faults.relay import Relay
+from tests.faults.lab.proxy import Proxy, Way
 from tests.integration.commands import Commands, Desk, Ran
 from tests.workflow.gates import Gate, Gates
 from tests.workflow.sagas import BREAK_UNDO, MEND_UNDO, events_of, hasty, how_it_ended, open_incidents, reason_of, until
@@ -135,17 +135,16 @@ async def test_people_are_shown_the_total_the_parcel_each_step_and_where_to_look
 async def test_a_start_without_an_answer_tells_the_id_that_a_repeat_needs(
     desk: Desk, stack: DevStack, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...], times: int
 ) -> None:
-    host, _, port = stack.temporal.address.rpartition(":")
-    async with Relay(host, int(port)) as relay:
+    with Proxy(stack.ports.temporal) as link:
 
         async def connect_and_lose_the_answers(**options: Any) -> Client:
             client = await connect(**options)
-            relay.mute()
+            link.swallow(Way.TO_CLIENT)
             return client
 
         monkeypatch.setattr(connection, "connect", connect_and_lose_the_answers)
         buy = ("start", "--customer", "alice", "--line", "tea-mug:1", "--no-wait", *more)
-        lost = await desk(*buy, TEMPORAL_ADDRESS=relay.address)
+        lost = await desk(*buy, TEMPORAL_ADDRESS=f"127.0.0.1:{link.port}")
     monkeypatch.undo()
     told = re.findall(r"(?:--order-id|starting) (order-\w+)", lost.err)
     repeated = await desk(*buy, "--order-id", told[0])

@@ -3,7 +3,7 @@
     python -m tests.soak --orders 10000 --seed 1
 
 Orders and faults derive from the seed alone: the same seed, the same plan (see --plan). Exit status: 0 everything
-holds; 1 something does not, or nothing moved any more: the folder that is named then holds what tells why; 130
+holds; 1 something does not, or nothing moved any more: the folder that is named then holds the reasons; 130
 interrupted.
 """
 
@@ -29,11 +29,11 @@ from tests.soak.auditor import Auditor
 from tests.soak.book import Book
 from tests.soak.catalogue import catalogue
 from tests.soak.driver import Driver
+from tests.soak.harness import Harness, SoakFailed
+from tests.soak.injector import FaultInjector
 from tests.soak.model import ShopModel
-from tests.soak.nemesis import Nemesis
 from tests.soak.plan import Plan
 from tests.soak.report import Report
-from tests.soak.stage import SoakFailed, Stage
 from tests.soak.verdict import Verdict
 from tests.soak.watchdog import Watchdog, dump
 
@@ -48,8 +48,8 @@ _RECENT = 300
 async def sweep(checkouts: Checkouts, book: Book, stood_still: timedelta) -> None:
     """Sweep all the time, whatever stands still or not: every order under way is looked at, beside its batch or saga.
 
-    Whatever is not broken on purpose must be left alone. Where a sweep has repaired an order that nobody terminated,
-    its ending tells; where it has parked one, its incident does.
+    Whatever is not broken on purpose must be left alone. Where a sweep has repaired an order that was not terminated,
+    its ending shows it; where it has parked one, its incident does.
     """
     while True:
         with contextlib.suppress(RPCError, NoWorker, Refused):
@@ -62,43 +62,42 @@ async def sweep(checkouts: Checkouts, book: Book, stood_still: timedelta) -> Non
         await asyncio.sleep(_SWEEP_EVERY_SECONDS)
 
 
-async def soak(stage: Stage, plan: Plan, chosen: argparse.Namespace) -> Report:
-    """Play the plan and judge what came of it."""
+async def soak(harness: Harness, plan: Plan, chosen: argparse.Namespace) -> Report:
     shop = catalogue(plan.orders)
     book = Book(plan, ShopModel(shop))
-    client = await stage.client()
-    checkouts = stage.checkouts(client)
-    nemesis = Nemesis(stage, plan, client)
-    driver = Driver(stage, plan, client, book, nemesis)
+    client = await harness.client()
+    checkouts = harness.checkouts(client)
+    injector = FaultInjector(harness, plan, client)
+    driver = Driver(harness, plan, client, book, injector)
 
     def lately() -> list[str]:
         numbers = {*driver.open, *list(book.endings)[-_RECENT:]}
         return [plan.order_id(number) for number in numbers]
 
-    auditor = Auditor(stage, lately, lambda: nemesis.has_downtime)
-    watchdog = Watchdog(book, nemesis, patience_seconds=chosen.patience)
+    auditor = Auditor(harness, lately, lambda: injector.has_downtime)
+    watchdog = Watchdog(book, injector, patience_seconds=chosen.patience)
     broken = [(planned.order.order_id, step) for planned in plan.all_orders() for step in planned.broken]
-    await stage.seed(shop, broken)
+    await harness.seed(shop, broken)
     await auditor.prepare()
-    if stage.workers:
-        await nemesis.until_ready()
+    if harness.workers:
+        await injector.until_ready()
     begun = time.monotonic()
-    report = Report(plan, book, nemesis.struck, auditor.counts, 0.0, watchdog.windows, {})
-    verdict = Verdict(stage, client, checkouts, plan, book)
+    report = Report(plan, book, injector.injected, auditor.counts, 0.0, watchdog.windows, {})
+    verdict = Verdict(harness, client, checkouts, plan, book)
     try:
         async with asyncio.TaskGroup() as background:
             tasks = [
                 background.create_task(work)
                 for work in (
-                    *(auditor.run(), watchdog.run(), nemesis.watch_workers()),
+                    *(auditor.run(), watchdog.run(), injector.watch_workers()),
                     *(sweep(checkouts, book, stood_still) for stood_still in _STOOD_STILL),
                 )
             ]
             async with asyncio.TaskGroup() as play:
                 play.create_task(driver.run(chosen.concurrency))
-                play.create_task(nemesis.run())
+                play.create_task(injector.run())
             report.seconds = time.monotonic() - begun
-            report.cpu_seconds = stage.cpu_seconds()
+            report.cpu_seconds = harness.cpu_seconds()
             for task in tasks:
                 task.cancel()
         await verdict.reach(chosen.replay_every)
@@ -106,12 +105,12 @@ async def soak(stage: Stage, plan: Plan, chosen: argparse.Namespace) -> Report:
     except* SoakFailed as failures:
         report.failure = "; ".join(sorted({str(failure) for failure in _leaves(failures)}))
     report.seconds = report.seconds or time.monotonic() - begun
-    report.sizes = stage.sizes()
+    report.sizes = harness.sizes()
     if report.failure is None:
         report.judge(unplanned_percent=chosen.unplanned_percent)
     if not report.is_clean:
         why = report.failure or "; ".join(report.problems) or "something does not hold at rest"
-        await dump(chosen.dump, why, stage, client, plan, book, nemesis, driver.open)
+        await dump(chosen.dump, why, harness, client, plan, book, injector, driver.open)
         (chosen.dump / "report.json").write_text(json.dumps(report.document(), indent=1) + "\n", encoding="utf-8")
     return report
 
@@ -124,7 +123,6 @@ def _leaves(group: BaseExceptionGroup[SoakFailed]) -> list[BaseException]:
 
 
 def arguments() -> argparse.Namespace:
-    """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -137,7 +135,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--patience", type=float, default=60.0, help="seconds without an ending until it is broken off")
     parser.add_argument("--unplanned-percent", type=float, default=2.0, help="refusals that faults may cost")
     parser.add_argument("--replay-every", type=int, default=50, help="replay one of so many histories")
-    parser.add_argument("--dump", type=Path, help="where to write what tells why it failed")
+    parser.add_argument("--dump", type=Path, help="where to write why it failed")
     parser.add_argument("--plan", action="store_true", help="print the planned faults and stop")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--markdown", action="store_true", help="print the report as a Markdown table")
@@ -147,7 +145,6 @@ def arguments() -> argparse.Namespace:
 
 
 def print_plan(plan: Plan) -> None:
-    """Show what is going to happen, on stderr: stdout is for the report."""
     faults = plan.faults()
     kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(fault.kind for fault in faults).most_common())
     lines = [f"seed {plan.seed}: {plan.orders} orders, {len(faults)} faults: {kinds or 'none'}"]
@@ -156,7 +153,6 @@ def print_plan(plan: Plan) -> None:
 
 
 def main() -> int:
-    """Run one soak and give the exit status."""
     chosen = arguments()
     logging.getLogger("temporalio").setLevel(logging.ERROR)
     faults = chosen.faults_per_thousand if chosen.workers else 0
@@ -165,16 +161,16 @@ def main() -> int:
     if chosen.plan:
         return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    stage = Stage(Path(tempfile.mkdtemp(prefix="soak-stage-")), workers=chosen.workers)
+    harness = Harness(Path(tempfile.mkdtemp(prefix="soak-harness-")), workers=chosen.workers)
     try:
-        stage.start()
-        report = asyncio.run(soak(stage, plan, chosen))
+        harness.start()
+        report = asyncio.run(soak(harness, plan, chosen))
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
     finally:
-        stage.stop()
-        stage.remove()
+        harness.stop()
+        harness.remove()
     if chosen.json:
         sys.stdout.write(json.dumps(report.document(), indent=1) + "\n")
     else:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import asyncpg
 
 from activities.audit import audit_checks
-from tests.soak.stage import AWAY, SoakFailed, Stage
+from tests.soak.harness import AWAY, Harness, SoakFailed
 
 _PERIOD_SECONDS = 0.7
 _WHOLE_SHARE = 0.1
@@ -40,32 +40,25 @@ _LATELY = "SELECT unnest(string_to_array(current_setting('soak.lately'), ','))"
 
 @dataclass
 class AuditCounts:
-    """How much was looked at."""
-
     whole: int = 0
     partial: int = 0
     waited: int = 0
-    """Rounds that found Postgres away."""
     slowest_whole: float = 0.0
     slowest_partial: float = 0.0
     longest_gap: float = 0.0
     """Seconds from one round to the next, Postgres being up all the time."""
     slowest: dict[str, float] = field(default_factory=dict)
-    """The longest time of each check in a whole round, in seconds."""
     spent: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Seconds that each check has taken in all rounds together; those in partial rounds by themselves."""
 
     @property
     def snapshots(self) -> int:
-        """All rounds."""
         return self.whole + self.partial
 
 
 class Auditor:
-    """The live audit."""
-
-    def __init__(self, stage: Stage, lately: Callable[[], Iterable[str]], is_away: Callable[[], bool]) -> None:
-        self._stage = stage
+    def __init__(self, harness: Harness, lately: Callable[[], Iterable[str]], is_away: Callable[[], bool]) -> None:
+        self._harness = harness
         self._is_away = is_away
         self._lately = lately
         self._checks = {name: query.text for name, (_, query) in audit_checks().items() if name.startswith("A")}
@@ -73,20 +66,18 @@ class Auditor:
         self.counts = AuditCounts()
 
     async def prepare(self) -> None:
-        """Make the views."""
         views = "".join(
             f"CREATE VIEW soak.{table} AS SELECT * FROM public.{table} WHERE {key} IN ({_LATELY});"
             for table, key in PER_ORDER.items()
         )
-        async with self._stage.asking() as connection:
+        async with self._harness.asking() as connection:
             await connection.execute(views)
 
     async def run(self) -> None:
-        """Audit until cancelled."""
         before = time.monotonic()
         while True:
             try:
-                async with self._stage.asking() as connection:
+                async with self._harness.asking() as connection:
                     while True:
                         begun = time.monotonic()
                         await self._round(connection)

@@ -4,8 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from tests.soak.model import NEVER_BEGUN, ShopModel
-from tests.soak.plan import Plan
-from tests.soak.planned import PlannedOrder
+from tests.soak.plan import Plan, PlannedOrder
 
 _WHY = {
     "scarce": "OutOfStock",
@@ -14,20 +13,16 @@ _WHY = {
     "nowhere": "UndeliverableAddress",
     "unknown": "UnknownSku",
 }
-"""Why an order of each kind may be refused."""
 _FAULTS_TO_BLAME = ("DatabaseUnavailable", "TimeoutError")
 """Why any order may be refused while servers come and go: a step ran out of time."""
 
 
 @dataclass
 class Ended:
-    """How an order ended, by Temporal's word."""
-
     status: str
     reason: str = ""
     vouched: frozenset[str] = frozenset()
     runs_lost: int = 0
-    """Runs of it that were terminated."""
 
 
 @dataclass
@@ -39,18 +34,14 @@ class Book:
     acknowledged: set[int] = field(default_factory=set)
     endings: dict[int, str] = field(default_factory=dict)
     stuck: set[int] = field(default_factory=set)
-    """Orders that were stuck, because an undo of theirs was broken on purpose."""
     special: set[int] = field(default_factory=set)
     """Orders whose histories have an unusual shape: all of them are replayed."""
     taken: set[int] = field(default_factory=set)
     """Orders whose id went to another content, which came first: that one was booked."""
     suspects: set[int] = field(default_factory=set)
-    """Orders with a problem."""
     lanes: Counter[str] = field(default_factory=Counter)
-    """How many orders went which way."""
     counts: Counter[str] = field(default_factory=Counter)
     unplanned: list[str] = field(default_factory=list)
-    """Orders that faults have cost."""
     problems: list[str] = field(default_factory=list)
     """What could not happen and has happened."""
 
@@ -60,7 +51,7 @@ class Book:
         Args:
             planned: the order.
             ended: how it ended.
-            is_cancel_accepted: somebody's cancel was accepted while the order was open.
+            is_cancel_accepted: a cancel was accepted while the order was open.
         """
         name = planned.order.order_id
         before = len(self.problems)
@@ -85,7 +76,6 @@ class Book:
 
     @property
     def unplanned_percent(self) -> float:
-        """How many percent of the orders the faults have cost."""
         return 100 * len(self.unplanned) / max(1, len(self.endings))
 
     def _judge_refusal(self, planned: PlannedOrder, ended: Ended) -> None:

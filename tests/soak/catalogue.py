@@ -7,19 +7,16 @@ from dataclasses import dataclass
 
 PLENTY = tuple(f"plenty-{number:02d}" for number in range(40))
 POPULAR = "popular"
-"""In every fourth order: the stock row that everybody waits for."""
+"""In every fourth order: the stock row that most orders wait for."""
 SCARCE = tuple(f"scarce-{number}" for number in range(5))
-"""Few units of each, so that many orders are refused."""
 MISSING = "no-such-sku"
 
 CITY = tuple(f"city-{number:02d}" for number in range(30))
 LABEL = tuple(f"country-{number:02d}" for number in range(20)) + tuple(f"overseas-{number:02d}" for number in range(10))
 """Their parcels wait as labels that can still be cancelled."""
 TIGHT = tuple(f"tight-{number}" for number in range(5))
-"""Their money runs out on the way."""
 BROKE = tuple(f"broke-{number}" for number in range(5))
 NOWHERE = tuple(f"atlantis-{number}" for number in range(8))
-"""Nobody delivers to them."""
 
 _PRICES = {
     **{sku: 100 + 7 * number for number, sku in enumerate(PLENTY)},
@@ -31,8 +28,6 @@ _RICH = 10**11
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What the shop begins with."""
-
     prices: dict[str, int]
     stock: dict[str, int]
     deposits: dict[str, int]
@@ -40,7 +35,6 @@ class Catalogue:
 
 
 def catalogue(orders: int) -> Catalogue:
-    """Stock a shop for so many orders."""
     stock = dict.fromkeys(PLENTY, 10 * orders + 100) | {POPULAR: 10 * orders + 100}
     stock |= dict.fromkeys(SCARCE, 3 + orders // 150)
     zones = dict.fromkeys((*CITY, *TIGHT, *BROKE), "city")
@@ -52,7 +46,6 @@ def catalogue(orders: int) -> Catalogue:
 
 
 def seeding(shop: Catalogue) -> str:
-    """Write the shop as SQL, and the tables and triggers by which chosen undos of chosen orders are broken."""
     products = ", ".join(f"('{sku}', '{sku}', {price})" for sku, price in shop.prices.items())
     inventory = ", ".join(f"('{sku}', {units}, {units})" for sku, units in shop.stock.items())
     accounts = ", ".join(

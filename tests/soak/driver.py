@@ -9,41 +9,33 @@ from collections.abc import Awaitable
 
 from temporalio.client import Client
 
-from tests.soak.batches import PlannedBatch
 from tests.soak.book import Book
-from tests.soak.desk import PAUSE_SECONDS, Desk
+from tests.soak.harness import Harness, SoakFailed
+from tests.soak.injector import FaultInjector
 from tests.soak.loads import Loads
-from tests.soak.nemesis import Nemesis
-from tests.soak.operators import Operator
-from tests.soak.plan import Plan
-from tests.soak.planned import PlannedOrder
-from tests.soak.repeats import Repeats
-from tests.soak.sagas import Sagas
-from tests.soak.stage import SoakFailed, Stage
+from tests.soak.plan import Plan, PlannedBatch, PlannedOrder
+from tests.soak.requests import PAUSE_SECONDS, Operator, Requests
+from tests.soak.sagas import Repeats, Sagas
 
 _SLOT_SECONDS = 5.0
 _BATCHES_AT_ONCE = 4
-"""As many as a bulk load carries at once by itself."""
 
 
 class Driver:
-    """The customers, one by one and in batches, and the operator."""
-
-    def __init__(self, stage: Stage, plan: Plan, client: Client, book: Book, nemesis: Nemesis) -> None:
+    def __init__(self, harness: Harness, plan: Plan, client: Client, book: Book, injector: FaultInjector) -> None:
         self._plan = plan
         self._book = book
-        self._nemesis = nemesis
-        self._desk = Desk(stage, plan, client, book)
-        self._operator = Operator(self._desk)
-        self._sagas = Sagas(self._desk, self._operator)
-        self._loads = Loads(self._desk, self._operator, self._sagas, nemesis)
-        self._repeats = Repeats(self._desk, self._sagas)
+        self._injector = injector
+        self._requests = Requests(harness, plan, client, book)
+        self._operator = Operator(self._requests)
+        self._sagas = Sagas(self._requests, self._operator)
+        self._loads = Loads(self._requests, self._operator, self._sagas, injector)
+        self._repeats = Repeats(self._requests, self._sagas)
         self._batches = asyncio.Semaphore(_BATCHES_AT_ONCE)
         self._begun = -1
         self.open: set[int] = set()
 
     async def run(self, concurrency: int) -> None:
-        """Carry every order to its end, so many that come by themselves at once."""
         slots = asyncio.Semaphore(concurrency)
         async with asyncio.TaskGroup() as watch:
             watching = watch.create_task(self._operator.watch())
@@ -52,11 +44,11 @@ class Driver:
                 for unit in self._plan.units():
                     if isinstance(unit, PlannedBatch):
                         await self._batches.acquire()
-                        await self._nemesis.reach(unit.first)
+                        await self._injector.reach(unit.first)
                         play.create_task(self._carry(unit, play))
                     else:
                         await slots.acquire()
-                        await self._nemesis.reach(unit.number)
+                        await self._injector.reach(unit.number)
                         play.create_task(self._serve(unit, slots, play))
             watching.cancel()
 
@@ -97,9 +89,8 @@ class Driver:
             raise SoakFailed("; ".join(self._book.problems))
 
     async def _restock(self) -> None:
-        """Take deliveries in, each once."""
         for at, sku, units in self._plan.restocks():
             while self._begun < at:
                 await asyncio.sleep(PAUSE_SECONDS)
-            await self._desk.persist(lambda at=at, sku=sku, units=units: self._desk.deliver(at, sku, units))  # type: ignore[misc]
+            await self._requests.persist(lambda at=at, sku=sku, units=units: self._requests.deliver(at, sku, units))  # type: ignore[misc]
             self._book.model.restock(sku, units)

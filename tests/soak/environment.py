@@ -1,8 +1,8 @@
-"""What an operator does to the environment of a service that works: nobody's order may end because of it.
+"""What an operator does to the environment of a service that works: no order may end because of it.
 
 The database is read-only for a while, and every session that was opened meanwhile is so for as long as it lives, as
 after a failover that led to a reader. The password is rotated, and the workers' file has the new one later. A right is
-taken away, or a column has another name, until somebody notices.
+taken away, or a column has another name, until a worker reports it.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from typing import Any, cast
 import asyncpg
 
 from devstack.stack import DATABASE, ROLE
+from tests.soak.harness import AWAY, Harness, SoakFailed
 from tests.soak.plan import PlannedFault
-from tests.soak.stage import AWAY, SoakFailed, Stage
 
 _EVIDENCE_SECONDS = 20.0
 _LOOK_SECONDS = 0.2
@@ -28,10 +28,8 @@ _COLUMNS = (("products", "unit_price_minor"), ("delivery_zones", "hands_over_at_
 
 
 class Environment:
-    """Carries out the faults of the environment, each with what the workers said of it as evidence."""
-
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
+    def __init__(self, harness: Harness) -> None:
+        self._harness = harness
         self.acts: dict[str, Callable[[PlannedFault], Awaitable[str | None]]] = {
             "postgres-read-only": self._read_only,
             "postgres-password": self._rotate_password,
@@ -53,7 +51,6 @@ class Environment:
         )
 
     async def _require_gone(self, first: datetime, last: datetime) -> None:
-        """Require that nobody keeps the sessions of a time in which they could not write."""
         deadline = time.monotonic() + _EVIDENCE_SECONDS
         while kept := await self._ask(_SESSIONS_OF, first, last):
             if time.monotonic() > deadline:
@@ -67,7 +64,7 @@ class Environment:
         password = f"password-{fault.number + 1}"
 
         async def tell_workers() -> None:
-            self._stage.password_file.write_text(password + "\n", encoding="utf-8")
+            self._harness.password_file.write_text(password + "\n", encoding="utf-8")
 
         changed = [f"ALTER ROLE {ROLE} PASSWORD '{password}'", _END_SESSIONS]
         return await self._while_wrong(fault, changed, tell_workers, "(28P01)")
@@ -109,10 +106,10 @@ class Environment:
         return f"told {told} times by the workers" if told else None
 
     async def _run(self, statement: str) -> None:
-        """Run a statement, again until it is done; nobody waits behind one that waits for a lock."""
+        """Run a statement, again until it is done; without a queue behind one that waits for a lock."""
         while True:
             try:
-                async with self._stage.asking() as connection:
+                async with self._harness.asking() as connection:
                     await connection.execute("SET lock_timeout = '1s'")
                     await connection.execute(statement)
             except (*AWAY, asyncpg.LockNotAvailableError):
@@ -123,12 +120,12 @@ class Environment:
     async def _ask(self, question: str, *parameters: Any) -> Any:
         while True:
             try:
-                async with self._stage.asking() as connection:
+                async with self._harness.asking() as connection:
                     return await connection.fetchval(question, *parameters)
             except AWAY:
                 await asyncio.sleep(_LOOK_SECONDS)
 
     def _times_told(self, code: str) -> int:
         return sum(
-            worker.log.read_text(encoding="utf-8", errors="replace").count(code) for worker in self._stage.workers
+            worker.log.read_text(encoding="utf-8", errors="replace").count(code) for worker in self._harness.workers
         )

@@ -15,42 +15,38 @@ from client.failures import OtherContent
 from domain.bulk import HANDED_OVER, OTHER_CONTENT, UNKNOWN, Outcome, digest
 from domain.model import CheckoutInput, OrderStatus
 from domain.policies import bulk_workflow_id
-from tests.soak.batches import PlannedBatch
 from tests.soak.book import Ended
-from tests.soak.desk import PAUSE_SECONDS, Desk
-from tests.soak.interruptions import interrupt
+from tests.soak.harness import SoakFailed
+from tests.soak.injector import FaultInjector
 from tests.soak.model import ENDINGS, NEVER_BEGUN
-from tests.soak.nemesis import Nemesis
-from tests.soak.operators import Operator
-from tests.soak.planned import PlannedOrder
+from tests.soak.plan import PlannedBatch, PlannedOrder
+from tests.soak.requests import PAUSE_SECONDS, Operator, Requests, interrupt
 from tests.soak.sagas import FORGOTTEN_SECONDS, Sagas
-from tests.soak.stage import SoakFailed
 
 LANES = {
     HANDED_OVER: "batch, then a saga of its own",
     OTHER_CONTENT: "batch, came too late",
     UNKNOWN: "batch, terminated",
 }
-"""What the report calls the way of an order, by what its batch told of it; all others went through in the batch."""
+"""What the report calls the way of an order, by what its batch reported of it; all others went through in the batch."""
 
 
 class Loads:
-    """The orders that come in batches."""
-
-    def __init__(self, desk: Desk, operator: Operator, sagas: Sagas, nemesis: Nemesis) -> None:
-        self._desk = desk
+    def __init__(self, requests: Requests, operator: Operator, sagas: Sagas, injector: FaultInjector) -> None:
+        self._requests = requests
+        self._book, self._checkouts, self._persist = requests.book, requests.checkouts, requests.persist
         self._operator = operator
         self._sagas = sagas
-        self._nemesis = nemesis
+        self._injector = injector
         self._usual_seconds = 1.0
 
     async def carry(self, batch: PlannedBatch, orders: Sequence[PlannedOrder]) -> list[Outcome]:
-        """Have a batch carried, with everything that the plan wants done to it meanwhile; give what was told."""
+        """Have a batch carried, with everything that the plan wants done to it meanwhile; return what was reported."""
         for planned in orders:
             if planned.is_by_hand:
-                await self._desk.persist(lambda planned=planned: self._desk.insert(planned.order))  # type: ignore[misc]
+                await self._persist(lambda planned=planned: self._requests.insert(planned.order))  # type: ignore[misc]
         content = [planned.order for planned in orders]
-        self._nemesis.batch_begins()
+        self._injector.batch_begins()
         try:
             async with asyncio.TaskGroup() as acts:
                 acts.create_task(self._reach(batch))
@@ -64,24 +60,22 @@ class Loads:
                         acts.create_task(self._start_too(planned))
                 outcomes = await self._all_told(batch, content)
         finally:
-            self._nemesis.batch_ends()
+            self._injector.batch_ends()
         if twin is not None and twin.result() != outcomes:
             raise SoakFailed(f"two callers of the batch of {content[0].order_id} were told different outcomes")
         return outcomes
 
     async def follow(self, planned: PlannedOrder, outcome: Outcome) -> None:
-        """Carry an order of a batch that was told of to its end, and write it down."""
-        self._desk.book.lanes[LANES.get(outcome.status, "batch")] += 1
+        """Follow an order that a batch has reported to its end, and record it."""
+        self._book.lanes[LANES.get(outcome.status, "batch")] += 1
         if planned.is_contested or outcome.status in {UNKNOWN, OTHER_CONTENT}:
             await self._settle(planned, outcome)
         elif outcome.status == HANDED_OVER:
-            self._desk.book.end(planned, await self._sagas.ending(planned))
+            self._book.end(planned, await self._sagas.ending(planned))
         elif outcome.status in ENDINGS:
-            self._desk.book.end(planned, Ended(outcome.status, outcome.reason or ""))
+            self._book.end(planned, Ended(outcome.status, outcome.reason or ""))
         else:
             raise SoakFailed(f"a batch tells of {planned.order.order_id} that it is {outcome.status}")
-
-    # What is done to a batch ----------------------------------------------------------------------------
 
     async def _all_told(self, batch: PlannedBatch, content: Sequence[CheckoutInput]) -> list[Outcome]:
         """Load a batch; once more, as the plan says, where it was ended from outside."""
@@ -93,44 +87,42 @@ class Loads:
             if batch.interruption is None or batch.interruption.kind != "terminate":
                 raise SoakFailed(f"a batch was ended, and nobody did it: {outcomes[0]}")
             if batch.starts_again:
-                self._desk.book.counts["batches loaded again"] += 1
+                self._book.counts["batches loaded again"] += 1
                 outcomes = await self._carried(content)
         return outcomes
 
     async def _carried(self, content: Sequence[CheckoutInput]) -> list[Outcome]:
-        return list(await self._desk.persist(lambda: self._desk.checkouts.carry(content)))
+        return list(await self._persist(lambda: self._checkouts.carry(content)))
 
     async def _reach(self, batch: PlannedBatch) -> None:
-        """Reach the batch's numbers one after the other while it runs: their faults strike in the midst of it."""
+        """Reach the batch's numbers one after the other while it runs: their faults come in the midst of it."""
         for number in batch.numbers:
-            await self._nemesis.reach(number)
+            await self._injector.reach(number)
             await asyncio.sleep(self._usual_seconds / batch.size)
 
     async def _interrupt(self, batch: PlannedBatch, content: Sequence[CheckoutInput]) -> None:
         assert batch.interruption is not None
         await asyncio.sleep(batch.interruption.after * self._usual_seconds)
-        handle = self._desk.client.get_workflow_handle(bulk_workflow_id(digest(content)))
+        handle = self._requests.client.get_workflow_handle(bulk_workflow_id(digest(content)))
         said = await interrupt(batch.interruption.kind, handle)
-        self._desk.book.counts[f"{batch.interruption.kind} of a batch {said}"] += 1
+        self._book.counts[f"{batch.interruption.kind} of a batch {said}"] += 1
 
     async def _start_too(self, planned: PlannedOrder) -> None:
         """Start an order of the batch as a saga of its own, at an instant that follows from its number."""
         await asyncio.sleep(planned.number % 13 / 10 * self._usual_seconds)
         order = planned.other if planned.second_start == "other" else planned.order
         try:
-            is_new = await self._desk.persist(lambda: self._desk.checkouts.start(order))
+            is_new = await self._persist(lambda: self._checkouts.start(order))
         except OtherContent:
             if planned.second_start == "same":
                 raise SoakFailed(f"{order.order_id}: the same order was refused as another") from None
             said = "refused"
         else:
             said = "beside its batch" if is_new else "joined"
-        self._desk.book.counts[f"starts of a batch's order, {planned.second_start} content, {said}"] += 1
-
-    # Endings --------------------------------------------------------------------------------------------
+        self._book.counts[f"starts of a batch's order, {planned.second_start} content, {said}"] += 1
 
     async def _settle(self, planned: PlannedOrder, outcome: Outcome) -> None:
-        """Wait until an order has ended for whoever may be at work on it, and write down what it came to."""
+        """Wait until an order has ended whichever workflow is at work on it, and record its ending."""
         async with self._operator.tending(planned):
             if outcome.status == HANDED_OVER and planned.second_start == "other":
                 outcome = await self._carried_on(planned)
@@ -139,12 +131,12 @@ class Loads:
         if told in ENDINGS and told != stands:
             raise SoakFailed(f"{planned.order.order_id}: a load tells that it is {told}, the database has {stands}")
         if row is None:
-            self._desk.book.end(planned, Ended(NEVER_BEGUN))
+            self._book.end(planned, Ended(NEVER_BEGUN))
             return
         if planned.second_start == "other" and row["fingerprint"] == planned.other.fingerprint:
             if told not in {HANDED_OVER, OTHER_CONTENT, UNKNOWN}:
                 raise SoakFailed(f"{planned.order.order_id}: another order has its id, and a load tells {outcome}")
-            self._desk.book.taken.add(planned.number)
+            self._book.taken.add(planned.number)
             planned = replace(planned, order=planned.other)
         elif told == OTHER_CONTENT:
             raise SoakFailed(f"{planned.order.order_id}: a load tells that its id is taken, and it is its own")
@@ -152,12 +144,12 @@ class Loads:
             planned.is_by_hand and row["fingerprint"] is None
         ):
             raise SoakFailed(f"{planned.order.order_id} has a content that nobody asked for")
-        self._desk.book.end(planned, Ended(row["status"], row["reason"] or ""))
+        self._book.end(planned, Ended(row["status"], row["reason"] or ""))
 
     async def _carried_on(self, planned: PlannedOrder) -> Outcome:
         """Follow an order that was handed over as a bulk load does: the saga that it finds may be a stranger's."""
         while True:
-            outcome = await self._desk.persist(lambda: carried_on(self._desk.checkouts, planned.order))
+            outcome = await self._persist(lambda: carried_on(self._checkouts, planned.order))
             if outcome.status != OrderStatus.STUCK:
                 return outcome
             await asyncio.sleep(PAUSE_SECONDS)
@@ -165,15 +157,15 @@ class Loads:
     async def _at_rest(self, planned: PlannedOrder) -> asyncpg.Record | None:
         """Wait until an order has ended and no saga of its own is open; None when nothing of it ever turns up."""
         name = planned.order.order_id
-        saga = self._desk.saga(name)
+        saga = self._requests.saga(name)
         unseen_since: float | None = None
         while True:
-            run = await self._desk.persist(lambda: self._desk.newest_run(saga))
+            run = await self._persist(lambda: self._requests.newest_run(saga))
             if run is not None and run.status is WorkflowExecutionStatus.RUNNING:
                 with contextlib.suppress(WorkflowFailureError, RPCError):
                     await saga.result()
                 continue
-            row = await self._desk.persist(lambda: self._desk.row(name))
+            row = await self._persist(lambda: self._requests.row(name))
             if row is not None and row["status"] in ENDINGS:
                 return row
             unseen_since = None if row else unseen_since or time.monotonic()

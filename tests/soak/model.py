@@ -1,6 +1,6 @@
 """What the shop must look like in the end, computed from how each order ended. No I/O, no database, no workflow.
 
-The model is told which orders there were, how Temporal said that they ended, and what people did by hand. From
+The model is given which orders there were, how Temporal said that they ended, and what people did by hand. From
 the price list alone it says how much of everything has to be left, and `differences` compares that with what
 the database holds: equal, or wrong.
 """
@@ -19,25 +19,18 @@ NEVER_BEGUN = "never begun"
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What one order has changed for good."""
-
     status: str
     paid: int = 0
     gone: int = 0
-    """Units that left the shelf."""
     held: int = 0
-    """Units that are still held for it."""
 
 
 @dataclass
 class Picture:
-    """The shop at rest: computed by the model, or read from the database."""
-
     on_hand: dict[str, int] = field(default_factory=dict)
     reserved: dict[str, int] = field(default_factory=dict)
     balances: dict[str, int] = field(default_factory=dict)
     shop: int = 0
-    """What the shop has taken in, by its ledger."""
     effects: dict[str, Effect] = field(default_factory=dict)
 
 
@@ -53,11 +46,9 @@ class ShopModel:
         self._effects: dict[str, Effect] = {}
 
     def total(self, lines: Iterable[OrderLine]) -> int:
-        """Price an order from the price list."""
         return sum(self._prices[line.sku] * line.quantity for line in lines)
 
     def restock(self, sku: str, units: int) -> None:
-        """Take in a delivery."""
         self._on_hand[sku] += units
 
     def end(
@@ -86,7 +77,6 @@ class ShopModel:
         self._effects[order_id] = Effect(status, paid, units if is_gone else 0, units if is_held else 0)
 
     def picture(self) -> Picture:
-        """Say how the shop has to look, now that everything is at rest."""
         skus = [sku for sku in self._on_hand if sku in self._prices]
         return Picture(
             {sku: self._on_hand[sku] for sku in skus},
@@ -98,7 +88,6 @@ class ShopModel:
 
 
 def differences(expected: Picture, found: Picture) -> list[str]:
-    """List everything in which the database is not what the model says, one line each."""
     pairs: dict[str, tuple[Mapping[str, object], Mapping[str, object]]] = {
         "on hand": (expected.on_hand, found.on_hand),
         "reserved": (expected.reserved, found.reserved),

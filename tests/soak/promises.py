@@ -1,6 +1,7 @@
-"""What the reports of all batches have told, compared with the database: an outcome is a promise."""
+"""At rest Temporal and the database agree on every order, and the database has every outcome that a batch reported."""
 
 from collections.abc import Set as AbstractSet
+from datetime import datetime
 from typing import NamedTuple
 
 import asyncpg
@@ -8,14 +9,68 @@ from temporalio.client import Client, WorkflowExecutionStatus
 
 from domain.bulk import HANDED_OVER, OTHER_CONTENT, Outcome, digest
 from domain.model import CheckoutInput
-from domain.policies import bulk_workflow_id
-from tests.soak.batches import PlannedBatch
+from domain.policies import ORDER_STATUS, bulk_workflow_id, order_id_of
+from tests.soak.book import Book
+from tests.soak.harness import Harness
 from tests.soak.loads import overlapping
-from tests.soak.model import ENDINGS
-from tests.soak.plan import Plan
-from tests.soak.planned import regrouped
-from tests.soak.stage import Stage
+from tests.soak.model import ENDINGS, NEVER_BEGUN
+from tests.soak.plan import Plan, PlannedBatch, regrouped
 from workflows.bulk import BulkCheckoutWorkflow
+
+_AGREES = {
+    WorkflowExecutionStatus.COMPLETED: {"completed"},
+    WorkflowExecutionStatus.FAILED: {"rejected", "cancelled"},
+    WorkflowExecutionStatus.CANCELED: {"cancelled"},
+}
+
+
+class Run(NamedTuple):
+    begun: datetime
+    closed: WorkflowExecutionStatus | None
+    said: str | None
+
+
+async def newest_runs(client: Client) -> dict[str, Run]:
+    newest: dict[str, Run] = {}
+    async for run in client.list_workflows("WorkflowType = 'Checkout'", page_size=1_000):
+        order_id = order_id_of(run.id)
+        if order_id not in newest or newest[order_id].begun < run.start_time:
+            newest[order_id] = Run(run.start_time, run.status, run.typed_search_attributes.get(ORDER_STATUS))
+    return newest
+
+
+def disagreements(plan: Plan, book: Book, runs: dict[str, Run], statuses: dict[str, str]) -> list[str]:
+    problems = [
+        f"{name} has a row and no run, and came in no batch"
+        for name in sorted(statuses.keys() - runs.keys())
+        if plan.batch_of(plan.number_of(name)) is None
+    ]
+    for number in sorted(book.acknowledged):
+        name, ending = plan.order_id(number), book.endings.get(number)
+        run = runs.get(name)
+        if run is None and plan.batch_of(number) is None:
+            problems.append(f"{name} was acknowledged, and Temporal does not know it")
+        elif ending == NEVER_BEGUN:
+            if name in statuses or (run and run.closed is not WorkflowExecutionStatus.TERMINATED):
+                problems.append(f"{name} was never begun, and yet: {statuses.get(name)}, {run}")
+        elif ending != statuses.get(name):
+            problems.append(f"{name}: its caller was told {ending}, the database says {statuses.get(name)}")
+    found = (_disagreement(plan, book, name, run, statuses.get(name)) for name, run in runs.items())
+    return problems + [problem for problem in found if problem]
+
+
+def _disagreement(plan: Plan, book: Book, name: str, run: Run, status: str | None) -> str | None:
+    planned = plan.order(plan.number_of(name))
+    if run.closed is WorkflowExecutionStatus.TERMINATED:
+        is_planned = planned.interruption is not None and planned.interruption.kind == "terminate"
+        return None if is_planned else f"{name} was terminated, and nobody did it"
+    is_strangers = planned.batch is not None and planned.second_start == "other" and planned.number not in book.taken
+    if is_strangers and run.said == "rejected":
+        status = "rejected"  # the other content came too late and was refused; what the batch brought stands
+    if run.closed is None or status not in _AGREES.get(run.closed, set()) or (run.said and run.said != status):
+        return f"{name}: its run is {run.closed} ({run.said}), the database says {status}"
+    return None
+
 
 _ROWS = """
     SELECT o.order_id, o.status, o.reason, o.total_minor, o.currency, s.tracking_number, o.fingerprint
@@ -28,19 +83,15 @@ class _Wanted(NamedTuple):
     batch: PlannedBatch
     fingerprints: dict[str, str]
     is_certain: bool = True
-    """Whether it is sure to be started."""
 
 
 class Promises:
-    """The reports of the batches, read again from Temporal."""
-
-    def __init__(self, stage: Stage, client: Client, plan: Plan) -> None:
-        self._stage = stage
+    def __init__(self, harness: Harness, client: Client, plan: Plan) -> None:
+        self._harness = harness
         self._client = client
         self._plan = plan
         self._wanted = self._planned()
         self.compared = 0
-        """Outcomes that were looked up in the database."""
 
     @property
     def workflows(self) -> dict[str, PlannedBatch]:
@@ -93,7 +144,7 @@ class Promises:
         outcomes = (await handle.result(follow_runs=False)).unpacked()
         if [outcome.order_id for outcome in outcomes] != list(planned.fingerprints):
             return [f"{workflow_id} tells of other orders than it was asked for"]
-        async with self._stage.asking() as connection:
+        async with self._harness.asking() as connection:
             rows = {row["order_id"]: row for row in await connection.fetch(_ROWS, list(planned.fingerprints))}
         self.compared += len(outcomes)
         return [

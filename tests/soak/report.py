@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.soak.auditor import AuditCounts
 from tests.soak.book import Book
-from tests.soak.nemesis import Struck
+from tests.soak.injector import Injected
 from tests.soak.plan import Plan
 from tests.soak.verdict import Verdict, shown
 
@@ -15,25 +15,21 @@ _ENOUGH_TO_COUNT = 10
 
 @dataclass
 class Report:
-    """The facts of one soak."""
-
     plan: Plan
     book: Book
-    struck: list[Struck]
+    injected: list[Injected]
     audit: AuditCounts
     seconds: float
     windows: list[int]
     sizes: dict[str, int]
     cpu_seconds: dict[str, float] = field(default_factory=dict)
-    """What the parts took of the machine while orders were open, as far as their processes were not struck."""
+    """What the parts took of the machine while orders were open, as far as their processes were not restarted."""
     verdict: Verdict | None = None
     failure: str | None = None
-    """Why it was broken off, when it was."""
     problems: list[str] = field(default_factory=list)
     """What else is wrong: faults that were not seen, orders that were refused for no planned reason."""
 
     def judge(self, *, unplanned_percent: float) -> None:
-        """Compare the faults with the plan, and the refusals with what faults may cost."""
         planned = Counter(fault.kind for fault in self.plan.faults())
         observed = self.observed()
         for kind, count in planned.items():
@@ -41,7 +37,7 @@ class Report:
                 self.problems.append(f"none of {count} faults {kind} was observed")
         if observed.total() < 0.9 * planned.total():
             self.problems.append(f"{observed.total()} of {planned.total()} faults were observed")
-        met = sum(one.batches > 0 for one in self.struck)
+        met = sum(one.batches > 0 for one in self.injected)
         if planned.total() >= _ENOUGH_TO_COUNT and met < 0.5 * self.plan.batched * planned.total():
             self.problems.append(f"{met} of {planned.total()} faults met a batch")
         if self.book.unplanned_percent > unplanned_percent:
@@ -51,17 +47,14 @@ class Report:
             )
 
     def observed(self) -> Counter[str]:
-        """Count the faults that left evidence."""
-        return Counter(one.fault.kind for one in self.struck if one.evidence)
+        return Counter(one.fault.kind for one in self.injected if one.evidence)
 
     @property
     def is_clean(self) -> bool:
-        """Tell whether everything holds."""
         return self.failure is None and not self.problems and self.verdict is not None and self.verdict.is_clean
 
     def document(self) -> dict[str, Any]:
-        """Give everything as JSON."""
-        injected, observed = Counter(one.fault.kind for one in self.struck), self.observed()
+        injected, observed = Counter(one.fault.kind for one in self.injected), self.observed()
         ended = len(self.book.endings)
         return {
             "seed": self.plan.seed,
@@ -79,7 +72,7 @@ class Report:
             "faults": {kind: {"injected": injected[kind], "observed": observed[kind]} for kind in sorted(injected)},
             "faults_injected": injected.total(),
             "faults_observed": observed.total(),
-            "faults_that_met_a_batch": sum(one.batches > 0 for one in self.struck),
+            "faults_that_met_a_batch": sum(one.batches > 0 for one in self.injected),
             "snapshots": self.audit.snapshots,
             "snapshots_whole": self.audit.whole,
             "snapshots_per_second": round(self.audit.snapshots / self.seconds, 2) if self.seconds else 0.0,
@@ -99,7 +92,6 @@ class Report:
         }
 
     def rows(self) -> list[tuple[str, str]]:
-        """Give what people want to know first, as pairs."""
         found = self.document()
         outcomes = ", ".join(f"{count} {status}" for status, count in found["outcomes"].items())
         rows = [
@@ -134,12 +126,10 @@ class Report:
         return [*rows, ("holds", "yes" if self.is_clean else "NO")]
 
     def table(self) -> str:
-        """Lay the pairs out for a terminal."""
         rows = self.rows()
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
     def markdown(self) -> str:
-        """Lay the pairs out for a document."""
         lines = [f"| {name.removeprefix('- ')} | {value} |" for name, value in self.rows()]
         return "\n".join(["| | |", "|---|---|", *lines])

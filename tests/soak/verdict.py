@@ -15,13 +15,11 @@ from temporalio.worker import UnsandboxedWorkflowRunner
 from activities.audit import audit_checks
 from client.checkouts import Checkouts
 from domain.policies import checkout_workflow_id
-from tests.soak.agreement import disagreements, newest_runs
 from tests.soak.book import Book
+from tests.soak.harness import Harness
 from tests.soak.model import Effect, Picture, differences
-from tests.soak.plan import Plan
-from tests.soak.planned import PlannedOrder
-from tests.soak.promises import Promises
-from tests.soak.stage import Stage
+from tests.soak.plan import Plan, PlannedOrder
+from tests.soak.promises import Promises, disagreements, newest_runs
 from tests.workflow.replays import replayer
 from workflows.bulk import BulkCheckoutWorkflow
 from workflows.checkout import CheckoutWorkflow
@@ -38,7 +36,7 @@ _LEAKS = {
     "orders still stuck": "SELECT order_id, reason FROM orders WHERE status = 'stuck'",
     "open incidents": "SELECT order_id, cause FROM incidents WHERE closed_at IS NULL",
 }
-# Any instant counts here, however short: what was parked or taken back, and put right before somebody looked.
+# Any instant counts here, however short: what was parked or taken back, and fixed before the check.
 _PARKED = "SELECT order_id, string_agg(cause, '; ') AS why FROM incidents GROUP BY order_id"
 _TAKEN_BACK = (
     "SELECT order_id, string_agg(changed_by || ': ' || coalesce(reason, ''), '; ') AS why FROM order_events"
@@ -57,10 +55,8 @@ _EFFECTS = """
 
 
 class Verdict:
-    """Everything that was checked at rest, and what was wrong with it."""
-
-    def __init__(self, stage: Stage, client: Client, checkouts: Checkouts, plan: Plan, book: Book) -> None:
-        self._stage = stage
+    def __init__(self, harness: Harness, client: Client, checkouts: Checkouts, plan: Plan, book: Book) -> None:
+        self._harness = harness
         self._client = client
         self._checkouts = checkouts
         self._plan = plan
@@ -69,11 +65,10 @@ class Verdict:
         self.replayed = 0
         self.picture_size = 0
         self.outcomes_compared = 0
-        self._promises = Promises(stage, client, plan)
+        self._promises = Promises(harness, client, plan)
         self._with_sagas: set[str] = set()
 
     async def reach(self, every: int) -> None:
-        """Check everything; replay one of so many histories."""
         self.problems["orders without an ending"] = [
             self._plan.order_id(number) for number in range(self._plan.orders) if number not in self._book.endings
         ]
@@ -89,7 +84,6 @@ class Verdict:
 
     @property
     def is_clean(self) -> bool:
-        """Tell whether nothing was wrong."""
         return not any(self.problems.values())
 
     async def _sweep(self) -> list[str]:
@@ -100,7 +94,7 @@ class Verdict:
     async def _audit(self) -> list[str]:
         found = []
         async with (
-            self._stage.asking() as connection,
+            self._harness.asking() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
             for name, (claim, query) in audit_checks().items():
@@ -109,8 +103,7 @@ class Verdict:
         return found
 
     async def _taken_back(self) -> list[str]:
-        """List the orders that were completed and did not stay so, and that nobody wanted to cancel."""
-        async with self._stage.asking() as connection:
+        async with self._harness.asking() as connection:
             rows = await connection.fetch(_TAKEN_BACK)
         return [
             f"{row['order_id']} was taken back from completed: {row['why']}"
@@ -119,8 +112,7 @@ class Verdict:
         ]
 
     async def _parked(self) -> list[str]:
-        """List the orders that were parked at any time, and whose undo nobody has broken."""
-        async with self._stage.asking() as connection:
+        async with self._harness.asking() as connection:
             rows = await connection.fetch(_PARKED)
         return [
             f"{row['order_id']} was parked: {row['why']}" for row in rows if not self._planned(row["order_id"]).broken
@@ -130,10 +122,9 @@ class Verdict:
         return self._plan.order(self._plan.number_of(order_id))
 
     async def _compare(self) -> dict[str, str]:
-        """Compare the model with the database; give each order's status there."""
         found = Picture()
         async with (
-            self._stage.asking() as connection,
+            self._harness.asking() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
             expected = self._book.model.picture()
@@ -178,7 +169,7 @@ class Verdict:
         deadline = time.monotonic() + _PATIENCE_SECONDS / 4
         while True:
             found: list[str] = []
-            async with self._stage.asking() as connection:
+            async with self._harness.asking() as connection:
                 for name, query in _LEAKS.items():
                     found += [f"{name}: {tuple(row)}" for row in await connection.fetch(query)]
             if not found or time.monotonic() > deadline:
@@ -188,7 +179,7 @@ class Verdict:
     async def _log(self) -> list[str]:
         """Read saga.log: every event once, each order's in their sequence, and nothing else."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
-        async with self._stage.asking() as connection:
+        async with self._harness.asking() as connection:
             wanted = {
                 row["order_id"]: row["seq"]
                 for row in await connection.fetch("SELECT order_id, max(seq) AS seq FROM order_events GROUP BY 1")
@@ -208,7 +199,7 @@ class Verdict:
         told: Counter[str] = Counter()
         problems = []
         line_shape = re.compile(r"\S+Z (\S+) #(\d+) .* pos=\d+\.\d+\n")
-        with self._stage.saga_log.open(encoding="utf-8") as log:
+        with self._harness.saga_log.open(encoding="utf-8") as log:
             for number, text in enumerate(log, start=1):
                 found = line_shape.fullmatch(text)
                 if found is None:
@@ -220,7 +211,6 @@ class Verdict:
         return problems, told
 
     async def _replay(self, every: int) -> list[str]:
-        """Replay a sample of the histories with today's code, and every history of an unusual shape."""
         replaying = replayer(CheckoutWorkflow, BulkCheckoutWorkflow, runner=UnsandboxedWorkflowRunner())
         problems: list[str] = []
         async with replaying.workflow_replay_iterator(self._histories(every, problems)) as results:
@@ -254,7 +244,6 @@ class Verdict:
 
 
 def shown(problems: dict[str, list[str]]) -> dict[str, Any]:
-    """Shorten the lists for people and reports."""
     return {
         claim: {"problems": len(found), "first": found[:_SHOWN]} if found else "holds"
         for claim, found in problems.items()

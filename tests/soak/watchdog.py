@@ -1,4 +1,4 @@
-"""Notices that nothing moves any more, and writes down everything that tells why."""
+"""Notices that nothing moves any more, and writes down what explains it."""
 
 import asyncio
 import json
@@ -13,9 +13,9 @@ from domain.bulk import digest
 from domain.policies import bulk_workflow_id, checkout_workflow_id
 from tests.soak.auditor import PER_ORDER
 from tests.soak.book import Book
-from tests.soak.nemesis import Nemesis
+from tests.soak.harness import Harness, SoakFailed
+from tests.soak.injector import FaultInjector
 from tests.soak.plan import Plan
-from tests.soak.stage import SoakFailed, Stage
 
 _HISTORIES = 50
 _TICK_SECONDS = 0.25
@@ -33,11 +33,9 @@ _TABLES = {
 
 
 class Watchdog:
-    """Counts the endings per window, and barks when none has come for too long."""
-
-    def __init__(self, book: Book, nemesis: Nemesis, *, patience_seconds: float) -> None:
+    def __init__(self, book: Book, injector: FaultInjector, *, patience_seconds: float) -> None:
         self._book = book
-        self._nemesis = nemesis
+        self._injector = injector
         self._patience = patience_seconds
         self.windows: list[int] = []
         """Orders that ended in each stretch of `patience_seconds`."""
@@ -53,7 +51,7 @@ class Watchdog:
         while True:
             await asyncio.sleep(_TICK_SECONDS)
             now = time.monotonic()
-            quiet += 0 if self._nemesis.has_downtime else now - last
+            quiet += 0 if self._injector.has_downtime else now - last
             last = now
             if len(self._book.endings) > ended:
                 ended, quiet = len(self._book.endings), 0.0
@@ -65,9 +63,16 @@ class Watchdog:
 
 
 async def dump(
-    folder: Path, why: str, stage: Stage, client: Client, plan: Plan, book: Book, nemesis: Nemesis, opened: set[int]
+    folder: Path,
+    why: str,
+    harness: Harness,
+    client: Client,
+    plan: Plan,
+    book: Book,
+    injector: FaultInjector,
+    opened: set[int],
 ) -> None:
-    """Write what somebody needs who was not there. Whatever cannot be asked any more is named as such."""
+    """Write what explains a failure afterwards. What cannot be asked any more is named as such."""
     await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
 
     def write(name: str, document: Any) -> None:
@@ -84,16 +89,10 @@ async def dump(
         "why", {"why": why, "seed": plan.seed, "ended": len(book.endings), "open": len(opened), "counts": book.counts}
     )
     write("plan", plan.document())
-    write("faults", [{"at": one.at, "evidence": one.evidence, "fault": vars(one.fault)} for one in nemesis.struck])
-    (folder / "workers.txt").write_text(
-        "\n".join(
-            f"== {worker.name}, status {worker.returncode} (None: it runs)\n{worker.tail(200)}"
-            for worker in stage.workers
-        ),
-        encoding="utf-8",
-    )
+    write("faults", [{"at": one.at, "evidence": one.evidence, "fault": vars(one.fault)} for one in injector.injected])
+    (folder / "workers.txt").write_text(harness.workers.tails(200), encoding="utf-8")
     for name, query in _TABLES.items():
-        await attempt(name, lambda query=query: _rows(stage, query))  # type: ignore[misc]
+        await attempt(name, lambda query=query: _rows(harness, query))  # type: ignore[misc]
     chosen = [*sorted(book.suspects), *sorted(opened - book.suspects)][:_HISTORIES]
     workflows = {f"workflow-{plan.order_id(number)}": checkout_workflow_id(plan.order_id(number)) for number in chosen}
     for batch in {plan.batch_of(number) for number in chosen} - {None}:
@@ -103,17 +102,16 @@ async def dump(
     for name, workflow_id in workflows.items():
         await attempt(name, lambda workflow_id=workflow_id: _workflow(client, workflow_id))  # type: ignore[misc]
     for order_id in map(plan.order_id, chosen):
-        await attempt(f"rows-{order_id}", lambda order_id=order_id: _order(stage, order_id))  # type: ignore[misc]
+        await attempt(f"rows-{order_id}", lambda order_id=order_id: _order(harness, order_id))  # type: ignore[misc]
 
 
-async def _rows(stage: Stage, query: str) -> list[dict[str, Any]]:
-    async with stage.asking() as connection:
+async def _rows(harness: Harness, query: str) -> list[dict[str, Any]]:
+    async with harness.asking() as connection:
         return [dict(row) for row in await connection.fetch(query)]
 
 
-async def _order(stage: Stage, order_id: str) -> dict[str, Any]:
-    """Give every row that one order has."""
-    async with stage.asking() as connection:
+async def _order(harness: Harness, order_id: str) -> dict[str, Any]:
+    async with harness.asking() as connection:
         return {
             table: [dict(row) for row in await connection.fetch(f"SELECT * FROM {table} WHERE {key} = $1", order_id)]
             for table, key in PER_ORDER.items()
@@ -121,7 +119,6 @@ async def _order(stage: Stage, order_id: str) -> dict[str, Any]:
 
 
 async def _workflow(client: Client, workflow_id: str) -> dict[str, Any]:
-    """Describe a run, with its pending activities and its history."""
     handle = client.get_workflow_handle(workflow_id)
     description = await handle.describe()
     history = await handle.fetch_history()

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from temporalio import activity
-from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
 import worker
 from adapters.telemetry import leave
@@ -21,6 +20,7 @@ from domain.bulk import StepInput
 from domain.errors import DatabaseRefusedStatement
 from domain.model import CheckoutInput, UndoInput
 from domain.policies import UNDO_ATTEMPTS_WHEN_REFUSED
+from tests.attempts import AroundAttempts, Run
 
 REFUSED = "SOAK_REFUSED"
 _STEPS = {
@@ -37,36 +37,22 @@ _STEPS = {
 
 
 def refusal(folder: Path, order_id: str, step: str) -> Path:
-    """Name the file that has a step of an order refused."""
     return folder / f"{order_id}+{step}"
 
 
-class Refusing(Interceptor):
-    """Refuses what the files say."""
-
+class Refusing(AroundAttempts):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002
-        return _Attempt(next, self._folder)
-
-
-class _Attempt(ActivityInboundInterceptor):
-    def __init__(self, next: ActivityInboundInterceptor, folder: Path) -> None:  # noqa: A002
-        super().__init__(next)
-        self._folder = folder
-
-    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002
-        info = activity.info()
+    async def attempt(self, info: activity.Info, arguments: Any, run: Run) -> Any:
         step = _STEPS.get(info.activity_type)
-        if step and any(refusal(self._folder, order_id, step).exists() for order_id in orders_of(input.args[0])):
+        if step and any(refusal(self._folder, order_id, step).exists() for order_id in orders_of(arguments[0])):
             is_last = info.attempt >= UNDO_ATTEMPTS_WHEN_REFUSED
             raise DatabaseRefusedStatement("Postgres refused: on purpose (P0001)", non_retryable=is_last)
-        return await super().execute_activity(input)
+        return await run()
 
 
 def orders_of(asked: Any) -> list[str]:
-    """Name the orders that an activity of a step is asked for."""
     match asked:
         case CheckoutInput():
             return [asked.order_id]
@@ -78,7 +64,6 @@ def orders_of(asked: Any) -> list[str]:
 
 
 def main() -> int:
-    """Run worker.py's own main."""
     worker.build_worker = partial(worker.build_worker, interceptors=(Refusing(Path(os.environ[REFUSED])),))
     return worker.main()
 

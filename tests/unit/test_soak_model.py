@@ -9,13 +9,11 @@ import pytest
 
 from domain.bulk import StepInput, pack
 from domain.model import Ending, OrderLine, UndoInput
-from tests.soak.batches import LARGEST, STEPS, Interruption, PlannedBatch
 from tests.soak.book import Book, Ended
 from tests.soak.catalogue import BROKE, LABEL, MISSING, SCARCE, catalogue
 from tests.soak.loads import overlapping
 from tests.soak.model import NEVER_BEGUN, Effect, Picture, ShopModel, differences
-from tests.soak.plan import FAULTS, Plan
-from tests.soak.planned import KINDS, PlannedOrder, regrouped
+from tests.soak.plan import FAULTS, KINDS, LARGEST, STEPS, Interruption, Plan, PlannedBatch, PlannedOrder, regrouped
 from tests.soak.worker import orders_of
 
 LINES = (OrderLine("plenty-00", 3), OrderLine("popular", 2))

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
-from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
 from domain.errors import DatabaseUnavailable
 from domain.model import CheckoutInput
 from domain.policies import order_id_of
+from tests.attempts import AroundAttempts, Run
 
 Moment = Literal["before", "after"]
 Place = tuple[str, str, Moment]
@@ -83,7 +83,7 @@ def lost_report() -> Exception:
     return ApplicationError("the report was lost", type="ReportLost")
 
 
-class Gates(Interceptor):
+class Gates(AroundAttempts):
     """One worker's gates and faults, by order and activity. `before` the real call, or `after` it."""
 
     def __init__(self) -> None:
@@ -108,9 +108,6 @@ class Gates(Interceptor):
     def attempts_of(self, order: CheckoutInput, name: str) -> int:
         return self.attempts[order.order_id, name]
 
-    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002
-        return _Inbound(next, self)
-
     async def come_to(self, place: Place) -> None:
         if gate := self._gates.get(place):
             await gate.hold()
@@ -122,20 +119,13 @@ class Gates(Interceptor):
             if (held_order, held_name) == (order_id, name):
                 gate.note_the_end()
 
-
-class _Inbound(ActivityInboundInterceptor):
-    def __init__(self, next: ActivityInboundInterceptor, gates: Gates) -> None:  # noqa: A002
-        super().__init__(next)
-        self._gates = gates
-
-    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002
-        info = activity.info()
+    async def attempt(self, info: activity.Info, arguments: Any, run: Run) -> Any:  # noqa: ARG002
         order_id, name = order_id_of(info.workflow_id or ""), info.activity_type
-        self._gates.attempts[order_id, name] += 1
+        self.attempts[order_id, name] += 1
         try:
-            await self._gates.come_to((order_id, name, "before"))
-            answer = await super().execute_activity(input)
-            await self._gates.come_to((order_id, name, "after"))
+            await self.come_to((order_id, name, "before"))
+            answer = await run()
+            await self.come_to((order_id, name, "after"))
         finally:
-            self._gates.leave(order_id, name)
+            self.leave(order_id, name)
         return answer

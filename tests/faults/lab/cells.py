@@ -2,6 +2,10 @@
 
 240 in the classic lane. In the fast one the undos are the same, and a step has no result in the history before the
 next one is done: three steps, four boundaries, eight faults, 96 cells.
+
+A batch's steps are tried within its workflow task, and its undo is an ordinary activity. So eight faults meet the three
+steps in the runs of the fast lane, at four boundaries, and the undo in those of the classic one, at five: 136 cells.
+Each has a batch of five orders that meet every outcome.
 """
 
 import re
@@ -9,12 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from domain.model import Lane
+from domain.model import Lane, Step
 
 
 class Operation(StrEnum):
-    """What a saga does on the outside world, by the name of its activity."""
-
     RESERVE = "reserve_inventory"
     CHARGE = "charge_payment"
     SHIP = "ship_order"
@@ -24,7 +26,7 @@ class Operation(StrEnum):
 
 
 class Boundary(StrEnum):
-    """How far an operation has come when the fault strikes."""
+    """How far an operation has come when the fault comes."""
 
     B1 = "B1"
     """Its SQL has not been sent."""
@@ -39,8 +41,6 @@ class Boundary(StrEnum):
 
 
 class Fault(StrEnum):
-    """What strikes."""
-
     WORKER_KILLED = "worker_killed"
     WORKER_STOPPED = "worker_stopped"
     BACKEND_TERMINATED = "backend_terminated"
@@ -56,7 +56,7 @@ _CLASSIC_IN_EVERY_RUN = {Fault.WORKER_KILLED, Fault.CONNECTION_CUT, Fault.TEMPOR
 
 @dataclass(frozen=True)
 class Group:
-    """The cells that share one run, because one fault can strike several sagas at once."""
+    """The cells that share one run, because one fault can meet several sagas at once."""
 
     fault: Fault
     boundary: Boundary
@@ -71,7 +71,6 @@ class Group:
 
     @property
     def operations(self) -> tuple[Operation, ...]:
-        """The operations of its cells."""
         return tuple(operation for operation in Operation if not self.is_fast or operation not in UNDOS)
 
     @property
@@ -86,8 +85,6 @@ class Group:
 
 @dataclass(frozen=True)
 class Cell:
-    """One operation, struck at one boundary by one fault."""
-
     group: Group
     operation: Operation
 
@@ -133,7 +130,7 @@ ZONE_OF = {
     # The parcel is a label that can be cancelled, by a cancel that comes when ship has begun, too.
     Operation.CHARGE: "country",
     Operation.CANCEL_SHIPMENT: "country",
-    # Nobody delivers there: ship is refused, and everything undone.
+    # No zone delivers there: ship is refused, and everything undone.
     Operation.REFUND: "atlantis",
     Operation.RELEASE: "atlantis",
 }
@@ -142,7 +139,7 @@ _ORDER_ID = re.compile(rb"cell-[a-z_]+-[0-9a-f]+")
 
 
 def recognise(sql: str, values: Sequence[bytes | None]) -> tuple[str, str] | None:
-    """Tell the proxy whose operation a statement belongs to: the one that writes the fence."""
+    """Name the order and operation of the statement that writes a fence row."""
     if "INSERT INTO step_fence" not in sql:
         return None
     given = [value for value in values if value is not None]
@@ -159,10 +156,7 @@ def recognise(sql: str, values: Sequence[bytes | None]) -> tuple[str, str] | Non
 
 @dataclass(frozen=True)
 class Ending:
-    """How a cell has to end."""
-
     status: str
-    """Of the order."""
     run_status: str
     """Of the newest run of its workflow."""
     had_effect: bool = True
@@ -170,7 +164,7 @@ class Ending:
 
 
 def is_cancelled_by_temporal(cell: Cell) -> bool:
-    """Tell which of the two ways to cancel a cell uses; each operation meets both.
+    """Which of the two ways to cancel a cell uses; each operation meets both.
 
     An update waits for a workflow task, and at B5 the next one is held up: there the step after the operation
     could be faster.
@@ -182,12 +176,10 @@ def is_cancelled_by_temporal(cell: Cell) -> bool:
 
 
 def is_early(boundary: Boundary) -> bool:
-    """Tell whether the operation is not committed when the fault strikes."""
     return boundary in {Boundary.B1, Boundary.B2}
 
 
 def ending_of(cell: Cell) -> Ending:
-    """Say how a cell has to end, from what the fault, the boundary and the operation mean."""
     fault, operation = cell.group.fault, cell.operation
     if fault is Fault.TERMINATED:
         return _ending_when_terminated(cell)
@@ -199,12 +191,12 @@ def ending_of(cell: Cell) -> Ending:
         return Ending("rejected", "FAILED")
     if fault is Fault.CANCELLED and operation is not Operation.SHIP:
         return Ending("cancelled", "CANCELED" if is_cancelled_by_temporal(cell) else "FAILED")
-    # Nobody cancelled, or the courier has the parcel.
+    # Not cancelled, or the courier has the parcel.
     return Ending("completed", "COMPLETED")
 
 
 def is_finished_by_its_task(cell: Cell) -> bool:
-    """Tell whether the order of a terminated run goes on to its end.
+    """Whether the order of a terminated run goes on to its end.
 
     The one workflow task of the fast lane does not hear of the termination before it has done all steps, and no sweep
     finds an order that has not begun.
@@ -251,14 +243,14 @@ _ANSWERS_WHEN_CUT: dict[Boundary, set[str | None]] = {
 
 
 def answers_of(cell: Cell) -> set[str | None]:
-    """Say what may become of the attempt that the fault struck: RETURNED, an error's name, or None for no answer."""
+    """Say what may become of the attempt that the fault meets: RETURNED, an error's name, or None for no answer."""
     if cell.group.fault is Fault.TERMINATED and not ending_of(cell).had_effect:
         return {"StepAlreadyCompensated"}
-    return answers_when_struck(cell.group)
+    return usual_answers(cell.group)
 
 
-def answers_when_struck(group: Group) -> set[str | None]:
-    """Say what may become of an attempt that nobody has forestalled; see `answers_of`."""
+def usual_answers(group: Group) -> set[str | None]:
+    """Say what may become of an attempt that no repair has forestalled; see `answers_of`."""
     if group.boundary is Boundary.B5:
         return {RETURNED}
     if group.fault is Fault.WORKER_KILLED:
@@ -271,7 +263,7 @@ def answers_when_struck(group: Group) -> set[str | None]:
 
 
 def costs_the_attempt(group: Group) -> bool | None:
-    """Tell whether the fault makes the operation be tried again; None where it may or may not."""
+    """Whether the fault makes the operation be tried again; None where it may or may not."""
     fault, boundary = group.fault, group.boundary
     if fault is Fault.TERMINATED:
         return None  # the repair, or the next load, has operations of its own
@@ -281,5 +273,136 @@ def costs_the_attempt(group: Group) -> bool | None:
         return True
     if group.is_fast and fault in {Fault.CANCELLED, Fault.TEMPORAL_KILLED}:
         return None  # a workflow task whose answer was refused or lost is done again, with its steps
-    answers = answers_when_struck(group)
+    answers = usual_answers(group)
     return None if len(answers) > 1 else answers != {RETURNED}
+
+
+STEPS = tuple(step.value for step in Step)
+
+
+class BatchOperation(StrEnum):
+    RESERVE = "reserve_orders"
+    CHARGE = "charge_orders"
+    SHIP = "ship_orders"
+    UNWIND = "unwind_orders"
+
+
+class Fate(StrEnum):
+    """What an order of the batch is made to meet, unless a cancel or a repair comes first."""
+
+    HANDED_OVER = "handed_over"
+    LABEL = "label"
+    REFUSED_AT_RESERVE = "refused_at_reserve"
+    REFUSED_AT_PAY = "refused_at_pay"
+    REFUSED_AT_SHIP = "refused_at_ship"
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        return STEPS[: _STEPS_DONE[self]]
+
+    @property
+    def is_refused(self) -> bool:
+        return self.steps != STEPS
+
+    @property
+    def usual(self) -> str:
+        """How its order ends without a cancel or a termination."""
+        return "rejected" if self.is_refused else "completed"
+
+
+_STEPS_DONE = {
+    Fate.HANDED_OVER: 3,
+    Fate.LABEL: 3,
+    Fate.REFUSED_AT_RESERVE: 0,
+    Fate.REFUSED_AT_PAY: 1,
+    Fate.REFUSED_AT_SHIP: 2,
+}
+
+
+@dataclass(frozen=True)
+class BatchCell:
+    group: Group
+    operation: BatchOperation
+
+    def __str__(self) -> str:
+        return f"{self.group}-{self.operation}"
+
+
+def batch_operations(group: Group) -> tuple[BatchOperation, ...]:
+    return tuple(each for each in BatchOperation if (each is BatchOperation.UNWIND) is not group.is_fast)
+
+
+BATCH_CELLS = [BatchCell(group, operation) for group in GROUPS for operation in batch_operations(group)]
+
+_NAME = re.compile(rb"cell-[a-z_]+-[0-9a-f]{12}(?=-)")
+
+
+def recognise_batch(sql: str, values: Sequence[bytes | None]) -> tuple[str, str] | None:
+    """Name the batch and operation of the statement that writes the fence rows of many orders."""
+    if "INSERT INTO step_fence" not in sql or "text[]" not in sql:
+        return None
+    names = {found.group().decode() for value in values if value is not None for found in _NAME.finditer(value)}
+    if not names:
+        return None  # an attempt that has nothing left to do
+    [name] = names
+    steps = [number for number, step in enumerate(STEPS) if f"'{step}', 'done', true" in sql]
+    return name, (list(BatchOperation)[steps[0]] if steps else BatchOperation.UNWIND).value
+
+
+def is_heard_at_once(cell: BatchCell) -> bool:
+    """Whether a cancel is heard while the attempt is under way, or once its workflow task has ended.
+
+    Each step meets both.
+    """
+    return (list(BatchOperation).index(cell.operation) + list(Boundary).index(cell.group.boundary)) % 2 == 0
+
+
+def fences_at(cell: BatchCell, fate: Fate) -> dict[str, str]:
+    """Say what an order's fence rows are when the fault comes, as other sessions see them."""
+    done = list(BatchOperation).index(cell.operation) + (not is_early(cell.group.boundary))
+    fences = dict.fromkeys(STEPS[: min(done, len(fate.steps))], "done")
+    if done > len(STEPS) and fate.is_refused:
+        return dict.fromkeys(STEPS[: len(fate.steps) + 1], "undone")
+    return fences
+
+
+def ending_of_order(cell: BatchCell, fate: Fate) -> str:
+    fault, operation, boundary = cell.group.fault, cell.operation, cell.group.boundary
+    if (
+        fault is Fault.CANCELLED
+        and is_heard_at_once(cell)
+        and operation in {BatchOperation.RESERVE, BatchOperation.CHARGE}
+    ):
+        is_refused = fate.is_refused and len(fate.steps) <= list(BatchOperation).index(operation)
+        return fate.usual if is_refused else "cancelled"
+    if fault is Fault.TERMINATED and sweeps_that_repair_order(cell, fate):
+        # At B2 the repair waits for the transaction, and finds the ending that it has written.
+        is_ended = boundary is Boundary.B2 and (operation is BatchOperation.UNWIND or _is_last(operation, fate))
+        return fate.usual if is_ended else "cancelled"
+    return fate.usual
+
+
+def _is_last(operation: BatchOperation, fate: Fate) -> bool:
+    return operation is BatchOperation.SHIP and not fate.is_refused
+
+
+def goes_on_to_its_end(cell: BatchCell) -> bool:
+    """Whether the steps of a terminated batch are all done by its workflow task, which does not hear of it.
+
+    Where its orders were reserved already, the sweep is faster and the task finds nothing that is due.
+    """
+    is_begun = cell.operation is not BatchOperation.RESERVE or not is_early(cell.group.boundary)
+    return cell.group.fault is Fault.TERMINATED and not is_begun
+
+
+def sweeps_that_repair_order(cell: BatchCell, fate: Fate) -> list[int]:
+    """Number the sweeps that repair an order of a terminated batch; see `cells.sweeps_that_repair`."""
+    if goes_on_to_its_end(cell):
+        return [2] if 0 < len(fate.steps) < len(STEPS) else []
+    stood = fences_at(cell, fate)
+    return [1] if 0 < len(stood) < len(STEPS) and "undone" not in stood.values() else []
+
+
+def answers_of_batch(cell: BatchCell) -> set[str | None]:
+    """Say what may become of the attempt. A batch's step is never refused as a whole."""
+    return {RETURNED} if cell.group.fault is Fault.TERMINATED else usual_answers(cell.group)

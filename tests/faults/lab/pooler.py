@@ -1,4 +1,4 @@
-"""What PgBouncer does to a client, as far as a client can tell: a stand-in, since no package has the real one.
+"""What PgBouncer does to a client, as far as a client can see: a stand-in, since no package has the real one.
 
     async with Pooler(postgres_port, mode="session") as pooler:
         ...     # clients connect to pooler.port
@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import itertools
 import struct
-from types import TracebackType
 from typing import Literal, Self
 
 Mode = Literal["session", "transaction", "statement"]
@@ -38,7 +37,6 @@ class Pooler:
         self.server_port = server_port
         self.mode = mode
         self.refused: list[str] = []
-        """The start-up parameters that were refused."""
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
         self._invented = itertools.count(1_000_001)
@@ -54,9 +52,7 @@ class Pooler:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
         for client in self._clients:
@@ -118,8 +114,6 @@ class Pooler:
 
 
 class _Session:
-    """One session at the server."""
-
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
@@ -136,7 +130,7 @@ class _Session:
         return session
 
     async def answer(self, writer: asyncio.StreamWriter, until: bytes) -> bytes:
-        """Pass an answer on, up to one of these messages, and tell the state of the transaction if that does."""
+        """Pass an answer on, up to one of these messages, and return the state of the transaction if that says it."""
         while True:
             message = await _message(self.reader)
             writer.write(_packed(*message))

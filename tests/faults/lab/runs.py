@@ -1,7 +1,6 @@
 """One run for each group of cells, on one pair of servers for all of them."""
 
 import asyncio
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,16 +10,15 @@ from pathlib import Path
 from temporalio.client import Client
 
 from adapters.temporal import DATA_CONVERTER
-from devstack.stack import DATABASE, ROLE, DevStack, psql
-from tests.conftest import Database
-from tests.faults.lab.aftermath import Aftermath, BatchAftermath, Inspection, inspect, look, look_at_batch
-from tests.faults.lab.batch_cells import BatchCell, BatchOperation, recognise_batch
-from tests.faults.lab.cells import Cell, Fault, Group, Operation, recognise
-from tests.faults.lab.crew import Crew
-from tests.faults.lab.desk import Desk
+from devstack.stack import ROLE, DevStack, psql
+from tests.conftest import Database, new_database
+from tests.faults.lab.cells import BatchCell, Cell, Fault, Group, recognise, recognise_batch
+from tests.faults.lab.control import ControlServer
+from tests.faults.lab.injections import INJECT
+from tests.faults.lab.proxy import Proxy
 from tests.faults.lab.scene import Scene
-from tests.faults.lab.strikes import STRIKES
-from tests.faults.lab.wire import Proxy
+from tests.faults.lab.target import Aftermath, Inspection, collect, inspect
+from tests.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -28,14 +26,14 @@ class Patience:
     """How many seconds the parts give one another. None may run out while the sagas are brought to their places."""
 
     attempt: float = 60.0
-    """Start-to-close of the operations that are struck."""
+    """Start-to-close of the operations that the fault meets."""
     workflow_task: float = 10.0
     transaction: int = 60
     """Timeouts of the service's role, for a transaction and for an idle one."""
 
 
-# Where nothing else tells Temporal that a worker is lost, time does. What a stopped worker holds open is ended by
-# the role's own timeout; under another fault that would be a second one.
+# Where only a timeout reports to Temporal that a worker is lost. What a stopped worker holds open is ended by the
+# role's own timeout; under another fault that would be a second one.
 _HURRIED = {
     Fault.WORKER_KILLED: Patience(attempt=5.0, workflow_task=3.0),
     Fault.WORKER_STOPPED: Patience(attempt=5.0, workflow_task=3.0, transaction=7),
@@ -45,21 +43,14 @@ _HURRIED = {
 
 @dataclass(frozen=True)
 class Run:
-    """What came of one group."""
-
-    cells: dict[Operation, Aftermath]
-    batches: dict[BatchOperation, BatchAftermath]
+    found: dict[str, Aftermath]
     inspection: Inspection
 
-    def others_than(self, name: str) -> set[str]:
-        """Name all that was struck beside one saga or batch."""
-        names = {saga.name for saga in self.cells.values()} | {batch.name for batch in self.batches.values()}
-        return names - {name}
+    def violations_for(self, name: str) -> list[str]:
+        return self.inspection.violations_for(name, {one.name for one in self.found.values()} - {name})
 
 
 class Laboratory:
-    """Runs each group once, however many of its cells ask for it."""
-
     def __init__(self, stack: DevStack, folder: Path) -> None:
         self._stack = stack
         self._folder = folder
@@ -72,7 +63,6 @@ class Laboratory:
         return await asyncio.shield(self._runs[cell.group])
 
     async def close(self) -> None:
-        """End what nobody waits for any more."""
         for run in self._runs.values():
             run.cancel()
         await asyncio.gather(*self._runs.values(), return_exceptions=True)
@@ -85,57 +75,61 @@ class Laboratory:
         if group.is_fast:
             # What comes meanwhile is heard when half of the task's time is over. Of a termination nothing is heard.
             patience = replace(patience, workflow_task=60.0 if group.fault is Fault.TERMINATED else 3.0)
-        with self._database(patience.transaction) as database:
-            async with Proxy(self._stack.ports.postgres, _recognise) as proxy, Desk() as desk:
-                crew = Crew(
-                    self._stack,
-                    self._folder / str(group),
-                    database_url=f"postgresql://{ROLE}@127.0.0.1:{proxy.port}/{database.name}",
-                    desk_port=desk.port,
+        server = Proxy(self._stack.ports.postgres, recognise=_recognise)
+        with self._database(patience.transaction) as database, server as proxy:
+            async with ControlServer() as control:
+                client = await Client.connect(self._stack.temporal.address, data_converter=DATA_CONVERTER)
+                task_timeout = timedelta(seconds=patience.workflow_task)
+                workers = Workers(self._stack, self._folder / str(group))
+                scene = Scene(
+                    *(group, self._stack, client, database, proxy, control, workers),
                     attempt_seconds=patience.attempt,
+                    task_timeout=task_timeout,
                 )
-                with crew:
-                    client = await Client.connect(self._stack.temporal.address, data_converter=DATA_CONVERTER)
-                    task_timeout = timedelta(seconds=patience.workflow_task)
-                    return await self._drive(
-                        Scene(group, self._stack, client, database, proxy, desk, crew, task_timeout=task_timeout)
-                    )
+                try:
+                    return await self._drive(scene)
+                finally:
+                    workers.kill()
 
     async def _drive(self, scene: Scene) -> Run:
-        victim = scene.crew.hire()
+        victim = scene.start_worker()
         try:
             await scene.stage()
-            proofs = await STRIKES[scene.group.fault](scene, victim)
+            proofs = await INJECT[scene.group.fault](scene, victim)
             await scene.ended()
-            told = await scene.load_again()
-            await scene.crew.dismiss()
+            reported = await scene.load_again()
+            await scene.workers.drain()
         except Exception as error:
-            error.add_note(scene.crew.log())
+            error.add_note(scene.workers.tails())
             raise
-        database, desk = scene.database, scene.desk
-        cells = {
-            saga.cell.operation: await look(saga, database, desk, proofs.get(saga.operation)) for saga in scene.sagas
-        }
-        batches = {
-            load.cell.operation: await look_at_batch(
-                load, database, desk, proofs.get(load.operation), told[load.operation]
+        found = {
+            target.operation: await collect(
+                target,
+                scene.database,
+                scene.control,
+                proofs.get(target.operation),
+                reported.get(target.operation, []),
             )
-            for load in scene.loads
+            for target in scene.targets
         }
-        return Run(cells, batches, await inspect(database))
+        return Run(found, await inspect(scene.database))
 
     @contextmanager
     def _database(self, limit: int) -> Iterator[Database]:
         postgres = self._stack.postgres
-        name = f"cells_{uuid.uuid4().hex[:12]}"
-        psql(postgres, "postgres", "-c", f'CREATE DATABASE "{name}" TEMPLATE "{DATABASE}"')
+        database = new_database(postgres)
         for setting in ("transaction_timeout", "idle_in_transaction_session_timeout"):
-            psql(postgres, "postgres", "-c", f"ALTER ROLE {ROLE} IN DATABASE \"{name}\" SET {setting} = '{limit}s'")
+            psql(
+                postgres,
+                "postgres",
+                "-c",
+                f"ALTER ROLE {ROLE} IN DATABASE \"{database.name}\" SET {setting} = '{limit}s'",
+            )
         try:
-            yield Database(name, postgres.url(name, ROLE), postgres.url(name, "postgres", driver="postgresql"))
+            yield database
         finally:
             if postgres.running:
-                psql(postgres, "postgres", "-c", f'DROP DATABASE "{name}" WITH (FORCE)')
+                psql(postgres, "postgres", "-c", f'DROP DATABASE "{database.name}" WITH (FORCE)')
 
 
 def _recognise(sql: str, values: Sequence[bytes | None]) -> tuple[str, str] | None:

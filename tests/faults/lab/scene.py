@@ -1,38 +1,108 @@
-"""The sagas and batches of one run, each brought to its operation and to the boundary where the fault will strike."""
+"""The sagas and batches of one run, each brought to its operation and to the boundary where the fault comes."""
 
 import asyncio
+import uuid
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDReusePolicy
 
 from client.bulk import carried_on
 from client.checkouts import Checkouts
+from devstack.process import ChildProcess
 from devstack.stack import DevStack
-from domain.bulk import HANDED_OVER, Batch, BatchReport, Outcome, digest, pack
-from domain.model import CheckoutInput, CheckoutStatus
+from domain.bulk import HANDED_OVER, Batch, Outcome, digest, pack
+from domain.model import CheckoutInput, OrderLine
 from domain.policies import bulk_workflow_id, checkout_workflow_id
 from tests.conftest import Database
-from tests.faults.lab.batch_cells import BatchCell, BatchOperation, batch_operations, is_heard_at_once
-from tests.faults.lab.cells import BEFORE, Boundary, Cell, Fault, Group, Operation
-from tests.faults.lab.crew import Crew
-from tests.faults.lab.desk import Desk, Stop
-from tests.faults.lab.goods import new_batch, new_order
-from tests.faults.lab.struck import Load, Saga, Standing, Struck, is_reported, pending
-from tests.faults.lab.wire import Gate, Moment, Proxy
-from tests.faults.lab.worker import ARMED
+from tests.faults.lab.cells import (
+    BEFORE,
+    BatchCell,
+    BatchOperation,
+    Boundary,
+    Cell,
+    Fate,
+    Fault,
+    Group,
+    Operation,
+    batch_operations,
+    is_heard_at_once,
+)
+from tests.faults.lab.control import ControlServer
+from tests.faults.lab.proxy import Moment, Proxy
+from tests.faults.lab.target import AnyTarget, Before, Target, is_reported, pending
+from tests.faults.lab.worker import ARMED, ATTEMPT_SECONDS, CONTROL_PORT
+from tests.workers import Workers, behind
 from workflows.bulk import BulkCheckoutWorkflow
 from workflows.checkout import CheckoutWorkflow
+
+BALANCE = 100_000
+STOCK = 10
+QUANTITY = 2
+PRICE = 1_000
+
+_ZONE_OF = {Fate.LABEL: "country", Fate.REFUSED_AT_SHIP: "atlantis"}
+
+
+async def new_order(database: Database, cell: Cell) -> CheckoutInput:
+    order_id = _new_name(cell)
+    customer, sku = f"customer-{order_id}", f"sku-{order_id}"
+    await database.run(_goods(sku) + _customer(customer, cell.zone, BALANCE))
+    return CheckoutInput(order_id, customer, (OrderLine(sku, QUANTITY),), lane=cell.group.lane)
+
+
+async def new_batch(database: Database, cell: BatchCell) -> tuple[str, list[CheckoutInput]]:
+    """Make a batch for the same goods: its name, and an order of each fate in their sequence."""
+    name = _new_name(cell)
+    sku, orders, wanted = f"sku-{name}", [], _goods(f"sku-{name}")
+    for fate in Fate:
+        order_id = f"{name}-{fate}"
+        balance = 1 if fate is Fate.REFUSED_AT_PAY else BALANCE
+        quantity = STOCK + 1 if fate is Fate.REFUSED_AT_RESERVE else QUANTITY
+        wanted += _customer(f"customer-{order_id}", _ZONE_OF.get(fate, "city"), balance)
+        orders.append(CheckoutInput(order_id, f"customer-{order_id}", (OrderLine(sku, quantity),)))
+    await database.run(wanted)
+    return name, orders
+
+
+def _new_name(cell: Cell | BatchCell) -> str:
+    return f"cell-{cell.operation}-{uuid.uuid4().hex[:12]}"
+
+
+def _goods(sku: str) -> str:
+    return (
+        f"INSERT INTO products (sku, name, unit_price_minor) VALUES ('{sku}', 'Of a cell', {PRICE});"
+        f"INSERT INTO inventory (sku, initial, on_hand) VALUES ('{sku}', {STOCK}, {STOCK});"
+        f"INSERT INTO approvals (kind, subject, amount, reason) VALUES ('delivery', '{sku}', {STOCK}, 'of a cell');"
+    )
+
+
+def _customer(customer: str, zone: str, balance: int) -> str:
+    return (
+        "INSERT INTO accounts (account_id, kind, name, balance_minor, delivery_zone) "
+        f"VALUES ('{customer}', 'customer', 'Of a cell', {balance}, '{zone}');"
+        "INSERT INTO transfers (transfer_id, kind, debit_account, credit_account, amount_minor, currency) "
+        f"VALUES ('deposit/{customer}', 'deposit', 'bank', '{customer}', {balance}, 'EUR');"
+        "INSERT INTO approvals (kind, subject, amount, currency, reason) "
+        f"VALUES ('deposit', '{customer}', {balance}, 'EUR', 'of a cell');"
+    )
+
 
 _PATIENCE_SECONDS = 90.0
 _HEARS_NOTHING = timedelta(seconds=60)
 """A workflow task that may take so long asks the server for nothing before it has ended."""
 
 
-class Scene:
-    """Everything that a strike can reach."""
+class Hold(Protocol):
+    """What an operation stands at: a gate of the proxy or of the control server."""
 
+    async def reached(self) -> None: ...
+
+    def open(self) -> None: ...
+
+
+class Scene:
     def __init__(
         self,
         group: Group,
@@ -40,9 +110,10 @@ class Scene:
         client: Client,
         database: Database,
         proxy: Proxy,
-        desk: Desk,
-        crew: Crew,
+        control: ControlServer,
+        workers: Workers,
         *,
+        attempt_seconds: float,
         task_timeout: timedelta,
     ) -> None:
         self.group = group
@@ -50,32 +121,42 @@ class Scene:
         self.client = client
         self.database = database
         self.proxy = proxy
-        self.desk = desk
-        self.crew = crew
-        self.sagas: list[Saga] = []
-        self.loads: list[Load] = []
+        self.control = control
+        self.workers = workers
+        self.task_queue = f"cells-{uuid.uuid4().hex[:12]}"
+        self.sagas: list[Target[Cell]] = []
+        self.batches: list[Target[BatchCell]] = []
+        self._attempt_seconds = attempt_seconds
         self._task_timeout = task_timeout
-        self._places: dict[str, Stop | Gate] = {}
+        self._places: dict[str, Hold] = {}
+
+    def start_worker(self) -> ChildProcess:
+        return self.workers.start(
+            *("-m", "tests.faults.lab.worker"),
+            **behind(self.stack, self.database.url, postgres=self.proxy),
+            **{CONTROL_PORT: str(self.control.port), ATTEMPT_SECONDS: str(self._attempt_seconds)},
+            CHECKOUT_TASK_QUEUE=self.task_queue,
+        )
 
     async def stage(self) -> None:
-        """Bring all to their boundaries, at once, and note what proves that they stand there."""
+        """Bring all to their boundaries, at once, and note what proves that they are there."""
         await (self._stage_fast() if self.group.is_fast else self._stage_classic())
         for operation in batch_operations(self.group):
             await self._start_batch(BatchCell(self.group, operation))
         for place in self._places.values():
             await place.reached()
-        await asyncio.gather(*(self._note_standing(struck) for struck in self.struck))
+        await asyncio.gather(*(self._note_before(target) for target in self.targets))
 
     async def _stage_fast(self) -> None:
         for operation in self.group.operations:
             order = await new_order(self.database, Cell(self.group, operation))
-            self._places[operation] = self._bar(order.order_id, order.order_id, operation)
+            self._hold(order.order_id, order.order_id, operation)
             await self._start(operation, order)
 
     async def _stage_classic(self) -> None:
         orders = {operation: await new_order(self.database, Cell(self.group, operation)) for operation in Operation}
         approaches = {
-            operation: self.desk.stop(orders[operation].order_id, before, Boundary.B4)
+            operation: self.control.hold(orders[operation].order_id, before, Boundary.B4)
             for operation, before in BEFORE.items()
         }
         for operation in approaches:
@@ -83,36 +164,32 @@ class Scene:
         for approach in approaches.values():
             await approach.reached()
         # Only a cancel brings a saga to undoing a shipment that could be made.
-        await self.saga(Operation.CANCEL_SHIPMENT).handle.execute_update("cancel", "changed my mind")
+        [shipped] = [saga for saga in self.sagas if saga.cell.operation is Operation.CANCEL_SHIPMENT]
+        await shipped.handle.execute_update("cancel", "changed my mind")
         for operation, order in orders.items():
-            self._places[operation] = self._bar(order.order_id, order.order_id, operation)
+            self._hold(order.order_id, order.order_id, operation)
         for approach in approaches.values():
             approach.open()
         await self._start(Operation.RESERVE, orders[Operation.RESERVE])
 
     @property
-    def struck(self) -> list[Saga | Load]:
-        """All that the fault strikes."""
-        return [*self.sagas, *self.loads]
-
-    def saga(self, operation: Operation) -> Saga:
-        [found] = [saga for saga in self.sagas if saga.cell.operation is operation]
-        return found
+    def targets(self) -> list[AnyTarget]:
+        return [*self.sagas, *self.batches]
 
     def let_go(self) -> None:
-        """Open every gate and every stop."""
         for place in self._places.values():
             place.open()
 
     async def answered(self) -> None:
-        """Wait until every attempt that was held up has ended in its worker."""
-        await self.desk.heard(lambda _: all(self.desk.answer_of(each.stood.report) is not None for each in self.struck))
+        await self.control.heard(
+            lambda _: all(self.control.answer_of(each.before.report) is not None for each in self.targets)
+        )
 
     async def ended(self) -> None:
         """Wait until the newest runs are closed, or have had time enough: their cells will say so."""
         # An order of a batch has a saga of its own where a sweep has given it one.
-        own = [checkout_workflow_id(order_id) for load in self.loads for order_id in load.order_ids]
-        runs = [each.newest for each in self.struck] + [self.client.get_workflow_handle(name) for name in own]
+        own = [checkout_workflow_id(order_id) for batch in self.batches for order_id in batch.order_ids]
+        runs = [each.newest for each in self.targets] + [self.client.get_workflow_handle(name) for name in own]
         results = [asyncio.create_task(run.result()) for run in runs]
         _, open_still = await asyncio.wait(results, timeout=_PATIENCE_SECONDS)
         for result in open_still:
@@ -120,11 +197,10 @@ class Scene:
         await asyncio.gather(*results, return_exceptions=True)
 
     async def load_again(self) -> dict[str, list[Outcome]]:
-        """Ask for every batch once more, as a second load of its file does, and give what is told."""
-        checkouts = Checkouts(self.client, self.crew.task_queue, "")
+        """Ask for every batch once more, as a second load of its file does, and give what is reported."""
+        checkouts = Checkouts(self.client, self.task_queue, "")
 
-        async def told(load: Load) -> list[Outcome]:
-            orders = list(load.orders.values())
+        async def reported(orders: list[CheckoutInput]) -> list[Outcome]:
             outcomes = zip(orders, await checkouts.carry(orders), strict=True)
             # A batch whose attempts go to a stopped worker's open polls until its time is up hands its orders over.
             return [
@@ -133,84 +209,72 @@ class Scene:
             ]
 
         async with asyncio.timeout(_PATIENCE_SECONDS):
-            return {load.operation: await told(load) for load in self.loads}
-
-    # On the way ------------------------------------------------------------------------------------------
+            return {batch.operation: await reported(batch.orders) for batch in self.batches}
 
     async def _start(self, operation: Operation, order: CheckoutInput) -> None:
-        workflow_id = checkout_workflow_id(order.order_id)
         handle = await self.client.start_workflow(
             CheckoutWorkflow.run,
             order,
-            id=workflow_id,
-            task_queue=self.crew.task_queue,
+            id=checkout_workflow_id(order.order_id),
+            task_queue=self.task_queue,
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
             task_timeout=self._task_timeout,
             memo={ARMED: operation.value},
         )
-        self.sagas.append(
-            Saga(
-                cell=Cell(self.group, operation),
-                order=order,
-                name=order.order_id,
-                subject=order.order_id,
-                handle=self._run(handle, handle.result_run_id, CheckoutStatus),
-                newest=self._run(handle, None, CheckoutStatus),
-            )
-        )
+        cell, name = Cell(self.group, operation), order.order_id
+        first, newest = self._runs(handle)
+        self.sagas.append(Target(cell=cell, orders=[order], name=name, subject=name, handle=first, newest=newest))
 
     async def _start_batch(self, cell: BatchCell) -> None:
         name, orders = await new_batch(self.database, cell)
-        workflow_id = bulk_workflow_id(digest(orders.values()))
-        self._places[cell.operation] = self._bar(name, workflow_id, cell.operation)
+        workflow_id = bulk_workflow_id(digest(orders))
+        self._hold(name, workflow_id, cell.operation)
         is_deaf = cell.group.fault is Fault.CANCELLED and not is_heard_at_once(cell)
         handle = await self.client.start_workflow(
             BulkCheckoutWorkflow.run,
-            Batch([pack(order) for order in orders.values()]),
+            Batch([pack(order) for order in orders]),
             id=workflow_id,
-            task_queue=self.crew.task_queue,
+            task_queue=self.task_queue,
             task_timeout=_HEARS_NOTHING if is_deaf else self._task_timeout,
             memo={ARMED: cell.operation.value},
         )
-        self.loads.append(
-            Load(
-                cell=cell,
-                orders=orders,
-                name=name,
-                subject=workflow_id,
-                handle=self._run(handle, handle.result_run_id, BatchReport),
-                newest=self._run(handle, None, BatchReport),
-            )
+        first, newest = self._runs(handle)
+        self.batches.append(
+            Target(cell=cell, orders=orders, name=name, subject=workflow_id, handle=first, newest=newest)
         )
 
-    def _run(self, handle: WorkflowHandle[Any, Any], run_id: str | None, kind: type) -> WorkflowHandle[Any, Any]:
-        return self.client.get_workflow_handle(handle.id, run_id=run_id, result_type=kind)
+    def _runs(self, handle: WorkflowHandle[Any, Any]) -> tuple[WorkflowHandle[Any, Any], WorkflowHandle[Any, Any]]:
+        """Give the run that was started, and whichever is the newest."""
+        first = self.client.get_workflow_handle(handle.id, run_id=handle.result_run_id)
+        return first, self.client.get_workflow_handle(handle.id)
 
-    def _bar(self, name: str, subject: str, operation: Operation | BatchOperation) -> Stop | Gate:
+    def _hold(self, name: str, subject: str, operation: Operation | BatchOperation) -> None:
+        place: Hold
         match self.group.boundary:
             case Boundary.B2:
-                return self.proxy.hold((name, operation.value), Moment.EXECUTED)
+                place = self.proxy.hold((name, operation.value), Moment.EXECUTED)
             case Boundary.B3:
-                return self.proxy.hold((name, operation.value), Moment.COMMITTED)
+                place = self.proxy.hold((name, operation.value), Moment.COMMITTED)
             case boundary:
-                return self.desk.stop(subject, operation, boundary)
+                place = self.control.hold(subject, operation, boundary)
+        self._places[operation] = place
 
-    async def _note_standing(self, struck: Struck) -> None:
-        errands = [errand for errand in self.proxy.errands if errand.work == (struck.name, struck.operation)]
+    async def _note_before(self, target: AnyTarget) -> None:
+        errands = [errand for errand in self.proxy.errands if errand.work == (target.name, target.operation)]
         backend_pid = errands[-1].backend_pid if errands else None
         backends = await self.database.fetch(
             "SELECT state, backend_xid IS NOT NULL AS has_written FROM pg_stat_activity WHERE pid = $1", backend_pid
         )
         fence = await self.database.fetch(
-            "SELECT saga_id, step, phase FROM step_fence WHERE saga_id = ANY ($1::text[])", struck.order_ids
+            "SELECT saga_id, step, phase FROM step_fence WHERE saga_id = ANY ($1::text[])", target.order_ids
         )
-        struck.standing = Standing(
+        target.noted = Before(
             # An attempt that has not ended is the last that began.
-            report=self.desk.attempts_of(struck.subject, struck.operation)[-1],
+            report=self.control.attempts_of(target.subject, target.operation)[-1],
             backend_pid=backend_pid,
             backend_state=backends[0]["state"] if backends else None,
             has_written=bool(backends) and backends[0]["has_written"],
             fence={(row["saga_id"], row["step"]): row["phase"] for row in fence},
-            pending=await pending(struck),
-            is_reported=await is_reported(struck),
+            pending=await pending(target),
+            is_reported=await is_reported(target),
         )

@@ -1,4 +1,4 @@
-"""The product's worker with a line to the lab's desk: it asks at every boundary before it goes on.
+"""The product's worker with a connection to the control server: it asks at every boundary before it goes on.
 
     python -m tests.faults.lab.worker
 
@@ -19,18 +19,13 @@ from temporalio.bridge.proto.workflow_activation import WorkflowActivation
 from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 from temporalio.exceptions import FailureError
 from temporalio.worker import (
-    ActivityInboundInterceptor,
-    ExecuteActivityInput,
-    Interceptor,
     StartActivityInput,
     StartLocalActivityInput,
     Worker,
     WorkflowInboundInterceptor,
     WorkflowInstance,
-    WorkflowInstanceDetails,
     WorkflowInterceptorClassInput,
     WorkflowOutboundInterceptor,
-    WorkflowRunner,
 )
 
 from adapters import database
@@ -39,30 +34,31 @@ from adapters.telemetry import configure_logging, leave
 from adapters.temporal import connect
 from domain.errors import CheckoutError
 from domain.policies import order_id_of
-from tests.faults.lab.batch_cells import BatchOperation
-from tests.faults.lab.cells import RETURNED, Boundary, Operation
-from tests.faults.lab.desk import Line, Report
+from tests.attempts import AroundAttempts, Run
+from tests.faults.lab.cells import RETURNED, BatchOperation, Boundary, Operation
+from tests.faults.lab.control import Line, Report
+from tests.faults.runner import ObservedInstance, ObservedRunner, let_tasks_take_long
 from worker import build_worker
 
 ATTEMPT_SECONDS = "LAB_ATTEMPT_SECONDS"
-"""Environment: start-to-close of the operations that are to be struck. The others get a minute."""
-DESK_PORT = "LAB_DESK_PORT"
+"""Environment: start-to-close of the operations that the fault meets. The others get a minute."""
+CONTROL_PORT = "LAB_CONTROL_PORT"
 
 ARMED = "armed"
-"""Memo of a workflow: the operation of it that is to be struck."""
+"""Memo of a workflow: the operation of it that the fault meets."""
 
-_UNSTRUCK_SECONDS = 60.0
+_OTHERS_SECONDS = 60.0
 _OPERATIONS = frozenset(operation.value for operation in (*Operation, *BatchOperation))
 
 
-class Boundaries(Interceptor):
-    """Asks before an operation's SQL and after it, and sets the time that an attempt may take."""
+class Boundaries(AroundAttempts):
+    """Asks before an operation's SQL and after it, and sets the time that an attempt may take.
+
+    An attempt goes on to its end, be it cancelled or not: a zombie can always be faster than its cancel.
+    """
 
     def __init__(self, line: Line) -> None:
         self._line = line
-
-    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002
-        return _Attempt(next, self._line)
 
     def workflow_interceptor_class(
         self,
@@ -70,29 +66,20 @@ class Boundaries(Interceptor):
     ) -> type[WorkflowInboundInterceptor]:
         return _Hasten
 
-
-class _Attempt(ActivityInboundInterceptor):
-    """An attempt that goes on to its end, be it cancelled or not: a zombie can always be faster than its cancel."""
-
-    def __init__(self, next: ActivityInboundInterceptor, line: Line) -> None:  # noqa: A002
-        super().__init__(next)
-        self._line = line
-
-    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002
-        info = activity.info()
+    async def attempt(self, info: activity.Info, arguments: Any, run: Run) -> Any:  # noqa: ARG002
         if info.activity_type not in _OPERATIONS:
-            return await super().execute_activity(input)
+            return await run()
         here = Report(order_id_of(info.workflow_id or ""), info.activity_type, info.attempt, os.getpid())
-        work = asyncio.create_task(self._work(input, here))
+        work = asyncio.create_task(self._work(run, here))
         while not work.done():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait({work})
         return work.result()
 
-    async def _work(self, input: ExecuteActivityInput, here: Report) -> Any:  # noqa: A002
+    async def _work(self, run: Run, here: Report) -> Any:
         await self._line.report(replace(here, boundary=Boundary.B1))
         try:
-            value = await super().execute_activity(input)
+            value = await run()
         except FailureError as error:
             name = error.type if isinstance(error, CheckoutError) else None
             await self._line.report(replace(here, answer=name or type(error).__name__))
@@ -120,30 +107,15 @@ class _Hastened(WorkflowOutboundInterceptor):
 def _set_time(given: StartActivityInput | StartLocalActivityInput) -> None:
     if given.activity in _OPERATIONS:
         is_armed = given.activity == workflow.memo_value(ARMED, "")
-        seconds = float(os.environ[ATTEMPT_SECONDS]) if is_armed else _UNSTRUCK_SECONDS
+        seconds = float(os.environ[ATTEMPT_SECONDS]) if is_armed else _OTHERS_SECONDS
         given.start_to_close_timeout = timedelta(seconds=seconds)
 
 
-class AskingRunner(WorkflowRunner):
-    """Runs workflows as another runner does, and asks before one of them sees an operation's result."""
+class _AskingInstance(ObservedInstance):
+    """Asks before its workflow sees an operation's result."""
 
-    def __init__(self, runner: WorkflowRunner, line: Line) -> None:
-        self._runner = runner
-        self._line = line
-
-    def prepare_workflow(self, defn: workflow._Definition) -> None:
-        self._runner.prepare_workflow(defn)
-
-    def create_instance(self, det: WorkflowInstanceDetails) -> WorkflowInstance:
-        return _AskingInstance(self._runner.create_instance(det), order_id_of(det.info.workflow_id), self._line)
-
-    def set_worker_level_failure_exception_types(self, types: Any) -> None:
-        self._runner.set_worker_level_failure_exception_types(types)
-
-
-class _AskingInstance(WorkflowInstance):
     def __init__(self, instance: WorkflowInstance, subject: str, line: Line) -> None:
-        self._instance = instance
+        super().__init__(instance)
         self._subject = subject
         self._line = line
         self._operations: dict[int, str] = {}
@@ -155,36 +127,27 @@ class _AskingInstance(WorkflowInstance):
             operation = self._operations.get(job.resolve_activity.seq)
             if operation is not None and job.resolve_activity.result.HasField("completed"):
                 self._line.report_from_thread(Report(self._subject, operation, 0, os.getpid(), Boundary.B5))
-        completion = self._instance.activate(act)
+        completion = super().activate(act)
         for command in completion.successful.commands:
             if command.HasField("schedule_activity") and command.schedule_activity.activity_type in _OPERATIONS:
                 self._operations[command.schedule_activity.seq] = command.schedule_activity.activity_type
         return completion
 
-    def get_serialization_context(self, command_info: Any) -> Any:
-        return self._instance.get_serialization_context(command_info)
-
-    def get_external_store_context(self, command_info: Any) -> Any:
-        return self._instance.get_external_store_context(command_info)
-
-    def get_info(self) -> workflow.Info:
-        return self._instance.get_info()
-
-    def get_thread_id(self) -> int | None:
-        return self._instance.get_thread_id()
-
 
 def _let_it_ask(worker: Worker, line: Line) -> None:
     inside = worker._workflow_worker
     assert inside is not None
-    inside._workflow_runner = AskingRunner(inside._workflow_runner, line)
-    inside._deadlock_timeout_seconds = None  # a question may take longer than a workflow task should
+    inside._workflow_runner = ObservedRunner(
+        inside._workflow_runner,
+        lambda instance, workflow_id: _AskingInstance(instance, order_id_of(workflow_id), line),
+    )
+    let_tasks_take_long(worker)
 
 
 async def _run(settings: WorkerSettings) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    line = Line(int(os.environ[DESK_PORT]))
+    line = Line(int(os.environ[CONTROL_PORT]))
     # Below the timeouts of the role, as the lab sets them.
     database._COMMAND_TIMEOUT_SECONDS = 50.0
     engine = database.create_engine(settings.database_url.get_secret_value(), pool_size=settings.database_pool_size)
@@ -196,7 +159,6 @@ async def _run(settings: WorkerSettings) -> None:
 
 
 def main() -> int:
-    """Work until SIGTERM."""
     settings = load(WorkerSettings)
     configure_logging(settings.log_level)
     asyncio.run(_run(settings))

@@ -1,4 +1,4 @@
-"""Where the lab's workers ask before they go on: the test's end of the line, and the workers'.
+"""The control server, which the lab's workers ask before they go on, and their connection to it.
 
 One question is one line of JSON on a connection of its own; the answer, one line, may be long in coming.
 """
@@ -8,19 +8,17 @@ import json
 import socket
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from types import TracebackType
 from typing import Self
 
 from tests.faults.lab.cells import Boundary
+from tests.workflow.gates import Gate
 
-_PATIENCE_SECONDS = 60.0
+_HEARD_WITHIN_SECONDS = 60.0
 _GO = b"go\n"
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker has to say about one attempt of one operation."""
-
     subject: str
     """The order's id, or the workflow id of a batch."""
     operation: str
@@ -28,62 +26,35 @@ class Report:
     """0 for a workflow task, which has come to see the operation's result."""
     worker_pid: int
     boundary: str | None = None
-    """Where it stands; None when the attempt has ended."""
+    """None when the attempt has ended."""
     answer: str | None = None
     """How it ended: `returned`, or the name of its error."""
 
 
-class Stop:
-    """A gate that holds up the first report from its place."""
-
-    def __init__(self) -> None:
-        self.report: Report | None = None
-        self._reached = asyncio.Event()
-        self._opened = asyncio.Event()
-
-    async def reached(self) -> Report:
-        """Wait until somebody stands here."""
-        await asyncio.wait_for(self._reached.wait(), _PATIENCE_SECONDS)
-        assert self.report is not None
-        return self.report
-
-    def open(self) -> None:
-        """Let it go on."""
-        self._opened.set()
-
-    async def hold(self, report: Report) -> None:
-        self.report = report
-        self._reached.set()
-        await self._opened.wait()
-
-
-class Desk:
-    """Hears what the workers report, and lets them go on at once unless a stop is put up."""
+class ControlServer:
+    """Lets every report go on at once unless a gate is put up for its place."""
 
     def __init__(self) -> None:
         self.reports: list[Report] = []
-        self._stops: dict[tuple[str, str, str], Stop] = {}
+        self._gates: dict[tuple[str, str, str], Gate] = {}
         self._news = asyncio.Condition()
-        self._server: asyncio.Server | None = None
         self._visits: set[asyncio.Task[None]] = set()
 
     @property
     def port(self) -> int:
-        assert self._server is not None
         return int(self._server.sockets[0].getsockname()[1])
 
-    def stop(self, subject: str, operation: str, boundary: Boundary) -> Stop:
-        """Put up a stop for the next attempt that comes to this place."""
-        stop = self._stops[subject, str(operation), boundary.value] = Stop()
-        return stop
+    def hold(self, subject: str, operation: str, boundary: Boundary) -> Gate:
+        """Hold the next attempt that comes to this place. A retry of it passes."""
+        gate = self._gates[subject, str(operation), boundary.value] = Gate()
+        return gate
 
     async def heard(self, condition: Callable[[list[Report]], bool]) -> None:
-        """Wait until the reports so far meet a condition."""
-        async with asyncio.timeout(_PATIENCE_SECONDS), self._news:
+        async with asyncio.timeout(_HEARD_WITHIN_SECONDS), self._news:
             await self._news.wait_for(lambda: condition(self.reports))
 
     def answer_of(self, attempt: Report) -> str | None:
-        """Say how an attempt ended; None while it has not, or when nobody will ever know."""
+        """Return how an attempt ended; None while it has not, or where its worker was lost."""
         ends = [
             report.answer
             for report in self.reports
@@ -94,7 +65,6 @@ class Desk:
         return ends[0] if ends else None
 
     def attempts_of(self, subject: str, operation: str) -> list[Report]:
-        """Give the attempts that have begun, in the order in which they did."""
         return [
             report
             for report in self.reports
@@ -105,10 +75,7 @@ class Desk:
         self._server = await asyncio.start_server(self._visit, "127.0.0.1", 0)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        assert self._server is not None
+    async def __aexit__(self, *_: object) -> None:
         self._server.close()
         for visit in list(self._visits):
             visit.cancel()
@@ -124,10 +91,9 @@ class Desk:
             async with self._news:
                 self.reports.append(report)
                 self._news.notify_all()
-            # The first who comes is held up; whoever comes after, a retry as a rule, passes.
-            stop = self._stops.pop((report.subject, report.operation, report.boundary or ""), None)
-            if stop is not None:
-                await stop.hold(report)
+            gate = self._gates.pop((report.subject, report.operation, report.boundary or ""), None)
+            if gate is not None:
+                await gate.hold()
             writer.write(_GO)
         finally:
             self._visits.discard(visit)
@@ -135,13 +101,10 @@ class Desk:
 
 
 class Line:
-    """A worker's line to the desk."""
-
     def __init__(self, port: int) -> None:
         self._port = port
 
     async def report(self, report: Report) -> None:
-        """Report, and wait for leave to go on."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         try:
             writer.write(_line(report))
@@ -150,7 +113,6 @@ class Line:
             writer.close()
 
     def report_from_thread(self, report: Report) -> None:
-        """Do the same, blocking."""
         with socket.create_connection(("127.0.0.1", self._port)) as connection:
             connection.sendall(_line(report))
             _require_leave(connection.makefile("rb").readline())
@@ -162,4 +124,4 @@ def _line(report: Report) -> bytes:
 
 def _require_leave(answer: bytes) -> None:
     if answer != _GO:
-        raise ConnectionError("the desk has closed: the test is over")
+        raise ConnectionError("the control server has closed: the test is over")

@@ -4,8 +4,7 @@ import asyncio
 import contextlib
 import os
 import shutil
-import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -18,12 +17,12 @@ from temporalio.service import RetryConfig
 
 from adapters.temporal import DATA_CONVERTER
 from client.checkouts import Checkouts
-from devstack.process import ChildProcess
-from devstack.stack import DATABASE, ROLE, ROOT, DevStack, psql
+from devstack.stack import DATABASE, ROLE, DevStack, psql
 from domain.policies import CHECKOUT_TASK_QUEUE
-from tests.faults.lab.link import Link
+from tests.faults.lab.proxy import Proxy
 from tests.soak.catalogue import Catalogue, seeding
 from tests.soak.worker import REFUSED
+from tests.workers import Workers, behind
 
 AWAY = (
     OSError,
@@ -33,7 +32,7 @@ AWAY = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
 )
-"""What a question to Postgres may raise while somebody restarts it."""
+"""What a question to Postgres may raise while it restarts."""
 _ADMIN = "soak"
 _T = TypeVar("_T")
 
@@ -42,7 +41,7 @@ class SoakFailed(Exception):
     """What must not happen has happened. The message says what."""
 
 
-class Stage:
+class Harness:
     """Both servers, with Postgres as durable as it comes and Temporal on a file, and the workers.
 
     The last worker reaches both servers through a link each.
@@ -53,10 +52,9 @@ class Stage:
         self._stack = DevStack(folder, keep=True)
         self.postgres = self._stack.postgres
         self.temporal = self._stack.temporal
-        self.workers: list[ChildProcess] = []
-        self.links: dict[str, Link] = {}
+        self.workers = Workers(self._stack, folder)
+        self.links: dict[str, Proxy] = {}
         self.password_file = folder / "password"
-        """Where the workers read the password of their role."""
         self.refused = folder / "refused"
         """Where the workers read what Postgres refuses; see tests/soak/worker.py."""
         self._wanted = workers
@@ -64,49 +62,46 @@ class Stage:
         self._hands = ThreadPoolExecutor(max_workers=workers + 4, thread_name_prefix="hands")
 
     def start(self) -> None:
-        """Start everything; the workers get ready in their own time."""
         self._stack.start()
         self.refused.mkdir(exist_ok=True)
         self.password_file.write_text("password-0\n", encoding="utf-8")
         psql(self.postgres, DATABASE, "-c", f"ALTER ROLE {ROLE} PASSWORD 'password-0'")
         self.postgres.ask_for_password(DATABASE, ROLE)
         for number in range(self._wanted):
-            behind = self._link_up() if number == self._wanted - 1 and self._wanted > 1 else {}
-            settings = {
-                "CHECKOUT_LOG_LEVEL": "WARNING",
-                "CHECKOUT_SWEEP_EVERY_SECONDS": "10",
-                "CHECKOUT_DATABASE_PASSWORD_FILE": str(self.password_file),
-                REFUSED: str(self.refused),
-            }
-            self.workers.append(self._worker(number, settings | behind))
-            self.workers[-1].start()
+            if number == self._wanted - 1 > 0:
+                self._link_up()
+            database_url = f"postgresql://{ROLE}@127.0.0.1:{self.postgres.port}/{DATABASE}"
+            self.workers.start(
+                *("-m", "tests.soak.worker"),
+                **behind(self._stack, database_url, **self.links),
+                **{REFUSED: str(self.refused)},
+                CHECKOUT_LOG_LEVEL="WARNING",
+                CHECKOUT_SWEEP_EVERY_SECONDS="10",
+                CHECKOUT_DATABASE_PASSWORD_FILE=str(self.password_file),
+            )
 
     async def by_hand(self, act: Callable[..., _T], *arguments: Any, **named: Any) -> _T:
-        """Start or stop a process without holding up the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._hands, lambda: act(*arguments, **named))
 
     def stop(self) -> None:
         """Stop everything, also in the middle of a fault. The data stay until `remove`."""
-        self._kill_workers()
+        self.workers.kill()
         self._hands.shutdown(cancel_futures=True)
-        self._kill_workers()
+        self.workers.kill()
         for link in self.links.values():
             link.stop()
         self._stack.stop()
 
     def remove(self) -> None:
-        """Delete the servers' data."""
         self.postgres.remove()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def admin_url(self) -> str:
-        """The database as its superuser, for asyncpg."""
         return self.postgres.url(DATABASE, driver="postgresql")
 
     @property
     def saga_log(self) -> Path:
-        """Where the workers write the log of all orders."""
         return Path(self._stack.environment()["CHECKOUT_LOG_FILE"])
 
     async def admin(self, **settings: str) -> asyncpg.Connection:
@@ -119,14 +114,12 @@ class Stage:
 
     @asynccontextmanager
     async def asking(self) -> AsyncIterator[asyncpg.Connection]:
-        """Lend a superuser's connection for a few statements."""
         async with AsyncExitStack() as closing:
             connection = await self.admin()
             closing.push_async_callback(_hang_up, connection)
             yield connection
 
     async def seed(self, shop: Catalogue, broken: list[tuple[str, str]]) -> None:
-        """Fill the shop, and break the undos that the plan wants broken."""
         async with self.asking() as connection:
             await connection.execute(seeding(shop))
             await connection.copy_records_to_table(
@@ -134,16 +127,13 @@ class Stage:
             )
 
     async def client(self) -> Client:
-        """Connect to Temporal, patient with its restarts."""
         patient = RetryConfig(max_interval_millis=1_000, max_elapsed_time_millis=5_000, max_retries=20)
         return await Client.connect(self.temporal.address, data_converter=DATA_CONVERTER, retry_config=patient)
 
     def checkouts(self, client: Client) -> Checkouts:
-        """Talk to the checkouts as the starter does."""
         return Checkouts(client, CHECKOUT_TASK_QUEUE, f"http://127.0.0.1:{self._stack.ports.ui}")
 
     def sizes(self) -> dict[str, int]:
-        """Measure in bytes what grows on disk."""
         database = self.folder / "temporal.db"
         files = {"temporal.db": database, "temporal.db-wal": database.with_name("temporal.db-wal")}
         return {name: file.stat().st_size if file.exists() else 0 for name, file in files.items()}
@@ -154,29 +144,11 @@ class Stage:
         pids |= {f"worker {number}": worker.pid for number, worker in enumerate(self.workers)}
         return {name: round(_cpu_seconds(pid, with_children=name == "postgres"), 1) for name, pid in pids.items()}
 
-    def _worker(self, number: int, settings: Mapping[str, str]) -> ChildProcess:
-        return ChildProcess(
-            f"worker {number}",
-            [sys.executable, "-m", "tests.soak.worker"],
-            log=self.folder / f"worker-{number}.log",
-            env=self._stack.environment(**settings),
-            cwd=ROOT,
-        )
-
-    def _kill_workers(self) -> None:
-        for worker in self.workers:
-            worker.kill()
-
-    def _link_up(self) -> dict[str, str]:
+    def _link_up(self) -> None:
         ports = {"postgres": self.postgres.port, "temporal": self.temporal.port}
         for number, (name, port) in enumerate(ports.items()):
-            self.links[name] = Link(port, seed=number)
+            self.links[name] = Proxy(port, seed=number)
             self.links[name].start()
-        database = f"postgresql://{ROLE}@127.0.0.1:{self.links['postgres'].port}/{DATABASE}"
-        return {
-            "CHECKOUT_DATABASE_URL": database,
-            "TEMPORAL_ADDRESS": f"127.0.0.1:{self.links['temporal'].port}",
-        }
 
 
 def _cpu_seconds(pid: int, *, with_children: bool) -> float:
@@ -190,7 +162,6 @@ def _cpu_seconds(pid: int, *, with_children: bool) -> float:
 
 
 async def _hang_up(connection: Any) -> None:
-    """Close a connection whose server may be gone."""
     try:
         await connection.close(timeout=5)
     except AWAY:

@@ -1,4 +1,4 @@
-"""Strikes the stage with the planned faults, and takes down what each of them was seen to do.
+"""Injects the planned faults, and records what each of them was seen to do.
 
 A fault that left no evidence was not observed, and does not count.
 """
@@ -20,11 +20,11 @@ from temporalio.service import RPCError
 
 from devstack.process import ChildProcess
 from domain.policies import CHECKOUT_TASK_QUEUE
-from tests.faults.lab.link import Counts, Link
+from tests.faults.lab.proxy import Counts, Proxy
 from tests.soak.catalogue import PLENTY, POPULAR
 from tests.soak.environment import Environment
+from tests.soak.harness import AWAY, Harness, SoakFailed
 from tests.soak.plan import Plan, PlannedFault
-from tests.soak.stage import AWAY, SoakFailed, Stage
 
 _EVIDENCE_SECONDS = 60.0
 _READY_SECONDS = 60.0
@@ -34,9 +34,7 @@ _AHEAD = 40
 
 
 @dataclass
-class Struck:
-    """One fault that was injected, and what it was seen to do."""
-
+class Injected:
     fault: PlannedFault
     at: float
     evidence: str | None = None
@@ -44,15 +42,15 @@ class Struck:
     """How many batches were under way at some time while it lasted."""
 
 
-class Nemesis:
+class FaultInjector:
     """Carries out a plan's faults, each when its order is reached. Faults overlap, but not on one target."""
 
-    def __init__(self, stage: Stage, plan: Plan, client: Client) -> None:
-        self._stage = stage
+    def __init__(self, harness: Harness, plan: Plan, client: Client) -> None:
+        self._harness = harness
         self._faults = plan.faults()
         self._client = client
         self._begun_at = time.monotonic()
-        self.struck: list[Struck] = []
+        self.injected: list[Injected] = []
         self._targets: dict[str, asyncio.Lock] = {}
         self._away: set[str] = set()
         self._reached = -1
@@ -61,7 +59,7 @@ class Nemesis:
         self._batches_begun = self._batches_ended = 0
         # A worker does not start on a database that is not as it needs it: it starts before that, or after.
         self._is_as_needed = asyncio.Lock()
-        self._environment = Environment(stage)
+        self._environment = Environment(harness)
         self._acts: dict[str, Callable[[PlannedFault], Awaitable[str | None]]] = {
             "worker-kill": self._kill_worker,
             "worker-pause": self._pause_worker,
@@ -74,64 +72,58 @@ class Nemesis:
         }
 
     async def reach(self, number: int) -> None:
-        """Tell that this order is about to be started; wait where the faults lag too far behind."""
+        """Note that this order is about to be started; wait where the faults lag too far behind."""
         async with self._moved:
             self._reached = max(self._reached, number)
             self._moved.notify_all()
             await self._moved.wait_for(lambda: not self._waiting or min(self._waiting.values()) > number - _AHEAD)
 
     def batch_begins(self) -> None:
-        """Tell that a batch is about to be started."""
         self._batches_begun += 1
 
     def batch_ends(self) -> None:
-        """Tell that a batch is over."""
         self._batches_ended += 1
 
     async def run(self) -> None:
-        """Strike until every planned fault is over."""
-        async with asyncio.TaskGroup() as strikes:
+        async with asyncio.TaskGroup() as injecting:
             for fault in self._faults:
                 async with self._moved:
                     await self._moved.wait_for(lambda fault=fault: self._reached >= fault.at)  # type: ignore[misc]
-                strikes.create_task(self._strike(fault))
+                injecting.create_task(self._inject(fault))
 
     async def until_ready(self) -> None:
-        """Wait until every worker takes tasks."""
-        await asyncio.gather(*(self._until_polling(worker) for worker in self._stage.workers))
+        await asyncio.gather(*(self._until_polling(worker) for worker in self._harness.workers))
 
     async def watch_workers(self) -> None:
-        """Fail when a worker ends that nobody has struck."""
         while True:
-            for number, worker in enumerate(self._stage.workers):
+            for number, worker in enumerate(self._harness.workers):
                 if not self._target(f"worker {number}").locked() and not worker.running:
                     raise SoakFailed(f"{worker.name} ended by itself with {worker.returncode}:\n{worker.tail()}")
             await asyncio.sleep(1)
 
     @property
     def has_downtime(self) -> bool:
-        """Tell whether no order can move: a server is away, or every worker is."""
+        """Whether no order can move: a server is away, or every worker is."""
         workers = {name for name in self._away if name.startswith("worker")}
-        return bool(self._away - workers) or (bool(workers) and len(workers) == len(self._stage.workers))
+        return bool(self._away - workers) or (bool(workers) and len(workers) == len(self._harness.workers))
 
-    async def _strike(self, fault: PlannedFault) -> None:
-        record = Struck(fault, 0.0)
+    async def _inject(self, fault: PlannedFault) -> None:
+        record = Injected(fault, 0.0)
         kind, _, way = fault.kind.partition("-link-")
         if way:
             async with self._begin(f"{kind} link", record):
-                record.evidence = await self._strain(self._stage.links[kind], way, fault)
+                record.evidence = await self._strain(self._harness.links[kind], way, fault)
             return
         part, _, _ = fault.kind.partition("-")
-        target = f"worker {fault.target % len(self._stage.workers)}" if part == "worker" else part
+        target = f"worker {fault.target % len(self._harness.workers)}" if part == "worker" else part
         async with self._begin(target, record):
             record.evidence = await self._acts[fault.kind](fault)
 
     @asynccontextmanager
-    async def _begin(self, target: str, record: Struck) -> Any:
-        """Take the target for one fault, and note that it was injected."""
+    async def _begin(self, target: str, record: Injected) -> Any:
         async with self._target(target):
             record.at = time.monotonic() - self._begun_at
-            self.struck.append(record)
+            self.injected.append(record)
             async with self._moved:
                 del self._waiting[record.fault.number]
                 self._moved.notify_all()
@@ -142,12 +134,10 @@ class Nemesis:
     def _target(self, name: str) -> asyncio.Lock:
         return self._targets.setdefault(name, asyncio.Lock())
 
-    # Workers --------------------------------------------------------------------------------------------
-
     async def _kill_worker(self, fault: PlannedFault) -> str | None:
         worker, name = await self._running_worker(fault)
         self._away.add(name)
-        await self._stage.by_hand(worker.kill)
+        await self._harness.by_hand(worker.kill)
         status = worker.returncode
         await asyncio.sleep(fault.seconds)
         await self._start_again(worker)
@@ -171,7 +161,7 @@ class Nemesis:
         worker, name = await self._running_worker(fault)
         worker.signal(SIGTERM)
         try:
-            status = await self._stage.by_hand(worker.wait, _DRAIN_SECONDS)
+            status = await self._harness.by_hand(worker.wait, _DRAIN_SECONDS)
         except TimeoutError:
             raise SoakFailed(f"{worker.name} did not drain in {_DRAIN_SECONDS:g} s:\n{worker.tail()}") from None
         if status not in {0, -SIGTERM}:  # the signal, where it comes before the worker listens to it
@@ -184,12 +174,12 @@ class Nemesis:
 
     async def _start_again(self, worker: ChildProcess) -> None:
         async with self._is_as_needed:
-            await self._stage.by_hand(worker.start)
+            await self._harness.by_hand(worker.start)
             await self._until_polling(worker)
 
     async def _running_worker(self, fault: PlannedFault) -> tuple[ChildProcess, str]:
-        number = fault.target % len(self._stage.workers)
-        worker = self._stage.workers[number]
+        number = fault.target % len(self._harness.workers)
+        worker = self._harness.workers[number]
         await self._until_polling(worker)
         return worker, f"worker {number}"
 
@@ -212,8 +202,6 @@ class Nemesis:
                 return
             await asyncio.sleep(0.2)
 
-    # Servers --------------------------------------------------------------------------------------------
-
     async def _change_environment(self, fault: PlannedFault) -> str | None:
         async with self._is_as_needed:
             self._away.add("postgres")
@@ -222,12 +210,12 @@ class Nemesis:
             return evidence
 
     async def _restart_postgres(self, fault: PlannedFault) -> str | None:
-        postgres = self._stage.postgres
+        postgres = self._harness.postgres
         log_ended, pid = postgres.log.stat().st_size, postgres.pid
         self._away.add("postgres")
-        await self._stage.by_hand(postgres.stop, immediate=True)
+        await self._harness.by_hand(postgres.stop, immediate=True)
         await asyncio.sleep(fault.seconds)
-        await self._stage.by_hand(postgres.start)
+        await self._harness.by_hand(postgres.start)
         self._away.discard("postgres")
         with postgres.log.open("rb") as log:
             log.seek(log_ended)
@@ -235,22 +223,21 @@ class Nemesis:
         return f"process {pid} became {postgres.pid}" if has_recovered and postgres.pid != pid else None
 
     async def _kill_temporal(self, fault: PlannedFault) -> str | None:
-        temporal, pid = self._stage.temporal, self._stage.temporal.pid
+        temporal, pid = self._harness.temporal, self._harness.temporal.pid
         self._away.add("temporal")
-        await self._stage.by_hand(temporal.kill)
+        await self._harness.by_hand(temporal.kill)
         was_killed = not psutil.pid_exists(pid)
         await asyncio.sleep(fault.seconds)
-        await self._stage.by_hand(temporal.start)
+        await self._harness.by_hand(temporal.start)
         self._away.discard("temporal")
         return f"process {pid} became {temporal.pid}" if was_killed and temporal.pid != pid else None
 
     async def _kill_sessions(self, fault: PlannedFault) -> str | None:
-        """End a few of the service's sessions, those first that are at work."""
         wanted = 1 + fault.target % 4
         deadline = time.monotonic() + _EVIDENCE_SECONDS
         while time.monotonic() < deadline:
             try:
-                async with self._stage.asking() as connection:
+                async with self._harness.asking() as connection:
                     ended = await connection.fetchval(
                         "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid, 5000)) FROM ("
                         " SELECT pid FROM pg_stat_activity WHERE usename = 'checkout'"
@@ -266,7 +253,7 @@ class Nemesis:
         return None
 
     async def _lock_row(self, fault: PlannedFault) -> str | None:
-        """Hold rows that many orders want, as somebody with a psql and a phone call would; again if nobody came."""
+        """Hold rows that many orders want, as an operator with psql would; again if no session waited."""
         deadline = time.monotonic() + _EVIDENCE_SECONDS
         while time.monotonic() < deadline:
             if waiting := await self._hold_rows(fault):
@@ -275,12 +262,11 @@ class Nemesis:
         return None
 
     async def _hold_rows(self, fault: PlannedFault) -> int:
-        """Hold the rows once; tell how many sessions waited for them at the same time."""
         skus = [POPULAR, *PLENTY[: 5 + fault.target % 20]]
         waiting = 0
         until = time.monotonic() + fault.seconds
         try:
-            async with self._stage.asking() as connection, connection.transaction():
+            async with self._harness.asking() as connection, connection.transaction():
                 await connection.fetch(
                     "SELECT FROM inventory WHERE sku = ANY ($1::text[]) ORDER BY sku FOR UPDATE", skus
                 )
@@ -295,9 +281,7 @@ class Nemesis:
             pass  # a restart has taken the lock away; what was seen until then counts
         return waiting
 
-    # Links ----------------------------------------------------------------------------------------------
-
-    async def _strain(self, link: Link, way: str, fault: PlannedFault) -> str | None:
+    async def _strain(self, link: Proxy, way: str, fault: PlannedFault) -> str | None:
         """Make a link slow, deaf or cut, for as long as planned and until it shows."""
         before = link.counts
         deadline = time.monotonic() + _EVIDENCE_SECONDS
@@ -314,7 +298,7 @@ class Nemesis:
         return seen or None
 
 
-def _seen(way: str, before: Counts, link: Link) -> str:
+def _seen(way: str, before: Counts, link: Proxy) -> str:
     """Say what a link has done to its traffic since; for a reset, do it."""
     if way == "reset":
         cut = link.reset()

@@ -1,6 +1,6 @@
-"""The eight faults. Each strikes all sagas and batches where they stand, sees that it has struck, and lets go.
+"""The eight faults. Each meets all sagas and batches at their boundary, sees that it had its effect, and lets go.
 
-What a strike returns is, for each operation, what proves that the fault had its effect.
+What an injection returns is, for each operation, what proves that the fault had its effect.
 """
 
 import asyncio
@@ -14,29 +14,30 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from devstack.process import ChildProcess
 from domain.sweep import SweepInput, SweepReport
-from tests.faults.lab.batch_cells import (
-    BatchOperation,
-    goes_on_to_its_end,
-    is_heard_at_once,
-    sweeps_that_repair_order,
-)
 from tests.faults.lab.cells import (
     UNDOS,
+    BatchCell,
+    BatchOperation,
     Boundary,
+    Cell,
+    Fate,
     Fault,
     Operation,
+    goes_on_to_its_end,
     is_cancelled_by_temporal,
     is_finished_by_its_task,
+    is_heard_at_once,
     sweeps_that_repair,
+    sweeps_that_repair_order,
 )
-from tests.faults.lab.crew import is_stopped, until_stopped
+from tests.faults.lab.proxy import Session
 from tests.faults.lab.scene import Scene
-from tests.faults.lab.struck import Load, Saga, Struck, history
-from tests.faults.lab.wire import Session
+from tests.faults.lab.target import AnyTarget, Target, history
+from tests.workers import is_stopped, until_stopped
 from workflows.maintenance import SweepWorkflow
 
 Proofs = dict[str, str]
-Strike = Callable[[Scene, ChildProcess], Awaitable[Proofs]]
+Injection = Callable[[Scene, ChildProcess], Awaitable[Proofs]]
 
 _PATIENCE_SECONDS = 60.0
 _CHARGES = frozenset({Operation.CHARGE.value, BatchOperation.CHARGE.value})
@@ -44,11 +45,10 @@ _HELD_BY_PROXY = frozenset({Boundary.B2, Boundary.B3})
 
 
 async def kill_worker(scene: Scene, victim: ChildProcess) -> Proofs:
-    """SIGKILL; another worker is started."""
     victim.kill()
     assert victim.returncode == -signal.SIGKILL
     scene.let_go()
-    scene.crew.hire()
+    scene.start_worker()
     return _same(scene, f"worker {victim.pid} was killed")
 
 
@@ -56,12 +56,12 @@ async def stop_worker(scene: Scene, victim: ChildProcess) -> Proofs:
     """SIGSTOP until another worker has brought everything to its end, then SIGCONT: a zombie with old tasks."""
     victim.signal(signal.SIGSTOP)
     await until_stopped(victim)
-    heir = scene.crew.hire()
+    heir = scene.start_worker()
     await scene.ended()
-    assert is_stopped(victim), "somebody woke the worker up"
+    assert is_stopped(victim), "the worker was resumed"
     takers = {
-        struck.operation: [r for r in scene.desk.reports if r.subject == struck.subject and r.worker_pid == heir.pid]
-        for struck in scene.struck
+        target.operation: [r for r in scene.control.reports if r.subject == target.subject and r.worker_pid == heir.pid]
+        for target in scene.targets
     }
     assert all(takers.values()), f"not taken over: {[o for o, reports in takers.items() if not reports]}"
 
@@ -85,7 +85,6 @@ async def terminate_backends(scene: Scene, _victim: ChildProcess) -> Proofs:
 
 
 async def restart_postgres(scene: Scene, _victim: ChildProcess) -> Proofs:
-    """Stop Postgres as a crash does, and start it again."""
     sessions, before = scene.proxy.alive, scene.stack.postgres.pid
     scene.stack.postgres.stop(immediate=True)
     assert not scene.stack.postgres.running
@@ -97,10 +96,8 @@ async def restart_postgres(scene: Scene, _victim: ChildProcess) -> Proofs:
 
 
 async def cut_connections(scene: Scene, _victim: ChildProcess) -> Proofs:
-    """Reset the operations' connections on both sides."""
     sessions = _sessions(scene)
-    cut = scene.proxy.cut(sessions)
-    assert cut == sessions
+    assert scene.proxy.reset(sessions) == len(sessions)
     assert all(session.was_reset for session in sessions)
     await _until_gone(scene, sessions)
     scene.let_go()
@@ -120,45 +117,45 @@ async def kill_temporal(scene: Scene, _victim: ChildProcess) -> Proofs:
 
 
 async def cancel(scene: Scene, _victim: ChildProcess) -> Proofs:
-    """Cancel everything, through Temporal or by a saga's update."""
     by_update = [saga for saga in scene.sagas if not is_cancelled_by_temporal(saga.cell)]
-    by_temporal: list[Struck] = [saga for saga in scene.sagas if saga not in by_update]
-    by_temporal += scene.loads
-    for struck in by_temporal:
-        await struck.handle.cancel(reason="struck")
+    by_temporal: list[AnyTarget] = [*(saga for saga in scene.sagas if saga not in by_update), *scene.batches]
+    for target in by_temporal:
+        await target.handle.cancel(reason="a test")
     updates = {saga.operation: asyncio.create_task(_cancel_by_update(saga)) for saga in by_update}
     if scene.group.boundary is not Boundary.B5:
         await asyncio.gather(*updates.values())
-    for load in scene.loads:
-        if load.cell.operation is not BatchOperation.UNWIND and is_heard_at_once(load.cell):
-            await _heard_of_cancel(load)
+    for batch in scene.batches:
+        if batch.cell.operation is not BatchOperation.UNWIND and is_heard_at_once(batch.cell):
+            await _heard_of_cancel(batch)
     scene.let_go()
     proofs = {operation: await update for operation, update in updates.items()}
-    await asyncio.gather(*(load.newest.result() for load in scene.loads))
-    for struck in by_temporal:
-        await _require_event(struck, EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED)
-        proofs[struck.operation] = "the cancel is in the history"
+    await asyncio.gather(*(batch.newest.result() for batch in scene.batches))
+    for target in by_temporal:
+        await _require_event(target, EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED)
+        proofs[target.operation] = "the cancel is in the history"
     return proofs
 
 
 async def terminate(scene: Scene, _victim: ChildProcess) -> Proofs:
     """Terminate everything, and sweep: before the last attempts go on, and after."""
-    for struck in scene.struck:
-        await struck.handle.terminate(reason="struck")
-        assert (await struck.handle.describe()).status is WorkflowExecutionStatus.TERMINATED
-        await _require_event(struck, EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED)
+    for target in scene.targets:
+        await target.handle.terminate(reason="a test")
+        assert (await target.handle.describe()).status is WorkflowExecutionStatus.TERMINATED
+        await _require_event(target, EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED)
 
     first = await _sweep(scene)
     if scene.group.boundary is not Boundary.B2:
         await scene.ended()  # at B2 the repairs wait for what the held transactions have locked
     next_steps = [
-        scene.desk.stop(struck.subject, _ship(struck), Boundary.B1)
-        for struck in scene.struck
-        if scene.group.is_fast and scene.group.boundary is Boundary.B2 and struck.operation in _CHARGES
+        scene.control.hold(target.subject, _ship(target), Boundary.B1)
+        for target in scene.targets
+        if scene.group.is_fast and scene.group.boundary is Boundary.B2 and target.operation in _CHARGES
     ]
     scene.let_go()
     await scene.answered()
-    await asyncio.gather(*(_finished(scene, struck) for struck in scene.struck if _is_finished_by_its_task(struck)))
+    await asyncio.gather(
+        *(_finished(scene, target) for target in scene.targets if _is_finished_by_its_task(target.cell))
+    )
     await scene.ended()
     for stop in next_steps:  # it would race with the repair
         await stop.reached()
@@ -168,17 +165,17 @@ async def terminate(scene: Scene, _victim: ChildProcess) -> Proofs:
     last = await _sweep(scene)
 
     proofs: Proofs = {}
-    for struck in scene.struck:
+    for target in scene.targets:
         repaired_by = {
             order_id: [n for n, report in enumerate((first, second, last), start=1) if order_id in report.repaired]
-            for order_id in struck.order_ids
+            for order_id in target.order_ids
         }
-        if repaired_by == _sweeps_that_repair(struck):
-            proofs[struck.operation] = f"the history ends with a termination; repaired by sweeps {repaired_by}"
+        if repaired_by == _sweeps_that_repair(target):
+            proofs[target.operation] = f"the history ends with a termination; repaired by sweeps {repaired_by}"
     return proofs
 
 
-STRIKES: dict[Fault, Strike] = {
+INJECT: dict[Fault, Injection] = {
     Fault.WORKER_KILLED: kill_worker,
     Fault.WORKER_STOPPED: stop_worker,
     Fault.BACKEND_TERMINATED: terminate_backends,
@@ -191,18 +188,18 @@ STRIKES: dict[Fault, Strike] = {
 
 
 def _same(scene: Scene, proof: str) -> Proofs:
-    return {struck.operation: proof for struck in scene.struck}
+    return {target.operation: proof for target in scene.targets}
 
 
 def _own(scene: Scene, sessions: Iterable[Session], proof: str) -> Proofs:
     """Name each operation's own backend, where it had one; before its SQL is sent it might get any of them."""
-    struck = {session.backend_pid for session in sessions}
+    ended = {session.backend_pid for session in sessions}
     proofs: Proofs = {}
-    for each in scene.struck:
-        own = each.stood.backend_pid
+    for each in scene.targets:
+        own = each.before.backend_pid
         if scene.group.boundary is Boundary.B1:
-            proofs[each.operation] = proof.format(", ".join(map(str, struck)))
-        elif own in struck:
+            proofs[each.operation] = proof.format(", ".join(map(str, ended)))
+        elif own in ended:
             proofs[each.operation] = proof.format(own)
     return proofs
 
@@ -211,27 +208,23 @@ def _sessions(scene: Scene) -> list[Session]:
     """Give the connections of the transactions that are held up, or else all that the worker has."""
     if scene.group.boundary not in _HELD_BY_PROXY:
         return scene.proxy.alive
-    own = {struck.stood.backend_pid for struck in scene.struck}
+    own = {target.before.backend_pid for target in scene.targets}
     return [session for session in scene.proxy.alive if session.backend_pid in own]
 
 
-async def _until_gone(scene: Scene, sessions: Iterable[Session]) -> None:
-    """Wait until both ends of the connections and the server processes behind them are gone."""
-    sessions = list(sessions)
+async def _until_gone(scene: Scene, sessions: list[Session]) -> None:
     async with asyncio.timeout(_PATIENCE_SECONDS):
-        for session in sessions:
-            await session.closed()
         pids = [session.backend_pid for session in sessions]
         query = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'checkout' AND pid = ANY ($1::int[])"
-        while await scene.database.value(query, pids):
+        while not all(session.is_closed for session in sessions) or await scene.database.value(query, pids):
             await asyncio.sleep(0.02)
 
 
-async def _cancel_by_update(saga: Saga) -> str:
+async def _cancel_by_update(saga: Target[Cell]) -> str:
     """Ask for the order's cancel. Once it is being undone the answer is a refusal with a reason."""
     refusal = None
     try:
-        await saga.handle.execute_update("cancel", "struck")
+        await saga.handle.execute_update("cancel", "a test")
     except WorkflowUpdateFailedError as refused:
         refusal = str(refused.cause)
     except RPCError as closed:
@@ -245,40 +238,42 @@ async def _cancel_by_update(saga: Saga) -> str:
     return "the update is in the history"
 
 
-async def _heard_of_cancel(load: Load) -> None:
+async def _heard_of_cancel(batch: Target[BatchCell]) -> None:
     """Wait until the server has given the cancel to the workflow task that runs the attempt."""
     async with asyncio.timeout(_PATIENCE_SECONDS):
         while True:
-            events = [event.event_type for event in await history(load.handle)]
+            events = [event.event_type for event in await history(batch.handle)]
             if EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED in events:
                 return
             await asyncio.sleep(0.05)
 
 
-async def _require_event(struck: Struck, kind: "EventType.ValueType") -> None:
-    found = [event for event in await history(struck.handle) if event.event_type == kind]
-    assert found, f"no {EventType.Name(kind)} in the history of {struck.name}"
+async def _require_event(target: AnyTarget, kind: "EventType.ValueType") -> None:
+    found = [event for event in await history(target.handle) if event.event_type == kind]
+    assert found, f"no {EventType.Name(kind)} in the history of {target.name}"
 
 
-def _ship(struck: Struck) -> str:
-    return BatchOperation.SHIP if isinstance(struck, Load) else Operation.SHIP
+def _ship(target: AnyTarget) -> str:
+    return BatchOperation.SHIP if isinstance(target.cell, BatchCell) else Operation.SHIP
 
 
-def _is_finished_by_its_task(struck: Saga | Load) -> bool:
-    return goes_on_to_its_end(struck.cell) if isinstance(struck, Load) else is_finished_by_its_task(struck.cell)
+def _is_finished_by_its_task(cell: Cell | BatchCell) -> bool:
+    return goes_on_to_its_end(cell) if isinstance(cell, BatchCell) else is_finished_by_its_task(cell)
 
 
-def _sweeps_that_repair(struck: Saga | Load) -> dict[str, list[int]]:
-    if isinstance(struck, Load):
-        return {order.order_id: sweeps_that_repair_order(struck.cell, fate) for fate, order in struck.orders.items()}
-    return {struck.order_id: sweeps_that_repair(struck.cell)}
+def _sweeps_that_repair(target: AnyTarget) -> dict[str, list[int]]:
+    cell = target.cell
+    if isinstance(cell, BatchCell):
+        sweeps = [sweeps_that_repair_order(cell, fate) for fate in Fate]
+    else:
+        sweeps = [sweeps_that_repair(cell)]
+    return dict(zip(target.order_ids, sweeps, strict=True))
 
 
-async def _finished(scene: Scene, struck: Struck) -> None:
-    """Wait until the last step has ended, in whichever run."""
-    await scene.desk.heard(
+async def _finished(scene: Scene, target: AnyTarget) -> None:
+    await scene.control.heard(
         lambda reports: any(
-            (report.subject, report.operation, report.boundary) == (struck.subject, _ship(struck), None)
+            (report.subject, report.operation, report.boundary) == (target.subject, _ship(target), None)
             for report in reports
         )
     )
@@ -286,6 +281,6 @@ async def _finished(scene: Scene, struck: Struck) -> None:
 
 async def _sweep(scene: Scene) -> SweepReport:
     report: SweepReport = await scene.client.execute_workflow(
-        SweepWorkflow.run, SweepInput(0), id=f"sweep-{uuid.uuid4()}", task_queue=scene.crew.task_queue
+        SweepWorkflow.run, SweepInput(0), id=f"sweep-{uuid.uuid4()}", task_queue=scene.task_queue
     )
     return report

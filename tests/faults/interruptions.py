@@ -1,4 +1,4 @@
-"""One strike at one instant of one saga: brought about, carried out, and looked up in the history afterwards."""
+"""One interruption at one instant of one saga: brought about, carried out, and looked up in the history afterwards."""
 
 import asyncio
 import uuid
@@ -15,6 +15,7 @@ from temporalio.client import WorkflowUpdateFailedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from tests.conftest import Shop
+from tests.faults.harness import DEADLINE_SECONDS, TASK, Harness, Stop
 from tests.faults.scripts import (
     REASON,
     Course,
@@ -24,11 +25,10 @@ from tests.faults.scripts import (
     wait_for_the_end,
     waits_for_somebody,
 )
-from tests.faults.stepping import DEADLINE_SECONDS, TASK, Stage, Stop
 from tests.workflow.sagas import until
 from workflows.checkout import CheckoutWorkflow
 
-Blow = Literal["cancel", "update", "terminate"]
+Request = Literal["cancel", "update", "terminate"]
 CANCELLED, ACCEPTED, TERMINATED = (
     f"WORKFLOW_EXECUTION_{what}" for what in ("CANCEL_REQUESTED", "UPDATE_ACCEPTED", "TERMINATED")
 )
@@ -37,34 +37,32 @@ _NEXT_TASK = [f"WORKFLOW_TASK_{state}" for state in ("SCHEDULED", "STARTED", "CO
 
 
 @dataclass(frozen=True)
-class Strike:
-    """What is done to a saga, blow by blow, with nothing in between."""
+class Interruption:
+    """What is done to a saga, request by request, with nothing in between."""
 
     name: str
-    blows: tuple[Blow, ...]
+    requests: tuple[Request, ...]
 
     def __str__(self) -> str:
         return self.name
 
 
 CANCELS = (
-    Strike("cancel", ("cancel",)),
-    Strike("update", ("update",)),
-    Strike("update-and-cancel", ("update", "cancel")),
-    Strike("cancel-and-cancel", ("cancel", "cancel")),
+    Interruption("cancel", ("cancel",)),
+    Interruption("update", ("update",)),
+    Interruption("update-and-cancel", ("update", "cancel")),
+    Interruption("cancel-and-cancel", ("cancel", "cancel")),
 )
-TERMINATE = Strike("terminate", ("terminate",))
+TERMINATE = Interruption("terminate", ("terminate",))
 
 
 class Case:
-    """One strike at one instant."""
-
-    def __init__(self, shop: Shop, course: Course, strike: Strike, instant: Stop) -> None:
+    def __init__(self, shop: Shop, course: Course, interruption: Interruption, instant: Stop) -> None:
         self.course = course
         self.script = course.script
-        self.strike = strike
+        self.interruption = interruption
         self.instant = instant
-        self.stage = Stage(shop, self.script.order(shop))
+        self.harness = Harness(shop, self.script.order(shop))
         self.answer: str | None = None
         """What the `cancel` update was answered: `accepted`, or why not."""
         self.events: list[HistoryEvent] = []
@@ -73,7 +71,7 @@ class Case:
         self._operator: asyncio.Task[None] | None = None
 
     def __str__(self) -> str:
-        return f"{self.script} / {self.strike} / {self.instant}"
+        return f"{self.script} / {self.interruption} / {self.instant}"
 
     @property
     def names(self) -> list[str]:
@@ -88,30 +86,27 @@ class Case:
         return found
 
     async def carry_out(self) -> None:
-        """Run the saga to the instant, strike, and let it go to its end."""
-        async with self.stage:
+        """Run the saga to the instant, interrupt it, and let it go to its end."""
+        async with self.harness:
             await self.bring_about()
-            await self.hit()
+            await self.interrupt()
             await self.let_go()
-            await wait_for_the_end(self.stage)
-            self.events = await history_of(self.stage)
+            await wait_for_the_end(self.harness)
+            self.events = await history_of(self.harness)
             await self.leave()
 
-    # Before the strike ----------------------------------------------------------------------------------
-
     async def bring_about(self) -> None:
-        """Run the saga to the instant, and no further."""
-        self.script.prepare(self.stage)
+        self.script.prepare(self.harness)
         past = self.course.before(self.instant)
         if self.instant.moment != "scheduled":
             await self._run_to(self.instant)
             if self.instant.what == TASK:
-                # What this task starts is not begun before the strike has been noticed.
-                await self.stage.dismiss("activities")
+                # What this task starts is not begun before the interruption has been noticed.
+                await self.harness.dismiss("activities")
         elif self.instant.what != TASK:
             held = await self._run_to(Stop(TASK, self.course.last_task(self.instant), "started"))
-            await self.stage.dismiss("activities")
-            self.stage.hold(held).open()
+            await self.harness.dismiss("activities")
+            self.harness.hold(held).open()
             await until(self._is_activity_scheduled)
         elif not past:
             await self._start("activities")
@@ -119,12 +114,12 @@ class Case:
             await self._run_to_scheduled_task(past[-1])
 
     async def _start(self, *roles: Literal["workflows", "activities"]) -> None:
-        await self.stage.employ(*roles)
-        await self.stage.shop.start(self.stage.order)
-        self._operator = asyncio.create_task(self.script.operate(self.stage))
+        await self.harness.employ(*roles)
+        await self.harness.shop.start(self.harness.order)
+        self._operator = asyncio.create_task(self.script.operate(self.harness))
 
     async def _run_to(self, stop: Stop) -> Stop:
-        held = self.stage.hold(stop)
+        held = self.harness.hold(stop)
         await self._start()
         await held.reached()
         return stop
@@ -132,39 +127,37 @@ class Case:
     async def _run_to_scheduled_task(self, last: Stop) -> None:
         if last.what == TASK:  # then a timer brings the next
             await self._start()
-            await waits_for_somebody(self.stage)
-            await self.stage.dismiss("workflows")
+            await waits_for_somebody(self.harness)
+            await self.harness.dismiss("workflows")
         else:
             await self._run_to(last)
-            await self.stage.dismiss("workflows")
-            self.stage.hold(last).open()
+            await self.harness.dismiss("workflows")
+            self.harness.hold(last).open()
         await until(self._is_task_scheduled)
 
     async def _is_task_scheduled(self) -> bool:
-        described = (await self.stage.handle.describe()).raw_description
+        described = (await self.harness.handle.describe()).raw_description
         scheduled = PendingWorkflowTaskState.PENDING_WORKFLOW_TASK_STATE_SCHEDULED
         return described.HasField("pending_workflow_task") and described.pending_workflow_task.state == scheduled
 
     async def _is_activity_scheduled(self) -> bool:
-        described = (await self.stage.handle.describe()).raw_description
+        described = (await self.harness.handle.describe()).raw_description
         return [pending.activity_type.name for pending in described.pending_activities] == [self.instant.what]
 
-    # The strike -----------------------------------------------------------------------------------------
-
-    async def hit(self) -> None:
-        """Strike; return when the server has taken every blow."""
-        for blow in self.strike.blows:
-            if blow == "cancel":
-                await self.stage.handle.cancel(reason=REASON)
-            elif blow == "terminate":
-                await self.stage.handle.terminate(REASON)
+    async def interrupt(self) -> None:
+        """Return when the server has taken every request."""
+        for request in self.interruption.requests:
+            if request == "cancel":
+                await self.harness.handle.cancel(reason=REASON)
+            elif request == "terminate":
+                await self.harness.handle.terminate(REASON)
             else:
                 self._asked = asyncio.create_task(self._ask())
                 await until(self._is_admitted)
 
     async def _ask(self) -> None:
         try:
-            await self.stage.handle.execute_update(CheckoutWorkflow.cancel, REASON, id=self._update_id)
+            await self.harness.handle.execute_update(CheckoutWorkflow.cancel, REASON, id=self._update_id)
         except WorkflowUpdateFailedError as refused:
             self.answer = str(refused.cause)
         except RPCError as aborted:
@@ -176,11 +169,11 @@ class Case:
         if self._asked is not None and self._asked.done():
             return True
         try:
-            await self.stage.shop.client.workflow_service.poll_workflow_execution_update(
+            await self.harness.shop.client.workflow_service.poll_workflow_execution_update(
                 PollWorkflowExecutionUpdateRequest(
                     namespace="default",
                     update_ref=UpdateRef(
-                        workflow_execution=WorkflowExecution(workflow_id=self.stage.handle.id),
+                        workflow_execution=WorkflowExecution(workflow_id=self.harness.handle.id),
                         update_id=self._update_id,
                     ),
                 )
@@ -191,54 +184,50 @@ class Case:
             raise
         return True
 
-    # After the strike -----------------------------------------------------------------------------------
-
     async def let_go(self) -> None:
-        """Have the workflow notice the strike first, then let everything go on."""
-        await self.stage.employ("workflows")
+        """Have the workflow notice the interruption first, then let everything go on."""
+        await self.harness.employ("workflows")
         if self.instant.what == TASK:
-            self.stage.open_all()
-        if "cancel" in self.strike.blows:
+            self.harness.open_all()
+        if "cancel" in self.interruption.requests:
             await until(self._has_noticed)
         if self._asked is not None:
             await asyncio.wait_for(self._asked, DEADLINE_SECONDS)
-        await self.stage.employ("activities")
-        self.stage.open_all()
+        await self.harness.employ("activities")
+        self.harness.open_all()
 
     async def leave(self) -> None:
-        """End what the script's person may still be waiting for; tell what went wrong there."""
+        """End what the script's person may still be waiting for; raise what went wrong there."""
         if self._operator is not None:
             self._operator.cancel()
             await self._operator
 
     async def _has_noticed(self) -> bool:
-        names = [name_of(event) for event in await history_of(self.stage)]
+        names = [name_of(event) for event in await history_of(self.harness)]
         if CANCELLED not in names:
             return False
         later = names[names.index(CANCELLED) :]
         return "WORKFLOW_TASK_COMPLETED" in later or bool(_CLOSED & set(later))
 
-    # What the history says ------------------------------------------------------------------------------
-
     @property
     def is_closing_task(self) -> bool:
-        """Tell whether the strike meets the task that would have ended the saga, while it is at work."""
+        """Whether the interruption meets the task that would have ended the saga, while it is at work."""
         return self.instant == Stop(TASK, self.course.tasks, "started")
 
-    def expected_before(self, blow: Blow) -> list[str]:
-        """Name the events that come before a blow's own, where it strikes first."""
+    def expected_before(self, request: Request) -> list[str]:
+        """Name the events that come before a request's own, where it comes first."""
         names = self.course.prefix(self.instant)
         if self.instant.what == TASK and self.instant.moment == "started":
             # What comes while a task is at work waits until its end. A task that would end the run is
             # refused then, and another sees what came. A termination does not wait.
-            if self.is_closing_task or blow == "terminate":
+            if self.is_closing_task or request == "terminate":
                 names += ["WORKFLOW_TASK_FAILED"]
             else:
                 completed = self.course.index_of_task("COMPLETED", self.instant.number)
                 names += ["WORKFLOW_TASK_COMPLETED", *self.course.commands(completed)]
-        elif self.instant.what == TASK and blow == "terminate" and self._is_unwritten():
+        elif self.instant.what == TASK and request == "terminate" and self._is_unwritten():
             names = names[:-1]
-        if blow == "update":
+        if request == "update":
             is_waiting = self.instant.what == TASK and self.instant.moment == "scheduled"
             names += _NEXT_TASK[1:] if is_waiting else _NEXT_TASK
         return names
@@ -247,12 +236,11 @@ class Case:
         names = [name_of(event) for event in self.course.events]
         return is_brought_by_an_update(names, self.course.index_of_task("STARTED", self.instant.number))
 
-    def place_of(self, blow: Blow) -> int | None:
-        """Find a blow's event."""
-        wanted = {"cancel": CANCELLED, "update": ACCEPTED, "terminate": TERMINATED}[blow]
+    def place_of(self, request: Request) -> int | None:
+        wanted = {"cancel": CANCELLED, "update": ACCEPTED, "terminate": TERMINATED}[request]
         for place, event in enumerate(self.events):
             asked = event.workflow_execution_update_accepted_event_attributes.accepted_request.meta.update_id
-            if name_of(event) == wanted and (blow != "update" or asked == self._update_id):
+            if name_of(event) == wanted and (request != "update" or asked == self._update_id):
                 return place
         return None
 
