@@ -1,39 +1,39 @@
-"""The audit and the sweep, as workflows: whoever asks for them needs no way into the database."""
+"""The workflows beside the checkouts: audit, sweep and lookups, for callers that cannot reach the database.
+
+Each has a versioned form, which moves to whatever version is current. An order is pinned to the version that it began
+on; a sweep that waited for a version without workers would hold up every later sweep of its schedule. An unversioned
+worker cannot run a workflow that declares a versioning behaviour, so it runs the plain form.
+"""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from temporalio import workflow
+from temporalio.common import VersioningBehavior
 
 with workflow.unsafe.imports_passed_through():
+    from activities.lookups import Lookups
     from activities.maintenance import Maintenance
+    from activities.names import Names
     from activities.sagas import Sagas
     from domain import policies
     from domain.errors import AuditViolation
-    from domain.maintenance import (
-        AuditInput,
-        AuditReport,
-        StartInput,
-        SweepInput,
-        SweepReport,
-        UnfinishedInput,
-    )
+    from domain.lookup import LookupAnswer, LookupInput
+    from domain.maintenance import AuditInput, AuditReport, StartInput, SweepInput, SweepReport, UnfinishedInput
     from domain.model import CheckoutInput
+    from domain.names import NamesInput, NamesReport
+    from workflows.operation import Answer, Given, perform
 
 _PAGES_PER_RUN = 20
-
-Given = TypeVar("Given")
-Answer = TypeVar("Answer")
 
 
 @workflow.defn(name=policies.AUDIT_WORKFLOW)
 class AuditWorkflow:
     """Runs every check of activities/audit.sql; fails as `AuditViolation` when one finds something.
 
-    A failure is what people see: red in the UI's list, with the first violations in words and the whole report
-    as its detail. Run by a schedule, it also sees whether the database has gone back to an earlier state since
-    the last audit that was clean.
+    The failure is red in the UI's list, with the first violations in words and the whole report as its detail. Run by a
+    schedule, it also sees whether the database has gone back to an earlier state since the last clean audit.
     """
 
     @workflow.run
@@ -55,8 +55,8 @@ class AuditWorkflow:
 class SweepWorkflow:
     """Starts a saga for each order that should have one and has none.
 
-    Safe at any time and beside any other sweep: a workflow id has one open run, so an order whose saga is
-    alive is left alone, and the fences make a second run of an order harmless.
+    Safe at any time and beside any other sweep: a workflow id has one open run, so an order whose saga is alive is left
+    alone, and the fences make a second run of an order harmless.
     """
 
     @workflow.run
@@ -77,15 +77,15 @@ class SweepWorkflow:
                 return report
             place, pages = (page.next_at, page.next_id), pages + 1
             if pages == _PAGES_PER_RUN:
-                # A run's history is bounded. The next goes on from here: nobody starves behind the oldest.
+                # A run's history is bounded. The next goes on from here: no order starves behind the oldest.
                 workflow.continue_as_new(SweepInput(sweep.stood_still_seconds, *place, report))
 
     async def _start_all(self, orders: list[CheckoutInput], report: SweepReport) -> None:
         refused = await self._start(StartInput(orders), report)
         if not refused:
             return
-        # A run that was lost, refused or cancelled may be followed by another; one that has completed may not,
-        # unless the database has forgotten it.
+        # A run that was lost, refused or cancelled may be followed by another; a completed one may not, unless the
+        # database has lost what it did.
         completed = await _maintain(
             Maintenance.find_contradictions, refused, "Tell the sagas that are alive from those that have completed"
         )
@@ -93,10 +93,10 @@ class SweepWorkflow:
         report.alive += len(refused) - len(completed) + len(alive)
 
     async def _start(self, asked: StartInput, report: SweepReport) -> list[CheckoutInput]:
-        """Start the sagas of a page, and give the orders that were refused one.
+        """Start the sagas of a page, and return the orders that were refused one.
 
-        By an activity, and not as child workflows: a child whose parent closes in the instant of its start may
-        exist for ever without its first task, and keep its order's id from any saga that works.
+        By an activity, not as child workflows: a child whose parent closes in the instant of its start may exist for
+        ever without its first task, and keep its order's id from any saga that works.
         """
         if not asked.orders:
             return []
@@ -106,6 +106,58 @@ class SweepWorkflow:
             if order.order_id not in names:
                 report.add(order)
         return refused
+
+
+@workflow.defn(name=policies.LOOKUP_WORKFLOW)
+class LookupWorkflow:
+    """Answers from the database about orders that have no history of their own in Temporal."""
+
+    @workflow.run
+    async def run(self, asked: LookupInput) -> LookupAnswer:
+        """Look up once."""
+        summary = f"Look up {asked.order_id}" if asked.order_id else "List the newest orders"
+        return await perform(Lookups.look_up_orders, asked, policies.LOOKUP, None, summary)
+
+
+@workflow.defn(name=policies.NAMES_WORKFLOW)
+class NamesWorkflow:
+    """Looks up as many names of a file as fit into one message."""
+
+    @workflow.run
+    async def run(self, asked: NamesInput) -> NamesReport:
+        """Look up once."""
+        names = f"{len(asked.skus)} SKUs, {len(asked.customers)} customers, {len(asked.order_ids)} orders"
+        return await _maintain(Names.look_up_names, asked, f"Look up {names}")
+
+
+@workflow.defn(name=policies.AUDIT_WORKFLOW, versioning_behavior=VersioningBehavior.AUTO_UPGRADE)
+class VersionedAudit(AuditWorkflow):
+    """The audit, for a versioned worker."""
+
+    @workflow.run
+    async def run(self, audit: AuditInput) -> AuditReport:
+        """Audit once."""
+        return await super().run(audit)
+
+
+@workflow.defn(name=policies.SWEEP_WORKFLOW, versioning_behavior=VersioningBehavior.AUTO_UPGRADE)
+class VersionedSweep(SweepWorkflow):
+    """The sweep, for a versioned worker."""
+
+    @workflow.run
+    async def run(self, sweep: SweepInput) -> SweepReport:
+        """Sweep once through all unfinished orders, the oldest first."""
+        return await super().run(sweep)
+
+
+@workflow.defn(name=policies.LOOKUP_WORKFLOW, versioning_behavior=VersioningBehavior.AUTO_UPGRADE)
+class VersionedLookup(LookupWorkflow):
+    """The lookup, for a versioned worker."""
+
+    @workflow.run
+    async def run(self, asked: LookupInput) -> LookupAnswer:
+        """Look up once."""
+        return await super().run(asked)
 
 
 async def _maintain(
