@@ -155,7 +155,7 @@ class BulkCheckoutWorkflow:
         try:
             report = await perform(BatchUnwind.unwind_orders, given, policies.UNDO, None, f"↩ Undo {len(undos)} orders")
         except ActivityError as error:
-            # A saga of its own tries a refused order anew, and it may go through this time: not after a cancel.
+            # A saga of its own tries a refused order again, and it may succeed this time: not after a cancel.
             await self._delegate(list(undos), describe(error), undos if self._cancellation.is_requested else None)
         else:
             self._note_ended(report.ended)

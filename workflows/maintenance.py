@@ -45,7 +45,7 @@ class AuditWorkflow:
         queue = policies.audit_task_queue(workflow.info().task_queue)
         report = await _maintain(Maintenance.run_audit, audit, summary, policies.AUDIT, queue)
         if audit.is_recorded:
-            await _maintain(Maintenance.record_findings, report, "Tell saga.log what is new and what is over")
+            await _maintain(Maintenance.record_findings, report, "Write to saga.log what is new and what is over")
         if not report.is_clean:
             raise AuditViolation(f"{report.violation_count} violations: {report.summary}", details=[report])
         return report
@@ -69,7 +69,7 @@ class SweepWorkflow:
             page = await _maintain(
                 Maintenance.find_unfinished,
                 UnfinishedInput(policies.SWEEP_BATCH, sweep.stood_still_seconds, *place),
-                "Look for orders that stand still",
+                "Find idle orders",
             )
             report.add_malformed(page.malformed)
             await self._start_all(page.orders, report)
@@ -87,7 +87,7 @@ class SweepWorkflow:
         # A run that was lost, refused or cancelled may be followed by another; a completed one may not, unless the
         # database has lost what it did.
         completed = await _maintain(
-            Maintenance.find_contradictions, refused, "Tell the sagas that are alive from those that have completed"
+            Maintenance.find_contradictions, refused, "Separate the sagas that are alive from those that have completed"
         )
         alive = await self._start(StartInput(completed, even_completed=True), report)
         report.alive += len(refused) - len(completed) + len(alive)
