@@ -15,10 +15,10 @@ import pytest
 from client.cells import from_cell, to_cell
 from client.orders_file import Entry, line_count, read_orders
 from client.outcomes import MALFORMED, OutcomeFile
+from devstack.stack import ROOT
 from domain.bulk import OTHER_CONTENT, UNKNOWN, Outcome, digest, pack, unpack
 from domain.errors import InvalidInput
 from domain.model import MAX_LINES, CheckoutInput, OrderLine
-from embedded.stack import ROOT
 
 HEADER = "order_id,customer,sku,quantity\n"
 
