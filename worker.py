@@ -68,10 +68,15 @@ from domain import policies
 from domain.version import RELEASE
 from workflows.bulk import BulkCheckoutWorkflow
 from workflows.checkout import CheckoutWorkflow
-from workflows.lookup import LookupWorkflow
-from workflows.maintenance import AuditWorkflow, SweepWorkflow
-from workflows.names import NamesWorkflow
-from workflows.versioned import VersionedAudit, VersionedLookup, VersionedSweep
+from workflows.maintenance import (
+    AuditWorkflow,
+    LookupWorkflow,
+    NamesWorkflow,
+    SweepWorkflow,
+    VersionedAudit,
+    VersionedLookup,
+    VersionedSweep,
+)
 
 _log = logging.getLogger("checkout.worker")
 

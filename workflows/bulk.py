@@ -1,4 +1,4 @@
-"""The checkout of many orders at once, for imports and flash sales: each with an outcome of its own."""
+"""The checkout of many orders in one run, for imports and flash sales: each with an outcome of its own."""
 
 import asyncio
 from collections import Counter
@@ -30,59 +30,53 @@ with workflow.unsafe.imports_passed_through():
     from domain.model import CheckoutInput, Ending, Lane, Step, reason_problem, who_and_why
     from domain.sweep import StartInput
     from domain.text import tidy
-    from workflows.compensation import Patience, describe
+    from workflows.cancellation import Cancellation
+    from workflows.compensation import describe, failure_of
     from workflows.operation import perform
-    from workflows.saga import Saga
 
 _STEPS: Sequence[tuple[Step, Callable[[Any, StepInput], Awaitable[StepReport]], str]] = (
     (Step.RESERVE, Batches.reserve_orders, "Reserve"),
     (Step.PAY, Batches.charge_orders, "Charge"),
     (Step.SHIP, Batches.ship_orders, "Ship"),
 )
-_HANDED_OVER_AT_ONCE = 100
+_DELEGATED_AT_ONCE = 100
+_OWNED = "it is owned by another saga"
 
 
 class _Undo(NamedTuple):
-    """Why an order of the batch is to be undone, and from which step on."""
+    """Why an order of the batch must be undone, and from which step on."""
 
     step: Step
     reason: str
     ending: Ending
 
 
-_NONE: Mapping[str, _Undo] = {}
-
-
 @workflow.defn(name=policies.BULK_WORKFLOW)
 class BulkCheckoutWorkflow:
     """The sagas of many orders in one run; its workflow id is `bulk-` and a digest of the orders.
 
-    Each step is done for all orders for which it is due, and those that a step refused are undone together. What is
-    not so usual is nothing for a batch: an order that is in other hands, a step that keeps failing, an undo that does.
-    Then the orders concerned are handed over to sagas of their own, which find what the batch has done behind its
-    fences and go on from there.
+    Each step is done for all orders for which it is due, and those that a step refused are undone together. Orders that
+    another saga owns, or whose step or undo keeps failing, are delegated to sagas of their own, which find what the
+    batch has done behind the fences and go on from there.
 
-    It completes with a `BatchReport`, also when it is cancelled: what has not been completed until then is undone.
+    It completes with a `BatchReport`, also when it is cancelled: what has not been completed by then is undone.
     """
 
     def __init__(self) -> None:
-        self._saga = Saga(
-            patience=Patience(policies.STUCK_RETRY_FIRST, policies.STUCK_RETRY_LONGEST),
-            on_stuck=lambda _: asyncio.sleep(0),  # never asked: a batch puts nothing on the stack
-        )
+        self._cancellation = Cancellation()
         self._orders: dict[str, Packed] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._refused: dict[str, _Undo] = {}
         self._cancels: dict[str, str] = {}
-        """The orders that somebody wants undone, each with the reason. One whose step is under way ends it first."""
+        """The orders to be cancelled, each with the reason. One whose step is running ends that first."""
         self._step = Step.RESERVE
 
     @workflow.run
     async def run(self, batch: Batch) -> BatchReport:
-        """Carry every order of the batch to its end, or into the hands of its own saga."""
+        """Bring every order of the batch to its end, or delegate it to its own saga."""
         self._take(batch)
-        await self._saga.run(self._carry())
-        await self._saga.protect(self._undo_the_rest())
+        failure_of(await self._cancellation.interruptible(self._forward()))  # what has not ended is undone
+        await self._cancellation.protect(self._undo_the_rest())
         return BatchReport.of([self._outcomes[order_id] for order_id in self._orders])
 
     def _take(self, batch: Batch) -> None:
@@ -96,11 +90,11 @@ class BulkCheckoutWorkflow:
 
     # Forward --------------------------------------------------------------------------------------------
 
-    async def _carry(self) -> None:
+    async def _forward(self) -> None:
         for self._step, activity, verb in _STEPS:
             self._take_out_what_is_cancelled()
             self._show()
-            if self._saga.is_cancel_requested:
+            if self._cancellation.is_requested:
                 raise asyncio.CancelledError
             if not (due := self._due()):
                 break
@@ -110,14 +104,14 @@ class BulkCheckoutWorkflow:
                     activity, given, policies.BATCH, self._step.value, f"{verb} {len(due)} orders", lane=Lane.FAST
                 )
             except FailureError as error:
-                if self._saga.is_cancel_requested:  # whatever it failed of: nothing is to go on
+                if self._cancellation.is_requested:  # whatever the failure: nothing is to go on
                     raise
-                # What failed locally is raised bare. Batches that are open took that for a cancel of theirs.
+                # A local failure is raised bare. Batches that were open at the deploy took it for a cancel of theirs.
                 if not isinstance(error, ActivityError) and not workflow.patched("hand-over-what-failed-locally"):
                     raise
-                await self._saga.protect(self._hand_over(due, describe(error), repairs=self._cancelled_among(due)))
+                await self._cancellation.protect(self._delegate(due, describe(error)))
             else:
-                await self._saga.protect(self._note(report))
+                await self._cancellation.protect(self._note(report))
 
     def _due(self) -> list[str]:
         return [
@@ -128,14 +122,12 @@ class BulkCheckoutWorkflow:
         for order_id, reason in report.refused.items():
             self._refused[order_id] = _Undo(self._step, tidy(reason), Ending.REJECTED)
         self._note_ended(report.ended)
-        await self._hand_over(report.left, "it is in other hands", repairs=self._cancelled_among(report.left))
+        await self._delegate(report.left, _OWNED)
         if report.forgotten:
             before = {Step.PAY: Step.RESERVE, Step.SHIP: Step.PAY}[self._step]
-            doubt = (
-                f"step {before} was done, and the database knows nothing of it; {DatabaseContradictsHistory.question}"
-            )
-            repairs = self._cancelled_among(report.forgotten)
-            await self._hand_over(report.forgotten, doubt, repairs=repairs, doubt=doubt)
+            lost = f"step {before} was done, and the database knows nothing of it"
+            question = f"{lost}; {DatabaseContradictsHistory.question}"
+            await self._delegate(report.forgotten, question, question=question)
 
     def _note_ended(self, ended: Sequence[Outcome]) -> None:
         for outcome in ended:
@@ -147,7 +139,7 @@ class BulkCheckoutWorkflow:
     async def _undo_the_rest(self) -> None:
         """Undo what a step has refused and, after a cancel, all that has not ended."""
         self._take_out_what_is_cancelled()
-        reason = tidy(f"cancelled: {workflow.cancellation_reason() or 'no reason given'}")
+        reason = tidy(f"cancelled: {self._cancellation.reason}")
         cancelled = {order_id: _Undo(self._step, reason, Ending.CANCELLED) for order_id in self._due()}
         if undos := {**self._refused, **cancelled}:
             await self._unwind(undos)
@@ -163,44 +155,43 @@ class BulkCheckoutWorkflow:
         try:
             report = await perform(BatchUnwind.unwind_orders, given, policies.UNDO, None, f"↩ Undo {len(undos)} orders")
         except ActivityError as error:
-            why = describe(error)
-            # A saga of its own tries a refused order anew, and it may go through this time: not after a cancel.
-            repairs = undos if self._saga.is_cancel_requested else self._cancelled_among(undos)
-            await self._hand_over(list(undos), why, repairs=repairs)
+            # A saga of its own tries a refused order again, and it may succeed this time: not after a cancel.
+            await self._delegate(list(undos), describe(error), undos if self._cancellation.is_requested else None)
         else:
             self._note_ended(report.ended)
-            await self._hand_over(report.left, "it is in other hands", repairs=self._cancelled_among(report.left))
+            await self._delegate(report.left, _OWNED)
 
-    async def _hand_over(
-        self, order_ids: Sequence[str], why: str, *, repairs: Mapping[str, _Undo] = _NONE, doubt: str = ""
+    async def _delegate(
+        self, order_ids: Sequence[str], why: str, undos: Mapping[str, _Undo] | None = None, *, question: str = ""
     ) -> None:
         """Give orders to sagas of their own. One that has one keeps it.
 
         Args:
             order_ids: the orders.
             why: what their outcomes say.
-            repairs: those that are to be undone, with the reason and the ending that the batch has for each.
-            doubt: why only a person may decide whether they are undone.
+            undos: those that must be undone; those that were cancelled one by one unless given.
+            question: what an operator has to decide before they are undone.
         """
+        repairs = self._cancelled_among(order_ids) if undos is None else undos
 
-        def handed_over(order_id: str) -> CheckoutInput:
+        def delegated(order_id: str) -> CheckoutInput:
             packed, undo = self._orders[order_id], repairs.get(order_id)
             if undo is None:
-                return unpack(packed, repair=bool(doubt), doubt=doubt)
-            return unpack(packed, repair=True, doubt=doubt, reason=undo.reason, ending=undo.ending)
+                return unpack(packed, repair=bool(question), doubt=question)
+            return unpack(packed, repair=True, doubt=question, reason=undo.reason, ending=undo.ending)
 
-        for first in range(0, len(order_ids), _HANDED_OVER_AT_ONCE):
-            some = order_ids[first : first + _HANDED_OVER_AT_ONCE]
+        for first in range(0, len(order_ids), _DELEGATED_AT_ONCE):
+            some = order_ids[first : first + _DELEGATED_AT_ONCE]
             await perform(
                 Sagas.start_sagas,
-                StartInput([handed_over(order_id) for order_id in some], even_completed=bool(doubt)),
+                StartInput([delegated(order_id) for order_id in some], even_completed=bool(question)),
                 policies.RECORD,
                 None,
-                f"Hand {len(some)} orders over to sagas of their own",
+                f"Delegate {len(some)} orders to sagas of their own",
             )
             self._note_ended([Outcome(order_id, HANDED_OVER, tidy(why)) for order_id in some])
 
-    # What people ask --------------------------------------------------------------------------------------
+    # Cancels of single orders -------------------------------------------------------------------------------
 
     @workflow.update(description="Cancel one order of the batch; refused once it has ended or is being undone")
     def cancel_order(self, request: CancelOrder) -> None:
@@ -218,7 +209,7 @@ class BulkCheckoutWorkflow:
             raise InvalidInput(f"order {order_id} is {outcome.status} already")
         if undo := self._refused.get(order_id):
             raise InvalidInput(f"order {order_id} is being undone already: {undo.reason}")
-        if self._saga.is_cancel_requested:
+        if self._cancellation.is_requested:
             raise InvalidInput(f"order {order_id} is being undone already, with its whole batch")
 
     def _cancelled_among(self, order_ids: Iterable[str]) -> Mapping[str, _Undo]:
@@ -229,10 +220,8 @@ class BulkCheckoutWorkflow:
         }
 
     def _take_out_what_is_cancelled(self) -> None:
-        """Undo with the refused ones, and do no further step for, what somebody has cancelled."""
+        """Do no further step for the orders that were cancelled: they are undone with the refused ones."""
         self._refused.update(self._cancelled_among(self._due()))
-
-    # What people see ------------------------------------------------------------------------------------
 
     def _show(self) -> None:
         """Bring the UI's current details up to date. Costs no history."""

@@ -1,4 +1,4 @@
-"""What a saga is made of: the compensations on its stack, and the four ways in which its run can end."""
+"""The parts of a saga: the compensations on its stack, the four ways in which its run can end, and its failures."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class StepState(StrEnum):
-    """What became of a step, for people who look at it."""
+    """What became of a step, as `status` shows it."""
 
     RUNNING = "running"
     DONE = "done"
@@ -50,11 +50,13 @@ class Compensation:
     rounds: int = 0
     """Rounds of its undo begun so far."""
     was_undone_before: bool = False
-    """Whether its undo found the step undone by somebody else."""
+    """Whether its undo found the step undone already."""
+    resolution: str | None = None
+    """Why an operator has resolved it, if one has."""
 
     @property
     def is_stuck(self) -> bool:
-        """Tell whether its undo failed and nobody has settled it."""
+        """Whether its undo failed and no operator has resolved it."""
         return self.state is StepState.STUCK
 
 
@@ -94,19 +96,19 @@ class StillStuck:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a stuck saga waits before it tries again by itself: `first`, doubling up to `longest`."""
+    """How long a stuck saga waits before the next round: `first`, doubling up to `longest`."""
 
     first: timedelta
     longest: timedelta
 
     def after(self, rounds: int) -> timedelta:
-        """Give the wait after so many fruitless rounds, counted from 1."""
+        """Return the wait after so many rounds, counted from 1."""
         doublings: int = min(rounds - 1, 30)
         return min(self.first * (1 << doublings), self.longest)
 
 
 def describe(error: BaseException) -> str:
-    """Say what went wrong, from the innermost failure: `OutOfStock: tea-mug: 5 wanted, 2 free`."""
+    """Describe a failure by its innermost cause: `OutOfStock: tea-mug: 5 wanted, 2 free`."""
     while isinstance(error, (ActivityError, TemporalTimeoutError)) and error.cause is not None:
         error = error.cause
     kind = getattr(error, "type", None)
@@ -126,10 +128,10 @@ def find_cause(error: BaseException | None, kind: str) -> ApplicationError | Non
 
 
 def is_cut_short(cause: BaseException | None) -> bool:
-    """Tell whether a failure is no more than the echo of a cancel.
+    """Whether a failure only follows from a cancel.
 
-    An attempt that fails after the cancel was requested is not tried again: what it failed of would have
-    been retried otherwise, and is not why the saga ends.
+    An attempt that fails after the cancel was requested is not retried: its failure would have been retried otherwise,
+    and is not why the saga ends.
     """
     if isinstance(cause, ActivityError) and cause.retry_state is RetryState.CANCEL_REQUESTED:
         # A refusal would have ended the story without the cancel, too.
@@ -138,7 +140,7 @@ def is_cut_short(cause: BaseException | None) -> bool:
 
 
 def failure_of(task: "asyncio.Task[Any]") -> BaseException | None:
-    """Give the failure that a finished story ended with, or None; raise what is a bug instead."""
+    """Return the failure that a finished story ended with, or None; raise any other exception, which is a bug."""
     if task.cancelled():
         return None
     error = task.exception()

@@ -1,4 +1,4 @@
-"""One operation of a workflow on the outside world: an activity, called by its policy and in its lane."""
+"""Calling an activity: by its policy and in its lane."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,8 +16,7 @@ from domain.policies import ActivityPolicy
 Given = TypeVar("Given")
 Answer = TypeVar("Answer")
 
-# An unwind should begin after the step has stopped, not beside it. That is a courtesy to the database; the fence is
-# the guarantee.
+# An unwind begins after the step has stopped, which spares the database; the fence is the guarantee.
 _WAIT = workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
 
 
@@ -32,16 +31,15 @@ async def perform(  # noqa: PLR0913 - what an operation is called with
 ) -> Answer:
     """Run an activity to its end.
 
-    In the fast lane it is tried once as a local activity: by the worker that has the workflow, within its workflow
-    task, so that the server is not asked for a task of its own. What fails for a reason that may pass is begun again
-    as an ordinary activity, with every retry and in everybody's sight. That attempt may run beside the end of the
-    first one, so this is for activities behind a fence.
+    In the fast lane it is tried once as a local activity: within the workflow task, so the server needs no task of its
+    own for it. Where that fails for a reason that may pass, it begins again as an ordinary activity with every retry.
+    Both attempts may run at once, so this is for activities behind a fence.
 
     Args:
-        activity: a method that takes and gives one value.
-        given: the value.
+        activity: a method with one argument.
+        given: the argument.
         policy: its timeouts and retries.
-        activity_id: stable across deploys, so that people and tools can name it; None where it may be repeated.
+        activity_id: stable across deploys, for tools and replay; None where the activity may be repeated.
         summary: what the UI's timeline shows beside the activity's name.
         lane: whether to try it locally first. A history replays in the lane that it began in.
     """
@@ -59,7 +57,7 @@ async def perform(  # noqa: PLR0913 - what an operation is called with
             if not _may_pass(error, policy):
                 raise
             if (caller := asyncio.current_task()) and caller.cancelling():
-                # The cancel was for the attempt that failed; the next one would never hear of it.
+                # The cancel went to the attempt that failed; the next one would never receive it.
                 raise asyncio.CancelledError from error
     return await workflow.execute_activity_method(
         activity,
@@ -74,7 +72,7 @@ async def perform(  # noqa: PLR0913 - what an operation is called with
 
 
 def _may_pass(error: FailureError, policy: ActivityPolicy) -> bool:
-    """Tell whether the policy would have had this failure tried again. A cancel is none that may pass.
+    """Whether the policy would have retried this failure. A cancel is not retried.
 
     A local attempt that ran out of time is an `ActivityError` with its cause when it happens, and the bare cause when
     its history is replayed (SDK 1.35): both must be taken for the same.

@@ -1,10 +1,12 @@
-"""Saga: the compensation stack. Knows no shop words; needs `compensation`, `waiting` and `domain.undo` alone.
+"""Saga: the compensation stack. Knows no shop words; needs `compensation`, `cancellation` and `domain.undo` alone.
 
-Write the forward story as one coroutine of `saga.step(...)` calls and hand it to `saga.run(...)`:
+Write the forward story as one coroutine of steps and hand it to `saga.run(...)`:
 
     async def story() -> str:
-        room = await saga.step("room", do=book_room, undo=cancel_room)
-        return await saga.step("flight", do=book_flight, undo=cancel_flight)
+        with saga.step("room", undo=cancel_room):
+            room = await book_room()
+        with saga.step("flight", undo=cancel_flight):
+            return await book_flight(room)
 
     ended = await saga.run(story())
 
@@ -12,21 +14,23 @@ What it promises:
 
 1. A step's undo is on the stack *before* the step runs: a step can take effect and still be reported as failed.
 2. Any failure, and any cancel, unwinds the stack last in, first out, beginning with the failed step's own undo.
-3. An undo that keeps failing does not stop the others. The saga is then *stuck*: it tells `on_stuck`, tries
-   again after ever longer waits, and listens to `retry()` and `resolve()`, until every undo is settled; in another
-   run where `ends_stuck` says that this one has grown too long.
+3. An undo that keeps failing does not stop the others. The saga is then *stuck*: it calls `on_stuck`, tries again after
+   ever longer waits, and accepts `retry()` and `resolve()`, until every undo is settled; across runs, where a history
+   grows too long.
 4. Once begun, an unwind cannot be interrupted. Cancels that come later change nothing.
 5. The first cause is kept, and every undo's outcome beside it.
 
-Steps and undos are zero-argument coroutine functions, as a rule around one activity. An undo answers with a
-`domain.undo.UndoResult`. Both must be safe to repeat: put a fence in front of their effects.
+An undo is a coroutine function without arguments, as a rule around one activity. It returns a `domain.undo.UndoResult`.
+Steps and undos must be safe to repeat: put a fence in front of their effects.
 
 Failures that Temporal knows (`FailureError`, timeouts) unwind. Any other exception is a bug in workflow code:
 it fails the workflow task, and the saga waits, where it is, for a corrected deploy.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from enum import Enum, auto
 from typing import Any, TypeVar
 
 from temporalio import workflow
@@ -34,6 +38,7 @@ from temporalio.exceptions import FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from domain.undo import UndoOutcome, UndoResult
+    from workflows.cancellation import Cancellation, wait_until
     from workflows.compensation import (
         SETTLED,
         Compensation,
@@ -47,16 +52,17 @@ with workflow.unsafe.imports_passed_through():
         failure_of,
         is_cut_short,
     )
-    from workflows.waiting import wait_until
-
-__all__ = ["Saga", "wait_until"]
 
 T = TypeVar("T")
 
-_HOPS = 5
-"""Turns of the loop within which an activity's outcome reaches the story through future, handle and step; and to spare.
 
-A turn is a bare yield: it makes no command, and the same number of them comes with every replay."""
+class Phase(Enum):
+    """Where a saga is."""
+
+    FORWARD = auto()  # the story runs
+    UNWINDING = auto()  # the first round of undos
+    STUCK = auto()  # a round has left undos that failed: waiting for the next one, or in it
+    SETTLED = auto()  # every undo is settled, or there is no way back
 
 
 class Saga:
@@ -64,18 +70,18 @@ class Saga:
 
     Args:
         patience: how long to wait between rounds when stuck.
-        on_change: called, without arguments, whenever a step changes state. Must not block.
-        on_unwind: called once when an unwind begins, with the first cause (None for a cancel) and the
-            step it struck, if any. Must not block.
-        on_stuck: called after each fruitless round with the stuck compensations. It may answer
-            `Irrevocable` when it finds that there is no way back. Where it finds more to undo, it says so with
-            `must_undo`, and the next round begins at once. It must not give up.
-        ends_stuck: asked while it waits between rounds: whether the run is to end, stuck as it is, because its
-            history has grown long. Must not say so before all update handlers have finished.
+        on_change: called whenever a step changes state. Must not block.
+        on_unwind: called once when an unwind begins, with the first cause (None for a cancel) and the step that failed,
+            if any. Must not block.
+        on_stuck: called after each round that leaves undos, with those; must not give up. It may return `Irrevocable`
+            when it finds that there is no way back. Where it finds more to undo, it calls `must_undo`, and the next
+            round begins at once.
+        ends_stuck: asked while waiting between rounds: whether the run must end, stuck as it is, because its history
+            has grown long. Must be false until all update handlers have finished.
         is_resumed: whether an earlier run has ended as `StillStuck`. It then counts as stuck from the start.
     """
 
-    def __init__(  # noqa: PLR0913 - one callback for each thing that a workflow may want to know or decide
+    def __init__(  # noqa: PLR0913 - one callback for each event that a workflow may act on
         self,
         *,
         patience: Patience,
@@ -85,20 +91,18 @@ class Saga:
         ends_stuck: Callable[[], bool] = lambda: False,
         is_resumed: bool = False,
     ) -> None:
+        self.cancellation = Cancellation()
         self._stack: list[Compensation] = []
         self._patience = patience
         self._on_change = on_change
         self._on_unwind = on_unwind
         self._on_stuck = on_stuck
         self._ends_stuck = ends_stuck
-        self._is_resumed = is_resumed
-        self._is_partly_undone = False
-        self._cancel_requested = False
-        self._unwinding = False
+        self._phase = Phase.STUCK if is_resumed else Phase.FORWARD
+        self.rounds = 0
+        """Rounds of undos ended so far."""
         self._retry_requested = False
-        self._rounds = 0
-        self._has_settled = False
-        self._resolved: dict[str, str] = {}
+        self._is_partly_undone = False
 
     @property
     def compensations(self) -> Sequence[Compensation]:
@@ -107,43 +111,22 @@ class Saga:
 
     @property
     def stuck_steps(self) -> list[str]:
-        """The steps whose undo failed and that wait for a retry or a person."""
-        return [] if self._has_settled else [entry.step for entry in self._stack if entry.is_stuck]
+        """The steps whose undo failed and waits for a retry or an operator."""
+        return [entry.step for entry in self._stack if entry.is_stuck]
 
     @property
     def unsettled_steps(self) -> list[str]:
-        """The steps that are not undone yet, be their undos running, due or stuck."""
-        return [] if self._has_settled else [entry.step for entry in reversed(self._unsettled())]
+        """The steps that are not undone yet, whether their undos are running, due or stuck."""
+        return [entry.step for entry in reversed(self._unsettled())]
 
     @property
     def is_stuck(self) -> bool:
-        """Tell whether a whole round of undos has left some that failed, be they tried again right now."""
-        if self._is_resumed and self._rounds == 0:
-            return not self._has_settled
-        again = not self._has_settled and any(entry.state is StepState.UNDOING for entry in self._stack)
-        return bool(self.stuck_steps) or (self._rounds > 0 and again)
-
-    @property
-    def is_unwinding(self) -> bool:
-        """Tell whether the point has passed at which a cancel can still change anything."""
-        return self._unwinding
-
-    @property
-    def rounds(self) -> int:
-        """Rounds of undos ended so far."""
-        return self._rounds
-
-    @property
-    def is_cancel_requested(self) -> bool:
-        """Tell whether anybody has asked to cancel, through us or through Temporal."""
-        return self._cancel_requested or workflow.cancellation_reason() is not None
-
-    def cancel(self) -> None:
-        """Ask for an unwind; the same as Temporal's own cancel. Without effect once unwinding."""
-        self._cancel_requested = True
+        """Whether undos have failed, also while they are tried again."""
+        is_begun = bool(self._stack)  # a resumed saga is stuck before it has its stack
+        return bool(self.stuck_steps) or (self._phase is Phase.STUCK and (bool(self._unsettled()) or not is_begun))
 
     def retry(self) -> None:
-        """Ask a stuck saga for another round of its failed undos, now. Joins a round that is running."""
+        """Begin another round of the failed undos now. Joins a round that is running."""
         if not any(entry.state is StepState.UNDOING for entry in self._stack):
             self._retry_requested = True
 
@@ -151,16 +134,17 @@ class Saga:
         """Wait until the round that is running or due next has ended; return at once when nothing is stuck."""
         if not self.is_stuck:
             return
-        ended = self._rounds
-        await wait_until(lambda: self._rounds > ended or self._has_settled)
+        ended = self.rounds
+        await wait_until(lambda: self.rounds > ended or self._phase is Phase.SETTLED)
 
     def resolve(self, step: str, reason: str) -> None:
-        """Count a stuck step as undone, on a person's word."""
-        self._resolved[step] = reason
+        """Count a stuck step as undone, because an operator says so."""
         for entry in self._stack:
-            # A round that begins behind the resolution finds the step undone already: by that person.
-            if entry.step == step and (entry.is_stuck or entry.was_undone_before):
-                self._mark(entry, StepState.RESOLVED, reason)
+            if entry.step == step:
+                entry.resolution = reason
+                # A round that begins after the resolution finds the step undone already: by that operator.
+                if entry.is_stuck or entry.was_undone_before:
+                    self._mark(entry, StepState.RESOLVED, reason)
 
     def add_compensation(self, step: str, undo: Callable[[], Awaitable[UndoResult]]) -> Compensation:
         """Put an undo on the stack. `step` must not be there yet."""
@@ -178,35 +162,24 @@ class Saga:
                 return
         self.add_compensation(step, undo).state = StepState.DONE
 
-    async def step(
-        self,
-        name: str,
-        *,
-        do: Callable[[], Awaitable[T]],
-        undo: Callable[[], Awaitable[UndoResult]],
-        detail: Callable[[T], str] = lambda _: "",
-    ) -> T:
-        """Run one step of the story, with its undo registered first.
+    @contextmanager
+    def step(self, name: str, undo: Callable[[], Awaitable[UndoResult]]) -> Iterator[Compensation]:
+        """Register the undo of a step, unique by name, before the step is done within this context.
 
-        Args:
-            name: the step's name, unique in this saga.
-            do: the step; its failure ends the story.
-            undo: reverses it, or makes sure that it never takes effect.
-            detail: says in a few words what a successful step did.
+        `undo` reverses the step, or makes sure that it never takes effect. The `detail` of the yielded entry may say in
+        a few words what the step did.
         """
-        if self.is_cancel_requested:
-            # An await can swallow a cancel that arrives together with its result.
+        if self.cancellation.is_requested:
             raise asyncio.CancelledError
         entry = self.add_compensation(name, undo)
         self._on_change()
         try:
-            value = await do()
+            yield entry
         except BaseException as error:
             entry.state = StepState.CANCELLED if is_cancelled_exception(error) else StepState.FAILED
             entry.detail = describe(error)
             raise
-        self._mark(entry, StepState.DONE, detail(value))
-        return value
+        self._mark(entry, StepState.DONE, entry.detail)
 
     async def run(
         self, story: Coroutine[Any, Any, T], *, is_partly_undone: bool = False
@@ -218,87 +191,55 @@ class Saga:
             is_partly_undone: whether an earlier run has undone some of them, so that there is no way forward.
         """
         self._is_partly_undone = is_partly_undone
-        forward = asyncio.create_task(story)
-        await self._settled(forward, interruptible=True)
+        forward = await self.cancellation.interruptible(story)
         cause = failure_of(forward)
-        if cause is None and not forward.cancelled() and not self.is_cancel_requested:
+        is_cancelled = self.cancellation.is_requested
+        if cause is None and not forward.cancelled() and not is_cancelled:
             return Completed(forward.result())
-        if self.is_cancel_requested and is_cut_short(cause):
+        if is_cancelled and is_cut_short(cause):
             cause = None
         failed = next((e.step for e in self._stack if e.state in {StepState.FAILED, StepState.CANCELLED}), None)
-        self._unwinding = True
+        if self._phase is Phase.FORWARD:
+            self._phase = Phase.UNWINDING
         self._on_unwind(cause, failed)
-        if other_end := await self.protect(self._unwind()):
+        if other_end := await self.cancellation.protect(self._unwind()):
             return other_end
         return Unwound(cause, failed, self.compensations)
 
     async def unwind_more(self) -> Irrevocable | StillStuck | None:
         """Undo what was put on the stack after `run` had unwound it. Call it inside `protect`."""
-        self._has_settled = False
+        self._phase = Phase.STUCK
         return await self._unwind()
 
-    async def protect(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await something to its end, whatever cancels arrive meanwhile.
-
-        It runs as a task of its own, because a cancel strikes the workflow's main task, and strikes it
-        through a plain `asyncio.shield` too.
-        """
-        task = asyncio.create_task(work)
-        await self._settled(task, interruptible=False)
-        return task.result()
-
-    async def _settled(self, task: "asyncio.Task[Any]", *, interruptible: bool) -> None:
-        """Wait until a task is done. The first cancel request is passed on to it when `interruptible`."""
-        passed_on = not interruptible
-        hops = 0
-        while not task.done():
-            try:
-                if not passed_on and self.is_cancel_requested:
-                    # A refusal that arrived together with the cancel comes first: the SDK would drop it.
-                    hops += 1
-                    await asyncio.sleep(0)
-                else:
-                    await workflow.wait_condition(
-                        lambda: task.done() or (not passed_on and self.is_cancel_requested)  # noqa: B023
-                    )
-            except asyncio.CancelledError:
-                if workflow.cancellation_reason() is None and not self._cancel_requested:
-                    raise  # an eviction: see `wait_until`
-            if hops == _HOPS and not passed_on and not task.done():
-                passed_on = True
-                task.cancel()
-
     async def _unwind(self) -> Irrevocable | StillStuck | None:
-        found: Irrevocable | StillStuck | None = None
-        try:
-            found = await self._rounds_until_settled()
-            if isinstance(found, Irrevocable):
-                for entry in self._stack:
-                    if entry.is_stuck:  # there was nothing to undo after all: it stands
-                        self._mark(entry, StepState.DONE, "")
-            return found
-        finally:
-            self._has_settled = not isinstance(found, StillStuck)
-
-    async def _rounds_until_settled(self) -> Irrevocable | StillStuck | None:
+        """Run rounds of undos until all are settled."""
         while True:
             for entry in self._unsettled():
                 result = await self._undo(entry)
                 if result is not None and result.outcome is UndoOutcome.IRREVOCABLE:
                     if not self._anything_undone():
-                        self._rounds += 1
-                        return Irrevocable(entry.step, result.stored)
+                        self.rounds += 1
+                        return self._go_forward(Irrevocable(entry.step, result.stored))
                     self._mark(entry, StepState.STUCK, "irrevocable, but other steps are undone already")
-            self._rounds += 1
+            self.rounds += 1
             if not (stuck := self._unsettled()):
+                self._phase = Phase.SETTLED
                 return None
-            if forward_after_all := await self._on_stuck(stuck):
-                return forward_after_all
+            self._phase = Phase.STUCK
+            if found := await self._on_stuck(stuck):
+                return self._go_forward(found)
             if all(entry.is_stuck for entry in self._unsettled()):
                 await self._wait_for_another_round()
                 if self._is_to_end():
                     return StillStuck(self._anything_undone())
                 self._retry_requested = False
+
+    def _go_forward(self, found: Irrevocable) -> Irrevocable:
+        for entry in self._stack:
+            if entry.is_stuck:  # there is nothing to undo after all: it stays in effect
+                self._mark(entry, StepState.DONE, "")
+        self._phase = Phase.SETTLED
+        return found
 
     def _unsettled(self) -> list[Compensation]:
         """List what has to be undone, the latest first."""
@@ -311,8 +252,8 @@ class Saga:
         try:
             result = await entry.undo()
         except (FailureError, TimeoutError) as error:
-            if entry.step in self._resolved:  # a person was faster than this round
-                self._mark(entry, StepState.RESOLVED, self._resolved[entry.step])
+            if entry.resolution is not None:  # an operator was faster than this round
+                self._mark(entry, StepState.RESOLVED, entry.resolution)
             else:
                 self._mark(entry, StepState.STUCK, describe(error))
             return None
@@ -329,7 +270,7 @@ class Saga:
         try:
             await workflow.wait_condition(
                 lambda: self._retry_requested or not self.stuck_steps or self._is_to_end(),
-                timeout=self._patience.after(self._rounds),
+                timeout=self._patience.after(self.rounds),
                 timeout_summary="try the failed undos again",
             )
         except TimeoutError:
@@ -337,7 +278,7 @@ class Saga:
         except asyncio.CancelledError:
             if workflow.cancellation_reason() is None:
                 raise
-            # Its time is up, or what it waited for has come, and a cancel had come before. An eviction ends here.
+            # The wait is over, by time or condition, and a cancel came meanwhile. An eviction is raised here.
             await wait_until(lambda: True)
 
     def _anything_undone(self) -> bool:

@@ -1,4 +1,4 @@
-"""What people read of a checkout: the current details in the UI, and the failure that it ends with."""
+"""The texts of a checkout: its details in the UI, and the failure that it ends with. Tested without a workflow."""
 
 from domain.identifiers import typed
 from domain.model import CheckoutStatus
@@ -7,7 +7,7 @@ from workflows.compensation import Unwound
 
 
 def details(status: CheckoutStatus, stuck_steps: list[str]) -> str:
-    """Tell an order's state step by step, in Markdown; where it is stuck, with what to do next."""
+    """Describe an order's state step by step, in Markdown; where it is stuck, with the commands to use."""
     lines = [f"**{status.status}**" + (f": {for_markdown(status.reason)}" if status.reason else ""), ""]
     lines += [
         f"* {step.step}: {step.state}" + (f" ({for_markdown(step.detail)})" if step.detail else "")
@@ -15,10 +15,9 @@ def details(status: CheckoutStatus, stuck_steps: list[str]) -> str:
     ]
     if stuck_steps:
         order, rest = typed(status.order_id), f"--step {stuck_steps[0]} --reason ..."
-        told = f"{rest} {order}" if order.startswith("-- ") else f"{order} {rest}"
-        retry, resolve = f"starter.py retry {order}", f"starter.py resolve {told}"
-        hint = f"Mend the cause, then {code(retry)}; or settle it by hand, then {code(resolve)}"
-        lines += ["", hint]
+        arguments = f"{rest} {order}" if order.startswith("-- ") else f"{order} {rest}"
+        retry, resolve = code(f"starter.py retry {order}"), code(f"starter.py resolve {arguments}")
+        lines += ["", f"Fix the cause, then {retry}; or undo the step by hand, then {resolve}"]
     return "\n".join(lines)
 
 

@@ -3,9 +3,11 @@
 import asyncio
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 
 from temporalio import activity, workflow
 from temporalio.common import RetryPolicy
@@ -18,8 +20,9 @@ with workflow.unsafe.imports_passed_through():
 
     from domain.undo import UndoOutcome, UndoResult
     from saga_testing import BrokenPromise, Case, Kind, SagaUnderTest, Step, check, matrix
+    from workflows.cancellation import Cancellation, wait_until
     from workflows.compensation import Compensation, Completed, Patience, StepState
-    from workflows.saga import Saga, wait_until
+    from workflows.saga import Saga
 
 THINGS = ("key", "van")
 STEPS = tuple(Step(thing, f"take_{thing}", f"return_{thing}", {thing: -1}) for thing in THINGS)
@@ -28,18 +31,21 @@ STEPS = tuple(Step(thing, f"take_{thing}", f"return_{thing}", {thing: -1}) for t
 class HastySaga(Saga):
     """Registers an undo after its step, as most examples on the net do."""
 
-    async def step(self, name, *, do, undo, detail=lambda _: ""):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, ARG002
-        value = await do()
+    @contextmanager
+    def step(self, name: str, undo: Callable[[], Awaitable[UndoResult]]) -> Iterator[Compensation]:
+        yield Compensation(name, undo, StepState.RUNNING)
         self.add_compensation(name, undo).state = StepState.DONE
-        return value
 
 
-class DeafSaga(Saga):
+class DeafCancellation(Cancellation):
     """Swallows every cancel."""
 
     @property
-    def is_cancel_requested(self) -> bool:
+    def is_requested(self) -> bool:
         return False
+
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
+        await wait_until(condition)
 
 
 @dataclass(frozen=True)
@@ -54,8 +60,10 @@ class ErrandWorkflow:
 
     @workflow.run
     async def run(self, errand: Errand) -> str:
-        kind = {"undo registered after the do": HastySaga, "cancel swallowed": DeafSaga}.get(errand.fault, Saga)
+        kind = HastySaga if errand.fault == "undo registered after the do" else Saga
         self._saga = kind(patience=Patience(timedelta(hours=1), timedelta(hours=1)), on_stuck=self._on_stuck)
+        if errand.fault == "cancel swallowed":
+            self._saga.cancellation = DeafCancellation()
         self._forgets = errand.fault == "failed undo forgotten"
         outcome = await self._saga.run(self._story(errand))
         await wait_until(workflow.all_handlers_finished)
@@ -63,11 +71,8 @@ class ErrandWorkflow:
 
     async def _story(self, errand: Errand) -> None:
         for thing in THINGS:
-            await self._saga.step(
-                thing,
-                do=lambda thing=thing: self._call(f"take_{thing}", errand),  # type: ignore[misc]
-                undo=lambda thing=thing: self._call(f"return_{thing}", errand),  # type: ignore[misc]
-            )
+            with self._saga.step(thing, undo=partial(self._call, f"return_{thing}", errand)):
+                await self._call(f"take_{thing}", errand)
 
     async def _call(self, name: str, errand: Errand) -> UndoResult:
         called: UndoResult = await workflow.execute_activity(

@@ -20,8 +20,9 @@ with workflow.unsafe.imports_passed_through():
     from activities.fence import GATE, FenceKey, do_once, undo_once
     from domain.errors import CheckoutError, IdempotencyMismatch, Refusal
     from domain.undo import UndoOutcome, UndoResult
+    from workflows.cancellation import wait_until
     from workflows.compensation import Compensation, Completed, Patience, Unwound, describe, find_cause
-    from workflows.saga import Saga, wait_until
+    from workflows.saga import Saga
 
 with workflow.unsafe.imports_passed_through():
     import asyncio
@@ -191,16 +192,10 @@ class TripWorkflow:
         raise ApplicationError(describe(outcome.cause), type="TripRefused") from outcome.cause
 
     async def _book(self, trip: Trip) -> list[str]:
-        room = await self._saga.step(
-            "room",
-            do=lambda: workflow.execute_activity_method(Bookings.book_room, trip, **_STEP),
-            undo=lambda: self._undo(Bookings.cancel_room, trip),
-        )
-        seat = await self._saga.step(
-            "seat",
-            do=lambda: workflow.execute_activity_method(Bookings.book_seat, trip, **_STEP),
-            undo=lambda: self._undo(Bookings.cancel_seat, trip),
-        )
+        with self._saga.step("room", undo=lambda: self._undo(Bookings.cancel_room, trip)):
+            room = await workflow.execute_activity_method(Bookings.book_room, trip, **_STEP)
+        with self._saga.step("seat", undo=lambda: self._undo(Bookings.cancel_seat, trip)):
+            seat = await workflow.execute_activity_method(Bookings.book_seat, trip, **_STEP)
         return [room.confirmation, seat.confirmation]
 
     async def _undo(self, undo: Callable[[Any, Trip], Awaitable[UndoResult]], trip: Trip) -> UndoResult:

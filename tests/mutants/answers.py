@@ -97,8 +97,8 @@ MUTANTS = (
         "cancelled-order-goes-forward-in-its-own-saga",
         "a cancel would be lost where a step of the batch keeps failing",
         _WORKFLOW,
-        "self._hand_over(due, describe(error), repairs=self._cancelled_among(due))",
-        "self._hand_over(due, describe(error))",
+        "self._delegate(due, describe(error))",
+        "self._delegate(due, describe(error), {})",
         at(
             _CANCELS,
             "test_an_order_that_is_cancelled_while_its_batch_hands_it_over_is_undone_by_its_own_saga",

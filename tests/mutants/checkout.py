@@ -15,22 +15,22 @@ from tests.mutants.killers import (
 from tests.mutants.mutant import Mutant
 
 _FILE = "workflows/checkout.py"
-_STATE = "workflows/checkout_state.py"
-_UPDATES = "workflows/checkout_updates.py"
+_STEPS = "workflows/checkout_steps.py"
+_STUCK = "workflows/checkout_stuck.py"
 
 MUTANTS = (
     Mutant(
         "reserve-under-another-activity-id",
         "tools that know the step by its id would not find it; and running orders would not replay",
-        _FILE,
-        "policy, step.value, summary, lane",
-        'policy, "hold" if step is Step.RESERVE else step.value, summary, lane',
+        _STEPS,
+        "row.policy(), step.value, summary, lane",
+        'row.policy(), "hold" if step is Step.RESERVE else step.value, summary, lane',
         at(REPLAY, "test_a_recorded_history_replays[completed]"),
     ),
     Mutant(
         "second-round-takes-the-firsts-activity-id",
         "the history would not tell which try was which; and stuck orders would not replay",
-        _FILE,
+        _STEPS,
         'f"undo-{step}" if entry.rounds == 1 else f"undo-{step}-{entry.rounds}"',
         'f"undo-{step}"',
         at(REPLAY, "test_a_recorded_history_replays[stuck-and-retried]"),
@@ -39,7 +39,7 @@ MUTANTS = (
         "closing-not-protected",
         "a cancel would end the run before the order's ending is written",
         _FILE,
-        "            outcome = await self._saga.protect(self._close(outcome))",
+        "            outcome = await self._saga.cancellation.protect(self._close(outcome))",
         "            outcome = await self._close(outcome)",
         at(CANCEL, "test_a_cancel_by_temporal_while_an_unwind_waits_for_the_database_changes_nothing[close_order]"),
     ),
@@ -47,7 +47,7 @@ MUTANTS = (
         "completing-not-protected",
         "a cancel would leave an order stuck whose parcel has arrived",
         _FILE,
-        "            await self._saga.protect(self._complete(outcome))",
+        "            await self._saga.cancellation.protect(self._complete(outcome))",
         "            await self._complete(outcome)",
         at(STUCK, "test_a_cancel_while_the_way_forward_is_written_changes_nothing"),
     ),
@@ -88,14 +88,14 @@ MUTANTS = (
         "a cancel during the last wait would turn a rejected order into a cancelled run",
         _FILE,
         "        await wait_until(workflow.all_handlers_finished)\n",
-        "        await self._saga.protect(workflow.wait_condition(workflow.all_handlers_finished))\n",
+        "        await self._saga.cancellation.protect(workflow.wait_condition(workflow.all_handlers_finished))\n",
         at(NEXT_SDK, "test_a_cancel_while_an_update_is_still_answered_changes_nothing"),
     ),
     Mutant(
         "repair-registers-no-undos",
         "an attempt that outlives its saga would meet no tombstone",
         _FILE,
-        "        self._must_undo_all([step.value for step in Step])\n",
+        "        self._must_undo([step.value for step in Step])\n",
         "",
         at(MAINTENANCE, "test_undos_of_a_repair_are_tried_once_each"),
     ),
@@ -103,8 +103,8 @@ MUTANTS = (
         "repair-runs-the-story",
         "an abandoned order would be bought after all",
         _FILE,
-        "self._abandon() if order.repair else self._buy(order)",
-        "self._buy(order)",
+        "self._buy() if self._mode is Mode.BUY else self._abandon()",
+        "self._buy()",
         at(
             MAINTENANCE,
             "test_what_a_terminated_saga_left_is_undone_and_the_order_cancelled[charge_payment-before-True]",
@@ -133,8 +133,9 @@ MUTANTS = (
     Mutant(
         "strangers-undo-is-a-failure",
         "an intruder under a taken id would be stuck for ever",
-        _FILE,
-        "        except ActivityError as error:\n            self._require_anothers_order(error)\n"
+        _STEPS,
+        "        except ActivityError as error:\n"
+        "            self._require_id_conflict(error)\n"
         "            return UndoResult(UndoOutcome.NOTHING_TO_UNDO)\n",
         "        except ActivityError:\n            raise\n",
         at(CHECKOUT, "test_an_id_of_a_finished_order_with_other_content_is_refused"),
@@ -142,16 +143,16 @@ MUTANTS = (
     Mutant(
         "first-reason-to-cancel-is-lost",
         "the log would name somebody who came too late",
-        _UPDATES,
-        "        self._cancel_reason = self._cancel_reason or who_and_why(by, reason)\n",
-        "        self._cancel_reason = who_and_why(by, reason)\n",
+        "workflows/cancellation.py",
+        "        self._reason = self._reason or reason\n",
+        "        self._reason = reason\n",
         at(CANCEL, "test_the_first_of_two_cancels_is_the_one_on_record"),
     ),
     Mutant(
         "cancel-update-does-nothing",
         "an accepted cancel would be lost (P6)",
-        _UPDATES,
-        "        self._saga.cancel()\n",
+        _FILE,
+        "        self._saga.cancellation.request(who_and_why(by, reason))\n",
         "        self._show()\n",
         at(
             CANCEL,
@@ -161,7 +162,7 @@ MUTANTS = (
     Mutant(
         "cancel-without-its-validator",
         "a cancel without a reason would be accepted",
-        _UPDATES,
+        _FILE,
         "    @cancel.validator\n",
         "",
         at(CANCEL, "test_a_cancel_update_without_a_good_reason_is_refused_and_changes_nothing"),
@@ -169,15 +170,15 @@ MUTANTS = (
     Mutant(
         "cancel-accepted-while-unwinding",
         "people would be told that a cancel counts which comes too late",
-        _UPDATES,
-        '        if self._saga.is_unwinding or self._status != "running":\n',
-        '        if self._status == "completed":\n',
+        _FILE,
+        "        if self._status is not SagaStatus.RUNNING:\n",
+        "        if self._status is SagaStatus.COMPLETED:\n",
         at(CANCEL, "test_a_cancel_update_during_an_unwind_is_refused_with_the_reason_of_the_unwind[release_inventory]"),
     ),
     Mutant(
         "retry-without-its-validator",
         "a healthy order would log a retry that makes no sense",
-        _UPDATES,
+        _STUCK,
         "    @retry_compensation.validator\n",
         "",
         at(STUCK, "test_there_is_nothing_to_retry_or_resolve_in_a_healthy_order[retry]"),
@@ -185,7 +186,7 @@ MUTANTS = (
     Mutant(
         "resolve-without-its-validator",
         "a step that is not stuck would be closed on a person's word",
-        _UPDATES,
+        _STUCK,
         "    @resolve_compensation.validator\n",
         "",
         at(STUCK, "test_a_wrong_resolution_is_refused_and_the_order_stays_stuck"),
@@ -193,30 +194,16 @@ MUTANTS = (
     Mutant(
         "retry-is-not-logged",
         "nobody would know who has tried what",
-        _UPDATES,
-        "            await perform(\n"
-        "                Orders.note_retry,\n"
-        '                OperatorNote(self._known_order(), f"{why} (request {info.id})" if why else '
-        'f"request {info.id}"),\n'
-        "                policies.RECORD,\n"
-        "                None,\n"
-        '                "Log the operator\'s retry",\n'
-        "            )\n",
+        _STUCK,
+        '            await perform(Orders.note_retry, note, policies.RECORD, None, "Log the operator\'s retry")\n',
         "",
         at(STUCK, "test_a_retry_is_logged"),
     ),
     Mutant(
         "resolution-is-not-written",
         "the fence would stay open behind an operator's word",
-        _UPDATES,
-        "            await perform(\n"
-        "                Orders.resolve_step,\n"
-        "                OperatorNote("
-        "self._known_order(), who_and_why(resolution.by, resolution.reason), resolution.step),\n"
-        "                policies.RECORD,\n"
-        "                None,\n"
-        '                f"Resolve {resolution.step} on an operator\'s word",\n'
-        "            )\n",
+        _STUCK,
+        "            await perform(Orders.resolve_step, note, policies.RECORD, None, summary)\n",
         "            pass\n",
         at(STUCK, "test_a_step_that_was_settled_by_hand_is_resolved_for_good"),
     ),
@@ -231,7 +218,7 @@ MUTANTS = (
     Mutant(
         "failed-step-attribute-missing",
         "operators could not search for where orders fail",
-        _STATE,
+        _STEPS,
         "        if failed_step:\n            attributes",
         "        if failed_step is None:\n            failed_step = self._status\n"
         "        if not failed_step:\n            attributes",
@@ -240,7 +227,7 @@ MUTANTS = (
     Mutant(
         "status-attribute-missing",
         "stuck orders could not be listed",
-        _STATE,
+        _STEPS,
         "        workflow.upsert_search_attributes(attributes)\n",
         "",
         at(STUCK, "test_a_refund_that_keeps_failing_parks_the_order_with_one_incident_that_names_it"),
@@ -248,9 +235,9 @@ MUTANTS = (
     Mutant(
         "undos-failure-becomes-the-reason",
         "the customer would be told of our broken refund instead of the refusal",
-        _FILE,
-        "        self._set_status(OrderStatus.STUCK, stuck[0].step)\n",
-        "        self._reason = tidy(stuck[0].detail)\n        self._set_status(OrderStatus.STUCK, stuck[0].step)\n",
+        _STUCK,
+        "        self._set_status(SagaStatus.STUCK, stuck[0].step)\n",
+        "        self._reason = tidy(stuck[0].detail)\n        self._set_status(SagaStatus.STUCK, stuck[0].step)\n",
         at(STUCK, "test_a_stuck_order_keeps_its_first_cause_and_reports_the_undos_own_beside_it"),
     ),
     Mutant(
@@ -265,7 +252,7 @@ MUTANTS = (
         "temporals-cancel-ends-as-a-failure",
         "Temporal would show an order as failed that was cancelled through it",
         _FILE,
-        "        if outcome.cause is None and workflow.cancellation_reason() is not None:\n"
+        "        if outcome.cause is None and self._saga.cancellation.is_from_temporal:\n"
         "            raise CancelledError(message)\n",
         "",
         at(CANCEL, "test_a_cancel_by_temporal_before_any_worker_runs_leaves_a_cancelled_order"),
@@ -297,7 +284,7 @@ MUTANTS = (
     Mutant(
         "run-ends-before-its-updates-are-answered",
         "an operator would never hear of a request that the run had taken",
-        _FILE,
+        _STUCK,
         "is_continue_as_new_suggested() and workflow.all_handlers_finished()):",
         "is_continue_as_new_suggested()):",
         at(STUCK_FOR_LONG, "test_a_run_waits_for_the_answers_that_it_owes_and_rounds_go_on_meanwhile"),
@@ -305,7 +292,7 @@ MUTANTS = (
     Mutant(
         "retry-for-a-reason-that-does-not-fit",
         "whatever somebody sends would be written into the order's log",
-        _UPDATES,
+        _STUCK,
         "request is not None and request.reason and (problem := reason_problem(request.reason))",
         "request is not None and request.reason and (problem := None)",
         at(STUCK, "test_a_retry_while_it_is_still_broken_answers_that_it_is_still_stuck"),

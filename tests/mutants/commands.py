@@ -184,7 +184,7 @@ MUTANTS = (
     Mutant(
         "failed-step-not-marked",
         "nobody can search for orders that failed at a step",
-        "workflows/checkout_state.py",
+        "workflows/checkout_steps.py",
         "            attributes.append(policies.FAILED_STEP.value_set(failed_step))\n",
         "            pass\n",
         at(
@@ -195,7 +195,7 @@ MUTANTS = (
     Mutant(
         "details-never-shown",
         "the UI's details of an order stay empty",
-        "workflows/checkout_state.py",
+        "workflows/checkout_steps.py",
         "        workflow.set_current_details(wording.details(self.status(), self._saga.stuck_steps))\n",
         "        wording.details(self.status(), self._saga.stuck_steps)\n",
         at(SHOWN, "test_the_details_of_an_order_are_as_it_stands"),

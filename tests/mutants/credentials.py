@@ -108,7 +108,7 @@ MUTANTS = (
     Mutant(
         "resolve-forgets-who",
         "the order's log would not tell who vouches for a refund by hand",
-        "workflows/checkout_updates.py",
+        "workflows/checkout_stuck.py",
         "who_and_why(resolution.by, resolution.reason)",
         "resolution.reason",
         at(STARTER_ORDERS, _WHO),

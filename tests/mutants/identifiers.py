@@ -116,8 +116,8 @@ MUTANTS = (
         "hint-for-an-id-that-looks-like-an-option",
         "what a stuck order says to type would be refused by the starter",
         "workflows/wording.py",
-        'told = f"{rest} {order}" if order.startswith("-- ") else f"{order} {rest}"',
-        'told = f"{order} {rest}"',
+        'arguments = f"{rest} {order}" if order.startswith("-- ") else f"{order} {rest}"',
+        'arguments = f"{order} {rest}"',
         at(IDENTIFIERS, "test_what_a_stuck_order_says_to_type_reaches_that_order[-1001]"),
     ),
 )

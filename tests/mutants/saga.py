@@ -5,7 +5,7 @@ from tests.mutants.mutant import Mutant
 
 _FILE = "workflows/saga.py"
 _PARTS = "workflows/compensation.py"
-_WAITING = "workflows/waiting.py"
+_CANCELLATION = "workflows/cancellation.py"
 
 MUTANTS = (
     Mutant(
@@ -20,50 +20,58 @@ MUTANTS = (
         "undo-registered-after-its-step",
         "a step that took effect and was reported as failed would never be undone",
         _FILE,
-        "        entry = self.add_compensation(name, undo)\n        self._on_change()\n        try:\n"
-        "            value = await do()\n",
-        "        value = await do()\n        entry = self.add_compensation(name, undo)\n"
-        "        self._on_change()\n        try:\n            pass\n",
+        "        entry = self.add_compensation(name, undo)\n"
+        "        self._on_change()\n"
+        "        try:\n"
+        "            yield entry\n",
+        "        entry = Compensation(name, undo, StepState.RUNNING)\n"
+        "        self._on_change()\n"
+        "        try:\n"
+        "            yield entry\n"
+        "            self._stack.append(entry)\n",
         at(SAGA, "test_only_steps_that_began_are_undone"),
     ),
     Mutant(
         "unwind-not-protected",
         "a second cancel would interrupt the first one's unwind (P6)",
         _FILE,
-        "        if other_end := await self.protect(self._unwind()):",
+        "        if other_end := await self.cancellation.protect(self._unwind()):",
         "        if other_end := await self._unwind():",
         at(SAGA, "test_cancels_during_an_unwind_change_nothing[1-two]"),
     ),
     Mutant(
         "protect-lets-the-second-cancel-through",
         "cancelling twice would tear an unwind in two",
-        _FILE,
-        "        passed_on = not interruptible\n",
-        "        passed_on = False\n",
+        _CANCELLATION,
+        "        await self.wait_until(task.done)\n        return task.result()\n",
+        "        return await task\n",
         at(SAGA, "test_protect_carries_its_work_to_the_end_through_cancels"),
     ),
     Mutant(
         "cancel-swallowed-before-a-step",
         "a cancel that arrives together with a result would be lost",
         _FILE,
-        "        if self.is_cancel_requested:\n            # An await",
-        "        if self._unwinding:\n            # An await",
+        "        if self.cancellation.is_requested:\n            raise",
+        "        if self._phase is not Phase.FORWARD:\n            raise",
         at(SAGA, "test_a_cancel_that_a_step_swallows_unwinds_before_the_next_step"),
     ),
     Mutant(
         "cancel-swallowed-after-the-story",
         "an order would complete although its cancel was accepted",
         _FILE,
-        "        if cause is None and not forward.cancelled() and not self.is_cancel_requested:",
+        "        if cause is None and not forward.cancelled() and not is_cancelled:",
         "        if cause is None and not forward.cancelled():",
         at(SAGA, "test_a_cancel_after_the_last_step_undoes_everything"),
     ),
     Mutant(
         "cancel-drops-the-refusal-beside-it",
         "a refusal would be lost in a cancel that comes in the same instant, and the order end as cancelled",
-        _FILE,
-        "_HOPS = 5\n",
-        "_HOPS = 0\n",
+        _CANCELLATION,
+        "        await self.wait_until(lambda: task.done() or self.is_requested)\n",
+        "        try:\n"
+        "            await workflow.wait_condition(lambda: task.done() or self.is_requested)\n"
+        "        except asyncio.CancelledError:\n"
+        "            pass\n",
         (
             *at(SAGA, "test_a_refusal_that_arrives_together_with_a_cancel_keeps_its_failure"),
             *at(CANCEL, "test_a_refusal_that_arrives_together_with_temporals_cancel_is_a_rejection"),
@@ -72,17 +80,17 @@ MUTANTS = (
     Mutant(
         "servers-cancel-is-not-seen",
         "Temporal's own cancel would be lost wherever an await has swallowed it",
-        _FILE,
-        "        return self._cancel_requested or workflow.cancellation_reason() is not None",
-        "        return self._cancel_requested",
+        _CANCELLATION,
+        "        return self._reason is not None or self.is_from_temporal\n",
+        "        return self._reason is not None\n",
         at(SAGA, "test_a_cancel_after_the_last_step_undoes_everything[server]"),
     ),
     Mutant(
         "cancel-not-passed-on-to-the-step",
         "a cancel would wait until an outage of a minute is over",
-        _FILE,
-        "                task.cancel()",
-        "                pass",
+        _CANCELLATION,
+        "            task.cancel()\n",
+        "            pass\n",
         at(SAGA, "test_a_cancel_during_a_step_unwinds_from_that_step"),
         hangs=True,
     ),
@@ -109,42 +117,33 @@ MUTANTS = (
         "cancel-counts-as-its-own-cause",
         "a cancel would be told of as a failure of the step it struck",
         _FILE,
-        "        if self.is_cancel_requested and is_cut_short(cause):\n            cause = None\n",
+        "        if is_cancelled and is_cut_short(cause):\n            cause = None\n",
         "",
         at(SAGA, "test_a_cancelled_activity_counts_as_a_cancel_and_not_as_a_failure"),
     ),
     Mutant(
         "eviction-swallowed",
         "the worker would keep a slot for ever and never stop",
-        _FILE,
+        _CANCELLATION,
         "                    raise  # an eviction",
         "                    pass  # an eviction",
-        at(SAGA, "test_eviction_gets_out_of_protect"),
-        hangs=True,
-    ),
-    Mutant(
-        "eviction-swallowed-by-a-wait",
-        "the worker would keep a slot for ever and never stop",
-        _WAITING,
-        "            if workflow.cancellation_reason() is None:\n                raise\n        else:\n",
-        "            pass\n        else:\n",
-        at(SAGA, "test_eviction_gets_out_of_a_wait"),
+        at(SAGA, "test_eviction_gets_out_of_protect", "test_eviction_gets_out_of_a_wait"),
         hangs=True,
     ),
     Mutant(
         "eviction-tries-the-failed-undos-again",
         "a worker that drops a stuck saga would begin a round of it",
         _FILE,
-        "            if workflow.cancellation_reason() is None:\n                raise\n            # Its",
-        "            # Its",
+        "            if workflow.cancellation_reason() is None:\n                raise\n            # The wait",
+        "            # The wait",
         at(SAGA, "test_an_eviction_while_stuck_begins_no_round"),
     ),
     Mutant(
         "cancel-ends-the-wait-of-the-stuck",
         "with a later SDK, a stuck order with a cancel and a retry would end as cancelled with its effect standing",
         _FILE,
-        "            # Its time is up,",
-        "            raise  # its time is up,",
+        "            # The wait is over,",
+        "            raise  # the wait is over,",
         (
             *at(SAGA, "test_a_round_begins_although_a_cancel_came_while_stuck"),
             *at(NEXT_SDK, "test_a_stuck_order_with_a_cancel_and_a_retry_ends_undone"),
@@ -154,8 +153,8 @@ MUTANTS = (
         "cancel-kills-who-waits-for-a-round",
         "with a later SDK, an operator's retry would be answered with a failure that is none",
         _FILE,
-        "        await wait_until(lambda: self._rounds > ended or self._has_settled)\n",
-        "        await workflow.wait_condition(lambda: self._rounds > ended or self._has_settled)\n",
+        "        await wait_until(lambda: self.rounds > ended or self._phase is Phase.SETTLED)\n",
+        "        await workflow.wait_condition(lambda: self.rounds > ended or self._phase is Phase.SETTLED)\n",
         (
             *at(SAGA, "test_whoever_waits_for_a_round_is_answered_although_a_cancel_comes"),
             *at(NEXT_SDK, "test_a_stuck_order_with_a_cancel_and_a_retry_ends_undone"),
@@ -164,8 +163,8 @@ MUTANTS = (
     Mutant(
         "cancel-by-update-cuts-protected-work-short",
         "what a story protects would go on beside the unwind",
-        _FILE,
-        "                if workflow.cancellation_reason() is None and not self._cancel_requested:\n",
+        _CANCELLATION,
+        "                if not self.is_requested:\n",
         "                if workflow.cancellation_reason() is None:\n",
         at(SAGA, "test_what_a_story_protects_ends_before_the_unwind_begins[update]"),
     ),
@@ -181,8 +180,8 @@ MUTANTS = (
         "bug-in-an-undo-parks",
         "a bug of ours would call an operator instead of failing the workflow task",
         _FILE,
-        "        except (FailureError, TimeoutError) as error:\n            if entry.step in self._resolved:",
-        "        except Exception as error:\n            if entry.step in self._resolved:",
+        "        except (FailureError, TimeoutError) as error:\n            if entry.resolution",
+        "        except Exception as error:\n            if entry.resolution",
         at(SAGA, "test_a_bug_in_an_undo_comes_out_as_itself"),
     ),
     Mutant(
@@ -231,7 +230,7 @@ MUTANTS = (
         "stuck-saga-never-tries-by-itself",
         "an order would wait for a person although its cause has passed",
         _FILE,
-        "                timeout=self._patience.after(self._rounds),\n",
+        "                timeout=self._patience.after(self.rounds),\n",
         "                timeout=None,\n",
         at(SAGA, "test_a_stuck_saga_tries_again_by_itself"),
     ),
@@ -272,16 +271,16 @@ MUTANTS = (
         "resolve-during-a-round-is-lost",
         "a step that a person has settled would be stuck again",
         _FILE,
-        "            if entry.step in self._resolved:  # a person was faster than this round\n",
-        "            if entry.step is None:\n",
+        "            if entry.resolution is not None:",
+        "            if entry.step is None:",
         at(SAGA, "test_a_step_that_is_resolved_while_its_undo_runs_stays_resolved_when_that_fails"),
     ),
     Mutant(
         "resolve-changes-what-is-settled",
         "a person's word would replace what really became of a step",
         _FILE,
-        "            if entry.step == step and (entry.is_stuck or entry.was_undone_before):\n",
-        "            if entry.step == step:\n",
+        "                if entry.is_stuck or entry.was_undone_before:\n",
+        "                if True:\n",
         at(SAGA, "test_resolving_a_step_that_is_not_stuck_changes_nothing"),
     ),
     Mutant(
@@ -312,16 +311,16 @@ MUTANTS = (
         "stuck-steps-outlive-the-way-forward",
         "a completed order would still be shown as stuck",
         _FILE,
-        '                        self._mark(entry, StepState.DONE, "")\n',
-        "                        pass\n",
+        '                self._mark(entry, StepState.DONE, "")\n',
+        "                pass\n",
         at(SAGA, "test_a_saga_that_goes_forward_after_all_has_no_stuck_steps"),
     ),
     Mutant(
         "asker-waits-beyond-the-end",
         "a retry that comes while the end is being written would never be answered",
         _FILE,
-        "            self._has_settled = not isinstance(found, StillStuck)\n",
-        "            pass\n",
+        "        self._phase = Phase.SETTLED\n        return found\n",
+        "        return found\n",
         at(SAGA, "test_whoever_waits_for_a_round_is_answered_when_a_park_finds_no_way_back"),
     ),
     Mutant(
@@ -345,8 +344,8 @@ MUTANTS = (
         "resumed-saga-is-not-stuck",
         "a retry that comes in the first round of the next run would be refused",
         _FILE,
-        "        if self._is_resumed and self._rounds == 0:\n            return not self._has_settled\n",
-        "",
+        "Phase.STUCK if is_resumed else Phase.FORWARD",
+        "Phase.FORWARD",
         at(SAGA, "test_a_resumed_saga_is_stuck_from_its_first_round_on"),
     ),
     Mutant(

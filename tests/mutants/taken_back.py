@@ -100,8 +100,8 @@ MUTANTS = (
         "resolution-shows-as-undone",
         "what a person vouched for would show as undone",
         "workflows/saga.py",
-        "(entry.is_stuck or entry.was_undone_before):",
-        "entry.is_stuck:",
+        "if entry.is_stuck or entry.was_undone_before:",
+        "if entry.is_stuck:",
         at(REVIEW, "test_a_round_that_comes_after_a_resolution_undoes_nothing"),
     ),
     Mutant(
@@ -115,9 +115,9 @@ MUTANTS = (
     Mutant(
         "review-is-not-kept",
         "a second run would know nothing of the review",
-        _STORY,
-        ", needs_review=self._doubt is not None)",
-        ")",
+        "workflows/checkout_stuck.py",
+        ", self._mode is Mode.REVIEW)\n",
+        ")\n",
         _RESET,
     ),
     Mutant(
@@ -131,9 +131,9 @@ MUTANTS = (
     Mutant(
         "review-of-what-has-ended",
         "a run that a sweep has started too late would wait for a review for ever, as stuck",
-        _STORY,
-        "                self._doubt = None  # it was on",
-        "                pass  # it was on",
+        "workflows/checkout_stuck.py",
+        "                self._mode = Mode.UNDO  # an operator",
+        "                pass  # an operator",
         at(
             REVIEW_ENDED,
             "test_a_review_of_an_order_that_has_ended_since_a_sweep_listed_it_ends_as_the_order_has[rejected]",
@@ -166,7 +166,7 @@ MUTANTS = (
     Mutant(
         "nobody-knows-who-asked",
         "the log would not say who had an order undone, and why",
-        "workflows/checkout_updates.py",
+        "workflows/checkout_stuck.py",
         'f"{why} (request {info.id})" if why else f"request {info.id}"',
         'f"request {info.id}"',
         at(REVIEW, "test_who_asked_for_a_retry_and_why_is_in_the_orders_log"),
@@ -174,30 +174,26 @@ MUTANTS = (
     Mutant(
         "environment-rejects-customers",
         "a missing right or column would cost every order that came meanwhile (P12)",
-        _STORY,
-        "            if self._saga.is_cancel_requested or not (\n"
-        "                fault := find_cause(error, errors.DatabaseMisconfigured.__name__)\n"
-        "            ):\n"
-        "                raise\n"
-        "            waits_for = fault.message\n",
-        "            raise error\n",
+        "workflows/checkout_steps.py",
+        "                if fault is None or self._saga.cancellation.is_requested:\n                    raise\n",
+        "                raise\n",
         _WAITS,
     ),
     Mutant(
         "waiting-shows-nowhere",
         "an operator could not find the orders that wait",
-        _STORY,
-        "        workflow.upsert_search_attributes([policies.FAILED_STEP.value_set(step.value)])\n"
-        "        self._show()\n"
-        "        answer",
-        "        answer",
+        "workflows/checkout_steps.py",
+        "                workflow.upsert_search_attributes([policies.FAILED_STEP.value_set(step.value)])\n"
+        "                self._show()\n"
+        "                answer",
+        "                answer",
         _WAITS,
     ),
     Mutant(
         "waiting-shows-for-ever",
         "a completed order would be listed as failed in a step",
-        _STORY,
-        "        workflow.upsert_search_attributes([policies.FAILED_STEP.value_unset()])\n",
+        "workflows/checkout_steps.py",
+        "                workflow.upsert_search_attributes([policies.FAILED_STEP.value_unset()])\n",
         "",
         _WAITS,
     ),
@@ -212,9 +208,9 @@ MUTANTS = (
     Mutant(
         "a-parking-overtakes-the-retry",
         "an operator's word would be overwritten by a round that began meanwhile, and the order stay stuck for hours",
-        "workflows/checkout.py",
-        "            await wait_until(lambda: not self._retries_being_noted)\n",
-        "            pass\n",
+        "workflows/checkout_stuck.py",
+        'held("parking", after="retry",',
+        'held("parking", after="",',
         at(REVIEW, "test_a_retry_that_is_being_noted_while_a_round_of_its_own_accord_parks_the_order_is_not_lost"),
         hangs=True,
     ),
@@ -222,7 +218,7 @@ MUTANTS = (
         "a-review-is-forgotten-by-the-next-run",
         "an order that waited for days would be undone in its next run although nobody has looked",
         "workflows/checkout.py",
-        '            doubt=self._doubt or "",\n            reason',
+        '            doubt=self._question if self._mode is Mode.REVIEW else "",\n            reason',
         "            reason",
         at(
             "tests/workflow/test_review_for_long.py",
@@ -233,16 +229,16 @@ MUTANTS = (
     Mutant(
         "a-retry-does-not-wait-for-the-parking",
         "an operator's word would be overwritten by the parking it overtook, and the order stay stuck for hours",
-        "workflows/checkout_updates.py",
-        "            await wait_until(lambda: not self._is_being_parked)\n",
-        "            pass\n",
+        "workflows/checkout_stuck.py",
+        'held("retry", after="parking",',
+        'held("retry", after="",',
         at(REVIEW, "test_a_retry_that_comes_while_the_order_is_being_parked_is_not_lost"),
         hangs=True,
     ),
     Mutant(
         "what-has-ended-is-stuck",
         "a second run of an order that has ended would be stuck for an hour, without an incident",
-        _STORY,
+        "workflows/checkout_stuck.py",
         "            self._take_over_the_ending(steps, nothing_stands=state.nothing_stands)\n",
         "            pass\n",
         at(SECOND_RUN, "test_a_second_run_whose_undo_is_refused_ends_as_the_order_has_and_is_not_stuck"),
@@ -251,7 +247,7 @@ MUTANTS = (
     Mutant(
         "what-stands-is-taken-for-ended",
         "a step that stands under an order that has ended would be undone again and again without a pause",
-        _STORY,
+        "workflows/checkout_stuck.py",
         "        elif nothing_stands and workflow.patched(",
         "        elif workflow.patched(",
         at(SECOND_RUN, "test_a_second_run_of_what_has_ended_is_stuck_where_a_step_stands_after_all"),

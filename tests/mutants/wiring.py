@@ -398,7 +398,7 @@ MUTANTS = (
     Mutant(
         "lookup-waits-for-a-version-that-is-gone",
         "a question that began before a deploy would have no answer",
-        "workflows/versioned.py",
+        "workflows/maintenance.py",
         "name=policies.LOOKUP_WORKFLOW, versioning_behavior=VersioningBehavior.AUTO_UPGRADE",
         "name=policies.LOOKUP_WORKFLOW, versioning_behavior=VersioningBehavior.PINNED",
         at(VERSION_SETTINGS, "test_what_is_nobodys_order_moves_to_the_current_version[VersionedLookup]"),
@@ -406,7 +406,7 @@ MUTANTS = (
     Mutant(
         "audit-waits-for-a-version-that-is-gone",
         "no audit would run any more after a deploy in the middle of one",
-        "workflows/versioned.py",
+        "workflows/maintenance.py",
         "name=policies.AUDIT_WORKFLOW, versioning_behavior=VersioningBehavior.AUTO_UPGRADE",
         "name=policies.AUDIT_WORKFLOW, versioning_behavior=VersioningBehavior.PINNED",
         at(VERSION_SETTINGS, "test_what_is_nobodys_order_moves_to_the_current_version[VersionedAudit]"),

@@ -128,7 +128,7 @@ def test_the_saga_the_fence_and_the_test_kit_know_no_shop_words() -> None:
 
     saga = [
         ROOT / path
-        for path in ("workflows/saga.py", "workflows/compensation.py", "workflows/waiting.py", "domain/undo.py")
+        for path in ("workflows/saga.py", "workflows/compensation.py", "workflows/cancellation.py", "domain/undo.py")
     ]
     for path in (*saga, ROOT / "activities/fence.py", *sources("saga_testing")):
         text = path.read_text(encoding="utf-8")

@@ -14,9 +14,10 @@ from temporalio.exceptions import ActivityError, ApplicationError, TimeoutType
 from temporalio.exceptions import CancelledError as TemporalCancelledError
 from temporalio.exceptions import TimeoutError as TemporalTimeoutError
 
+import workflows.cancellation as cancellation_module
 import workflows.saga as saga_module
-import workflows.waiting as waiting_module
 from domain.undo import UndoOutcome, UndoResult
+from workflows.cancellation import wait_until
 from workflows.compensation import (
     Compensation,
     Completed,
@@ -26,7 +27,7 @@ from workflows.compensation import (
     Unwound,
     describe,
 )
-from workflows.saga import Saga, wait_until
+from workflows.saga import Saga
 
 STEPS = ("one", "two", "three")
 sdks = pytest.mark.parametrize("is_later_sdk", [False, True], ids=["this SDK", "a later SDK"])
@@ -136,12 +137,9 @@ class World:
     ) -> None:
         """Run steps one, two and three."""
         for name in STEPS:
-            await self.saga.step(
-                name,
-                do=self.do(name, (failing or {}).get(name)),
-                undo=self.undo(name, *(undos or {}).get(name, ())),
-                detail=lambda value: f"did {value}",
-            )
+            with self.saga.step(name, self.undo(name, *(undos or {}).get(name, ()))) as entry:
+                value = await self.do(name, (failing or {}).get(name))()
+                entry.detail = f"did {value}"
 
     def undone(self) -> list[str]:
         return [entry.removeprefix("undid ") for entry in self.diary if entry.startswith("undid ")]
@@ -165,6 +163,7 @@ class World:
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     made = World()
 
+    # Temporal looks at conditions when nothing else is left to run: some turns stand for that.
     async def wait_condition(
         fn: Callable[[], bool], *, timeout: timedelta | None = None, timeout_summary: str = ""
     ) -> None:
@@ -176,8 +175,9 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
         try:
             async with asyncio.timeout(timeout.total_seconds() if timeout else None):
+                await some_turns(10)
                 while not fn():
-                    await asyncio.sleep(0)
+                    await some_turns(10)
         except TimeoutError:
             if is_cancelled_meanwhile():
                 raise asyncio.CancelledError from None
@@ -186,7 +186,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
             raise asyncio.CancelledError
 
     as_seen = SimpleNamespace(wait_condition=wait_condition, cancellation_reason=lambda: made.reason)
-    for module in (saga_module, waiting_module):
+    for module in (saga_module, cancellation_module):
         monkeypatch.setattr(module, "workflow", as_seen)
     return made
 
@@ -209,8 +209,8 @@ def activity_error(cause: BaseException) -> ActivityError:
     return error
 
 
-async def some_turns() -> None:
-    for _ in range(20):
+async def some_turns(count: int = 100) -> None:
+    for _ in range(count):
         await asyncio.sleep(0)
 
 
@@ -244,7 +244,8 @@ async def test_the_undo_is_on_the_stack_before_its_step_starts(world: World) -> 
         stack_at_start.append([entry.step for entry in world.saga.compensations])
 
     async def story() -> None:
-        await world.saga.step("one", do=look, undo=world.undo("one"))
+        with world.saga.step("one", world.undo("one")):
+            await look()
 
     await world.run(story())
 
@@ -502,12 +503,10 @@ async def test_whoever_waits_for_a_round_is_answered_when_a_park_finds_no_way_ba
 
 async def test_an_irrevocable_pivot_goes_forward_and_nothing_else_is_undone(world: World) -> None:
     async def story() -> None:
-        await world.saga.step("one", do=world.do("one"), undo=world.undo("one"))
-        await world.saga.step(
-            "two",
-            do=world.do("two", refusal()),
-            undo=world.undo("two", UndoOutcome.IRREVOCABLE, stored={"parcel": 7}),
-        )
+        with world.saga.step("one", world.undo("one")):
+            await world.do("one")()
+        with world.saga.step("two", world.undo("two", UndoOutcome.IRREVOCABLE, stored={"parcel": 7})):
+            await world.do("two", refusal())()
 
     ended = await world.run(story())
 
@@ -578,7 +577,10 @@ async def test_irrevocable_beside_an_undo_that_found_nothing_goes_forward(world:
 Ask = Callable[[World], None]
 BOTH_WAYS = pytest.mark.parametrize(
     "ask",
-    [pytest.param(World.cancel, id="server"), pytest.param(lambda w: w.saga.cancel(), id="update")],
+    [
+        pytest.param(World.cancel, id="server"),
+        pytest.param(lambda w: w.saga.cancellation.request("asked for"), id="update"),
+    ],
 )
 
 
@@ -595,7 +597,7 @@ async def test_a_server_cancel_before_the_first_step_does_nothing_at_all(world: 
 
 
 async def test_a_cancel_update_before_the_first_step_does_nothing_at_all(world: World) -> None:
-    world.saga.cancel()
+    world.saga.cancellation.request("asked for")
 
     ended = await world.run(world.story())
 
@@ -608,7 +610,8 @@ async def test_a_cancel_update_before_the_first_step_does_nothing_at_all(world: 
 async def test_a_cancel_between_two_steps_undoes_what_was_done(world: World, ask: Ask, step: str) -> None:
     async def story() -> None:
         for name in STEPS:
-            await world.saga.step(name, do=world.do(name), undo=world.undo(name))
+            with world.saga.step(name, world.undo(name)):
+                await world.do(name)()
             if name == step:
                 ask(world)
 
@@ -652,7 +655,8 @@ async def test_a_cancel_during_a_step_unwinds_from_that_step(world: World, ask: 
 async def test_a_cancel_that_a_step_swallows_unwinds_before_the_next_step(world: World, ask: Ask, step: str) -> None:
     async def story() -> None:
         for name in STEPS:
-            await world.saga.step(name, do=swallowing if name == step else world.do(name), undo=world.undo(name))
+            with world.saga.step(name, world.undo(name)):
+                await (swallowing if name == step else world.do(name))()
 
     async def swallowing() -> None:
         with contextlib.suppress(asyncio.CancelledError):
@@ -682,7 +686,8 @@ async def test_a_step_that_fails_although_a_cancel_was_asked_for_keeps_its_failu
         raise cause
 
     async def story() -> None:
-        await world.saga.step("one", do=stubborn, undo=world.undo("one"))
+        with world.saga.step("one", world.undo("one")):
+            await stubborn()
 
     world.hold("do one")
     run = world.begin(story())
@@ -704,11 +709,9 @@ async def test_a_refusal_that_arrives_together_with_a_cancel_keeps_its_failure(w
         await world.note("do one")
         return await answer
 
-    async def do() -> str:
-        return await asyncio.create_task(attempt())  # as an activity: its answer takes more than one turn
-
     async def story() -> None:
-        await world.saga.step("one", do=do, undo=world.undo("one"))
+        with world.saga.step("one", world.undo("one")):
+            await asyncio.create_task(attempt())  # as an activity: its answer takes more than one turn
 
     run = world.begin(story())
     await world.at("do one")
@@ -732,7 +735,8 @@ async def test_a_cancelled_activity_counts_as_a_cancel_and_not_as_a_failure(worl
             raise activity_error(cancelled) from cancelled
 
     async def story() -> None:
-        await world.saga.step("one", do=step, undo=world.undo("one"))
+        with world.saga.step("one", world.undo("one")):
+            await step()
 
     world.hold("do one")
     run = world.begin(story())
@@ -756,7 +760,7 @@ async def test_cancels_during_an_unwind_change_nothing(world: World, during: str
 
     for _ in range(cancels):
         world.cancel()
-        world.saga.cancel()
+        world.saga.cancellation.request("asked for")
         await some_turns()
     world.let_go(f"undo {during}")
     ended = await run
@@ -773,7 +777,7 @@ async def test_cancels_while_stuck_neither_end_the_wait_nor_the_saga(world: Worl
 
     for _ in range(3):
         world.cancel()
-        world.saga.cancel()
+        world.saga.cancellation.request("asked for")
         await some_turns()
 
     assert not run.done()
@@ -788,7 +792,7 @@ async def test_protect_carries_its_work_to_the_end_through_cancels(world: World)
         return "done"
 
     world.hold("work")
-    world.main = task = asyncio.create_task(world.saga.protect(work()))
+    world.main = task = asyncio.create_task(world.saga.cancellation.protect(work()))
     await world.at("work")
 
     for _ in range(3):
@@ -804,7 +808,7 @@ async def test_protect_gives_its_works_failure(world: World) -> None:
         raise refusal("broken")
 
     with pytest.raises(ApplicationError, match="broken"):
-        await world.saga.protect(work())
+        await world.saga.cancellation.protect(work())
 
 
 @BOTH_WAYS
@@ -813,8 +817,9 @@ async def test_what_a_story_protects_ends_before_the_unwind_begins(world: World,
         await world.do("work")()
 
     async def story() -> None:
-        await world.saga.step("one", do=world.do("one"), undo=world.undo("one"))
-        await world.saga.protect(work())
+        with world.saga.step("one", world.undo("one")):
+            await world.do("one")()
+        await world.saga.cancellation.protect(work())
 
     world.hold("do work")
     run = world.begin(story())
@@ -933,7 +938,7 @@ async def test_eviction_gets_out_of_a_run(world: World, entry: str) -> None:
 
 async def test_eviction_gets_out_of_protect(world: World) -> None:
     world.hold("work")
-    world.main = task = asyncio.create_task(world.saga.protect(world.note("work")))
+    world.main = task = asyncio.create_task(world.saga.cancellation.protect(world.note("work")))
     await world.at("work")
 
     world.evict()

@@ -6,7 +6,7 @@ from temporalio.common import VersioningBehavior
 
 from adapters.config import ConfigurationError, WorkerSettings, load
 from adapters.deployment import deployment_of
-from workflows.versioned import VersionedAudit, VersionedLookup, VersionedSweep
+from workflows.maintenance import VersionedAudit, VersionedLookup, VersionedSweep
 
 
 @pytest.mark.parametrize("unset", [None, ""])

@@ -36,8 +36,7 @@ from tests.workflow.sagas import (
     until_tried,
 )
 from workflows.checkout import CheckoutWorkflow
-from workflows.maintenance import AuditWorkflow
-from workflows.names import NamesWorkflow
+from workflows.maintenance import AuditWorkflow, NamesWorkflow
 
 Handle = WorkflowHandle[Any, Any]
 Scene = Callable[[Shop, Gates], Awaitable[Handle]]

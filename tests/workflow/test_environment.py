@@ -70,7 +70,7 @@ async def test_an_order_waits_in_whatever_step_and_completes_once_it_is_put_righ
         at_the_end = (await handle.describe()).typed_search_attributes
 
     assert status.status == "running"
-    assert (status.reason or "").startswith("waiting until it is put right: Postgres refuses the service: ")
+    assert (status.reason or "").startswith("waiting until it is fixed: Postgres refuses the service: ")
     assert attributes.get(policies.FAILED_STEP) == status.steps[-1].step
     assert ended == "completed"
     assert at_the_end.get(policies.FAILED_STEP) is None

@@ -30,9 +30,7 @@ from tests.workflow.replays import replayer
 from tests.workflow.scenes import SCENES
 from workflows.bulk import BulkCheckoutWorkflow
 from workflows.checkout import CheckoutWorkflow
-from workflows.maintenance import AuditWorkflow, SweepWorkflow
-from workflows.names import NamesWorkflow
-from workflows.versioned import VersionedAudit, VersionedSweep
+from workflows.maintenance import AuditWorkflow, NamesWorkflow, SweepWorkflow, VersionedAudit, VersionedSweep
 
 RECORDINGS = sorted(FOLDER.glob("*.json"))
 CHECKOUTS = [path for path in RECORDINGS if not path.stem.startswith(("sweep", "audit", "bulk", "look"))]

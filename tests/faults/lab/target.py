@@ -7,6 +7,7 @@ from temporalio.api.enums.v1 import EventType, PendingActivityState, WorkflowTas
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import WorkflowHandle
 
+from activities.audit import Audit
 from adapters.database import create_engine
 from domain.audit import AuditInput
 from domain.bulk import Outcome
