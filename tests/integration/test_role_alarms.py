@@ -13,7 +13,7 @@ from devstack.ports import free_port
 from devstack.postgres import PostgresServer
 from devstack.stack import DATABASE, ROLE, ROOT, DevStack, give_passwords, make_database, psql
 from tests.memory import folder_in_memory
-from tests.unit.test_policies import SETUP
+from tests.tables import SETUP
 
 
 @pytest.fixture(scope="module")
