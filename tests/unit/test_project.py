@@ -313,10 +313,10 @@ def test_the_locks_name_all_that_their_packages_ask_for() -> None:
     assert check.returncode == 0, check.stdout
 
 
-@pytest.mark.parametrize("command", ["starter.py", "worker.py", "dev.py"])
-def test_every_command_prints_the_release_of_pyproject(command: str) -> None:
+@pytest.mark.parametrize("command", [["starter.py"], ["worker.py"], ["-m", "devstack"]], ids=" ".join)
+def test_every_command_prints_the_release_of_pyproject(command: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
-    done = subprocess.run([sys.executable, command, "--version"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, *command, "--version"], cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert done.stdout == f"{project['name']} {project['version']}\n"
