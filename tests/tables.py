@@ -22,7 +22,7 @@ from devstack.stack import ROOT
 from domain import errors, policies
 
 _REGION = re.compile(r"(?<=<!-- table: )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
-_SETUP = (ROOT / "setup.sql").read_text(encoding="utf-8")
+SETUP = (ROOT / "setup.sql").read_text(encoding="utf-8")
 _UNITS = {"ms": 0.001, "s": 1, "min": 60}
 _ENDINGS = (errors.AuditViolation, errors.OrderRejected, errors.OrderCancelled)
 """How a workflow ends: no activity raises them."""
@@ -95,7 +95,7 @@ def _policies() -> Iterator[Row]:
 
 def role_timeout(setting: str) -> float:
     """Give a timeout of the service's role in seconds, as setup.sql sets it."""
-    [(number, unit)] = re.findall(rf"'{setting}=(\d+)(ms|s|min)'", _SETUP)
+    [(number, unit)] = re.findall(rf"'{setting}=(\d+)(ms|s|min)'", SETUP)
     return int(number) * _UNITS[unit]
 
 
