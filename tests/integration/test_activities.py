@@ -14,6 +14,7 @@ from activities.inventory import Inventory
 from activities.orders import OperatorNote, Orders, OrderState, ParkInput
 from activities.payments import Payments
 from activities.shipping import Shipping
+from activities.steps import refusal
 from adapters.database import single_statement
 from adapters.schema import tables
 from domain.errors import (
@@ -30,7 +31,7 @@ from domain.errors import (
     UnknownCustomer,
     UnknownSku,
 )
-from domain.model import CheckoutInput, Ending, OrderLine, Reservation, UndoInput
+from domain.model import CheckoutInput, Ending, OrderLine, Reservation, Step, UndoInput
 from domain.undo import UndoOutcome, UndoResult
 from embedded.stack import DevStack
 from tests.conftest import Database, Shop
@@ -904,8 +905,8 @@ async def test_a_step_that_was_refused_for_a_reason_that_has_passed_has_none_any
     order = shop.order("carol")
 
     async with single_statement(shop.engine) as connection:
-        assert await inventory._refusal(connection, order) is None
+        assert await refusal(order, Step.RESERVE, inventory._FACTS, inventory._refuse, connection) is None
         await reserve(shop, order)
-        assert await payments._refusal(connection, order) is None
+        assert await refusal(order, Step.PAY, payments._FACTS, payments._refuse, connection) is None
         await pay(shop, order)
-        assert await shipping._refusal(connection, order) is None
+        assert await refusal(order, Step.SHIP, shipping._FACTS, shipping._refuse, connection) is None
