@@ -22,9 +22,9 @@ from domain.errors import (
     CompensationImpossible,
     CurrencyMismatch,
     DatabaseContradictsHistory,
-    IdempotencyMismatch,
     InsufficientFunds,
     InvalidInput,
+    OrderIdConflict,
     OutOfStock,
     StepAlreadyCompensated,
     UndeliverableAddress,
@@ -268,7 +268,7 @@ async def test_an_order_that_was_written_by_hand_is_not_taken_with_other_content
     await shop.accept_by_hand(by_hand)
     before = await every_row(shop.database)
 
-    with pytest.raises(IdempotencyMismatch):
+    with pytest.raises(OrderIdConflict):
         await reserve(shop, shop.order(customer, *lines, order_id=by_hand.order_id))
 
     assert await every_row(shop.database) == before
@@ -278,7 +278,7 @@ async def test_an_order_that_was_written_by_hand_without_lines_is_not_taken(shop
     order = shop.order()
     await shop.database.run(f"INSERT INTO orders (order_id, customer) VALUES ('{order.order_id}', 'alice')")
 
-    with pytest.raises(IdempotencyMismatch):
+    with pytest.raises(OrderIdConflict):
         await reserve(shop, order)
 
 
@@ -392,7 +392,7 @@ async def test_a_parcel_to_where_nobody_delivers_is_refused_and_leaves_no_row(
     with pytest.raises(UndeliverableAddress) as refused:
         await Shipping(shop.engine).ship_order(order)
 
-    assert refused.value.message == f"nobody delivers to {customer} in zone {zone}"
+    assert refused.value.message == f"no carrier delivers to {customer} in zone {zone}"
     assert refused.value.non_retryable
     assert await every_row(shop.database) == before
 
@@ -665,7 +665,7 @@ async def test_a_stranger_under_an_orders_id_can_change_nothing_of_it(shop: Shop
         orders.resolve_step(OperatorNote(stranger, "settled by hand", "reserve")),
         orders.resolve_step(OperatorNote(stranger, "settled by hand", "pay")),
     ):
-        with pytest.raises(IdempotencyMismatch):
+        with pytest.raises(OrderIdConflict):
             await attempt
 
     assert await every_row(shop.database) == before
@@ -692,7 +692,7 @@ async def test_an_order_that_comes_while_a_stranger_ends_its_id_is_left_alone(
             await _until_blocked(database)
     finally:
         await by_hand.close()
-    with pytest.raises(IdempotencyMismatch):
+    with pytest.raises(OrderIdConflict):
         await waiting
 
     assert await log_of(database, order) == [(1, "pending", "pending", "accept")]
