@@ -283,7 +283,9 @@ class CheckoutWorkflow(CheckoutUpdates):
 
         No step of ours can have taken effect under such an id, or ever will.
         """
-        mismatch = find_cause(error, errors.IdempotencyMismatch.__name__)
+        mismatch = find_cause(error, errors.OrderIdConflict.__name__) or find_cause(
+            error, errors.OrderIdConflict.earlier_name
+        )
         if mismatch is None:
             raise error
         self._is_anothers_order = True

@@ -17,9 +17,7 @@ from activities.payments import Payments
 from activities.shipping import Shipping
 from adapters.temporal import DATA_CONVERTER
 from client.failures import OtherContent
-from devstack.ports import free_port
-from devstack.temporal import TemporalServer
-from domain.errors import IdempotencyMismatch, UndeliverableAddress
+from domain.errors import OrderIdConflict, UndeliverableAddress
 from domain.model import CheckoutInput, CheckoutStatus, Ending, OrderLine, UndoInput
 from domain.policies import SEARCH_ATTRIBUTES, checkout_workflow_id
 from tests.conftest import Shop
@@ -129,7 +127,7 @@ def operations(shop: Shop, order: CheckoutInput) -> Iterator[Awaitable[Any]]:
 
 async def require_refused_by_the_database(taken: Taken, other: CheckoutInput) -> None:
     for operation in operations(taken.shop, other):
-        with pytest.raises(IdempotencyMismatch):
+        with pytest.raises(OrderIdConflict):
             await operation
 
 
@@ -137,7 +135,7 @@ async def require_refused_by_the_workflow(taken: Taken, other: CheckoutInput) ->
     failure = await taken.intrude(other)
 
     assert failure.type == "OrderRejected"
-    assert causes_of(failure)[-1] == "IdempotencyMismatch"
+    assert causes_of(failure)[-1] == "OrderIdConflict"
 
 
 @pytest.mark.parametrize("change", OTHERS)
@@ -194,7 +192,7 @@ async def test_other_content_is_refused_although_temporal_has_forgotten_the_orde
     await require_refused_by_the_database(taken, other)
 
     assert answer.outcome.status == "rejected"
-    assert "IdempotencyMismatch" in (answer.outcome.reason or "")
+    assert "OrderIdConflict" in (answer.outcome.reason or "")
     assert await every_row(taken.shop.database) == before
     assert await violations(taken.shop) == []
 
