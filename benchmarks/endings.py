@@ -5,6 +5,7 @@ import itertools
 from activities.audit import Audit
 from adapters.database import create_engine
 from benchmarks.contenders.contender import Contender
+from devstack.stack import DevStack
 from domain.audit import AuditInput
 from domain.model import CheckoutInput, OrderLine
 

@@ -20,6 +20,8 @@ from adapters.database import create_engine
 from adapters.temporal import DATA_CONVERTER
 from client.checkouts import Checkouts
 from client.load import MIXES
+from devstack.process import ChildProcess
+from devstack.stack import DATABASE, ROLE, ROOT, DevStack, psql
 from domain.audit import AuditInput
 from domain.model import CheckoutInput, CheckoutStatus
 from tests.conftest import Database

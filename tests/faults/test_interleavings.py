@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.audit import Audit
 from adapters.database import create_engine
+from devstack.stack import DATABASE, ROLE, DevStack, psql
 from domain.audit import AuditInput
 from domain.model import CheckoutInput, Step
 from tests.faults.interleaving import BUYER, LINES, OPERATIONS, PAIRS, Interleaving, Schedule, interleavings

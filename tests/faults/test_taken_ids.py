@@ -17,6 +17,8 @@ from activities.payments import Payments
 from activities.shipping import Shipping
 from adapters.temporal import DATA_CONVERTER
 from client.failures import OtherContent
+from devstack.ports import free_port
+from devstack.temporal import TemporalServer
 from domain.errors import OrderIdConflict, UndeliverableAddress
 from domain.model import CheckoutInput, CheckoutStatus, Ending, OrderLine, UndoInput
 from domain.policies import SEARCH_ATTRIBUTES, checkout_workflow_id

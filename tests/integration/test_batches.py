@@ -20,6 +20,7 @@ from activities.payments import Payments
 from activities.shipping import Shipping
 from adapters.database import create_engine
 from adapters.schema import tables
+from devstack.stack import DevStack
 from domain.bulk import ORDER_ID_CONFLICT, Outcome, StepInput, StepReport, UnwindInput, pack
 from domain.errors import CheckoutError, DatabaseRefusedStatement, DatabaseUnavailable
 from domain.model import CheckoutInput, Ending, OrderLine, Step, UndoInput
