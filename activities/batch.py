@@ -8,9 +8,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from adapters.database import transaction
-from domain.bulk import OTHER_CONTENT, Outcome, StepReport
+from domain.bulk import ORDER_ID_CONFLICT, Outcome, StepReport
 from domain.errors import CheckoutError, DatabaseRefusedStatement, DatabaseUnavailable
-from domain.model import ENDINGS, CheckoutInput, OrderStatus, id_is_taken
+from domain.model import ENDINGS, CheckoutInput, OrderStatus, order_id_conflict
 from domain.text import tidy
 
 _TRIES = 5
@@ -75,7 +75,7 @@ def is_due(report: StepReport, order: CheckoutInput, row: Row[Any] | None, befor
     elif row.fingerprint is None:  # by hand: its saga compares the content
         report.left.append(order.order_id)
     elif row.fingerprint != order.fingerprint:
-        report.ended.append(Outcome(order.order_id, OTHER_CONTENT, id_is_taken(order.order_id)))
+        report.ended.append(Outcome(order.order_id, ORDER_ID_CONFLICT, order_id_conflict(order.order_id)))
     elif row.status in ENDINGS:
         report.ended.append(outcome_of(row))
     elif row.status in _OWNED_BY_A_SAGA:

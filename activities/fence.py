@@ -30,7 +30,7 @@ from domain.errors import (
     CheckoutError,
     DatabaseRefusedStatement,
     DatabaseUnavailable,
-    IdempotencyMismatch,
+    OrderIdConflict,
     StepAlreadyCompensated,
 )
 from domain.policies import UNDO_ATTEMPTS_WHEN_REFUSED
@@ -111,7 +111,7 @@ async def do_once(  # noqa: PLR0913 - a step, and the two questions about it
 
     Raises:
         StepAlreadyCompensated: the undo came first.
-        IdempotencyMismatch: the row belongs to another request.
+        OrderIdConflict: the row belongs to another request.
         CheckoutError: what `explain` or `recheck` found.
         DatabaseUnavailable: the reason is gone meanwhile; retried.
     """
@@ -165,7 +165,7 @@ async def undo_once(engine: AsyncEngine, key: FenceKey) -> AsyncIterator[Undoing
     reverse, and the row refuses the step from now on.
 
     Raises:
-        IdempotencyMismatch: the row belongs to another request, whose effect must stay.
+        OrderIdConflict: the row belongs to another request, whose effect must stay.
     """
     async with limited_refusals(), transaction(engine) as connection:
         row = (await connection.execute(_CLOSE, key.parameters())).one_or_none()
@@ -214,5 +214,5 @@ def _stored_result(key: FenceKey, phase: str, fingerprint: str, result: dict[str
     return dict(result)
 
 
-def _mismatch(key: FenceKey) -> IdempotencyMismatch:
-    return IdempotencyMismatch(f"{key.saga_id} already belongs to a request with other content; choose another id")
+def _mismatch(key: FenceKey) -> OrderIdConflict:
+    return OrderIdConflict(f"{key.saga_id} already belongs to a request with other content; choose another id")

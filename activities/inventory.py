@@ -134,7 +134,7 @@ class Inventory:
 
         Raises:
             UnknownCustomer, UnknownSku, CurrencyMismatch, OutOfStock: facts found in the database.
-            IdempotencyMismatch: the id belongs to an order with other content.
+            OrderIdConflict: the id belongs to an order with other content.
             StepAlreadyCompensated: the release came first.
         """
         result = await do_once(

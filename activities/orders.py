@@ -140,7 +140,7 @@ class Orders:
         because an earlier run of its saga did more than this one knows of, is not closed: the answer names the steps.
 
         Raises:
-            IdempotencyMismatch: the order id belongs to an order with other content.
+            OrderIdConflict: the order id belongs to an order with other content.
         """
         order = undo.order
         async with transaction(self._engine) as connection:

@@ -85,7 +85,7 @@ def why_not_shipped(customer: str, delivery_zone: str | None, *, is_served: bool
     """Return why an order cannot be shipped; None when it can."""
     if is_served:
         return None
-    return UndeliverableAddress(f"nobody delivers to {customer} in zone {delivery_zone or '(none)'}")
+    return UndeliverableAddress(f"no carrier delivers to {customer} in zone {delivery_zone or '(none)'}")
 
 
 def _refuse(order: CheckoutInput, rows: Sequence[Row[Any]]) -> CheckoutError | None:

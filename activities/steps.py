@@ -16,10 +16,10 @@ from domain.errors import (
     CheckoutError,
     CompensationImpossible,
     DatabaseContradictsHistory,
-    IdempotencyMismatch,
+    OrderIdConflict,
     StepAlreadyCompensated,
 )
-from domain.model import CheckoutInput, Ending, OrderStatus, Step, UndoInput, id_is_taken
+from domain.model import CheckoutInput, Ending, OrderStatus, Step, UndoInput, order_id_conflict
 from domain.undo import UndoOutcome, UndoResult
 
 _STEPS = list(Step)
@@ -85,7 +85,7 @@ async def lock_order(connection: AsyncConnection, order: CheckoutInput, *, by: s
     `by` is who asks to undo the order; see `taken_back_by`.
 
     Raises:
-        IdempotencyMismatch: the row belongs to an order with other content.
+        OrderIdConflict: the row belongs to an order with other content.
     """
     row = (await connection.execute(_LOCK, {"order_id": order.order_id, "by": by})).one_or_none()
     if row is None:
@@ -98,7 +98,7 @@ async def require_same_content(connection: AsyncConnection, order: CheckoutInput
     """Compare an order with the row that has its id.
 
     Raises:
-        IdempotencyMismatch: the row belongs to an order with other content.
+        OrderIdConflict: the row belongs to an order with other content.
     """
     if fingerprint is None:  # written by hand, and no saga has taken it yet
         rows = await connection.execute(_CONTENT_BY_HAND, {"order_id": order.order_id})
@@ -107,7 +107,7 @@ async def require_same_content(connection: AsyncConnection, order: CheckoutInput
     else:
         is_same = fingerprint == order.fingerprint
     if not is_same:
-        raise IdempotencyMismatch(f"{id_is_taken(order.order_id)}; choose another id")
+        raise OrderIdConflict(f"{order_id_conflict(order.order_id)}; choose another id")
 
 
 def is_asked_for(undo: UndoInput) -> bool:
@@ -139,7 +139,7 @@ async def refusal(
     names the business refusal in them; it is called where the step is due.
 
     Raises:
-        IdempotencyMismatch: the id belongs to an order with other content.
+        OrderIdConflict: the id belongs to an order with other content.
     """
     asked = {"order_id": order.order_id, "customer": order.customer, **line_arrays(order)}
     rows = (await connection.execute(facts, asked)).all()
@@ -181,7 +181,7 @@ async def undo_step(
     Raises:
         CompensationImpossible: the shipment has to be undone first.
         DatabaseContradictsHistory: an operator has to review the order first.
-        IdempotencyMismatch: the id belongs to an order with other content.
+        OrderIdConflict: the id belongs to an order with other content.
     """
     asked = {"order_id": undo.order.order_id}
     try:

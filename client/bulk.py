@@ -11,11 +11,12 @@ from client.checkouts import Checkouts
 from client.listing import TERMINATED
 from client.orders_file import Entry
 from client.outcomes import MALFORMED, OutcomeFile
-from domain.bulk import HANDED_OVER, OTHER_CONTENT, UNKNOWN, Outcome, payload_bytes
-from domain.errors import IdempotencyMismatch
-from domain.model import CheckoutInput, id_is_taken
+from domain.bulk import HANDED_OVER, ORDER_ID_CONFLICT, UNKNOWN, Outcome, payload_bytes
+from domain.errors import OrderIdConflict
+from domain.model import CheckoutInput, order_id_conflict
 
 _FOLLOWED_AT_ONCE = 50
+_CONFLICTS = (f"{OrderIdConflict.__name__}: ", f"{OrderIdConflict.earlier_name}: ")
 _LOOK_SECONDS = 30.0
 _GRACE_SECONDS = 10.0
 # Well below what the server takes as one value (2 MB), and what it warns of (512 KB).
@@ -208,8 +209,8 @@ async def carried_on(checkouts: Checkouts, order: CheckoutInput) -> Outcome:
             await checkouts.start(order)
         status = await checkouts.outcome(order.order_id, look_every=_LOOK_SECONDS)
         if await checkouts.has_saga_of(order):
-            if (status.reason or "").startswith(f"{IdempotencyMismatch.__name__}: "):
-                return Outcome(order.order_id, OTHER_CONTENT, id_is_taken(order.order_id))
+            if (status.reason or "").startswith(_CONFLICTS):
+                return Outcome(order.order_id, ORDER_ID_CONFLICT, order_id_conflict(order.order_id))
             return Outcome(
                 order.order_id,
                 UNKNOWN if status.status == TERMINATED else status.status,
@@ -222,4 +223,4 @@ async def carried_on(checkouts: Checkouts, order: CheckoutInput) -> Outcome:
             [outcome] = await checkouts.carry([order])
         if outcome.status != HANDED_OVER:
             return outcome
-    return Outcome(order.order_id, UNKNOWN, id_is_taken(order.order_id))
+    return Outcome(order.order_id, UNKNOWN, order_id_conflict(order.order_id))

@@ -32,7 +32,7 @@ from domain.model import (
     OrderStatus,
     Resolution,
     RetryRequest,
-    id_is_taken,
+    order_id_conflict,
     reason_problem,
 )
 from domain.sweep import SweepReport
@@ -91,7 +91,7 @@ class Checkouts:
         run = await self._describe(order.order_id)
         found = await self._input_of(order.order_id, run.run_id)
         if found is None or found.fingerprint != order.fingerprint:
-            raise OtherContent(f"{id_is_taken(order.order_id)}; choose another id")
+            raise OtherContent(f"{order_id_conflict(order.order_id)}; choose another id")
         if run.status not in GONE:
             return False
         again = replace(found, lane=order.lane)

@@ -12,7 +12,7 @@ from client import view
 from client.orders_file import Entry
 from client.outcomes import Settled
 from domain.lookup import NamesInput, NamesReport
-from domain.model import CheckoutInput, id_is_taken
+from domain.model import CheckoutInput, order_id_conflict
 
 LookUp = Callable[[NamesInput], Awaitable[NamesReport]]
 
@@ -63,7 +63,7 @@ async def dry_run(entries: Iterable[Entry], look_up: LookUp, settled: Settled) -
             continue
         content = hash(entry.order.fingerprint)
         if first.setdefault(hash(entry.order_id), content) != content:
-            found.add("other content", entry, id_is_taken(entry.order_id))
+            found.add("other content", entry, order_id_conflict(entry.order_id))
             continue
         if entry.order in settled:
             found.add("settled", entry)
@@ -116,7 +116,7 @@ async def _judge(found: DryRun, unknown: _Unknown, asked: list[tuple[Entry, Chec
     for entry, order in asked:
         there = known.get(order.order_id)
         if there is not None and there.fingerprint not in {None, order.fingerprint}:
-            found.add("other content", entry, id_is_taken(order.order_id))
+            found.add("other content", entry, order_id_conflict(order.order_id))
             continue
         if there is not None:
             found.add(there.status, entry)

@@ -12,7 +12,7 @@ from typing import Self, TextIO
 
 from client.cells import from_cell, to_cell
 from client.file_lock import lock
-from domain.bulk import OTHER_CONTENT, Outcome
+from domain.bulk import ORDER_ID_CONFLICT, Outcome
 from domain.errors import InvalidInput
 from domain.model import ENDINGS, CheckoutInput
 from domain.text import tidy
@@ -24,7 +24,7 @@ MALFORMED = "malformed"
 _HEADER = f"{','.join(COLUMNS)}\n".encode()
 _CONTENT_LENGTH = 16
 _BLOCK = 1 << 16
-_SETTLED = ENDINGS | {OTHER_CONTENT}
+_SETTLED = ENDINGS | {ORDER_ID_CONFLICT}
 
 
 class OutcomeFile:

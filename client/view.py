@@ -19,7 +19,7 @@ from client.load import LoadReport
 from client.order_list import Listing
 from client.outcomes import MALFORMED
 from domain.audit import AuditReport
-from domain.bulk import OTHER_CONTENT, UNKNOWN
+from domain.bulk import ORDER_ID_CONFLICT, UNKNOWN
 from domain.model import CheckoutStatus, OrderStatus, format_money
 from domain.sweep import SweepReport
 from domain.text import json_text, on_one_line
@@ -240,7 +240,7 @@ def print_bulk(report: BulkReport, into: Path, *, as_json: bool) -> int:
         return UNREACHABLE
     if report.outcomes[OrderStatus.STUCK]:
         return STUCK
-    return USAGE if report.outcomes[MALFORMED] or report.outcomes[OTHER_CONTENT] else COMPLETED
+    return USAGE if report.outcomes[MALFORMED] or report.outcomes[ORDER_ID_CONFLICT] else COMPLETED
 
 
 def _styled(state: str) -> Text:

@@ -12,7 +12,7 @@ from domain.model import CheckoutInput, Ending, OrderLine
 MAX_BATCH = 1_000
 HANDED_OVER = "handed over"
 """The outcome of an order that was delegated to a saga of its own."""
-OTHER_CONTENT = "other content"
+ORDER_ID_CONFLICT = "other content"
 """The outcome of an order whose id belongs to an order with another customer or other lines. Nothing was changed."""
 UNKNOWN = "unknown"
 """The outcome of an order whose batch was ended from outside: the sweep ends it, the next load reports how."""
@@ -82,7 +82,7 @@ class StepInput:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one order of a batch has ended: with the order's status, or `HANDED_OVER`, `OTHER_CONTENT`, `UNKNOWN`."""
+    """How one order of a batch has ended: with the order's status, or `HANDED_OVER`, `ORDER_ID_CONFLICT`, `UNKNOWN`."""
 
     order_id: str
     status: str

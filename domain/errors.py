@@ -76,8 +76,11 @@ class StepAlreadyCompensated(Refusal):
     """The step's undo came first: a late attempt finds the tombstone and has no effect."""
 
 
-class IdempotencyMismatch(Refusal):
+class OrderIdConflict(Refusal):
     """The id already belongs to a request with other content: another customer, or other lines."""
+
+    earlier_name: ClassVar[str] = "IdempotencyMismatch"
+    """Its type in histories, and in the reasons of orders, from before it was renamed."""
 
 
 class DatabaseUnavailable(CheckoutError):

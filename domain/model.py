@@ -214,7 +214,7 @@ class CheckoutStatus:
     steps: list[StepView] = field(default_factory=list)
 
 
-def id_is_taken(order_id: str) -> str:
+def order_id_conflict(order_id: str) -> str:
     """Return that an order's id belongs to another order."""
     return f"order id {order_id} already belongs to an order with another customer or other lines"
 

@@ -155,7 +155,9 @@ class CheckoutSteps:
 
         No step of ours can have taken effect under such an id, or ever will.
         """
-        mismatch = find_cause(error, errors.IdempotencyMismatch.__name__)
+        mismatch = find_cause(error, errors.OrderIdConflict.__name__) or find_cause(
+            error, errors.OrderIdConflict.earlier_name
+        )
         if mismatch is None:
             raise error
         self._has_id_conflict = True

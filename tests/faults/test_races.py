@@ -170,7 +170,7 @@ async def test_of_two_orders_that_come_under_one_id_at_once_one_is_carried_out(
         )
 
     pairs = list(zip(ends[:count], ends[count:], strict=True))
-    assert all(sorted(pair) == ["IdempotencyMismatch", "completed"] for pair in pairs), pairs
+    assert all(sorted(pair) == ["OrderIdConflict", "completed"] for pair in pairs), pairs
     assert await traces(shop.database, *orders) == [COMPLETED_ONCE] * count
     assert await violations(shop) == []
 

@@ -17,7 +17,7 @@ from activities.payments import Payments
 from activities.shipping import Shipping
 from adapters.temporal import DATA_CONVERTER
 from client.failures import OtherContent
-from domain.errors import IdempotencyMismatch, UndeliverableAddress
+from domain.errors import OrderIdConflict, UndeliverableAddress
 from domain.model import CheckoutInput, CheckoutStatus, Ending, OrderLine, UndoInput
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
@@ -117,7 +117,7 @@ def operations(shop: Shop, order: CheckoutInput) -> Iterator[Awaitable[Any]]:
 
 async def require_refused_by_the_database(taken: Taken, other: CheckoutInput) -> None:
     for operation in operations(taken.shop, other):
-        with pytest.raises(IdempotencyMismatch):
+        with pytest.raises(OrderIdConflict):
             await operation
 
 
@@ -125,7 +125,7 @@ async def require_refused_by_the_workflow(taken: Taken, other: CheckoutInput) ->
     failure = await taken.intrude(other)
 
     assert failure.type == "OrderRejected"
-    assert causes_of(failure)[-1] == "IdempotencyMismatch"
+    assert causes_of(failure)[-1] == "OrderIdConflict"
 
 
 @pytest.mark.parametrize("change", OTHERS)
@@ -182,7 +182,7 @@ async def test_other_content_is_refused_although_temporal_has_forgotten_the_orde
     await require_refused_by_the_database(taken, other)
 
     assert answer.outcome.status == "rejected"
-    assert "IdempotencyMismatch" in (answer.outcome.reason or "")
+    assert "OrderIdConflict" in (answer.outcome.reason or "")
     assert await every_row(taken.shop.database) == before
     assert await violations(taken.shop) == []
 

@@ -14,6 +14,7 @@ from activities.inventory import Inventory
 from activities.orders import OperatorNote, Orders, OrderState, ParkInput
 from activities.payments import Payments
 from activities.shipping import Shipping
+from activities.steps import refusal
 from adapters.database import single_statement
 from adapters.schema import tables
 from devstack.stack import DevStack
@@ -22,16 +23,16 @@ from domain.errors import (
     CompensationImpossible,
     CurrencyMismatch,
     DatabaseContradictsHistory,
-    IdempotencyMismatch,
     InsufficientFunds,
     InvalidInput,
+    OrderIdConflict,
     OutOfStock,
     StepAlreadyCompensated,
     UndeliverableAddress,
     UnknownCustomer,
     UnknownSku,
 )
-from domain.model import CheckoutInput, Ending, OrderLine, Reservation, UndoInput
+from domain.model import CheckoutInput, Ending, OrderLine, Reservation, Step, UndoInput
 from domain.undo import UndoOutcome, UndoResult
 from tests.conftest import Database, Shop
 from tests.statements import log_statements, statements_sent
@@ -267,7 +268,7 @@ async def test_an_order_that_was_written_by_hand_is_not_taken_with_other_content
     await shop.accept_by_hand(by_hand)
     before = await every_row(shop.database)
 
-    with pytest.raises(IdempotencyMismatch):
+    with pytest.raises(OrderIdConflict):
         await reserve(shop, shop.order(customer, *lines, order_id=by_hand.order_id))
 
     assert await every_row(shop.database) == before
@@ -277,7 +278,7 @@ async def test_an_order_that_was_written_by_hand_without_lines_is_not_taken(shop
     order = shop.order()
     await shop.database.run(f"INSERT INTO orders (order_id, customer) VALUES ('{order.order_id}', 'alice')")
 
-    with pytest.raises(IdempotencyMismatch):
+    with pytest.raises(OrderIdConflict):
         await reserve(shop, order)
 
 
@@ -391,7 +392,7 @@ async def test_a_parcel_to_where_nobody_delivers_is_refused_and_leaves_no_row(
     with pytest.raises(UndeliverableAddress) as refused:
         await Shipping(shop.engine).ship_order(order)
 
-    assert refused.value.message == f"nobody delivers to {customer} in zone {zone}"
+    assert refused.value.message == f"no carrier delivers to {customer} in zone {zone}"
     assert refused.value.non_retryable
     assert await every_row(shop.database) == before
 
@@ -664,7 +665,7 @@ async def test_a_stranger_under_an_orders_id_can_change_nothing_of_it(shop: Shop
         orders.resolve_step(OperatorNote(stranger, "settled by hand", "reserve")),
         orders.resolve_step(OperatorNote(stranger, "settled by hand", "pay")),
     ):
-        with pytest.raises(IdempotencyMismatch):
+        with pytest.raises(OrderIdConflict):
             await attempt
 
     assert await every_row(shop.database) == before
@@ -691,7 +692,7 @@ async def test_an_order_that_comes_while_a_stranger_ends_its_id_is_left_alone(
             await _until_blocked(database)
     finally:
         await by_hand.close()
-    with pytest.raises(IdempotencyMismatch):
+    with pytest.raises(OrderIdConflict):
         await waiting
 
     assert await log_of(database, order) == [(1, "pending", "pending", "accept")]
@@ -904,8 +905,8 @@ async def test_a_step_that_was_refused_for_a_reason_that_has_passed_has_none_any
     order = shop.order("carol")
 
     async with single_statement(shop.engine) as connection:
-        assert await inventory._refusal(connection, order) is None
+        assert await refusal(order, Step.RESERVE, inventory._FACTS, inventory._refuse, connection) is None
         await reserve(shop, order)
-        assert await payments._refusal(connection, order) is None
+        assert await refusal(order, Step.PAY, payments._FACTS, payments._refuse, connection) is None
         await pay(shop, order)
-        assert await shipping._refusal(connection, order) is None
+        assert await refusal(order, Step.SHIP, shipping._FACTS, shipping._refuse, connection) is None

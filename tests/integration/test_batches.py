@@ -21,7 +21,7 @@ from activities.shipping import Shipping
 from adapters.database import create_engine
 from adapters.schema import tables
 from devstack.stack import DevStack
-from domain.bulk import OTHER_CONTENT, Outcome, StepInput, StepReport, UnwindInput, pack
+from domain.bulk import ORDER_ID_CONFLICT, Outcome, StepInput, StepReport, UnwindInput, pack
 from domain.errors import CheckoutError, DatabaseRefusedStatement, DatabaseUnavailable
 from domain.model import CheckoutInput, Ending, OrderLine, Step, UndoInput
 from tests.conftest import Database, Shop, cloned_database
@@ -204,8 +204,8 @@ async def test_an_id_that_belongs_to_another_order_is_told_and_left_alone(shop: 
     report = await Batches(shop.engine).reserve_orders(asked([ours]))
     undone = await BatchUnwind(shop.engine).unwind_orders(unwinding([ours], Step.RESERVE))
 
-    assert [outcome.status for outcome in report.ended] == [OTHER_CONTENT]
-    assert [outcome.status for outcome in undone.ended] == [OTHER_CONTENT]
+    assert [outcome.status for outcome in report.ended] == [ORDER_ID_CONFLICT]
+    assert [outcome.status for outcome in undone.ended] == [ORDER_ID_CONFLICT]
     assert await left_behind(shop.database) == before
 
 
@@ -238,7 +238,7 @@ async def test_an_order_that_comes_while_its_fence_is_taken_is_looked_at_again(
     await saga
     report = await batch
 
-    assert [outcome.status for outcome in report.ended] == ([OTHER_CONTENT] if lines else [])
+    assert [outcome.status for outcome in report.ended] == ([ORDER_ID_CONFLICT] if lines else [])
     assert report.left == ([] if lines else [ours.order_id])
     assert await shop.order_status(ours) == "reserved"
 
@@ -424,6 +424,6 @@ async def test_an_order_that_comes_while_a_stranger_is_undone_under_its_id_is_le
         await until(lambda: _are_waiting(database, 1))
     report = await undoing
 
-    assert [outcome.status for outcome in report.ended] == [OTHER_CONTENT]
+    assert [outcome.status for outcome in report.ended] == [ORDER_ID_CONFLICT]
     assert await shop.order_status(stranger) == "reserved"
     assert await database.value("SELECT count(*) FROM step_fence") == 0

@@ -15,7 +15,7 @@ from domain.errors import (
     CheckoutError,
     DatabaseMisconfigured,
     DatabaseUnavailable,
-    IdempotencyMismatch,
+    OrderIdConflict,
     OutOfStock,
     StepAlreadyCompensated,
 )
@@ -122,9 +122,9 @@ async def test_a_step_that_was_undone_or_resolved_never_takes_effect(
 async def test_another_request_can_neither_do_nor_undo_nor_resolve_a_step(counter: Counter) -> None:
     await counter.do()
 
-    with pytest.raises(IdempotencyMismatch):
+    with pytest.raises(OrderIdConflict):
         await counter.do(_STRANGER)
-    with pytest.raises(IdempotencyMismatch):
+    with pytest.raises(OrderIdConflict):
         await counter.undo(_STRANGER)
     await counter.resolve(_STRANGER)
 

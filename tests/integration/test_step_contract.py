@@ -12,7 +12,7 @@ from activities.inventory import Inventory
 from activities.payments import Payments
 from activities.shipping import Shipping
 from adapters.schema import tables
-from domain.errors import DatabaseUnavailable, IdempotencyMismatch, StepAlreadyCompensated
+from domain.errors import DatabaseUnavailable, OrderIdConflict, StepAlreadyCompensated
 from domain.model import CheckoutInput, Ending, Step, UndoInput
 from domain.undo import UndoOutcome, UndoResult
 from tests.conftest import Database, Shop
@@ -283,7 +283,7 @@ async def test_other_content_under_the_same_order_id_is_refused_after_the_step(b
     done = await bench.every_row()
 
     for other in _other_content(bench.order):
-        with pytest.raises(IdempotencyMismatch) as refused:
+        with pytest.raises(OrderIdConflict) as refused:
             await getattr(bench, operation)(other)
         assert refused.value.non_retryable
 
@@ -297,7 +297,7 @@ async def test_other_content_under_the_same_order_id_is_refused_before_the_step(
     known = await bench.every_row()
 
     for other in _other_content(bench.order):
-        with pytest.raises(IdempotencyMismatch) as refused:
+        with pytest.raises(OrderIdConflict) as refused:
             await getattr(bench, operation)(other)
         assert refused.value.non_retryable
 
@@ -310,7 +310,7 @@ async def test_other_content_under_the_same_order_id_is_refused_after_a_tombston
     tombstoned = await bench.every_row()
 
     for other in _other_content(bench.order):
-        with pytest.raises(IdempotencyMismatch) as refused:
+        with pytest.raises(OrderIdConflict) as refused:
             await getattr(bench, operation)(other)
         assert refused.value.non_retryable
 

@@ -18,7 +18,7 @@ with workflow.unsafe.imports_passed_through():
     from temporalio.worker import Interceptor, Worker
 
     from activities.fence import GATE, FenceKey, do_once, undo_once
-    from domain.errors import CheckoutError, IdempotencyMismatch, Refusal
+    from domain.errors import CheckoutError, OrderIdConflict, Refusal
     from domain.undo import UndoOutcome, UndoResult
     from workflows.cancellation import wait_until
     from workflows.compensation import Compensation, Completed, Patience, Unwound, describe, find_cause
@@ -203,7 +203,7 @@ class TripWorkflow:
         try:
             return await workflow.execute_activity_method(undo, trip, **_UNDO)
         except ActivityError as error:
-            if find_cause(error, IdempotencyMismatch.__name__) is None:
+            if find_cause(error, OrderIdConflict.__name__) is None:
                 raise
             return UndoResult(UndoOutcome.NOTHING_TO_UNDO)
 
@@ -351,7 +351,7 @@ async def test_an_id_of_a_trip_to_elsewhere_is_refused_and_takes_nothing_back(ag
         failure = await failure_of(second)
 
     assert isinstance(failure, ApplicationError)
-    assert failure.message.startswith("IdempotencyMismatch: ")
+    assert failure.message.startswith("OrderIdConflict: ")
     assert await agency.free("Seaside", "PX1") == (2, 8)
     assert await agency.free("Last Inn", "PX1") == (1, 8)
 

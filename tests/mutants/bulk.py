@@ -71,7 +71,7 @@ MUTANTS = (
         "load-tells-a-taken-id-as-a-refusal",
         "an order whose id is another's would be told rejected, as if it could come again under that id",
         "client/bulk.py",
-        """            if (status.reason or "").startswith(f"{IdempotencyMismatch.__name__}: "):\n""",
+        """            if (status.reason or "").startswith(_CONFLICTS):\n""",
         "            if False:\n",
         at(BULK, "test_an_order_whose_own_saga_finds_its_id_taken_is_told_to_be_of_other_content"),
     ),

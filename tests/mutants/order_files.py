@@ -185,8 +185,8 @@ MUTANTS = (
         "load-asks-for-the-stuck-no-more",
         "an order that was mended would stay stuck in the outcomes",
         _OUTCOMES,
-        "ENDINGS | {OTHER_CONTENT}",
-        'ENDINGS | {OTHER_CONTENT, "stuck"}',
+        "ENDINGS | {ORDER_ID_CONFLICT}",
+        'ENDINGS | {ORDER_ID_CONFLICT, "stuck"}',
         at(BULK_FILES, "test_a_load_goes_on_behind_the_outcomes_that_are_settled"),
     ),
     Mutant(

@@ -12,7 +12,7 @@ from temporalio.service import RPCError
 
 from client.bulk import carried_on
 from client.failures import OtherContent
-from domain.bulk import HANDED_OVER, OTHER_CONTENT, UNKNOWN, Outcome, digest
+from domain.bulk import HANDED_OVER, ORDER_ID_CONFLICT, UNKNOWN, Outcome, digest
 from domain.model import CheckoutInput, OrderStatus
 from domain.policies import bulk_workflow_id
 from tests.soak.book import Ended
@@ -25,7 +25,7 @@ from tests.soak.sagas import FORGOTTEN_SECONDS, Sagas
 
 LANES = {
     HANDED_OVER: "batch, then a saga of its own",
-    OTHER_CONTENT: "batch, came too late",
+    ORDER_ID_CONFLICT: "batch, came too late",
     UNKNOWN: "batch, terminated",
 }
 """What the report calls the way of an order, by what its batch reported of it; all others went through in the batch."""
@@ -68,7 +68,7 @@ class Loads:
     async def follow(self, planned: PlannedOrder, outcome: Outcome) -> None:
         """Follow an order that a batch has reported to its end, and record it."""
         self._book.lanes[LANES.get(outcome.status, "batch")] += 1
-        if planned.is_contested or outcome.status in {UNKNOWN, OTHER_CONTENT}:
+        if planned.is_contested or outcome.status in {UNKNOWN, ORDER_ID_CONFLICT}:
             await self._settle(planned, outcome)
         elif outcome.status == HANDED_OVER:
             self._book.end(planned, await self._sagas.ending(planned))
@@ -134,11 +134,11 @@ class Loads:
             self._book.end(planned, Ended(NEVER_BEGUN))
             return
         if planned.second_start == "other" and row["fingerprint"] == planned.other.fingerprint:
-            if told not in {HANDED_OVER, OTHER_CONTENT, UNKNOWN}:
+            if told not in {HANDED_OVER, ORDER_ID_CONFLICT, UNKNOWN}:
                 raise SoakFailed(f"{planned.order.order_id}: another order has its id, and a load tells {outcome}")
             self._book.taken.add(planned.number)
             planned = replace(planned, order=planned.other)
-        elif told == OTHER_CONTENT:
+        elif told == ORDER_ID_CONFLICT:
             raise SoakFailed(f"{planned.order.order_id}: a load tells that its id is taken, and it is its own")
         elif row["fingerprint"] != planned.order.fingerprint and not (
             planned.is_by_hand and row["fingerprint"] is None

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import asyncpg
 from temporalio.client import Client, WorkflowExecutionStatus
 
-from domain.bulk import HANDED_OVER, OTHER_CONTENT, Outcome, digest
+from domain.bulk import HANDED_OVER, ORDER_ID_CONFLICT, Outcome, digest
 from domain.model import CheckoutInput
 from domain.policies import ORDER_STATUS, bulk_workflow_id, order_id_of
 from tests.soak.book import Book
@@ -161,7 +161,7 @@ class Promises:
         is_its_own = row["fingerprint"] == planned.fingerprints[outcome.order_id] or (
             row["fingerprint"] is None and self._plan.order(self._plan.number_of(outcome.order_id)).is_by_hand
         )
-        if outcome.status == OTHER_CONTENT:
+        if outcome.status == ORDER_ID_CONFLICT:
             return "the database has that content" if is_its_own else None
         if outcome.status == HANDED_OVER:
             # Where another order may have the id, `carried_on` was asked whose saga that is, and the book has it.

@@ -16,7 +16,7 @@ from client.cells import from_cell, to_cell
 from client.orders_file import Entry, line_count, read_orders
 from client.outcomes import MALFORMED, OutcomeFile
 from devstack.stack import ROOT
-from domain.bulk import OTHER_CONTENT, UNKNOWN, Outcome, digest, pack, unpack
+from domain.bulk import ORDER_ID_CONFLICT, UNKNOWN, Outcome, digest, pack, unpack
 from domain.errors import InvalidInput
 from domain.model import MAX_LINES, CheckoutInput, OrderLine
 
@@ -537,7 +537,7 @@ def settled_in(file: OutcomeFile) -> set[str]:
 def test_a_load_goes_on_behind_the_outcomes_that_are_settled(tmp_path: Path) -> None:
     path = tmp_path / "outcomes.csv"
     with OutcomeFile(path) as file:
-        for number, status in enumerate(("completed", "rejected", "cancelled", OTHER_CONTENT, UNKNOWN, "stuck")):
+        for number, status in enumerate(("completed", "rejected", "cancelled", ORDER_ID_CONFLICT, UNKNOWN, "stuck")):
             asked = order(f"n-{number}")
             file.add(number, Outcome(asked.order_id, status, 'a reason, with "quotes"', 100, "EUR", "PX1"), asked)
 
@@ -584,7 +584,7 @@ def test_an_id_that_was_settled_with_other_content_is_asked_for_again(tmp_path: 
 
     with OutcomeFile(path) as again:
         assert (again.is_settled(first), again.is_settled(other)) == (True, False)
-        again.add(2, Outcome("n-1", OTHER_CONTENT, "taken"), other)
+        again.add(2, Outcome("n-1", ORDER_ID_CONFLICT, "taken"), other)
 
     with OutcomeFile(path) as at_last:
         assert (at_last.is_settled(first), at_last.is_settled(other)) == (True, True)

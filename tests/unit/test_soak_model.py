@@ -268,7 +268,7 @@ def booked(kind: str, ended: Ended, **about: object) -> Book:
         ("plain", Ended("completed")),
         ("scarce", Ended("rejected", "OutOfStock: scarce-0: 2 wanted, 1 free")),
         ("broke", Ended("rejected", "InsufficientFunds: too little")),
-        ("nowhere", Ended("rejected", "UndeliverableAddress: nobody delivers")),
+        ("nowhere", Ended("rejected", "UndeliverableAddress: no carrier delivers")),
     ],
 )
 def test_a_planned_ending_is_no_problem(kind: str, ended: Ended) -> None:

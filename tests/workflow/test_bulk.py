@@ -17,7 +17,7 @@ from activities.sweep import Sweep
 from client.bulk import carried_on
 from client.checkouts import Checkouts
 from domain import policies
-from domain.bulk import HANDED_OVER, MAX_BATCH, OTHER_CONTENT, UNKNOWN, Batch, Outcome, StepInput, pack
+from domain.bulk import HANDED_OVER, MAX_BATCH, ORDER_ID_CONFLICT, UNKNOWN, Batch, Outcome, StepInput, pack
 from domain.errors import CompensationImpossible, DatabaseRefusedStatement
 from domain.model import CheckoutInput, Ending, OrderLine
 from domain.sweep import UnfinishedInput
@@ -196,7 +196,8 @@ async def test_where_a_step_keeps_failing_its_orders_go_on_in_sagas_of_their_own
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("reserve_orders", [OTHER_CONTENT, "completed"]), ("charge_orders", ["completed", "completed"])]
+    ("name", "told"),
+    [("reserve_orders", [ORDER_ID_CONFLICT, "completed"]), ("charge_orders", ["completed", "completed"])],
 )
 async def test_the_end_of_a_strangers_saga_is_not_told_as_that_of_an_order(
     shop: Shop, name: str, told: list[str]
@@ -234,7 +235,7 @@ async def test_an_order_whose_own_saga_finds_its_id_taken_is_told_to_be_of_other
         end = await carried_on(checkouts, order)
 
     assert statuses(handed_over) == [HANDED_OVER]
-    assert end.status == OTHER_CONTENT
+    assert end.status == ORDER_ID_CONFLICT
     assert await shop.order_status(order) == "rejected"
     assert await violations(shop) == []
 
@@ -252,12 +253,12 @@ async def test_what_a_batch_had_made_of_an_order_is_not_told_where_its_id_was_ta
         await shop.run_again(replace(order, repair=True, reason="OutOfStock: tea-mug: 1 wanted, 0 free", ending=ending))
         end = await carried_on(checkouts, order)
 
-    assert end.status == OTHER_CONTENT
+    assert end.status == ORDER_ID_CONFLICT
     assert await shop.order_status(stranger) == "completed"
     assert await violations(shop) == []
 
 
-@pytest.mark.parametrize(("is_same", "told"), [(False, OTHER_CONTENT), (True, "rejected")])
+@pytest.mark.parametrize(("is_same", "told"), [(False, ORDER_ID_CONFLICT), (True, "rejected")])
 async def test_the_end_of_an_order_by_hand_is_told_only_to_whom_wants_the_same(
     shop: Shop, is_same: bool, told: str
 ) -> None:

@@ -472,7 +472,7 @@ async def test_an_id_of_a_finished_order_with_other_content_is_refused(shop: Sho
 
     assert failure.type == "OrderRejected"
     assert failure.message.endswith("Undone: reserve nothing to undo")
-    assert causes_of(failure)[-1] == "IdempotencyMismatch"
+    assert causes_of(failure)[-1] == "OrderIdConflict"
     assert await shop.database.fetch(WHOLE_ORDER, first.order_id) == row
     assert await shop.database.fetch(WHOLE_FENCE, first.order_id) == fence
     assert await goods_and_money(shop.database) == before
@@ -497,7 +497,7 @@ async def test_an_id_of_a_pending_order_with_other_content_is_refused_and_the_fi
         )
         ended = await how_it_ended(swept)
 
-    assert causes_of(failure)[-1] == "IdempotencyMismatch"
+    assert causes_of(failure)[-1] == "OrderIdConflict"
     assert untouched == row
     assert fence == []
     assert ended == "completed"
@@ -542,7 +542,7 @@ async def test_an_intruder_that_is_cancelled_while_it_is_refused_leaves_the_pend
         gate.open()
         failure = await failure_of(handle)
 
-    assert causes_of(failure)[-1] == "IdempotencyMismatch"
+    assert causes_of(failure)[-1] == "OrderIdConflict"
     assert await shop.database.fetch(WHOLE_ORDER, first.order_id) == row
     assert await shop.database.fetch(WHOLE_FENCE, first.order_id) == []
 

@@ -197,7 +197,7 @@ async def test_an_order_that_a_batch_has_completed_is_parked_and_one_that_it_ref
     shop: Shop, backup: Backup, forgotten_before: str
 ) -> None:
     gates, before = Gates(), await goods_and_money(shop.database)
-    sent, refused = orders = [shop.order("alice"), shop.order("nemo")]  # nobody delivers to nemo
+    sent, refused = orders = [shop.order("alice"), shop.order("nemo")]  # no carrier delivers to nemo
     place = gates.hold(gates_of(shop, orders), forgotten_before, "before")
     async with shop.working(interceptors=(gates,)):
         handle = await start_batch(shop, orders)

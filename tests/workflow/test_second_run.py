@@ -16,7 +16,7 @@ from activities.payments import Payments
 from activities.shipping import Shipping
 from client.checkouts import Checkouts
 from domain import policies
-from domain.errors import DatabaseRefusedStatement, IdempotencyMismatch
+from domain.errors import DatabaseRefusedStatement, OrderIdConflict
 from domain.model import CheckoutInput, CheckoutStatus, Ending, OrderLine, UndoInput
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
@@ -401,7 +401,7 @@ async def test_a_row_that_is_committed_while_reserve_waits_for_it_is_not_taken_o
     await transaction.commit()
     await by_hand.close()
 
-    with pytest.raises(IdempotencyMismatch):
+    with pytest.raises(OrderIdConflict):
         await reserving
 
     [row] = await shop.database.fetch("SELECT customer, status FROM orders WHERE order_id = $1", order.order_id)
