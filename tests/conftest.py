@@ -1,5 +1,6 @@
 """One Postgres and one Temporal for the whole session; a database and a task queue of its own for each test."""
 
+import asyncio
 import itertools
 import os
 import sys
@@ -20,10 +21,12 @@ from temporalio.worker import Interceptor, Worker
 from activities.maintenance import Maintenance
 from adapters.config import WorkerSettings
 from adapters.database import create_engine
+from adapters.schema import tables
 from adapters.temporal import DATA_CONVERTER
 from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
 from domain.model import CheckoutInput, CheckoutStatus, Lane, OrderLine
 from domain.policies import checkout_workflow_id
+from embedded.ports import free_port
 from embedded.postgres import PostgresServer
 from embedded.stack import DATABASE, ROLE, DevStack, psql
 from tests.memory import folder_in_memory
@@ -123,6 +126,27 @@ class Database:
         finally:
             await connection.close()
 
+    async def every_row(self) -> dict[str, list[str]]:
+        """Give all that is in it, by table."""
+        return {
+            table: [row[0] for row in await self.fetch(f"SELECT t::text FROM {table} t ORDER BY 1")]
+            for table in sorted(tables())
+        }
+
+    async def blocked(self) -> int:
+        """Count the service's sessions that wait for a lock."""
+        count: int = await self.value(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND usename = 'checkout' AND wait_event_type = 'Lock'"
+        )
+        return count
+
+    async def until_blocked(self, sessions: int = 1) -> None:
+        """Return once so many of the service's sessions wait for a lock, which they do for 1.5 s."""
+        async with asyncio.timeout(1.4):
+            while await self.blocked() < sessions:
+                await asyncio.sleep(0.005)
+
     @asynccontextmanager
     async def locked(self, statement: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
         """Hold what a statement locks in a foreign transaction, which is committed at the end of the block."""
@@ -133,6 +157,16 @@ class Database:
                 yield connection
         finally:
             await connection.close()
+
+
+@contextmanager
+def postgres_of_its_own(folder: Path, **settings: Any) -> Iterator[PostgresServer]:
+    """Run a server on which nothing was ever run, for tests that change what belongs to a whole server."""
+    with folder_in_memory(folder) as place:
+        server = PostgresServer(place / "pg", port=free_port(), log=place / "log", fsync=False, **settings)
+        server.start()
+        yield server
+        server.remove()
 
 
 @contextmanager

@@ -23,9 +23,7 @@ EVERY = {
     "test_every_character_there_is_means_the_same_to_the_database": 2,
     "test_a_wrong_secret_is_in_no_output_and_no_log": 4,
     "test_orders_that_are_done_together_leave_what_they_leave_one_by_one": 4,
-    "test_other_content_under_the_same_order_id_is_refused_after_a_tombstone": 5,
-    "test_other_content_under_the_same_order_id_is_refused_after_the_step": 5,
-    "test_other_content_under_the_same_order_id_is_refused_before_the_step": 5,
+    "test_other_content_under_the_same_order_id_is_refused": 5,
     "test_whatever_is_missing_is_named": 4,
     # tests/workflow
     "test_a_cancel_around_a_step_undoes_everything_or_comes_too_late_for_a_handed_over_parcel": 5,

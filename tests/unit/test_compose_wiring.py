@@ -435,12 +435,16 @@ def test_temporals_settings_are_mounted_where_it_reads_them() -> None:
     assert yaml.safe_load((ROOT / "deploy/compose/dynamic-config.yaml").read_text(encoding="utf-8"))
 
 
-def test_files_are_mounted_only_when_they_are_there() -> None:
-    for service in services().values():
-        for entry in service.get("volumes", []):
-            if isinstance(entry, dict):
-                # Otherwise Docker makes an empty folder of that name, and psql or Temporal reads a folder.
-                assert (entry["type"], entry["bind"]) == ("bind", {"create_host_path": False, "selinux": "z"})
+def test_every_file_that_is_mounted_exists_cannot_be_written_and_is_made_by_nobody() -> None:
+    entries = [entry for service in services().values() for entry in service.get("volumes", [])]
+    files = [entry for entry in entries if isinstance(entry, dict)]
+
+    assert len(files) == 4
+    for entry in files:
+        assert (ROOT / entry["source"]).is_file()
+        assert entry["read_only"] is True
+        # Otherwise Docker makes an empty folder of that name, and psql or Temporal reads a folder.
+        assert (entry["type"], entry["bind"]) == ("bind", {"create_host_path": False, "selinux": "z"})
 
 
 def test_both_of_temporals_databases_are_made_and_brought_up_to_date(tmp_path: Path) -> None:
