@@ -19,9 +19,9 @@ from temporalio.common import WorkflowIDReusePolicy
 from temporalio.worker import Interceptor, Worker
 
 from activities.maintenance import Maintenance
+from adapters import schema
 from adapters.config import WorkerSettings
-from adapters.database import create_engine
-from adapters.schema import tables
+from adapters.database import create_audit_engine, create_engine
 from adapters.temporal import DATA_CONVERTER
 from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
 from domain.model import CheckoutInput, CheckoutStatus, Lane, OrderLine
@@ -130,7 +130,7 @@ class Database:
         """Give all that is in it, by table."""
         return {
             table: [row[0] for row in await self.fetch(f"SELECT t::text FROM {table} t ORDER BY 1")]
-            for table in sorted(tables())
+            for table in sorted(schema.tables())
         }
 
     async def blocked(self) -> int:
@@ -157,6 +157,16 @@ class Database:
                 yield connection
         finally:
             await connection.close()
+
+
+async def lacks(url: str) -> list[str]:
+    """Give what a worker misses on a database, asked as it asks when it starts."""
+    engines = create_engine(url), create_engine(url, is_patient=True), create_audit_engine(url)
+    try:
+        return await schema.problems(*engines)
+    finally:
+        for engine in engines:
+            await engine.dispose()
 
 
 @contextmanager

@@ -9,23 +9,19 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from adapters import rights
 from adapters.database import create_audit_engine, create_engine
 from adapters.readiness import Engines, check_database
-from embedded.ports import free_port
 from embedded.postgres import PostgresServer
 from embedded.stack import DATABASE, ROLE, ROOT, DevStack, give_passwords, make_database, psql
-from tests.memory import folder_in_memory
+from tests.conftest import postgres_of_its_own
 from tests.unit.test_policies import SETUP
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """A server of our own: what a role may do elsewhere on it is what this is about."""
-    with folder_in_memory(tmp_path_factory.mktemp("alarms")) as folder:
-        made = PostgresServer(folder / "pg", port=free_port(), log=folder / "log", fsync=False, guarded=True)
-        made.start()
+    with postgres_of_its_own(tmp_path_factory.mktemp("alarms"), guarded=True) as made:
         make_database(made, DATABASE)
         give_passwords(made)
         yield made
-        made.remove()
 
 
 @pytest.fixture

@@ -4,24 +4,14 @@ import pytest
 from sqlalchemy import make_url
 
 from adapters import schema
-from adapters.database import create_audit_engine, create_engine
 from embedded.stack import ROOT, DevStack, psql
-from tests.conftest import Database
+from tests.conftest import Database, lacks
 from tests.record_schema import facts
 
 _SETUP = ("-f", str(ROOT / "setup.sql"))
 _OTHER = "CREATE SCHEMA other; GRANT USAGE ON SCHEMA other TO checkout; "
 _NOTHING = "RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; "
 _ROLE = 'ALTER ROLE checkout IN DATABASE "{name}" SET '
-
-
-async def _lacks(url: str) -> list[str]:
-    engines = create_engine(url), create_engine(url, is_patient=True), create_audit_engine(url)
-    try:
-        return await schema.problems(*engines)
-    finally:
-        for engine in engines:
-            await engine.dispose()
 
 
 async def test_the_code_expects_exactly_what_setup_sql_makes(database: Database) -> None:
@@ -33,11 +23,11 @@ async def test_the_code_expects_exactly_what_setup_sql_makes(database: Database)
 
 
 async def test_a_database_on_which_setup_sql_has_run_lacks_nothing(database: Database) -> None:
-    assert await _lacks(database.url) == []
+    assert await lacks(database.url) == []
 
 
 async def test_a_database_on_which_setup_sql_never_ran_is_told_in_one_line(stack: DevStack) -> None:
-    assert await _lacks(stack.postgres.url("postgres")) == ["any of our tables: setup.sql has not been run on it"]
+    assert await lacks(stack.postgres.url("postgres")) == ["any of our tables: setup.sql has not been run on it"]
 
 
 _MENDED_BY_SETUP = {
@@ -210,12 +200,10 @@ async def test_whatever_is_missing_is_named(what: str, database: Database, stack
     damage, told = (_MENDED_BY_SETUP | _MENDED_BY_HAND)[what]
     await database.run(damage.replace("{name}", database.name))
 
-    lacks = await _lacks(database.url)
-
-    assert "\n".join(lacks) == told
+    assert "\n".join(await lacks(database.url)) == told
     if what in _MENDED_BY_SETUP:
         psql(stack.postgres, database.name, *_SETUP)
-        assert await _lacks(database.url) == []
+        assert await lacks(database.url) == []
 
 
 async def test_an_index_of_another_definition_is_not_taken_for_ours(database: Database, stack: DevStack) -> None:
@@ -234,7 +222,7 @@ async def test_a_newer_schema_will_do(database: Database) -> None:
         " LANGUAGE sql IMMUTABLE AS 'SELECT true'"
     )
 
-    assert await _lacks(database.url) == []
+    assert await lacks(database.url) == []
 
 
 async def test_a_setup_sql_of_an_older_release_changes_nothing(database: Database, stack: DevStack) -> None:
@@ -251,10 +239,10 @@ async def test_the_rights_are_those_of_whoever_connects(database: Database, stac
     await database.run(f"CREATE ROLE {reader} LOGIN; GRANT pg_read_all_data TO {reader}")
 
     try:
-        lacks = await _lacks(make_url(database.url).set(username=reader).render_as_string())
+        found = await lacks(make_url(database.url).set(username=reader).render_as_string())
     finally:
         psql(stack.postgres, "postgres", "-c", f"DROP ROLE {reader}")
 
-    assert "right INSERT on orders" in lacks
-    assert "right UPDATE on accounts.balance_minor" in lacks
-    assert "right SELECT on orders" not in lacks
+    assert "right INSERT on orders" in found
+    assert "right UPDATE on accounts.balance_minor" in found
+    assert "right SELECT on orders" not in found
