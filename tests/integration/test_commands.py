@@ -60,17 +60,6 @@ def test_the_same_order_again_joins_and_other_content_is_refused(commands: Comma
     assert "choose another id" in other.err
 
 
-def test_an_audit_that_finds_something_says_so_with_its_exit_status(commands: Commands, database: Database) -> None:
-    commands.ready_worker()
-    asyncio.run(database.run("UPDATE inventory SET on_hand = on_hand - 1 WHERE sku = 'lamp'"))
-
-    told, document = commands.here("audit"), commands.here("audit", "--json")
-
-    assert (told.code, document.code) == (5, 5)
-    assert "A1" in told.out
-    assert document.document["violation_count"] == 1
-
-
 WRONG_USAGE = {
     "no line": ("start", "--customer", "alice"),
     "no quantity": ("start", "--customer", "alice", "--line", "tea-mug"),
@@ -165,13 +154,6 @@ def test_an_unreachable_temporal_is_told_in_words_and_ends_with_1(commands: Comm
     ran.assert_readable()
     assert nobody in ran.err
     assert "TEMPORAL_ADDRESS" in ran.err
-
-
-def test_a_wrong_temporal_profile_is_a_matter_of_configuration(commands: Commands) -> None:
-    ran = commands.here("list", TEMPORAL_PROFILE="nobody-wrote-this")
-
-    assert ran.code == 2
-    ran.assert_readable()
 
 
 def test_the_status_of_an_order_without_a_worker_is_told_without_its_steps(commands: Commands) -> None:

@@ -21,7 +21,7 @@ MUTANTS = (
         _FILE,
         "            AND txid < pg_snapshot_xmin(pg_current_snapshot())\n            AND NOT EXISTS",
         "            AND NOT EXISTS",
-        at(EVENT_LOG, "test_an_event_is_held_back_while_an_earlier_transaction_may_still_commit"),
+        at(EVENT_LOG, "test_what_happened_is_held_back_while_an_earlier_transaction_may_still_commit[event]"),
     ),
     Mutant(
         "log-tells-an-order-out-of-sequence",
@@ -137,7 +137,7 @@ MUTANTS = (
         _FILE,
         "            AND txid < pg_snapshot_xmin(pg_current_snapshot())\n          ORDER BY",
         "          ORDER BY",
-        at(EVENT_LOG, "test_a_finding_is_held_back_while_an_earlier_transaction_may_still_commit"),
+        at(EVENT_LOG, "test_what_happened_is_held_back_while_an_earlier_transaction_may_still_commit[finding]"),
     ),
     Mutant(
         "log-reads-all-for-each-batch",

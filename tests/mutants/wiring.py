@@ -568,7 +568,7 @@ MUTANTS = (
         "embedded/temporal.py",
         "for port in (self.port, self.ui_port):",
         "for port in (self.port,):",
-        at(EMBEDDED, "test_a_taken_port_of_the_ui_is_named"),
+        at(EMBEDDED, "test_a_taken_port_is_named[ui]"),
     ),
     Mutant(
         "embedded-child-that-hangs-is-left",

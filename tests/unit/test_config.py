@@ -248,16 +248,13 @@ def test_a_blank_within_a_setting_is_a_part_of_it(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("name", ["CHECKOUT_DATABASE_URL", "TEMPORAL_API_KEY", "TEMPORAL_GRPC_META_AUTHORIZATION"])
-def test_a_secret_with_something_within_it_is_named_and_not_shown(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert refusal(monkeypatch, name, "postgresql://u:geh\neim@h/d") == f"{name}: has a control character in it"
+def test_a_secret_with_a_control_character_is_named_and_not_shown(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    within = refusal(monkeypatch, name, "postgresql://u:geh\neim@h/d")
+    at_its_end = refusal(monkeypatch, name, "postgresql://u:geheim@h/d\n")
 
-
-@pytest.mark.parametrize("name", ["CHECKOUT_DATABASE_URL", "TEMPORAL_API_KEY", "TEMPORAL_GRPC_META_AUTHORIZATION"])
-def test_a_secret_with_something_at_its_end_is_named_and_not_shown(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = refusal(monkeypatch, name, "postgresql://u:geheim@h/d\n")
-
-    assert said.startswith(f"{name}: begins or ends with white space")
-    assert "geheim" not in said
+    assert within == f"{name}: has a control character in it"
+    assert at_its_end.startswith(f"{name}: begins or ends with white space")
+    assert "geheim" not in at_its_end
 
 
 def test_every_problem_is_told_at_once_beside_what_nobody_sees(monkeypatch: pytest.MonkeyPatch) -> None:
