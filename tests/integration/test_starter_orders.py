@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import uuid
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from domain.policies import checkout_workflow_id
 from embedded.stack import DevStack
 from tests.conftest import Shop
 from tests.faults.relay import Relay
-from tests.integration.commands import Commands, Desk, Ran
+from tests.integration.commands import Desk, Ran, unique
 from tests.workflow.gates import Gate, Gates
 from tests.workflow.sagas import BREAK_UNDO, MEND_UNDO, events_of, hasty, how_it_ended, open_incidents, reason_of, until
 
@@ -28,10 +27,6 @@ def _hasty_undos(monkeypatch: pytest.MonkeyPatch) -> None:
     """Undos that keep failing park their order within a second."""
     monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=4000))
     monkeypatch.setattr(order_list, "_ANSWERED_WITHIN_SECONDS", 1.0)
-
-
-def unique(name: str) -> str:
-    return f"{name}-{uuid.uuid4().hex[:8]}"
 
 
 def start(order_id: str, customer: str, *lines: str) -> tuple[str, ...]:
@@ -176,17 +171,6 @@ async def test_an_id_that_was_made_up_is_told_before_it_is_sent_and_one_that_was
     [order_id] = re.findall(r"order (order-\w+)  running", made_up.out)
     assert made_up.err == f"starting {order_id}\n"
     assert given.err == ""
-
-
-def test_ctrl_c_ends_the_command_and_not_the_order(commands: Commands) -> None:
-    order_id = unique("interrupted")
-
-    ran = commands.interrupted(*start(order_id, "alice"), when=f"started {order_id}")
-
-    assert ran.code == 130
-    assert "interrupted; what was started goes on" in ran.err
-    assert f"starter.py status {order_id}" in ran.err
-    assert commands.here(*start(order_id, "alice"), "--no-wait").code == 0
 
 
 # status and list ----------------------------------------------------------------------------------------

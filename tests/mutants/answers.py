@@ -1,11 +1,10 @@
 """Faults in how an order answers that has no saga of its own, and in who is told to have asked."""
 
-from tests.mutants.killers import EVENT_LOG, LOOKUPS, PLANS, STARTER_UPKEEP, at
+from tests.mutants.killers import EVENT_LOG, LOOKUPS, PLANS, STARTER_UPKEEP, WHAT_START_SAYS, at
 from tests.mutants.mutant import Mutant
 
 _ANSWERS = "tests/integration/test_every_order_answers.py"
 _CANCELS = "tests/integration/test_cancel_wherever_it_is.py"
-_START = "tests/integration/test_what_start_says.py"
 _ACTOR = "tests/workflow/test_who_cancels.py"
 _ORDERS = "client/orders.py"
 _LOOKUPS = "activities/lookups.py"
@@ -175,7 +174,7 @@ MUTANTS = (
         "client/waiting.py",
         "        if not task.done() and not is_quiet:\n",
         "        if not is_quiet:\n",
-        at(_START, "test_who_sees_the_end_at_once_is_given_no_advice"),
+        at(WHAT_START_SAYS, "test_who_sees_the_end_at_once_is_given_no_advice"),
     ),
     Mutant(
         "ctrl-c-tells-nothing",
@@ -183,7 +182,7 @@ MUTANTS = (
         "client/waiting.py",
         "    except asyncio.CancelledError:\n        view.errors.print(advice)\n        raise\n",
         "    except asyncio.CancelledError:\n        raise\n",
-        at(_START, "test_ctrl_c_tells_where_to_look_for_the_order"),
+        at(WHAT_START_SAYS, "test_ctrl_c_ends_the_command_and_not_the_order_and_tells_where_to_look"),
     ),
     Mutant(
         "cancel-forgets-who",
