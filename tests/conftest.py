@@ -159,6 +159,19 @@ class Database:
             await connection.close()
 
 
+@asynccontextmanager
+async def engine_at(url: str, kind: str = "step", **settings: Any) -> AsyncIterator[AsyncEngine]:
+    """Make one of a worker's engines: for steps, for the sweep or for the audit."""
+    if kind == "audit":
+        made = create_audit_engine(url, **settings)
+    else:
+        made = create_engine(url, is_patient=kind == "sweep", **({"pool_size": 3} | settings))
+    try:
+        yield made
+    finally:
+        await made.dispose()
+
+
 async def lacks(url: str) -> list[str]:
     """Give what a worker misses on a database, asked as it asks when it starts."""
     engines = create_engine(url), create_engine(url, is_patient=True), create_audit_engine(url)

@@ -107,7 +107,14 @@ def test_an_address_that_is_none_is_told_as_a_wrong_setting(commands: Commands, 
 
 
 @pytest.mark.parametrize(
-    "arguments", [("status", "order-1"), ("list",), ("cancel", "order-1", "--reason", "late")], ids=" ".join
+    "arguments",
+    [
+        ("start", "--customer", "alice", "--line", "tea-mug:1"),
+        ("status", "order-1"),
+        ("list",),
+        ("cancel", "order-1", "--reason", "late"),
+    ],
+    ids=" ".join,
 )
 def test_a_namespace_that_is_not_there_is_told_as_that(commands: Commands, arguments: tuple[str, ...]) -> None:
     ran = commands.here(*arguments, TEMPORAL_NAMESPACE="nowhere")
@@ -116,6 +123,7 @@ def test_a_namespace_that_is_not_there_is_told_as_that(commands: Commands, argum
     ran.assert_readable()
     assert "refuses: Namespace nowhere is not found" in ran.err
     assert "TEMPORAL_NAMESPACE" in ran.err
+    assert "not known" not in ran.err, "what is refused for certain is told as unknown"
 
 
 def test_a_worker_that_is_asked_for_help_gives_it_and_does_not_start(commands: Commands) -> None:

@@ -3,8 +3,7 @@
 import asyncio
 import dataclasses
 import socket
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +16,6 @@ from temporalio.testing import ActivityEnvironment
 from activities.inventory import Inventory
 from adapters.database import (
     classify,
-    create_engine,
     single_statement,
     snapshot,
     transaction,
@@ -33,7 +31,7 @@ from domain.errors import (
 )
 from domain.model import Ending, UndoInput
 from embedded.ports import free_port
-from tests.conftest import Database, Shop
+from tests.conftest import Database, Shop, engine_at
 
 _SECRET = "4111-1111-1111-1111"
 _SLOW = "SELECT pg_sleep(30), CAST(:secret AS text) AS leaky_column"
@@ -66,15 +64,6 @@ def _assert_discreet(failure: CheckoutError) -> None:
     assert failure.__suppress_context__
 
 
-@asynccontextmanager
-async def _engine(url: str, **settings: Any) -> AsyncIterator[AsyncEngine]:
-    made = create_engine(url, **settings)
-    try:
-        yield made
-    finally:
-        await made.dispose()
-
-
 async def _for_the_service(database: Database, setting: str) -> None:
     """Change a setting for the service's new sessions on the test's database."""
     await database.run(f'ALTER ROLE checkout IN DATABASE "{database.name}" SET {setting}')
@@ -85,7 +74,7 @@ async def _for_the_service(database: Database, setting: str) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
 async def test_a_refused_connection_is_an_outage(host: str) -> None:
-    async with _engine(f"postgresql+asyncpg://checkout@{host}:{free_port()}/checkout") as engine:
+    async with engine_at(f"postgresql+asyncpg://checkout@{host}:{free_port()}/checkout") as engine:
         failure = await _failure(_run(engine))
 
     _assert_outage(failure)
@@ -93,7 +82,7 @@ async def test_a_refused_connection_is_an_outage(host: str) -> None:
 
 async def test_a_server_that_accepts_and_never_answers_is_an_outage() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        async with _engine(f"postgresql+asyncpg://checkout@127.0.0.1:{silent.getsockname()[1]}/checkout") as engine:
+        async with engine_at(f"postgresql+asyncpg://checkout@127.0.0.1:{silent.getsockname()[1]}/checkout") as engine:
             failure = await _failure(asyncio.wait_for(_run(engine), 4.5))
 
     _assert_outage(failure)
@@ -106,7 +95,7 @@ async def test_a_server_that_closes_the_connection_at_once_is_an_outage() -> Non
 
     async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        async with _engine(f"postgresql+asyncpg://checkout@127.0.0.1:{port}/checkout") as engine:
+        async with engine_at(f"postgresql+asyncpg://checkout@127.0.0.1:{port}/checkout") as engine:
             failure = await _failure(_run(engine))
 
     _assert_outage(failure)
@@ -115,7 +104,7 @@ async def test_a_server_that_closes_the_connection_at_once_is_an_outage() -> Non
 async def test_an_exhausted_pool_is_an_outage_from_which_not_all_come_back_at_once(
     database: Database,
 ) -> None:
-    async with _engine(database.url, pool_size=1) as engine, engine.connect():
+    async with engine_at(database.url, pool_size=1) as engine, engine.connect():
         failures = await asyncio.gather(*(_failure(_run(engine)) for _ in range(5)))
 
     for failure in failures:
@@ -249,7 +238,7 @@ async def test_too_many_connections_are_an_outage_from_which_not_all_come_back_a
 async def test_a_plan_that_a_migration_made_stale_costs_at_most_one_attempt(
     database: Database,
 ) -> None:
-    async with _engine(database.url, pool_size=1) as engine:
+    async with engine_at(database.url, pool_size=1) as engine:
         await _run(engine, "SELECT * FROM delivery_zones WHERE zone = :zone", zone="city")
         await database.run("ALTER TABLE delivery_zones ADD COLUMN note text")
 
@@ -273,15 +262,12 @@ async def test_a_session_whose_triggers_planned_before_a_schema_change_is_left(d
         "GRANT INSERT ON touched TO checkout"
     )
     insert = "INSERT INTO touched VALUES ('x')"
-    engine = create_engine(database.url, pool_size=1)
-    try:
+    async with engine_at(database.url, pool_size=1) as engine:
         await _run(engine, insert)
         await database.run("ALTER TABLE touched ALTER COLUMN reason TYPE varchar(200)")
 
         first = await asyncio.gather(_run(engine, insert), return_exceptions=True)
         await _run(engine, insert)
-    finally:
-        await engine.dispose()
 
     [failure] = first
     assert isinstance(failure, DatabaseUnavailable)

@@ -4,8 +4,6 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +15,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from activities.inventory import Inventory
 from adapters import readiness
 from adapters.connector import CONNECT_SECONDS, Admission, CannotConnect, Connector
-from adapters.database import create_audit_engine, create_engine, single_statement
+from adapters.database import single_statement
 from adapters.database_url import parse
 from adapters.pooling import Pooling, pooling_of
 from domain.errors import CheckoutError, DatabaseMisconfigured
 from embedded.ports import free_port
 from embedded.stack import DATABASE, ROLE, DevStack
-from tests.conftest import Database, Shop
+from tests.conftest import Database, Shop, engine_at
 from tests.faults.lab.pooler import Mode, Pooler
 
 KINDS = ("step", "sweep", "audit")
-
-
-def make_engine(kind: str, url: str, **more: Any) -> AsyncEngine:
-    if kind == "audit":
-        return create_audit_engine(url, **more)
-    return create_engine(url, pool_size=3, is_patient=kind == "sweep", **more)
-
-
-@asynccontextmanager
-async def engine_at(url: str, kind: str = "step", **more: Any) -> AsyncIterator[AsyncEngine]:
-    made = make_engine(kind, url, **more)
-    try:
-        yield made
-    finally:
-        await made.dispose()
 
 
 async def ask(engine: AsyncEngine, question: str = "SELECT 1") -> Any:

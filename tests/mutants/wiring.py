@@ -14,6 +14,7 @@ from tests.mutants.killers import (
     MAKE_UP,
     POLICIES,
     READINESS,
+    SCHEMA_BEHIND,
     VERSION_SETTINGS,
     WORKER_DRAIN,
     WORKER_SETTINGS,
@@ -496,7 +497,7 @@ MUTANTS = (
         "adapters/readiness.py",
         'Temporal lack."""\n    require_writable(settings)\n',
         'Temporal lack."""\n',
-        at(READINESS, "test_a_check_finds_a_log_that_cannot_be_written"),
+        at(SCHEMA_BEHIND, "test_a_check_tells_what_the_start_would"),
     ),
     Mutant(
         "start-gives-up-at-the-first-refusal",
