@@ -458,9 +458,7 @@ async def test_what_is_taken_back_waits_for_a_shipment_in_flight_and_is_then_ref
 
 
 @pytest.mark.parametrize("step", ["ship", "pay"])
-async def test_a_step_waits_for_the_undo_of_the_step_before_it_and_is_then_refused(
-    shop: Shop, database: Database, step: str
-) -> None:
+async def test_a_step_waits_for_the_undo_of_the_step_before_it_and_is_then_refused(shop: Shop, step: str) -> None:
     order = shop.order("alice")
     await (pay if step == "ship" else reserve)(shop, order)
     undoes: dict[str, Callable[[], Awaitable[UndoResult]]] = {
@@ -473,18 +471,18 @@ async def test_a_step_waits_for_the_undo_of_the_step_before_it_and_is_then_refus
     }
     row = {"ship": "accounts WHERE account_id = 'alice' FOR NO KEY UPDATE", "pay": "inventory FOR UPDATE"}[step]
 
-    async with database.locked(f"SELECT FROM {row}"):
+    async with shop.database.locked(f"SELECT FROM {row}"):
         undoing = asyncio.ensure_future(undoes[step]())
-        await database.until_blocked()
+        await shop.database.until_blocked()
         doing = asyncio.ensure_future(does[step]())
-        await database.until_blocked(2)
+        await shop.database.until_blocked(2)
     undone = await undoing
     with pytest.raises(StepAlreadyCompensated):
         await doing
 
     assert undone.outcome == UndoOutcome.REVERSED
     left = {"ship": "shipments", "pay": "transfers WHERE order_id IS NOT NULL"}[step]
-    assert await database.value(f"SELECT count(*) FROM {left}") == 0
+    assert await shop.database.value(f"SELECT count(*) FROM {left}") == 0
     assert (await shop.audit(at_rest=False)).violations == []
 
 

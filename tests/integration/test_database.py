@@ -378,10 +378,8 @@ async def test_an_undo_gives_its_round_up_after_a_few_attempts_when_a_person_is_
         ("REVOKE INSERT ON step_fence FROM checkout", DatabaseMisconfigured),
     ],
 )
-async def test_an_undo_never_gives_up_because_of_an_outage(
-    shop: Shop, database: Database, damage: str, kind: type[CheckoutError]
-) -> None:
-    await database.run(damage.format(name=database.name))
+async def test_an_undo_never_gives_up_because_of_an_outage(shop: Shop, damage: str, kind: type[CheckoutError]) -> None:
+    await shop.database.run(damage.format(name=shop.database.name))
     environment = ActivityEnvironment()
     environment.info = dataclasses.replace(environment.info, attempt=1000)
     undo = UndoInput(shop.order(), Ending.REJECTED, "a reason")

@@ -419,14 +419,12 @@ async def test_all_that_a_restored_database_has_is_told_after_a_note(
     assert after_the_note(log) == [*left, ("d-1", 1)]
 
 
-async def test_a_restore_to_after_the_newest_line_goes_on_without_a_note(
-    log: FollowedLog, database: Database, looks: Looks
-) -> None:
+async def test_a_restore_to_after_the_newest_line_goes_on_without_a_note(log: FollowedLog, looks: Looks) -> None:
     async with log.followed():
         await log.insert("a-1")
         await until(lambda: len(log.told()) == 1)
         await go_back(
-            database,
+            log.database,
             "CREATE TABLE backup AS TABLE order_events; DELETE FROM order_events;"
             "INSERT INTO order_events OVERRIDING SYSTEM VALUE TABLE backup",
         )
@@ -453,15 +451,13 @@ async def test_a_finding_that_a_restored_database_has_not_is_missed_as_an_event_
     assert after_the_note(log) == [("a-1", 1), ("b-1", 1)]
 
 
-async def test_the_log_goes_back_as_often_as_the_database_does(
-    log: FollowedLog, database: Database, looks: Looks
-) -> None:
+async def test_the_log_goes_back_as_often_as_the_database_does(log: FollowedLog, looks: Looks) -> None:
     async with log.followed():
         await log.insert("a-1")
         for _ in range(2):
             await log.insert("b-1")
             await until(lambda: log.told()[-1:] == [("b-1", 1)])
-            await go_back(database, FEWER)
+            await go_back(log.database, FEWER)
             await looks.happen()
         await log.insert_until_told("c-1")
 
@@ -492,18 +488,16 @@ async def test_a_dump_of_a_server_that_is_ahead_is_told_whole_once_its_events_ar
     assert after_the_note(log) == [("a-1", 1), ("b-1", 1)]
 
 
-async def test_a_dump_that_its_server_catches_up_with_is_told_whole_too(
-    log: FollowedLog, database: Database, looks: Looks
-) -> None:
+async def test_a_dump_that_its_server_catches_up_with_is_told_whole_too(log: FollowedLog, looks: Looks) -> None:
     async with log.followed():
         await log.insert("a-1")
         await until(lambda: len(log.told()) == 1)
-        ours = await database.value("SELECT txid::text FROM order_events")
-        await go_back(database, "UPDATE order_events SET txid = '4000000000'")
+        ours = await log.database.value("SELECT txid::text FROM order_events")
+        await go_back(log.database, "UPDATE order_events SET txid = '4000000000'")
         await looks.happen()
         await log.insert("b-1")
     async with log.followed():
-        await go_back(database, f"UPDATE order_events SET txid = '{ours}' WHERE order_id = 'a-1'")
+        await go_back(log.database, f"UPDATE order_events SET txid = '{ours}' WHERE order_id = 'a-1'")
         await until(lambda: ("b-1", 1) in log.told())
 
     assert after_the_note(log) == [("a-1", 1), ("b-1", 1)]

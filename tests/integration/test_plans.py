@@ -87,16 +87,14 @@ async def test_the_audit_reads_every_row_a_bounded_number_of_times(database: Dat
     assert max(read.values()) < 2 * rows, read
 
 
-async def test_a_plan_that_a_step_keeps_while_the_tables_grow_reads_by_index(
-    shop: Shop, database: Database, engine: AsyncEngine
-) -> None:
+async def test_a_plan_that_a_step_keeps_while_the_tables_grow_reads_by_index(shop: Shop, engine: AsyncEngine) -> None:
     sent: dict[str, None] = {}
     event.listen(engine.sync_engine, "before_cursor_execute", lambda *said: sent.setdefault(said[2]))
     await one_by_one(shop, drawn(1, 30))
     await together(shop, drawn(2, 30))
     # As small as it is now, every table is one page: by their numbers nothing is cheaper than to read all of it.
-    await database.run("ANALYZE")
-    url = make_url(database.url).set(drivername="postgresql").render_as_string()
+    await shop.database.run("ANALYZE")
+    url = make_url(shop.database.url).set(drivername="postgresql").render_as_string()
     connection = await asyncpg.connect(url)
 
     try:
