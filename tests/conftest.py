@@ -108,23 +108,25 @@ class Database:
     admin_url: str
     """As the superuser, for asyncpg: to look at everything, and to break things."""
 
-    async def fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
         connection = await asyncpg.connect(self.admin_url)
         try:
-            return list(await connection.fetch(query, *arguments))
+            yield connection
         finally:
             await connection.close()
+
+    async def fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
+        async with self.connected() as connection:
+            return list(await connection.fetch(query, *arguments))
 
     async def value(self, query: str, *arguments: Any) -> Any:
         [row] = await self.fetch(query, *arguments)
         return row[0]
 
     async def run(self, statements: str) -> None:
-        connection = await asyncpg.connect(self.admin_url)
-        try:
+        async with self.connected() as connection:
             await connection.execute(statements)
-        finally:
-            await connection.close()
 
     async def every_row(self) -> dict[str, list[str]]:
         """Give all that is in it, by table."""
@@ -150,13 +152,9 @@ class Database:
     @asynccontextmanager
     async def locked(self, statement: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
         """Hold what a statement locks in a foreign transaction, which is committed at the end of the block."""
-        connection = await asyncpg.connect(self.admin_url)
-        try:
-            async with connection.transaction():
-                await connection.execute(statement)
-                yield connection
-        finally:
-            await connection.close()
+        async with self.connected() as connection, connection.transaction():
+            await connection.execute(statement)
+            yield connection
 
 
 @asynccontextmanager

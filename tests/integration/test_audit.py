@@ -4,7 +4,6 @@ import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -177,17 +176,14 @@ async def test_every_check_has_damage_that_it_must_report() -> None:
 @pytest.mark.parametrize("damage", _DAMAGES, ids=lambda damage: f"{damage.check}-{damage.claim}")
 async def test_damage_is_reported(busy: Database, damage: Damage) -> None:
     _, query = audit_checks()[damage.check]
-    connection = await asyncpg.connect(busy.admin_url)
 
-    try:
+    async with busy.connected() as connection:
         transaction = connection.transaction()
         await transaction.start()
         before = await connection.fetch(query.text.replace(":at_rest_after", "'0'"))
         await connection.execute("SET LOCAL session_replication_role = replica; " + damage.sql)
         after = await connection.fetch(query.text.replace(":at_rest_after", "'0'"))
         await transaction.rollback()  # the next damage needs a healthy database
-    finally:
-        await connection.close()
 
     assert before == []
     assert damage.subject in {row["subject"] for row in after}

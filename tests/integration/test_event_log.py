@@ -224,12 +224,9 @@ async def test_a_crash_among_lines_that_belong_together_loses_none_of_them_and_r
     """The second line is told ahead of its own transaction, because of the third: both, or neither."""
     if not is_first:
         await log.insert("zero")
-    early = await asyncpg.connect(database.admin_url)
-    async with early.transaction():
-        await early.fetchval("SELECT pg_current_xact_id()")
+    async with database.locked("SELECT pg_current_xact_id()") as early:
         await log.insert("one")
         await early.execute("UPDATE orders SET status = 'unwinding' WHERE order_id = 'one'")
-    await early.close()
     whole = ([] if is_first else [("zero", 1)]) + [("one", 1), ("one", 2)]
     async with log.followed():
         await until(lambda: log.told() == whole)

@@ -45,20 +45,19 @@ async def test_made_up_texts_are_ids_to_both_or_to_neither(database: Database) -
 
 @pytest.mark.parametrize("constraint", _WRITTEN)
 async def test_wherever_an_id_stands_the_rule_holds(database: Database, constraint: str) -> None:
-    connection = await asyncpg.connect(database.admin_url)
     refused = set()
 
-    await connection.execute("INSERT INTO orders (order_id, customer) VALUES ('o-0', 'alice')")
-    for value in [*LEGAL, *ILLEGAL]:
-        transaction = connection.transaction()
-        await transaction.start()
-        try:
-            await connection.execute(_WRITTEN[constraint], value)
-        except asyncpg.CheckViolationError as error:
-            refused.add((value, error.constraint_name))
-        except (asyncpg.DataError, UnicodeEncodeError):  # NUL and half of a pair are no text at all to Postgres
-            refused.add((value, constraint))
-        await transaction.rollback()
-    await connection.close()
+    async with database.connected() as connection:
+        await connection.execute("INSERT INTO orders (order_id, customer) VALUES ('o-0', 'alice')")
+        for value in [*LEGAL, *ILLEGAL]:
+            transaction = connection.transaction()
+            await transaction.start()
+            try:
+                await connection.execute(_WRITTEN[constraint], value)
+            except asyncpg.CheckViolationError as error:
+                refused.add((value, error.constraint_name))
+            except (asyncpg.DataError, UnicodeEncodeError):  # NUL and half of a pair are no text at all to Postgres
+                refused.add((value, constraint))
+            await transaction.rollback()
 
     assert refused == {(value, constraint) for value in ILLEGAL}

@@ -327,10 +327,9 @@ def test_the_moves_speak_of_every_status() -> None:
 
 @pytest.mark.parametrize("previous", _LEGAL)
 async def test_a_status_moves_only_to_where_it_may(database: Database, previous: str) -> None:
-    connection = await asyncpg.connect(database.admin_url)
     moved = set()
 
-    try:
+    async with database.connected() as connection:
         for following in _LEGAL:
             transaction = connection.transaction()
             await transaction.start()
@@ -349,8 +348,6 @@ async def test_a_status_moves_only_to_where_it_may(database: Database, previous:
             except asyncpg.CheckViolationError as refused:
                 assert refused.constraint_name == "orders_moves_are_legal"  # noqa: PT017
             await transaction.rollback()
-    finally:
-        await connection.close()
 
     assert moved == _LEGAL[previous]
 

@@ -6,7 +6,6 @@ import json
 import time
 from pathlib import Path
 
-import asyncpg
 import pytest
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.service import RPCError, RPCStatusCode
@@ -201,8 +200,7 @@ async def test_sweep_and_audit_read_for_longer_than_a_step_may(
 async def _limits_seen(database: Database, table: str, commands: Commands, command: str) -> tuple[Ran, str]:
     """Run a command; give what came of it, and with which limits the table was read meanwhile."""
     seen: set[str] = set()
-    listener = await asyncpg.connect(database.admin_url)
-    try:
+    async with database.connected() as listener:
         await listener.add_listener(table, lambda *told: seen.add(str(told[3])))
         ran = await asyncio.to_thread(commands.starter, command, "--json")
 
@@ -210,8 +208,6 @@ async def _limits_seen(database: Database, table: str, commands: Commands, comma
             return bool(seen)
 
         await until(is_seen)
-    finally:
-        await listener.close()
     [limits] = seen
     return ran, limits
 
