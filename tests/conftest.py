@@ -200,17 +200,37 @@ def cloned_database(stack: DevStack) -> Iterator[Database]:
 @contextmanager
 def database_on(server: PostgresServer) -> Iterator[Database]:
     """Make it on a server on which setup.sql has run."""
+    made = named_database(server)
+    psql(server, "postgres", "-c", CLONE.format(made.name))
+    yield made
+    psql(server, "postgres", "-c", DROP.format(made.name))
+
+
+CLONE = f'CREATE DATABASE "{{}}" TEMPLATE "{DATABASE}" STRATEGY FILE_COPY'
+DROP = 'DROP DATABASE "{}" WITH (FORCE)'
+
+
+def named_database(server: PostgresServer) -> Database:
+    """Name a database that is not there yet."""
     name = f"test_{next(_numbers)}_{uuid.uuid4().hex[:8]}"
-    psql(server, "postgres", "-c", f'CREATE DATABASE "{name}" TEMPLATE "{DATABASE}" STRATEGY FILE_COPY')
-    yield Database(name, server.url(name, ROLE), server.url(name, "postgres", driver="postgresql"))
-    psql(server, "postgres", "-c", f'DROP DATABASE "{name}" WITH (FORCE)')
+    return Database(name, server.url(name, ROLE), server.url(name, "postgres", driver="postgresql"))
+
+
+@pytest.fixture(scope="session")
+async def administrator(stack: DevStack) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A session of the superuser's. A psql for every database would take as long as many a test."""
+    connection = await asyncpg.connect(stack.postgres.url("postgres", driver="postgresql"))
+    yield connection
+    await connection.close()
 
 
 @pytest.fixture
-def database(stack: DevStack) -> Iterator[Database]:
+async def database(stack: DevStack, administrator: "asyncpg.Connection[asyncpg.Record]") -> AsyncIterator[Database]:
     """A fresh database with the demo catalogue."""
-    with cloned_database(stack) as database:
-        yield database
+    made = named_database(stack.postgres)
+    await administrator.execute(CLONE.format(made.name))
+    yield made
+    await administrator.execute(DROP.format(made.name))
 
 
 @pytest.fixture
