@@ -449,7 +449,7 @@ MUTANTS = (
         "adapters/config.py",
         "    return level.upper()\n",
         "    return level\n",
-        at(CONFIG, "test_a_log_level_may_be_written_as_one_likes"),
+        at(CONFIG, "test_a_setting_is_read_as_it_is_meant"),
     ),
     Mutant(
         "links-with-two-slashes",
@@ -457,7 +457,7 @@ MUTANTS = (
         "adapters/config.py",
         '    return url.rstrip("/")\n',
         "    return url\n",
-        at(CONFIG, "test_links_to_histories_have_no_slash_twice"),
+        at(CONFIG, "test_a_setting_is_read_as_it_is_meant"),
     ),
     Mutant(
         "worker-ends-without-a-right-to-schedules",
