@@ -167,7 +167,7 @@ MUTANTS = (
         "activities/undo.py",
         "    if undoing.had_effect and step is not Step.SHIP:\n",
         "    if undoing.had_effect and step is Step.RESERVE:\n",
-        at(ACTIVITIES, "test_nothing_is_refunded_or_released_while_a_label_still_stands"),
+        at(ACTIVITIES, "test_money_and_stock_of_a_parcel_that_is_gone_stay_where_they_are"),
     ),
     Mutant(
         "refund-without-the-orders-lock",
