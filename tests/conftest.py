@@ -98,6 +98,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevStack]:
         yield running
 
 
+_BLOCKED = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    " AND usename = 'checkout' AND wait_event_type = 'Lock'"
+)
+
+
 @dataclass
 class Database:
     """A database of one test, cloned from the one that setup.sql made."""
@@ -128,25 +134,23 @@ class Database:
         async with self.connected() as connection:
             await connection.execute(statements)
 
-    async def every_row(self) -> dict[str, list[str]]:
+    async def every_row(self, columns: str = "t::text") -> dict[str, list[str]]:
         """Give all that is in it, by table."""
-        return {
-            table: [row[0] for row in await self.fetch(f"SELECT t::text FROM {table} t ORDER BY 1")]
-            for table in sorted(schema.tables())
-        }
+        async with self.connected() as connection:
+            return {
+                table: [row[0] for row in await connection.fetch(f"SELECT {columns} FROM {table} t ORDER BY 1")]
+                for table in sorted(schema.tables())
+            }
 
     async def blocked(self) -> int:
         """Count the service's sessions that wait for a lock."""
-        count: int = await self.value(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-            " AND usename = 'checkout' AND wait_event_type = 'Lock'"
-        )
+        count: int = await self.value(_BLOCKED)
         return count
 
     async def until_blocked(self, sessions: int = 1) -> None:
-        """Return once so many of the service's sessions wait for a lock, which they do for 1.5 s."""
-        async with asyncio.timeout(1.4):
-            while await self.blocked() < sessions:
+        """Return once so many of the service's sessions wait for a lock, which they do for 1.5 s by default."""
+        async with self.connected() as connection, asyncio.timeout(20):
+            while await connection.fetchval(_BLOCKED) < sessions:
                 await asyncio.sleep(0.005)
 
     @asynccontextmanager
