@@ -21,9 +21,9 @@ from typing import Any
 from benchmarks.consumption import Meter, Seconds
 from benchmarks.measure import batch
 from client.order_rows import COLUMNS
+from devstack.process import ChildProcess
+from devstack.stack import ROOT, DevStack
 from domain.model import CheckoutInput
-from embedded.process import ChildProcess
-from embedded.stack import ROOT, DevStack
 
 
 def write_orders(file: Path, orders: Iterable[CheckoutInput]) -> None:

@@ -23,12 +23,12 @@ from adapters import schema
 from adapters.config import WorkerSettings
 from adapters.database import create_audit_engine, create_engine
 from adapters.temporal import DATA_CONVERTER
+from devstack.ports import free_port
+from devstack.postgres import PostgresServer
+from devstack.stack import DATABASE, ROLE, DevStack, psql
 from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
 from domain.model import CheckoutInput, CheckoutStatus, Lane, OrderLine
 from domain.policies import checkout_workflow_id
-from embedded.ports import free_port
-from embedded.postgres import PostgresServer
-from embedded.stack import DATABASE, ROLE, DevStack, psql
 from tests.memory import folder_in_memory
 from tests.shares import share_out
 from worker import build_worker

@@ -20,10 +20,10 @@ from adapters.database import create_engine
 from adapters.temporal import DATA_CONVERTER
 from client.checkouts import Checkouts
 from client.load import MIXES
+from devstack.process import ChildProcess
+from devstack.stack import DATABASE, ROLE, ROOT, DevStack, psql
 from domain.maintenance import AuditInput
 from domain.model import CheckoutInput, CheckoutStatus
-from embedded.process import ChildProcess
-from embedded.stack import DATABASE, ROLE, ROOT, DevStack, psql
 from tests.conftest import Database
 from tests.faults.lab.link import Link
 from tests.lanes import in_both_lanes

@@ -29,7 +29,6 @@ from domain.errors import (
 )
 from domain.model import CheckoutInput, Ending, Reservation, UndoInput
 from domain.undo import UndoOutcome, UndoResult
-from embedded.stack import DevStack
 from tests.conftest import Database, Shop
 from tests.statements import log_statements, statements_sent
 

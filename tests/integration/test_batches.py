@@ -22,7 +22,6 @@ from adapters.database import create_engine
 from domain.bulk import OTHER_CONTENT, Outcome, StepInput, StepReport, UnwindInput, pack
 from domain.errors import CheckoutError, DatabaseRefusedStatement, DatabaseUnavailable
 from domain.model import CheckoutInput, Ending, OrderLine, Step, UndoInput
-from embedded.stack import DevStack
 from tests.conftest import Database, Shop, cloned_database
 from tests.workflow.sagas import goods_and_money, violations
 

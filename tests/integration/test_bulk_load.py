@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from client.outcomes import OutcomeFile
-from embedded.stack import ROOT
+from devstack.stack import ROOT
 from tests.integration.commands import Commands
 
 ORDERS = """order_id,customer,sku,quantity

@@ -21,6 +21,7 @@ from adapters.database import (
     transaction,
     translated_errors,
 )
+from devstack.ports import free_port
 from domain import policies
 from domain.errors import (
     CheckoutError,
@@ -30,7 +31,6 @@ from domain.errors import (
     InvalidInput,
 )
 from domain.model import Ending, UndoInput
-from embedded.ports import free_port
 from tests.conftest import Database, Shop, engine_at
 
 _SECRET = "4111-1111-1111-1111"

@@ -23,9 +23,9 @@ from adapters import event_log, log_file
 from adapters.database import create_engine
 from adapters.log_file import Bookmark
 from adapters.log_target import StandardOutput
-from embedded.ports import free_port
-from embedded.postgres import PostgresServer
-from embedded.stack import DATABASE, ROLE, make_database
+from devstack.ports import free_port
+from devstack.postgres import PostgresServer
+from devstack.stack import DATABASE, ROLE, make_database
 from tests.conftest import Database
 from tests.memory import folder_in_memory
 

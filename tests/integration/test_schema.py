@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import make_url
 
 from adapters import schema
-from embedded.stack import ROOT, DevStack, psql
+from devstack.stack import ROOT, DevStack, psql
 from tests.conftest import Database, lacks
 from tests.record_schema import facts
 

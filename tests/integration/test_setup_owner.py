@@ -8,9 +8,9 @@ import asyncpg
 import pytest
 
 from adapters import schema
-from embedded.postgres import PostgresServer
-from embedded.process import ServerFailed
-from embedded.stack import ROOT, DevStack, psql
+from devstack.postgres import PostgresServer
+from devstack.process import ServerFailed
+from devstack.stack import ROOT, DevStack, psql
 from tests.conftest import Database, lacks, postgres_of_its_own
 
 _SETUP = ROOT / "setup.sql"

@@ -9,9 +9,9 @@ from temporalio.client import Client
 
 from adapters.temporal import connect
 from client import connection, operators, order_list
+from devstack.stack import DevStack
 from domain import policies
 from domain.policies import checkout_workflow_id
-from embedded.stack import DevStack
 from tests.conftest import Shop
 from tests.faults.relay import Relay
 from tests.integration.commands import Desk, Ran, unique

@@ -18,7 +18,6 @@ from client.outcomes import MALFORMED, OutcomeFile
 from domain.bulk import OTHER_CONTENT, UNKNOWN, Outcome, digest, unpack
 from domain.errors import InvalidInput
 from domain.model import MAX_LINES, CheckoutInput, OrderLine
-from embedded.stack import ROOT
 
 HEADER = "order_id,customer,sku,quantity\n"
 

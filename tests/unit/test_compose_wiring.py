@@ -14,8 +14,8 @@ import yaml
 
 from adapters import heartbeat
 from adapters.config import WorkerSettings
-from embedded.placement import installed
-from embedded.stack import DATABASE, ROLE, ROOT, DevStack
+from devstack.placement import installed
+from devstack.stack import DATABASE, ROLE, ROOT, DevStack
 from tests.unit.compose_file import distinct, document, services
 
 # What each image listens on.
@@ -232,7 +232,7 @@ def test_a_published_port_is_the_one_that_the_server_listens_on(name: str, varia
 def test_a_worker_may_be_there_many_times() -> None:
     worker = services()["worker"]
 
-    assert worker["build"] == "."
+    assert worker["build"] == {"context": ".", "dockerfile": "deploy/Dockerfile"}
     assert "ports" not in worker
     assert worker.keys().isdisjoint({"image", "command", "entrypoint", "user", "working_dir", "deploy", "scale"})
 
@@ -317,7 +317,7 @@ def test_what_a_container_writes_beside_its_volumes_is_in_memory() -> None:
 
 
 def test_the_volume_of_the_log_belongs_to_the_images_user() -> None:
-    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    text = (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8")
     made = re.search(r"install --directory --owner=(\w+) --group=\1 (\S+)", text)
     [user] = re.findall(r"useradd --uid (\d+) .* (\w+) ", text)
 
