@@ -99,6 +99,9 @@ SLOW_FILES = frozenset(
 SLOW_TESTS = frozenset(
     {
         # tests/integration and tests/unit
+        "test_a_data_folder_that_is_put_back_under_a_follower_loses_no_event",
+        "test_a_hang_is_an_error_unless_the_mutant_says_that_it_hangs",
+        "test_every_character_there_is_means_the_same_to_the_database",
         "test_a_part_that_dies_ends_all_of_it_and_is_named",
         "test_a_worker_whose_api_key_is_refused_at_start_says_so",
         "test_none_of_a_hundred_thousand_texts_from_outside_acts_at_an_edge",

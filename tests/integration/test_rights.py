@@ -71,7 +71,7 @@ def _matrix() -> dict[tuple[str, str], str]:
     return decided
 
 
-@pytest.fixture(scope="module", params=[18, 16])
+@pytest.fixture(scope="module", params=[18, pytest.param(16, marks=pytest.mark.slow)])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """A server with one database on which setup.sql was run; nothing is left in it by a test."""
     with postgres_of_its_own(tmp_path_factory.mktemp("rights"), version=int(request.param)) as made:
