@@ -13,6 +13,7 @@ from activities.orders import OperatorNote, Orders, OrderState, ParkInput
 from activities.payments import Payments
 from activities.shipping import Shipping
 from adapters.database import single_statement
+from devstack.stack import DevStack
 from domain.errors import (
     CheckoutError,
     CompensationImpossible,

@@ -19,6 +19,7 @@ from activities.orders import Orders
 from activities.payments import Payments
 from activities.shipping import Shipping
 from adapters.database import create_engine
+from devstack.stack import DevStack
 from domain.bulk import OTHER_CONTENT, Outcome, StepInput, StepReport, UnwindInput, pack
 from domain.errors import CheckoutError, DatabaseRefusedStatement, DatabaseUnavailable
 from domain.model import CheckoutInput, Ending, OrderLine, Step, UndoInput

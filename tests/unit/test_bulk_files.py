@@ -15,6 +15,7 @@ import pytest
 from client.cells import from_cell, to_cell
 from client.orders_file import Entry, line_count, read_orders
 from client.outcomes import MALFORMED, OutcomeFile
+from devstack.stack import ROOT
 from domain.bulk import OTHER_CONTENT, UNKNOWN, Outcome, digest, unpack
 from domain.errors import InvalidInput
 from domain.model import MAX_LINES, CheckoutInput, OrderLine
