@@ -1,5 +1,6 @@
 """One Postgres and one Temporal for the whole session; a database and a task queue of its own for each test."""
 
+import asyncio
 import itertools
 import os
 import sys
@@ -18,9 +19,11 @@ from temporalio.common import WorkflowIDReusePolicy
 from temporalio.worker import Interceptor, Worker
 
 from activities.audit import Audit
+from adapters import schema
 from adapters.config import WorkerSettings
-from adapters.database import create_engine
+from adapters.database import create_audit_engine, create_engine
 from adapters.temporal import DATA_CONVERTER
+from devstack.ports import free_port
 from devstack.postgres import PostgresServer
 from devstack.stack import DATABASE, ROLE, DevStack, psql
 from domain.audit import AuditInput, AuditReport
@@ -96,6 +99,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevStack]:
         yield running
 
 
+_BLOCKED = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    " AND usename = 'checkout' AND wait_event_type = 'Lock'"
+)
+
+
 @dataclass
 class Database:
     """A database of one test, cloned from the one that setup.sql made."""
@@ -106,34 +115,84 @@ class Database:
     admin_url: str
     """As the superuser, for asyncpg: to look at everything, and to break things."""
 
-    async def fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
         connection = await asyncpg.connect(self.admin_url)
         try:
-            return list(await connection.fetch(query, *arguments))
+            yield connection
         finally:
             await connection.close()
+
+    async def fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
+        async with self.connected() as connection:
+            return list(await connection.fetch(query, *arguments))
 
     async def value(self, query: str, *arguments: Any) -> Any:
         [row] = await self.fetch(query, *arguments)
         return row[0]
 
     async def run(self, statements: str) -> None:
-        connection = await asyncpg.connect(self.admin_url)
-        try:
+        async with self.connected() as connection:
             await connection.execute(statements)
-        finally:
-            await connection.close()
+
+    async def every_row(self, columns: str = "t::text") -> dict[str, list[str]]:
+        """Give all that is in it, by table."""
+        async with self.connected() as connection:
+            return {
+                table: [row[0] for row in await connection.fetch(f"SELECT {columns} FROM {table} t ORDER BY 1")]
+                for table in sorted(schema.tables())
+            }
+
+    async def blocked(self) -> int:
+        """Count the service's sessions that wait for a lock."""
+        count: int = await self.value(_BLOCKED)
+        return count
+
+    async def until_blocked(self, sessions: int = 1) -> None:
+        """Return once so many of the service's sessions wait for a lock, which they do for 1.5 s by default."""
+        async with self.connected() as connection, asyncio.timeout(20):
+            while await connection.fetchval(_BLOCKED) < sessions:
+                await asyncio.sleep(0.005)
 
     @asynccontextmanager
     async def locked(self, statement: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
         """Hold what a statement locks in a foreign transaction, which is committed at the end of the block."""
-        connection = await asyncpg.connect(self.admin_url)
-        try:
-            async with connection.transaction():
-                await connection.execute(statement)
-                yield connection
-        finally:
-            await connection.close()
+        async with self.connected() as connection, connection.transaction():
+            await connection.execute(statement)
+            yield connection
+
+
+@asynccontextmanager
+async def engine_at(url: str, kind: str = "step", **settings: Any) -> AsyncIterator[AsyncEngine]:
+    """Make one of a worker's engines: for steps, for the sweep or for the audit."""
+    if kind == "audit":
+        made = create_audit_engine(url, **settings)
+    else:
+        made = create_engine(url, is_patient=kind == "sweep", **({"pool_size": 3} | settings))
+    try:
+        yield made
+    finally:
+        await made.dispose()
+
+
+async def lacks(url: str) -> list[str]:
+    """Give what a worker misses on a database, asked as it asks when it starts."""
+    engines = create_engine(url), create_engine(url, is_patient=True), create_audit_engine(url)
+    try:
+        return await schema.problems(*engines)
+    finally:
+        for engine in engines:
+            await engine.dispose()
+
+
+@contextmanager
+def postgres_of_its_own(folder: Path, **settings: Any) -> Iterator[PostgresServer]:
+    """Run a server on which nothing was ever run, for tests that change what belongs to a whole server."""
+    with folder_in_memory(folder) as place:
+        server = PostgresServer(place / "pg", port=free_port(), log=place / "log", fsync=False, **settings)
+        server.start()
+        yield server
+        server.remove()
 
 
 @contextmanager
@@ -148,21 +207,41 @@ def database_on(server: PostgresServer) -> Iterator[Database]:
     """Make it on a server on which setup.sql has run."""
     made = new_database(server)
     yield made
-    psql(server, "postgres", "-c", f'DROP DATABASE "{made.name}" WITH (FORCE)')
+    psql(server, "postgres", "-c", DROP.format(made.name))
+
+
+CLONE = f'CREATE DATABASE "{{}}" TEMPLATE "{DATABASE}" STRATEGY FILE_COPY'
+DROP = 'DROP DATABASE "{}" WITH (FORCE)'
 
 
 def new_database(server: PostgresServer) -> Database:
     """Clone the database that setup.sql made."""
+    made = named_database(server)
+    psql(server, "postgres", "-c", CLONE.format(made.name))
+    return made
+
+
+def named_database(server: PostgresServer) -> Database:
+    """Name a database that is not there yet."""
     name = f"test_{next(_numbers)}_{uuid.uuid4().hex[:8]}"
-    psql(server, "postgres", "-c", f'CREATE DATABASE "{name}" TEMPLATE "{DATABASE}" STRATEGY FILE_COPY')
     return Database(name, server.url(name, ROLE), server.url(name, "postgres", driver="postgresql"))
 
 
+@pytest.fixture(scope="session")
+async def administrator(stack: DevStack) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A session of the superuser's. A psql for every database would take as long as many a test."""
+    connection = await asyncpg.connect(stack.postgres.url("postgres", driver="postgresql"))
+    yield connection
+    await connection.close()
+
+
 @pytest.fixture
-def database(stack: DevStack) -> Iterator[Database]:
+async def database(stack: DevStack, administrator: "asyncpg.Connection[asyncpg.Record]") -> AsyncIterator[Database]:
     """A fresh database with the demo catalogue."""
-    with cloned_database(stack) as database:
-        yield database
+    made = named_database(stack.postgres)
+    await administrator.execute(CLONE.format(made.name))
+    yield made
+    await administrator.execute(DROP.format(made.name))
 
 
 @pytest.fixture

@@ -13,7 +13,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,18 @@ for number, arguments in enumerate(json.load(sys.stdin)):
         leave(starter.main())
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
+
+
+def unique(name: str) -> str:
+    return f"{name}-{uuid.uuid4().hex[:8]}"
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for what another process does."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.1)
 
 
 @dataclass
@@ -117,10 +131,23 @@ class Commands:
 
     def starter(self, *arguments: str, **environment: str) -> Ran:
         """Run starter.py as a process of its own."""
+        return self._run(str(ROOT / "starter.py"), *arguments, environment=environment)
+
+    def check(self, **environment: str) -> Ran:
+        """Run `worker.py --check`, which does not wait long."""
+        return self._run(
+            str(ROOT / "worker.py"), "--check", environment={"CHECKOUT_STARTUP_TIMEOUT_SECONDS": "5", **environment}
+        )
+
+    def python(self, *arguments: str, folder: Path | None = None, **environment: str) -> Ran:
+        """Run Python in a process of its own, to its end."""
+        return self._run(*arguments, environment=environment, folder=folder)
+
+    def _run(self, *arguments: str, environment: Mapping[str, str], folder: Path | None = None) -> Ran:
         done = subprocess.run(
-            [sys.executable, str(ROOT / "starter.py"), *arguments],
-            env=self.environment | environment,
-            cwd=self.folder,
+            [sys.executable, *arguments],
+            env={**self.environment, **environment},
+            cwd=folder or self.folder,
             capture_output=True,
             text=True,
             timeout=DEADLINE_SECONDS,

@@ -26,6 +26,13 @@ def commands(stack: DevStack, database: Database, tmp_path: Path) -> Iterator[Co
 
 
 @pytest.fixture
+def own_shop(shop: Shop, commands: Commands) -> Shop:
+    """The shop of the worker processes."""
+    shop.task_queue = commands.environment["CHECKOUT_TASK_QUEUE"]
+    return shop
+
+
+@pytest.fixture
 def desk(shop: Shop, stack: DevStack, tmp_path: Path) -> Desk:
     """starter.py on the task queue of the shop. Orders go through the classic lane, where a test can hold them."""
     shop.is_strict = False  # whether workflows keep to the sandbox is asked in tests/workflow

@@ -4,7 +4,6 @@ import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -17,7 +16,6 @@ from adapters.database import create_engine
 from devstack.stack import DATABASE, ROLE, ROOT, DevStack, psql
 from domain.audit import AuditInput, AuditReport
 from domain.model import CheckoutInput, Ending, OrderLine, UndoInput
-from domain.policies import AUDIT_VIOLATIONS_SHOWN
 from tests.conftest import Database, Shop
 
 
@@ -26,335 +24,147 @@ class Damage:
     """Something that must never happen, done by a superuser, and whom the check must name."""
 
     check: str
+    subject: str
     claim: str
     sql: str
-    subject: str
 
 
-_NEW_TRANSFER = (
-    "INSERT INTO transfers (transfer_id, order_id, kind, debit_account, credit_account, amount_minor, currency) VALUES "
-)
-_REFUND_OF_SHIPPED = _NEW_TRANSFER + "('x', 'shipped', 'refund', 'shop', 'carol', 4600, 'EUR')"
-_NO_CAPTURE_OF = "DELETE FROM transfers WHERE kind = 'capture' AND order_id = "
 _DAMAGES = [
-    Damage("A1", "stock vanishes", "UPDATE inventory SET on_hand = on_hand - 1 WHERE sku = 'poster'", "poster"),
-    Damage("A1", "stock appears", "UPDATE inventory SET on_hand = on_hand + 1 WHERE sku = 'lamp'", "lamp"),
-    Damage(
-        "A1",
-        "a consumed row vanishes",
-        "DELETE FROM reservations WHERE order_id = 'shipped' AND sku = 'poster'",
-        "poster",
-    ),
-    Damage("A1", "a delivery is missing", "UPDATE inventory SET received = received + 5 WHERE sku = 'lamp'", "lamp"),
-    Damage(
-        "A1",
-        "a delivery is counted twice",
-        "UPDATE inventory SET received = received + 5, on_hand = on_hand + 10 WHERE sku = 'lamp'",
-        "lamp",
-    ),
-    Damage("A2", "the counter is above", "UPDATE inventory SET reserved = 1 WHERE sku = 'lamp'", "lamp"),
-    Damage(
-        "A2",
-        "the counter is below",
-        "UPDATE reservations SET state = 'held' WHERE order_id = 'shipped' AND sku = 'poster'",
-        "poster",
-    ),
-    Damage(
-        "A3",
-        "oversold",
-        "ALTER TABLE inventory DROP CONSTRAINT inventory_never_oversold;"
-        "UPDATE inventory SET reserved = 21 WHERE sku = 'lamp'",
-        "lamp",
-    ),
-    Damage(
-        "A3",
-        "negative on hand",
-        "ALTER TABLE inventory DROP CONSTRAINT inventory_never_oversold;"
-        "ALTER TABLE inventory DROP CONSTRAINT inventory_never_negative;"
-        "UPDATE inventory SET on_hand = -1, reserved = -1 WHERE sku = 'lamp'",
-        "lamp",
-    ),
-    Damage(
-        "A3",
-        "negative reserved",
-        "ALTER TABLE inventory DROP CONSTRAINT inventory_never_negative;"
-        "UPDATE inventory SET reserved = -1 WHERE sku = 'lamp'",
-        "lamp",
-    ),
-    Damage(
-        "A4",
-        "money appears",
-        "UPDATE accounts SET balance_minor = balance_minor + 1 WHERE account_id = 'bob'",
-        "bob",
-    ),
-    Damage("A4", "a transfer vanishes", "DELETE FROM transfers WHERE transfer_id = 'deposit/bob'", "bob"),
-    Damage(
-        "A4",
-        "an amount is negative",
-        "ALTER TABLE transfers DROP CONSTRAINT transfers_amount_is_positive;"
-        + _NEW_TRANSFER
-        + "('x', NULL, 'deposit', 'bank', 'bob', -1, 'EUR')",
-        "x",
-    ),
-    Damage(
-        "A4",
-        "an account pays itself",
-        "ALTER TABLE transfers DROP CONSTRAINT transfers_between_two_accounts;"
-        + _NEW_TRANSFER
-        + "('x', NULL, 'deposit', 'bank', 'bank', 1, 'EUR')",
-        "x",
-    ),
-    *(
-        Damage(
-            "A5",
-            f"two of {kind}",
-            "DROP INDEX transfers_once_per_order;"
-            "INSERT INTO transfers SELECT 'x', order_id, kind, debit_account, credit_account, amount_minor,"
-            f" currency FROM transfers WHERE order_id = 'unwound' AND kind = '{kind}'",
-            "unwound",
-        )
-        for kind in ("capture", "refund")
-    ),
-    Damage(
-        "A6",
-        "another amount is captured",
-        "UPDATE transfers SET amount_minor = 1 WHERE order_id = 'shipped'",
-        "shipped",
-    ),
-    Damage(
-        "A6",
-        "an order without a total is captured",
-        _NEW_TRANSFER + "('x', 'refused', 'capture', 'carol', 'shop', 1, 'EUR')",
-        "refused",
-    ),
-    Damage(
-        "A6",
-        "another amount is refunded",
-        "UPDATE transfers SET amount_minor = 1 WHERE order_id = 'unwound' AND kind = 'refund'",
-        "unwound",
-    ),
-    Damage(
-        "A6",
-        "somebody else is refunded",
-        "UPDATE transfers SET credit_account = 'bob' WHERE order_id = 'unwound' AND kind = 'refund'",
-        "unwound",
-    ),
-    Damage("A6", "nothing was captured before a refund", _NO_CAPTURE_OF + "'unwound'", "unwound"),
-    Damage(
-        "A6",
-        "the lines have another price",
-        "UPDATE order_lines SET unit_price_minor = 1 WHERE order_id = 'shipped'",
-        "shipped",
-    ),
-    Damage("A7", "a parcel is unpaid", _NO_CAPTURE_OF + "'shipped'", "shipped"),
-    Damage("A7", "a parcel is refunded", _REFUND_OF_SHIPPED, "shipped"),
-    Damage(
-        "A8",
-        "less is reserved than ordered",
-        "UPDATE order_lines SET quantity = 9 WHERE order_id = 'shipped' AND sku = 'poster'",
-        "shipped",
-    ),
-    Damage(
-        "A8",
-        "a line is not reserved",
-        "DELETE FROM reservations WHERE order_id = 'shipped' AND sku = 'poster'",
-        "shipped",
-    ),
-    Damage(
-        "A8",
-        "more is reserved than ordered",
-        "DELETE FROM order_lines WHERE order_id = 'shipped' AND sku = 'poster'",
-        "shipped",
-    ),
-    *(
-        Damage(
-            "A9",
-            f"{step} took effect without its fence",
-            f"DELETE FROM step_fence WHERE saga_id = 'shipped' AND step = '{step}'",
-            "shipped",
-        )
-        for step in ("reserve", "pay", "ship")
-    ),
-    *(
-        Damage(
-            "A9",
-            f"{step} is undone, but its effect stands",
-            f"UPDATE step_fence SET phase = 'undone' WHERE saga_id = 'shipped' AND step = '{step}'",
-            "shipped",
-        )
-        for step in ("reserve", "pay", "ship")
-    ),
-    *(
-        Damage(
-            "A9",
-            f"{step} is done without an effect",
-            f"INSERT INTO step_fence VALUES ('ghost', '{step}', 'done', true, 'f', '{{}}')",
-            "ghost",
-        )
-        for step in ("reserve", "pay", "ship")
-    ),
-    *(
-        Damage(
-            "A10",
-            f"{step} rose from the dead",
-            f"UPDATE step_fence SET phase = 'undone', had_effect = false WHERE saga_id = 'shipped' AND step = '{step}'",
-            "shipped",
-        )
-        for step in ("reserve", "pay", "ship")
-    ),
-    Damage(
-        "A11",
-        "an event is missing",
-        "DELETE FROM order_events WHERE order_id = 'shipped' AND seq = 2",
-        "shipped",
-    ),
-    Damage(
-        "A11",
-        "the newest event is missing",
-        "DELETE FROM order_events WHERE order_id = 'shipped' AND seq = 3",
-        "shipped",
-    ),
-    Damage(
-        "A11",
-        "the first event is missing",
-        "DELETE FROM order_events WHERE order_id = 'shipped' AND seq = 1",
-        "shipped",
-    ),
-    Damage(
-        "A11",
-        "the numbers have a gap",
-        "UPDATE order_events SET seq = 4 WHERE order_id = 'shipped' AND seq = 3;"
-        "UPDATE orders SET event_seq = 4 WHERE order_id = 'shipped'",
-        "shipped",
-    ),
-    Damage(
-        "A11",
-        "an event lies about its past",
-        "UPDATE order_events SET previous_status = 'stuck' WHERE order_id = 'shipped' AND seq = 2",
-        "shipped",
-    ),
-    Damage(
-        "A11",
-        "an order moved illegally",
-        "UPDATE orders SET status = 'cancelled', event_seq = 4 WHERE order_id = 'shipped';"
-        "INSERT INTO order_events (order_id, seq, event, previous_status, status, changed_by)"
-        " VALUES ('shipped', 4, 'cancelled', 'completed', 'cancelled', 'somebody')",
-        "shipped",
-    ),
-    Damage(
-        "A11",
-        "an order moved without an event",
-        "UPDATE orders SET status = 'unwinding' WHERE order_id = 'shipped'",
-        "shipped",
-    ),
-    Damage("A11", "an order has no log", "DELETE FROM order_events WHERE order_id = 'refused'", "refused"),
-    Damage(
-        "A12",
-        "money was given without an approval",
-        _NEW_TRANSFER + "('x', NULL, 'deposit', 'bank', 'bob', 7, 'EUR');"
-        "UPDATE accounts SET balance_minor = balance_minor + 7 WHERE account_id = 'bob'",
-        "bob",
-    ),
-    Damage(
-        "A12",
-        "an approved deposit was never made",
-        "INSERT INTO approvals (kind, subject, amount, currency, reason) VALUES ('deposit', 'nobody', 7, 'EUR', 'x')",
-        "nobody",
-    ),
-    Damage(
-        "A12",
-        "money was given in another currency than approved",
-        "UPDATE transfers SET currency = 'USD' WHERE transfer_id = 'deposit/bob'",
-        "bob",
-    ),
-    Damage(
-        "A13",
-        "stock was delivered without an approval",
-        "UPDATE inventory SET received = received + 5, on_hand = on_hand + 5 WHERE sku = 'lamp'",
-        "lamp",
-    ),
-    Damage(
-        "A13",
-        "counting began with more than was approved",
-        "UPDATE inventory SET initial = initial + 5, on_hand = on_hand + 5 WHERE sku = 'lamp'",
-        "lamp",
-    ),
-    Damage("A13", "approved goods are not on record", "DELETE FROM inventory WHERE sku = 'cap'", "cap"),
-    *(
-        Damage(
-            "Q1",
-            f"an order rests as {status}",
-            f"UPDATE orders SET status = '{status}', updated_at = now() WHERE order_id = 'shipped'",
-            "shipped",
-        )
-        for status in ("pending", "reserved", "paid", "unwinding")
-    ),
-    *(
-        Damage(
-            "Q2",
-            f"an order that is {status} holds stock",
-            "UPDATE reservations SET state = 'held' WHERE order_id = 'shipped';"
-            f"UPDATE orders SET status = '{status}' WHERE order_id = 'shipped'",
-            "shipped",
-        )
-        for status in ("completed", "rejected", "cancelled")
-    ),
-    Damage("Q3", "completed and not captured", _NO_CAPTURE_OF + "'shipped'", "shipped"),
-    Damage("Q3", "completed and refunded", _REFUND_OF_SHIPPED, "shipped"),
-    Damage("Q3", "completed and not shipped", "DELETE FROM shipments WHERE order_id = 'shipped'", "shipped"),
-    Damage(
-        "Q3",
-        "completed and its label cancelled",
-        "UPDATE shipments SET state = 'cancelled' WHERE order_id = 'shipped'",
-        "shipped",
-    ),
-    *(
-        Damage(
-            "Q4",
-            f"an order that is {status} has a step that stands",
-            f"UPDATE orders SET status = '{status}' WHERE order_id = 'shipped'",
-            "shipped",
-        )
-        for status in ("rejected", "cancelled")
-    ),
-    *(
-        Damage(
-            "Q4",
-            f"an order ended and {what} stands without a fence",
-            f"UPDATE orders SET status = 'rejected' WHERE order_id = 'shipped';"
-            f"DELETE FROM step_fence WHERE saga_id = 'shipped'; {others}",
-            "shipped",
-        )
-        for what, others in (
-            ("its stock", "DELETE FROM shipments; DELETE FROM transfers WHERE order_id = 'shipped'"),
-            ("its payment", "DELETE FROM shipments; DELETE FROM reservations WHERE order_id = 'shipped'"),
-            (
-                "its parcel",
-                "DELETE FROM transfers WHERE order_id = 'shipped';DELETE FROM reservations WHERE order_id = 'shipped'",
-            ),
-        )
-    ),
-    Damage(
-        "Q7",
-        "stuck and nobody knows",
-        "UPDATE incidents SET closed_at = now(), resolution = 'shrug' WHERE order_id = 'parked'",
-        "parked",
-    ),
-    *(
-        Damage(
-            "Q7",
-            f"{status} and still an incident",
-            f"UPDATE orders SET status = '{status}' WHERE order_id = 'parked'",
-            "parked",
-        )
-        for status in ("completed", "rejected", "cancelled")
-    ),
-    Damage(
-        "Q7",
-        "stuck, and another step stands",
-        "UPDATE incidents SET steps = '{pay}' WHERE order_id = 'parked'",
-        "parked",
-    ),
+    Damage(*row.split(" | "))
+    for row in """
+A1 | poster | stock vanishes | UPDATE inventory SET on_hand = on_hand - 1 WHERE sku = 'poster'
+A1 | lamp | stock appears | UPDATE inventory SET on_hand = on_hand + 1 WHERE sku = 'lamp'
+A1 | poster | a consumed row vanishes | DELETE FROM reservations WHERE order_id = 'shipped' AND sku = 'poster'
+A1 | lamp | a delivery is missing | UPDATE inventory SET received = received + 5 WHERE sku = 'lamp'
+A1 | lamp | a delivery is counted twice | UPDATE inventory SET received = received + 5, on_hand = on_hand + 10 WHERE \
+    sku = 'lamp'
+A2 | lamp | the counter is above | UPDATE inventory SET reserved = 1 WHERE sku = 'lamp'
+A2 | poster | the counter is below | UPDATE reservations SET state = 'held' WHERE order_id = 'shipped' AND sku = \
+    'poster'
+A3 | lamp | oversold | ALTER TABLE inventory DROP CONSTRAINT inventory_never_oversold; UPDATE inventory SET reserved \
+    = 21 WHERE sku = 'lamp'
+A3 | lamp | negative on hand | ALTER TABLE inventory DROP CONSTRAINT inventory_never_oversold; ALTER TABLE inventory \
+    DROP CONSTRAINT inventory_never_negative; UPDATE inventory SET on_hand = -1, reserved = -1 WHERE sku = 'lamp'
+A3 | lamp | negative reserved | ALTER TABLE inventory DROP CONSTRAINT inventory_never_negative; UPDATE inventory SET \
+    reserved = -1 WHERE sku = 'lamp'
+A4 | bob | money appears | UPDATE accounts SET balance_minor = balance_minor + 1 WHERE account_id = 'bob'
+A4 | bob | a transfer vanishes | DELETE FROM transfers WHERE transfer_id = 'deposit/bob'
+A4 | x | an amount is negative | ALTER TABLE transfers DROP CONSTRAINT transfers_amount_is_positive; INSERT INTO \
+    transfers (transfer_id, order_id, kind, debit_account, credit_account, amount_minor, currency) VALUES ('x', NULL, \
+    'deposit', 'bank', 'bob', -1, 'EUR')
+A4 | x | an account pays itself | ALTER TABLE transfers DROP CONSTRAINT transfers_between_two_accounts; INSERT INTO \
+    transfers (transfer_id, order_id, kind, debit_account, credit_account, amount_minor, currency) VALUES ('x', NULL, \
+    'deposit', 'bank', 'bank', 1, 'EUR')
+A5 | unwound | two of capture | DROP INDEX transfers_once_per_order; INSERT INTO transfers SELECT 'x', order_id, \
+    kind, debit_account, credit_account, amount_minor, currency FROM transfers WHERE order_id = 'unwound' AND kind = \
+    'capture'
+A5 | unwound | two of refund | DROP INDEX transfers_once_per_order; INSERT INTO transfers SELECT 'x', order_id, kind, \
+    debit_account, credit_account, amount_minor, currency FROM transfers WHERE order_id = 'unwound' AND kind = \
+    'refund'
+A6 | shipped | another amount is captured | UPDATE transfers SET amount_minor = 1 WHERE order_id = 'shipped'
+A6 | refused | an order without a total is captured | INSERT INTO transfers (transfer_id, order_id, kind, \
+    debit_account, credit_account, amount_minor, currency) VALUES ('x', 'refused', 'capture', 'carol', 'shop', 1, \
+    'EUR')
+A6 | unwound | another amount is refunded | UPDATE transfers SET amount_minor = 1 WHERE order_id = 'unwound' AND kind \
+    = 'refund'
+A6 | unwound | somebody else is refunded | UPDATE transfers SET credit_account = 'bob' WHERE order_id = 'unwound' AND \
+    kind = 'refund'
+A6 | unwound | nothing was captured before a refund | DELETE FROM transfers WHERE kind = 'capture' AND order_id = \
+    'unwound'
+A6 | shipped | the lines have another price | UPDATE order_lines SET unit_price_minor = 1 WHERE order_id = 'shipped'
+A7 | shipped | a parcel is unpaid | DELETE FROM transfers WHERE kind = 'capture' AND order_id = 'shipped'
+A7 | shipped | a parcel is refunded | INSERT INTO transfers (transfer_id, order_id, kind, debit_account, \
+    credit_account, amount_minor, currency) VALUES ('x', 'shipped', 'refund', 'shop', 'carol', 4600, 'EUR')
+A8 | shipped | less is reserved than ordered | UPDATE order_lines SET quantity = 9 WHERE order_id = 'shipped' AND sku \
+    = 'poster'
+A8 | shipped | a line is not reserved | DELETE FROM reservations WHERE order_id = 'shipped' AND sku = 'poster'
+A8 | shipped | more is reserved than ordered | DELETE FROM order_lines WHERE order_id = 'shipped' AND sku = 'poster'
+A9 | shipped | reserve took effect without its fence | DELETE FROM step_fence WHERE saga_id = 'shipped' AND step = \
+    'reserve'
+A9 | shipped | pay took effect without its fence | DELETE FROM step_fence WHERE saga_id = 'shipped' AND step = 'pay'
+A9 | shipped | ship took effect without its fence | DELETE FROM step_fence WHERE saga_id = 'shipped' AND step = \
+    'ship'
+A9 | shipped | reserve is undone, but its effect stands | UPDATE step_fence SET phase = 'undone' WHERE saga_id = \
+    'shipped' AND step = 'reserve'
+A9 | shipped | pay is undone, but its effect stands | UPDATE step_fence SET phase = 'undone' WHERE saga_id = \
+    'shipped' AND step = 'pay'
+A9 | shipped | ship is undone, but its effect stands | UPDATE step_fence SET phase = 'undone' WHERE saga_id = \
+    'shipped' AND step = 'ship'
+A9 | ghost | reserve is done without an effect | INSERT INTO step_fence VALUES ('ghost', 'reserve', 'done', true, \
+    'f', '{}')
+A9 | ghost | pay is done without an effect | INSERT INTO step_fence VALUES ('ghost', 'pay', 'done', true, 'f', '{}')
+A9 | ghost | ship is done without an effect | INSERT INTO step_fence VALUES ('ghost', 'ship', 'done', true, 'f', \
+    '{}')
+A10 | shipped | reserve rose from the dead | UPDATE step_fence SET phase = 'undone', had_effect = false WHERE saga_id \
+    = 'shipped' AND step = 'reserve'
+A10 | shipped | pay rose from the dead | UPDATE step_fence SET phase = 'undone', had_effect = false WHERE saga_id = \
+    'shipped' AND step = 'pay'
+A10 | shipped | ship rose from the dead | UPDATE step_fence SET phase = 'undone', had_effect = false WHERE saga_id = \
+    'shipped' AND step = 'ship'
+A11 | shipped | an event is missing | DELETE FROM order_events WHERE order_id = 'shipped' AND seq = 2
+A11 | shipped | the newest event is missing | DELETE FROM order_events WHERE order_id = 'shipped' AND seq = 3
+A11 | shipped | the first event is missing | DELETE FROM order_events WHERE order_id = 'shipped' AND seq = 1
+A11 | shipped | the numbers have a gap | UPDATE order_events SET seq = 4 WHERE order_id = 'shipped' AND seq = 3; \
+    UPDATE orders SET event_seq = 4 WHERE order_id = 'shipped'
+A11 | shipped | an event lies about its past | UPDATE order_events SET previous_status = 'stuck' WHERE order_id = \
+    'shipped' AND seq = 2
+A11 | shipped | an order moved illegally | UPDATE orders SET status = 'cancelled', event_seq = 4 WHERE order_id = \
+    'shipped'; INSERT INTO order_events (order_id, seq, event, previous_status, status, changed_by) VALUES \
+    ('shipped', 4, 'cancelled', 'completed', 'cancelled', 'somebody')
+A11 | shipped | an order moved without an event | UPDATE orders SET status = 'unwinding' WHERE order_id = 'shipped'
+A11 | refused | an order has no log | DELETE FROM order_events WHERE order_id = 'refused'
+A12 | bob | money was given without an approval | INSERT INTO transfers (transfer_id, order_id, kind, debit_account, \
+    credit_account, amount_minor, currency) VALUES ('x', NULL, 'deposit', 'bank', 'bob', 7, 'EUR'); UPDATE accounts \
+    SET balance_minor = balance_minor + 7 WHERE account_id = 'bob'
+A12 | nobody | an approved deposit was never made | INSERT INTO approvals (kind, subject, amount, currency, reason) \
+    VALUES ('deposit', 'nobody', 7, 'EUR', 'x')
+A12 | bob | money was given in another currency than approved | UPDATE transfers SET currency = 'USD' WHERE \
+    transfer_id = 'deposit/bob'
+A13 | lamp | stock was delivered without an approval | UPDATE inventory SET received = received + 5, on_hand = \
+    on_hand + 5 WHERE sku = 'lamp'
+A13 | lamp | counting began with more than was approved | UPDATE inventory SET initial = initial + 5, on_hand = \
+    on_hand + 5 WHERE sku = 'lamp'
+A13 | cap | approved goods are not on record | DELETE FROM inventory WHERE sku = 'cap'
+Q1 | shipped | an order rests as pending | UPDATE orders SET status = 'pending', updated_at = now() WHERE order_id = \
+    'shipped'
+Q1 | shipped | an order rests as reserved | UPDATE orders SET status = 'reserved', updated_at = now() WHERE order_id \
+    = 'shipped'
+Q1 | shipped | an order rests as paid | UPDATE orders SET status = 'paid', updated_at = now() WHERE order_id = \
+    'shipped'
+Q1 | shipped | an order rests as unwinding | UPDATE orders SET status = 'unwinding', updated_at = now() WHERE \
+    order_id = 'shipped'
+Q2 | shipped | an order that is completed holds stock | UPDATE reservations SET state = 'held' WHERE order_id = \
+    'shipped'; UPDATE orders SET status = 'completed' WHERE order_id = 'shipped'
+Q2 | shipped | an order that is rejected holds stock | UPDATE reservations SET state = 'held' WHERE order_id = \
+    'shipped'; UPDATE orders SET status = 'rejected' WHERE order_id = 'shipped'
+Q2 | shipped | an order that is cancelled holds stock | UPDATE reservations SET state = 'held' WHERE order_id = \
+    'shipped'; UPDATE orders SET status = 'cancelled' WHERE order_id = 'shipped'
+Q3 | shipped | completed and not captured | DELETE FROM transfers WHERE kind = 'capture' AND order_id = 'shipped'
+Q3 | shipped | completed and refunded | INSERT INTO transfers (transfer_id, order_id, kind, debit_account, \
+    credit_account, amount_minor, currency) VALUES ('x', 'shipped', 'refund', 'shop', 'carol', 4600, 'EUR')
+Q3 | shipped | completed and not shipped | DELETE FROM shipments WHERE order_id = 'shipped'
+Q3 | shipped | completed and its label cancelled | UPDATE shipments SET state = 'cancelled' WHERE order_id = \
+    'shipped'
+Q4 | shipped | an order that is rejected has a step that stands | UPDATE orders SET status = 'rejected' WHERE \
+    order_id = 'shipped'
+Q4 | shipped | an order that is cancelled has a step that stands | UPDATE orders SET status = 'cancelled' WHERE \
+    order_id = 'shipped'
+Q4 | shipped | an order ended and its stock stands without a fence | UPDATE orders SET status = 'rejected' WHERE \
+    order_id = 'shipped'; DELETE FROM step_fence WHERE saga_id = 'shipped'; DELETE FROM shipments; DELETE FROM \
+    transfers WHERE order_id = 'shipped'
+Q4 | shipped | an order ended and its payment stands without a fence | UPDATE orders SET status = 'rejected' WHERE \
+    order_id = 'shipped'; DELETE FROM step_fence WHERE saga_id = 'shipped'; DELETE FROM shipments; DELETE FROM \
+    reservations WHERE order_id = 'shipped'
+Q4 | shipped | an order ended and its parcel stands without a fence | UPDATE orders SET status = 'rejected' WHERE \
+    order_id = 'shipped'; DELETE FROM step_fence WHERE saga_id = 'shipped'; DELETE FROM transfers WHERE order_id = \
+    'shipped'; DELETE FROM reservations WHERE order_id = 'shipped'
+Q7 | parked | stuck and nobody knows | UPDATE incidents SET closed_at = now(), resolution = 'shrug' WHERE order_id = \
+    'parked'
+Q7 | parked | completed and still an incident | UPDATE orders SET status = 'completed' WHERE order_id = 'parked'
+Q7 | parked | rejected and still an incident | UPDATE orders SET status = 'rejected' WHERE order_id = 'parked'
+Q7 | parked | cancelled and still an incident | UPDATE orders SET status = 'cancelled' WHERE order_id = 'parked'
+Q7 | parked | stuck, and another step stands | UPDATE incidents SET steps = '{pay}' WHERE order_id = 'parked'
+""".strip().splitlines()
 ]
 
 
@@ -365,31 +175,45 @@ async def test_every_check_has_damage_that_it_must_report() -> None:
 @pytest.mark.parametrize("damage", _DAMAGES, ids=lambda damage: f"{damage.check}-{damage.claim}")
 async def test_damage_is_reported(busy: Database, damage: Damage) -> None:
     _, query = audit_checks()[damage.check]
-    connection = await asyncpg.connect(busy.admin_url)
 
-    try:
+    async with busy.connected() as connection:
         transaction = connection.transaction()
         await transaction.start()
         before = await connection.fetch(query.text.replace(":at_rest_after", "'0'"))
         await connection.execute("SET LOCAL session_replication_role = replica; " + damage.sql)
         after = await connection.fetch(query.text.replace(":at_rest_after", "'0'"))
         await transaction.rollback()  # the next damage needs a healthy database
-    finally:
-        await connection.close()
 
     assert before == []
     assert damage.subject in {row["subject"] for row in after}
 
 
-@pytest.mark.parametrize("check", audit_checks())
-async def test_the_activity_reports_what_the_check_finds(shop: Shop, check: str) -> None:
+# One damage for each check, as many in one database as do not hide each other.
+_TOGETHER = [
+    [damage for damage in _DAMAGES if damage.claim in claims]
+    for claims in (
+        (
+            *("stock vanishes", "the counter is above", "oversold", "money appears", "two of capture"),
+            *("another amount is captured", "less is reserved than ordered", "reserve took effect without its fence"),
+            *("pay rose from the dead", "an event is missing", "an approved deposit was never made"),
+            *("approved goods are not on record", "an order rests as pending", "stuck and nobody knows"),
+        ),
+        ("a parcel is unpaid", "an order that is completed holds stock", "completed and not captured"),
+        ("an order that is rejected has a step that stands",),
+    )
+]
+
+
+@pytest.mark.parametrize("damages", _TOGETHER, ids=["one", "two", "three"])
+async def test_the_activity_reports_what_the_checks_find(shop: Shop, damages: list[Damage]) -> None:
     await _do_business(shop.engine)
-    damage = next(damage for damage in _DAMAGES if damage.check == check)
-    await shop.database.run("SET session_replication_role = replica; " + damage.sql)
+    for damage in damages:
+        await shop.database.run("SET session_replication_role = replica; " + damage.sql)
 
     report = await shop.audit()
 
-    assert (check, damage.subject) in {(v.check, v.subject) for v in report.violations}
+    assert {damage.check for together in _TOGETHER for damage in together} == set(audit_checks())
+    assert {(each.check, each.subject) for each in damages} <= {(v.check, v.subject) for v in report.violations}
 
 
 async def test_a_fresh_database_has_no_violations(shop: Shop) -> None:
@@ -466,15 +290,6 @@ async def test_what_an_operator_vouched_for_is_not_counted_against_the_order(
     # The same effects without anybody's word are violations.
     await shop.database.run("UPDATE step_fence SET phase = 'undone' WHERE phase = 'resolved'")
     assert sorted({v.check for v in (await shop.audit()).violations}) == otherwise
-
-
-async def test_all_violations_are_counted_and_the_first_few_of_each_check_are_shown(shop: Shop) -> None:
-    await shop.database.run("UPDATE inventory SET on_hand = on_hand - 1 WHERE sku LIKE 'item-%'")
-
-    report = await shop.audit()
-
-    assert report.violation_count == 100
-    assert [v.check for v in report.violations] == ["A1"] * AUDIT_VIOLATIONS_SHOWN
 
 
 async def test_the_audit_needs_no_right_to_write(shop: Shop, database: Database) -> None:

@@ -19,13 +19,12 @@ from activities.orders import Orders
 from activities.payments import Payments
 from activities.shipping import Shipping
 from adapters.database import create_engine
-from adapters.schema import tables
 from devstack.stack import DevStack
 from domain.bulk import ORDER_ID_CONFLICT, Outcome, StepInput, StepReport, UnwindInput, pack
 from domain.errors import CheckoutError, DatabaseRefusedStatement, DatabaseUnavailable
 from domain.model import CheckoutInput, Ending, OrderLine, Step, UndoInput
 from tests.conftest import Database, Shop, cloned_database
-from tests.workflow.sagas import goods_and_money, until, violations
+from tests.workflow.sagas import goods_and_money, violations
 
 CARRIER = "bulk-test"
 SEEDS = range(8)
@@ -120,10 +119,7 @@ async def together(shop: Shop, orders: Sequence[CheckoutInput]) -> list[Outcome]
 async def left_behind(database: Database) -> dict[str, list[str]]:
     """Every row of every table, but for instants, and numbers given in the sequence of writing."""
     own = "'{created_at,updated_at,at,handed_over_at,event_id,txid,carrier}'::text[]"
-    return {
-        table: [row[0] for row in await database.fetch(f"SELECT (to_jsonb(t) - {own})::text FROM {table} t ORDER BY 1")]
-        for table in sorted(tables())
-    }
+    return await database.every_row(f"(to_jsonb(t) - {own})::text")
 
 
 @asynccontextmanager
@@ -232,20 +228,15 @@ async def test_an_order_that_comes_while_its_fence_is_taken_is_looked_at_again(
     ours = shop.order("alice", *lines, order_id=theirs.order_id)
     async with database.locked("SELECT FROM inventory FOR UPDATE"):
         saga = asyncio.create_task(Inventory(shop.engine).reserve_inventory(theirs))
-        await until(lambda: _are_waiting(database, 1))  # for the stock: with its fence, which is not committed
+        await database.until_blocked()  # for the stock: with its fence, which is not committed
         batch = asyncio.create_task(Batches(shop.engine).reserve_orders(asked([ours])))
-        await until(lambda: _are_waiting(database, 2))
+        await database.until_blocked(2)
     await saga
     report = await batch
 
     assert [outcome.status for outcome in report.ended] == ([ORDER_ID_CONFLICT] if lines else [])
     assert report.left == ([] if lines else [ours.order_id])
     assert await shop.order_status(ours) == "reserved"
-
-
-async def _are_waiting(database: Database, sessions: int) -> bool:
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock'"
-    return int(await database.value(waiting, database.name)) == sessions
 
 
 async def test_an_order_that_was_undone_before_it_was_done_is_left_to_its_saga(shop: Shop) -> None:
@@ -283,34 +274,24 @@ async def test_a_step_that_the_database_has_forgotten_is_told(shop: Shop, step: 
     assert await do(asked([order])) == StepReport(forgotten=[order.order_id])
 
 
-async def test_an_unwind_takes_back_what_stands_and_shuts_the_rest(shop: Shop) -> None:
-    paid, reserved, new = shop.order("alice"), shop.order("erin"), shop.order("frank")
-    batches = Batches(shop.engine)
-    await batches.reserve_orders(asked([paid, reserved]))
-    await batches.charge_orders(asked([paid]))
-
-    report = await BatchUnwind(shop.engine).unwind_orders(unwinding([paid, reserved, new], Step.SHIP))
-    late = await batches.ship_orders(asked([paid, reserved, new]))
-
-    assert [outcome.status for outcome in report.ended] == ["rejected"] * 3
-    assert late == StepReport(ended=report.ended)
-    assert await violations(shop) == []
-    assert await shop.database.value("SELECT count(*) FROM step_fence WHERE phase = 'undone'") == 9
-
-
-async def test_an_unwind_that_does_not_know_how_far_its_orders_came_takes_back_all_the_same(shop: Shop) -> None:
+@pytest.mark.parametrize("failed", [Step.RESERVE, Step.SHIP])
+async def test_an_unwind_takes_back_what_stands_and_shuts_the_rest_however_little_it_knows(
+    shop: Shop, failed: Step
+) -> None:
     paid, reserved, new = shop.order("alice"), shop.order("erin"), shop.order("frank")
     batches, before = Batches(shop.engine), await goods_and_money(shop.database)
     await batches.reserve_orders(asked([paid, reserved]))
     await batches.charge_orders(asked([paid]))
 
-    report = await BatchUnwind(shop.engine).unwind_orders(unwinding([paid, reserved, new], Step.RESERVE))
+    report = await BatchUnwind(shop.engine).unwind_orders(unwinding([paid, reserved, new], failed))
     late = await batches.ship_orders(asked([paid, reserved, new]))
 
     assert [outcome.status for outcome in report.ended] == ["rejected"] * 3
     assert late == StepReport(ended=report.ended)
     assert await goods_and_money(shop.database) == before
     assert await violations(shop) == []
+    if failed is Step.SHIP:
+        assert await shop.database.value("SELECT count(*) FROM step_fence WHERE phase = 'undone'") == 9
 
 
 async def test_a_parcel_that_went_out_meanwhile_stays_out(shop: Shop) -> None:
@@ -366,7 +347,7 @@ async def test_an_order_that_somebody_undoes_while_its_fence_is_taken_is_not_cha
     await Batches(shop.engine).reserve_orders(asked([order]))
     async with database.locked("SELECT FROM orders FOR UPDATE") as connection:
         charging = asyncio.create_task(Batches(shop.engine).charge_orders(asked([order])))
-        await until(lambda: _are_waiting(database, 1))  # with its fence, for the order's row
+        await database.until_blocked()  # with its fence, for the order's row
         await connection.execute("UPDATE orders SET status = 'unwinding', changed_by = 'release'")
     report = await charging
 
@@ -380,7 +361,7 @@ async def test_money_that_goes_while_a_batch_decides_is_not_spent_again(shop: Sh
     await Batches(shop.engine).reserve_orders(asked([order]))
     async with database.locked("SELECT FROM orders FOR UPDATE") as connection:
         charging = asyncio.create_task(Batches(shop.engine).charge_orders(asked([order])))
-        await until(lambda: _are_waiting(database, 1))  # it has read the balance, and decided
+        await database.until_blocked()  # it has read the balance, and decided
         await connection.execute("UPDATE accounts SET balance_minor = 5 WHERE account_id = 'alice'")
     report = await charging
 
@@ -421,7 +402,7 @@ async def test_an_order_that_comes_while_a_stranger_is_undone_under_its_id_is_le
         f" VALUES ('{stranger.order_id}', 'alice', 'reserved', 'reserve', 'another', 100, 'EUR')"
     ):
         undoing = asyncio.create_task(BatchUnwind(shop.engine).unwind_orders(unwinding([stranger], Step.RESERVE)))
-        await until(lambda: _are_waiting(database, 1))
+        await database.until_blocked()
     report = await undoing
 
     assert [outcome.status for outcome in report.ended] == [ORDER_ID_CONFLICT]

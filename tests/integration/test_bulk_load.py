@@ -3,8 +3,6 @@
 import csv
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -171,20 +169,12 @@ def test_an_outcome_file_that_cannot_be_written_ends_the_load_in_words(commands:
     limited = "import resource, sys, starter; from adapters.telemetry import leave\n"
     limited += "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); leave(starter.main())"
 
-    ran = subprocess.run(
-        [sys.executable, "-c", limited, "load", "--from", str(file), "--batch", "1"],
-        env=commands.environment | {"PYTHONPATH": str(ROOT)},
-        cwd=commands.folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ran = commands.python("-c", limited, "load", "--from", str(file), "--batch", "1", PYTHONPATH=str(ROOT))
     then = commands.here("load", "--from", str(file))
 
-    assert ran.returncode == 1
-    assert "orders.csv.outcomes.csv cannot be written: File too large" in ran.stderr
-    assert "Traceback" not in ran.stderr
+    assert ran.code == 1
+    assert "orders.csv.outcomes.csv cannot be written: File too large" in ran.err
+    assert "Traceback" not in ran.err
     assert (then.code, "3 completed" in then.out) == (0, True)
 
 

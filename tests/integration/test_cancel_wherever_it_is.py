@@ -1,7 +1,8 @@
 """A cancel of an order that has no saga of its own: honoured, or refused with a reason, and never lost."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -13,7 +14,7 @@ from domain.model import CheckoutInput
 from domain.policies import checkout_workflow_id
 from tests.integration.commands import Desk, Ran
 from tests.workflow.bulk_scenes import BulkHandle, gates_of, start_batch
-from tests.workflow.gates import Gates, Moment
+from tests.workflow.gates import Gate, Gates, Moment
 from tests.workflow.replays import replayer
 from tests.workflow.sagas import events_of, goods_and_money, hasty, how_it_ended, reason_of, until, violations
 from workflows.bulk import BulkCheckoutWorkflow
@@ -32,11 +33,25 @@ def cancelling(desk: Desk, order: CheckoutInput, *options: str) -> "asyncio.Task
     return asyncio.create_task(desk("cancel", order.order_id, *WHY, "--json", *options))
 
 
-async def until_accepted(batch: BulkHandle, times: int = 1) -> None:
+async def until_accepted(batch: BulkHandle) -> None:
     async def is_accepted() -> bool:
-        return (await events_of(batch)).count(ACCEPTED) >= times
+        return ACCEPTED in await events_of(batch)
 
     await until(is_accepted)
+
+
+@asynccontextmanager
+async def cancelled_at(
+    gate: Gate, desk: Desk, gates: Gates, orders: list[CheckoutInput]
+) -> AsyncIterator[tuple[BulkHandle, Ran]]:
+    """Cancel the first order of a batch that stands before a gate; give the batch, and what the command said."""
+    async with desk.shop.working(interceptors=(gates,)):
+        batch = await start_batch(desk.shop, orders)
+        await gate.reached()
+        asking = cancelling(desk, orders[0])
+        await until_accepted(batch)
+        gate.open()
+        yield batch, await asking
 
 
 # In a batch ---------------------------------------------------------------------------------------------
@@ -49,13 +64,7 @@ async def test_one_order_of_a_batch_is_undone_and_the_others_complete(desk: Desk
     key = gates_of(shop, orders)
     gates.fail(key, name, times=1)  # its second attempt is an activity: an update is taken meanwhile
     gate = gates.hold(key, name, moment)
-    async with shop.working(interceptors=(gates,)):
-        batch = await start_batch(shop, orders)
-        await gate.reached()
-        asking = cancelling(desk, orders[0])
-        await until_accepted(batch)
-        gate.open()
-        ran = await asking
+    async with cancelled_at(gate, desk, gates, orders) as (batch, ran):
         again = await cancelling(desk, orders[0])
         other = await desk("cancel", orders[0].order_id, "--reason", "another reason")
         await replayer(BulkCheckoutWorkflow).replay_workflow(await batch.fetch_history())
@@ -73,13 +82,7 @@ async def test_a_cancel_that_lost_to_the_parcel_does_not_end_with_0(desk: Desk) 
     key = gates_of(shop, orders)
     gates.fail(key, "ship_orders", times=1)
     gate = gates.hold(key, "ship_orders", "before")
-    async with shop.working(interceptors=(gates,)):
-        batch = await start_batch(shop, orders)
-        await gate.reached()
-        asking = cancelling(desk, orders[0])
-        await until_accepted(batch)
-        gate.open()
-        ran = await asking
+    async with cancelled_at(gate, desk, gates, orders) as (batch, ran):
         late = await desk("cancel", orders[0].order_id, "--reason", "another reason")
         await batch.result()
 
@@ -95,13 +98,7 @@ async def test_an_order_that_is_cancelled_while_its_batch_hands_it_over_is_undon
     gates.fail(key, "charge_orders", times=1)
     gates.fail(key, "charge_orders", "after", error=lambda: DatabaseRefusedStatement("no right: injected"))
     gate = gates.hold(key, "charge_orders", "after")
-    async with shop.working(interceptors=(gates,)):
-        batch = await start_batch(shop, orders)
-        await gate.reached()
-        asking = cancelling(desk, orders[0])
-        await until_accepted(batch)
-        gate.open()
-        ran = await asking
+    async with cancelled_at(gate, desk, gates, orders) as (_, ran):
         again = await cancelling(desk, orders[0])
         ended = await how_it_ended(shop.newest_run(orders[1]))
         given = await executions.order_of(shop.client, checkout_workflow_id(orders[0].order_id))

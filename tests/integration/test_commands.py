@@ -1,11 +1,6 @@
 """worker.py and starter.py as processes: what they say, how they end, and that they end as they mean to."""
 
 import asyncio
-import subprocess
-import sys
-import time
-import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,18 +8,7 @@ import pytest
 from devstack.ports import free_port
 from devstack.stack import ROOT, DevStack
 from tests.conftest import Database
-from tests.integration.commands import DEADLINE_SECONDS, Commands, Ran, run_each
-
-
-def unique(name: str) -> str:
-    return f"{name}-{uuid.uuid4().hex[:8]}"
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not holds():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.1)
+from tests.integration.commands import DEADLINE_SECONDS, Commands, Ran, run_each, unique, until
 
 
 def test_an_order_is_started_shown_listed_and_audited(commands: Commands) -> None:
@@ -58,17 +42,6 @@ def test_the_same_order_again_joins_and_other_content_is_refused(commands: Comma
     assert first.document == again.document == merged.document
     assert other.code == 2
     assert "choose another id" in other.err
-
-
-def test_an_audit_that_finds_something_says_so_with_its_exit_status(commands: Commands, database: Database) -> None:
-    commands.ready_worker()
-    asyncio.run(database.run("UPDATE inventory SET on_hand = on_hand - 1 WHERE sku = 'lamp'"))
-
-    told, document = commands.here("audit"), commands.here("audit", "--json")
-
-    assert (told.code, document.code) == (5, 5)
-    assert "A1" in told.out
-    assert document.document["violation_count"] == 1
 
 
 WRONG_USAGE = {
@@ -134,7 +107,14 @@ def test_an_address_that_is_none_is_told_as_a_wrong_setting(commands: Commands, 
 
 
 @pytest.mark.parametrize(
-    "arguments", [("status", "order-1"), ("list",), ("cancel", "order-1", "--reason", "late")], ids=" ".join
+    "arguments",
+    [
+        ("start", "--customer", "alice", "--line", "tea-mug:1"),
+        ("status", "order-1"),
+        ("list",),
+        ("cancel", "order-1", "--reason", "late"),
+    ],
+    ids=" ".join,
 )
 def test_a_namespace_that_is_not_there_is_told_as_that(commands: Commands, arguments: tuple[str, ...]) -> None:
     ran = commands.here(*arguments, TEMPORAL_NAMESPACE="nowhere")
@@ -143,17 +123,15 @@ def test_a_namespace_that_is_not_there_is_told_as_that(commands: Commands, argum
     ran.assert_readable()
     assert "refuses: Namespace nowhere is not found" in ran.err
     assert "TEMPORAL_NAMESPACE" in ran.err
+    assert "not known" not in ran.err, "what is refused for certain is told as unknown"
 
 
-def test_a_worker_that_is_asked_for_help_gives_it_and_does_not_start() -> None:
-    asked, mistaken = (
-        subprocess.run([sys.executable, str(ROOT / "worker.py"), word], capture_output=True, text=True, check=False)
-        for word in ("--help", "start")
-    )
+def test_a_worker_that_is_asked_for_help_gives_it_and_does_not_start(commands: Commands) -> None:
+    asked, mistaken = (commands.python(str(ROOT / "worker.py"), word) for word in ("--help", "start"))
 
-    assert (asked.returncode, mistaken.returncode) == (0, 2)
-    assert "It takes no other arguments." in asked.stdout
-    assert "It takes no other arguments." in mistaken.stderr
+    assert (asked.code, mistaken.code) == (0, 2)
+    assert "It takes no other arguments." in asked.out
+    assert "It takes no other arguments." in mistaken.err
 
 
 def test_an_unreachable_temporal_is_told_in_words_and_ends_with_1(commands: Commands) -> None:
@@ -165,13 +143,6 @@ def test_an_unreachable_temporal_is_told_in_words_and_ends_with_1(commands: Comm
     ran.assert_readable()
     assert nobody in ran.err
     assert "TEMPORAL_ADDRESS" in ran.err
-
-
-def test_a_wrong_temporal_profile_is_a_matter_of_configuration(commands: Commands) -> None:
-    ran = commands.here("list", TEMPORAL_PROFILE="nobody-wrote-this")
-
-    assert ran.code == 2
-    ran.assert_readable()
 
 
 def test_the_status_of_an_order_without_a_worker_is_told_without_its_steps(commands: Commands) -> None:
@@ -210,39 +181,6 @@ def test_a_worker_tells_all_that_is_wrong_with_its_configuration_at_once(command
         assert problem in told
     assert "geheim" not in told
     assert "Traceback" not in told
-
-
-def _wrong(stack: DevStack, database: Database) -> dict[str, tuple[dict[str, str], str]]:
-    url = database.url
-    return {
-        "no such database": (
-            {"CHECKOUT_DATABASE_URL": url.replace(database.name, "nowhere")},
-            "Check CHECKOUT_DATABASE_URL.",
-        ),
-        "no such role": (
-            {"CHECKOUT_DATABASE_URL": url.replace("checkout@", "stranger@")},
-            "Check CHECKOUT_DATABASE_URL.",
-        ),
-        "no schema": (
-            {"CHECKOUT_DATABASE_URL": stack.postgres.url("template1", "postgres")},
-            "setup.sql",
-        ),
-    }
-
-
-# What does not answer at all is in test_worker_start.py. These have all the time that a worker has by default, which is
-# longer than this test: a refusal must not be waited for like an outage, and says something else.
-@pytest.mark.parametrize("case", ["no such database", "no such role", "no schema"])
-def test_a_worker_that_cannot_start_says_why_and_what_to_do(
-    case: str, commands: Commands, stack: DevStack, database: Database
-) -> None:
-    environment, advice = _wrong(stack, database)[case]
-
-    worker = commands.worker(**environment)
-
-    assert worker.wait(DEADLINE_SECONDS) == 1
-    assert advice in worker.tail(50)
-    assert "Traceback" not in worker.tail(50)
 
 
 def test_a_worker_waits_for_a_postgres_that_comes_later(commands: Commands, tmp_path: Path) -> None:

@@ -56,18 +56,16 @@ async def _sold(database: Database, currency: str, price: int, lines: int = 1, b
 
 
 @pytest.mark.parametrize("way", ["alone", "in a batch"])
-async def test_the_largest_order_at_the_highest_price_is_bought(
-    shop: Shop, engine: AsyncEngine, database: Database, way: str
-) -> None:
+async def test_the_largest_order_at_the_highest_price_is_bought(shop: Shop, database: Database, way: str) -> None:
     await _sold(database, "IDR", HIGHEST_PRICE, MAX_LINES)
     order = shop.order("buyer", *((f"p-{n}", MAX_QUANTITY) for n in range(1, MAX_LINES + 1)))
 
     if way == "alone":
-        await Inventory(engine).reserve_inventory(order)
-        await Payments(engine).charge_payment(order)
+        await Inventory(shop.engine).reserve_inventory(order)
+        await Payments(shop.engine).charge_payment(order)
     else:
-        await Batches(engine).reserve_orders(StepInput("bulk-1", [pack(order)]))
-        await Batches(engine).charge_orders(StepInput("bulk-1", [pack(order)]))
+        await Batches(shop.engine).reserve_orders(StepInput("bulk-1", [pack(order)]))
+        await Batches(shop.engine).charge_orders(StepInput("bulk-1", [pack(order)]))
 
     total = MAX_LINES * MAX_QUANTITY * HIGHEST_PRICE
     assert await database.value("SELECT total_minor FROM orders") == total

@@ -3,8 +3,7 @@
 import asyncio
 import dataclasses
 import socket
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +16,6 @@ from temporalio.testing import ActivityEnvironment
 from activities.inventory import Inventory
 from adapters.database import (
     classify,
-    create_engine,
     single_statement,
     snapshot,
     transaction,
@@ -33,7 +31,7 @@ from domain.errors import (
     InvalidInput,
 )
 from domain.model import Ending, UndoInput
-from tests.conftest import Database, Shop
+from tests.conftest import Database, Shop, engine_at
 
 _SECRET = "4111-1111-1111-1111"
 _SLOW = "SELECT pg_sleep(30), CAST(:secret AS text) AS leaky_column"
@@ -66,43 +64,17 @@ def _assert_discreet(failure: CheckoutError) -> None:
     assert failure.__suppress_context__
 
 
-@asynccontextmanager
-async def _engine(url: str, **settings: Any) -> AsyncIterator[AsyncEngine]:
-    made = create_engine(url, **settings)
-    try:
-        yield made
-    finally:
-        await made.dispose()
-
-
 async def _for_the_service(database: Database, setting: str) -> None:
     """Change a setting for the service's new sessions on the test's database."""
     await database.run(f'ALTER ROLE checkout IN DATABASE "{database.name}" SET {setting}')
 
 
-async def _until(database: Database, condition: str) -> None:
-    """Return once a session of the service's meets the condition."""
-    query = (
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-        f" AND usename = 'checkout' AND {condition}"
-    )
-    async with asyncio.timeout(5):
-        while not await database.value(query):
-            await asyncio.sleep(0.005)
-
-
 # Nobody answers -----------------------------------------------------------------------------------------
 
 
-async def test_a_refused_connection_is_an_outage() -> None:
-    async with _engine(f"postgresql+asyncpg://checkout@127.0.0.1:{free_port()}/checkout") as engine:
-        failure = await _failure(_run(engine))
-
-    _assert_outage(failure)
-
-
-async def test_a_host_that_cannot_be_found_is_an_outage() -> None:
-    async with _engine("postgresql+asyncpg://checkout@no-such-host.invalid/checkout") as engine:
+@pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
+async def test_a_refused_connection_is_an_outage(host: str) -> None:
+    async with engine_at(f"postgresql+asyncpg://checkout@{host}:{free_port()}/checkout") as engine:
         failure = await _failure(_run(engine))
 
     _assert_outage(failure)
@@ -110,7 +82,7 @@ async def test_a_host_that_cannot_be_found_is_an_outage() -> None:
 
 async def test_a_server_that_accepts_and_never_answers_is_an_outage() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        async with _engine(f"postgresql+asyncpg://checkout@127.0.0.1:{silent.getsockname()[1]}/checkout") as engine:
+        async with engine_at(f"postgresql+asyncpg://checkout@127.0.0.1:{silent.getsockname()[1]}/checkout") as engine:
             failure = await _failure(asyncio.wait_for(_run(engine), 4.5))
 
     _assert_outage(failure)
@@ -123,7 +95,7 @@ async def test_a_server_that_closes_the_connection_at_once_is_an_outage() -> Non
 
     async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        async with _engine(f"postgresql+asyncpg://checkout@127.0.0.1:{port}/checkout") as engine:
+        async with engine_at(f"postgresql+asyncpg://checkout@127.0.0.1:{port}/checkout") as engine:
             failure = await _failure(_run(engine))
 
     _assert_outage(failure)
@@ -132,7 +104,7 @@ async def test_a_server_that_closes_the_connection_at_once_is_an_outage() -> Non
 async def test_an_exhausted_pool_is_an_outage_from_which_not_all_come_back_at_once(
     database: Database,
 ) -> None:
-    async with _engine(database.url, pool_size=1) as engine, engine.connect():
+    async with engine_at(database.url, pool_size=1) as engine, engine.connect():
         failures = await asyncio.gather(*(_failure(_run(engine)) for _ in range(5)))
 
     for failure in failures:
@@ -145,13 +117,17 @@ async def test_an_exhausted_pool_is_an_outage_from_which_not_all_come_back_at_on
 # It passes by itself ------------------------------------------------------------------------------------
 
 
-async def test_a_session_that_is_terminated_amid_its_statement_is_an_outage(
-    database: Database, engine: AsyncEngine
+@pytest.mark.parametrize("end", ["pg_terminate_backend", "pg_cancel_backend"])
+async def test_a_session_or_a_statement_that_somebody_ends_is_an_outage(
+    database: Database, engine: AsyncEngine, end: str
 ) -> None:
     running = asyncio.create_task(_failure(_run(engine)))
-    await _until(database, "wait_event = 'PgSleep'")
+    asleep = f"FROM pg_stat_activity WHERE datname = '{database.name}' AND wait_event = 'PgSleep'"
+    async with asyncio.timeout(5):
+        while not await database.value(f"SELECT count(*) {asleep}"):
+            await asyncio.sleep(0.005)
 
-    await database.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+    await database.run(f"SELECT {end}(pid) {asleep}")
 
     _assert_outage(await running)
 
@@ -166,15 +142,6 @@ async def test_the_pool_recovers_by_itself_after_its_sessions_were_terminated(
     await asyncio.gather(*(_run(engine, "SELECT 1") for _ in range(5)))
 
     _assert_outage(failure)
-
-
-async def test_a_statement_that_an_operator_cancels_is_an_outage(database: Database, engine: AsyncEngine) -> None:
-    running = asyncio.create_task(_failure(_run(engine)))
-    await _until(database, "wait_event = 'PgSleep'")
-
-    await database.run("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
-
-    _assert_outage(await running)
 
 
 @pytest.mark.parametrize("timeout", ["statement_timeout", "transaction_timeout"])
@@ -210,14 +177,9 @@ async def test_a_transaction_that_stands_idle_too_long_cannot_commit_and_is_an_o
 
 async def test_a_hot_row_that_somebody_else_holds_is_an_outage(shop: Shop, database: Database) -> None:
     await _for_the_service(database, "lock_timeout = '50ms'")
-    holder = await asyncpg.connect(database.admin_url)
 
-    try:
-        async with holder.transaction():
-            await holder.execute("SELECT FROM inventory WHERE sku = 'tea-mug' FOR UPDATE")
-            failure = await _failure(Inventory(shop.engine).reserve_inventory(shop.order()))
-    finally:
-        await holder.close()
+    async with database.locked("SELECT FROM inventory WHERE sku = 'tea-mug' FOR UPDATE"):
+        failure = await _failure(Inventory(shop.engine).reserve_inventory(shop.order()))
 
     _assert_outage(failure)
 
@@ -273,18 +235,10 @@ async def test_too_many_connections_are_an_outage_from_which_not_all_come_back_a
     assert len({failure.next_retry_delay for failure in failures}) == 3
 
 
-async def test_a_replica_that_was_not_promoted_yet_is_an_outage(shop: Shop, database: Database) -> None:
-    await _for_the_service(database, "default_transaction_read_only = on")
-
-    failure = await _failure(Inventory(shop.engine).reserve_inventory(shop.order()))
-
-    _assert_misconfigured(failure, "25006")
-
-
 async def test_a_plan_that_a_migration_made_stale_costs_at_most_one_attempt(
     database: Database,
 ) -> None:
-    async with _engine(database.url, pool_size=1) as engine:
+    async with engine_at(database.url, pool_size=1) as engine:
         await _run(engine, "SELECT * FROM delivery_zones WHERE zone = :zone", zone="city")
         await database.run("ALTER TABLE delivery_zones ADD COLUMN note text")
 
@@ -308,15 +262,12 @@ async def test_a_session_whose_triggers_planned_before_a_schema_change_is_left(d
         "GRANT INSERT ON touched TO checkout"
     )
     insert = "INSERT INTO touched VALUES ('x')"
-    engine = create_engine(database.url, pool_size=1)
-    try:
+    async with engine_at(database.url, pool_size=1) as engine:
         await _run(engine, insert)
         await database.run("ALTER TABLE touched ALTER COLUMN reason TYPE varchar(200)")
 
         first = await asyncio.gather(_run(engine, insert), return_exceptions=True)
         await _run(engine, insert)
-    finally:
-        await engine.dispose()
 
     [failure] = first
     assert isinstance(failure, DatabaseUnavailable)
@@ -386,11 +337,6 @@ def test_nothing_is_given_up_at_once_where_postgres_refuses_the_service_itself()
         assert DatabaseMisconfigured.__name__ not in (policy.retry.non_retryable_error_types or ())
 
 
-def test_a_step_waits_without_limit_until_postgres_is_put_right() -> None:
-    assert policies.ENVIRONMENT.schedule_to_close is None
-    assert policies.ENVIRONMENT.retry.maximum_attempts == 0
-
-
 def test_only_forward_steps_give_up_at_once_when_a_person_is_needed() -> None:
     name = DatabaseRefusedStatement.__name__
 
@@ -398,11 +344,12 @@ def test_only_forward_steps_give_up_at_once_when_a_person_is_needed() -> None:
         assert name in (policy.retry.non_retryable_error_types or ())
     for policy in (policies.UNDO, policies.RECORD):
         assert name not in (policy.retry.non_retryable_error_types or ())
-
-
-def test_writing_down_what_has_happened_is_never_given_up() -> None:
-    assert policies.RECORD.schedule_to_close is None
-    assert policies.RECORD.retry.maximum_attempts == 0
+    for policy in (
+        policies.RECORD,
+        policies.ENVIRONMENT,
+    ):  # an outcome is recorded, an outage outlasted
+        assert policy.schedule_to_close is None
+        assert policy.retry.maximum_attempts == 0
     assert not policies.RECORD.retry.non_retryable_error_types
 
 
@@ -431,10 +378,8 @@ async def test_an_undo_gives_its_round_up_after_a_few_attempts_when_a_person_is_
         ("REVOKE INSERT ON step_fence FROM checkout", DatabaseMisconfigured),
     ],
 )
-async def test_an_undo_never_gives_up_because_of_an_outage(
-    shop: Shop, database: Database, damage: str, kind: type[CheckoutError]
-) -> None:
-    await database.run(damage.format(name=database.name))
+async def test_an_undo_never_gives_up_because_of_an_outage(shop: Shop, damage: str, kind: type[CheckoutError]) -> None:
+    await shop.database.run(damage.format(name=shop.database.name))
     environment = ActivityEnvironment()
     environment.info = dataclasses.replace(environment.info, attempt=1000)
     undo = UndoInput(shop.order(), Ending.REJECTED, "a reason")

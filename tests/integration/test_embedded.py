@@ -18,7 +18,6 @@ import psutil
 import pytest
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
-from temporalio.service import RPCError
 
 from devstack import placement, ports
 from devstack.placement import installed
@@ -105,65 +104,40 @@ async def test_postgres_starts_and_answers(new_postgres: NewPostgres) -> None:
     assert await ask(server, "SHOW fsync") == "on"
 
 
-def test_client_programs_of_the_same_version_are_at_hand(new_postgres: NewPostgres) -> None:
-    server = new_postgres()
-
-    for name in ("psql", "pg_dump", "pgbench"):
-        version = subprocess.check_output([server.bin(name), "--version"], text=True)
-        assert "(PostgreSQL) 18." in version
-
-
-async def test_data_survive_stop_and_start(new_postgres: NewPostgres) -> None:
-    server = new_postgres()
-    server.start()
-    await keep_42(server)
-
+def stop_twice(server: PostgresServer) -> None:
     server.stop()
     server.stop()
     assert not server.running
-    server.start()
-
-    assert await ask(server, "SELECT answer FROM kept") == 42
 
 
-@pytest.mark.exhaustive
-async def test_postgres_recovers_from_an_immediate_stop(new_postgres: NewPostgres) -> None:
-    server = new_postgres()
-    server.start()
-    await keep_42(server)
-
-    server.stop(immediate=True)
-    server.start()
-
-    assert await ask(server, "SELECT answer FROM kept") == 42
+def kill_from_outside(server: PostgresServer) -> None:
+    os.kill(server.pid, signal.SIGKILL)
+    wait_gone([psutil.Process(server.pid)], timeout=5)
 
 
-async def test_postgres_recovers_from_a_kill_while_a_session_is_busy(
-    new_postgres: NewPostgres,
+@pytest.mark.parametrize(
+    "end",
+    [
+        stop_twice,
+        PostgresServer.kill,
+        pytest.param(lambda server: server.stop(immediate=True), marks=pytest.mark.exhaustive),
+        pytest.param(kill_from_outside, marks=pytest.mark.exhaustive),
+    ],
+    ids=["stop", "kill", "immediate stop", "kill from outside"],
+)
+async def test_data_survive_however_postgres_ends_though_a_session_is_busy(
+    new_postgres: NewPostgres, end: Callable[[PostgresServer], None]
 ) -> None:
     server = new_postgres()
     server.start()
     await keep_42(server)
     busy = await asyncpg.connect(server.url(driver="postgresql"))
 
-    server.kill()
+    end(server)
     server.start()
 
     assert await ask(server, "SELECT answer FROM kept") == 42
     busy.terminate()
-
-
-@pytest.mark.exhaustive
-async def test_postgres_recovers_from_a_kill_by_somebody_else(new_postgres: NewPostgres) -> None:
-    server = new_postgres()
-    server.start()
-    await keep_42(server)
-
-    os.kill(server.pid, signal.SIGKILL)
-    wait_gone([psutil.Process(server.pid)], timeout=5)
-    server.start()
-
-    assert await ask(server, "SELECT answer FROM kept") == 42
 
 
 async def test_a_lock_file_with_a_reused_process_id_does_not_stop_postgres(
@@ -189,25 +163,6 @@ async def test_a_lock_file_with_a_reused_process_id_does_not_stop_postgres(
         assert other.running
     finally:
         other.kill()
-
-
-@pytest.mark.exhaustive
-async def test_two_servers_of_each_kind_run_side_by_side(new_postgres: NewPostgres, new_temporal: NewTemporal) -> None:
-    databases = [new_postgres("one"), new_postgres("two")]
-    clusters = [new_temporal("three"), new_temporal("four")]
-
-    for database in databases:
-        database.start()
-    for cluster in clusters:
-        cluster.start()
-    await keep_42(databases[0])
-
-    assert await ask(databases[1], "SELECT to_regclass('kept')") is None
-    first, second = [await Client.connect(cluster.address) for cluster in clusters]
-    await first.start_workflow("Any", id="only-here", task_queue="nobody")
-    await first.get_workflow_handle("only-here").describe()
-    with pytest.raises(RPCError, match="not found"):
-        await second.get_workflow_handle("only-here").describe()
 
 
 OWNER = """
@@ -245,21 +200,14 @@ def kill_owner(script: str, temporary: Path, *arguments: str) -> list[psutil.Pro
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the next start ends them")
-def test_no_server_outlives_a_killed_owner(tmp_path: Path, temporary: Path) -> None:
-    ports = str(free_port()), str(free_port())
-
-    servers = kill_owner(OWNER, temporary, str(tmp_path), *ports)
-
-    assert wait_gone(servers, timeout=5) == []
-
-
-async def test_servers_start_at_once_on_what_a_killed_owner_left(
+async def test_no_server_outlives_a_killed_owner_and_the_next_start_at_once_on_what_it_left(
     new_postgres: NewPostgres, new_temporal: NewTemporal, tmp_path: Path, temporary: Path
 ) -> None:
     ports = free_port(), free_port()
-    kill_owner(OWNER, temporary, str(tmp_path), *map(str, ports))
+    servers = kill_owner(OWNER, temporary, str(tmp_path), *map(str, ports))
     database, cluster = new_postgres(port=ports[0]), new_temporal(port=ports[1], file=True)
 
+    assert wait_gone(servers, timeout=5) == []
     database.start()
     cluster.start()
 
@@ -375,22 +323,19 @@ def test_a_search_attribute_of_another_type_is_refused(new_temporal: NewTemporal
     assert not server.running
 
 
-@pytest.mark.parametrize("kind", ["postgres", "temporal"])
-def test_a_taken_port_is_named(kind: str, new_postgres: NewPostgres, new_temporal: NewTemporal) -> None:
+@pytest.mark.parametrize("kind", ["postgres", "temporal", "ui"])
+def test_a_taken_port_is_named(kind: str, new_postgres: NewPostgres, new_temporal: NewTemporal, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        server = new_postgres(port=port) if kind == "postgres" else new_temporal(port=port)
+        servers: dict[str, Callable[[], PostgresServer | TemporalServer]] = {
+            "postgres": lambda: new_postgres(port=port),
+            "temporal": lambda: new_temporal(port=port),
+            "ui": lambda: TemporalServer(port=free_port(), ui_port=port, log=tmp_path / "log"),
+        }
+        server = servers[kind]()
 
         with pytest.raises(ServerFailed, match=rf"port {port} on 127.0.0.1 is taken.*free ports"):
             server.start()
-
-
-def test_a_taken_port_of_the_ui_is_named(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-
-        with pytest.raises(ServerFailed, match=rf"port {port} on 127.0.0.1 is taken"):
-            TemporalServer(port=free_port(), ui_port=port, log=tmp_path / "log").start()
 
 
 def test_nobody_beyond_this_machine_gets_at_a_server_and_a_persons_own_settings_lead_none_elsewhere(

@@ -35,30 +35,29 @@ async def test_every_character_there_is_means_the_same_to_the_database(
 
 async def test_made_up_texts_are_ids_to_both_or_to_neither(database: Database) -> None:
     rng = random.Random(16)
-    texts = [text.replace("\x00", "\x01") for text in (any_text(rng) for _ in range(20_000))]
+    texts = [text.replace("\x00", "\x01") for text in (any_text(rng) for _ in range(5_000))]
 
     found = await database.fetch("SELECT t, is_identifier(t) FROM unnest($1::text[]) AS t", texts)
 
     assert [text for text, is_one in found if is_one != is_identifier(text)] == []
-    assert 2_000 < sum(is_one for _, is_one in found) < 18_000
+    assert 500 < sum(is_one for _, is_one in found) < 4_500
 
 
 @pytest.mark.parametrize("constraint", _WRITTEN)
 async def test_wherever_an_id_stands_the_rule_holds(database: Database, constraint: str) -> None:
-    connection = await asyncpg.connect(database.admin_url)
     refused = set()
 
-    await connection.execute("INSERT INTO orders (order_id, customer) VALUES ('o-0', 'alice')")
-    for value in [*LEGAL, *ILLEGAL]:
-        transaction = connection.transaction()
-        await transaction.start()
-        try:
-            await connection.execute(_WRITTEN[constraint], value)
-        except asyncpg.CheckViolationError as error:
-            refused.add((value, error.constraint_name))
-        except (asyncpg.DataError, UnicodeEncodeError):  # NUL and half of a pair are no text at all to Postgres
-            refused.add((value, constraint))
-        await transaction.rollback()
-    await connection.close()
+    async with database.connected() as connection:
+        await connection.execute("INSERT INTO orders (order_id, customer) VALUES ('o-0', 'alice')")
+        for value in [*LEGAL, *ILLEGAL]:
+            transaction = connection.transaction()
+            await transaction.start()
+            try:
+                await connection.execute(_WRITTEN[constraint], value)
+            except asyncpg.CheckViolationError as error:
+                refused.add((value, error.constraint_name))
+            except (asyncpg.DataError, UnicodeEncodeError):  # NUL and half of a pair are no text at all to Postgres
+                refused.add((value, constraint))
+            await transaction.rollback()
 
     assert refused == {(value, constraint) for value in ILLEGAL}

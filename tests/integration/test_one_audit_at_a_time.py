@@ -6,7 +6,6 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-import asyncpg
 import pytest
 from temporalio.client import Client, WorkflowHandle
 from temporalio.exceptions import WorkflowAlreadyStartedError
@@ -131,12 +130,9 @@ async def test_a_check_sends_the_rows_it_shows_and_counts_them_all(shop: Shop) -
     _, check = audit_checks()["A1"]
 
     report = await shop.audit()
-    connection = await asyncpg.connect(shop.database.admin_url)
-    try:
+    async with shop.database.connected() as connection:
         sent = await connection.fetch(first_and_count(check).text)
         [plan] = json.loads(await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {first_and_count(check).text}"))
-    finally:
-        await connection.close()
 
     assert report.violation_count == 100
     assert len(report.violations) == len(sent) == policies.AUDIT_VIOLATIONS_SHOWN

@@ -21,15 +21,12 @@ _PAGE_READS = 1_000
 
 async def test_the_sweep_and_the_log_read_by_index_and_no_more_than_they_need(database: Database) -> None:
     await write_ended_orders(database.admin_url, _ENDED, unfinished=_UNFINISHED)
-    connection = await asyncpg.connect(database.admin_url)
 
-    try:
+    async with database.connected() as connection:
         statements = await plans.bounded(connection)
         scanned = {each.name: await plans.scanned(connection, each) for each in statements}
         pages = [each for each in statements if "page" in each.name]
         read = {each.name: await plans.rows_read(connection, each) for each in pages}
-    finally:
-        await connection.close()
 
     assert scanned == {each.name: set() for each in statements}
     assert max(read.values()) < _PAGE_READS, read
@@ -43,16 +40,13 @@ async def test_a_sweep_of_orders_that_one_statement_wrote_reads_each_of_them_onc
         "INSERT INTO order_lines (order_id, sku, quantity) SELECT order_id, 'lamp', 1 FROM orders;"
         "ANALYZE orders, order_lines"
     )
-    connection = await asyncpg.connect(database.admin_url)
     read: list[int] = []
 
-    try:
+    async with database.connected() as connection:
         ids = await connection.fetch("SELECT order_id, updated_at FROM orders ORDER BY updated_at, order_id")
         for place in range(0, orders, 10 * limit):
             page = plans.page_of_the_sweep(ids[place]["updated_at"], ids[place]["order_id"], limit=limit)
             read.append(await plans.rows_read(connection, page))
-    finally:
-        await connection.close()
 
     assert len({row["updated_at"] for row in ids}) == 1
     assert max(read) < _PAGE_READS, read
@@ -74,27 +68,22 @@ async def test_an_index_of_unfinished_orders_without_their_ids_makes_way(stack: 
 
 async def test_the_audit_reads_every_row_a_bounded_number_of_times(database: Database) -> None:
     await write_ended_orders(database.admin_url, _ENDED, unfinished=_UNFINISHED)
-    connection = await asyncpg.connect(database.admin_url)
 
-    try:
+    async with database.connected() as connection:
         rows = sum([await connection.fetchval(f"SELECT count(*) FROM {table}") for table in plans.BIG])
         read = {each.name: await plans.rows_read(connection, each) for each in plans.audit()}
-    finally:
-        await connection.close()
 
     assert max(read.values()) < 2 * rows, read
 
 
-async def test_a_plan_that_a_step_keeps_while_the_tables_grow_reads_by_index(
-    shop: Shop, database: Database, engine: AsyncEngine
-) -> None:
+async def test_a_plan_that_a_step_keeps_while_the_tables_grow_reads_by_index(shop: Shop, engine: AsyncEngine) -> None:
     sent: dict[str, None] = {}
     event.listen(engine.sync_engine, "before_cursor_execute", lambda *said: sent.setdefault(said[2]))
     await one_by_one(shop, drawn(1, 30))
     await together(shop, drawn(2, 30))
     # As small as it is now, every table is one page: by their numbers nothing is cheaper than to read all of it.
-    await database.run("ANALYZE")
-    url = make_url(database.url).set(drivername="postgresql").render_as_string()
+    await shop.database.run("ANALYZE")
+    url = make_url(shop.database.url).set(drivername="postgresql").render_as_string()
     connection = await asyncpg.connect(url)
 
     try:

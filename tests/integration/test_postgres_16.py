@@ -15,23 +15,18 @@ from temporalio.client import Client, WorkflowFailureError
 from adapters import database as adapter
 from adapters import schema
 from adapters.database import create_audit_engine, create_engine, transaction
-from devstack.ports import free_port
 from devstack.postgres import PostgresServer
 from devstack.stack import DATABASE, make_database
 from domain.errors import DatabaseUnavailable
-from tests.conftest import Database, Shop, database_on
+from tests.conftest import Database, Shop, database_on, postgres_of_its_own
 from tests.identifiers import disagreements
-from tests.memory import folder_in_memory
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    with folder_in_memory(tmp_path_factory.mktemp("old")) as folder:
-        made = PostgresServer(folder / "pg", port=free_port(), log=folder / "log", fsync=False, version=16)
-        made.start()
+    with postgres_of_its_own(tmp_path_factory.mktemp("old"), version=16) as made:
         make_database(made, DATABASE)
         yield made
-        made.remove()
 
 
 @pytest.fixture

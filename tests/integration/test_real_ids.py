@@ -14,8 +14,7 @@ from domain.identifiers import in_line
 from domain.model import MAX_LINES, CheckoutInput, OrderLine
 from domain.sweep import UnfinishedInput
 from tests.conftest import Database, Shop
-from tests.integration.commands import Commands
-from tests.integration.test_commands import unique, until
+from tests.integration.commands import Commands, unique, until
 
 _CART = "\U0001f6d2"
 _NASTY = [

@@ -11,10 +11,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from devstack.ports import free_port
 from devstack.postgres import PostgresServer
 from devstack.stack import DATABASE, make_database, psql
-from tests.memory import folder_in_memory
+from tests.conftest import postgres_of_its_own
 
 WORKER, READER, OPERATOR = "checkout", "checkout_reader", "checkout_operator"
 ROLES = (WORKER, READER, OPERATOR)
@@ -72,17 +71,12 @@ def _matrix() -> dict[tuple[str, str], str]:
     return decided
 
 
-@pytest.fixture(scope="module", params=[18, 16])
+@pytest.fixture(scope="module", params=[18, pytest.param(16, marks=pytest.mark.slow)])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """A server with one database on which setup.sql was run; nothing is left in it by a test."""
-    with folder_in_memory(tmp_path_factory.mktemp("rights")) as folder:
-        made = PostgresServer(
-            folder / "pg", port=free_port(), log=folder / "log", fsync=False, version=int(request.param)
-        )
-        made.start()
+    with postgres_of_its_own(tmp_path_factory.mktemp("rights"), version=int(request.param)) as made:
         make_database(made, DATABASE)
         yield made
-        made.remove()
 
 
 @asynccontextmanager

@@ -9,22 +9,18 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from adapters import rights
 from adapters.database import create_audit_engine, create_engine
 from adapters.readiness import Engines, check_database
-from devstack.ports import free_port
 from devstack.postgres import PostgresServer
 from devstack.stack import DATABASE, ROLE, ROOT, DevStack, give_passwords, make_database, psql
-from tests.memory import folder_in_memory
+from tests.conftest import postgres_of_its_own
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """A server of our own: what a role may do elsewhere on it is what this is about."""
-    with folder_in_memory(tmp_path_factory.mktemp("alarms")) as folder:
-        made = PostgresServer(folder / "pg", port=free_port(), log=folder / "log", fsync=False, guarded=True)
-        made.start()
+    with postgres_of_its_own(tmp_path_factory.mktemp("alarms"), guarded=True) as made:
         make_database(made, DATABASE)
         give_passwords(made)
         yield made
-        made.remove()
 
 
 @pytest.fixture
@@ -40,63 +36,39 @@ async def test_of_a_role_as_setup_sql_makes_it_nothing_is_told(engine: AsyncEngi
 
 
 _SETUP = f"\\i {ROOT / 'setup.sql'}"
-# What somebody did, how it is taken back, and what is told.
-_TOO_MUCH = {
-    "attribute": (
-        "ALTER ROLE checkout CREATEDB",
-        "ALTER ROLE checkout NOCREATEDB",
-        "it is CREATEDB (run ALTER ROLE checkout NOCREATEDB)",
-    ),
-    "membership": (
-        "GRANT pg_monitor TO checkout",
-        "REVOKE pg_monitor FROM checkout",
-        "it is a member of pg_monitor (run REVOKE pg_monitor FROM checkout)",
-    ),
-    "no limit": (
-        "ALTER ROLE checkout CONNECTION LIMIT -1",
-        _SETUP,
-        "it may take every session that the server has (run setup.sql)",
-    ),
-    "another database": (
-        "CREATE DATABASE elsewhere",
-        "DROP DATABASE elsewhere WITH (FORCE)",
-        "it gets into other databases too: elsewhere (run REVOKE CONNECT ON DATABASE elsewhere FROM PUBLIC, checkout)",
-    ),
-    "settings of its own": (
-        "ALTER ROLE checkout SET log_min_messages = 'panic'",
-        "ALTER ROLE checkout RESET log_min_messages",
-        (
-            "it has settings of its own that setup.sql does not give it: log_min_messages"
-            " (run ALTER ROLE checkout RESET log_min_messages)"
-        ),
-    ),
-    "tables of its own": (
-        "ALTER TABLE incidents OWNER TO checkout",
-        _SETUP,
-        "it owns tables of ours (run setup.sql)",
-    ),
-    "the schema": (
-        "GRANT CREATE ON SCHEMA public TO PUBLIC",
-        _SETUP,
-        "it may make things in schema public (run setup.sql)",
-    ),
-    "temporary tables": (
-        "GRANT TEMP ON DATABASE checkout TO PUBLIC",
-        _SETUP,
-        "it may make temporary tables or schemas in this database (run setup.sql)",
-    ),
-}
+# What it is, what somebody did, how it is taken back, and what is told.
+_TOO_MUCH = [
+    " ".join(row.split()).split(" | ")
+    for row in """
+attribute | ALTER ROLE checkout CREATEDB | ALTER ROLE checkout NOCREATEDB | it is CREATEDB (run ALTER ROLE checkout \
+    NOCREATEDB)
+membership | GRANT pg_monitor TO checkout | REVOKE pg_monitor FROM checkout | it is a member of pg_monitor (run \
+    REVOKE pg_monitor FROM checkout)
+no limit | ALTER ROLE checkout CONNECTION LIMIT -1 | setup.sql | it may take every session that the server has (run \
+    setup.sql)
+another database | CREATE DATABASE elsewhere | DROP DATABASE elsewhere WITH (FORCE) | it gets into other databases \
+    too: elsewhere (run REVOKE CONNECT ON DATABASE elsewhere FROM PUBLIC, checkout)
+settings of its own | ALTER ROLE checkout SET log_min_messages = 'panic' | ALTER ROLE checkout RESET log_min_messages \
+    | it has settings of its own that setup.sql does not give it: log_min_messages (run ALTER ROLE checkout RESET \
+    log_min_messages)
+tables of its own | ALTER TABLE incidents OWNER TO checkout | setup.sql | it owns tables of ours (run setup.sql)
+the schema | GRANT CREATE ON SCHEMA public TO PUBLIC | setup.sql | it may make things in schema public (run \
+    setup.sql)
+temporary tables | GRANT TEMP ON DATABASE checkout TO PUBLIC | setup.sql | it may make temporary tables or schemas in \
+    this database (run setup.sql)
+""".strip().splitlines()
+]
 
 
-@pytest.mark.parametrize("what", _TOO_MUCH)
-async def test_whatever_is_too_much_is_told(what: str, server: PostgresServer, engine: AsyncEngine) -> None:
-    done, undone, told = _TOO_MUCH[what]
+@pytest.mark.parametrize("case", _TOO_MUCH, ids=lambda case: case[0])
+async def test_whatever_is_too_much_is_told(case: list[str], server: PostgresServer, engine: AsyncEngine) -> None:
+    _, done, undone, told = case
     psql(server, DATABASE, "-c", done)
 
     try:
         found = await rights.too_much(engine)
     finally:
-        psql(server, DATABASE, "-f", "-", given=undone)
+        psql(server, DATABASE, "-f", "-", given=_SETUP if undone == "setup.sql" else undone)
 
     assert found == [told]
     assert await rights.too_much(engine) == []

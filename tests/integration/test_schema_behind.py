@@ -1,7 +1,5 @@
 """A release whose worker meets the database of the release before: nobody is rejected, and it says what to run."""
 
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
@@ -9,8 +7,7 @@ import pytest
 from devstack.ports import free_port
 from devstack.stack import ROOT, DevStack, psql
 from tests.conftest import Database
-from tests.integration.commands import DEADLINE_SECONDS, Commands, Ran
-from tests.integration.test_commands import until
+from tests.integration.commands import DEADLINE_SECONDS, Commands, until
 
 # What setup.sql of version 3 adds to that of version 2, whose tables were whoever's ran it.
 _ONE_BEHIND = """
@@ -37,19 +34,6 @@ _ONE_BEHIND = """
 """
 
 
-def _check(commands: Commands, **environment: str) -> Ran:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "worker.py"), "--check"],
-        env=commands.environment | {"CHECKOUT_STARTUP_TIMEOUT_SECONDS": "5"} | environment,
-        cwd=commands.folder,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_SECONDS,
-        check=False,
-    )
-    return Ran(done.returncode, done.stdout, done.stderr)
-
-
 async def test_a_schema_one_version_behind_rejects_nobody(
     commands: Commands, database: Database, stack: DevStack
 ) -> None:
@@ -65,7 +49,7 @@ async def test_a_schema_one_version_behind_rejects_nobody(
         assert started.code == 0, started.err
     refused = worker.wait(DEADLINE_SECONDS)
     untouched = await database.value("SELECT count(*) FROM orders")
-    looked = _check(commands)
+    looked = commands.check()
 
     assert (refused, looked.code, untouched) == (1, 1, 0)
     for told in (worker.tail(50), looked.err):
@@ -75,7 +59,7 @@ async def test_a_schema_one_version_behind_rejects_nobody(
         assert "Traceback" not in told
 
     psql(stack.postgres, database.name, "-f", str(ROOT / "setup.sql"))
-    assert _check(commands).code == 0
+    assert commands.check().code == 0
     commands.ready_worker()
     until(
         lambda: (
@@ -86,7 +70,7 @@ async def test_a_schema_one_version_behind_rejects_nobody(
 
 
 def test_a_check_of_a_sound_installation_says_so(commands: Commands) -> None:
-    ran = _check(commands)
+    ran = commands.check()
 
     assert (ran.code, ran.out) == (0, "Nothing is lacking: a worker can start.\n")
 
@@ -100,7 +84,7 @@ def test_a_check_of_a_sound_installation_says_so(commands: Commands) -> None:
     ],
 )
 def test_a_check_tells_what_the_start_would(commands: Commands, environment: dict[str, str], told: str) -> None:
-    ran = _check(commands, **environment)
+    ran = commands.check(**environment)
 
     assert ran.code == (2 if "LEVEL" in told else 1)
     assert told in ran.err
@@ -110,7 +94,7 @@ async def test_a_check_tells_of_both_servers_at_once(commands: Commands, databas
     await database.run("DROP TRIGGER orders_move ON orders")
     nobody = f"127.0.0.1:{free_port()}"
 
-    ran = _check(commands, TEMPORAL_ADDRESS=nobody)
+    ran = commands.check(TEMPORAL_ADDRESS=nobody)
 
     assert ran.code == 1
     assert "trigger orders.orders_move" in ran.err

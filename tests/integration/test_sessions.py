@@ -4,8 +4,6 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +15,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from activities.inventory import Inventory
 from adapters import readiness
 from adapters.connector import CONNECT_SECONDS, Admission, CannotConnect, Connector
-from adapters.database import create_audit_engine, create_engine, single_statement
+from adapters.database import single_statement
 from adapters.database_url import parse
 from adapters.pooling import Pooling, pooling_of
 from devstack.ports import free_port
 from devstack.stack import DATABASE, ROLE, DevStack
 from domain.errors import CheckoutError, DatabaseMisconfigured
-from tests.conftest import Database, Shop
+from tests.conftest import Database, Shop, engine_at
 from tests.faults.lab.pooler import Mode, Pooler
 
 KINDS = ("step", "sweep", "audit")
-
-
-def make_engine(kind: str, url: str, **more: Any) -> AsyncEngine:
-    if kind == "audit":
-        return create_audit_engine(url, **more)
-    return create_engine(url, pool_size=3, is_patient=kind == "sweep", **more)
-
-
-@asynccontextmanager
-async def engine_at(url: str, kind: str = "step", **more: Any) -> AsyncIterator[AsyncEngine]:
-    made = make_engine(kind, url, **more)
-    try:
-        yield made
-    finally:
-        await made.dispose()
 
 
 async def ask(engine: AsyncEngine, question: str = "SELECT 1") -> Any:
@@ -205,35 +188,25 @@ async def _rotate(database: Database, password: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_rotated_password_is_an_outage_until_its_file_has_the_new_one(
-    database: Database, guarded: Path, kind: str
+@pytest.mark.parametrize("what", ["password", "url"])
+async def test_rotated_credentials_are_an_outage_until_their_file_has_the_new_ones(
+    database: Database, guarded: Path, tmp_path: Path, what: str, kind: str
 ) -> None:
-    url = database.url.replace(f"{ROLE}@", f"{ROLE}:stale@")
-    async with engine_at(url, kind, password_file=guarded) as engine:
-        assert await ask(engine) == 1
-        await _rotate(database, "second")
-        await asyncio.gather(ask(engine), return_exceptions=True)  # the session that was ended
-        failure = await failure_of(engine)
-        _write(guarded, "second\r\n")
-        answer = await ask(engine)
-
-    assert type(failure) is DatabaseMisconfigured
-    assert "28P01" in failure.message
-    assert answer == 1
-
-
-@pytest.mark.usefixtures("guarded")
-@pytest.mark.parametrize("kind", KINDS)
-async def test_a_url_in_a_file_is_read_for_each_new_session(database: Database, tmp_path: Path, kind: str) -> None:
-    file = tmp_path / "url"
-    url = database.url.replace(f"{ROLE}@", f"{ROLE}:{{}}@")
-    _write(file, url.format("first") + "\n")
-    async with engine_at(f"postgresql://nobody@127.0.0.1:{free_port()}/none", kind, url_file=file) as engine:
+    stale = database.url.replace(f"{ROLE}@", f"{ROLE}:stale@")
+    url_file = tmp_path / "url"
+    if what == "password":
+        url, files, old, new = stale, {"password_file": guarded}, "first\n", "p%40ss\r\n"
+    else:  # in a URL, a percent sign is itself escaped
+        url, files = f"postgresql://nobody@127.0.0.1:{free_port()}/none", {"url_file": url_file}
+        old, new = (stale.replace(":stale@", f":{password}@") + "\n" for password in ("first", "p%2540ss"))
+    secret = next(iter(files.values()))
+    _write(secret, old)
+    async with engine_at(url, kind, **files) as engine:
         assert await ask(engine) == 1
         await _rotate(database, "p%40ss")
         await asyncio.gather(ask(engine), return_exceptions=True)  # the session that was ended
         failure = await failure_of(engine)
-        _write(file, url.format("p%2540ss") + "\n")
+        _write(secret, new)
         answer = await ask(engine)
 
     assert type(failure) is DatabaseMisconfigured

@@ -8,13 +8,10 @@ import asyncpg
 import pytest
 
 from adapters import schema
-from adapters.database import create_audit_engine, create_engine
-from devstack.ports import free_port
 from devstack.postgres import PostgresServer
 from devstack.process import ServerFailed
 from devstack.stack import ROOT, DevStack, psql
-from tests.conftest import Database
-from tests.memory import folder_in_memory
+from tests.conftest import Database, lacks, postgres_of_its_own
 
 _SETUP = ROOT / "setup.sql"
 _ROLES = ("checkout", "checkout_reader", "checkout_operator", "checkout_owner")
@@ -22,14 +19,8 @@ _ROLES = ("checkout", "checkout_reader", "checkout_operator", "checkout_owner")
 
 @pytest.fixture(scope="module", params=[18, 16])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    """A server on which nothing was ever run."""
-    with folder_in_memory(tmp_path_factory.mktemp("server")) as folder:
-        made = PostgresServer(
-            folder / "pg", port=free_port(), log=folder / "log", fsync=False, version=int(request.param)
-        )
-        made.start()
+    with postgres_of_its_own(tmp_path_factory.mktemp("server"), version=int(request.param)) as made:
         yield made
-        made.remove()
 
 
 @pytest.fixture
@@ -55,16 +46,6 @@ def _run(server: PostgresServer, database: str, file: Path = _SETUP, user: str =
     return done.returncode, done.stderr
 
 
-async def _lacks(server: PostgresServer, database: str) -> list[str]:
-    url = server.url(database, "checkout")
-    engines = create_engine(url), create_engine(url, is_patient=True), create_audit_engine(url)
-    try:
-        return await schema.problems(*engines)
-    finally:
-        for engine in engines:
-            await engine.dispose()
-
-
 async def test_the_owner_of_a_database_who_may_make_roles_can_run_it(server: PostgresServer, shop_of: str) -> None:
     psql(server, "postgres", "-c", "ALTER ROLE owner CREATEROLE")
 
@@ -72,7 +53,7 @@ async def test_the_owner_of_a_database_who_may_make_roles_can_run_it(server: Pos
 
     assert (first[0], again[0]) == (0, 0), first[1]
     assert "WARNING" not in first[1] + again[1]
-    assert await _lacks(server, shop_of) == []
+    assert await lacks(server.url(shop_of, "checkout")) == []
 
 
 async def test_an_owner_who_may_not_is_told_what_an_administrator_has_to_run(
@@ -88,7 +69,7 @@ async def test_an_owner_who_may_not_is_told_what_an_administrator_has_to_run(
     assert "owner may not make or change the checkout's roles" in told
     assert tables.strip() == "0"
     assert after[0] == 0, after[1]
-    assert await _lacks(server, shop_of) == []
+    assert await lacks(server.url(shop_of, "checkout")) == []
 
 
 async def test_a_role_that_lacks_a_setting_is_told_as_well(server: PostgresServer, shop_of: str) -> None:
@@ -115,7 +96,7 @@ async def test_what_an_earlier_version_made_becomes_the_owners(server: PostgresS
     assert before.strip()
     assert code == 0, told
     assert psql(server, shop_of, "-Atc", others) == ""
-    assert await _lacks(server, shop_of) == []
+    assert await lacks(server.url(shop_of, "checkout")) == []
 
 
 def test_an_owner_of_the_schema_alone_is_told_who_has_to_close_the_database(
@@ -165,7 +146,7 @@ async def test_any_search_path_will_do(server: PostgresServer, shop_of: str, pat
 
     assert code == 0, told
     assert by_hand.strip() == "pending, cancelled"
-    assert await _lacks(server, shop_of) == []
+    assert await lacks(server.url(shop_of, "checkout")) == []
 
 
 def test_a_server_that_is_too_old_is_refused_in_one_line(server: PostgresServer, shop_of: str, tmp_path: Path) -> None:
@@ -195,7 +176,7 @@ async def test_tables_that_were_put_aside_are_not_taken_for_ours(stack: DevStack
     with pytest.raises(asyncpg.CheckViolationError, match="cannot move from rejected to pending"):
         await database.run("UPDATE orders SET status = 'pending'")
     assert await database.value("SELECT count(*) FROM order_events") == 2
-    assert await _lacks(stack.postgres, database.name) == []
+    assert await lacks(database.url) == []
 
 
 async def test_an_index_name_that_another_table_has_taken_is_told(stack: DevStack, database: Database) -> None:

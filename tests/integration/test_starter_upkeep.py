@@ -282,29 +282,3 @@ async def test_the_outcomes_of_a_batch_that_ended_are_in_the_file_while_the_load
 
     assert ran.code == 0
     assert seen[1] == {ids[0]: "completed"}
-
-
-async def test_a_bulk_load_goes_on_behind_what_is_settled(desk: Desk) -> None:
-    ids = [f"again-{desk.folder.name}-{number}"[-60:] for number in range(2)]
-    file = orders_file(desk.folder, *((order_id, "alice", "tea-mug") for order_id in ids))
-
-    async with desk.shop.working():
-        await desk("load", "--from", str(file))
-        again = await desk.json("load", "--from", str(file))
-
-    assert (again["orders"], again["skipped"], again["outcomes"]) == (0, 2, {})
-    assert again["outcome_file"] == f"{file}.outcomes.csv"
-
-
-async def test_a_bulk_load_tells_of_an_order_that_was_changed_in_its_file(desk: Desk) -> None:
-    order_id = f"changed-{desk.folder.name}"[-60:]
-
-    async with desk.shop.working():
-        file = orders_file(desk.folder, (order_id, "alice", "tea-mug"))
-        await desk("load", "--from", str(file))
-        orders_file(desk.folder, (order_id, "carol", "tea-mug"))
-        changed = await desk.json("load", "--from", str(file))
-        again = await desk.json("load", "--from", str(file))
-
-    assert (changed["skipped"], changed["outcomes"]) == (0, {"other content": 1})
-    assert (again["skipped"], again["outcomes"]) == (1, {})

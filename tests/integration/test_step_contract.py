@@ -11,7 +11,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from activities.inventory import Inventory
 from activities.payments import Payments
 from activities.shipping import Shipping
-from adapters.schema import tables
 from domain.errors import DatabaseUnavailable, OrderIdConflict, StepAlreadyCompensated
 from domain.model import CheckoutInput, Ending, Step, UndoInput
 from domain.undo import UndoOutcome, UndoResult
@@ -29,10 +28,6 @@ SELECT jsonb_build_object(
                        FROM transfers WHERE order_id IS NOT NULL GROUP BY order_id) net WHERE amount <> 0),
     'parcels', (SELECT jsonb_agg(jsonb_build_array(order_id, state) ORDER BY order_id)
                   FROM shipments WHERE state <> 'cancelled'))::text
-"""
-_BLOCKED = """
-SELECT count(*) FROM pg_stat_activity
- WHERE datname = current_database() AND usename = 'checkout' AND wait_event_type = 'Lock'
 """
 
 
@@ -123,12 +118,6 @@ class Bench:
     async def net_effect(self) -> str:
         return str(await self.database.value(_NET_EFFECT))
 
-    async def every_row(self) -> dict[str, list[str]]:
-        return {
-            table: [row[0] for row in await self.database.fetch(f"SELECT t::text FROM {table} t ORDER BY 1")]
-            for table in sorted(tables())
-        }
-
     async def fence(self) -> tuple[str, bool]:
         [row] = await self.database.fetch(
             "SELECT phase, had_effect FROM step_fence WHERE saga_id = $1 AND step = $2",
@@ -139,12 +128,6 @@ class Bench:
 
     async def violations(self) -> list[Any]:
         return (await self.shop.audit(at_rest=False)).violations
-
-    async def until_blocked(self, sessions: int) -> None:
-        """Return once that many of the service's sessions wait for a lock."""
-        async with asyncio.timeout(2):
-            while await self.database.value(_BLOCKED) < sessions:
-                await asyncio.sleep(0.005)
 
 
 @pytest.fixture(params=_PAIRS, ids=lambda pair: pair.step.value)
@@ -166,68 +149,44 @@ def _other_content(order: CheckoutInput) -> list[CheckoutInput]:
     ]
 
 
-async def test_do_has_its_effect(bench: Bench) -> None:
+async def test_do_twice_is_done_once_with_the_same_result(bench: Bench) -> None:
     assert not await bench.has_effect()
-
-    await bench.do()
-
+    first = await bench.do()
     assert await bench.has_effect()
     assert await bench.fence() == ("done", True)
-    assert await bench.violations() == []
-
-
-async def test_do_twice_is_done_once_with_the_same_result(bench: Bench) -> None:
-    first = await bench.do()
-    after_first = await bench.every_row()
+    after_first = await bench.database.every_row()
 
     second = await bench.do()
 
     assert second == first
-    assert await bench.every_row() == after_first
+    assert await bench.database.every_row() == after_first
     assert await bench.violations() == []
 
 
 async def test_a_repeat_answers_the_first_result_although_the_facts_have_changed(bench: Bench) -> None:
     first = await bench.do()
     await bench.database.run(bench.pair.facts_change)
-    changed = await bench.every_row()
+    changed = await bench.database.every_row()
 
     second = await bench.do()
 
     assert second == first
-    assert await bench.every_row() == changed
+    assert await bench.database.every_row() == changed
 
 
-async def test_undo_restores_what_do_changed(bench: Bench) -> None:
+async def test_undo_restores_what_do_changed_once(bench: Bench) -> None:
     before = await bench.net_effect()
-    await bench.do()
+    done = await bench.do()
 
     undone = await bench.undo()
+    after_first = await bench.database.every_row()
+    again = await bench.undo()
 
-    assert undone.outcome == UndoOutcome.REVERSED
+    assert (undone.outcome, again.outcome) == (UndoOutcome.REVERSED, UndoOutcome.ALREADY_UNDONE)
+    assert type(done)(**undone.stored) == type(done)(**again.stored) == done
     assert await bench.net_effect() == before
     assert await bench.fence() == ("undone", True)
-    assert await bench.violations() == []
-
-
-async def test_undo_reports_the_result_that_do_had_answered(bench: Bench) -> None:
-    done = await bench.do()
-
-    undone = await bench.undo()
-
-    assert type(done)(**undone.stored) == done
-
-
-async def test_undo_twice_is_undone_once(bench: Bench) -> None:
-    done = await bench.do()
-    await bench.undo()
-    after_first = await bench.every_row()
-
-    second = await bench.undo()
-
-    assert second.outcome == UndoOutcome.ALREADY_UNDONE
-    assert type(done)(**second.stored) == done
-    assert await bench.every_row() == after_first
+    assert await bench.database.every_row() == after_first
     assert await bench.violations() == []
 
 
@@ -235,86 +194,48 @@ async def test_undo_without_do_succeeds_and_leaves_a_tombstone(bench: Bench) -> 
     before = await bench.net_effect()
 
     undone = await bench.undo()
+    after_first = await bench.database.every_row()
+    again = await bench.undo()
 
-    assert undone == UndoResult(UndoOutcome.NOTHING_TO_UNDO)
+    assert (undone, again) == (UndoResult(UndoOutcome.NOTHING_TO_UNDO), UndoResult(UndoOutcome.ALREADY_UNDONE))
     assert await bench.net_effect() == before
     assert await bench.fence() == ("undone", False)
+    assert await bench.database.every_row() == after_first
     assert await bench.violations() == []
 
 
-async def test_undo_without_do_twice_changes_nothing_more(bench: Bench) -> None:
+@pytest.mark.parametrize("was_done", [False, True])
+async def test_a_do_after_its_tombstone_is_refused(bench: Bench, was_done: bool) -> None:
+    if was_done:
+        await bench.do()
     await bench.undo()
-    after_first = await bench.every_row()
-
-    second = await bench.undo()
-
-    assert second == UndoResult(UndoOutcome.ALREADY_UNDONE)
-    assert await bench.every_row() == after_first
-
-
-async def test_a_do_after_its_tombstone_is_refused(bench: Bench) -> None:
-    await bench.undo()
-    tombstoned = await bench.every_row()
+    tombstoned = await bench.database.every_row()
 
     with pytest.raises(StepAlreadyCompensated) as refused:
         await bench.do()
 
     assert refused.value.non_retryable
-    assert await bench.every_row() == tombstoned
+    assert await bench.database.every_row() == tombstoned
     assert await bench.violations() == []
 
 
-async def test_a_do_after_do_and_undo_is_refused(bench: Bench) -> None:
-    await bench.do()
-    await bench.undo()
-    undone = await bench.every_row()
-
-    with pytest.raises(StepAlreadyCompensated) as refused:
+@pytest.mark.parametrize("operation", ["do", "undo"])
+@pytest.mark.parametrize("when", ["new", "done", "undone"])
+async def test_other_content_under_the_same_order_id_is_refused(bench: Bench, when: str, operation: str) -> None:
+    if when == "done":
         await bench.do()
-
-    assert refused.value.non_retryable
-    assert await bench.every_row() == undone
-    assert await bench.violations() == []
-
-
-@pytest.mark.parametrize("operation", ["do", "undo"])
-async def test_other_content_under_the_same_order_id_is_refused_after_the_step(bench: Bench, operation: str) -> None:
-    await bench.do()
-    done = await bench.every_row()
+    elif when == "undone":
+        await bench.undo()
+    elif not bench.pair.before:  # the id is known all the same when somebody wrote the order by hand
+        await bench.shop.accept_by_hand(bench.order)
+    known = await bench.database.every_row()
 
     for other in _other_content(bench.order):
         with pytest.raises(OrderIdConflict) as refused:
             await getattr(bench, operation)(other)
         assert refused.value.non_retryable
 
-    assert await bench.every_row() == done
-
-
-@pytest.mark.parametrize("operation", ["do", "undo"])
-async def test_other_content_under_the_same_order_id_is_refused_before_the_step(bench: Bench, operation: str) -> None:
-    if not bench.pair.before:  # the id is known all the same when somebody wrote the order by hand
-        await _write_by_hand(bench)
-    known = await bench.every_row()
-
-    for other in _other_content(bench.order):
-        with pytest.raises(OrderIdConflict) as refused:
-            await getattr(bench, operation)(other)
-        assert refused.value.non_retryable
-
-    assert await bench.every_row() == known
-
-
-@pytest.mark.parametrize("operation", ["do", "undo"])
-async def test_other_content_under_the_same_order_id_is_refused_after_a_tombstone(bench: Bench, operation: str) -> None:
-    await bench.undo()
-    tombstoned = await bench.every_row()
-
-    for other in _other_content(bench.order):
-        with pytest.raises(OrderIdConflict) as refused:
-            await getattr(bench, operation)(other)
-        assert refused.value.non_retryable
-
-    assert await bench.every_row() == tombstoned
+    assert await bench.database.every_row() == known
 
 
 async def test_ten_dos_at_once_have_one_effect_and_one_result(bench: Bench) -> None:
@@ -358,9 +279,9 @@ async def test_an_undo_waits_for_a_do_in_flight_and_then_reverses_it_completely(
 
     async with bench.database.locked(bench.pair.needed_last):
         do = asyncio.create_task(bench.do())
-        await bench.until_blocked(1)
+        await bench.database.until_blocked(1)
         undo = asyncio.create_task(bench.undo())
-        await bench.until_blocked(2)
+        await bench.database.until_blocked(2)
     done, undone = await asyncio.gather(do, undo)
 
     assert undone.outcome == UndoOutcome.REVERSED
@@ -373,9 +294,9 @@ async def test_an_undo_waits_for_a_do_in_flight_and_then_reverses_it_completely(
 async def test_a_second_do_waits_for_the_one_in_flight_and_answers_its_result(bench: Bench) -> None:
     async with bench.database.locked(bench.pair.needed_last):
         first = asyncio.create_task(bench.do())
-        await bench.until_blocked(1)
+        await bench.database.until_blocked(1)
         second = asyncio.create_task(bench.do())
-        await bench.until_blocked(2)
+        await bench.database.until_blocked(2)
     results = await asyncio.gather(first, second)
 
     assert results[0] == results[1]
@@ -385,14 +306,14 @@ async def test_a_second_do_waits_for_the_one_in_flight_and_answers_its_result(be
 
 async def test_a_do_is_refused_when_its_undo_is_already_in_flight(bench: Bench) -> None:
     if not bench.pair.before:
-        await _write_by_hand(bench)
+        await bench.shop.accept_by_hand(bench.order)
     before = await bench.net_effect()
 
     async with bench.database.locked(f"SELECT FROM orders WHERE order_id = '{bench.order.order_id}' FOR UPDATE"):
         undo = asyncio.create_task(bench.undo())
-        await bench.until_blocked(1)
+        await bench.database.until_blocked(1)
         do = asyncio.create_task(bench.do())
-        await bench.until_blocked(2)
+        await bench.database.until_blocked(2)
     undone = await undo
     with pytest.raises(StepAlreadyCompensated):
         await do
@@ -404,15 +325,15 @@ async def test_a_do_is_refused_when_its_undo_is_already_in_flight(bench: Bench) 
 
 
 async def test_a_do_whose_session_is_killed_leaves_nothing_and_can_be_repeated(bench: Bench) -> None:
-    before = await bench.every_row()
+    before = await bench.database.every_row()
 
     async with bench.database.locked(bench.pair.needed_last):
         do = asyncio.create_task(bench.do())
-        await bench.until_blocked(1)
+        await bench.database.until_blocked(1)
         await _kill_sessions(bench.database)
         with pytest.raises(DatabaseUnavailable) as lost:
             await do
-    rows = await bench.every_row()
+    rows = await bench.database.every_row()
     await bench.do()
 
     assert not lost.value.non_retryable
@@ -423,15 +344,15 @@ async def test_a_do_whose_session_is_killed_leaves_nothing_and_can_be_repeated(b
 async def test_an_undo_whose_session_is_killed_leaves_everything_and_can_be_repeated(bench: Bench) -> None:
     before = await bench.net_effect()
     await bench.do()
-    done = await bench.every_row()
+    done = await bench.database.every_row()
 
     async with bench.database.locked(bench.pair.needed_last):
         undo = asyncio.create_task(bench.undo())
-        await bench.until_blocked(1)
+        await bench.database.until_blocked(1)
         await _kill_sessions(bench.database)
         with pytest.raises(DatabaseUnavailable) as lost:
             await undo
-    rows = await bench.every_row()
+    rows = await bench.database.every_row()
     repeated = await bench.undo()
 
     assert not lost.value.non_retryable
@@ -445,7 +366,7 @@ async def test_a_do_that_its_caller_gave_up_in_flight_leaves_nothing_behind_its_
 
     async with bench.database.locked(bench.pair.needed_last):
         do = asyncio.create_task(bench.do())
-        await bench.until_blocked(1)
+        await bench.database.until_blocked(1)
         do.cancel()
         undo = asyncio.create_task(bench.undo())
         with pytest.raises(asyncio.CancelledError):
@@ -455,15 +376,6 @@ async def test_a_do_that_its_caller_gave_up_in_flight_leaves_nothing_behind_its_
     assert await bench.net_effect() == before
     assert (await bench.fence())[0] == "undone"
     assert await bench.violations() == []
-
-
-async def _write_by_hand(bench: Bench) -> None:
-    order = bench.order
-    lines = ", ".join(f"('{order.order_id}', '{line.sku}', {line.quantity})" for line in order.lines)
-    await bench.database.run(
-        f"INSERT INTO orders (order_id, customer) VALUES ('{order.order_id}', '{order.customer}');"
-        f"INSERT INTO order_lines (order_id, sku, quantity) VALUES {lines}"
-    )
 
 
 async def _kill_sessions(database: Database) -> None:

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-import asyncpg
 import pytest
 
 from devstack.stack import ROOT
@@ -59,18 +58,8 @@ def assert_only_text(shown: str) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [
-        ["list", "--status", EVIL],
-        ["status", "o-1", EVIL],
-        ["status", EVIL],
-        ["status", "o-1", f"--{EVIL}"],
-        [EVIL],
-        ["start", "--customer", EVIL, "--line", EVIL],
-        ["cancel", "o-1", "--reason", EVIL],
-        ["load", "--from", EVIL],
-        ["list", "--limit", EVIL],
-    ],
-    ids=lambda arguments: arguments[0][:6].strip("\x1b"),
+    [["status", "o-1", EVIL], ["status", EVIL], ["status", "o-1", f"--{EVIL}"], ["load", "--from", EVIL]],
+    ids=["argument", "value", "option", "file"],
 )
 def test_an_argument_that_is_quoted_acts_on_no_terminal(commands: Commands, arguments: list[str]) -> None:
     starter = str(ROOT / "starter.py")
@@ -94,13 +83,10 @@ def test_a_setting_that_is_quoted_acts_on_no_terminal(commands: Commands, comman
 
 
 async def test_whatever_is_stored_by_hand_is_one_line_of_each_log(commands: Commands, database: Database) -> None:
-    connection = await asyncpg.connect(database.admin_url)
-    await connection.execute("INSERT INTO orders (order_id, customer) VALUES ('o-1', 'alice')")
-    await connection.execute("UPDATE orders SET status = 'rejected', changed_by = $1, reason = $1", EVIL)
-    await connection.execute(
-        "INSERT INTO audit_events (check_id, subject, event, detail) VALUES ('A1', $1, 'violated', $1)", EVIL
-    )
-    await connection.close()
+    await database.run("INSERT INTO orders (order_id, customer) VALUES ('o-1', 'alice')")
+    await database.fetch("UPDATE orders SET status = 'rejected', changed_by = $1, reason = $1", EVIL)
+    finding = "INSERT INTO audit_events (check_id, subject, event, detail) VALUES ('A1', $1, 'violated', $1)"
+    await database.fetch(finding, EVIL)
     worker = commands.ready_worker(CHECKOUT_SWEEP_EVERY_SECONDS="0", CHECKOUT_AUDIT_EVERY_SECONDS="0")
     log = Path(commands.environment["CHECKOUT_LOG_FILE"])
     worker.until(lambda: log.read_text().count("\n") >= 3, timeout=DEADLINE_SECONDS)

@@ -1,16 +1,12 @@
 """What a person sees of `start` while it runs: each line where it is of use, and none where it is not."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from client import waiting
-from devstack.stack import ROOT
-from tests.integration.commands import Commands, Desk
-from tests.integration.test_starter_orders import start, unique
+from tests.integration.commands import Commands, Desk, unique
+from tests.integration.test_starter_orders import start
 
 
 async def test_who_sees_the_end_at_once_is_given_no_advice(desk: Desk) -> None:
@@ -34,8 +30,10 @@ async def test_who_has_to_wait_is_told_how_to_look_later(desk: Desk, monkeypatch
     assert document.err == ""
 
 
-def test_ctrl_c_tells_where_to_look_for_the_order(commands: Commands) -> None:
-    ran = commands.interrupted("start", "--customer", "alice", "--line", "tea-mug:1", when="is under way")
+def test_ctrl_c_ends_the_command_and_not_the_order_and_tells_where_to_look(commands: Commands) -> None:
+    buy = ("start", "--customer", "alice", "--line", "tea-mug:1")
+
+    ran = commands.interrupted(*buy, when="is under way")
 
     order_id = ran.err.split()[1]
     assert ran.code == 130
@@ -45,18 +43,12 @@ def test_ctrl_c_tells_where_to_look_for_the_order(commands: Commands) -> None:
         f"where the order stands: starter.py status {order_id}",
         "interrupted; what was started goes on",
     ]
+    assert commands.here(*buy, "--order-id", order_id, "--no-wait").code == 0
 
 
-def test_ctrl_c_while_python_imports_ends_quietly(tmp_path: Path) -> None:
+def test_ctrl_c_while_python_imports_ends_quietly(commands: Commands, tmp_path: Path) -> None:
     (tmp_path / "typer.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n")
 
-    ran = subprocess.run(
-        [sys.executable, str(ROOT / "starter.py"), "list"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    ran = commands.starter("list", PYTHONPATH=str(tmp_path))
 
-    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "")
+    assert (ran.code, ran.out, ran.err) == (130, "", "")

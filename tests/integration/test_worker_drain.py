@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
-import pytest
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowHandle
 
@@ -25,21 +24,6 @@ PATIENT = (
     'ALTER ROLE checkout IN DATABASE "{0}" SET statement_timeout = 4900;'
     'ALTER ROLE checkout IN DATABASE "{0}" SET lock_timeout = 4800'
 )
-WAITING = (
-    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = 'checkout'"
-    " AND wait_event_type = 'Lock'"
-)
-
-
-@pytest.fixture
-def own_shop(shop: Shop, commands: Commands) -> Shop:
-    """The shop of the worker processes."""
-    shop.task_queue = commands.environment["CHECKOUT_TASK_QUEUE"]
-    return shop
-
-
-async def is_waiting(database: Database) -> bool:
-    return bool(await database.value(WAITING))
 
 
 async def is_draining(worker: ChildProcess) -> bool:
@@ -51,7 +35,7 @@ async def paying(shop: Shop) -> AsyncIterator[WorkflowHandle[Any, Any]]:
     """Keep the payment of an order waiting in Postgres until the end of the block."""
     async with shop.database.locked("SELECT FROM accounts WHERE account_id = 'alice' FOR UPDATE"):
         handle = await shop.start(shop.order("alice"))
-        await until(lambda: is_waiting(shop.database))
+        await shop.database.until_blocked()
         yield handle
 
 
@@ -82,7 +66,7 @@ async def test_a_drained_worker_finishes_the_step_that_runs_and_ends_with_0(
         worker.signal(signal.SIGTERM)
         await until(lambda: is_draining(worker))
         await asyncio.sleep(1)  # nothing happens meanwhile: that is what has to be seen
-        assert await is_waiting(database), "the step was cut off"
+        assert await database.blocked(), "the step was cut off"
         assert worker.running
     status = await asyncio.to_thread(worker.wait, DEADLINE_SECONDS)
 

@@ -1,13 +1,12 @@
 """worker.py and starter.py from the image's own files, in the environment of a cluster, with nothing else of ours."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from devstack.process import ChildProcess
-from tests.integration.commands import DEADLINE_SECONDS, Commands
+from tests.integration.commands import DEADLINE_SECONDS, Commands, Ran
 from tests.unit.image_files import make_image
 
 # What Kubernetes puts into every container beside services that are called checkout and checkout-api.
@@ -34,16 +33,8 @@ def image(tmp_path: Path) -> Path:
 def test_the_image_checks_works_sells_and_ends_as_it_is(commands: Commands, image: Path, tmp_path: Path) -> None:
     environment = commands.environment | SERVICE_LINKS | {"CHECKOUT_HEARTBEAT_FILE": str(tmp_path / "heartbeat")}
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *arguments],
-            cwd=image,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_SECONDS,
-            check=False,
-        )
+    def run(*arguments: str) -> Ran:
+        return commands.python(*arguments, folder=image, **environment)
 
     stray = run("-c", "import embedded")
     checked = run("worker.py", "--check")
@@ -53,15 +44,15 @@ def test_the_image_checks_works_sells_and_ends_as_it_is(commands: Commands, imag
     commands.workers.append(worker)
     worker.start()
     worker.until(lambda: "ready: task queue" in worker.tail(100), timeout=DEADLINE_SECONDS)
-    worker.until(lambda: run("-m", "adapters.heartbeat").returncode == 0, timeout=DEADLINE_SECONDS)
+    worker.until(lambda: run("-m", "adapters.heartbeat").code == 0, timeout=DEADLINE_SECONDS)
     bought = run("starter.py", "start", "--customer", "alice", "--line", "tea-mug:1")
     audited = run("starter.py", "audit")
     status = worker.stop(timeout=DEADLINE_SECONDS)
 
-    assert "No module named 'embedded'" in stray.stderr, "the test runs on more than the image has"
-    assert (checked.returncode, checked.stdout) == (0, "Nothing is lacking: a worker can start.\n"), checked.stderr
-    assert bought.returncode == 0, bought.stderr
-    assert audited.returncode == 0, audited.stdout + audited.stderr
+    assert "No module named 'embedded'" in stray.err, "the test runs on more than the image has"
+    assert (checked.code, checked.out) == (0, "Nothing is lacking: a worker can start.\n"), checked.err
+    assert bought.code == 0, bought.err
+    assert audited.code == 0, audited.out + audited.err
     assert status == 0, worker.tail(50)
     assert not list(image.rglob("*.log")), "the image's own folder is read-only"
 
@@ -70,17 +61,9 @@ def test_the_image_checks_works_sells_and_ends_as_it_is(commands: Commands, imag
 def test_a_typo_is_refused_beside_the_links_of_services(
     program: tuple[str, ...], commands: Commands, image: Path
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, *program],
-        cwd=image,
-        env=commands.environment | SERVICE_LINKS | {"CHECKOUT_PROT": "tcp://1.2.3.4:80"},
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_SECONDS,
-        check=False,
-    )
+    done = commands.python(*program, folder=image, **SERVICE_LINKS, CHECKOUT_PROT="tcp://1.2.3.4:80")
 
-    assert done.returncode == 2
-    assert "CHECKOUT_PROT: there is no such setting" in done.stderr
-    assert "CHECKOUT_PORT:" not in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.code == 2
+    assert "CHECKOUT_PROT: there is no such setting" in done.err
+    assert "CHECKOUT_PORT:" not in done.err
+    assert "Traceback" not in done.err

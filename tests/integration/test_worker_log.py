@@ -30,12 +30,10 @@ leave(worker.main())
 
 
 @pytest.mark.parametrize("how", ["raises", "returns"])
-def test_a_worker_whose_log_follower_ends_drains_and_leaves_with_1(
-    commands: Commands, tmp_path: Path, how: str
-) -> None:
+def test_a_worker_whose_log_follower_ends_drains_and_leaves_with_1(commands: Commands, how: str) -> None:
     worker = commands.ready_worker(script=_WORKER.replace("FAILS", str(how == "raises")))
 
-    (tmp_path / "end").touch()
+    (commands.folder / "end").touch()
 
     assert worker.wait(DEADLINE_SECONDS) == 1
     told = worker.tail(100)

@@ -6,7 +6,6 @@ import json
 import time
 from pathlib import Path
 
-import asyncpg
 import pytest
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.service import RPCError, RPCStatusCode
@@ -22,18 +21,14 @@ from tests.workflow.sagas import until, was_kept_in_memory
 
 # As setup.sql has it a statement waits for a row for 1.5 s: not long enough to look around. 3 s end the statement.
 PATIENT = 'ALTER ROLE checkout IN DATABASE "{}" SET lock_timeout = 2900'
-AT_THE_ACCOUNT = (
-    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = 'checkout'"
-    " AND wait_event_type = 'Lock'"
-)
 NEVER = {"CHECKOUT_SWEEP_EVERY_SECONDS": "0", "CHECKOUT_AUDIT_EVERY_SECONDS": "0"}
 # The setting, and the test beside this one that fails when worker.py ignores it.
 SEEN_BY = {
     "task_queue": "test_the_schedules_are_those_of_the_settings",
     "ui_url": "test_a_worker_says_where_its_histories_and_its_log_are",
     "database_url": "test_orders_are_written_where_the_settings_say",
-    "database_url_file": "test_a_worker_refuses_a_url_file_that_is_not_there",
-    "database_password_file": "test_a_worker_refuses_a_password_file_that_is_not_there",
+    "database_url_file": "test_a_worker_refuses_a_secrets_file_that_is_not_there",
+    "database_password_file": "test_a_worker_refuses_a_secrets_file_that_is_not_there",
     "database_refused_seconds": "test_a_worker_that_is_let_in_no_more_says_so_and_ends_with_1",
     "database_pool_size": "test_no_more_runs_at_once_than_the_settings_allow",
     "max_concurrent_activities": "test_no_more_runs_at_once_than_the_settings_allow",
@@ -50,13 +45,6 @@ SEEN_BY = {
     "tells_log": "test_a_worker_that_is_not_to_tell_the_log_writes_none",
     "log_format": "test_a_worker_writes_its_log_as_json",
 }
-
-
-@pytest.fixture
-def own_shop(shop: Shop, commands: Commands) -> Shop:
-    """The shop of the worker processes."""
-    shop.task_queue = commands.environment["CHECKOUT_TASK_QUEUE"]
-    return shop
 
 
 async def schedule(client: Client, name: str) -> float | None:
@@ -145,13 +133,13 @@ async def test_no_more_runs_at_once_than_the_settings_allow(
 
         async def as_many_as_may() -> bool:
             nonlocal most
-            most = max(most, await database.value(AT_THE_ACCOUNT))
+            most = max(most, await database.blocked())
             return bool(most >= min(at_most, 1 if lane is Lane.FAST else at_most))
 
         await until(as_many_as_may)
         seen_until = time.monotonic() + 1.5
         while time.monotonic() < seen_until:
-            most = max(most, await database.value(AT_THE_ACCOUNT))
+            most = max(most, await database.blocked())
             await asyncio.sleep(0.02)
 
     assert 1 <= most <= at_most
@@ -212,8 +200,7 @@ async def test_sweep_and_audit_read_for_longer_than_a_step_may(
 async def _limits_seen(database: Database, table: str, commands: Commands, command: str) -> tuple[Ran, str]:
     """Run a command; give what came of it, and with which limits the table was read meanwhile."""
     seen: set[str] = set()
-    listener = await asyncpg.connect(database.admin_url)
-    try:
+    async with database.connected() as listener:
         await listener.add_listener(table, lambda *told: seen.add(str(told[3])))
         ran = await asyncio.to_thread(commands.starter, command, "--json")
 
@@ -221,8 +208,6 @@ async def _limits_seen(database: Database, table: str, commands: Commands, comma
             return bool(seen)
 
         await until(is_seen)
-    finally:
-        await listener.close()
     [limits] = seen
     return ran, limits
 

@@ -200,30 +200,45 @@ def test_a_worker_refuses_a_log_that_it_cannot_write(where: str, commands: Comma
     assert "CHECKOUT_LOG_FILE" in told
 
 
-def test_a_worker_refuses_a_password_file_that_is_not_there(commands: Commands, tmp_path: Path) -> None:
-    reason = refusal_of(commands, CHECKOUT_DATABASE_PASSWORD_FILE=str(tmp_path / "missing"))
+@pytest.mark.parametrize("name", ["CHECKOUT_DATABASE_PASSWORD_FILE", "CHECKOUT_DATABASE_URL_FILE"])
+def test_a_worker_refuses_a_secrets_file_that_is_not_there(name: str, commands: Commands, tmp_path: Path) -> None:
+    told = refusal_of(commands, **{name: str(tmp_path / "missing")})
 
-    assert "CHECKOUT_DATABASE_PASSWORD_FILE cannot be read" in reason
-
-
-def test_a_worker_refuses_a_url_file_that_is_not_there(commands: Commands, tmp_path: Path) -> None:
-    reason = refusal_of(commands, CHECKOUT_DATABASE_URL_FILE=str(tmp_path / "missing"))
-
-    assert "CHECKOUT_DATABASE_URL_FILE cannot be read: No such file or directory" in reason
+    assert f"{name} cannot be read: No such file or directory" in told
 
 
 async def test_a_worker_that_refuses_to_start_makes_no_schedule_and_takes_no_order(
-    commands: Commands, shop: Shop, tmp_path: Path
+    commands: Commands, own_shop: Shop, tmp_path: Path
 ) -> None:
-    shop.task_queue = commands.environment["CHECKOUT_TASK_QUEUE"]
-    order = shop.order("alice")
-    await shop.start(order)
+    order = own_shop.order("alice")
+    await own_shop.start(order)
 
     await asyncio.to_thread(refusal_of, commands, CHECKOUT_LOG_FILE=str(tmp_path))
 
-    assert await shop.order_status(order) is None
+    assert await own_shop.order_status(order) is None
     with pytest.raises(RPCError, match="not found"):
-        await shop.client.get_schedule_handle(f"sweep-{shop.task_queue}").describe()
+        await own_shop.client.get_schedule_handle(f"sweep-{own_shop.task_queue}").describe()
+
+
+# A refusal must not be waited for like an outage, and says something else.
+@pytest.mark.parametrize(
+    ("case", "advice"),
+    [
+        ("no such database", "Check CHECKOUT_DATABASE_URL."),
+        ("no such role", "Check CHECKOUT_DATABASE_URL."),
+        ("no schema", "setup.sql"),
+    ],
+)
+def test_a_worker_that_cannot_start_says_why_and_what_to_do(
+    case: str, advice: str, commands: Commands, stack: DevStack, database: Database
+) -> None:
+    url = {
+        "no such database": database.url.replace(database.name, "nowhere"),
+        "no such role": database.url.replace("checkout@", "stranger@"),
+        "no schema": stack.postgres.url("template1", "postgres"),
+    }[case]
+
+    assert advice in refusal_of(commands, CHECKOUT_DATABASE_URL=url)
 
 
 # A server that does not answer ----------------------------------------------------------------------------

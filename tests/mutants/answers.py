@@ -1,11 +1,9 @@
 """Faults in how an order answers that has no saga of its own, and in who is told to have asked."""
 
-from tests.mutants.killers import EVENT_LOG, LOOKUPS, PLANS, STARTER_UPKEEP, at
+from tests.mutants.killers import EVENT_LOG, EVERY_ORDER_ANSWERS, LOOKUPS, PLANS, STARTER_UPKEEP, WHAT_START_SAYS, at
 from tests.mutants.mutant import Mutant
 
-_ANSWERS = "tests/integration/test_every_order_answers.py"
 _CANCELS = "tests/integration/test_cancel_wherever_it_is.py"
-_START = "tests/integration/test_what_start_says.py"
 _ACTOR = "tests/workflow/test_who_cancels.py"
 _ORDERS = "client/orders.py"
 _LOOKUPS = "activities/lookups.py"
@@ -20,7 +18,7 @@ MUTANTS = (
         _ORDERS,
         "            return await self.shown(await self._recorded(order_id))\n",
         "            raise\n",
-        at(_ANSWERS, "test_an_order_of_a_batch_is_told_with_its_steps_and_the_batch_as_its_history"),
+        at(EVERY_ORDER_ANSWERS, "test_an_order_of_a_batch_is_told_with_its_steps_and_the_batch_as_its_history"),
     ),
     Mutant(
         "status-tells-of-another-order",
@@ -28,7 +26,7 @@ MUTANTS = (
         _ORDERS,
         "        if not await self.is_own(record):\n            return await self.shown(record)\n",
         "",
-        at(_ANSWERS, *(f"{_TAKEN}[{how}]" for how in ("rejected", "cancelled", "terminated"))),
+        at(EVERY_ORDER_ANSWERS, *(f"{_TAKEN}[{how}]" for how in ("rejected", "cancelled", "terminated"))),
     ),
     Mutant(
         "status-links-to-what-is-not-there",
@@ -36,7 +34,7 @@ MUTANTS = (
         _ORDERS,
         "        workflow_id = carrier.workflow_id if carrier else None\n",
         "        workflow_id = checkout_workflow_id(record.order_id)\n",
-        at(_ANSWERS, "test_an_order_by_hand_answers_before_and_after_the_sweep"),
+        at(EVERY_ORDER_ANSWERS, "test_an_order_by_hand_answers_before_and_after_the_sweep"),
     ),
     Mutant(
         "status-never-tells-that-a-batch-is-gone",
@@ -45,7 +43,7 @@ MUTANTS = (
         "        if record.status in MOVING and (carrier is None or not carrier.is_open):\n",
         "        if record.status in MOVING and carrier is None:\n",
         at(
-            _ANSWERS,
+            EVERY_ORDER_ANSWERS,
             "test_an_order_whose_batch_was_ended_from_outside_is_told_as_that_until_the_sweep_has_been",
         ),
     ),
@@ -55,7 +53,7 @@ MUTANTS = (
         "activities/lookups.py",
         '        if step in stuck and (fence is None or fence.phase == "done"):\n',
         "        if False:\n",
-        at(_ANSWERS, "test_a_stuck_order_that_temporal_has_forgotten_says_which_step_is_stuck"),
+        at(EVERY_ORDER_ANSWERS, "test_a_stuck_order_that_temporal_has_forgotten_says_which_step_is_stuck"),
     ),
     Mutant(
         "log-names-a-workflow-that-is-not-there",
@@ -79,7 +77,7 @@ MUTANTS = (
         "activities/batch_unwind.py",
         '"carrier": activity.info().workflow_id if activity.in_activity() else None,',
         '"carrier": None,',
-        at(_ANSWERS, "test_an_order_of_a_batch_is_told_with_its_steps_and_the_batch_as_its_history"),
+        at(EVERY_ORDER_ANSWERS, "test_an_order_of_a_batch_is_told_with_its_steps_and_the_batch_as_its_history"),
     ),
     Mutant(
         "batch-loses-a-cancel",
@@ -135,7 +133,7 @@ MUTANTS = (
         "client/order_list.py",
         "    return listed_as is None or (",
         "    return listed_as is not None and (",
-        at(_ANSWERS, "test_a_list_has_the_orders_of_batches_and_those_by_hand_each_once"),
+        at(EVERY_ORDER_ANSWERS, "test_a_list_has_the_orders_of_batches_and_those_by_hand_each_once"),
     ),
     Mutant(
         "list-hides-that-it-is-not-whole",
@@ -143,7 +141,7 @@ MUTANTS = (
         "client/order_list.py",
         '        listing.note = f"orders that came in batches or by hand are not listed: {problem}"\n',
         "",
-        at(_ANSWERS, "test_without_a_worker_a_list_has_what_temporal_knows_and_says_what_is_missing"),
+        at(EVERY_ORDER_ANSWERS, "test_without_a_worker_a_list_has_what_temporal_knows_and_says_what_is_missing"),
     ),
     Mutant(
         "list-reads-every-event",
@@ -175,7 +173,7 @@ MUTANTS = (
         "client/waiting.py",
         "        if not task.done() and not is_quiet:\n",
         "        if not is_quiet:\n",
-        at(_START, "test_who_sees_the_end_at_once_is_given_no_advice"),
+        at(WHAT_START_SAYS, "test_who_sees_the_end_at_once_is_given_no_advice"),
     ),
     Mutant(
         "ctrl-c-tells-nothing",
@@ -183,7 +181,7 @@ MUTANTS = (
         "client/waiting.py",
         "    except asyncio.CancelledError:\n        view.errors.print(advice)\n        raise\n",
         "    except asyncio.CancelledError:\n        raise\n",
-        at(_START, "test_ctrl_c_tells_where_to_look_for_the_order"),
+        at(WHAT_START_SAYS, "test_ctrl_c_ends_the_command_and_not_the_order_and_tells_where_to_look"),
     ),
     Mutant(
         "cancel-forgets-who",

@@ -105,7 +105,7 @@ MUTANTS = (
         _UNWIND,
         "_DONE[row.status] if row else Step.RESERVE",
         "Step.RESERVE",
-        at(BATCHES, "test_an_unwind_that_does_not_know_how_far_its_orders_came_takes_back_all_the_same"),
+        at(BATCHES, "test_an_unwind_takes_back_what_stands_and_shuts_the_rest_however_little_it_knows"),
     ),
     Mutant(
         "batch-gives-up-with-its-step",

@@ -1,6 +1,14 @@
 """Faults in the starter: an option that is ignored, an exit status that says something else, words that are missing."""
 
-from tests.mutants.killers import PARKED, SHOWN, STARTER_ORDERS, STARTER_UPKEEP, at
+from tests.mutants.killers import (
+    EVERY_ORDER_ANSWERS,
+    PARKED,
+    SHOWN,
+    STARTER_ORDERS,
+    STARTER_UPKEEP,
+    WHAT_START_SAYS,
+    at,
+)
 from tests.mutants.mutant import Mutant
 
 _EACH_STATUS = at(STARTER_ORDERS, "test_each_status_has_its_exit_status_and_is_listed_under_its_name_alone")
@@ -29,7 +37,7 @@ MUTANTS = (
         "starter.py",
         "order_list.list_orders(checkouts, with_status, limit)",
         "order_list.list_orders(checkouts, with_status, 100)",
-        at(STARTER_ORDERS, "test_a_list_has_no_more_orders_than_are_asked_for_and_says_where_there_are_none"),
+        at(EVERY_ORDER_ANSWERS, "test_a_list_has_the_orders_of_batches_and_those_by_hand_each_once"),
     ),
     Mutant(
         "audit-is-never-at-rest",
@@ -131,7 +139,7 @@ MUTANTS = (
         "client/view.py",
         "INTERRUPTED = 0, 1, 2, 3, 4, 5, 130",
         "INTERRUPTED = 0, 1, 2, 3, 4, 5, 131",
-        at(STARTER_ORDERS, "test_ctrl_c_ends_the_command_and_not_the_order"),
+        at(WHAT_START_SAYS, "test_ctrl_c_ends_the_command_and_not_the_order_and_tells_where_to_look"),
     ),
     # client ----------------------------------------------------------------------------------------------
     Mutant(

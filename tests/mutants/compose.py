@@ -233,7 +233,7 @@ MUTANTS = (
         _FILE,
         "ON_ERROR_STOP=1]",
         "ON_ERROR_STOP=0]",
-        at(COMPOSE_WIRING, "test_the_schema_job_runs_the_projects_own_files_and_stops_at_the_first_error"),
+        at(COMPOSE_WIRING, "test_a_job_of_sql_runs_the_projects_own_files_and_stops_at_the_first_error[schema]"),
     ),
     Mutant(
         "compose-passwords-before-the-roles",
@@ -241,7 +241,7 @@ MUTANTS = (
         _FILE,
         "[-f, /sql/setup.sql, -f, /sql/roles.sql]",
         "[-f, /sql/roles.sql, -f, /sql/setup.sql]",
-        at(COMPOSE_WIRING, "test_the_schema_job_runs_the_projects_own_files_and_stops_at_the_first_error"),
+        at(COMPOSE_WIRING, "test_a_job_of_sql_runs_the_projects_own_files_and_stops_at_the_first_error[schema]"),
     ),
     Mutant(
         "compose-index-with-the-schema-of-histories",
@@ -436,7 +436,7 @@ MUTANTS = (
         _FILE,
         "temporalio/server:${TEMPORAL_VERSION:-1.32.0@sha256:c3e752127759616bb1615e0f9ba0e21635aeb5fdeb922de4f371c350955f46ae}",
         "temporalio/server:${TEMPORAL_VERSION:-1.32.0}",
-        at(COMPOSE, "test_every_image_has_an_exact_version_and_a_digest"),
+        at(COMPOSE_WIRING, "test_the_images_are_of_the_versions_that_are_tested_here"),
     ),
     Mutant(
         "compose-under-another-name",

@@ -1,6 +1,6 @@
 """Faults in saga.log: nothing missing, nothing twice, each order's events in their own sequence."""
 
-from tests.mutants.killers import EVENT_LOG, LOG_FILE, PLANS, RESTORED_LOG, ROTATED_LOG, WORKER_LOG, at
+from tests.mutants.killers import EVENT_LOG, LOG_FILE, PLANS, WORKER_LOG, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "adapters/event_log.py"
@@ -21,7 +21,7 @@ MUTANTS = (
         _FILE,
         "            AND txid < pg_snapshot_xmin(pg_current_snapshot())\n            AND NOT EXISTS",
         "            AND NOT EXISTS",
-        at(EVENT_LOG, "test_an_event_is_held_back_while_an_earlier_transaction_may_still_commit"),
+        at(EVENT_LOG, "test_what_happened_is_held_back_while_an_earlier_transaction_may_still_commit[event]"),
     ),
     Mutant(
         "log-tells-an-order-out-of-sequence",
@@ -46,7 +46,7 @@ MUTANTS = (
         "              OR EXISTS (SELECT FROM mark WHERE starts_with(:line, begins)) THEN 'same'\n",
         "              THEN 'same'\n",
         at(
-            RESTORED_LOG,
+            EVENT_LOG,
             "test_all_that_a_restored_database_has_is_told_after_a_note[between two looks-fewer events]",
             "test_all_that_a_restored_database_has_is_told_after_a_note[between two workers-fewer events]",
         ),
@@ -137,7 +137,7 @@ MUTANTS = (
         _FILE,
         "            AND txid < pg_snapshot_xmin(pg_current_snapshot())\n          ORDER BY",
         "          ORDER BY",
-        at(EVENT_LOG, "test_a_finding_is_held_back_while_an_earlier_transaction_may_still_commit"),
+        at(EVENT_LOG, "test_what_happened_is_held_back_while_an_earlier_transaction_may_still_commit[finding]"),
     ),
     Mutant(
         "log-reads-all-for-each-batch",
@@ -179,7 +179,7 @@ MUTANTS = (
         "              OR EXISTS (SELECT FROM mark WHERE starts_with(:line, begins)) THEN 'same'\n",
         "              OR EXISTS (SELECT FROM mark) THEN 'same'\n",
         at(
-            RESTORED_LOG,
+            EVENT_LOG,
             "test_all_that_a_restored_database_has_is_told_after_a_note[between two looks-another order's event]",
             "test_a_finding_that_a_restored_database_has_not_is_missed_as_an_event_is"
             "[UPDATE audit_events SET check_id = 'A3']",
@@ -191,7 +191,7 @@ MUTANTS = (
         _FILE,
         "            WHEN pg_is_in_recovery() THEN 'behind'\n",
         "",
-        at(RESTORED_LOG, "test_a_standby_that_has_not_come_as_far_is_waited_for"),
+        at(EVENT_LOG, "test_a_standby_that_has_not_come_as_far_is_waited_for"),
     ),
     Mutant(
         "log-goes-on-behind-a-dump",
@@ -199,7 +199,7 @@ MUTANTS = (
         _FILE,
         "        if found.database in {Standing.OTHER, Standing.AHEAD} and bookmark != BEGINNING:\n",
         "        if found.database is Standing.OTHER and bookmark != BEGINNING:\n",
-        at(RESTORED_LOG, "test_a_dump_that_its_server_catches_up_with_is_told_whole_too"),
+        at(EVENT_LOG, "test_a_dump_that_its_server_catches_up_with_is_told_whole_too"),
     ),
     Mutant(
         "log-forgets-that-another-database-began",
@@ -224,7 +224,7 @@ MUTANTS = (
         _TARGET,
         "        if not self._is_elsewhere():\n            return False\n",
         "        if self._file:\n            return False\n",
-        at(ROTATED_LOG, "test_a_new_file_goes_on_where_the_one_before_ended[False-moved]"),
+        at(EVENT_LOG, "test_a_new_file_goes_on_where_the_one_before_ended[False-moved]"),
     ),
     Mutant(
         "log-begins-anew-after-a-rotation",
@@ -232,7 +232,7 @@ MUTANTS = (
         _TARGET,
         " and (begins := continuation(bookmark)):\n",
         ' and (begins := continuation(bookmark) and ""):\n',
-        at(ROTATED_LOG, "test_a_new_file_goes_on_where_the_one_before_ended[True-moved]"),
+        at(EVENT_LOG, "test_a_new_file_goes_on_where_the_one_before_ended[True-moved]"),
     ),
     Mutant(
         "log-does-not-see-that-it-was-emptied",
@@ -240,7 +240,7 @@ MUTANTS = (
         _TARGET,
         " or ours.st_size < self._size\n",
         "\n",
-        at(ROTATED_LOG, "test_a_new_file_goes_on_where_the_one_before_ended[True-emptied]"),
+        at(EVENT_LOG, "test_a_new_file_goes_on_where_the_one_before_ended[True-emptied]"),
     ),
     Mutant(
         "log-lock-moves-with-the-log",
@@ -248,7 +248,7 @@ MUTANTS = (
         _TARGET,
         '    return path.with_name(f"{path.name}.lock")\n',
         "    return path\n",
-        at(ROTATED_LOG, "test_a_worker_that_comes_while_the_file_is_away_stands_by_and_says_so"),
+        at(EVENT_LOG, "test_a_worker_that_comes_while_the_file_is_away_stands_by_and_says_so"),
     ),
     Mutant(
         "rotation-wakes-nobody",
@@ -256,7 +256,7 @@ MUTANTS = (
         _FILE,
         "    for woken in _sleepers:\n        woken.set()\n",
         "    for woken in _sleepers:\n        woken.clear()\n",
-        at(ROTATED_LOG, "test_a_rotation_wakes_a_follower_that_waits"),
+        at(EVENT_LOG, "test_a_rotation_wakes_a_follower_that_waits"),
     ),
     Mutant(
         "standing-by-is-not-told",
@@ -264,7 +264,7 @@ MUTANTS = (
         _FILE,
         "            if not is_told:\n",
         "            if is_told:\n",
-        at(ROTATED_LOG, "test_a_worker_that_comes_while_the_file_is_away_stands_by_and_says_so"),
+        at(EVENT_LOG, "test_a_worker_that_comes_while_the_file_is_away_stands_by_and_says_so"),
     ),
     Mutant(
         "standard-output-tells-everything",
@@ -272,7 +272,7 @@ MUTANTS = (
         _FILE,
         '        self._told = Bookmark(xmin, 0, "")\n',
         "        self._told = BEGINNING\n",
-        at(ROTATED_LOG, "test_standard_output_gets_what_happens_from_now_on_and_says_from_where"),
+        at(EVENT_LOG, "test_standard_output_gets_what_happens_from_now_on_and_says_from_where"),
     ),
     Mutant(
         "standard-output-holds-up-the-worker",
@@ -280,7 +280,7 @@ MUTANTS = (
         _TARGET,
         "            _, is_ready, _ = select.select([], [self._descriptor], [], 0)\n",
         "            is_ready = True\n",
-        at(ROTATED_LOG, "test_a_reader_who_does_not_read_does_not_hold_up_the_worker"),
+        at(EVENT_LOG, "test_a_reader_who_does_not_read_does_not_hold_up_the_worker"),
         hangs=True,
     ),
     Mutant(

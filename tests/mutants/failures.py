@@ -53,7 +53,7 @@ MUTANTS = (
         '    if code == "25006":\n'
         '        return DatabaseRefusedStatement(f"Postgres refused: {message} ({code})")\n'
         "    if _is_misconfigured(code):\n",
-        at(DATABASE, "test_a_replica_that_was_not_promoted_yet_is_an_outage"),
+        at(DATABASE, "test_the_sqlstate_alone_decides_who_must_act[DatabaseMisconfigured-25006]"),
     ),
     Mutant(
         "lost-connection-is-a-refusal",
@@ -118,7 +118,7 @@ MUTANTS = (
         "domain/policies.py",
         "RECORD = ActivityPolicy(timedelta(seconds=10), None,",
         "RECORD = ActivityPolicy(timedelta(seconds=10), timedelta(minutes=15),",
-        at(DATABASE, "test_writing_down_what_has_happened_is_never_given_up"),
+        at(DATABASE, "test_only_forward_steps_give_up_at_once_when_a_person_is_needed"),
     ),
     Mutant(
         "forward-steps-retry-what-needs-a-person",

@@ -20,7 +20,7 @@ MUTANTS = (
         _FILE,
         "    if fingerprint != key.fingerprint:\n        raise _mismatch(key)\n    if phase",
         "    if phase",
-        at(CONTRACT, "test_other_content_under_the_same_order_id_is_refused_after_the_step[reserve-do]"),
+        at(CONTRACT, "test_other_content_under_the_same_order_id_is_refused[reserve-done-do]"),
     ),
     Mutant(
         "undo-ignores-the-fingerprint",
@@ -37,7 +37,7 @@ MUTANTS = (
         _FILE,
         "            if stored.fingerprint != key.fingerprint:\n                raise _mismatch(key)\n",
         "",
-        at(CONTRACT, "test_other_content_under_the_same_order_id_is_refused_after_a_tombstone[reserve-undo]"),
+        at(CONTRACT, "test_other_content_under_the_same_order_id_is_refused[reserve-undone-undo]"),
     ),
     Mutant(
         "resolve-ignores-the-fingerprint",
@@ -75,7 +75,7 @@ MUTANTS = (
         _FILE,
         '    if phase != "done" or result is None:',
         "    if result is None:",
-        at(CONTRACT, "test_a_do_after_do_and_undo_is_refused[reserve]"),
+        at(CONTRACT, "test_a_do_after_its_tombstone_is_refused[reserve-True]"),
     ),
     Mutant(
         "undo-leaves-the-fence-open",
@@ -83,7 +83,7 @@ MUTANTS = (
         _FILE,
         "DO UPDATE SET phase = 'undone', updated_at = now()",
         "DO UPDATE SET updated_at = now()",
-        at(CONTRACT, "test_undo_twice_is_undone_once[reserve]"),
+        at(CONTRACT, "test_undo_restores_what_do_changed_once[reserve]"),
     ),
     Mutant(
         "undo-closes-the-fence-and-reverses-nothing",
@@ -91,7 +91,7 @@ MUTANTS = (
         _FILE,
         "            yield Undoing(connection, row.result, True, UndoOutcome.REVERSED)",
         "            yield Undoing(connection, row.result, False, UndoOutcome.ALREADY_UNDONE)",
-        at(CONTRACT, "test_undo_restores_what_do_changed[pay]"),
+        at(CONTRACT, "test_undo_restores_what_do_changed_once[pay]"),
     ),
     Mutant(
         "undo-answers-already-undone-without-closing-the-fence",

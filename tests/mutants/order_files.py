@@ -95,7 +95,7 @@ MUTANTS = (
         "domain/model.py",
         "shortened = digits if len(digits) <= 40 else",
         "shortened = digits[:12] if len(digits) <= 40 else",
-        at(BULK_FILES, "test_a_quantity_is_never_cut"),
+        at(BULK_FILES, "test_a_malformed_csv_order_is_told_and_the_next_is_read"),
     ),
     Mutant(
         "outcome-under-a-tidied-id",
@@ -179,7 +179,7 @@ MUTANTS = (
         _OUTCOMES,
         "            if begin + found + 1 < size:\n",
         "            if False:\n",
-        at(BULK_FILES, "test_a_line_that_a_killed_load_has_begun_is_written_anew"),
+        at(BULK_FILES, "test_a_file_that_is_torn_wherever_is_healed"),
     ),
     Mutant(
         "load-asks-for-the-stuck-no-more",
@@ -230,7 +230,7 @@ MUTANTS = (
         "client/file_lock.py",
         "fcntl.LOCK_EX",
         "fcntl.LOCK_SH",
-        at(BULK_FILES, "test_one_load_at_a_time_has_an_outcome_file_and_the_other_is_told_who"),
+        at(BULK_FILES, "test_the_lock_of_a_load_that_was_killed_is_gone_with_it"),
     ),
     Mutant(
         "load-leaves-what-is-under-way",

@@ -1,6 +1,6 @@
 """Faults in setup.sql: the last guards, the state machine, its numbered log, and the service's rights."""
 
-from tests.mutants.killers import ACTIVITIES, APPROVALS, RIGHTS, SETUP, at
+from tests.mutants.killers import ACTIVITIES, APPROVALS, RIGHTS, SCHEMA, SETUP, UPGRADE, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "setup.sql"
@@ -110,7 +110,7 @@ MUTANTS = (
         _FILE,
         "        'transaction_timeout=9s',\n",
         "",
-        at(SETUP, "test_the_services_timeouts_are_nested_inside_one_attempt"),
+        at(SCHEMA, "test_a_database_on_which_setup_sql_has_run_lacks_nothing"),
     ),
     Mutant(
         "role-waits-for-locks-too-long",
@@ -118,7 +118,7 @@ MUTANTS = (
         _FILE,
         "        'lock_timeout=1500ms',\n",
         "        'lock_timeout=15s',\n",
-        at(SETUP, "test_the_services_timeouts_are_nested_inside_one_attempt"),
+        at(SCHEMA, "test_a_database_on_which_setup_sql_has_run_lacks_nothing"),
     ),
     Mutant(
         "setup-locks-before-it-looks",
@@ -126,7 +126,7 @@ MUTANTS = (
         _FILE,
         "        IF found IS DISTINCT FROM wanted OR NOT is_alive THEN\n",
         "        IF true THEN\n",
-        at(SETUP, "test_a_run_beside_open_transactions_waits_for_none_of_them"),
+        at(SETUP, "test_a_run_among_orders_changes_nothing_and_waits_for_no_open_transaction"),
         hangs=True,
     ),
     Mutant(
@@ -135,7 +135,7 @@ MUTANTS = (
         _FILE,
         "SET LOCAL lock_timeout = '1s';\n\nDO",
         "\nDO",
-        at(SETUP, "test_a_run_that_would_have_to_wait_gives_up_before_others_wait_long"),
+        at(UPGRADE, "test_an_upgrade_gives_up_before_others_wait_long_and_can_be_run_again"),
         hangs=True,
     ),
     Mutant(
@@ -171,7 +171,7 @@ MUTANTS = (
         _FILE,
         "IF found IS DISTINCT FROM wanted OR NOT is_alive THEN",
         "IF found IS DISTINCT FROM wanted THEN",
-        at(SETUP, "test_a_trigger_that_somebody_has_turned_off_works_again"),
+        at(SCHEMA, "test_whatever_is_missing_is_named[trigger disabled]"),
     ),
     Mutant(
         "invalid-index-is-taken-for-one",
@@ -187,7 +187,7 @@ MUTANTS = (
         _FILE,
         "        'client_connection_check_interval=1s',\n",
         "",
-        at(SETUP, "test_the_services_timeouts_are_nested_inside_one_attempt"),
+        at(SETUP, "test_the_statement_of_a_worker_that_was_killed_holds_its_locks_for_a_second"),
     ),
     Mutant(
         "sessions-of-an-older-role-are-not-limited",

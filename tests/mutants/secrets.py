@@ -97,7 +97,7 @@ MUTANTS = (
         "adapters/connector.py",
         "        destination = self._destination = self._asked_for()\n",
         "        destination = self._destination = self._asked_for()\n        self._url_file = None\n",
-        at(SESSIONS, "test_a_url_in_a_file_is_read_for_each_new_session"),
+        at(SESSIONS, "test_rotated_credentials_are_an_outage_until_their_file_has_the_new_ones"),
     ),
     Mutant(
         "secrets-the-url-of-a-file-wins-over-a-password",

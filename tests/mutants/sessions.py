@@ -7,7 +7,7 @@ _CONNECTOR = "adapters/connector.py"
 _POOLING = "adapters/pooling.py"
 _LENT_OUT = "test_a_worker_refuses_by_name_a_pooler_that_lends_sessions_out"
 _KEPT = "test_every_engine_works_through_a_pooler_in_session_mode_with_its_own_limits"
-_ROTATED = "test_a_rotated_password_is_an_outage_until_its_file_has_the_new_one"
+_ROTATED = "test_rotated_credentials_are_an_outage_until_their_file_has_the_new_ones"
 _READ_ONLY = "test_no_engine_takes_a_session_that_only_reads_and_each_finds_the_writer_by_itself"
 
 MUTANTS = (

@@ -100,7 +100,7 @@ MUTANTS = (
         _INVENTORY,
         "    UPDATE inventory i SET reserved = i.reserved - locked.quantity FROM locked",
         "    UPDATE inventory i SET reserved = i.reserved FROM locked",
-        at(CONTRACT, "test_undo_restores_what_do_changed[reserve]"),
+        at(CONTRACT, "test_undo_restores_what_do_changed_once[reserve]"),
     ),
     Mutant(
         "release-while-a-parcel-stands",
@@ -108,7 +108,7 @@ MUTANTS = (
         _STEPS,
         "    if step is not Step.SHIP and (await",
         "    if step is Step.PAY and (await",
-        at(ACTIVITIES, "test_the_stock_of_a_parcel_that_is_gone_cannot_be_released"),
+        at(ACTIVITIES, "test_money_and_stock_of_a_parcel_that_is_gone_stay_where_they_are"),
     ),
     Mutant(
         "money-moves-before-the-gate",
@@ -153,7 +153,7 @@ MUTANTS = (
         _STEPS,
         "            if undoing.had_effect:\n",
         "            if undoing.stored or undoing.had_effect:\n",
-        at(CONTRACT, "test_undo_twice_is_undone_once[pay]"),
+        at(CONTRACT, "test_undo_restores_what_do_changed_once[pay]"),
     ),
     Mutant(
         "refund-while-a-parcel-stands",
@@ -161,7 +161,7 @@ MUTANTS = (
         _STEPS,
         "    if step is not Step.SHIP and (await",
         "    if step is Step.RESERVE and (await",
-        at(ACTIVITIES, "test_nothing_is_refunded_or_released_while_a_label_still_stands"),
+        at(ACTIVITIES, "test_money_and_stock_of_a_parcel_that_is_gone_stay_where_they_are"),
     ),
     Mutant(
         "refund-without-the-orders-lock",
@@ -186,7 +186,7 @@ MUTANTS = (
         _SHIPPING,
         "o.status = 'paid' AND o.fingerprint = :fingerprint",
         "o.status = 'paid'",
-        at(CONTRACT, "test_other_content_under_the_same_order_id_is_refused_before_the_step[ship-do]"),
+        at(CONTRACT, "test_other_content_under_the_same_order_id_is_refused[ship-new-do]"),
     ),
     Mutant(
         "irrevocable-parcel-counts-as-undone",
@@ -212,7 +212,7 @@ MUTANTS = (
         _SHIPPING,
         "    UPDATE inventory i SET on_hand = i.on_hand + locked.quantity, reserved = i.reserved + locked.quantity\n",
         "    UPDATE inventory i SET on_hand = i.on_hand, reserved = i.reserved\n",
-        at(CONTRACT, "test_undo_restores_what_do_changed[ship]"),
+        at(CONTRACT, "test_undo_restores_what_do_changed_once[ship]"),
     ),
     Mutant(
         "repair-cancels-a-completed-order",

@@ -57,7 +57,7 @@ MUTANTS = (
         _CONFIG,
         'return "" if _SECRET_NAME.search(name) or ',
         'return "" if ',
-        at(CONFIG, "test_a_secret_with_something_at_its_end_is_named_and_not_shown"),
+        at(CONFIG, "test_a_secret_with_a_control_character_is_named_and_not_shown"),
     ),
     Mutant(
         "sigterm-waits-for-the-imports",

@@ -14,6 +14,7 @@ from tests.mutants.killers import (
     MAKE_UP,
     POLICIES,
     READINESS,
+    SCHEMA_BEHIND,
     TABLES,
     VERSION_SETTINGS,
     WORKER_DRAIN,
@@ -449,7 +450,7 @@ MUTANTS = (
         "adapters/config.py",
         "    return level.upper()\n",
         "    return level\n",
-        at(CONFIG, "test_a_log_level_may_be_written_as_one_likes"),
+        at(CONFIG, "test_a_setting_is_read_as_it_is_meant"),
     ),
     Mutant(
         "links-with-two-slashes",
@@ -457,7 +458,7 @@ MUTANTS = (
         "adapters/config.py",
         '    return url.rstrip("/")\n',
         "    return url\n",
-        at(CONFIG, "test_links_to_histories_have_no_slash_twice"),
+        at(CONFIG, "test_a_setting_is_read_as_it_is_meant"),
     ),
     Mutant(
         "worker-ends-without-a-right-to-schedules",
@@ -497,7 +498,7 @@ MUTANTS = (
         "adapters/readiness.py",
         'Temporal lack."""\n    require_writable(settings)\n',
         'Temporal lack."""\n',
-        at(READINESS, "test_a_check_finds_a_log_that_cannot_be_written"),
+        at(SCHEMA_BEHIND, "test_a_check_tells_what_the_start_would"),
     ),
     Mutant(
         "start-gives-up-at-the-first-refusal",
@@ -569,7 +570,7 @@ MUTANTS = (
         "devstack/temporal.py",
         "for port in (self.port, self.ui_port):",
         "for port in (self.port,):",
-        at(EMBEDDED, "test_a_taken_port_of_the_ui_is_named"),
+        at(EMBEDDED, "test_a_taken_port_is_named[ui]"),
     ),
     Mutant(
         "embedded-child-that-hangs-is-left",

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import yaml
-from sqlalchemy.engine import make_url
 
 from adapters import heartbeat
 from adapters.config import WorkerSettings
@@ -34,7 +33,6 @@ NEEDS = {
 }
 # The settings that say where somebody else is.
 NAMES_A_HOST = {"PGHOST", "SQL_HOST", "POSTGRES_SEEDS", "TEMPORAL_ADDRESS", "CHECKOUT_DATABASE_URL"}
-ROLES_SQL = (ROOT / "deploy/compose/roles.sql").read_text(encoding="utf-8")
 TEMPORALS_ROLE = "temporal"
 TEMPORALS_DATABASES = {"DBNAME": "temporal", "VISIBILITY_DBNAME": "temporal_visibility"}
 NAMESPACE = "default"
@@ -252,11 +250,9 @@ def test_postgres_has_connections_for_temporal_and_for_several_workers() -> None
 
 
 def test_the_images_are_of_the_versions_that_are_tested_here() -> None:
-    images = {
-        name: service["image"].partition("@")[0].split(":")
-        for name, service in services().items()
-        if "image" in service
-    }
+    named = {name: service["image"] for name, service in services().items() if "image" in service}
+    assert all(re.search(r":\d+\.\d+(\.\d+)?@sha256:[0-9a-f]{64}$", image) for image in named.values())
+    images = {name: image.partition("@")[0].split(":") for name, image in named.items()}
     postgres = subprocess.run([installed(18) / "postgres", "--version"], capture_output=True, text=True, check=True)
     program = Path(sysconfig.get_path("scripts")) / "temporal"
     temporal = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
@@ -411,20 +407,21 @@ def test_no_program_has_more_rights_than_it_needs() -> None:
 # The jobs -----------------------------------------------------------------------------------------------------
 
 
-def test_the_schema_job_runs_the_projects_own_files_and_stops_at_the_first_error() -> None:
-    job = services()["schema"]
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("schema", {"/sql/setup.sql": "./setup.sql", "/sql/roles.sql": "./deploy/compose/roles.sql"}),
+        ("demo-catalogue", {"/sql/demo.sql": "./demo.sql"}),
+    ],
+)
+def test_a_job_of_sql_runs_the_projects_own_files_and_stops_at_the_first_error(
+    name: str, files: dict[str, str]
+) -> None:
+    job = services()[name]
 
     assert job["entrypoint"] == ["psql", "--no-psqlrc", "--quiet", "-v", "ON_ERROR_STOP=1"]
-    assert job["command"] == ["-f", "/sql/setup.sql", "-f", "/sql/roles.sql"]
-    assert mounts(job) == {"/sql/setup.sql": "./setup.sql", "/sql/roles.sql": "./deploy/compose/roles.sql"}
-
-
-def test_the_demos_job_adds_its_catalogue() -> None:
-    job = services()["demo-catalogue"]
-
-    assert job["entrypoint"] == ["psql", "--no-psqlrc", "--quiet", "-v", "ON_ERROR_STOP=1"]
-    assert job["command"] == ["-f", "/sql/demo.sql"]
-    assert mounts(job) == {"/sql/demo.sql": "./devstack/demo.sql"}
+    assert job["command"] == [word for file in files for word in ("-f", file)]
+    assert mounts(job) == files
 
 
 def test_temporals_settings_are_mounted_where_it_reads_them() -> None:
@@ -435,12 +432,16 @@ def test_temporals_settings_are_mounted_where_it_reads_them() -> None:
     assert yaml.safe_load((ROOT / "deploy/compose/dynamic-config.yaml").read_text(encoding="utf-8"))
 
 
-def test_files_are_mounted_only_when_they_are_there() -> None:
-    for service in services().values():
-        for entry in service.get("volumes", []):
-            if isinstance(entry, dict):
-                # Otherwise Docker makes an empty folder of that name, and psql or Temporal reads a folder.
-                assert (entry["type"], entry["bind"]) == ("bind", {"create_host_path": False, "selinux": "z"})
+def test_every_file_that_is_mounted_exists_cannot_be_written_and_is_made_by_nobody() -> None:
+    entries = [entry for service in services().values() for entry in service.get("volumes", [])]
+    files = [entry for entry in entries if isinstance(entry, dict)]
+
+    assert len(files) == 4
+    for entry in files:
+        assert (ROOT / entry["source"]).is_file()
+        assert entry["read_only"] is True
+        # Otherwise Docker makes an empty folder of that name, and psql or Temporal reads a folder.
+        assert (entry["type"], entry["bind"]) == ("bind", {"create_host_path": False, "selinux": "z"})
 
 
 def test_both_of_temporals_databases_are_made_and_brought_up_to_date(tmp_path: Path) -> None:
@@ -497,18 +498,3 @@ def test_the_namespace_keeps_histories_for_days(tmp_path: Path) -> None:
     [created] = [line for line in notes if line.startswith("operator namespace create")]
     [hours] = re.findall(rf"--namespace {NAMESPACE} --retention (\d+)h ", created)
     assert int(hours) >= 72, "an incident of a Friday is looked into on Monday"
-
-
-# The database URL ---------------------------------------------------------------------------------------------
-
-
-def test_the_worker_logs_in_as_the_role_whose_password_the_schema_job_sets() -> None:
-    made = services(**SET)
-    url = make_url(made["worker"]["environment"]["CHECKOUT_DATABASE_URL"])
-
-    assert url.username is not None
-    assert f"ALTER ROLE {url.username} PASSWORD :'checkout_password'" in ROLES_SQL
-    assert "\\getenv checkout_password CHECKOUT_ROLE_PASSWORD" in ROLES_SQL
-    assert url.password == made["schema"]["environment"]["CHECKOUT_ROLE_PASSWORD"]
-    assert url.database == made["schema"]["environment"]["PGDATABASE"] == made["postgres"]["environment"]["POSTGRES_DB"]
-    assert (url.host, url.port) == (made["schema"]["environment"]["PGHOST"], LISTENS["postgres"])

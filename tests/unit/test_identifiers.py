@@ -49,10 +49,6 @@ def test_an_id_comes_back_from_a_workflow_id_and_a_link() -> None:
         ]
 
 
-def test_the_longest_id_makes_no_workflow_id_that_is_too_long() -> None:
-    assert len(policies.checkout_workflow_id("\U0001f6d2" * MAX_LENGTH).encode()) <= LONGEST_WORKFLOW_ID
-
-
 def test_no_orders_saga_has_the_workflow_id_of_another_kind_of_workflow() -> None:
     others = {policies.bulk_workflow_id(digest([])), "sweep-checkout", "audit-checkout", "sweep-checkout-by-hand-60"}
 

@@ -106,10 +106,3 @@ def test_a_lock_that_cannot_be_had_is_a_log_that_cannot_be_written(tmp_path: Pat
 
     with pytest.raises(readiness.CannotStart, match="The log cannot be written"):
         readiness.require_writable(WorkerSettings(log_file=tmp_path / "saga.log"))
-
-
-async def test_a_check_finds_a_log_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TEMPORAL_ADDRESS", "127.0.0.1:1")
-
-    with pytest.raises(readiness.CannotStart, match="The log cannot be written"):
-        await readiness.check(WorkerSettings(log_file=tmp_path, startup_timeout_seconds=0.1))

@@ -114,13 +114,21 @@ PROFILES = {
 }
 
 
+@pytest.fixture
+def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Write Temporal's profile file."""
+
+    def write(content: str) -> None:
+        file = tmp_path / "temporal.toml"
+        file.write_bytes(content.encode(errors="surrogateescape"))
+        monkeypatch.setenv("TEMPORAL_CONFIG_FILE", str(file))
+
+    return write
+
+
 @pytest.mark.parametrize("kind", PROFILES)
-def test_a_malformed_profile_is_told_without_its_content(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "temporal.toml"
-    file.write_bytes(f"[profile.default]\n{PROFILES[kind]}\n".encode(errors="surrogateescape"))
-    monkeypatch.setenv("TEMPORAL_CONFIG_FILE", str(file))
+def test_a_malformed_profile_is_told_without_its_content(kind: str, profile: Callable[[str], None]) -> None:
+    profile(f"[profile.default]\n{PROFILES[kind]}\n")
 
     with pytest.raises(ConfigurationError, match="TEMPORAL_CONFIG_FILE") as refused:
         connection_options()
@@ -128,12 +136,20 @@ def test_a_malformed_profile_is_told_without_its_content(
     assert leaks(refused.value) == []
 
 
-def test_a_malformed_profile_is_told_with_the_place_to_look_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "temporal.toml"
-    file.write_text('[profile.default]\naddress = "here:1"\napi_key = secret\n', encoding="utf-8")
-    monkeypatch.setenv("TEMPORAL_CONFIG_FILE", str(file))
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('[profile.default]\naddress = "here:1"\napi_key = secret\n', "line 3, column 11"),
+        ("", "there is no profile 'prod'"),
+    ],
+)
+def test_a_wrong_profile_is_told_with_what_to_look_for(
+    content: str, told: str, profile: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile(content)
+    monkeypatch.setenv("TEMPORAL_PROFILE", "prod")
 
-    with pytest.raises(ConfigurationError, match="line 3, column 11"):
+    with pytest.raises(ConfigurationError, match=told):
         connection_options()
 
 
@@ -145,16 +161,6 @@ def test_a_certificate_that_cannot_be_read_is_told_by_its_setting(name: str, mon
         connection_options()
 
     assert leaks(refused.value) == []
-
-
-def test_a_profile_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "temporal.toml"
-    file.touch()
-    monkeypatch.setenv("TEMPORAL_CONFIG_FILE", str(file))
-    monkeypatch.setenv("TEMPORAL_PROFILE", "prod")
-
-    with pytest.raises(ConfigurationError, match="there is no profile 'prod'"):
-        connection_options()
 
 
 @pytest.mark.parametrize(

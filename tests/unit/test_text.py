@@ -40,17 +40,9 @@ from workflows import wording
 SEED = 20261128
 AT = datetime(2026, 11, 28, tzinfo=UTC)
 HARMLESS = (
-    "order-1",
-    "#1001",
-    "gid://shop/Order/450",
-    "anna@example.com",
-    "TSHIRT/RED M",
-    "ÄÖ-7",
-    "tea_mug_2",
-    "日本語 😀",
-    "a  b",
-    "OutOfStock: tea-mug: 5 wanted, 2 free (of 3)",
-)
+    "order-1", "#1001", "gid://shop/Order/450", "anna@example.com", "TSHIRT/RED M", "ÄÖ-7", "tea_mug_2", "日本語 😀",
+    "a  b", "OutOfStock: tea-mug: 5 wanted, 2 free (of 3)",
+)  # fmt: skip
 
 
 # What is harmless --------------------------------------------------------------------------------------------
