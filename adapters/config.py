@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from adapters.database_url import DRIVER, parse
-from adapters.log_format import LogFormat
+from adapters.log_setup import LogFormat
 from domain.model import Lane
 from domain.policies import AUDIT_EVERY, CHECKOUT_TASK_QUEUE, LANE, SWEEP_EVERY
 
@@ -38,6 +38,10 @@ _CREDENTIALS_IN_A_URL = re.compile(r"//[^/?#]*@|^[^/]*:[^/]*@")
 
 class ConfigurationError(Exception):
     """The environment is wrong. The message lists every problem, one per line, with its fix."""
+
+
+class SecretUnreadable(Exception):
+    """A secret's file cannot be used. The message names the setting and the reason, and quotes nothing of the file."""
 
 
 def _database_url(url: SecretStr) -> SecretStr:
@@ -176,6 +180,30 @@ def load(kind: type[_SettingsT]) -> _SettingsT:
     if problems:
         raise ConfigurationError("\n".join(problems))
     return settings
+
+
+def read_secret(setting: str, file: Path) -> str:
+    """Read the one line of a secret's file.
+
+    Raises:
+        SecretUnreadable: the file is missing, unreadable, or not one line of text.
+    """
+    try:
+        content = file.read_text(encoding="utf-8-sig").rstrip("\r\n")
+    except OSError as error:
+        problem = error.strerror or type(error).__name__
+    except UnicodeError:
+        problem = "it is not UTF-8"
+    else:
+        if content and not _has_control_character(content):
+            return content
+        problem = "it is not one line of text" if content else "it is empty"
+    # Outside the handlers: the error's context would have the path, or all that was read.
+    raise SecretUnreadable(f"{setting} cannot be read: {problem}")
+
+
+def _has_control_character(content: str) -> bool:
+    return any(character < " " or "\x7f" <= character <= "\x9f" for character in content)
 
 
 def _is_service_link(name: str, value: str) -> bool:

@@ -11,8 +11,8 @@ from urllib.parse import urlencode
 
 import asyncpg
 
+from adapters.config import SecretUnreadable, read_secret
 from adapters.database_url import SYSTEM_CERTIFICATES, Destination, Host, parse
-from adapters.secret_file import SecretUnreadable, read_secret
 
 CONNECT_SECONDS = 2.0
 """Connecting, over all hosts together, and waiting for a free connection: below an attempt's start-to-close (5 s)

@@ -26,8 +26,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters.database import single_statement
 from adapters.log_file import BEGINNING, OTHER_DATABASE, Bookmark, append, marked
+from adapters.log_setup import ORDERS_LOGGER
 from adapters.log_target import LogFile, StandardOutput, Target
-from adapters.telemetry import ORDERS_LOGGER
 from domain.errors import CheckoutError
 from domain.identifiers import in_line
 from domain.model import OrderStatus

@@ -5,21 +5,29 @@ seen by role `checkout` (`python -m tests.record_schema`); a test compares the t
 What a database has beyond that is fine: a newer release adds first and uses later.
 """
 
+import asyncio
+import logging
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from adapters.polled_state import PolledState
 from domain import policies
 
 OLDEST_SERVER = 15
+POLL_SECONDS = 60.0
 RECORDING = Path(__file__).with_name("schema.txt")
+_REPEAT_AFTER_POLLS = 10
 _VERSION_TABLE = "schema_version"
 _WHOLE = frozenset({"table", "column", "trigger", "function"})
 """The kinds of facts that others are about."""
+
+_log = logging.getLogger("checkout.schema")
 
 REMEDY = """Run setup.sql on it as its owner: psql -d checkout -f setup.sql
 What is missing still was changed by hand: setup.sql never changes a table that is there, nor a setting that
@@ -208,6 +216,31 @@ async def problems_of(engine: AsyncEngine, of: str) -> list[str]:
     if not any(fact.kind == "table" for fact in expected() & seen):
         return ["any of our tables: setup.sql has not been run on it"]
     return [*missing(seen), *unfit(settings, of)]
+
+
+async def watch(engine: AsyncEngine) -> None:
+    """Log an error where the database lacks something since the start, and again while that lasts, until cancelled.
+
+    A guard that is gone makes no statement fail. The worker goes on: an order whose statement fails waits, and the
+    orders of a database without a guard are no safer with no worker.
+    """
+    lacking = PolledState[list[str]]([], repeat_every=_REPEAT_AFTER_POLLS)
+    while True:
+        await asyncio.sleep(POLL_SECONDS)
+        try:
+            lacks = await problems_of(engine, "steps")
+        except (SQLAlchemyError, OSError, TimeoutError):
+            continue  # an outage is logged by the steps that run into it
+        if not lacking.update(lacks, is_alarm=bool(lacks)):
+            continue
+        if lacks:
+            _log.error(
+                "the database lacks %s; see docs/operations.md, Running setup.sql again",
+                ", ".join(lacks),
+                extra={"action": "schema_lacking"},
+            )
+        else:
+            _log.info("the database has all that the code relies on again", extra={"action": "schema_whole"})
 
 
 def _milliseconds(policy: policies.ActivityPolicy) -> int:

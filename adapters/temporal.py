@@ -1,5 +1,7 @@
 """The door to Temporal: the client, what it puts on the wire, and how malformed input is refused."""
 
+import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from temporalio.converter import (
     JSONPlainPayloadConverter,
     JSONTypeConverter,
 )
+from temporalio.envconfig import ClientConfig
 from temporalio.exceptions import FailureError
 from temporalio.runtime import Runtime
 from temporalio.service import RPCError, RPCStatusCode
@@ -25,9 +28,7 @@ from temporalio.worker import (
     WorkflowInterceptorClassInput,
 )
 
-from adapters.config import DEFAULT_TEMPORAL_ADDRESS, ConfigurationError
-from adapters.secret_file import SecretUnreadable, read_secret
-from adapters.temporal_profile import load_profile
+from adapters.config import DEFAULT_TEMPORAL_ADDRESS, ConfigurationError, SecretUnreadable, read_secret
 from domain.errors import InvalidInput
 
 ADVICE = (
@@ -47,6 +48,11 @@ _REFUSED_IN_WORDS = (
     "AlertReceived",
     "fatal alert",
 )
+
+_PLACE = re.compile(r"TOML parse error at (line \d+, column \d+)")
+# The loader's own words about the names of settings, with nothing of a value in them.
+_BOTH = re.compile(r"Cannot specify both \w+ and \w+")
+_CERTIFICATE_SETTING = re.compile(r"TEMPORAL_TLS_\w+_PATH")
 
 
 def is_refused(error: Exception) -> bool:
@@ -158,6 +164,46 @@ def connection_options(api_key_file: Path | None = None) -> dict[str, Any]:
         options["api_key"] = _api_key_in(api_key_file)
         options.setdefault("tls", True)  # as the SDK does for a key in the environment
     return options
+
+
+def load_profile() -> dict[str, Any]:
+    """Give the SDK's arguments for a connection. Certificates are read by each call.
+
+    Raises:
+        ConfigurationError: a profile is not there, the file is malformed, or a certificate cannot be read. Nothing of
+            the file or of a secret's value is told.
+    """
+    try:
+        return dict(
+            ClientConfig.load_client_connect_config(config_file_strict=True, override_env_vars=dict(os.environ))
+        )
+    except OSError as error:
+        problem = _unreadable(error)
+    except Exception as error:  # noqa: BLE001 - the loader has a class of its own, which the SDK does not export
+        problem = _told(str(error))
+    # Outside of the handlers: the loader's error would be this one's context, with the file's line in it.
+    raise ConfigurationError(problem)
+
+
+def _unreadable(error: OSError) -> str:
+    named = sorted(
+        name for name, value in os.environ.items() if _CERTIFICATE_SETTING.fullmatch(name) and value == error.filename
+    )
+    what = ", ".join(named) or "a file that the profile in TEMPORAL_CONFIG_FILE or temporal.toml names"
+    return f"{what} cannot be read: {error.strerror or type(error).__name__}"
+
+
+def _told(said: str) -> str:
+    profile = os.environ.get("TEMPORAL_PROFILE", "default")
+    if said == f"Profile '{profile}' not found":
+        return f"TEMPORAL_PROFILE: there is no profile {profile!a} in the file that TEMPORAL_CONFIG_FILE names"
+    if found := _BOTH.search(said):
+        return f"TEMPORAL_TLS_* or the profile in TEMPORAL_CONFIG_FILE: {found[0]}"
+    where = f"look at {found[1]}" if (found := _PLACE.search(said)) else "look at its encoding and its rights"
+    return (
+        "the file that TEMPORAL_CONFIG_FILE names, or temporal.toml, is not what Temporal's environment configuration "
+        f"expects: {where} (the file may hold secrets and is not shown)"
+    )
 
 
 def _api_key_in(file: Path) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import asyncpg
 
-from adapters.telemetry import leave
+from adapters.process_exit import leave
 from benchmarks import machine, publish, report
 from benchmarks.contenders import restate_server
 from benchmarks.contenders.contender import Absent, Contender

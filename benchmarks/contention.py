@@ -13,7 +13,7 @@ import statistics
 from collections import Counter
 from dataclasses import dataclass, field
 
-from adapters.telemetry import leave
+from adapters.process_exit import leave
 from benchmarks import bare_steps, crowd, machine
 from benchmarks.contenders.temporal import Checkout
 from benchmarks.counts import Ledger

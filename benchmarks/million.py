@@ -16,7 +16,7 @@ import asyncpg
 
 from activities.maintenance import Maintenance
 from adapters.database import create_audit_engine, create_engine
-from adapters.telemetry import leave
+from adapters.process_exit import leave
 from benchmarks import machine, past, plans
 from benchmarks.report import spread, table, tell, verdict
 from devstack.stack import DATABASE, DevStack, make_database

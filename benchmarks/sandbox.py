@@ -19,7 +19,7 @@ from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from adapters.telemetry import leave
+from adapters.process_exit import leave
 from adapters.temporal import DATA_CONVERTER
 from devstack.stack import ROOT
 from workflows.checkout import CheckoutWorkflow

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
-from adapters.telemetry import leave
+from adapters.process_exit import leave
 from benchmarks import crowd, machine
 from benchmarks.backlog import MOST_MEMORY, Backlog, drain, shown
 from benchmarks.contenders.contender import Contender

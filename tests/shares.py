@@ -113,7 +113,7 @@ SLOW_TESTS = frozenset(
         "test_none_of_a_hundred_thousand_texts_from_outside_acts_at_an_edge",
         "test_the_log_tells_every_change_once_across_restarts_and_workers",
         "test_a_start_without_an_answer_tells_the_id_that_a_repeat_needs",
-        "test_a_worker_looks_while_it_works",
+        "test_a_worker_checks_the_schema_while_it_works",
         "test_a_worker_process_takes_a_new_key_and_goes_on",
         "test_an_order_and_the_data_outlive_ctrl_c",
         # tests/workflow: these wait out the 15 s that a request waits for a worker

@@ -13,7 +13,7 @@ _WORKER = """
 import asyncio
 import worker
 from adapters import event_log
-from adapters.telemetry import leave
+from adapters.process_exit import leave
 
 async def follow(engine, path):
     path.write_text("followed")

@@ -4,8 +4,8 @@ from tests.mutants.killers import SECRETS, SESSIONS, at
 from tests.mutants.mutant import Mutant
 
 _CONFIG = "adapters/config.py"
-_PROFILE = "adapters/temporal_profile.py"
-_FILE = "adapters/secret_file.py"
+_PROFILE = "adapters/temporal.py"
+_FILE = "adapters/config.py"
 _URL = "adapters/database_url.py"
 _MALFORMED = at(SECRETS, "test_a_malformed_profile_is_told_without_its_content")
 _ODD = at(SECRETS, "test_no_part_of_a_password_with_odd_characters_is_told")

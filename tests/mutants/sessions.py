@@ -54,7 +54,7 @@ MUTANTS = (
     Mutant(
         "session-password-file-keeps-its-line-end",
         "a password that an editor wrote would be a wrong one",
-        "adapters/secret_file.py",
+        "adapters/config.py",
         '.rstrip("\\r\\n")',
         "",
         at(SESSIONS, _ROTATED),
@@ -70,7 +70,7 @@ MUTANTS = (
     Mutant(
         "session-empty-password-file-is-no-password",
         "a file that is being replaced would be told as a wrong password",
-        "adapters/secret_file.py",
+        "adapters/config.py",
         "        if content and not _has_control_character(content):\n",
         "        if not _has_control_character(content):\n",
         at(SESSIONS, "test_a_password_file_that_is_being_replaced_is_an_outage"),

@@ -106,7 +106,7 @@ MUTANTS = (
     Mutant(
         "log-with-a-traceback-of-many-lines",
         "whoever reads the worker's log line by line would take a traceback for records",
-        "adapters/log_format.py",
+        "adapters/log_setup.py",
         "        return for_log_line(f\"{_time(record)} {record.levelname:<7} {record.name}: {' | '.join(parts)}\")\n",
         '        return f"{_time(record)} {record.levelname:<7} {record.name}: " + "\\n".join(parts)\n',
         at(LOG_FORMAT, "test_a_record_is_one_line_of_text"),
@@ -114,7 +114,7 @@ MUTANTS = (
     Mutant(
         "json-log-without-its-order",
         "nobody could find the records of an order",
-        "adapters/log_format.py",
+        "adapters/log_setup.py",
         '"order_id": getattr(record, "order_id", None) or _order_id(workflow_id),',
         '"order_id": getattr(record, "order_id", None),',
         at(LOG_FORMAT, "test_a_record_says_whose_order_it_is_about"),

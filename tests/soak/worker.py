@@ -16,7 +16,7 @@ from temporalio import activity
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
 import worker
-from adapters.telemetry import leave
+from adapters.process_exit import leave
 from domain.bulk import StepInput
 from domain.errors import DatabaseRefusedStatement
 from domain.model import CheckoutInput, UndoInput

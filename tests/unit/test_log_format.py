@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
-from adapters.log_format import JsonFormatter, TextFormatter
+from adapters.log_setup import JsonFormatter, TextFormatter
 from devstack.stack import ROOT
 
 # A process of its own: the hooks and the SDK's runtime belong to the whole of it.
 _TELLS_ALL = """
 import asyncio, gc, logging, sys, threading, warnings
-from adapters.log_format import LogFormat
+from adapters.log_setup import LogFormat
 from adapters.streams import clean_streams
-from adapters.telemetry import configure_logging, leave
+from adapters.log_setup import configure_logging
+from adapters.process_exit import leave
 
 clean_streams()
 configure_logging("INFO", LogFormat(sys.argv[1]))

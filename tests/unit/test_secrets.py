@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from adapters.config import ConfigurationError, StarterSettings, WorkerSettings, load
+from adapters.config import ConfigurationError, SecretUnreadable, StarterSettings, WorkerSettings, load, read_secret
 from adapters.connector import CannotConnect, Connector
 from adapters.database_url import parse
-from adapters.secret_file import SecretUnreadable, read_secret
 from adapters.temporal import connect, connection_options, place
 from devstack.ports import free_port
 from devstack.stack import DevStack

@@ -42,7 +42,7 @@ def put(folder: Path, name: str, *kinds: str) -> None:
 
 @asynccontextmanager
 async def following(worker: Worker, api_key_file: Path | None = None) -> AsyncIterator[None]:
-    task = asyncio.create_task(temporal_credentials.follow(worker, api_key_file, look_every_seconds=0.05))
+    task = asyncio.create_task(temporal_credentials.follow(worker, api_key_file, poll_seconds=0.05))
     yield
     assert not task.done()
     task.cancel()

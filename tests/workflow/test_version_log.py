@@ -27,7 +27,7 @@ from tests.workflow.sagas import how_it_ended, until
 @pytest.fixture
 def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Give what the log says of versions, as it grows."""
-    monkeypatch.setattr(deployment, "LOOK_EVERY_SECONDS", 0.2)
+    monkeypatch.setattr(deployment, "POLL_SECONDS", 0.2)
     lines: list[str] = []
 
     class Listener(logging.Handler):
@@ -147,7 +147,7 @@ class Refusing:
 async def test_a_worker_that_may_not_look_at_deployments_says_so_once_and_looks_again(
     shop: Shop, told: list[str], monkeypatch: pytest.MonkeyPatch, status: RPCStatusCode, build_id: str, lines: int
 ) -> None:
-    monkeypatch.setattr(deployment, "LOOK_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(deployment, "POLL_SECONDS", 0.01)
     refusing = Refusing(status)
     following = asyncio.create_task(
         deployment.follow(lambda: refusing, settings_of(shop, build_id))  # type: ignore[arg-type, return-value]
