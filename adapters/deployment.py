@@ -121,8 +121,8 @@ async def _unversioned(client: Client, settings: WorkerSettings) -> Finding:
     if not current.build_id:
         return _UNVERSIONED
     return Finding(
-        f"task queue {settings.task_queue} goes to version {current.build_id} of {current.deployment_name}, and "
-        "this worker has no CHECKOUT_BUILD_ID: it gets no orders until it has one that is current, or an operator runs: "
+        f"task queue {settings.task_queue} goes to version {current.build_id} of {current.deployment_name}, and this "
+        "worker has no CHECKOUT_BUILD_ID: it gets no orders until it has one that is current, or an operator runs: "
         f"temporal worker deployment set-current-version --namespace {client.namespace} "
         f"--deployment-name {current.deployment_name} --unversioned --yes",
         is_alarm=True,

@@ -26,9 +26,7 @@ _ASK_EVERY_POLLS = 3
 _log = logging.getLogger("checkout.temporal")
 
 
-async def follow(
-    worker: Worker, api_key_file: Path | None = None, *, poll_seconds: float = POLL_SECONDS
-) -> NoReturn:
+async def follow(worker: Worker, api_key_file: Path | None = None, *, poll_seconds: float = POLL_SECONDS) -> NoReturn:
     """Give a worker and its companions changed credentials, until cancelled.
 
     Unusable ones, such as half of a pair or a key that is being written, are logged and tried again; the old ones stay

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters import event_log, log_file
+from adapters import event_log, event_query, log_file
 from adapters.log_file import Bookmark
 from tests.conftest import Database
 
@@ -43,29 +43,29 @@ def told(path: Path, order_id: str = "") -> list[tuple[str, int]]:
     return [one for one in found if not order_id or one[0] == order_id]
 
 
-class Looks:
-    """Counts how often followers have looked into the database, and has them look often."""
+class Polls:
+    """Counts how often followers have polled the database, and has them poll often."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._ended = 0
-        self._read = event_log._read
-        monkeypatch.setattr(event_log, "_read", self._look)
+        self._read = event_query.read_next
+        monkeypatch.setattr(event_query, "read_next", self._poll)
         monkeypatch.setattr(event_log, "_POLL_SECONDS", 0.01)
 
     async def happen(self) -> None:
-        """Wait for several looks, so that what the first of them saw is written by now."""
+        """Wait for several polls, so that what the first of them found is written by now."""
         enough = self._ended + 8
         await until(lambda: self._ended >= enough)
 
-    async def _look(self, engine: AsyncEngine, bookmark: Bookmark) -> event_log.Found:
-        found = await self._read(engine, bookmark)
+    async def _poll(self, engine: AsyncEngine, bookmark: Bookmark, limit: int) -> event_query.Found:
+        found = await self._read(engine, bookmark, limit)
         self._ended += 1
         return found
 
 
 @pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
-    return Looks(monkeypatch)
+def polls(monkeypatch: pytest.MonkeyPatch) -> Polls:
+    return Polls(monkeypatch)
 
 
 async def insert(database: Database, *order_ids: str) -> None:
@@ -132,7 +132,7 @@ async def test_a_restart_goes_on_where_the_last_whole_line_ends(
 
 
 async def test_an_event_is_held_back_while_an_earlier_transaction_may_still_commit(
-    engine: AsyncEngine, database: Database, folder: Path, looks: Looks
+    engine: AsyncEngine, database: Database, folder: Path, polls: Polls
 ) -> None:
     log = folder / "saga.log"
     slow = await asyncpg.connect(database.admin_url)
@@ -142,7 +142,7 @@ async def test_an_event_is_held_back_while_an_earlier_transaction_may_still_comm
 
     async with following(engine, log):
         await insert(database, "fast")
-        await looks.happen()
+        await polls.happen()
         assert told(log) == []
         await transaction.commit()
         await slow.close()
@@ -152,7 +152,7 @@ async def test_an_event_is_held_back_while_an_earlier_transaction_may_still_comm
 
 
 async def test_a_finding_is_held_back_while_an_earlier_transaction_may_still_commit(
-    engine: AsyncEngine, database: Database, folder: Path, looks: Looks
+    engine: AsyncEngine, database: Database, folder: Path, polls: Polls
 ) -> None:
     log = folder / "saga.log"
     slow = await asyncpg.connect(database.admin_url)
@@ -164,7 +164,7 @@ async def test_a_finding_is_held_back_while_an_earlier_transaction_may_still_com
         await database.run(
             "INSERT INTO audit_events (check_id, subject, event, detail) VALUES ('A2', 'lamp', 'violated', 'x')"
         )
-        await looks.happen()
+        await polls.happen()
         assert log.read_text() == ""
         await transaction.commit()
         await slow.close()
@@ -284,7 +284,7 @@ async def test_a_full_disk_does_not_end_the_follower_and_leaves_no_half_line(
 
 
 async def test_one_follower_writes_and_another_takes_over(
-    engine: AsyncEngine, database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch, looks: Looks
+    engine: AsyncEngine, database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch, polls: Polls
 ) -> None:
     monkeypatch.setattr(event_log, "_RETRY_SECONDS", 0.05)
     log = folder / "saga.log"
@@ -292,10 +292,10 @@ async def test_one_follower_writes_and_another_takes_over(
     async with following(engine, log):
         await until(log.exists)
         async with following(engine, log):
-            await looks.happen()
+            await polls.happen()
             await insert(database, "one", "two")
             await until(lambda: len(told(log)) >= 2)
-            await looks.happen()
+            await polls.happen()
     async with following(engine, log):
         await insert(database, "three")
         await until(lambda: ("three", 1) in told(log))

@@ -14,7 +14,7 @@ from devstack.ports import free_port
 from devstack.postgres import PostgresServer
 from devstack.stack import DATABASE, ROLE, make_database
 from tests.conftest import Database
-from tests.integration.test_event_log import Looks, following, insert, told, until
+from tests.integration.test_event_log import Polls, following, insert, told, until
 from tests.memory import folder_in_memory
 
 NOTE = "# another database from here on"
@@ -23,9 +23,9 @@ _EVENTS = "order_events (event_id, txid, order_id, seq, event, status, changed_b
 
 
 @pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
+def polls(monkeypatch: pytest.MonkeyPatch) -> Polls:
     monkeypatch.setattr(event_log, "_RETRY_SECONDS", 0.05)
-    return Looks(monkeypatch)
+    return Polls(monkeypatch)
 
 
 def after_the_note(log: Path) -> list[tuple[str, int]]:
@@ -63,7 +63,7 @@ OTHER_NUMBER = "UPDATE order_events SET seq = 2 WHERE order_id = 'b-1'"
     ],
     ids=["fewer events", "no events", "another order's event", "another instant", "another number"],
 )
-@pytest.mark.parametrize("is_followed", [True, False], ids=["between two looks", "between two workers"])
+@pytest.mark.parametrize("is_followed", [True, False], ids=["between two polls", "between two workers"])
 async def test_all_that_a_restored_database_has_is_told_after_a_note(
     restored: str,
     left: list[tuple[str, int]],
@@ -71,7 +71,7 @@ async def test_all_that_a_restored_database_has_is_told_after_a_note(
     engine: AsyncEngine,
     database: Database,
     folder: Path,
-    looks: Looks,
+    polls: Polls,
 ) -> None:
     log = folder / "saga.log"
     async with following(engine, log):
@@ -80,7 +80,7 @@ async def test_all_that_a_restored_database_has_is_told_after_a_note(
         await until(lambda: len(told(log)) == 2)
         if is_followed:
             await go_back(database, restored)
-            await looks.happen()
+            await polls.happen()
     if not is_followed:
         await go_back(database, restored)
 
@@ -92,7 +92,7 @@ async def test_all_that_a_restored_database_has_is_told_after_a_note(
 
 
 async def test_a_restore_to_after_the_newest_line_goes_on_without_a_note(
-    engine: AsyncEngine, database: Database, folder: Path, looks: Looks
+    engine: AsyncEngine, database: Database, folder: Path, polls: Polls
 ) -> None:
     log = folder / "saga.log"
     async with following(engine, log):
@@ -103,7 +103,7 @@ async def test_a_restore_to_after_the_newest_line_goes_on_without_a_note(
             "CREATE TABLE backup AS TABLE order_events; DELETE FROM order_events;"
             "INSERT INTO order_events OVERRIDING SYSTEM VALUE TABLE backup",
         )
-        await looks.happen()
+        await polls.happen()
         await insert(database, "b-1")
         await until(lambda: len(told(log)) == 2)
 
@@ -112,14 +112,14 @@ async def test_a_restore_to_after_the_newest_line_goes_on_without_a_note(
 
 @pytest.mark.parametrize("change", ["DELETE FROM audit_events", "UPDATE audit_events SET check_id = 'A3'"])
 async def test_a_finding_that_a_restored_database_has_not_is_missed_as_an_event_is(
-    change: str, engine: AsyncEngine, database: Database, folder: Path, looks: Looks
+    change: str, engine: AsyncEngine, database: Database, folder: Path, polls: Polls
 ) -> None:
     log = folder / "saga.log"
     async with following(engine, log):
         await insert(database, "a-1")
         await database.run(AUDITED)
         await until(lambda: "audit A2 violated" in (log.read_text() if log.exists() else ""))
-        await looks.happen()
+        await polls.happen()
         assert NOTE not in log.read_text()
         await go_back(database, change)
         await insert(database, "b-1")
@@ -129,7 +129,7 @@ async def test_a_finding_that_a_restored_database_has_not_is_missed_as_an_event_
 
 
 async def test_the_log_goes_back_as_often_as_the_database_does(
-    engine: AsyncEngine, database: Database, folder: Path, looks: Looks
+    engine: AsyncEngine, database: Database, folder: Path, polls: Polls
 ) -> None:
     log = folder / "saga.log"
     async with following(engine, log):
@@ -138,7 +138,7 @@ async def test_the_log_goes_back_as_often_as_the_database_does(
             await insert(database, "b-1")
             await until(lambda: told(log)[-1:] == [("b-1", 1)])
             await go_back(database, FEWER)
-            await looks.happen()
+            await polls.happen()
         await insert(database, "c-1")
         await until(lambda: ("c-1", 1) in told(log))
 
@@ -147,7 +147,7 @@ async def test_the_log_goes_back_as_often_as_the_database_does(
 
 
 async def test_a_dump_of_a_server_that_is_ahead_is_told_whole_once_its_events_are_given_to_the_past(
-    engine: AsyncEngine, database: Database, folder: Path, looks: Looks, caplog: pytest.LogCaptureFixture
+    engine: AsyncEngine, database: Database, folder: Path, polls: Polls, caplog: pytest.LogCaptureFixture
 ) -> None:
     """New events have lower transaction ids than those of the dump, and the bookmark is still there."""
     log = folder / "saga.log"
@@ -162,7 +162,7 @@ async def test_a_dump_of_a_server_that_is_ahead_is_told_whole_once_its_events_ar
     async with following(engine, log):
         await insert(database, "b-1")
         await until(lambda: "another server's dump" in caplog.text)
-        await looks.happen()
+        await polls.happen()
         assert told(log) == [("a-1", 1)]
         await go_back(database, "UPDATE order_events SET txid = '0'")
         await until(lambda: ("b-1", 1) in told(log))
@@ -171,7 +171,7 @@ async def test_a_dump_of_a_server_that_is_ahead_is_told_whole_once_its_events_ar
 
 
 async def test_a_dump_that_its_server_catches_up_with_is_told_whole_too(
-    engine: AsyncEngine, database: Database, folder: Path, looks: Looks
+    engine: AsyncEngine, database: Database, folder: Path, polls: Polls
 ) -> None:
     log = folder / "saga.log"
     async with following(engine, log):
@@ -179,7 +179,7 @@ async def test_a_dump_that_its_server_catches_up_with_is_told_whole_too(
         await until(lambda: len(told(log)) == 1)
         ours = await database.value("SELECT txid::text FROM order_events")
         await go_back(database, "UPDATE order_events SET txid = '4000000000'")
-        await looks.happen()
+        await polls.happen()
         await insert(database, "b-1")
     async with following(engine, log):
         await go_back(database, f"UPDATE order_events SET txid = '{ours}' WHERE order_id = 'a-1'")
@@ -188,7 +188,7 @@ async def test_a_dump_that_its_server_catches_up_with_is_told_whole_too(
     assert after_the_note(log) == [("a-1", 1), ("b-1", 1)]
 
 
-async def test_a_standby_that_has_not_come_as_far_is_waited_for(database: Database, folder: Path, looks: Looks) -> None:
+async def test_a_standby_that_has_not_come_as_far_is_waited_for(database: Database, folder: Path, polls: Polls) -> None:
     """A connection that was made before a failover may lead to one."""
     log = folder / "saga.log"
     await database.run(
@@ -202,7 +202,7 @@ async def test_a_standby_that_has_not_come_as_far_is_waited_for(database: Databa
         await insert(database, "b-1")
         await until(lambda: len(told(log)) == 2)
         await go_back(database, f"CREATE TABLE kept AS TABLE order_events; CREATE TABLE follows (); {FEWER}")
-        await looks.happen()
+        await polls.happen()
         await go_back(
             database,
             "INSERT INTO orders (order_id, customer) VALUES ('b-1', 'alice');"

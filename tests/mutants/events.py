@@ -4,6 +4,7 @@ from tests.mutants.killers import EVENT_LOG, LOG_FILE, PLANS, RESTORED_LOG, ROTA
 from tests.mutants.mutant import Mutant
 
 _FILE = "adapters/event_log.py"
+_QUERY = "adapters/event_query.py"
 _LOG_FILE = "adapters/log_file.py"
 _TARGET = "adapters/log_target.py"
 _GROUP = at(
@@ -18,22 +19,22 @@ MUTANTS = (
     Mutant(
         "log-reads-by-event-id",
         "an event that commits late would be skipped for ever",
-        _FILE,
+        _QUERY,
         "            AND txid < pg_snapshot_xmin(pg_current_snapshot())\n            AND NOT EXISTS",
         "            AND NOT EXISTS",
         at(EVENT_LOG, "test_an_event_is_held_back_while_an_earlier_transaction_may_still_commit"),
     ),
     Mutant(
-        "log-tells-an-order-out-of-sequence",
-        "an order would be told as ended before it was unwinding",
-        _FILE,
-        "     ORDER BY told.place_txid, told.place_id, told.seq\n",
-        "     ORDER BY told.place_txid, told.place_id, told.seq DESC\n",
+        "log-writes-an-order-out-of-sequence",
+        "an order would be logged as ended before it was unwinding",
+        _QUERY,
+        "     ORDER BY due_events.place_txid, due_events.place_id, due_events.seq\n",
+        "     ORDER BY due_events.place_txid, due_events.place_id, due_events.seq DESC\n",
         at(EVENT_LOG, "test_an_orders_events_keep_their_sequence_when_its_transactions_began_in_another[False]"),
     ),
     Mutant(
         "log-keeps-a-torn-line",
-        "a crash would leave half a line, and a line after it that nobody can read",
+        "a crash would leave half a line, and an unreadable line after it",
         _LOG_FILE,
         "    file.truncate(begins + sum(map(len, lines[:kept])))\n",
         "",
@@ -42,18 +43,18 @@ MUTANTS = (
     Mutant(
         "log-never-asks-for-its-bookmark",
         "whatever a database writes again after it went back would be missing for good",
-        _FILE,
+        _QUERY,
         "              OR EXISTS (SELECT FROM mark WHERE starts_with(:line, begins)) THEN 'same'\n",
         "              THEN 'same'\n",
         at(
             RESTORED_LOG,
-            "test_all_that_a_restored_database_has_is_told_after_a_note[between two looks-fewer events]",
+            "test_all_that_a_restored_database_has_is_told_after_a_note[between two polls-fewer events]",
             "test_all_that_a_restored_database_has_is_told_after_a_note[between two workers-fewer events]",
         ),
     ),
     Mutant(
         "log-has-two-writers",
-        "two workers of one machine would tell everything twice",
+        "two workers of one machine would log everything twice",
         _LOG_FILE,
         "    except BlockingIOError:\n        return False\n",
         "    except BlockingIOError:\n        return True\n",
@@ -69,7 +70,7 @@ MUTANTS = (
     ),
     Mutant(
         "log-keeps-a-torn-group",
-        "a crash between two lines that belong together would tell the first of them twice",
+        "a crash between two lines that belong together would log the first of them twice",
         _LOG_FILE,
         "    torn = run[:-1] if is_complete else run\n",
         "    torn = run[:0]\n",
@@ -77,7 +78,7 @@ MUTANTS = (
     ),
     Mutant(
         "log-takes-the-beginning-for-complete",
-        "a crash between the first two lines of a log would tell the first of them twice",
+        "a crash between the first two lines of a log would log the first of them twice",
         _LOG_FILE,
         "    torn = run[:-1] if is_complete else run\n",
         "    torn = run[:-1]\n",
@@ -85,7 +86,7 @@ MUTANTS = (
     ),
     Mutant(
         "log-cuts-off-whole-lines",
-        "each restart would tell the newest event again, and have lost what was written behind it",
+        "each restart would log the newest event again, and have lost what was written behind it",
         _LOG_FILE,
         "    torn = run[:-1] if is_complete else run\n",
         "    torn = run\n",
@@ -108,25 +109,25 @@ MUTANTS = (
         at(EVENT_LOG, "test_a_database_that_is_away_does_not_end_the_follower"),
     ),
     Mutant(
-        "log-tells-no-findings",
-        "whoever reads the log would take a broken invariant for none",
-        _FILE,
+        "log-leaves-out-findings",
+        "a broken invariant would not be in the log",
+        _QUERY,
         "          FROM due JOIN audit_events a USING (txid, event_id)\n",
-        "          FROM due JOIN audit_events a USING (txid, event_id) WHERE a.event = 'told'\n",
+        "          FROM due JOIN audit_events a USING (txid, event_id) WHERE a.event = 'none'\n",
         at(EVENT_LOG, "test_what_the_audit_found_is_told_between_the_orders_events"),
     ),
     Mutant(
         "log-does-not-know-a-findings-place",
-        "a log that ends with a finding would be told from the beginning again",
-        _FILE,
+        "a log that ends with a finding would begin again",
+        _QUERY,
         "                SELECT at, 'audit ' || check_id FROM audit_events\n                 WHERE",
-        "                SELECT at, 'audit ' || check_id FROM audit_events\n                 WHERE event = 'told' AND",
+        "                SELECT at, 'audit ' || check_id FROM audit_events\n                 WHERE event = 'none' AND",
         at(EVENT_LOG, "test_a_log_that_ends_with_a_finding_goes_on_after_it"),
     ),
     Mutant(
         "finding-is-marked-at-a-wrong-place",
-        "each restart would tell the newest finding again",
-        _FILE,
+        "each restart would log the newest finding again",
+        _QUERY,
         "        SELECT a.txid, a.event_id, NULL, NULL, a.event,",
         "        SELECT a.txid, a.event_id - 1, NULL, NULL, a.event,",
         at(EVENT_LOG, "test_a_log_that_ends_with_a_finding_goes_on_after_it"),
@@ -134,7 +135,7 @@ MUTANTS = (
     Mutant(
         "finding-overtakes-an-event",
         "an event that commits after a finding would be skipped for ever",
-        _FILE,
+        _QUERY,
         "            AND txid < pg_snapshot_xmin(pg_current_snapshot())\n          ORDER BY",
         "          ORDER BY",
         at(EVENT_LOG, "test_a_finding_is_held_back_while_an_earlier_transaction_may_still_commit"),
@@ -142,7 +143,7 @@ MUTANTS = (
     Mutant(
         "log-reads-all-for-each-batch",
         "a worker on a new machine would never catch up with a million orders",
-        _FILE,
+        _QUERY,
         "                   AND (later.txid, later.event_id) < (e.txid, e.event_id))\n"
         "          ORDER BY txid, event_id LIMIT :limit)",
         "                   AND (later.txid, later.event_id) < (e.txid, e.event_id)))",
@@ -162,7 +163,7 @@ MUTANTS = (
     ),
     Mutant(
         "log-reads-no-further-back",
-        "a bookmark in a long line would name no event, and everything would be told again with each restart",
+        "a bookmark in a long line would name no event, and everything would be logged again with each restart",
         _LOG_FILE,
         "        if not is_whole:\n            return None\n",
         "",
@@ -175,20 +176,20 @@ MUTANTS = (
     Mutant(
         "log-knows-events-by-their-number-alone",
         "behind a restored database, which uses the numbers again, events would be missing for good",
-        _FILE,
+        _QUERY,
         "              OR EXISTS (SELECT FROM mark WHERE starts_with(:line, begins)) THEN 'same'\n",
         "              OR EXISTS (SELECT FROM mark) THEN 'same'\n",
         at(
             RESTORED_LOG,
-            "test_all_that_a_restored_database_has_is_told_after_a_note[between two looks-another order's event]",
+            "test_all_that_a_restored_database_has_is_told_after_a_note[between two polls-another order's event]",
             "test_a_finding_that_a_restored_database_has_not_is_missed_as_an_event_is"
             "[UPDATE audit_events SET check_id = 'A3']",
         ),
     ),
     Mutant(
         "log-takes-a-standby-for-a-restore",
-        "after a failover everything would be told again because one connection leads to the old primary",
-        _FILE,
+        "after a failover everything would be logged again because one connection leads to the old primary",
+        _QUERY,
         "            WHEN pg_is_in_recovery() THEN 'behind'\n",
         "",
         at(RESTORED_LOG, "test_a_standby_that_has_not_come_as_far_is_waited_for"),
@@ -197,8 +198,8 @@ MUTANTS = (
         "log-goes-on-behind-a-dump",
         "events with lower transaction ids than those of the dump would be missing for good",
         _FILE,
-        "        if found.database in {Standing.OTHER, Standing.AHEAD} and bookmark != BEGINNING:\n",
-        "        if found.database is Standing.OTHER and bookmark != BEGINNING:\n",
+        "        if match in {DatabaseMatch.OTHER, DatabaseMatch.AHEAD} and bookmark != BEGINNING:\n",
+        "        if match is DatabaseMatch.OTHER and bookmark != BEGINNING:\n",
         at(RESTORED_LOG, "test_a_dump_that_its_server_catches_up_with_is_told_whole_too"),
     ),
     Mutant(
@@ -211,7 +212,7 @@ MUTANTS = (
     ),
     Mutant(
         "log-begins-anew",
-        "each restart would tell everything again",
+        "each restart would log everything again",
         _LOG_FILE,
         '        return cls(*place, line[:_BEGINNING_OF_A_LINE].replace("\\x00", "?"))\n',
         '        return cls(*place, "")\n',
@@ -228,7 +229,7 @@ MUTANTS = (
     ),
     Mutant(
         "log-begins-anew-after-a-rotation",
-        "a restart behind a rotation would tell everything again",
+        "a restart behind a rotation would log everything again",
         _TARGET,
         " and (begins := continuation(bookmark)):\n",
         ' and (begins := continuation(bookmark) and ""):\n',
@@ -236,7 +237,7 @@ MUTANTS = (
     ),
     Mutant(
         "log-does-not-see-that-it-was-emptied",
-        "a restart behind copytruncate would tell everything again",
+        "a restart behind copytruncate would log everything again",
         _TARGET,
         " or ours.st_size < self._size\n",
         "\n",
@@ -244,39 +245,39 @@ MUTANTS = (
     ),
     Mutant(
         "log-lock-moves-with-the-log",
-        "a worker that comes during a rotation would tell everything again",
+        "a worker that comes during a rotation would log everything again",
         _TARGET,
         '    return path.with_name(f"{path.name}.lock")\n',
         "    return path\n",
         at(ROTATED_LOG, "test_a_worker_that_comes_while_the_file_is_away_stands_by_and_says_so"),
     ),
     Mutant(
-        "rotation-wakes-nobody",
+        "rotation-wakes-no-follower",
         "SIGHUP would do nothing",
         _FILE,
-        "    for woken in _sleepers:\n        woken.set()\n",
-        "    for woken in _sleepers:\n        woken.clear()\n",
+        "    for wake_up in _sleepers:\n        wake_up.set()\n",
+        "    for wake_up in _sleepers:\n        wake_up.clear()\n",
         at(ROTATED_LOG, "test_a_rotation_wakes_a_follower_that_waits"),
     ),
     Mutant(
-        "standing-by-is-not-told",
-        "nobody would know why a worker writes no log",
+        "standing-by-is-not-logged",
+        "an operator would not know why a worker writes no log",
         _FILE,
-        "            if not is_told:\n",
-        "            if is_told:\n",
+        "            _log.log(level, ",
+        "            _log.debug(",
         at(ROTATED_LOG, "test_a_worker_that_comes_while_the_file_is_away_stands_by_and_says_so"),
     ),
     Mutant(
-        "standard-output-tells-everything",
-        "each restart of a container would tell every event there ever was",
+        "standard-output-gets-everything",
+        "each restart of a container would write every event there ever was",
         _FILE,
-        '        self._told = Bookmark(xmin, 0, "")\n',
-        "        self._told = BEGINNING\n",
+        '        self._written = Bookmark(xmin, 0, "")\n',
+        "        self._written = BEGINNING\n",
         at(ROTATED_LOG, "test_standard_output_gets_what_happens_from_now_on_and_says_from_where"),
     ),
     Mutant(
         "standard-output-holds-up-the-worker",
-        "whoever does not read its output would stop the checkout",
+        "a reader that does not read would stop the checkout",
         _TARGET,
         "            _, is_ready, _ = select.select([], [self._descriptor], [], 0)\n",
         "            is_ready = True\n",
@@ -293,7 +294,7 @@ MUTANTS = (
     ),
     Mutant(
         "worker-goes-on-without-its-log",
-        "saga.log would end, and nobody would know until they needed it",
+        "saga.log would end, unnoticed until it is needed",
         "worker.py",
         "= {stopped, follower, locked_out, failure.known}\n",
         "= {stopped, locked_out, failure.known}\n",
@@ -302,7 +303,7 @@ MUTANTS = (
     ),
     Mutant(
         "worker-ends-well-without-its-log",
-        "a worker whose saga.log has ended would look as if somebody had stopped it",
+        "a worker whose saga.log has ended would look as if an operator had stopped it",
         "worker.py",
         "    if has_ended or not isinstance(ended, asyncio.CancelledError):\n",
         "    if not has_ended and not isinstance(ended, asyncio.CancelledError):\n",
