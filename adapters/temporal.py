@@ -1,4 +1,4 @@
-"""The door to Temporal: the client, what it puts on the wire, and how malformed input is refused."""
+"""Temporal: the connection and its settings, the payload converter, and the refusal of malformed input."""
 
 import os
 import re
@@ -36,11 +36,11 @@ ADVICE = (
     "there."
 )
 NOT_OURS_TO_ASK = frozenset({RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED})
-"""How a server answers a call that these credentials, or this server, have no right or no way to make."""
+"""How a server answers a call that these credentials may not make, or that it does not have."""
 
 _REFUSED = frozenset({RPCStatusCode.UNAUTHENTICATED, RPCStatusCode.PERMISSION_DENIED})
-# The SDK tells a failed connect by its text alone: the server's status, or the alert of one side's TLS.
-_REFUSED_IN_WORDS = (
+# The SDK reports a failed connect as text alone: the server's status, or the alert of one side's TLS.
+_REFUSED_TEXTS = (
     "Unauthenticated",
     "PermissionDenied",
     "InvalidCertificate",
@@ -48,22 +48,21 @@ _REFUSED_IN_WORDS = (
     "AlertReceived",
     "fatal alert",
 )
-
-_PLACE = re.compile(r"TOML parse error at (line \d+, column \d+)")
-# The loader's own words about the names of settings, with nothing of a value in them.
+_POSITION = re.compile(r"TOML parse error at (line \d+, column \d+)")
+# The loader's text on the names of settings; it has no value in it.
 _BOTH = re.compile(r"Cannot specify both \w+ and \w+")
 _CERTIFICATE_SETTING = re.compile(r"TEMPORAL_TLS_\w+_PATH")
 
 
 def is_refused(error: Exception) -> bool:
-    """Tell whether Temporal has answered, and refuses the credentials, rather than being away."""
+    """Return whether Temporal answers and refuses the credentials."""
     if isinstance(error, RPCError) and error.status in _REFUSED:
         return True
-    return isinstance(error, (RPCError, RuntimeError)) and any(word in str(error) for word in _REFUSED_IN_WORDS)
+    return isinstance(error, (RPCError, RuntimeError)) and any(text in str(error) for text in _REFUSED_TEXTS)
 
 
 class _WholeNumbers(JSONTypeConverter):
-    """Refuses 1.5, true and "1" where a whole number is meant; the SDK would make each of them a 1."""
+    """Refuses 1.5, true and "1" for a whole number; the SDK would make each of them a 1."""
 
     def to_typed_value(self, hint: type[Any], value: Any) -> Any:
         if hint is int and type(value) is not int:
@@ -72,7 +71,7 @@ class _WholeNumbers(JSONTypeConverter):
 
 
 class _Shallow(AdvancedJSONEncoder):
-    """Writes dataclasses as the SDK does, without copying first all that is in them: a batch is hundreds of orders."""
+    """Encodes dataclasses as the SDK does, without its deep copy first: a batch is hundreds of orders."""
 
     def default(self, o: Any) -> Any:
         if is_dataclass(o) and not isinstance(o, type):
@@ -80,7 +79,7 @@ class _Shallow(AdvancedJSONEncoder):
         return super().default(o)
 
 
-# The SDK makes a converter for each activity and each activation; what it consists of has no state.
+# Without state, and shared: the SDK makes a converter for each activity and each activation.
 _ENCODINGS = tuple(
     JSONPlainPayloadConverter(encoder=_Shallow, custom_type_converters=[_WholeNumbers()])
     if isinstance(converter, JSONPlainPayloadConverter)
@@ -92,7 +91,7 @@ _ENCODINGS = tuple(
 class CheckoutPayloadConverter(CompositePayloadConverter):
     """JSON, with one addition: a saga's input that does not decode is a refusal.
 
-    The SDK would fail the workflow *task*, and the server would retry it until somebody terminates the
+    The SDK would fail the workflow *task*, and the server would retry it until an operator terminates the
     workflow. Other values keep that behaviour on purpose: an activity result that this build cannot read
     is a bad deploy, and the saga waits for a good one.
     """
@@ -101,10 +100,10 @@ class CheckoutPayloadConverter(CompositePayloadConverter):
         super().__init__(*_ENCODINGS)
 
     def from_payloads(self, payloads: Sequence[Payload], type_hints: list[type] | None = None) -> list[Any]:
-        """Decode values; raise InvalidInput when a type that asks for it does not fit, or is far too long."""
+        """Decode values; raise InvalidInput for malformed or too long input of a type that asks for it."""
         for payload, hint in zip(payloads, type_hints or (), strict=False):
             limit = getattr(hint, "max_payload_bytes", None)
-            # Before decoding: tens of thousands of lines take longer than the 2 s that a workflow task may think.
+            # Before decoding: tens of thousands of lines take longer than the 2 s of a workflow task.
             if limit is not None and len(payload.data) > limit:
                 raise InvalidInput(f"the input has {len(payload.data)} bytes; a {hint.__name__} has {limit} at most")
         try:
@@ -129,7 +128,7 @@ class RefuseWrongArguments(Interceptor):
         self,
         input: WorkflowInterceptorClassInput,  # noqa: A002, ARG002 - the SDK passes it by this name
     ) -> type[WorkflowInboundInterceptor]:
-        """Name the class that wraps each workflow run."""
+        """Return the class that wraps each workflow run."""
         return _RefuseWrongArguments
 
 
@@ -153,25 +152,23 @@ def _parameter_count(run: Callable[..., Any]) -> int:
 def connection_options(api_key_file: Path | None = None) -> dict[str, Any]:
     """Read `TEMPORAL_*` and temporal.toml the way every Temporal tool does, with our default address.
 
-    Certificates, and the API key where it is in a file, are read by each call.
+    Each call reads certificates, and the API key where it is in a file.
 
     Raises:
-        ConfigurationError: the profile, a certificate or the key's file cannot be used. Nothing secret is told.
+        ConfigurationError: the profile, a certificate or the key's file cannot be used. The message has no secret.
     """
     options: dict[str, Any] = {"target_host": DEFAULT_TEMPORAL_ADDRESS, "namespace": "default"}
-    options.update(load_profile())
+    options.update(_load_profile())
     if api_key_file is not None:
         options["api_key"] = _api_key_in(api_key_file)
         options.setdefault("tls", True)  # as the SDK does for a key in the environment
     return options
 
 
-def load_profile() -> dict[str, Any]:
-    """Give the SDK's arguments for a connection. Certificates are read by each call.
+def _load_profile() -> dict[str, Any]:
+    """Load the SDK's arguments for a connection by the SDK's own loader.
 
-    Raises:
-        ConfigurationError: a profile is not there, the file is malformed, or a certificate cannot be read. Nothing of
-            the file or of a secret's value is told.
+    Its error shows the line of the file that it cannot read, which may be the line with the API key.
     """
     try:
         return dict(
@@ -180,8 +177,8 @@ def load_profile() -> dict[str, Any]:
     except OSError as error:
         problem = _unreadable(error)
     except Exception as error:  # noqa: BLE001 - the loader has a class of its own, which the SDK does not export
-        problem = _told(str(error))
-    # Outside of the handlers: the loader's error would be this one's context, with the file's line in it.
+        problem = _profile_problem(str(error))
+    # Outside the handlers: the loader's error would be this one's context, with the file's line in it.
     raise ConfigurationError(problem)
 
 
@@ -193,13 +190,13 @@ def _unreadable(error: OSError) -> str:
     return f"{what} cannot be read: {error.strerror or type(error).__name__}"
 
 
-def _told(said: str) -> str:
+def _profile_problem(message: str) -> str:
     profile = os.environ.get("TEMPORAL_PROFILE", "default")
-    if said == f"Profile '{profile}' not found":
+    if message == f"Profile '{profile}' not found":
         return f"TEMPORAL_PROFILE: there is no profile {profile!a} in the file that TEMPORAL_CONFIG_FILE names"
-    if found := _BOTH.search(said):
+    if found := _BOTH.search(message):
         return f"TEMPORAL_TLS_* or the profile in TEMPORAL_CONFIG_FILE: {found[0]}"
-    where = f"look at {found[1]}" if (found := _PLACE.search(said)) else "look at its encoding and its rights"
+    where = f"see {found[1]}" if (found := _POSITION.search(message)) else "check its encoding and its rights"
     return (
         "the file that TEMPORAL_CONFIG_FILE names, or temporal.toml, is not what Temporal's environment configuration "
         f"expects: {where} (the file may hold secrets and is not shown)"
@@ -220,7 +217,7 @@ def _api_key_in(file: Path) -> str:
 
 
 def place(options: dict[str, Any]) -> str:
-    """Say where Temporal is, without what stands before an @ there: somebody may have put a password into it."""
+    """Return Temporal's address without what comes before an @, which may be a password."""
     before, at, after = str(options["target_host"]).rpartition("@")
     return f"...@{after}" if at else before + after
 
@@ -232,7 +229,7 @@ async def connect(
 
     Raises:
         ConfigurationError: the address is none.
-        RuntimeError: nobody answers at the address.
+        RuntimeError: no server answers at the address.
     """
     options = connection_options(api_key_file)
     if identity:

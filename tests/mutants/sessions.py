@@ -47,7 +47,7 @@ MUTANTS = (
         "session-one-host-is-told",
         "an operator would read of one host alone why there is no session",
         _CONNECTOR,
-        '"; ".join(f"{host}: {words}" if len(said) > 1 else words for host, words in said.items())',
+        '"; ".join(f"{host}: {text}" if len(texts) > 1 else text for host, text in texts.items())',
         "str(telling)",
         at(SESSIONS, "test_when_no_host_gives_a_session_each_is_told"),
     ),
