@@ -44,9 +44,9 @@ class Fact(NamedTuple):
 
 _ENTRY = Fact("right", "schema public", "USAGE")
 
-# As the connected role sees it. Definitions are compared only as far as the code relies on them: a newer release may
-# let a CHECK accept more, or an index hold more rows, unless that makes more of them unique. Subjects are text: a `name`
-# is cut off after 63 bytes.
+# As the connected role sees it. Definitions are compared only as far as the code relies on them: a newer release
+# may let a CHECK accept more, or an index hold more rows, unless that makes more of them unique. Subjects are text: a
+# `name` is cut off after 63 bytes.
 _CATALOGUE = text(r"""
     WITH tables AS (
         SELECT oid, CAST(relname AS text) AS name FROM pg_class
