@@ -7,9 +7,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from temporalio.api.enums.v1 import TaskQueueType, WorkerDeploymentVersionStatus
-from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, DescribeWorkerDeploymentRequest
+from temporalio.api.enums.v1 import WorkerDeploymentVersionStatus as Status
+from temporalio.api.workflowservice.v1 import DescribeWorkerDeploymentRequest
 from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.service import RPCError, RPCStatusCode
@@ -17,7 +16,7 @@ from temporalio.worker import WorkerDeploymentConfig
 
 from adapters.config import WorkerSettings
 from adapters.polled_state import Finding, PolledState
-from adapters.temporal import NOT_OURS_TO_ASK
+from adapters.temporal import NOT_OURS_TO_ASK, describe_task_queue
 
 POLL_SECONDS = 30.0
 
@@ -38,6 +37,13 @@ def deployment_of(settings: WorkerSettings) -> WorkerDeploymentConfig | None:
     )
 
 
+_TEXTS = {
+    Status.WORKER_DEPLOYMENT_VERSION_STATUS_CURRENT: "is current: new orders begin here",
+    Status.WORKER_DEPLOYMENT_VERSION_STATUS_RAMPING: "is ramping: a part of the new orders begins here",
+    Status.WORKER_DEPLOYMENT_VERSION_STATUS_DRAINING: "is not current any more, {instead}: it finishes the orders that "
+    "began here",
+    Status.WORKER_DEPLOYMENT_VERSION_STATUS_DRAINED: "is drained: no open order needs it, its workers can stop",
+}
 _UNVERSIONED = Finding("this worker is unversioned, and so is its task queue: it gets new orders")
 
 
@@ -84,20 +90,10 @@ async def _versioned(client: Client, settings: WorkerSettings) -> Finding:
     instead = f"{current} is" if current else "none is"
     status = next(
         (known.status for known in deployment.version_summaries if known.deployment_version.build_id == build_id),
-        WorkerDeploymentVersionStatus.WORKER_DEPLOYMENT_VERSION_STATUS_CREATED,
+        Status.WORKER_DEPLOYMENT_VERSION_STATUS_CREATED,
     )
-    match status:
-        case WorkerDeploymentVersionStatus.WORKER_DEPLOYMENT_VERSION_STATUS_CURRENT:
-            return Finding(f"version {build_id} of {name} is current: new orders begin here")
-        case WorkerDeploymentVersionStatus.WORKER_DEPLOYMENT_VERSION_STATUS_RAMPING:
-            return Finding(f"version {build_id} of {name} is ramping: a part of the new orders begins here")
-        case WorkerDeploymentVersionStatus.WORKER_DEPLOYMENT_VERSION_STATUS_DRAINING:
-            return Finding(
-                f"version {build_id} of {name} is not current any more, {instead}: "
-                "it finishes the orders that began here"
-            )
-        case WorkerDeploymentVersionStatus.WORKER_DEPLOYMENT_VERSION_STATUS_DRAINED:
-            return Finding(f"version {build_id} of {name} is drained: no open order needs it, its workers can stop")
+    if (text := _TEXTS.get(status)) is not None:
+        return Finding(f"version {build_id} of {name} {text.format(instead=instead)}")
     return _idle(client, settings, instead)
 
 
@@ -110,13 +106,7 @@ def _idle(client: Client, settings: WorkerSettings, instead: str) -> Finding:
 
 
 async def _unversioned(client: Client, settings: WorkerSettings) -> Finding:
-    described = await client.workflow_service.describe_task_queue(
-        DescribeTaskQueueRequest(
-            namespace=client.namespace,
-            task_queue=TaskQueue(name=settings.task_queue),
-            task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
-        )
-    )
+    described = await describe_task_queue(client, settings.task_queue)
     current = described.versioning_info.current_deployment_version
     if not current.build_id:
         return _UNVERSIONED

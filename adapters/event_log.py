@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters import event_query
 from adapters.event_query import DatabaseMatch, place_of
-from adapters.log_file import BEGINNING, OTHER_DATABASE, Bookmark, append, marked
+from adapters.log_file import BEGINNING, OTHER_DATABASE, Bookmark, marked
 from adapters.log_setup import ORDERS_LOGGER
 from adapters.log_target import LogFile, StandardOutput, Target
 from adapters.polled_state import PolledState
@@ -50,7 +50,7 @@ async def follow(engine: AsyncEngine, path: Path, *, must_tell: bool = False) ->
         path: the file. Where another worker has its lock, this one stands by.
         must_tell: whether standing by is logged as an error.
     """
-    file = LogFile(path, append)
+    file = LogFile(path)
     try:
         if not file.claim():
             level = logging.ERROR if must_tell else logging.INFO

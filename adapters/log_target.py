@@ -3,19 +3,16 @@
 import asyncio
 import os
 import select
-from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 from typing import Final, Protocol
 
-from adapters.log_file import Bookmark, claim, continuation, last_bookmark, opened
+from adapters.log_file import Bookmark, append, claim, continuation, last_bookmark, opened
 
 STDOUT: Final = Path("-")
 """The path that means standard output."""
 
 _POLL_SECONDS = 0.05
-
-Append = Callable[[FileIO, str], None]
 
 
 def lock_of(path: Path) -> Path:
@@ -41,15 +38,10 @@ class LogFile:
 
     The lock is on a file beside it, which stays where it is when the log is moved: a worker that starts meanwhile finds
     no log, and the lock taken. The log itself is locked too, as workers of an earlier version do.
-
-    Args:
-        path: the log.
-        append: writes lines to an open file.
     """
 
-    def __init__(self, path: Path, append: Append) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._append = append
         self._lock = opened(lock_of(path))
         self._file: FileIO | None = None
         self._size = 0
@@ -90,7 +82,7 @@ class LogFile:
         self._write(text)
 
     def _write(self, text: str) -> None:
-        self._append(self._opened(), text)
+        append(self._opened(), text)
         self._size = os.fstat(self._opened().fileno()).st_size
 
     def follow_rotation(self, bookmark: Bookmark) -> bool:

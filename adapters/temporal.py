@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from temporalio.api.common.v1 import Payload
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, DescribeTaskQueueResponse
 from temporalio.client import Client
 from temporalio.converter import (
     AdvancedJSONEncoder,
@@ -143,6 +146,17 @@ class _RefuseWrongArguments(WorkflowInboundInterceptor):
         if None in input.args:
             raise InvalidInput(f"{input.type.__name__} needs an input value; null is none")
         return await super().execute_workflow(input)
+
+
+async def describe_task_queue(client: Client, task_queue: str) -> DescribeTaskQueueResponse:
+    """Describe a task queue's workflow side, which needs no right that a worker does not need anyway."""
+    return await client.workflow_service.describe_task_queue(
+        DescribeTaskQueueRequest(
+            namespace=client.namespace,
+            task_queue=TaskQueue(name=task_queue),
+            task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+        )
+    )
 
 
 def _parameter_count(run: Callable[..., Any]) -> int:

@@ -9,15 +9,12 @@ import logging
 from pathlib import Path
 from typing import Any, NoReturn
 
-from temporalio.api.enums.v1 import TaskQueueType
-from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
 from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from adapters.polled_state import PolledState
-from adapters.temporal import ADVICE, connection_options, is_refused
+from adapters.temporal import ADVICE, connection_options, describe_task_queue, is_refused
 from adapters.worker_run import use_client
 
 POLL_SECONDS = 5.0
@@ -79,14 +76,8 @@ async def _connected_anew(client: Client, options: dict[str, Any]) -> Client:
 
 async def _refusal(worker: Worker) -> str | None:
     """Describe the worker's task queue; return Temporal's refusal, an empty text, or None where it does not answer."""
-    client = worker.client
-    asked = DescribeTaskQueueRequest(
-        namespace=client.namespace,
-        task_queue=TaskQueue(name=worker.task_queue),
-        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
-    )
     try:
-        await client.workflow_service.describe_task_queue(asked)
+        await describe_task_queue(worker.client, worker.task_queue)
     except (RPCError, RuntimeError) as error:
         return _first_line(error) if is_refused(error) else None
     return ""

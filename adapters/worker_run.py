@@ -5,11 +5,12 @@ The SDK gives up a minute after Temporal began to refuse a worker's polls.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
-from temporalio.client import Client, WorkflowHistory
-from temporalio.worker import Plugin, Replayer, ReplayerConfig, Worker, WorkerConfig, WorkflowReplayResult
+from temporalio.client import Client
+from temporalio.plugin import SimplePlugin
+from temporalio.worker import Worker
 
 # SDK 1.35 may wait for ever for the end of a worker that has failed.
 _SHUTDOWN_SECONDS = 5.0
@@ -60,16 +61,13 @@ def use_client(worker: Worker, client: Client) -> None:
             plugin.use_client(client)
 
 
-class Companion(Plugin):
+class Companion(SimplePlugin):
     """Runs a second worker beside a worker, whose slots it must not take; ends it once the first has drained."""
 
     def __init__(self, make: Callable[[Worker], Worker]) -> None:
+        super().__init__("checkout.companion")
         self._make = make
         self._running: Worker | None = None
-
-    def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
-        """Change nothing."""
-        return config
 
     async def run_worker(self, worker: Worker, next: Callable[[Worker], Awaitable[None]]) -> None:  # noqa: A002
         """Run both; where the companion fails for good, the worker ends with its error."""
@@ -80,19 +78,3 @@ class Companion(Plugin):
         """Give the running companion another client."""
         if self._running is not None:
             self._running.client = client
-
-    def configure_replayer(self, config: ReplayerConfig) -> ReplayerConfig:
-        """Change nothing."""
-        return config
-
-    def run_replayer(
-        self,
-        replayer: Replayer,
-        histories: AsyncIterator[WorkflowHistory],
-        next: Callable[  # noqa: A002 - the SDK passes it by this name
-            [Replayer, AsyncIterator[WorkflowHistory]],
-            AbstractAsyncContextManager[AsyncIterator[WorkflowReplayResult]],
-        ],
-    ) -> AbstractAsyncContextManager[AsyncIterator[WorkflowReplayResult]]:
-        """Change nothing."""
-        return next(replayer, histories)

@@ -412,7 +412,7 @@ def test_nobody_beyond_this_machine_gets_at_a_server_and_a_persons_own_settings_
         ]
         assert set(listening) == {"127.0.0.1"}
     # Root's Postgres may live below the temporary folder.
-    assert [file for folder in (tmp_path, temporary) for file in folder.rglob("*.told")] == []
+    assert [file for folder in (tmp_path, temporary) for file in folder.rglob("*.new-password")] == []
 
 
 def test_a_child_that_does_not_end_when_it_is_asked_is_killed(tmp_path: Path) -> None:

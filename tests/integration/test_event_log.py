@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters import event_log, event_query, log_file
+from adapters import event_log, event_query, log_file, log_target
 from adapters.log_file import Bookmark
 from tests.conftest import Database
 
@@ -269,7 +269,7 @@ async def test_a_full_disk_does_not_end_the_follower_and_leaves_no_half_line(
         append(file, text[: len(text) // 2])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(event_log, "append", half)
+    monkeypatch.setattr(log_target, "append", half)
 
     async with following(engine, log):
         await insert(database, "one", "two")

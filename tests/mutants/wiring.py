@@ -1,7 +1,4 @@
-"""Faults between a tested part and a person: worker.py's start, settings and drain, devstack, and figures that follow.
-
-Each part works by itself; what is wrong is who gets it.
-"""
+"""Faults in how tested parts are put together: worker.py's start, settings and drain, devstack, and figures."""
 
 from tests.mutants.killers import (
     AUDIT,
@@ -34,15 +31,15 @@ _VOUCHED = "test_what_an_operator_vouched_for_is_not_counted_against_the_order"
 MUTANTS = (
     Mutant(
         "demo-takes-any-ending",
-        "a newcomer would be told that all is well of an order that ended otherwise",
+        "the demo would report success for an order that ended otherwise",
         "devstack/demo.py",
         "            ended\n            and self.answer.code",
         "            self.answer.code",
-        at(DEMO_VERDICT, "test_an_order_of_which_the_starter_says_something_else_is_not"),
+        at(DEMO_VERDICT, "test_an_order_of_which_the_starter_reports_something_else_is_not"),
     ),
     Mutant(
-        "demo-looks-at-no-money",
-        "a newcomer would be told that all is well of money that is gone",
+        "demo-checks-no-money",
+        "the demo would report success though money is gone",
         "devstack/scenarios.py",
         "        and after.balance_minor == before.balance_minor - scenario.spent_minor\n",
         "",
@@ -558,7 +555,7 @@ MUTANTS = (
         "embedded-superusers-password-is-left-behind",
         "the password would lie beside the data, for the server's user",
         "devstack/postgres.py",
-        "            told.unlink(missing_ok=True)\n",
+        "            password_file.unlink(missing_ok=True)\n",
         "            pass\n",
         at(EMBEDDED, "test_nobody_beyond_this_machine_gets_at_a_server_and_a_persons_own_settings_lead_none_elsewhere"),
     ),
