@@ -65,7 +65,7 @@ STORIES = {
     Kind.UNDO_FAILS_THEN_WORKS: f"{{undo}} failed {TIMES} times without effect, and would then have worked",
     Kind.UNDO_REPEATED: "{undo} took effect, its report was lost, and it was tried again",
     Kind.UNDO_LATE: "an attempt of {undo} timed out, a second one worked, and the first acted after the end",
-    Kind.UNDO_STUCK: "{undo} failed for good, round after round, until it was mended and tried again",
+    Kind.UNDO_STUCK: "{undo} failed for good, round after round, until it was fixed and tried again",
     Kind.UNDO_CANCELLED_BEFORE: "a cancel was asked for while {undo} had begun and had no effect yet",
     Kind.UNDO_CANCELLED_AFTER: "a cancel was asked for while {undo} had taken effect and not reported it yet",
     Kind.DO_RESTARTED_BEFORE: "the worker was lost while {do} had begun and had no effect yet",
@@ -153,7 +153,7 @@ def matrix(steps: Sequence[Step], *, can_be_retried: bool = False) -> list[Case]
 
 
 def total(steps: Sequence[Step]) -> Counts:
-    """Add up the effects of some steps; what cancels itself out is not there."""
+    """Add up the effects of some steps, without sums of zero."""
     names = {name for step in steps for name in step.effect}
     sums = {name: sum(step.effect.get(name, 0) for step in steps) for name in sorted(names)}
     return {name: count for name, count in sums.items() if count}

@@ -1,4 +1,4 @@
-"""What the kit has to be told about a saga."""
+"""The description of a saga that the kit needs."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -9,7 +9,7 @@ from temporalio.client import WorkflowHandle
 from temporalio.worker import Interceptor
 
 Counts = Mapping[str, int]
-"""How much there is of what: `{"rooms": 3, "seats": 9}`. Any countable thing will do, money in its minor units too."""
+"""How many there are of each thing: `{"rooms": 3, "seats": 9}`; money in its minor units."""
 
 Handle = WorkflowHandle[Any, Any]
 
@@ -24,9 +24,9 @@ class Step:
     undo: str
     """The activity type of its undo."""
     effect: Counts
-    """By how much the step changes the counts that the probe takes: `{"rooms": -1}`."""
+    """By how much the step changes the probe's counts: `{"rooms": -1}`."""
     is_irrevocable: bool = False
-    """There is no way back once the step took effect: the saga goes forward. The last step alone can be so."""
+    """The step cannot be undone once it took effect: the saga goes forward. Only the last step can be so."""
 
 
 async def _cancel(handle: Handle) -> None:
@@ -39,18 +39,17 @@ def _always(_result: Any) -> bool:
 
 @dataclass(frozen=True)
 class SagaUnderTest:
-    """How to run one saga, and how to look at what it did."""
+    """How to run one saga, and how to see its effects."""
 
     start: Callable[[], Awaitable[Handle]]
     """Starts a new saga, under a new workflow id, on a task queue that no other worker polls."""
     worker: Callable[[Sequence[Interceptor]], AbstractAsyncContextManager[Any]]
     """Makes a worker for that task queue, with these interceptors. Called again where a worker is to be lost."""
     probe: Callable[[str], Awaitable[Counts]]
-    """Counts the world, given the workflow id. Count what this saga holds, or, where nobody else is at work,
-    what is left. Called while nothing of the saga runs, or while its attempt is held up."""
+    """Counts the world, given the workflow id: what this saga holds, or, where no other saga runs, what is left.
+    Called while nothing of the saga runs, or while its attempt is held."""
     is_completed: Callable[[Any], bool] = _always
-    """Tells from the workflow's result whether the saga did what was asked for. A saga that fails, or is
-    cancelled, did not."""
+    """Whether a workflow with this result completed its saga. One that fails, or is cancelled, did not."""
     cancel: Callable[[Handle], Awaitable[Any]] = _cancel
     """Asks the saga to cancel. Temporal's own cancel, unless the saga has a way of its own."""
     retry: Callable[[Handle], Awaitable[Any]] | None = None

@@ -91,10 +91,10 @@ MUTANTS = (
     ),
     Mutant(
         "setup-follows-the-search-path",
-        "the tables would be where the service does not look",
+        "the tables would be in a schema that the service does not use",
         _SETUP,
-        "SET LOCAL search_path = public, pg_temp;\n\n-- Two people",
-        "\n-- Two people",
+        "SET LOCAL search_path = public, pg_temp;\n\n-- Two runs",
+        "\n-- Two runs",
         at(SETUP_OWNER, "test_any_search_path_will_do"),
     ),
     Mutant(

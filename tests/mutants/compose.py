@@ -391,7 +391,7 @@ MUTANTS = (
         "compose-postgres-as-root",
         "whoever breaks into the database's server would be root in its container",
         _FILE,
-        "    # Not root, which the image would start as and give its data folder away.\n    user: postgres\n",
+        "    # Not root: the image would start as root and chown its data folder.\n    user: postgres\n",
         "",
         _RIGHTS,
     ),
