@@ -12,8 +12,8 @@ EVERY = {
     # tests/faults
     "test_a_trip_keeps_its_promises": 5,
     # tests/integration
-    "test_a_check_tells_what_the_start_would": 3,
-    "test_a_follower_that_fails_while_the_worker_drains_is_told_too": 2,
+    "test_a_check_reports_what_the_start_would": 3,
+    "test_a_follower_that_fails_during_the_drain_is_reported_too": 2,
     "test_a_server_that_does_not_answer_is_given_up_when_the_settings_say": 2,
     "test_a_worker_refuses_a_namespace_without_its_search_attributes": 3,
     "test_a_worker_that_cannot_start_says_why_and_what_to_do": 3,
@@ -101,10 +101,10 @@ SLOW_FILES = frozenset(
 SLOW_TESTS = frozenset(
     {
         # tests/integration
-        "test_a_check_tells_of_both_servers_at_once",
+        "test_a_check_reports_both_servers_at_once",
         "test_a_drained_worker_waits_no_longer_than_its_grace",
         "test_a_part_that_dies_ends_all_of_it_and_is_named",
-        "test_a_schema_one_version_behind_rejects_nobody",
+        "test_a_schema_one_version_behind_rejects_no_order",
         "test_a_worker_refuses_a_namespace_that_is_not_there",
         "test_a_worker_that_is_interrupted_in_its_terminal_drains_too",
         "test_a_worker_whose_api_key_is_refused_at_start_says_so",

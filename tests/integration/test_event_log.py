@@ -36,7 +36,7 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.02)
 
 
-def told(path: Path, order_id: str = "") -> list[tuple[str, int]]:
+def logged(path: Path, order_id: str = "") -> list[tuple[str, int]]:
     """Give what the log says: order and number of each line."""
     text = path.read_text() if path.exists() else ""
     found = [(name, int(number)) for name, number in re.findall(r"^\S+Z (\S+) #(\d+) ", text, re.MULTILINE)]
@@ -84,7 +84,7 @@ async def test_each_change_is_one_line_that_leads_to_the_history(
             "UPDATE orders SET status = 'rejected', changed_by = 'a person', reason = E'too\\nlate'"
             " WHERE order_id = 'one'"
         )
-        await until(lambda: len(told(log)) == 2)
+        await until(lambda: len(logged(log)) == 2)
 
     first, second = log.read_text().splitlines()
     assert re.match(
@@ -107,7 +107,7 @@ async def test_an_event_of_a_batch_leads_to_the_batch_until_the_orders_own_saga_
         )
         for status, by in later:
             await database.run(f"UPDATE orders SET status = '{status}', changed_by = '{by}'")
-        await until(lambda: len(told(log)) == len(moves))
+        await until(lambda: len(logged(log)) == len(moves))
 
     assert re.findall(r" workflow=(\S+)", log.read_text()) == ["bulk-4711"] * 2 + ["checkout-one"] * 2
 
@@ -118,15 +118,15 @@ async def test_a_restart_goes_on_where_the_last_whole_line_ends(
     log = folder / "saga.log"
     await insert(database, "one", "two", "three")
     async with following(engine, log):
-        await until(lambda: len(told(log)) == 3)
+        await until(lambda: len(logged(log)) == 3)
     torn = log.read_text()[:-10]
     log.write_text(torn)
     await insert(database, "four")
 
     async with following(engine, log):
-        await until(lambda: len(told(log)) == 4)
+        await until(lambda: len(logged(log)) == 4)
 
-    assert sorted(told(log)) == [("four", 1), ("one", 1), ("three", 1), ("two", 1)]
+    assert sorted(logged(log)) == [("four", 1), ("one", 1), ("three", 1), ("two", 1)]
     whole = re.compile(r"20\S+Z \S+ #1 pending by accept workflow=checkout-\w+ pos=\d+\.\d+")
     assert all(whole.fullmatch(line) for line in log.read_text().splitlines())
 
@@ -143,12 +143,12 @@ async def test_an_event_is_held_back_while_an_earlier_transaction_may_still_comm
     async with following(engine, log):
         await insert(database, "fast")
         await polls.happen()
-        assert told(log) == []
+        assert logged(log) == []
         await transaction.commit()
         await slow.close()
-        await until(lambda: len(told(log)) == 2)
+        await until(lambda: len(logged(log)) == 2)
 
-    assert told(log) == [("slow", 1), ("fast", 1)]
+    assert logged(log) == [("slow", 1), ("fast", 1)]
 
 
 async def test_a_finding_is_held_back_while_an_earlier_transaction_may_still_commit(
@@ -196,23 +196,23 @@ async def test_an_orders_events_keep_their_sequence_when_its_transactions_began_
         await finish()
     async with following(engine, log):
         if begins_while_following:
-            await until(lambda: len(told(log)) == 1)
+            await until(lambda: len(logged(log)) == 1)
             await finish()
         await insert(database, "two")
-        await until(lambda: len(told(log)) == 4)
+        await until(lambda: len(logged(log)) == 4)
 
-    assert told(log, "one") == [("one", 1), ("one", 2), ("one", 3)]
+    assert logged(log, "one") == [("one", 1), ("one", 2), ("one", 3)]
     async with following(engine, log):
         await insert(database, "three")
-        await until(lambda: ("three", 1) in told(log))
-    assert len(told(log)) == len(set(told(log))) == 5
+        await until(lambda: ("three", 1) in logged(log))
+    assert len(logged(log)) == len(set(logged(log))) == 5
 
 
 @pytest.mark.parametrize("is_first", [False, True])
 async def test_a_crash_among_lines_that_belong_together_loses_none_of_them_and_repeats_none(
     engine: AsyncEngine, database: Database, folder: Path, is_first: bool
 ) -> None:
-    """The second line is told ahead of its own transaction, because of the third: both, or neither."""
+    """The second line is logged ahead of its own transaction, because of the third: both, or neither."""
     log = folder / "saga.log"
     if not is_first:
         await insert(database, "zero")
@@ -224,15 +224,15 @@ async def test_a_crash_among_lines_that_belong_together_loses_none_of_them_and_r
     await early.close()
     whole = ([] if is_first else [("zero", 1)]) + [("one", 1), ("one", 2)]
     async with following(engine, log):
-        await until(lambda: told(log) == whole)
+        await until(lambda: logged(log) == whole)
     lines = log.read_text().splitlines(keepends=True)
     log.write_text("".join(lines[:-1]))
 
     async with following(engine, log):
         await insert(database, "two")
-        await until(lambda: ("two", 1) in told(log))
+        await until(lambda: ("two", 1) in logged(log))
 
-    assert told(log) == [*whole, ("two", 1)]
+    assert logged(log) == [*whole, ("two", 1)]
 
 
 async def test_a_crash_among_the_first_lines_of_another_database_keeps_those_of_the_one_before(
@@ -244,7 +244,7 @@ async def test_a_crash_among_the_first_lines_of_another_database_keeps_those_of_
 
     async with following(engine, log):
         await insert(database, "one")
-        await until(lambda: ("one", 1) in told(log))
+        await until(lambda: ("one", 1) in logged(log))
 
     assert log.read_text().splitlines(keepends=True)[:3] == [*before, "# another database from here on\n"]
     assert [line for line in log.read_text().splitlines()[3:] if " one #1 " not in line] == []
@@ -254,7 +254,7 @@ async def test_a_crash_among_the_first_lines_of_another_database_keeps_those_of_
 async def test_a_full_disk_does_not_end_the_follower_and_leaves_no_half_line(
     engine: AsyncEngine, database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch, found: str
 ) -> None:
-    """Whether it is full when events are told, or when it is noted that another database begins."""
+    """Whether it is full when events are logged, or when it is noted that another database begins."""
     log = folder / "saga.log"
     log.write_text(found)
     append = log_file.append
@@ -273,10 +273,10 @@ async def test_a_full_disk_does_not_end_the_follower_and_leaves_no_half_line(
 
     async with following(engine, log):
         await insert(database, "one", "two")
-        await until(lambda: ("two", 1) in told(log))
+        await until(lambda: ("two", 1) in logged(log))
 
     assert full.is_set()
-    assert sorted(told(log)) == [*([("old", 1)] if found else []), ("one", 1), ("two", 1)]
+    assert sorted(logged(log)) == [*([("old", 1)] if found else []), ("one", 1), ("two", 1)]
     noted = "# another database from here on\n" if found else ""
     lines = log.read_text().removeprefix(found + noted).splitlines()
     assert len(lines) == 2
@@ -294,13 +294,13 @@ async def test_one_follower_writes_and_another_takes_over(
         async with following(engine, log):
             await polls.happen()
             await insert(database, "one", "two")
-            await until(lambda: len(told(log)) >= 2)
+            await until(lambda: len(logged(log)) >= 2)
             await polls.happen()
     async with following(engine, log):
         await insert(database, "three")
-        await until(lambda: ("three", 1) in told(log))
+        await until(lambda: ("three", 1) in logged(log))
 
-    assert sorted(told(log)) == [("one", 1), ("three", 1), ("two", 1)]
+    assert sorted(logged(log)) == [("one", 1), ("three", 1), ("two", 1)]
 
 
 async def test_a_log_of_another_database_is_continued_from_the_beginning_of_this_one(
@@ -311,7 +311,7 @@ async def test_a_log_of_another_database_is_continued_from_the_beginning_of_this
     await insert(database, "one")
 
     async with following(engine, log):
-        await until(lambda: len(told(log)) == 2)
+        await until(lambda: len(logged(log)) == 2)
 
     assert "# another database from here on" in log.read_text()
 
@@ -327,7 +327,7 @@ async def test_a_restored_dump_is_noticed(
         await database.run("UPDATE order_events SET txid = '0'")
 
     async with following(engine, folder / "again.log"):
-        await until(lambda: told(folder / "again.log") == [("one", 1)])
+        await until(lambda: logged(folder / "again.log") == [("one", 1)])
 
 
 async def test_a_database_that_is_away_does_not_end_the_follower(
@@ -338,16 +338,16 @@ async def test_a_database_that_is_away_does_not_end_the_follower(
 
     async with following(engine, log):
         await insert(database, "one")
-        await until(lambda: len(told(log)) == 1)
+        await until(lambda: len(logged(log)) == 1)
         await database.run(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE usename = 'checkout' AND datname = current_database()"
         )
         await insert(database, "two")
-        await until(lambda: len(told(log)) == 2)
+        await until(lambda: len(logged(log)) == 2)
 
 
-async def test_what_the_audit_found_is_told_between_the_orders_events(
+async def test_what_the_audit_found_is_logged_between_the_orders_events(
     engine: AsyncEngine, database: Database, folder: Path
 ) -> None:
     log = folder / "saga.log"
@@ -359,10 +359,10 @@ async def test_what_the_audit_found_is_told_between_the_orders_events(
     await insert(database, "two")
 
     async with following(engine, log):
-        await until(lambda: len(told(log)) == 2)
+        await until(lambda: len(logged(log)) == 2)
     async with following(engine, log):
         await insert(database, "three")
-        await until(lambda: len(told(log)) == 3)
+        await until(lambda: len(logged(log)) == 3)
 
     lines = log.read_text().splitlines()
     assert len(lines) == 4
@@ -382,6 +382,6 @@ async def test_a_log_that_ends_with_a_finding_goes_on_after_it(
 
     async with following(engine, log):
         await insert(database, "one")
-        await until(lambda: len(told(log)) == 1)
+        await until(lambda: len(logged(log)) == 1)
 
     assert len(log.read_text().splitlines()) == 4

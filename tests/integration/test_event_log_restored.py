@@ -14,7 +14,7 @@ from devstack.ports import free_port
 from devstack.postgres import PostgresServer
 from devstack.stack import DATABASE, ROLE, make_database
 from tests.conftest import Database
-from tests.integration.test_event_log import Polls, following, insert, told, until
+from tests.integration.test_event_log import Polls, following, insert, logged, until
 from tests.memory import folder_in_memory
 
 NOTE = "# another database from here on"
@@ -29,7 +29,7 @@ def polls(monkeypatch: pytest.MonkeyPatch) -> Polls:
 
 
 def after_the_note(log: Path) -> list[tuple[str, int]]:
-    """Give what was told of the newest database, and require that just one other came before it."""
+    """Give what was logged of the newest database, and require that just one other came before it."""
     before, after = log.read_text().split(f"{NOTE}\n")
     assert before
     return [(name, int(number)) for name, number in re.findall(r"^\S+Z (\S+) #(\d+) ", after, re.MULTILINE)]
@@ -64,7 +64,7 @@ OTHER_NUMBER = "UPDATE order_events SET seq = 2 WHERE order_id = 'b-1'"
     ids=["fewer events", "no events", "another order's event", "another instant", "another number"],
 )
 @pytest.mark.parametrize("is_followed", [True, False], ids=["between two polls", "between two workers"])
-async def test_all_that_a_restored_database_has_is_told_after_a_note(
+async def test_all_that_a_restored_database_has_is_logged_after_a_note(
     restored: str,
     left: list[tuple[str, int]],
     is_followed: bool,
@@ -77,7 +77,7 @@ async def test_all_that_a_restored_database_has_is_told_after_a_note(
     async with following(engine, log):
         await insert(database, "a-1")
         await insert(database, "b-1")
-        await until(lambda: len(told(log)) == 2)
+        await until(lambda: len(logged(log)) == 2)
         if is_followed:
             await go_back(database, restored)
             await polls.happen()
@@ -86,7 +86,7 @@ async def test_all_that_a_restored_database_has_is_told_after_a_note(
 
     async with following(engine, log):
         await insert(database, "d-1")
-        await until(lambda: ("d-1", 1) in told(log))
+        await until(lambda: ("d-1", 1) in logged(log))
 
     assert after_the_note(log) == [*left, ("d-1", 1)]
 
@@ -97,7 +97,7 @@ async def test_a_restore_to_after_the_newest_line_goes_on_without_a_note(
     log = folder / "saga.log"
     async with following(engine, log):
         await insert(database, "a-1")
-        await until(lambda: len(told(log)) == 1)
+        await until(lambda: len(logged(log)) == 1)
         await go_back(
             database,
             "CREATE TABLE backup AS TABLE order_events; DELETE FROM order_events;"
@@ -105,7 +105,7 @@ async def test_a_restore_to_after_the_newest_line_goes_on_without_a_note(
         )
         await polls.happen()
         await insert(database, "b-1")
-        await until(lambda: len(told(log)) == 2)
+        await until(lambda: len(logged(log)) == 2)
 
     assert NOTE not in log.read_text()
 
@@ -123,7 +123,7 @@ async def test_a_finding_that_a_restored_database_has_not_is_missed_as_an_event_
         assert NOTE not in log.read_text()
         await go_back(database, change)
         await insert(database, "b-1")
-        await until(lambda: ("b-1", 1) in told(log))
+        await until(lambda: ("b-1", 1) in logged(log))
 
     assert after_the_note(log) == [("a-1", 1), ("b-1", 1)]
 
@@ -136,24 +136,24 @@ async def test_the_log_goes_back_as_often_as_the_database_does(
         await insert(database, "a-1")
         for _ in range(2):
             await insert(database, "b-1")
-            await until(lambda: told(log)[-1:] == [("b-1", 1)])
+            await until(lambda: logged(log)[-1:] == [("b-1", 1)])
             await go_back(database, FEWER)
             await polls.happen()
         await insert(database, "c-1")
-        await until(lambda: ("c-1", 1) in told(log))
+        await until(lambda: ("c-1", 1) in logged(log))
 
     assert log.read_text().count(NOTE) == 2
-    assert told(log) == [("a-1", 1), ("b-1", 1), ("a-1", 1), ("b-1", 1), ("a-1", 1), ("c-1", 1)]
+    assert logged(log) == [("a-1", 1), ("b-1", 1), ("a-1", 1), ("b-1", 1), ("a-1", 1), ("c-1", 1)]
 
 
-async def test_a_dump_of_a_server_that_is_ahead_is_told_whole_once_its_events_are_given_to_the_past(
+async def test_a_dump_of_a_server_that_is_ahead_is_logged_whole_once_its_events_have_old_ids(
     engine: AsyncEngine, database: Database, folder: Path, polls: Polls, caplog: pytest.LogCaptureFixture
 ) -> None:
     """New events have lower transaction ids than those of the dump, and the bookmark is still there."""
     log = folder / "saga.log"
     async with following(engine, log):
         await insert(database, "a-1")
-        await until(lambda: len(told(log)) == 1)
+        await until(lambda: len(logged(log)) == 1)
         [newest] = log.read_text().splitlines()
         ahead = newest.replace(newest.rsplit("pos=", 1)[1].split(".")[0], "4000000000")
     log.write_text(f"{ahead}\n")
@@ -163,27 +163,27 @@ async def test_a_dump_of_a_server_that_is_ahead_is_told_whole_once_its_events_ar
         await insert(database, "b-1")
         await until(lambda: "another server's dump" in caplog.text)
         await polls.happen()
-        assert told(log) == [("a-1", 1)]
+        assert logged(log) == [("a-1", 1)]
         await go_back(database, "UPDATE order_events SET txid = '0'")
-        await until(lambda: ("b-1", 1) in told(log))
+        await until(lambda: ("b-1", 1) in logged(log))
 
     assert after_the_note(log) == [("a-1", 1), ("b-1", 1)]
 
 
-async def test_a_dump_that_its_server_catches_up_with_is_told_whole_too(
+async def test_a_dump_that_its_server_catches_up_with_is_logged_whole_too(
     engine: AsyncEngine, database: Database, folder: Path, polls: Polls
 ) -> None:
     log = folder / "saga.log"
     async with following(engine, log):
         await insert(database, "a-1")
-        await until(lambda: len(told(log)) == 1)
+        await until(lambda: len(logged(log)) == 1)
         ours = await database.value("SELECT txid::text FROM order_events")
         await go_back(database, "UPDATE order_events SET txid = '4000000000'")
         await polls.happen()
         await insert(database, "b-1")
     async with following(engine, log):
         await go_back(database, f"UPDATE order_events SET txid = '{ours}' WHERE order_id = 'a-1'")
-        await until(lambda: ("b-1", 1) in told(log))
+        await until(lambda: ("b-1", 1) in logged(log))
 
     assert after_the_note(log) == [("a-1", 1), ("b-1", 1)]
 
@@ -200,7 +200,7 @@ async def test_a_standby_that_has_not_come_as_far_is_waited_for(database: Databa
     async with following(engine, log):
         await insert(database, "a-1")
         await insert(database, "b-1")
-        await until(lambda: len(told(log)) == 2)
+        await until(lambda: len(logged(log)) == 2)
         await go_back(database, f"CREATE TABLE kept AS TABLE order_events; CREATE TABLE follows (); {FEWER}")
         await polls.happen()
         await go_back(
@@ -209,11 +209,11 @@ async def test_a_standby_that_has_not_come_as_far_is_waited_for(database: Databa
             "INSERT INTO order_events OVERRIDING SYSTEM VALUE SELECT * FROM kept WHERE order_id = 'b-1'",
         )
         await insert(database, "c-1")
-        await until(lambda: ("c-1", 1) in told(log))
+        await until(lambda: ("c-1", 1) in logged(log))
     await engine.dispose()
 
     assert NOTE not in log.read_text()
-    assert told(log) == [("a-1", 1), ("b-1", 1), ("c-1", 1)]
+    assert logged(log) == [("a-1", 1), ("b-1", 1), ("c-1", 1)]
 
 
 def copy(source: Path, target: Path) -> None:
@@ -238,20 +238,20 @@ async def test_a_data_folder_that_is_put_back_under_a_follower_loses_no_event(
             engine = create_engine(database.url)
             async with following(engine, log):
                 await insert(database, "a-1")
-                await until(lambda: len(told(log)) == 1)
+                await until(lambda: len(logged(log)) == 1)
                 server.stop()
                 copy(data, backup)
                 server.start()
                 for number in range(10):
                     await insert(database, f"b-{number}")
-                await until(lambda: len(told(log)) == 11)
+                await until(lambda: len(logged(log)) == 11)
                 server.stop()
                 shutil.rmtree(data)
                 copy(backup, data)
                 server.start()
                 for number in range(20):
                     await insert(database, f"c-{number}")
-                await until(lambda: ("c-19", 1) in told(log))
+                await until(lambda: ("c-19", 1) in logged(log))
             await engine.dispose()
         finally:
             server.stop()

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from adapters import event_log
 from adapters.log_target import StandardOutput
 from tests.conftest import Database
-from tests.integration.test_event_log import following, insert, told, until
+from tests.integration.test_event_log import following, insert, logged, until
 
 LAST_NAME = "saga.log.1"
 
@@ -26,8 +26,8 @@ def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_log, "_RETRY_SECONDS", 0.02)
 
 
-def told_in(folder: Path) -> list[tuple[str, int]]:
-    return [event for file in folder.glob("saga.log*") for event in told(file)]
+def logged_in(folder: Path) -> list[tuple[str, int]]:
+    return [event for file in folder.glob("saga.log*") for event in logged(file)]
 
 
 def moved(log: Path) -> None:
@@ -56,20 +56,20 @@ async def test_a_new_file_goes_on_where_the_one_before_ended(
     log = folder / "saga.log"
     async with following(engine, log):
         await insert(database, "one", "two")
-        await until(lambda: len(told(log)) == 2)
+        await until(lambda: len(logged(log)) == 2)
         rotate(log)
         await until(lambda: log.exists() and log.read_text().startswith("# goes on after "))
         if not is_restarted:
             await insert(database, "three")
-            await until(lambda: ("three", 1) in told(log))
+            await until(lambda: ("three", 1) in logged(log))
     async with following(engine, log):
         await insert(database, "four")
-        await until(lambda: ("four", 1) in told(log))
+        await until(lambda: ("four", 1) in logged(log))
 
-    assert told(log) == [*([] if is_restarted else [("three", 1)]), ("four", 1)]
+    assert logged(log) == [*([] if is_restarted else [("three", 1)]), ("four", 1)]
     if rotate is not removed:
-        assert sorted(told(log.with_name(LAST_NAME))) == [("one", 1), ("two", 1)]
-    assert len(log.read_text().splitlines()) == 1 + len(told(log))
+        assert sorted(logged(log.with_name(LAST_NAME))) == [("one", 1), ("two", 1)]
+    assert len(log.read_text().splitlines()) == 1 + len(logged(log))
     assert "# another database" not in log.read_text()
 
 
@@ -81,7 +81,7 @@ async def test_files_that_are_rotated_one_after_the_other_have_every_event_once(
 
     async def rotate() -> None:
         for number in range(8):
-            await until(lambda: bool(told(log)))
+            await until(lambda: bool(logged(log)))
             log.rename(folder / f"saga.log.{number}")
             event_log.reopen()
 
@@ -93,9 +93,9 @@ async def test_files_that_are_rotated_one_after_the_other_have_every_event_once(
             names.append(f"o-{len(names)}")
             await insert(database, names[-1])
         await rotating
-        await until(lambda: len(told_in(folder)) >= len(names))
+        await until(lambda: len(logged_in(folder)) >= len(names))
 
-    assert sorted(told_in(folder)) == sorted((name, 1) for name in names)
+    assert sorted(logged_in(folder)) == sorted((name, 1) for name in names)
 
 
 async def test_a_rotation_wakes_a_follower_that_waits(
@@ -105,7 +105,7 @@ async def test_a_rotation_wakes_a_follower_that_waits(
     monkeypatch.setattr(event_log, "_POLL_SECONDS", 600)
     await insert(database, "one")
     async with following(engine, log):
-        await until(lambda: bool(told(log)))
+        await until(lambda: bool(logged(log)))
         moved(log)
 
         event_log.reopen()
@@ -120,17 +120,17 @@ async def test_a_worker_that_comes_while_the_file_is_away_stands_by_and_says_so(
     log = folder / "saga.log"
     async with following(engine, log):
         await insert(database, "one")
-        await until(lambda: bool(told(log)))
+        await until(lambda: bool(logged(log)))
         async with contextlib.AsyncExitStack() as second:
             moved(log)
             await second.enter_async_context(following(engine, log))
             await insert(database, "two")
-            await until(lambda: "stands by" in caplog.text and ("two", 1) in told(log))
+            await until(lambda: "stands by" in caplog.text and ("two", 1) in logged(log))
     async with following(engine, log):
         await insert(database, "three")
-        await until(lambda: ("three", 1) in told(log))
+        await until(lambda: ("three", 1) in logged(log))
 
-    assert told(log) == [("two", 1), ("three", 1)]
+    assert logged(log) == [("two", 1), ("three", 1)]
     standing_by = [found for found in caplog.records if "stands by" in found.message]
     assert [found.levelname for found in standing_by] == ["INFO"]
 
@@ -147,7 +147,7 @@ async def test_a_worker_that_stood_by_says_when_it_takes_over(
             second.callback(task.cancel)
             await until(lambda: "stands by" in caplog.text)
         await insert(database, "one")
-        await until(lambda: bool(told(log)))
+        await until(lambda: bool(logged(log)))
         await until(lambda: "from now on" in caplog.text)
 
     assert [found.levelname for found in caplog.records if "stands by" in found.message] == ["ERROR"]
@@ -185,7 +185,7 @@ def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipe]:
 
 
 @contextlib.asynccontextmanager
-async def telling(engine: AsyncEngine) -> AsyncIterator["asyncio.Task[None]"]:
+async def writing(engine: AsyncEngine) -> AsyncIterator["asyncio.Task[None]"]:
     task = asyncio.create_task(event_log.follow_to_stdout(engine))
     try:
         yield task
@@ -200,7 +200,7 @@ async def test_standard_output_gets_what_happens_from_now_on_and_says_from_where
 ) -> None:
     await insert(database, "before")
 
-    async with telling(engine):
+    async with writing(engine):
         await until(lambda: "# begins with transaction " in pipe.read())
         await insert(database, "one")
         await database.run("UPDATE orders SET status = 'rejected', reason = E'a\\nb\\x1b[2J' WHERE order_id = 'one'")
@@ -212,12 +212,12 @@ async def test_standard_output_gets_what_happens_from_now_on_and_says_from_where
     assert r": a b\x1b[2J workflow=" in second
 
 
-async def test_what_is_settled_when_a_worker_ends_is_told_before(
+async def test_what_is_due_when_a_worker_ends_is_written_before(
     engine: AsyncEngine, database: Database, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_log, "_POLL_SECONDS", 600)
 
-    async with telling(engine):
+    async with writing(engine):
         await until(lambda: "# begins with transaction " in pipe.read())
         await insert(database, "one")
 
@@ -227,7 +227,7 @@ async def test_what_is_settled_when_a_worker_ends_is_told_before(
 async def test_a_reader_who_does_not_read_does_not_hold_up_the_worker(
     engine: AsyncEngine, database: Database, pipe: Pipe
 ) -> None:
-    async with telling(engine):
+    async with writing(engine):
         await until(lambda: "# begins" in pipe.read())
         await database.run(
             "INSERT INTO orders (order_id, customer, reason)"
@@ -245,7 +245,7 @@ async def test_a_reader_who_does_not_read_does_not_hold_up_the_worker(
 
 
 async def test_a_reader_who_is_gone_ends_the_follower(engine: AsyncEngine, database: Database, pipe: Pipe) -> None:
-    async with telling(engine) as task:
+    async with writing(engine) as task:
         await until(lambda: "# begins" in pipe.read())
         os.close(pipe.reader)
         await insert(database, "one")

@@ -36,7 +36,7 @@ async def test_a_database_on_which_setup_sql_has_run_lacks_nothing(database: Dat
     assert await _lacks(database.url) == []
 
 
-async def test_a_database_on_which_setup_sql_never_ran_is_told_in_one_line(stack: DevStack) -> None:
+async def test_a_database_on_which_setup_sql_never_ran_is_reported_in_one_line(stack: DevStack) -> None:
     assert await _lacks(stack.postgres.url("postgres")) == ["any of our tables: setup.sql has not been run on it"]
 
 
@@ -207,12 +207,12 @@ _MENDED_BY_HAND = {
 
 @pytest.mark.parametrize("what", [*_MENDED_BY_SETUP, *_MENDED_BY_HAND])
 async def test_whatever_is_missing_is_named(what: str, database: Database, stack: DevStack) -> None:
-    damage, told = (_MENDED_BY_SETUP | _MENDED_BY_HAND)[what]
+    damage, reported = (_MENDED_BY_SETUP | _MENDED_BY_HAND)[what]
     await database.run(damage.replace("{name}", database.name))
 
     lacks = await _lacks(database.url)
 
-    assert "\n".join(lacks) == told
+    assert "\n".join(lacks) == reported
     if what in _MENDED_BY_SETUP:
         psql(stack.postgres, database.name, *_SETUP)
         assert await _lacks(database.url) == []

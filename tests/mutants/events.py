@@ -48,8 +48,8 @@ MUTANTS = (
         "              THEN 'same'\n",
         at(
             RESTORED_LOG,
-            "test_all_that_a_restored_database_has_is_told_after_a_note[between two polls-fewer events]",
-            "test_all_that_a_restored_database_has_is_told_after_a_note[between two workers-fewer events]",
+            "test_all_that_a_restored_database_has_is_logged_after_a_note[between two polls-fewer events]",
+            "test_all_that_a_restored_database_has_is_logged_after_a_note[between two workers-fewer events]",
         ),
     ),
     Mutant(
@@ -114,7 +114,7 @@ MUTANTS = (
         _QUERY,
         "          FROM due JOIN audit_events a USING (txid, event_id)\n",
         "          FROM due JOIN audit_events a USING (txid, event_id) WHERE a.event = 'none'\n",
-        at(EVENT_LOG, "test_what_the_audit_found_is_told_between_the_orders_events"),
+        at(EVENT_LOG, "test_what_the_audit_found_is_logged_between_the_orders_events"),
     ),
     Mutant(
         "log-does-not-know-a-findings-place",
@@ -181,7 +181,7 @@ MUTANTS = (
         "              OR EXISTS (SELECT FROM mark) THEN 'same'\n",
         at(
             RESTORED_LOG,
-            "test_all_that_a_restored_database_has_is_told_after_a_note[between two polls-another order's event]",
+            "test_all_that_a_restored_database_has_is_logged_after_a_note[between two polls-another order's event]",
             "test_a_finding_that_a_restored_database_has_not_is_missed_as_an_event_is"
             "[UPDATE audit_events SET check_id = 'A3']",
         ),
@@ -200,7 +200,7 @@ MUTANTS = (
         _FILE,
         "        if match in {DatabaseMatch.OTHER, DatabaseMatch.AHEAD} and bookmark != BEGINNING:\n",
         "        if match is DatabaseMatch.OTHER and bookmark != BEGINNING:\n",
-        at(RESTORED_LOG, "test_a_dump_that_its_server_catches_up_with_is_told_whole_too"),
+        at(RESTORED_LOG, "test_a_dump_that_its_server_catches_up_with_is_logged_whole_too"),
     ),
     Mutant(
         "log-forgets-that-another-database-began",
@@ -290,7 +290,7 @@ MUTANTS = (
         "worker.py",
         "    if settings.tells_log is TellsLog.NEVER:\n        await asyncio.Event().wait()\n",
         "",
-        at(WORKER_LOG, "test_a_worker_that_is_not_to_tell_the_log_writes_none"),
+        at(WORKER_LOG, "test_a_worker_that_never_writes_the_log_writes_none"),
     ),
     Mutant(
         "worker-goes-on-without-its-log",

@@ -7,8 +7,8 @@ _CONFIG = "adapters/config.py"
 _PROFILE = "adapters/temporal.py"
 _FILE = "adapters/config.py"
 _URL = "adapters/database_url.py"
-_MALFORMED = at(SECRETS, "test_a_malformed_profile_is_told_without_its_content")
-_ODD = at(SECRETS, "test_no_part_of_a_password_with_odd_characters_is_told")
+_MALFORMED = at(SECRETS, "test_a_malformed_profile_is_reported_without_its_content")
+_ODD = at(SECRETS, "test_no_part_of_a_password_with_odd_characters_is_shown")
 
 MUTANTS = (
     Mutant(
@@ -33,7 +33,7 @@ MUTANTS = (
         _PROFILE,
         "{error.strerror or type(error).__name__}",
         "{error}",
-        at(SECRETS, "test_a_certificate_that_cannot_be_read_is_told_by_its_setting"),
+        at(SECRETS, "test_an_unreadable_certificate_is_reported_by_its_setting"),
     ),
     Mutant(
         "secrets-the-path-of-a-file-is-told",
@@ -41,7 +41,7 @@ MUTANTS = (
         _FILE,
         "error.strerror or type(error).__name__",
         "str(error)",
-        at(SECRETS, "test_a_secrets_file_that_cannot_be_used_is_told_by_its_setting_alone"),
+        at(SECRETS, "test_a_secrets_file_that_cannot_be_used_is_reported_by_its_setting_alone"),
     ),
     Mutant(
         "secrets-what-was-read-is-the-context",
@@ -49,7 +49,7 @@ MUTANTS = (
         _FILE,
         '        problem = "it is not UTF-8"\n',
         '        raise SecretUnreadable(f"{setting} cannot be read: it is not UTF-8") from None\n',
-        at(SECRETS, "test_a_secrets_file_that_cannot_be_used_is_told_by_its_setting_alone"),
+        at(SECRETS, "test_a_secrets_file_that_cannot_be_used_is_reported_by_its_setting_alone"),
     ),
     Mutant(
         "secrets-an-at-in-a-password-is-a-host",
@@ -89,7 +89,7 @@ MUTANTS = (
         "adapters/temporal.py",
         'return f"...@{after}" if at else before + after',
         "return before + at + after",
-        at(SECRETS, "test_the_place_of_temporal_is_told_without_what_stands_before_an_at"),
+        at(SECRETS, "test_the_address_of_temporal_is_shown_without_what_comes_before_an_at"),
     ),
     Mutant(
         "secrets-a-url-file-is-read-once",

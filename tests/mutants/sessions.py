@@ -49,7 +49,7 @@ MUTANTS = (
         _CONNECTOR,
         '"; ".join(f"{host}: {text}" if len(texts) > 1 else text for host, text in texts.items())',
         "str(telling)",
-        at(SESSIONS, "test_when_no_host_gives_a_session_each_is_told"),
+        at(SESSIONS, "test_when_no_host_gives_a_session_each_is_named"),
     ),
     Mutant(
         "session-password-file-keeps-its-line-end",
@@ -137,7 +137,7 @@ MUTANTS = (
         _POOLING,
         "            if own == first.get_server_pid():\n",
         "            if False:\n",
-        at(SESSIONS, "test_without_a_pooler_nobody_is_suspected"),
+        at(SESSIONS, "test_without_a_pooler_none_is_found"),
     ),
     Mutant(
         "session-looks-for-what-the-environment-says",
@@ -145,7 +145,7 @@ MUTANTS = (
         "adapters/connector.py",
         '            target_session_attrs="any",\n',
         "",
-        at(SESSIONS, "test_a_person_who_looks_at_standbys_does_not_make_the_worker_look_for_one"),
+        at(SESSIONS, "test_a_users_target_session_attrs_do_not_make_the_worker_connect_to_a_standby"),
     ),
     Mutant(
         "session-options-of-the-url-are-left-out",
@@ -201,7 +201,7 @@ MUTANTS = (
         "adapters/connector.py",
         '    "no such database",\n',
         "",
-        at(SESSIONS, "test_a_poolers_words_and_our_own_mistakes_are_told_from_an_outage"),
+        at(SESSIONS, "test_a_poolers_refusal_and_our_own_mistakes_are_no_outage"),
     ),
     Mutant(
         "session-our-own-mistake-is-an-outage",
@@ -209,7 +209,7 @@ MUTANTS = (
         "adapters/connector.py",
         " or isinstance(error, asyncpg.exceptions.ClientConfigurationError)",
         "",
-        at(SESSIONS, "test_a_poolers_words_and_our_own_mistakes_are_told_from_an_outage"),
+        at(SESSIONS, "test_a_poolers_refusal_and_our_own_mistakes_are_no_outage"),
     ),
     Mutant(
         "session-any-host-has-the-certificate",

@@ -41,7 +41,7 @@ MUTANTS = (
         _CONFIG,
         "|{_INVISIBLE}\\Z",
         "",
-        at(CONFIG, "test_what_nobody_sees_at_the_ends_of_a_setting_is_refused_and_shown"),
+        at(CONFIG, "test_invisible_characters_at_the_ends_of_a_setting_are_refused_and_shown"),
     ),
     Mutant(
         "the-middle-of-a-setting-is-not-looked-at",
@@ -126,7 +126,7 @@ MUTANTS = (
         _HEARTBEAT,
         "if age > stale_seconds else",
         "if age > stale_seconds * 1e6 else",
-        at(HEARTBEAT, "test_the_probe_tells_young_from_old"),
+        at(HEARTBEAT, "test_the_probe_distinguishes_young_from_old"),
     ),
     Mutant(
         "heartbeat-of-another-clock",

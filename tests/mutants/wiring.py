@@ -202,7 +202,8 @@ MUTANTS = (
         "if known.get(name, _KEYWORD) != _KEYWORD]",
         "if known.get(name, _KEYWORD) == 0]",
         at(
-            WORKER_START, "test_a_search_attribute_of_another_type_is_told_as_that_and_the_commands_mend_it[one of two]"
+            WORKER_START,
+            "test_a_search_attribute_of_another_type_is_reported_and_the_commands_fix_it[one of two]",
         ),
         hangs=True,
     ),
@@ -509,7 +510,7 @@ MUTANTS = (
         "adapters/readiness.py",
         'ADVICE if what.startswith("Temporal") else DATABASE_ADVICE',
         'DATABASE_ADVICE if what.startswith("Temporal") else ADVICE',
-        at(READINESS, "test_a_refusal_that_lasts_is_told_with_what_to_check"),
+        at(READINESS, "test_a_refusal_that_lasts_is_reported_with_what_to_check"),
     ),
     Mutant(
         "worker-needs-the-right-to-see-search-attributes",
@@ -533,7 +534,7 @@ MUTANTS = (
         "devstack/postgres.py",
         '"listen_addresses": "127.0.0.1"',
         '"listen_addresses": "*"',
-        at(EMBEDDED, "test_nobody_beyond_this_machine_gets_at_a_server_and_a_persons_own_settings_lead_none_elsewhere"),
+        at(EMBEDDED, "test_a_server_listens_on_loopback_alone_and_ignores_a_users_own_settings"),
     ),
     Mutant(
         "embedded-temporal-for-the-whole-network",
@@ -541,7 +542,7 @@ MUTANTS = (
         "devstack/temporal.py",
         '"--ip", "127.0.0.1"',
         '"--ip", "0.0.0.0"',
-        at(EMBEDDED, "test_nobody_beyond_this_machine_gets_at_a_server_and_a_persons_own_settings_lead_none_elsewhere"),
+        at(EMBEDDED, "test_a_server_listens_on_loopback_alone_and_ignores_a_users_own_settings"),
     ),
     Mutant(
         "embedded-temporal-with-a-persons-own-settings",
@@ -549,7 +550,7 @@ MUTANTS = (
         "devstack/temporal.py",
         'return {name: value for name, value in os.environ.items() if not name.startswith("TEMPORAL_")}',
         "return dict(os.environ)",
-        at(EMBEDDED, "test_nobody_beyond_this_machine_gets_at_a_server_and_a_persons_own_settings_lead_none_elsewhere"),
+        at(EMBEDDED, "test_a_server_listens_on_loopback_alone_and_ignores_a_users_own_settings"),
     ),
     Mutant(
         "embedded-superusers-password-is-left-behind",
@@ -557,7 +558,7 @@ MUTANTS = (
         "devstack/postgres.py",
         "            password_file.unlink(missing_ok=True)\n",
         "            pass\n",
-        at(EMBEDDED, "test_nobody_beyond_this_machine_gets_at_a_server_and_a_persons_own_settings_lead_none_elsewhere"),
+        at(EMBEDDED, "test_a_server_listens_on_loopback_alone_and_ignores_a_users_own_settings"),
     ),
     Mutant(
         "embedded-ui-on-a-port-of-another",
