@@ -5,7 +5,7 @@ import os
 import select
 from io import FileIO
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from adapters.log_file import Bookmark, append, claim, continuation, last_bookmark, opened
 
@@ -18,19 +18,6 @@ _POLL_SECONDS = 0.05
 def lock_of(path: Path) -> Path:
     """Return the path of a log's lock file."""
     return path.with_name(f"{path.name}.lock")
-
-
-class Target(Protocol):
-    """What the event log is written to."""
-
-    def bookmark(self) -> Bookmark | None:
-        """Return the bookmark; None where the target cannot be read back."""
-
-    async def append(self, text: str) -> None:
-        """Write whole lines."""
-
-    def follow_rotation(self, bookmark: Bookmark) -> bool:
-        """Go on in a new file where the old one was moved, removed or emptied; return whether it was."""
 
 
 class LogFile:
@@ -86,7 +73,7 @@ class LogFile:
         self._size = os.fstat(self._opened().fileno()).st_size
 
     def follow_rotation(self, bookmark: Bookmark) -> bool:
-        """Go on in a new file unless the path is still the open file, and as long as it was.
+        """Go on in a new file where the old one was moved, removed or emptied; return whether it was.
 
         Raises:
             OSError: a new one cannot be opened.
@@ -125,7 +112,7 @@ class StandardOutput:
         self._descriptor = descriptor
 
     def bookmark(self) -> None:
-        """Return none: what was written before is not known."""
+        """Return None: it cannot be read back."""
 
     async def append(self, text: str) -> None:
         """Write whole lines, without blocking the worker while the reader does not read.
@@ -144,3 +131,6 @@ class StandardOutput:
     def follow_rotation(self, bookmark: Bookmark) -> bool:  # noqa: ARG002 - it has none
         """Return false: it is never moved."""
         return False
+
+
+Target = LogFile | StandardOutput

@@ -95,11 +95,8 @@ async def _one(harness: DemoHarness, scenario: Scenario) -> ScenarioResult:
 
 def _table(results: Sequence[ScenarioResult]) -> Table:
     table = Table(title="\nWhat happened", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("order", no_wrap=True)
-    table.add_column("ended", no_wrap=True)
-    table.add_column("because", no_wrap=True)
-    table.add_column("stock", no_wrap=True)
-    table.add_column("balance, EUR", no_wrap=True)
+    for heading in ("order", "ended", "because", "stock", "balance, EUR"):
+        table.add_column(heading, no_wrap=True)
     table.add_column("took", no_wrap=True, justify="right")
     for one in results:
         style = {"completed": "green", "refused": "magenta"}.get(one.scenario.ends, "yellow")

@@ -13,7 +13,7 @@ import psutil
 from devstack.passwords import CHEAP_SCRAM, SUPERUSER, Passwords, new_secret, write_for_us_alone
 from devstack.placement import MARKER, Place, installed
 from devstack.ports import port_answers, require_free
-from devstack.process import ChildProcess, ServerFailed, end_stubborn
+from devstack.process import ChildProcess, Server, ServerFailed, end_stubborn
 
 _START_SECONDS = 60.0  # crash recovery replays the log first
 _STOP_SECONDS = 30.0
@@ -25,7 +25,7 @@ def chosen_version() -> int:
     return int(os.environ.get("EMBEDDED_POSTGRES") or _VERSION)
 
 
-class PostgresServer:
+class PostgresServer(Server):
     """One PostgreSQL server on 127.0.0.1:`port` on the data folder `data`.
 
     Its superuser, who may run programs, logs in by a random password, which is in a private file beside `data`. So do
@@ -57,23 +57,10 @@ class PostgresServer:
         self._data = data.absolute()
         self._fsync = fsync
         self._standby_of = standby_of
-        self._child: ChildProcess | None = None
         self._place: Place | None = None
         beside = self._data.with_name(f"{self._data.name}.password")
         self.passwords: Passwords = Passwords(beside) if standby_of is None else standby_of.passwords
         self._password_rules: list[str] = []
-
-    @property
-    def running(self) -> bool:
-        """Whether the server process is alive."""
-        return self._child is not None and self._child.running
-
-    @property
-    def pid(self) -> int:
-        """The postmaster's process id; an error before `start`."""
-        if self._child is None:
-            raise RuntimeError("PostgreSQL was not started")
-        return self._child.pid
 
     def start(self) -> None:
         """Create the database cluster if there is none, start it, wait until it accepts.

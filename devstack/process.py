@@ -222,6 +222,24 @@ class ChildProcess:
         return self._process
 
 
+class Server:
+    """A server that is one child process."""
+
+    _child: ChildProcess | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is alive."""
+        return self._child is not None and self._child.running
+
+    @property
+    def pid(self) -> int:
+        """The process id; an error before `start`."""
+        if self._child is None:
+            raise RuntimeError(f"{type(self).__name__} was not started")
+        return self._child.pid
+
+
 def wait_gone(processes: Sequence[psutil.Process], timeout: float) -> list[psutil.Process]:
     """Wait until `processes`, not our children, have ended; those that have not are returned."""
     deadline = time.monotonic() + timeout

@@ -11,7 +11,7 @@ from pathlib import Path
 from signal import SIGKILL
 
 from devstack.ports import port_answers, require_free
-from devstack.process import ChildProcess, ServerFailed
+from devstack.process import ChildProcess, Server, ServerFailed
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 10.0
@@ -39,7 +39,7 @@ _TUNING: dict[str, object] = {
 }
 
 
-class TemporalServer:
+class TemporalServer(Server):
     """One Temporal dev server on 127.0.0.1:`port` with the namespace `default`.
 
     Without `db_file` its workflows live in memory and end with it. `ui_port` None means no Web
@@ -65,7 +65,6 @@ class TemporalServer:
         self._search_attributes = dict(search_attributes)
         self._time_skipping = time_skipping
         self._dynamic_config = dict(dynamic_config)
-        self._child: ChildProcess | None = None
 
     @property
     def address(self) -> str:
@@ -76,18 +75,6 @@ class TemporalServer:
     def ui_url(self) -> str | None:
         """The Web UI's address, None without one."""
         return None if self.ui_port is None else f"http://127.0.0.1:{self.ui_port}"
-
-    @property
-    def running(self) -> bool:
-        """Whether the server process is alive."""
-        return self._child is not None and self._child.running
-
-    @property
-    def pid(self) -> int:
-        """The server's process id; an error before `start`."""
-        if self._child is None:
-            raise RuntimeError("Temporal was not started")
-        return self._child.pid
 
     def start(self) -> None:
         """Start the server; returns when workflows can start and every attribute can be queried.
