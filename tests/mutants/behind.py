@@ -1,4 +1,4 @@
-"""Faults in what tells a database that is behind its code, older than it, or not ours: setup.sql and the start."""
+"""Faults in the checks for a database that is behind its code, older than it, or not ours: setup.sql and the start."""
 
 from tests.mutants.killers import PLANS, POSTGRES_16, SCHEMA, SCHEMA_BEHIND, SCHEMA_WATCH, SETUP_OWNER, at
 from tests.mutants.mutant import Mutant
@@ -10,14 +10,14 @@ _NAMED = "test_whatever_is_missing_is_named"
 MUTANTS = (
     Mutant(
         "names-are-cut-off",
-        "an operator would look for a function that is not there under that name",
+        "an operator would read a name that no function has",
         _CHECK,
         "SELECT oid, CAST(relname AS text) AS name FROM pg_class",
         "SELECT oid, relname AS name FROM pg_class",
         at(SCHEMA, f"{_NAMED}[right to a function]"),
     ),
     Mutant(
-        "a-column-that-takes-no-null-is-not-told",
+        "a-column-that-takes-no-null-is-not-reported",
         "a worker would start where no order can be written",
         _CHECK,
         '    tightened = (facts["not null"] & known)',
@@ -49,8 +49,8 @@ MUTANTS = (
         at(SCHEMA, f"{_NAMED}[right to the schema]"),
     ),
     Mutant(
-        "functions-are-for-everybody-or-nobody",
-        "on a database whose functions are not for everybody nothing would move, and setup.sql would not help",
+        "functions-are-for-every-role-or-none",
+        "on a database whose functions are not for every role no order would move, and setup.sql would not help",
         _SETUP,
         "GRANT EXECUTE ON FUNCTION order_stays_completed, note_on_order TO checkout;\n",
         "",
@@ -67,7 +67,7 @@ MUTANTS = (
     ),
     Mutant(
         "setup-leaves-a-trigger-disabled",
-        "orders would be without its state machine after somebody's load by hand",
+        "orders would be without its state machine after a load by hand",
         _SETUP,
         "        IF found IS DISTINCT FROM wanted OR NOT is_alive THEN\n",
         "        IF found IS DISTINCT FROM wanted THEN\n",
@@ -107,7 +107,7 @@ MUTANTS = (
     ),
     Mutant(
         "disabled-trigger-passes-the-check",
-        "a worker would move orders that no state machine guards and no event tells of",
+        "a worker would move orders that no state machine guards and no event records",
         _CHECK,
         "     WHERE g.tgenabled = 'A' OR (g.tgenabled = 'O' AND",
         "     WHERE g.tgenabled <> 'R' OR (g.tgenabled = 'O' AND",

@@ -303,7 +303,7 @@ MUTANTS = (
     ),
     Mutant(
         "worker-ends-well-without-its-log",
-        "a worker whose saga.log has ended would look as if an operator had stopped it",
+        "a worker whose saga.log has ended would seem stopped by an operator",
         "worker.py",
         "    if has_ended or not isinstance(ended, asyncio.CancelledError):\n",
         "    if not has_ended and not isinstance(ended, asyncio.CancelledError):\n",

@@ -1,4 +1,4 @@
-"""Faults that tell a secret, or do not take a new one."""
+"""Faults that show a secret, or do not take a new one."""
 
 from tests.mutants.killers import SECRETS, SESSIONS, at
 from tests.mutants.mutant import Mutant
@@ -12,7 +12,7 @@ _ODD = at(SECRETS, "test_no_part_of_a_password_with_odd_characters_is_shown")
 
 MUTANTS = (
     Mutant(
-        "secrets-the-loaders-words-are-told",
+        "secrets-the-loaders-message-is-shown",
         "a malformed temporal.toml would put the line with the API key into the log",
         _PROFILE,
         "        problem = _profile_problem(str(error))\n",
@@ -28,15 +28,15 @@ MUTANTS = (
         _MALFORMED,
     ),
     Mutant(
-        "secrets-a-certificates-path-is-told",
-        "a key that somebody has put in place of its path would be in the log",
+        "secrets-a-certificates-path-is-shown",
+        "a key in place of its path would be in the log",
         _PROFILE,
         "{error.strerror or type(error).__name__}",
         "{error}",
         at(SECRETS, "test_an_unreadable_certificate_is_reported_by_its_setting"),
     ),
     Mutant(
-        "secrets-the-path-of-a-file-is-told",
+        "secrets-the-path-of-a-file-is-shown",
         "a password in place of its file would be in the log",
         _FILE,
         "error.strerror or type(error).__name__",
@@ -53,7 +53,7 @@ MUTANTS = (
     ),
     Mutant(
         "secrets-an-at-in-a-password-is-a-host",
-        "the end of a password would be looked for as a database or a host, and told",
+        "the end of a password would be taken for a database or a host, and shown",
         _URL,
         'if url.count("@") > 1 or (',
         "if (",
@@ -61,7 +61,7 @@ MUTANTS = (
     ),
     Mutant(
         "secrets-a-question-mark-in-a-password-is-a-parameter",
-        "the end of a password would be told as an unknown parameter",
+        "the end of a password would be shown as an unknown parameter",
         _URL,
         """ or ("@" in (found["query"] or "") and not _USER_WITH_AN_AT.search(url)):""",
         ":",
@@ -84,8 +84,8 @@ MUTANTS = (
         at(SECRETS, "test_settings_that_are_made_in_code_show_no_wrong_value"),
     ),
     Mutant(
-        "secrets-an-address-is-told-whole",
-        "a password in front of the host would be told with every outage",
+        "secrets-an-address-is-shown-whole",
+        "a password in front of the host would be logged with every outage",
         "adapters/temporal.py",
         'return f"...@{after}" if at else before + after',
         "return before + at + after",
@@ -101,7 +101,7 @@ MUTANTS = (
     ),
     Mutant(
         "secrets-the-url-of-a-file-wins-over-a-password",
-        "whoever mounts both would be refused with the older one",
+        "with both mounted the older one would be refused",
         "adapters/connector.py",
         "        if self._password_file is None:\n",
         "        if self._password_file is None or self._url_file is not None:\n",

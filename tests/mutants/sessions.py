@@ -44,7 +44,7 @@ MUTANTS = (
         at(SESSIONS, "test_the_host_that_answered_last_comes_first"),
     ),
     Mutant(
-        "session-one-host-is-told",
+        "session-one-host-is-named",
         "an operator would read of one host alone why there is no session",
         _CONNECTOR,
         '"; ".join(f"{host}: {text}" if len(texts) > 1 else text for host, text in texts.items())',
@@ -69,7 +69,7 @@ MUTANTS = (
     ),
     Mutant(
         "session-empty-password-file-is-no-password",
-        "a file that is being replaced would be told as a wrong password",
+        "a file that is being replaced would be reported as a wrong password",
         "adapters/config.py",
         "        if content and not _has_control_character(content):\n",
         "        if not _has_control_character(content):\n",
@@ -133,15 +133,15 @@ MUTANTS = (
     ),
     Mutant(
         "pooler-is-seen-everywhere",
-        "without a pooler a worker would refuse to start, or look for one at each start",
+        "without a pooler a worker would refuse to start, or test for one at each start",
         _POOLING,
         "            if own == first.get_server_pid():\n",
         "            if False:\n",
         at(SESSIONS, "test_without_a_pooler_none_is_found"),
     ),
     Mutant(
-        "session-looks-for-what-the-environment-says",
-        "a PGTARGETSESSIONATTRS of the person at the terminal would send a worker to a standby",
+        "session-takes-target-session-attrs-of-the-environment",
+        "a PGTARGETSESSIONATTRS of the user would send a worker to a standby",
         "adapters/connector.py",
         '            target_session_attrs="any",\n',
         "",
@@ -213,7 +213,7 @@ MUTANTS = (
     ),
     Mutant(
         "session-any-host-has-the-certificate",
-        "whoever has some certificate could stand between",
+        "a man in the middle with any certificate could read everything",
         "adapters/connector.py",
         "    context = ssl.create_default_context()\n",
         "    context = ssl.create_default_context()\n    context.check_hostname = False\n",
@@ -237,14 +237,14 @@ MUTANTS = (
     ),
     Mutant(
         "session-our-certificate-is-left-out",
-        "a server that asks for one would refuse us, and nobody would know why",
+        "a server that asks for one would refuse us",
         "adapters/connector.py",
         '    if "sslcert" in parameters:\n',
         "    if False:\n",
         at(SESSIONS, "test_a_certificate_of_ours_that_cannot_be_used_is_not_left_out"),
     ),
     Mutant(
-        "url-verify-ca-trusts-nobody-in-particular",
+        "url-verify-ca-without-a-certificate",
         "the driver would fail at each connection where the start could have said why",
         "adapters/database_url.py",
         'frozenset({"verify-ca", "verify-full"})\n\n',

@@ -17,7 +17,7 @@ MUTANTS = (
     ),
     Mutant(
         "text-lets-controls-through",
-        "an order's id could write to the clipboard of whoever lists it",
+        "an order's id could write to the clipboard of an operator who lists it",
         _TEXT,
         "    return char if char.isprintable() and not _INVISIBLE.match(char) else _escape(char)\n",
         "    return char if not _INVISIBLE.match(char) else _escape(char)\n",
@@ -105,7 +105,7 @@ MUTANTS = (
     ),
     Mutant(
         "log-with-a-traceback-of-many-lines",
-        "whoever reads the worker's log line by line would take a traceback for records",
+        "a program that reads the worker's log line by line would take a traceback for records",
         "adapters/log_setup.py",
         "        return for_log_line(f\"{_time(record)} {record.levelname:<7} {record.name}: {' | '.join(parts)}\")\n",
         '        return f"{_time(record)} {record.levelname:<7} {record.name}: " + "\\n".join(parts)\n',
@@ -113,7 +113,7 @@ MUTANTS = (
     ),
     Mutant(
         "json-log-without-its-order",
-        "nobody could find the records of an order",
+        "the records of an order could not be found",
         "adapters/log_setup.py",
         '"order_id": getattr(record, "order_id", None) or _order_id(workflow_id),',
         '"order_id": getattr(record, "order_id", None),',

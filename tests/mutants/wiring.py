@@ -97,7 +97,7 @@ MUTANTS = (
     ),
     Mutant(
         "drain-with-a-grace-of-its-own",
-        "a drain would take as long as somebody else thought",
+        "a drain would ignore its own limit",
         _WORKER,
         "graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_grace_seconds),",
         "graceful_shutdown_timeout=timedelta(seconds=20),",
@@ -145,7 +145,7 @@ MUTANTS = (
     ),
     Mutant(
         "worker-ignores-its-startup-timeout",
-        "a worker would wait for two minutes whatever it was told",
+        "a worker would wait for two minutes whatever its settings are",
         "adapters/readiness.py",
         "    deadline = time.monotonic() + settings.startup_timeout_seconds\n    await _until(",
         "    deadline = time.monotonic() + 120\n    await _until(",
@@ -154,7 +154,7 @@ MUTANTS = (
     ),
     Mutant(
         "worker-ignores-its-log-level",
-        "what was turned off would be told all the same",
+        "what was turned off would be logged all the same",
         _WORKER,
         "        configure_logging(settings.log_level, settings.log_format)\n",
         '        configure_logging("INFO", settings.log_format)\n',
@@ -179,7 +179,7 @@ MUTANTS = (
     ),
     Mutant(
         "worker-says-nothing-of-its-version",
-        "a worker that gets no orders would look as if it were idle",
+        "a worker that gets no orders would seem idle",
         _WORKER,
         "asyncio.create_task(deployment.follow(lambda: worker.client, settings))",
         "asyncio.create_task(asyncio.sleep(0))",
@@ -187,7 +187,7 @@ MUTANTS = (
         hangs=True,
     ),
     Mutant(
-        "worker-does-not-look-for-its-search-attributes",
+        "worker-does-not-check-its-search-attributes",
         "the server would reject each workflow task, and no order would move",
         "adapters/readiness.py",
         "    missing = [name for name in policies.SEARCH_ATTRIBUTES if name not in known]\n",
@@ -208,8 +208,8 @@ MUTANTS = (
         hangs=True,
     ),
     Mutant(
-        "worker-waits-for-a-namespace-that-nobody-makes",
-        "a misspelled namespace would look like an outage, and nobody would read what to do",
+        "worker-waits-for-a-namespace-that-does-not-exist",
+        "a misspelled namespace would seem an outage, without advice",
         "adapters/readiness.py",
         "        if error.status is RPCStatusCode.NOT_FOUND:\n",
         "        if error.status is RPCStatusCode.ABORTED:\n",
@@ -218,7 +218,7 @@ MUTANTS = (
     ),
     Mutant(
         "worker-starts-without-a-log",
-        "saga.log would be missing, and nobody would know",
+        "saga.log would be missing without an error",
         _WORKER,
         "    require_writable(settings)\n",
         "",
@@ -271,7 +271,7 @@ MUTANTS = (
     ),
     Mutant(
         "make-up-on-some-ports",
-        "worker.py and starter.py would look for it in vain",
+        "worker.py and starter.py would not find it",
         _DEV,
         "DevStack(data, ports=DEFAULT_PORTS, keep=True, guarded=True)",
         "DevStack(data, keep=True, guarded=True)",
@@ -279,7 +279,7 @@ MUTANTS = (
     ),
     Mutant(
         "make-up-on-other-ports-than-the-defaults",
-        "worker.py and starter.py would look for it in vain",
+        "worker.py and starter.py would not find it",
         _STACK,
         "DEFAULT_PORTS = Ports(postgres=5432,",
         "DEFAULT_PORTS = Ports(postgres=5433,",
@@ -287,7 +287,7 @@ MUTANTS = (
     ),
     Mutant(
         "make-up-does-not-see-its-worker-die",
-        "a person would wait for an order that nobody takes",
+        "a caller would wait for an order that no worker takes",
         _DEV,
         "    if not worker.running:\n",
         "    if worker.returncode == 0:\n",
@@ -295,7 +295,7 @@ MUTANTS = (
     ),
     Mutant(
         "audit-forgets-the-deliveries",
-        "each delivery would be told as goods that came from nowhere",
+        "each delivery would be reported as goods without a source",
         _AUDIT,
         " WHERE i.on_hand <> i.initial + i.received - coalesce(r.consumed, 0);",
         " WHERE i.on_hand <> i.initial - coalesce(r.consumed, 0);",
@@ -343,7 +343,7 @@ MUTANTS = (
     ),
     Mutant(
         "workflow-task-below-the-deadlock-detector",
-        "a workflow that hangs would go from worker to worker, and nobody would be told why",
+        "a workflow that hangs would go from worker to worker without an error",
         _POLICIES,
         "WORKFLOW_TASK = timedelta(seconds=5)",
         "WORKFLOW_TASK = timedelta(seconds=2)",
@@ -351,7 +351,7 @@ MUTANTS = (
     ),
     Mutant(
         "audit-complains-of-orders-under-way",
-        "an order that waits out an outage would be told as a violation",
+        "an order that waits out an outage would be reported as a violation",
         _POLICIES,
         "AUDIT_AT_REST_AFTER = timedelta(hours=1)",
         "AUDIT_AT_REST_AFTER = timedelta(minutes=1)",
@@ -378,7 +378,7 @@ MUTANTS = (
     ),
     Mutant(
         "lookup-is-given-up-before-its-answer",
-        "whoever asks beside a slow database would be told that no worker answers",
+        "a caller beside a slow database would read that no worker answers",
         _POLICIES,
         "LOOKUP_RUN_TIMEOUT = timedelta(seconds=15)",
         "LOOKUP_RUN_TIMEOUT = timedelta(seconds=5)",
@@ -417,7 +417,7 @@ MUTANTS = (
         at(CONFIG, "test_a_setting_that_is_not_made_is_what_the_documents_say"),
     ),
     Mutant(
-        "every-worker-is-meant-to-tell-the-log",
+        "every-worker-has-to-write-the-log",
         "each second worker on a machine would log an error",
         "adapters/config.py",
         "tells_log: TellsLog = TellsLog.AUTO",
@@ -474,7 +474,7 @@ MUTANTS = (
     ),
     Mutant(
         "worker-keeps-its-caution-to-itself",
-        "nobody would hear that the channel binding they ask for cannot be had",
+        "an operator would not learn that the driver has no channel binding",
         "adapters/readiness.py",
         "    if connector.caution:\n",
         "    if False:\n",
@@ -530,7 +530,7 @@ MUTANTS = (
     ),
     Mutant(
         "embedded-postgres-for-the-whole-network",
-        "whoever is on the same network could try passwords",
+        "any host of the network could try passwords",
         "devstack/postgres.py",
         '"listen_addresses": "127.0.0.1"',
         '"listen_addresses": "*"',
@@ -538,7 +538,7 @@ MUTANTS = (
     ),
     Mutant(
         "embedded-temporal-for-the-whole-network",
-        "whoever is on the same network could end every order, without a password",
+        "any host of the network could end every order, without a password",
         "devstack/temporal.py",
         '"--ip", "127.0.0.1"',
         '"--ip", "0.0.0.0"',
@@ -546,7 +546,7 @@ MUTANTS = (
     ),
     Mutant(
         "embedded-temporal-with-a-persons-own-settings",
-        "`make up` would ask somebody's real cluster for its search attributes",
+        "`make up` would call a user's real cluster",
         "devstack/temporal.py",
         'return {name: value for name, value in os.environ.items() if not name.startswith("TEMPORAL_")}',
         "return dict(os.environ)",
@@ -609,7 +609,7 @@ MUTANTS = (
         at(DEV, "test_what_an_earlier_release_has_left_open_is_closed"),
     ),
     Mutant(
-        "make-up-writes-for-everybody",
+        "make-up-writes-files-for-every-user",
         "other users of the machine could read customers and orders",
         "devstack/up.py",
         "    os.umask(0o077)\n",
