@@ -1,4 +1,4 @@
-# Every command a person needs. `make help` lists them.
+# Every command of the project. `make help` lists them.
 # Set PYTHON=python3.12 (or another) to choose the interpreter; nothing is installed outside .venv.
 
 PYTHON ?= python3
@@ -7,9 +7,9 @@ RUN := $(VENV)/bin/python
 
 ORDERS ?= 1000
 SEED ?= 1
-# Percent of the lines and branches of all rooms and commands together.
+# Percent of the lines and branches of all folders and commands together.
 COVERED ?= 90
-# Who knows of vulnerabilities.
+# The database of vulnerabilities.
 SERVICE ?= pypi
 
 .DEFAULT_GOAL := help
@@ -19,7 +19,7 @@ help:  ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
 
 # Layers of one environment: what runs the product, then what checks it, then what it is measured beside.
-# A lock file that changes makes its layer be installed again.
+# A changed lock file installs its layer again.
 $(VENV)/embedded.ok: requirements/embedded.lock
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...")'
 	@echo "Setting up $(VENV) from requirements/embedded.lock ..."
@@ -37,7 +37,7 @@ $(VENV)/bench.ok: requirements/bench.lock $(VENV)/dev.ok
 	@$(RUN) -m pip install -qq --disable-pip-version-check --no-input --no-deps --require-hashes -r requirements/bench.lock
 	@touch $@
 
-# Not a layer: what looks at the packages is no part of what is looked at.
+# Not a layer: the tools that inspect the packages are not among them.
 $(VENV)/supply/ok: requirements/supply.lock
 	@echo "Setting up $(VENV)/supply from requirements/supply.lock ..."
 	@$(PYTHON) -m venv $(VENV)/supply
@@ -69,7 +69,7 @@ coverage: $(VENV)/dev.ok  ## Run the tests and require every line and branch of 
 soak: $(VENV)/dev.ok  ## Run ORDERS orders through random faults that follow from SEED
 	@$(RUN) -m tests.soak --orders $(ORDERS) --seed $(SEED)
 
-mutants: $(VENV)/dev.ok  ## Put one fault after another into the code and see that a test notices each
+mutants: $(VENV)/dev.ok  ## Inject one fault after another into the code and check that a test fails of each
 	@$(RUN) -m tests.mutants
 
 bench: $(VENV)/bench.ok  ## Measure the checkout beside its peers and put the results into docs/performance.md
@@ -87,7 +87,7 @@ audit: $(VENV)/supply/ok  ## Ask SERVICE (pypi or osv) for known vulnerabilities
 	  $(VENV)/supply/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
 	    --vulnerability-service $(SERVICE) -r $$lock || failed=1; \
 	done; \
-	[ $$failed = 0 ] || { echo "A package is vulnerable, or could not be asked about: then it was not audited."; exit 1; }
+	[ $$failed = 0 ] || { echo "A package is vulnerable, or could not be looked up: then it was not audited."; exit 1; }
 
 sbom: $(VENV)/supply/ok $(VENV)/dev.ok  ## Write a bill of materials (CycloneDX) for each lock file into sbom/
 	@$(VENV)/supply/bin/python deploy/supply/sbom.py $(wildcard $(VENV)/lib/python*/site-packages $(VENV)/supply/lib/python*/site-packages)

@@ -6,7 +6,7 @@
 --   No superuser is needed. It makes four roles and their settings, which takes CREATEROLE; where the owner may not,
 --   it says what an administrator has to run first. PostgreSQL 15 to 18; all of it lives in schema `public`.
 --
--- How an order lives here. A row in `orders` is what somebody asked for; `order_lines` says how many of
+-- How an order is stored. A row in `orders` is what a customer asked for; `order_lines` says how many of
 -- what. Three steps move it forward, each in one transaction with its fence row:
 --     reserve   stock is held            inventory.reserved, reservations
 --     pay       money is captured        accounts.balance_minor, transfers
@@ -19,8 +19,8 @@
 -- stock rows last and in SKU order. Two transactions that keep to it cannot deadlock.
 --
 -- Money is integer minor units (cents). Instants carry a zone and come from this server's clock.
--- Constraint names are public: the service turns a violation into an answer by its name.
--- Owned by `checkout_owner`, worked on by `checkout`, which may append to the ledger but never change it: see Roles.
+-- Constraint names are public: the service turns a violation into a refusal by its name.
+-- Owned by `checkout_owner`, used by `checkout`, which may append to the ledger but never change it: see Roles.
 
 \set ON_ERROR_STOP on
 -- An error is one line, and a hint where there is one.
@@ -31,13 +31,13 @@ BEGIN;
 -- One more with each release that changes this file. A worker refuses a database with a lower one.
 SET LOCAL checkout.schema_version = 3;
 
--- Whatever the search_path of whoever runs this.
+-- Independent of the caller's search_path.
 SET LOCAL search_path = public, pg_temp;
 
--- Two people who run this file at once take turns.
+-- Two runs of this file at once take turns.
 SELECT pg_advisory_xact_lock(hashtext('checkout setup.sql'));
 
--- Nobody is held up by this file for longer than they wait for each other: it gives up first, and can be run again.
+-- This file waits for no lock longer than a step does: it gives up first, and can be run again.
 SET LOCAL lock_timeout = '1s';
 
 DO $$
@@ -65,8 +65,8 @@ BEGIN
     END IF;
 END $$;
 
--- For an index or a trigger: their own IF NOT EXISTS and OR REPLACE look only after they have waited for every open
--- transaction that writes to the table, and everybody else waits behind them.
+-- For an index or a trigger: their own IF NOT EXISTS and OR REPLACE check only after they have waited for every open
+-- transaction that writes to the table, and all others wait behind them.
 CREATE OR REPLACE PROCEDURE pg_temp.create_once(statement text) LANGUAGE plpgsql AS $$
 DECLARE
     -- Of the table in public alone: elsewhere in the database there may be another one of that name.
@@ -107,8 +107,8 @@ BEGIN
     END IF;
 END $$;
 
--- For a constraint that is another one now, or came later, as pg_get_constraintdef writes it. Rows that are there are
--- looked at once this transaction has ended (at the end of this file): until then everybody waits for the table.
+-- For a constraint that has changed, or came later, as pg_get_constraintdef writes it. Existing rows are validated after
+-- this transaction has ended (at the end of this file): until then every access to the table waits.
 CREATE OR REPLACE PROCEDURE pg_temp.constrain_once(table_name text, name text, definition text)
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -124,22 +124,22 @@ END $$;
 
 -- Roles -------------------------------------------------------------------------------------------------
 
---   checkout_owner     owns all of this; nobody logs in as it, and whoever runs this file is a member of it
+--   checkout_owner     owns all of this; it has no login, and the role that runs this file is a member of it
 --   checkout           the worker: what steps and undos change, and nothing else
 --   checkout_reader    reads everything, changes nothing
---   checkout_operator  a person with psql: products, prices, customers, zones, orders by hand, deposits, deliveries
+--   checkout_operator  an operator with psql: products, prices, customers, zones, orders by hand, deposits, deliveries
 -- Give each of the last three a password where the server asks for one:  ALTER ROLE checkout PASSWORD '…'.
--- The worker may have four fifths of the server's sessions, so that it locks no person out; another limit stays.
+-- The worker may have four fifths of the server's sessions, so that operators can still log in; another limit stays.
 --
 -- Settings of the worker.
 -- The timeouts are nested on purpose: waiting for a lock ends before the statement. A step is one statement, and ends
--- before Temporal gives its attempt up (5 s); an undo is a transaction of a few, and ends before its own attempt (10 s).
+-- before its attempt times out (5 s); an undo is a transaction of a few, and ends before its own attempt does (10 s).
 -- Ten round trips fit into it even when each takes most of a second: where none fits, no undo would ever commit.
--- An attempt that Temporal has written off ends soon after, and until then the fence keeps it harmless.
+-- An attempt that has timed out ends soon after, and until then the fence keeps it harmless.
 -- transaction_timeout is 17's: below that, the service ends such a transaction itself (adapters/database.py).
 -- A server busy with a statement notices within a second that its client was killed.
--- A plan that was made while a table was small is kept while it grows, until somebody analyzes the table: a step, which
--- looks for a few keys, must not read all of it until then.
+-- A plan that was made while a table was small is kept while it grows, until the table is analyzed: a step, which reads
+-- a few keys, must not read all of it until then.
 DO $$
 DECLARE
     settings CONSTANT text[] := ARRAY[
@@ -195,8 +195,8 @@ EXCEPTION WHEN insufficient_privilege THEN
         USING HINT = 'Have an administrator run this, and then this file again: ' || array_to_string(statements, '; ') || ';';
 END $$;
 
--- The database and the schema are for these roles alone. Each is looked at first: where nothing has to be done, nothing
--- is written, and an owner of the schema alone is not told of the database.
+-- The database and the schema are for these roles alone. Each is checked first: where nothing has to be done, nothing
+-- is written, and an owner of the schema alone gets no warning about the database.
 DO $$
 DECLARE
     rights CONSTANT text := '
@@ -235,7 +235,7 @@ BEGIN
     END IF;
 END $$;
 
--- What an earlier version made belongs to whoever ran it. Each of these takes its table for itself, for an instant.
+-- What an earlier version made belongs to the role that ran it. Each of these locks its table for an instant.
 DO $$
 DECLARE
     statement text;
@@ -271,7 +271,7 @@ CREATE TABLE IF NOT EXISTS schema_version (
 INSERT INTO schema_version AS present (version) VALUES (current_setting('checkout.schema_version')::integer)
     ON CONFLICT (is_the_row) DO UPDATE SET version = excluded.version WHERE present.version < excluded.version;
 
--- What can be an order's id, a customer or a SKU: domain/identifiers.py says it in words, a test compares the two. The
+-- What can be an order's id, a customer or a SKU: domain/identifiers.py describes it, a test compares the two. The
 -- ranges are listed, because regular expressions know classes of characters by the collation, Unicode by its version.
 CREATE OR REPLACE FUNCTION is_identifier(value text) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT char_length(value) BETWEEN 1 AND 128 AND value NOT LIKE ' %' AND value NOT LIKE '% '
@@ -332,7 +332,7 @@ CREATE TABLE IF NOT EXISTS inventory (
     received bigint NOT NULL DEFAULT 0,  -- delivered since
     on_hand  bigint NOT NULL,
     reserved bigint NOT NULL DEFAULT 0,
-    -- Nothing is promised that is not there: the guard that refuses an oversell.
+    -- No more is reserved than is on hand: the guard that refuses an oversell.
     CONSTRAINT inventory_never_oversold CHECK (reserved <= on_hand),
     CONSTRAINT inventory_never_negative CHECK (on_hand >= 0 AND reserved >= 0 AND initial >= 0 AND received >= 0)
 ) WITH (fillfactor = 50);
@@ -362,10 +362,10 @@ CREATE TABLE IF NOT EXISTS accounts (
     CONSTRAINT accounts_kind_is_known CHECK (kind IN ('customer', 'house')),
     -- Exactly the customers carry a balance.
     CONSTRAINT accounts_balance_is_a_customers CHECK ((balance_minor IS NOT NULL) = (kind = 'customer')),
-    -- Nobody spends what they do not have: the guard that declines a payment.
+    -- No balance falls below zero: the guard that declines a payment.
     CONSTRAINT accounts_never_overdrawn CHECK (balance_minor >= 0),
     CONSTRAINT accounts_currency_is_iso CHECK (currency ~ '^[A-Z]{3}$'),
-    -- An order and its transfers have the currency of what was sold. A key of theirs would have every order lock this row.
+    -- An order and its transfers have the currency of what was sold. A foreign key there would have each order lock this row.
     CONSTRAINT accounts_currency_is_known FOREIGN KEY (currency) REFERENCES currencies
 ) WITH (fillfactor = 50);
 
@@ -403,7 +403,7 @@ CALL pg_temp.create_once('CREATE INDEX transfers_by_credit ON transfers (credit_
 
 -- Orders ------------------------------------------------------------------------------------------------
 
--- What was asked for and where it stands. Neither the customer nor a SKU is a foreign key: a refused order
+-- What was asked for, and its status. Neither the customer nor a SKU is a foreign key: a refused order
 -- keeps what was asked, even when we know neither. Written by the first step, or by hand as `pending`
 -- (order_id, customer and lines, in one transaction, are enough; `starter.py sweep` then starts its saga).
 CREATE TABLE IF NOT EXISTS orders (
@@ -441,13 +441,13 @@ CREATE TABLE IF NOT EXISTS orders (
     CONSTRAINT orders_priced_when_reserved CHECK (
         status NOT IN ('reserved', 'paid', 'completed') OR (total_minor IS NOT NULL AND currency IS NOT NULL))
 ) WITH (fillfactor = 70);
--- A database from before there were batches, or from before a completed order knew who shipped it. Looked up first:
--- the statement would wait for everybody who writes.
+-- A database from before there were batches, or from before a completed order had its shipping run. Checked first:
+-- the statement would wait for every open write.
 CALL pg_temp.add_column_once('orders', 'carrier', 'text');
 CALL pg_temp.add_column_once('orders', 'shipped_by', 'text');
 CALL pg_temp.add_column_once('orders', 'taken_back_by', 'text');
--- The sweep looks here, and only at what is unfinished, page by page: thousands of orders that one statement wrote have
--- one instant. An index without their ids, of an earlier version, makes way.
+-- The sweep reads this, and only what is unfinished, page by page: thousands of orders that one statement wrote have one
+-- instant. An index without their ids, of an earlier version, is dropped.
 DO $$ BEGIN
     IF EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('public.orders_unfinished') AND indnatts = 1) THEN
         DROP INDEX public.orders_unfinished;
@@ -501,8 +501,8 @@ CREATE TABLE IF NOT EXISTS shipments (
 
 -- The fence ---------------------------------------------------------------------------------------------
 
--- One row per saga and step, written in the transaction of the effect it stands for; here the saga's id is
--- the order's. No foreign key: a tombstone may come before the order it is for.
+-- One row per saga and step, written in the transaction of its effect; here the saga's id is the order's.
+-- No foreign key: a tombstone may come before its order.
 CREATE TABLE IF NOT EXISTS step_fence (
     saga_id     text        NOT NULL,
     step        text        NOT NULL,
@@ -521,10 +521,10 @@ CREATE TABLE IF NOT EXISTS step_fence (
     CONSTRAINT step_fence_done_had_effect CHECK (phase <> 'done' OR (had_effect AND result IS NOT NULL))
 ) WITH (fillfactor = 70);
 
--- What happened, and what needs a person ----------------------------------------------------------------
+-- Events and incidents ------------------------------------------------------------------------------------
 
 -- Every change of an order's status and every act of an operator, numbered per order without a gap, written
--- in the transaction of the change. saga.log is made from it. `txid` lets a reader who follows the log know
+-- in the transaction of the change. saga.log is made from it. `txid` lets a reader of the events know
 -- which rows can no longer be overtaken by a transaction that began earlier and commits later.
 CREATE TABLE IF NOT EXISTS order_events (
     event_id        bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -541,7 +541,7 @@ CREATE TABLE IF NOT EXISTS order_events (
 );
 CALL pg_temp.create_once('CREATE INDEX order_events_in_commit_order ON order_events (txid, event_id)');
 
--- An order that is stuck, until an operator or a later retry has settled it.
+-- An order that is stuck, until an operator or a later retry has resolved it.
 CREATE TABLE IF NOT EXISTS incidents (
     incident_id bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     order_id    text        NOT NULL REFERENCES orders,
@@ -558,7 +558,7 @@ DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'public.incidents'::regclass
                       AND attname = 'needs_review' AND NOT attisdropped) THEN
         CALL pg_temp.add_column_once('incidents', 'needs_review', 'boolean NOT NULL DEFAULT false');
-        -- What an earlier version has parked for a person stays so.
+        -- An order that an earlier version parked for a review keeps it.
         UPDATE public.incidents SET needs_review = true
          WHERE closed_at IS NULL AND cause LIKE 'DatabaseContradictsHistory: %';
     END IF;
@@ -566,8 +566,8 @@ END $$;
 -- One order has one open incident at most.
 CALL pg_temp.create_once('CREATE UNIQUE INDEX incidents_one_open_per_order ON incidents (order_id) WHERE closed_at IS NULL');
 
--- What the audit found wrong, and when that was over, told once each. saga.log tells it between the orders' events,
--- so both number theirs from one sequence.
+-- What the audit found wrong, and when that was over, one row each. saga.log has it between the orders' events, so both
+-- number theirs from one sequence.
 CREATE TABLE IF NOT EXISTS audit_events (
     event_id bigint      PRIMARY KEY DEFAULT nextval(pg_get_serial_sequence('public.order_events', 'event_id')),
     txid     xid8        NOT NULL DEFAULT pg_current_xact_id(),
@@ -596,8 +596,8 @@ CALL pg_temp.constrain_once('accounts', 'accounts_currency_is_known',
 -- The state machine -------------------------------------------------------------------------------------
 
 -- Which status may follow which. `rejected` and `cancelled` absorb; `completed` does so once the parcel is
--- handed over. Before that its label can be cancelled, or, if that keeps failing, the order be parked, by those whom
--- order_stays_completed lets.
+-- handed over. Before that its label can be cancelled, or, if that keeps failing, the order be parked, where
+-- order_stays_completed allows it.
 CREATE OR REPLACE FUNCTION order_may_move(previous text, next text) RETURNS boolean
 LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE coalesce(previous, 'new')
@@ -611,9 +611,8 @@ LANGUAGE sql IMMUTABLE AS $$
         ELSE false END
 $$;
 
--- Whether a completed order stays completed, whoever wants to undo it: unless a cancel was asked for (`cancel`), or the
--- workflow run that shipped it takes it back itself. The steps' undos ask it before they begin; the trigger below asks
--- it of every move.
+-- Whether a completed order stays completed: unless a cancel was requested (`cancel`), or the workflow run that shipped it
+-- takes it back itself. The steps' undos call it before they begin; the trigger below calls it at every move.
 CREATE OR REPLACE FUNCTION order_stays_completed(status text, shipped_by text, taken_back_by text) RETURNS boolean
 LANGUAGE sql IMMUTABLE AS $$
     SELECT status = 'completed' AND coalesce(taken_back_by <> 'cancel', true)
@@ -644,8 +643,8 @@ BEGIN
     RETURN NEW;
 END $$;
 
--- Writes the event of every move, whoever made it: the service, the sweep or a person with psql. As the owner, since
--- none of them may write an event.
+-- Writes the event of every move: of the service, the sweep or an operator with psql. As the owner, since none of them
+-- may write an event.
 CREATE OR REPLACE FUNCTION orders_log_move() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
@@ -659,8 +658,8 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- Writes the event of something that a person has asked for and that moves nothing, once per reason. The worker's only
--- way to an event of its own.
+-- Writes the event of an operator's request that moves nothing, once per reason. The worker's only way to write an event
+-- of its own.
 CREATE OR REPLACE FUNCTION note_on_order(noted_order text, noted_event text, noted_reason text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
@@ -678,7 +677,7 @@ BEGIN
     SELECT noted_order, event_seq, noted_event, status, status, 'operator', noted_reason FROM numbered;
 END $$;
 
--- Money comes in by a person's word alone, never by a step. Asked of deposits alone: a capture or a refund costs nothing.
+-- Only an operator deposits money, never a step. The trigger is for deposits alone: a capture or a refund costs nothing.
 CREATE OR REPLACE FUNCTION transfers_refuse_deposit() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
@@ -697,7 +696,7 @@ CALL pg_temp.create_once($$CREATE TRIGGER transfers_refuse_deposit BEFORE INSERT
 
 -- Rights ------------------------------------------------------------------------------------------------
 
--- From nothing, whatever an earlier version or a person gave: on each table, sequence and function of the owner's.
+-- Begins with none: what an earlier version or an operator granted on the owner's tables, sequences and functions goes.
 DO $$
 DECLARE
     statement text;
@@ -719,9 +718,9 @@ END $$;
 GRANT SELECT ON currencies, products, inventory, delivery_zones, accounts, transfers, orders, order_lines, reservations,
              shipments, step_fence, order_events, incidents, audit_events, schema_version
              TO checkout, checkout_reader, checkout_operator;
--- The audit asks it, and so does the trigger on orders.
+-- The audit calls it, and so does the trigger on orders.
 GRANT EXECUTE ON FUNCTION order_may_move TO checkout, checkout_reader, checkout_operator;
--- Constraints ask it of whoever writes.
+-- Constraints call it as the role that writes.
 GRANT EXECUTE ON FUNCTION is_identifier TO checkout, checkout_operator;
 
 -- The worker. Deposits are refused by their trigger; events are written by the owner's functions.
@@ -741,7 +740,7 @@ DO $$ BEGIN
     EXECUTE format('GRANT USAGE ON SEQUENCE %s TO checkout', pg_get_serial_sequence('public.order_events', 'event_id'));
 END $$;
 
--- A person. A customer is opened with nothing, and an order by hand as pending: the other columns keep their defaults.
+-- The operator. A customer is opened with no money, and an order by hand as pending: other columns keep their defaults.
 GRANT INSERT (sku, name, unit_price_minor, currency), UPDATE (name, unit_price_minor, currency)
     ON products TO checkout_operator;
 GRANT INSERT (zone, carrier, is_served, hands_over_at_once), UPDATE (carrier, is_served, hands_over_at_once)
@@ -753,7 +752,7 @@ GRANT INSERT (order_id, sku, quantity) ON order_lines TO checkout_operator;
 
 -- The house's accounts -----------------------------------------------------------------------------------
 
--- Nothing to sell and nobody to sell it to: those are the shop's (devstack/demo.sql has some to try with).
+-- No products and no customers: those are the shop's (devstack/demo.sql has some to try with).
 INSERT INTO accounts (account_id, kind, name, balance_minor, delivery_zone) VALUES
     ('bank', 'house', 'Where customers'' money comes from', NULL, NULL),
     ('shop', 'house', 'What customers have paid', NULL, NULL)
@@ -761,7 +760,7 @@ ON CONFLICT DO NOTHING;
 
 COMMIT;
 
--- What constrain_once has made anew holds for rows to come; now those that are there are looked at, beside whoever writes.
+-- What constrain_once has made holds for new rows; now existing rows are validated, beside open writes.
 BEGIN;
 
 SET LOCAL search_path TO public, pg_temp;
@@ -809,8 +808,8 @@ DO $$ BEGIN
     PERFORM set_config('checkout.approvals_are_new', (to_regclass('public.approvals') IS NULL)::text, true);
 END $$;
 
--- Who let money and stock in, and why: the only two things that no step makes. Rows are only ever added, by anybody. The
--- audit compares their sums with the deposits in the ledger, and with what was ever on the shelf.
+-- Who let money and stock in, and why: the only two things that no step makes. Rows are only ever added. The audit
+-- compares their sums with the deposits in the ledger, and with what was ever on the shelf.
 CREATE TABLE IF NOT EXISTS approvals (
     approval_id bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     kind        text        NOT NULL,
@@ -836,7 +835,7 @@ END $$;
 CALL pg_temp.create_once('CREATE TRIGGER approvals_stay BEFORE DELETE OR UPDATE OR TRUNCATE ON approvals
     FOR EACH STATEMENT EXECUTE FUNCTION approvals_stay()');
 
--- Gives a customer money, and tells under which id the ledger has it. For whoever may run it; who it was is kept.
+-- Gives a customer money, and returns the id of its transfer. It records the caller.
 CREATE OR REPLACE FUNCTION deposit(account text, amount bigint, currency text, reason text, reference text DEFAULT NULL)
 RETURNS text LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE
@@ -864,7 +863,7 @@ BEGIN
     RETURN transfer;
 END $$;
 
--- Puts goods on the shelf, or takes some off that are not there; tells how many there are now.
+-- Puts goods on the shelf, or takes missing ones off; returns how many there are now.
 CREATE OR REPLACE FUNCTION deliver(sku text, quantity bigint, reason text, reference text DEFAULT NULL)
 RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE
@@ -891,7 +890,7 @@ BEGIN
     RETURN now_on_hand;
 END $$;
 
--- Vouches for all that is there and that nobody has approved, and tells how much of it there was. The owner's alone.
+-- Approves all money and stock that has no approval, and returns how much that was. The owner's alone.
 CREATE OR REPLACE FUNCTION approve_what_is_there(why text) RETURNS bigint LANGUAGE sql
 SET search_path = pg_catalog, public, pg_temp AS $$
     WITH found AS (

@@ -22,8 +22,9 @@ import typer
 from typer.exceptions import TyperException
 
 from adapters.config import ConfigurationError, StarterSettings, load
+from adapters.log_setup import configure_logging
+from adapters.process_exit import leave
 from adapters.streams import clean_streams
-from adapters.telemetry import configure_logging, leave
 from client import order_list, view
 from client.checkouts import Checkouts
 from client.connection import Unreachable, run, starting

@@ -45,11 +45,12 @@ from activities.payments import Payments
 from activities.sagas import Sagas
 from activities.shipping import Shipping
 from activities.sweep import Sweep
-from adapters import deployment, event_log, heartbeat, schema_watch, temporal_credentials
-from adapters.companion import Companion
+from adapters import deployment, event_log, heartbeat, schema, temporal_credentials
 from adapters.config import ConfigurationError, TellsLog, WorkerSettings, load
 from adapters.connector import Admission
+from adapters.log_setup import configure_logging
 from adapters.log_target import STDOUT
+from adapters.process_exit import leave
 from adapters.readiness import (
     DATABASE_ADVICE,
     CannotStart,
@@ -59,10 +60,9 @@ from adapters.readiness import (
     require_writable,
     wait_until_usable,
 )
-from adapters.running import Failure, running
 from adapters.streams import clean_streams
-from adapters.telemetry import configure_logging, leave
 from adapters.temporal import ADVICE, RefuseWrongArguments
+from adapters.worker_run import Companion, Failure, running
 from client import schedule_watch, schedules
 from domain import policies
 from domain.version import RELEASE
@@ -235,7 +235,7 @@ async def run(settings: WorkerSettings) -> None:
                 schedule_watch.follow(lambda: worker.client, settings.task_queue, _intervals(settings))
             )
             credentials = asyncio.create_task(temporal_credentials.follow(worker, settings.temporal_api_key_file))
-            guards = asyncio.create_task(schema_watch.follow(engines.steps))
+            guards = asyncio.create_task(schema.watch(engines.steps))
             alive = asyncio.create_task(
                 heartbeat.beat(settings.heartbeat_file, lambda: worker.is_running and not follower.done())
             )

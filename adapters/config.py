@@ -1,4 +1,4 @@
-"""Settings from the environment: ours as `CHECKOUT_*`; `TEMPORAL_*` belongs to the SDK's own loader."""
+"""Settings from the environment and secrets from files: `CHECKOUT_*`; the SDK's own loader reads `TEMPORAL_*`."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from adapters.database_url import DRIVER, parse
-from adapters.log_format import LogFormat
+from adapters.log_setup import LogFormat
 from domain.model import Lane
 from domain.policies import AUDIT_EVERY, CHECKOUT_TASK_QUEUE, LANE, SWEEP_EVERY
 
@@ -25,23 +25,27 @@ _SERVICE_LINK = re.compile(
     rf"{PREFIX}([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
 _SERVICE_LINK_PORT = re.compile(rf"{PREFIX}([A-Z0-9_]+_)?PORT=(tcp|udp|sctp)://.*")
-# Visible in no terminal, and part of the value all the same: a line end that came with `echo`, a pasted blank.
+# Invisible in a terminal, and part of the value all the same: a line end of `echo`, a pasted blank.
 _CONTROLS = r"\x00-\x1f\x7f-\x9f\u200b\ufeff"
-_UNSEEN = rf"[\s{_CONTROLS}]"
-_UNSEEN_AT_AN_END = re.compile(rf"\A{_UNSEEN}|{_UNSEEN}\Z")
-# Between the ends a blank is a part of a name, such as a folder's; a line end or a NUL is none of anything.
-_UNSEEN_WITHIN = re.compile(rf"[{_CONTROLS}]")
+_INVISIBLE = rf"[\s{_CONTROLS}]"
+_INVISIBLE_AT_AN_END = re.compile(rf"\A{_INVISIBLE}|{_INVISIBLE}\Z")
+# Between the ends a blank may be part of a name, such as a folder's; a line end or a NUL never is.
+_INVISIBLE_WITHIN = re.compile(rf"[{_CONTROLS}]")
 _PEM = "-----BEGIN "
 _SECRET_NAME = re.compile("DATABASE_URL|API_KEY|PASSWORD|SECRET|TOKEN|GRPC_META|CODEC_AUTH|TLS_.*(KEY|DATA)")
 _CREDENTIALS_IN_A_URL = re.compile(r"//[^/?#]*@|^[^/]*:[^/]*@")
 
 
 class ConfigurationError(Exception):
-    """The environment is wrong. The message lists every problem, one per line, with its fix."""
+    """The environment is wrong. The message has a line for each problem, with its fix."""
+
+
+class SecretUnreadable(Exception):
+    """A secret's file cannot be used. The message names the setting and the reason, and quotes nothing of the file."""
 
 
 def _database_url(url: SecretStr) -> SecretStr:
-    """Accept the URL as other tools write it, and name our driver."""
+    """Accept the URL as other tools write it, and put our driver into it."""
     parse(url.get_secret_value())
     return SecretStr(f"{DRIVER}://{url.get_secret_value().partition('://')[2]}")
 
@@ -68,8 +72,7 @@ def _deployment_name(name: str) -> str:
 
 
 def _build_id(build_id: str | None) -> str | None:
-    """Take an empty value as unset: docker-compose.yml can pass on a variable, but not the lack of one."""
-    if not build_id:
+    if not build_id:  # see _unset_when_empty
         return None
     if not _BUILD_ID.fullmatch(build_id):
         raise ValueError("must be 1 to 100 letters, digits, _ . + or -, and begin with a letter or digit")
@@ -88,22 +91,22 @@ class TellsLog(StrEnum):
     """Whether a worker writes the log of order states."""
 
     AUTO = "auto"
-    """Whoever comes first on a machine writes the file, and the next when it goes; to standard output, each."""
+    """The first worker on a machine writes the file, and the next one when it ends; each writes to standard output."""
     ALWAYS = "always"
-    """It is meant to; where another worker has the file, that is told as an error."""
+    """It has to: where another worker writes the file, that is logged as an error."""
     NEVER = "never"
-    """Others do."""
+    """It does not."""
 
 
 class StarterSettings(BaseSettings):
-    """What a client of the checkout needs to know. It never learns where the database is."""
+    """The settings of a client of the checkout, which never learns where the database is."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", hide_input_in_errors=True)
 
     task_queue: Annotated[str, Field(min_length=1, max_length=200)] = CHECKOUT_TASK_QUEUE
     """The task queue of the workers, and of the orders that are started."""
     ui_url: Annotated[str, AfterValidator(_http_url)] = DEFAULT_UI_URL
-    """Where the Temporal UI answers; links to histories begin with it."""
+    """The address of the Temporal UI; links to histories begin with it."""
     lane: Lane = LANE
     """How orders run that the starter starts: `classic`, each step an activity; or `fast`, each step tried once within
     the workflow task and as an activity if that fails (docs/architecture.md). Open orders keep their mode."""
@@ -112,7 +115,7 @@ class StarterSettings(BaseSettings):
 
 
 class WorkerSettings(StarterSettings):
-    """What the worker needs to know."""
+    """The settings of a worker."""
 
     database_url: Annotated[SecretStr, AfterValidator(_database_url)] = SecretStr(
         f"{DRIVER}://checkout:checkout@127.0.0.1:5432/checkout"
@@ -135,7 +138,7 @@ class WorkerSettings(StarterSettings):
     shutdown_grace_seconds: Annotated[float, Field(ge=0, le=3600)] = 20
     """How long running activities may go on after SIGTERM before they are cancelled."""
     startup_timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] = 120
-    """How long to wait for a Temporal or a Postgres that is not up yet."""
+    """How long to wait at the start for Temporal and Postgres."""
     sweep_every_seconds: Annotated[int, Field(ge=0, le=86_400)] = int(SWEEP_EVERY.total_seconds())
     """How often the sweep runs by itself; 0 for never."""
     audit_every_seconds: Annotated[int, Field(ge=0, le=86_400)] = int(AUDIT_EVERY.total_seconds())
@@ -172,41 +175,65 @@ def load(kind: type[_SettingsT]) -> _SettingsT:
         for name, value in sorted(os.environ.items())
         if name.startswith(PREFIX) and name not in known and not _is_service_link(name, value)
     ]
-    unseen = _unseen(known)
-    problems += unseen.values()
+    invisible = _invisible(known)
+    problems += invisible.values()
     try:
         settings = kind()
     except ValidationError as error:
         for issue in error.errors():
             name = PREFIX + "_".join(map(str, issue["loc"])).upper()
-            if name in unseen:
-                continue  # whatever else is wrong with it may be wrong because of that
+            if name in invisible:
+                continue  # other problems may follow from that one
             problems.append(f"{name}: {issue['msg'].removeprefix('Value error, ')}{_shown(name, issue['input'])}")
-    # Outside of the handler: the validation's error would be this one's context, with the values in it.
+    # Outside the handler: the validation's error would be this one's context, with the values in it.
     if problems:
         raise ConfigurationError("\n".join(problems))
     return settings
+
+
+def read_secret(setting: str, file: Path) -> str:
+    """Read the one line of a secret's file.
+
+    Raises:
+        SecretUnreadable: the file is missing, unreadable, or not one line of text.
+    """
+    try:
+        content = file.read_text(encoding="utf-8-sig").rstrip("\r\n")
+    except OSError as error:
+        problem = error.strerror or type(error).__name__
+    except UnicodeError:
+        problem = "it is not UTF-8"
+    else:
+        if content and not _has_control_character(content):
+            return content
+        problem = "it is not one line of text" if content else "it is empty"
+    # Outside the handlers: the error's context would have the path, or all that was read.
+    raise SecretUnreadable(f"{setting} cannot be read: {problem}")
+
+
+def _has_control_character(content: str) -> bool:
+    return any(character < " " or "\x7f" <= character <= "\x9f" for character in content)
 
 
 def _is_service_link(name: str, value: str) -> bool:
     return bool(_SERVICE_LINK.fullmatch(name) or _SERVICE_LINK_PORT.fullmatch(f"{name}={value}"))
 
 
-def _unseen(known: set[str]) -> dict[str, str]:
-    """Find the settings, ours and the SDK's, with something in them that nobody sees; say so of each."""
+def _invisible(known: set[str]) -> dict[str, str]:
+    """Find the settings, ours and the SDK's, with invisible characters; return the problem of each."""
     return {
         name: f"{name}: {problem}{_shown(name, value)}"
         for name, value in sorted(os.environ.items())
         if (name in known or name.startswith("TEMPORAL_"))
         and not name.endswith("_DATA")  # a PEM file has lines, and ends with a line end
-        and (problem := _what_is_unseen(value))
+        and (problem := _invisible_part(value))
     }
 
 
-def _what_is_unseen(value: str) -> str:
-    if _UNSEEN_AT_AN_END.search(value):
+def _invisible_part(value: str) -> str:
+    if _INVISIBLE_AT_AN_END.search(value):
         return "begins or ends with white space or a control character"
-    if _UNSEEN_WITHIN.search(value) and not value.startswith(_PEM):
+    if _INVISIBLE_WITHIN.search(value) and not value.startswith(_PEM):
         return "has a control character in it"
     return ""
 

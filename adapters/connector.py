@@ -1,4 +1,4 @@
-"""New sessions of Postgres: which host, which credentials, which settings; and what it means that there is none."""
+"""New sessions of Postgres: from which host, with which credentials and settings, and why there is none."""
 
 import asyncio
 import ssl
@@ -11,22 +11,22 @@ from urllib.parse import urlencode
 
 import asyncpg
 
+from adapters.config import SecretUnreadable, read_secret
 from adapters.database_url import SYSTEM_CERTIFICATES, Destination, Host, parse
-from adapters.secret_file import SecretUnreadable, read_secret
 
 CONNECT_SECONDS = 2.0
 """Connecting, over all hosts together, and waiting for a free connection: below an attempt's start-to-close (5 s)
 together with the statement itself (3 s)."""
 
 CONNECTOR = "checkout_connector"
-"""Execution option of an engine: what makes its sessions."""
+"""The execution option of an engine that holds its Connector."""
 
 PASSWORD_FILE = "CHECKOUT_DATABASE_PASSWORD_FILE"  # noqa: S105 - the setting's name
 URL_FILE = "CHECKOUT_DATABASE_URL_FILE"
 
-# Who we are, the database, and the right to use it: a person, or who rotates our password, puts these right.
+# Login, database, right: an operator, or the next password, fixes these.
 _REFUSING_CLASSES = ("28", "3D", "42")
-# PgBouncer says nearly all with this code, that Postgres is away included; its words tell what it refuses.
+# PgBouncer reports nearly everything with this code, an outage of Postgres included; its text says what it refuses.
 _POOLER_CODE = "08P01"
 _POOLER_REFUSES = (
     "password authentication failed",
@@ -39,8 +39,8 @@ _POOLER_REFUSES = (
 # Settings that older servers do not know.
 _SINCE: Mapping[str, int] = {"transaction_timeout": 17}
 
-# Asked, for what a pooler reports is what it once heard; together with the settings, by the simple protocol, in one
-# round trip: over a slow link each of them counts against the time for connecting.
+# A query, because a pooler reports what it once heard; with the settings, by the simple protocol, in one round trip:
+# over a slow link each counts against the time for connecting.
 _REQUIRE_WRITABLE = (
     "DO $$ BEGIN IF current_setting('transaction_read_only') <> 'off' THEN"
     " RAISE EXCEPTION USING ERRCODE = '25006', MESSAGE = 'it is read-only'; END IF; END $$"
@@ -59,18 +59,18 @@ _FAILURES = (
 
 
 class CannotConnect(ConnectionError):
-    """No host gives us a session that can write. An outage, whatever Postgres says: no statement was refused."""
+    """No host gives a session that can write. An outage, whatever Postgres says: no statement was refused."""
 
     def __init__(self, message: str, *, sqlstate: str | None = None, is_refusal: bool = False) -> None:
         super().__init__(message)
         self.sqlstate = sqlstate
         self.is_refusal = is_refusal
-        """Somebody answers, and lets us in under no circumstances: credentials, the database's name, a right."""
+        """Whether a server answers and refuses our credentials, the database's name or a right."""
 
 
 @dataclass
 class Admission:
-    """Whether Postgres lets this process in, as far as its engines have seen."""
+    """Whether Postgres accepts new sessions of this process, shared by its engines."""
 
     reason: str = ""
     _refused_since: float | None = field(default=None, repr=False)
@@ -86,27 +86,27 @@ class Admission:
             self._refused_since = time.monotonic()
 
     def interrupt(self) -> None:
-        """Note that nobody could answer, which says nothing of our credentials."""
+        """Note that no server answered, which says nothing of our credentials."""
         self._refused_since = None
 
     async def until_refused_for(self, seconds: float) -> None:
-        """Return when every new session has been refused for so long, and no old one has worked."""
+        """Return when every new session has been refused for so long, with none that works."""
         while self.refused_seconds < seconds:  # noqa: ASYNC110 - time is what is waited for
             await asyncio.sleep(min(1.0, seconds / 10))
 
     @property
     def refused_seconds(self) -> float:
-        """For how long every new session has been refused, with none that works; 0 unless the last one was."""
+        """For how long every new session has been refused; 0 unless the last one was."""
         return 0.0 if self._refused_since is None else time.monotonic() - self._refused_since
 
 
 class Connector:
-    """Makes sessions that can write: what an engine calls for each new connection.
+    """Makes sessions that can write; an engine calls it for each new connection.
 
-    Credentials in files are read again each time: whoever rotates them need not restart anybody. With several hosts the
-    one that answered last comes first, and each gets its share of the time: a dead one cannot use up all of it.
+    Credentials in files are read again each time, so that a rotation needs no restart. With several hosts the one that
+    answered last comes first, and each gets its share of the time: a dead one cannot use up all of it.
 
-    Settings are set once the session is there. PgBouncer refuses them as start-up parameters.
+    Settings are set within the session: PgBouncer refuses them as start-up parameters.
     """
 
     def __init__(  # noqa: PLR0913 - what differs between the engines is said by name
@@ -128,7 +128,7 @@ class Connector:
         self._preferred: Host | None = None
 
     async def __call__(self) -> _DriverConnection:
-        """Give a new session.
+        """Open a session.
 
         Raises:
             CannotConnect: no host gives one.
@@ -149,7 +149,7 @@ class Connector:
         return connection
 
     async def _connect_to_any(self) -> _DriverConnection:
-        destination = self._destination = self._asked_for()
+        destination = self._destination = self._read_destination()
         hosts = sorted(destination.hosts, key=lambda host: host != self._preferred)
         deadline = time.monotonic() + min(destination.connect_seconds or CONNECT_SECONDS, CONNECT_SECONDS)
         failures: dict[Host, Exception] = {}
@@ -175,7 +175,7 @@ class Connector:
             password=self._password(),
             database=destination.database,
             command_timeout=self._answer_seconds,
-            # The environment may name another one; what is asked for is looked at below, for poolers too.
+            # The environment may name another one; what we need is checked below, for poolers too.
             target_session_attrs="any",
             server_settings={"application_name": destination.application_name}
             | ({"options": destination.options} if destination.options else {}),
@@ -189,10 +189,10 @@ class Connector:
 
     @property
     def caution(self) -> str | None:
-        """What the URL of the newest session asks for and does not get, for the log."""
+        """A warning for the log: what the URL of the newest session asks for and does not get."""
         return self._destination.caution
 
-    def _asked_for(self) -> Destination:
+    def _read_destination(self) -> Destination:
         if self._url_file is None:
             return self._destination
         try:
@@ -217,7 +217,7 @@ class Connector:
 
 
 def reports_read_only(connection: _DriverConnection) -> bool:
-    """Tell whether the server has reported of a session, unasked, that it cannot write; since Postgres 14."""
+    """Return whether the server has reported, without a query, that a session cannot write; since Postgres 14."""
     settings = connection.get_settings()
     return "on" in (
         getattr(settings, "in_hot_standby", None),
@@ -226,7 +226,7 @@ def reports_read_only(connection: _DriverConnection) -> bool:
 
 
 def _tls(destination: Destination) -> dict[str, Any]:
-    """Give the driver's arguments. It reads certificate files itself, at each connection, but from a URL alone."""
+    """Return the driver's arguments. It reads certificate files at each connection, but only when they are in a URL."""
     parameters = dict(destination.tls)
     if parameters.get("sslrootcert") != SYSTEM_CERTIFICATES:
         return {"dsn": f"postgresql://?{urlencode(parameters)}"} if parameters else {}
@@ -239,14 +239,14 @@ def _tls(destination: Destination) -> dict[str, Any]:
 
 
 def _summary(failures: Mapping[Host, Exception]) -> Exception:
-    """Make one failure of each host's: a refusal tells more than an answer, and an answer more than silence."""
+    """Make one failure of each host's: a refusal says more than another answer, and that more than a timeout."""
     if all(isinstance(error, TimeoutError) for error in failures.values()):
         return TimeoutError("no host answered in time")
-    telling = max(failures.values(), key=lambda error: (_is_refusal(error), bool(getattr(error, "sqlstate", None))))
-    said = {host: (str(error) or type(error).__name__).splitlines()[0] for host, error in failures.items()}
-    message = "; ".join(f"{host}: {words}" if len(said) > 1 else words for host, words in said.items())
-    failure = CannotConnect(message, sqlstate=getattr(telling, "sqlstate", None), is_refusal=_is_refusal(telling))
-    failure.__cause__ = telling
+    clearest = max(failures.values(), key=lambda error: (_is_refusal(error), bool(getattr(error, "sqlstate", None))))
+    texts = {host: (str(error) or type(error).__name__).splitlines()[0] for host, error in failures.items()}
+    message = "; ".join(f"{host}: {text}" if len(texts) > 1 else text for host, text in texts.items())
+    failure = CannotConnect(message, sqlstate=getattr(clearest, "sqlstate", None), is_refusal=_is_refusal(clearest))
+    failure.__cause__ = clearest
     return failure
 
 

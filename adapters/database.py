@@ -1,4 +1,4 @@
-"""The door to Postgres: the engine, and the translation of its errors into failures with a name."""
+"""Postgres: engines, transactions, and the translation of its errors into named failures."""
 
 import asyncio
 import logging
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import asyncpg
 from sqlalchemy import ExceptionContext, event
@@ -33,12 +33,12 @@ _COMMAND_TIMEOUT_SECONDS = 4.5
 # Below the start-to-close of the sweep (60 s) and of the audit (30 min).
 _PATIENT_SECONDS = 55
 _AUDIT_SECONDS = 29 * 60
-# Older servers end no transaction for its age: there we do, a second before its undo's attempt is given up (10 s). What
-# is left of it then ends by the role's other timeouts, should the network keep Postgres from hearing of it.
+# Older servers end no transaction for its age: there we do, a second before its undo's attempt times out (10 s). Where
+# that does not reach Postgres, the role's other timeouts end it.
 _AGE_IS_LIMITED_SINCE = (17,)
 _TRANSACTION_SECONDS = 9.0
-# The audit goes over whole tables, whose sorts and hashes go to disk with the server's 4 MB. And they are read in
-# sequence: by index, in the hope that all of them is cached, a million orders take it three times as long.
+# The audit reads whole tables, whose sorts and hashes go to disk with the server's 4 MB. They are read in sequence: by
+# index, as if all of them were cached, a million orders take three times as long.
 _AUDIT_SETTINGS = {"work_mem": "64MB", "effective_cache_size": "64MB"}
 
 # SQLSTATE classes and codes that pass by themselves.
@@ -52,80 +52,58 @@ _STALE_PLAN_CODES = frozenset({"0A000", "42804", "XX000"})
 # "Cannot execute in a read-only transaction": the session went to a server that is not, or no longer, the writer.
 _READ_ONLY_CODE = "25006"
 _REPORTED_AT_FIRST = "reported read-only at first"
-# Exhausted: everybody who comes back at once makes it worse.
+# Exhausted: retries at once make it worse.
 _OVERLOAD_CLASSES = frozenset({"53", "58"})
 _MALFORMED_CLASS = "22"
 # Postgres refuses the service, whatever the order: a login, a database, a schema, a right, a missing table or column, a
 # session that may only read. 23502: a column that we leave empty and that takes no null, of another release or made so
-# by hand; nothing that an order says is ever null.
+# by hand; no value of an order is ever null.
 _MISCONFIGURED_CLASSES = frozenset({"28", "3D", "3F", "42"})
 _MISCONFIGURED_CODES = frozenset({"23502", "25006"})
-# Postgres has understood, and says no to this one: a constraint, somebody's trigger.
+# Postgres refuses this statement: a constraint, or a trigger that is not ours.
 _REFUSING_CLASSES = frozenset({"23", "44", "P0"})
 
 
-def create_engine(  # noqa: PLR0913 - what differs between the engines is said by name
-    url: str,
-    *,
-    pool_size: int = 20,
-    is_patient: bool = False,
-    url_file: Path | None = None,
-    password_file: Path | None = None,
-    admission: Admission | None = None,
-) -> AsyncEngine:
-    """Make the engine. Nothing is connected yet.
+class Access(TypedDict, total=False):
+    """How an engine gets its sessions, beside the URL (see adapters/database_url.py)."""
 
-    A patient one is for reading much: its statements may take most of a minute, where the role's own timeouts
-    (see setup.sql) end a step's after 3 s.
+    url_file: Path | None
+    """Has the URL, read again for each connection; it wins over the URL given."""
+    password_file: Path | None
+    """Has the password, read again for each connection; it wins over the URL's."""
+    admission: Admission | None
+    """Notes whether Postgres accepts sessions; may be shared with other engines."""
+
+
+def create_engine(url: str, *, pool_size: int = 20, is_patient: bool = False, **access: Unpack[Access]) -> AsyncEngine:
+    """Make an engine. Nothing is connected yet.
 
     No pre-ping: it costs round trips on every checkout, and a connection that has died costs one attempt
     of one step, which is retried after 100 ms with the pool already emptied.
 
     Args:
-        url: where the database is (see adapters/database_url.py).
+        url: where the database is.
         pool_size: connections at most.
-        is_patient: whether statements may take long.
-        url_file: where the URL is, read again for each connection; it wins over `url`.
-        password_file: where the password is, read again for each connection; it wins over the URL's.
-        admission: where to note whether Postgres lets us in; may be shared with other engines.
+        is_patient: for long queries: statements may take 55 s, where the role's own timeout (setup.sql) is 3 s.
+        access: how it gets its sessions.
     """
     seconds = _PATIENT_SECONDS + 2 if is_patient else _COMMAND_TIMEOUT_SECONDS
-    connector = Connector(
-        url,
-        answer_seconds=seconds,
-        settings=_limits(_PATIENT_SECONDS) if is_patient else {},
-        url_file=url_file,
-        password_file=password_file,
-        admission=admission,
-    )
+    settings = _limits(_PATIENT_SECONDS) if is_patient else {}
+    connector = Connector(url, answer_seconds=seconds, settings=settings, **access)
     return _engine(connector, pool_size=pool_size, max_overflow=0, pool_timeout=CONNECT_SECONDS)
 
 
-def create_audit_engine(
-    url: str,
-    *,
-    url_file: Path | None = None,
-    password_file: Path | None = None,
-    admission: Admission | None = None,
-) -> AsyncEngine:
-    """Make the engine of the audit, whose statements read everything: they may take half an hour.
+def create_audit_engine(url: str, **access: Unpack[Access]) -> AsyncEngine:
+    """Make the engine of the audit, whose statements may take half an hour. Each audit has a connection of its own.
 
-    Apart from the patient one: where the network swallows an answer, the audit waits that long for it, and the sweep
-    must not. A connection is made for each audit and closed after it.
+    Apart from the sweep's: where the network loses an answer, the audit waits that long for it, and the sweep must not.
     """
-    connector = Connector(
-        url,
-        answer_seconds=_AUDIT_SECONDS + 2,
-        settings={**_limits(_AUDIT_SECONDS), **_AUDIT_SETTINGS},
-        url_file=url_file,
-        password_file=password_file,
-        admission=admission,
-    )
-    return _engine(connector, poolclass=NullPool)
+    settings = {**_limits(_AUDIT_SECONDS), **_AUDIT_SETTINGS}
+    return _engine(Connector(url, answer_seconds=_AUDIT_SECONDS + 2, settings=settings, **access), poolclass=NullPool)
 
 
 def _limits(seconds: int) -> dict[str, str]:
-    # The role reads by index alone (see setup.sql), which is not for those who read everything.
+    # The role reads by index alone (setup.sql), which is not for queries over whole tables.
     return {"statement_timeout": f"{seconds}s", "transaction_timeout": f"{seconds + 1}s", "enable_seqscan": "on"}
 
 
@@ -133,9 +111,9 @@ def _engine(connector: Connector, **pool: Any) -> AsyncEngine:
     engine = create_async_engine(
         f"{DRIVER}://", async_creator=connector, hide_parameters=True, execution_options={CONNECTOR: connector}, **pool
     )
-    event.listen(engine.sync_engine, "handle_error", _leave_useless_session)
-    event.listen(engine.sync_engine, "connect", _note_reports)
-    event.listen(engine.sync_engine, "checkout", _leave_read_only_session)
+    event.listen(engine.sync_engine, "handle_error", _drop_useless_session)
+    event.listen(engine.sync_engine, "connect", _note_read_only)
+    event.listen(engine.sync_engine, "checkout", _drop_read_only_session)
 
     @event.listens_for(engine.sync_engine, "checkin")
     def note_that_it_works(session: DBAPIConnection | None, _record: object) -> None:
@@ -145,26 +123,26 @@ def _engine(connector: Connector, **pool: Any) -> AsyncEngine:
     return engine
 
 
-def _leave_useless_session(context: ExceptionContext) -> None:
-    """Give up the connections that would fail for as long as they live.
+def _drop_useless_session(context: ExceptionContext) -> None:
+    """Drop the connections that would fail as long as they live.
 
     Those that planned before a schema change: the driver forgets its own plans, and those inside PL/pgSQL triggers
-    live as long as the session. And those to a server that does not write any more, or does not yet: after a failover
-    the next ones go to the one that does.
+    live as long as the session. And those to a server that is read-only: after a failover the next ones go to the
+    primary.
     """
     code = sqlstate(context.original_exception)
     if code in _STALE_PLAN_CODES or code == _READ_ONLY_CODE:
         context.is_disconnect = True
 
 
-def _note_reports(session: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+def _note_read_only(session: DBAPIConnection, record: ConnectionPoolEntry) -> None:
     record.info[_REPORTED_AT_FIRST] = reports_read_only(session.driver_connection)
 
 
-def _leave_read_only_session(session: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
+def _drop_read_only_session(session: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
     """Replace a session that became read-only since it was last used, where the server has reported it.
 
-    What was reported at first counts for nothing: the session could write, and a pooler repeats what it once heard.
+    A session that was reported as read-only at first is kept: it could write, and a pooler repeats what it once heard.
     """
     if reports_read_only(session.driver_connection) and not record.info[_REPORTED_AT_FIRST]:
         raise DisconnectionError("the session has become read-only")
@@ -172,17 +150,17 @@ def _leave_read_only_session(session: DBAPIConnection, record: ConnectionPoolEnt
 
 @asynccontextmanager
 async def single_statement(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """Give a connection on which every statement is its own transaction: one round trip each."""
+    """Yield a connection on which every statement is its own transaction: one round trip each."""
     async with translated_errors(), engine.connect() as connection:
         yield await connection.execution_options(isolation_level="AUTOCOMMIT")
 
 
 @asynccontextmanager
 async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """Give a connection inside one READ COMMITTED transaction; rolled back unless the block ends well.
+    """Yield a connection inside one READ COMMITTED transaction; rolled back unless the block ends well.
 
-    For undos, and for writing down what happened: where Postgres cannot store a value, it is not the order that was
-    asked wrongly. It has run already, and must neither be forgotten nor end without its undo.
+    For undos and records: a value that Postgres cannot store is no invalid input here. The order has run already, and
+    must neither be lost nor end without its undo.
     """
     async with translated_errors(malformed=DatabaseRefusedStatement), engine.connect() as connection:
         version = connection.dialect.server_version_info
@@ -193,7 +171,7 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
 @asynccontextmanager
 async def snapshot(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """Give a connection that sees one committed state for the whole block, and may not write."""
+    """Yield a read-only connection that sees one committed state for the whole block."""
     async with translated_errors(), engine.connect() as connection:
         await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         async with connection.begin():
@@ -202,7 +180,7 @@ async def snapshot(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
 @asynccontextmanager
 async def translated_errors(malformed: type[CheckoutError] = InvalidInput) -> AsyncIterator[None]:
-    """Raise every database error of the block as the failure that it means; see `classify`."""
+    """Raise every database error of the block as the failure that `classify` returns."""
     try:
         yield
     except (
@@ -219,7 +197,7 @@ async def translated_errors(malformed: type[CheckoutError] = InvalidInput) -> As
 
 
 def violated_constraint(error: BaseException) -> str | None:
-    """Name the constraint that a statement ran into, or None when it failed for another reason."""
+    """Return the name of the constraint that a statement violated, or None when it failed for another reason."""
     for cause in _causes(error):
         name = getattr(cause, "constraint_name", None)
         if isinstance(name, str):
@@ -228,11 +206,10 @@ def violated_constraint(error: BaseException) -> str | None:
 
 
 def classify(error: BaseException, malformed: type[CheckoutError] = InvalidInput) -> CheckoutError:
-    """Say what a database error means for the saga; `malformed` is what it means that a value cannot be stored.
+    """Return what a database error means for the saga; `malformed` is for a value that cannot be stored.
 
-    A lost connection after COMMIT was sent is *unknown*, never "failed": it is retried, and the fence
-    knows the answer. An error nobody foresaw counts as an outage, since retrying is bounded going forward
-    and going back must never stop.
+    A lost connection after COMMIT was sent is *unknown*, never "failed": it is retried, and the fence has the answer.
+    An unforeseen error counts as an outage, since retries are bounded going forward and an undo must never give up.
     """
     code = sqlstate(error)
     message = _message(error)
@@ -258,11 +235,11 @@ def _is_misconfigured(code: str) -> bool:
 
 
 def _no_session(failure: CannotConnect, code: str | None) -> CheckoutError:
-    """No statement was refused: the same one may succeed with the next credentials, or at the next host."""
-    told = f"no connection to Postgres: {str(failure)[:300]} ({code or 'no answer'})"
+    """Classify a failed connect: the same statement may succeed with the next credentials, or at the next host."""
+    text = f"no connection to Postgres: {str(failure)[:300]} ({code or 'no answer'})"
     if failure.is_refusal or (code and _is_misconfigured(code)):
-        return DatabaseMisconfigured(told, next_retry_delay=_spread())
-    return DatabaseUnavailable(told, next_retry_delay=_spread() if (code or "")[:2] in _OVERLOAD_CLASSES else None)
+        return DatabaseMisconfigured(text, next_retry_delay=_spread())
+    return DatabaseUnavailable(text, next_retry_delay=_spread() if (code or "")[:2] in _OVERLOAD_CLASSES else None)
 
 
 def _unanswered(error: BaseException, message: str) -> DatabaseUnavailable:
@@ -299,5 +276,5 @@ def _message(error: BaseException) -> str:
 
 
 def _spread() -> timedelta:
-    """Draw a delay between 0.5 and 3 s, so that a thousand sagas do not come back in one instant."""
+    """Draw a delay of 0.5 to 3 s, so that a thousand sagas do not retry in one instant."""
     return timedelta(seconds=random.uniform(0.5, 3.0))  # noqa: S311 - spreads load, guards nothing

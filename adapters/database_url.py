@@ -1,4 +1,4 @@
-"""What a database URL says, in the terms of libpq, as providers of Postgres hand it out."""
+"""A database URL in the terms of libpq, as providers of Postgres issue it."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, unquote
 DRIVER = "postgresql+asyncpg"
 DEFAULT_APPLICATION_NAME = "checkout"
 SYSTEM_CERTIFICATES = "system"
-"""A `sslrootcert` that is no file: the certificates that the operating system trusts."""
+"""The `sslrootcert` that stands for the certificates that the operating system trusts."""
 
 _SHAPE = "must look like postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with special characters percent-encoded"
 _URL = re.compile(
@@ -29,9 +29,9 @@ _ALLOWED: Mapping[str, frozenset[str]] = {
     "sslmode": frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}),
     "sslnegotiation": frozenset({"postgres", "direct"}),
     "channel_binding": frozenset({"disable", "prefer", "require"}),
-    # The driver has no encryption by GSSAPI: it cannot be asked for.
+    # The driver has no encryption by GSSAPI.
     "gssencmode": frozenset({"disable", "prefer"}),
-    # A worker writes. What says `any` is taken as read-write too: see adapters/connector.py.
+    # A worker writes: `any` means read-write too (adapters/connector.py).
     "target_session_attrs": frozenset({"any", "read-write", "primary"}),
 }
 _FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
@@ -69,19 +69,19 @@ class Destination:
     connect_seconds: float | None = None
     options: str | None = None
     caution: str | None = None
-    """What the URL asks for and does not get, for the log."""
+    """A warning for the log: what the URL asks for and does not get."""
 
 
 def parse(url: str) -> Destination:
     """Read a URL.
 
     Raises:
-        ValueError: it is none, or asks for what is not understood. Nothing of the URL but names of parameters is told.
+        ValueError: it is none, or asks for what is not supported. The message quotes only names of parameters.
     """
     found = _URL.fullmatch(url)
     if found is None:
         raise ValueError(_SHAPE)
-    # With an @, a / or a ? in a password that is not percent-encoded, parts of it would be in places that are told.
+    # With an @, / or ? in a password that is not percent-encoded, parts of it would be in places that messages quote.
     if url.count("@") > 1 or ("@" in (found["query"] or "") and not _USER_WITH_AN_AT.search(url)):
         raise ValueError(_SHAPE)
     query = _query(found["query"] or "")
@@ -119,7 +119,7 @@ def _query(given: str) -> dict[str, str]:
 def _pairs(given: str) -> list[tuple[str, str]]:
     with contextlib.suppress(ValueError):
         return parse_qsl(given, keep_blank_values=True, strict_parsing=bool(given))
-    raise ValueError(_SHAPE)  # with nothing in its context of what was given
+    raise ValueError(_SHAPE)  # with no value in its context
 
 
 def _hosts_of(given: str, query: Mapping[str, str]) -> tuple[Host, ...]:
@@ -184,6 +184,6 @@ def _caution(query: Mapping[str, str]) -> str | None:
     if query.get("channel_binding") == "require" and query.get("sslmode") != "verify-full":
         return (
             "asks for channel_binding=require, which cannot be had from the driver: passwords go by SCRAM without it. "
-            "sslmode=verify-full keeps out whoever would come between, by the server's certificate"
+            "sslmode=verify-full keeps out a man in the middle by the server's certificate"
         )
     return None

@@ -1,9 +1,9 @@
-"""A worker's sign of life, for whoever restarts containers, and the probe that looks at it.
+"""A worker's heartbeat file, and the probe that reads it, such as a container's health check.
 
     python -m adapters.heartbeat [SECONDS]
 
-Exit status of the probe: 0 the worker whose file CHECKOUT_HEARTBEAT_FILE names has been at work within the last SECONDS
-(30); 1 it has not: it is still starting, it has ended, or it is stuck.
+Exit status of the probe: 0 the worker of CHECKOUT_HEARTBEAT_FILE wrote the file within the last SECONDS (30); 1 it did
+not: it is still starting, has ended, or is stuck.
 
 The probe runs every few seconds, so this module imports nothing that takes long.
 """
@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from adapters.polled_state import PolledState
+
 FILE = "CHECKOUT_HEARTBEAT_FILE"
 EVERY_SECONDS = 2.0
 STALE_SECONDS = 30.0
@@ -26,7 +28,7 @@ _log = logging.getLogger("checkout.worker")
 
 
 def write(file: Path, text: str = "") -> None:
-    """Put a beat into the file as a whole: a probe never reads half of one.
+    """Replace the file: a probe never reads half of one.
 
     Raises:
         OSError: the file cannot be written.
@@ -37,45 +39,43 @@ def write(file: Path, text: str = "") -> None:
 
 
 async def beat(file: Path | None, is_at_work: Callable[[], bool], *, every_seconds: float = EVERY_SECONDS) -> NoReturn:
-    """Beat for as long as the event loop turns and the worker is at work, until cancelled.
+    """Write the file while the worker is at work, until cancelled.
 
-    On the loop and not in a thread: where a step blocks the loop, nothing is done for any order.
+    On the event loop and not in a thread: where a step blocks the loop, no order gets on.
     """
-    is_told = False
+    is_failing = PolledState(known=False)
     while True:
         if file is not None and is_at_work():
             try:
                 write(file)
             except OSError as error:
-                if not is_told:
+                if is_failing.update(found=True):
                     _log.error("%s cannot be written: %s", FILE, error, extra={"action": "heartbeat"})
-                is_told = True
             else:
-                is_told = False
+                is_failing.update(found=False)
         await asyncio.sleep(every_seconds)
 
 
 def problem(file: Path, stale_seconds: float = STALE_SECONDS) -> str:
-    """Say why the worker of this file does not count as alive; an empty text if it does."""
+    """Return why the worker of this file does not count as alive; an empty text if it does."""
     try:
         age = time.monotonic() - float(file.read_text(encoding="ascii"))
     except FileNotFoundError:
         return "no worker is at work yet, or it has ended"
     except (OSError, ValueError) as error:
         return f"the heartbeat cannot be read: {error}"
-    # Of a clock that began anew, the machine's: the file is of an earlier life of the container.
     if not math.isfinite(age):
         return "the heartbeat cannot be read: it is no number"
     if age < 0:
-        return "the heartbeat is of an earlier start of this machine"
+        return "the heartbeat is of an earlier start of this machine"  # whose clock began again
     return f"the last heartbeat was {age:.0f} s ago" if age > stale_seconds else ""
 
 
 def main(arguments: list[str]) -> int:
-    """Probe, and give the exit status."""
+    """Probe, and return the exit status."""
     file = os.environ.get(FILE)
     if not file:
-        sys.stderr.write(f"{FILE} is not set: the worker gives no sign of life\n")
+        sys.stderr.write(f"{FILE} is not set: the worker writes no heartbeat\n")
         return 1
     try:
         stale_seconds = float(arguments[0]) if arguments else STALE_SECONDS

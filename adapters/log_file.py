@@ -1,8 +1,8 @@
-"""The file saga.log: it is its own bookmark, and one process writes it.
+"""The lines of saga.log, which is its own bookmark, and the lock that lets one process write it.
 
-Each line ends with the place of an event in the sequence in which events are told: the transaction and the number of
-that event. The first line with a place is the line of that very event, so it says which event the bookmark means: a
-restored database uses numbers and transaction ids again, and not an order's sequence number at an instant.
+Each line ends with an event's place in the log's sequence: the transaction and the number of that event. The first line
+with a place is the line of that very event, so it says which event the bookmark means: a restored database uses numbers
+and transaction ids again, and not an order's sequence number at an instant.
 """
 
 import fcntl
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Final
 
 OTHER_DATABASE: Final = "# another database from here on\n"
-"""Ends what was told of one database: the events of the next one begin after it, from the first."""
+"""Separates the events of one database from those of the next, which begin at the first."""
 _GOES_ON: Final = "# goes on after "
-"""Begins a file whose events go on behind those of another: the bookmark follows, as the line that it was there."""
+"""Begins a file that continues another one; the bookmark's line follows."""
 
 _MARK = " pos="
 _MARKED = re.compile(rb" pos=(\d{1,19})\.(\d{1,18})\s*$")
@@ -26,12 +26,12 @@ _BEGINNING_OF_A_LINE = 320
 """Characters. An instant, the longest order id, every character of it escaped, and a number have 296."""
 
 Place = tuple[str, int]
-"""Of an event: its transaction, its number."""
+"""An event's transaction and number."""
 
 
 @dataclass(frozen=True)
 class Bookmark:
-    """Up to where everything has been told: the place of an event, and how the line begins that tells it."""
+    """The event up to which everything has been written: its place, and the beginning of its line."""
 
     txid: str
     event_id: int
@@ -39,9 +39,9 @@ class Bookmark:
 
     @classmethod
     def of(cls, place: Place, line: str) -> "Bookmark":
-        """Mark an event that has been told in this line."""
+        """Return the bookmark of an event that was written in this line."""
         line = line.removeprefix(_GOES_ON)
-        # What a power failure leaves of a file may have NULs, which Postgres takes for no text at all.
+        # After a power failure a file may have NULs, which Postgres accepts in no text.
         return cls(*place, line[:_BEGINNING_OF_A_LINE].replace("\x00", "?"))
 
 
@@ -50,12 +50,12 @@ _BEGINNING_PLACE: Final = (BEGINNING.txid, BEGINNING.event_id)
 
 
 def opened(path: Path) -> FileIO:
-    """Open it. A new one is its owner's alone, and one that is there keeps the mode that somebody gave it."""
+    """Open a file. A new one is readable by its owner alone; an existing one keeps its mode."""
     return FileIO(path, "a+", opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 def claim(file: FileIO) -> bool:
-    """Take the file for this process, or tell that another one has it."""
+    """Lock the file; return false where another process has it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -75,7 +75,7 @@ def append(file: FileIO, text: str) -> None:
 
 
 def continuation(bookmark: Bookmark) -> str:
-    """Begin a file with what another one has told up to; nothing where nothing was told."""
+    """Return the first line of a file that continues another one; empty where nothing was written."""
     if bookmark == BEGINNING:
         return ""
     line = bookmark.line.partition(_MARK)[0].rstrip("\n")
@@ -83,17 +83,17 @@ def continuation(bookmark: Bookmark) -> str:
 
 
 def marked(lines: Sequence[tuple[Place, str]], before: Bookmark) -> Iterator[str]:
-    """Write each event's line with the place up to which everything has been told once it is there."""
+    """Yield each event's line with the place up to which everything is written once the line is there."""
     mark = (before.txid, before.event_id)
     for (place, line), following in zip(lines, [*lines[1:], None], strict=True):
-        # Told ahead of its own transaction: only the last line of such a group completes the place.
+        # Written ahead of its own transaction: only the last line of such a group completes the place.
         is_last = following is None or following[0] != place
         mark = place if is_last else mark
         yield f"{line}{_MARK}{mark[0]}.{mark[1]}\n"
 
 
 def last_bookmark(file: FileIO) -> Bookmark:
-    """Find the bookmark in the last whole line; cut off what a crash left half written, a line or a group of them."""
+    """Find the bookmark in the last whole line; cut off a line or a group of lines that a crash left incomplete."""
     size = file.seek(0, os.SEEK_END)
     tail_bytes, found = _TAIL_BYTES, None
     while found is None:
@@ -112,7 +112,7 @@ def last_bookmark(file: FileIO) -> Bookmark:
 
 
 def _read_back(lines: Sequence[bytes], *, is_whole: bool) -> tuple[Bookmark, int] | None:
-    """Find the bookmark and how many lines to keep; None where the lines do not reach back far enough to tell."""
+    """Find the bookmark and how many lines to keep; None where that takes earlier lines."""
     run: list[int] = []
     place = _BEGINNING_PLACE
     is_complete = False

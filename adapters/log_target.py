@@ -1,61 +1,40 @@
-"""Where saga.log is written: a file, which one process has and others may move away, or standard output."""
+"""The target of saga.log: a file, which other programs may rotate, or standard output."""
 
 import asyncio
 import os
 import select
-from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
-from adapters.log_file import Bookmark, claim, continuation, last_bookmark, opened
+from adapters.log_file import Bookmark, append, claim, continuation, last_bookmark, opened
 
 STDOUT: Final = Path("-")
 """The path that means standard output."""
 
-_LOOK_SECONDS = 0.05
-
-Append = Callable[[FileIO, str], None]
+_POLL_SECONDS = 0.05
 
 
 def lock_of(path: Path) -> Path:
-    """Name the file beside a log whose lock says who writes it."""
+    """Return the path of a log's lock file."""
     return path.with_name(f"{path.name}.lock")
-
-
-class Target(Protocol):
-    """What the follower of the events writes to."""
-
-    def bookmark(self) -> Bookmark | None:
-        """Find up to where all is told; None where what is written cannot be read back."""
-
-    async def append(self, text: str) -> None:
-        """Write whole lines."""
-
-    def follow_rotation(self, bookmark: Bookmark) -> bool:
-        """Go on in a new file where the old one was moved, removed or emptied; tell whether it was."""
 
 
 class LogFile:
     """A file that this process alone appends to.
 
-    The lock is on a file beside it, which stays where it is when the log is moved: whoever comes meanwhile finds an
-    empty log and a lock that is taken. The log itself is locked too, as workers of an earlier version do.
-
-    Args:
-        path: the log.
-        append: writes lines to an open file.
+    The lock is on a file beside it, which stays where it is when the log is moved: a worker that starts meanwhile finds
+    no log, and the lock taken. The log itself is locked too, as workers of an earlier version do.
     """
 
-    def __init__(self, path: Path, append: Append) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._append = append
         self._lock = opened(lock_of(path))
         self._file: FileIO | None = None
         self._size = 0
 
     def claim(self) -> bool:
-        """Become the process that writes, or tell that another one is."""
+        """Become the process that writes; return false where another one is."""
         if not claim(self._lock):
             return False
         self._open()
@@ -65,7 +44,7 @@ class LogFile:
         return False
 
     def close(self) -> None:
-        """Leave the log to others."""
+        """Close the log and release the lock."""
         self.close_log()
         self._lock.close()
 
@@ -76,7 +55,7 @@ class LogFile:
             self._file = None
 
     def bookmark(self) -> Bookmark:
-        """Find it in the last whole line, behind which nothing is left."""
+        """Find it in the last whole line, and cut off what follows."""
         found = last_bookmark(self._opened())
         self._size = self._opened().tell()
         return found
@@ -90,11 +69,11 @@ class LogFile:
         self._write(text)
 
     def _write(self, text: str) -> None:
-        self._append(self._opened(), text)
+        append(self._opened(), text)
         self._size = os.fstat(self._opened().fileno()).st_size
 
     def follow_rotation(self, bookmark: Bookmark) -> bool:
-        """Look whether the path is still the file that is open, and as long as it was.
+        """Go on in a new file where the old one was moved, removed or emptied; return whether it was.
 
         Raises:
             OSError: a new one cannot be opened.
@@ -102,7 +81,7 @@ class LogFile:
         if not self._is_elsewhere():
             return False
         self._open()
-        claim(self._opened())  # of an earlier version's worker, which came first and tells what it finds
+        claim(self._opened())  # a worker of an earlier version may have it
         if os.fstat(self._opened().fileno()).st_size == 0 and (begins := continuation(bookmark)):
             self._write(begins)
         return True
@@ -116,7 +95,7 @@ class LogFile:
         return (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino) or ours.st_size < self._size
 
     def _open(self) -> None:
-        # The new one first: where there cannot be any, the old one is kept.
+        # The new one first: where it cannot be opened, the old one is kept.
         new = opened(self._path)
         self.close_log()
         self._file, self._size = new, 0
@@ -127,19 +106,19 @@ class LogFile:
 
 
 class StandardOutput:
-    """Standard output: what was written cannot be read back, and nobody else writes it."""
+    """Standard output, which cannot be read back."""
 
     def __init__(self, descriptor: int = 1) -> None:
         self._descriptor = descriptor
 
     def bookmark(self) -> None:
-        """Nothing is known of what was told before."""
+        """Return None: it cannot be read back."""
 
     async def append(self, text: str) -> None:
-        """Write whole lines, without holding up the worker where nobody reads them.
+        """Write whole lines, without blocking the worker while the reader does not read.
 
         Raises:
-            OSError: whoever read them is gone.
+            OSError: the reader has gone.
         """
         data = text.encode()
         while data:
@@ -147,8 +126,11 @@ class StandardOutput:
             if is_ready:
                 data = data[os.write(self._descriptor, data[: select.PIPE_BUF]) :]
             else:
-                await asyncio.sleep(_LOOK_SECONDS)
+                await asyncio.sleep(_POLL_SECONDS)
 
     def follow_rotation(self, bookmark: Bookmark) -> bool:  # noqa: ARG002 - it has none
-        """Nobody moves it away."""
+        """Return false: it is never moved."""
         return False
+
+
+Target = LogFile | StandardOutput

@@ -1,4 +1,4 @@
-"""What stands between us and Postgres: nothing, or a pooler, and which kind."""
+"""Whether there is a pooler between the worker and Postgres, and of which kind."""
 
 from contextlib import AsyncExitStack
 from enum import Enum
@@ -24,18 +24,18 @@ class Pooling(Enum):
 
     NONE = "none"
     SESSION = "session"
-    """A client keeps its session until it leaves: all that a session has can be relied on."""
+    """A client keeps its session until it disconnects: session state can be relied on."""
     TRANSACTION = "transaction"
-    """A session goes to somebody else after each transaction, or after each statement."""
+    """A session goes to another client after each transaction, or after each statement."""
 
 
 async def pooling_of(engine: AsyncEngine) -> Pooling:
     """Find out by connecting.
 
-    A pooler invents the process id that a client could cancel by, so one that is not the server's own gives it away.
-    Then two clients ask by turns, the second within a transaction that it keeps open, which server process is
-    theirs. With a session of its own each is told the same one always. With a pooler that lends them out, the first
-    gets another while the second is within its transaction, or the second gets what was just the first one's.
+    A pooler makes up the process id that a client could cancel by, so one that differs from the server's reveals it.
+    Then two clients ask in turns, the second inside an open transaction, for the id of their server process. With
+    sessions of their own each always gets the same one. With a pooler in transaction mode the first gets another while
+    the second is in its transaction, or the second gets the first one's.
 
     Raises:
         CannotConnect: no host gives a session.
@@ -72,6 +72,6 @@ async def _process_of(connection: Any) -> int:
 
 
 async def _ask(connection: Any) -> int:
-    # Unnamed: where sessions are lent out, a name may be somebody else's.
+    # Unnamed: in transaction mode the session may have another client's statement of that name.
     statement = await connection.prepare("SELECT pg_backend_pid()", name="")
     return int(await statement.fetchval())

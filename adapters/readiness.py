@@ -1,4 +1,4 @@
-"""What a worker needs before it can work, and what to do where it is not there."""
+"""The checks of a worker's start: Postgres, Temporal and the files that it writes."""
 
 import asyncio
 import logging
@@ -6,7 +6,6 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -20,7 +19,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from adapters import heartbeat, rights, schema
 from adapters.config import ConfigurationError, TellsLog, WorkerSettings
 from adapters.connector import CONNECTOR, Admission, CannotConnect, Connector
-from adapters.database import create_audit_engine, create_engine, sqlstate
+from adapters.database import Access, create_audit_engine, create_engine, sqlstate
 from adapters.log_file import opened
 from adapters.log_target import STDOUT, lock_of
 from adapters.pooling import LENDING_POOLER, Pooling, pooling_of
@@ -35,22 +34,22 @@ DATABASE_ADVICE = (
 _log = logging.getLogger("checkout.worker")
 _T = TypeVar("_T")
 
-# A missing right or object that a statement came upon: waiting does not mend these for long.
-_UNMENDABLE = ("28", "3D", "42")
+# A login, a database, or a missing right or object: waiting rarely fixes these.
+_PERMANENT = ("28", "3D", "42")
 _GRACE_SECONDS = 5.0
 _KEYWORD = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
 
 
 class CannotStart(Exception):
-    """Something outside this process has to be put right first. The message says what and how."""
+    """Something outside this process has to be fixed first. The message says what and how."""
 
 
 class Engines(NamedTuple):
-    """The database's engines, by what their statements may take."""
+    """The database's engines, by how long their statements may take."""
 
     steps: AsyncEngine
     patient: AsyncEngine
-    """For the sweep."""
+    """For the long queries of the sweep."""
     audit: AsyncEngine
 
     async def dispose(self) -> None:
@@ -65,17 +64,18 @@ def make_engines(
     """Make the engines that the settings describe. Nothing is connected yet."""
     url = settings.database_url.get_secret_value()
     size = pool_size or settings.database_pool_size
-    url_file, password_file = settings.database_url_file, settings.database_password_file
-    make = partial(create_engine, url, url_file=url_file, password_file=password_file, admission=admission)
+    access = Access(
+        url_file=settings.database_url_file, password_file=settings.database_password_file, admission=admission
+    )
     return Engines(
-        make(pool_size=size),
-        make(pool_size=2, is_patient=True),
-        create_audit_engine(url, url_file=url_file, password_file=password_file, admission=admission),
+        create_engine(url, pool_size=size, **access),
+        create_engine(url, pool_size=2, is_patient=True, **access),
+        create_audit_engine(url, **access),
     )
 
 
 async def wait_until_usable(settings: WorkerSettings, engines: Engines) -> Client:
-    """Wait until Postgres and Temporal have all that a worker needs, and give the client.
+    """Wait until Postgres and Temporal have all that a worker needs; return the client.
 
     Raises:
         CannotStart: one of them does not answer in time, refuses us, or lacks something.
@@ -104,10 +104,10 @@ async def _reach_temporal(deadline: float, settings: WorkerSettings) -> Client:
 
 
 async def _until(deadline: float, what: str, attempt: Callable[[], Awaitable[_T]]) -> _T:
-    """Try until it works, with waits of 0.2 s doubling to 5 s; give up at the deadline.
+    """Try until it works, with waits of 0.2 s doubling to 5 s, or until the deadline.
 
-    A server that answers with a refusal gets a few seconds: on a first start its role, database and schema
-    may be in the making.
+    After a refusal only for a few seconds: on a first start another process may be about to make role, database and
+    schema.
     """
     wait = 0.2
     refused_until: float | None = None
@@ -120,7 +120,7 @@ async def _until(deadline: float, what: str, attempt: Callable[[], Awaitable[_T]
                 raise
         except (SQLAlchemyError, OSError, TimeoutError, RuntimeError, RPCError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-            if _is_unmendable(error):
+            if _is_permanent(error):
                 refused_until = refused_until or min(time.monotonic() + _GRACE_SECONDS, deadline)
                 if time.monotonic() > refused_until:
                     advice = ADVICE if what.startswith("Temporal") else DATABASE_ADVICE
@@ -137,9 +137,9 @@ async def _until(deadline: float, what: str, attempt: Callable[[], Awaitable[_T]
 
 
 async def check_database(engines: Engines) -> None:
-    """Refuse a pooler that lends sessions out, and a database that lacks something the code relies on.
+    """Refuse a pooler in transaction mode, and a database that lacks something the code relies on.
 
-    Its orders would wait, or lack a guard. What the role may do beyond its work is logged as a warning.
+    Rights that the role has beyond its work are logged as warnings.
 
     Raises:
         CannotStart: with what is lacking.
@@ -151,12 +151,12 @@ async def check_database(engines: Engines) -> None:
     await rights.alarm(engines.steps)
 
 
-def _is_unmendable(error: Exception) -> bool:
+def _is_permanent(error: Exception) -> bool:
     if isinstance(error, CannotConnect):
         return error.is_refusal
     if is_refused(error):
         return True
-    return (sqlstate(error) or "").startswith(_UNMENDABLE)
+    return (sqlstate(error) or "").startswith(_PERMANENT)
 
 
 async def _check_search_attributes(client: Client) -> None:
@@ -174,39 +174,39 @@ async def _check_search_attributes(client: Client) -> None:
                 f"Temporal has no namespace {client.namespace}.\nSet TEMPORAL_NAMESPACE, or run: "
                 f"temporal operator namespace create --namespace {client.namespace}"
             ) from error
-        raise  # it went away again, or is not quite up
+        raise  # not up yet, or down again
     if lacks := _lacking_attributes(client.namespace, known.custom_attributes):
         raise CannotStart("\n".join(lacks))
 
 
 def _lacking_attributes(namespace: str, known: Mapping[str, IndexedValueType.ValueType]) -> list[str]:
-    """Say which search attributes are not there, or are of another type, and which commands mend that."""
+    """List the search attributes that are missing or of another type, and the commands that fix that."""
     command = "temporal operator search-attribute"
-    said: list[str] = []
+    lines: list[str] = []
     others = [name for name in policies.SEARCH_ATTRIBUTES if known.get(name, _KEYWORD) != _KEYWORD]
     for name in others:
         kind = IndexedValueType.Name(known[name]).removeprefix("INDEXED_VALUE_TYPE_").title().replace("_", "")
-        said.append(f"Temporal's namespace {namespace} has search attribute {name} as {kind}; it has to be Keyword.")
+        lines.append(f"Temporal's namespace {namespace} has search attribute {name} as {kind}; it has to be Keyword.")
     if others:
         names = " ".join(f"--name {name}" for name in others)
-        said += [
-            "It belongs to somebody else then, who has to agree, or this service needs a namespace of its own.",
+        lines += [
+            "Another application uses it then, whose owner has to agree; or this service needs a namespace of its own.",
             f"Run: {command} remove --namespace {namespace} {names} --yes",
         ]
     missing = [name for name in policies.SEARCH_ATTRIBUTES if name not in known]
     if missing:
-        said.append(f"Temporal's namespace {namespace} lacks search attributes: {', '.join(missing)}.")
+        lines.append(f"Temporal's namespace {namespace} lacks search attributes: {', '.join(missing)}.")
     if wanted := [name for name in policies.SEARCH_ATTRIBUTES if name in {*others, *missing}]:
         arguments = " ".join(f"--name {name} --type Keyword" for name in wanted)
-        said.append(f"Run: {command} create --namespace {namespace} {arguments}")
-    return said
+        lines.append(f"Run: {command} create --namespace {namespace} {arguments}")
+    return lines
 
 
 def require_writable(settings: WorkerSettings) -> None:
-    """Refuse a log that cannot be written: a file is read back too, so a device or a pipe is none.
+    """Refuse a saga.log that cannot be written, or not read back, such as a device or a pipe.
 
     Raises:
-        CannotStart: it is so.
+        CannotStart: with what to set.
     """
     log_file = settings.log_file
     if settings.tells_log is TellsLog.NEVER:
@@ -227,10 +227,10 @@ def require_writable(settings: WorkerSettings) -> None:
 
 
 def forget_heartbeat(file: Path | None) -> None:
-    """Take away what an earlier worker has left where this one will say that it is at work.
+    """Delete the heartbeat of an earlier worker.
 
     Raises:
-        CannotStart: nothing can be written there.
+        CannotStart: the file cannot be written.
     """
     if file is None:
         return
@@ -245,7 +245,7 @@ def forget_heartbeat(file: Path | None) -> None:
 
 
 async def check(settings: WorkerSettings) -> None:
-    """Look at all that a worker needs, as its start does; raise CannotStart with what Postgres and Temporal lack."""
+    """Check all that a worker needs, as its start does; raise CannotStart with what Postgres and Temporal lack."""
     require_writable(settings)
     deadline = time.monotonic() + settings.startup_timeout_seconds
     engines = make_engines(settings, pool_size=1)

@@ -1,8 +1,7 @@
-"""What the worker's role may do beyond its work, and what to do about it: told at start, and no reason not to work.
+"""Rights that the worker's role has beyond its work: logged as warnings at the start, which goes on.
 
-setup.sql takes most of it away. What it cannot take away is left: what somebody gave the role elsewhere on the server,
-a server that asks for no password, and that every role may change its own password and its own settings. Of a password
-that was changed no more has to be told than that the login fails.
+setup.sql revokes most of them. It cannot revoke rights on other databases of the server, make the server ask for a
+password, or keep a role from changing its own password and settings. A changed password shows as a failed login.
 """
 
 import logging
@@ -14,9 +13,9 @@ _log = logging.getLogger("checkout.rights")
 
 _MOST_NAMES = 5
 
-# One row for each thing that is too much: what it is, and what an administrator runs. A role's own settings are told
-# apart by name: those of setup.sql are compared by what they do (adapters/schema.py).
-_TOO_MUCH = text(r"""
+# One row for each excess right: what it is, and what an administrator runs. The role's settings that setup.sql gives it
+# are passed over here: adapters/schema.py checks their effect.
+_EXCESS = text(r"""
     WITH me AS (SELECT * FROM pg_roles WHERE rolname = current_user)
     SELECT format('is %s', attribute) AS what, format('ALTER ROLE %I NO%s', rolname, attribute) AS remedy
       FROM me, LATERAL (VALUES ('SUPERUSER', rolsuper), ('CREATEROLE', rolcreaterole), ('CREATEDB', rolcreatedb),
@@ -56,9 +55,9 @@ _TOO_MUCH = text(r"""
     HAVING count(*) > 0
 """)
 _SERVER = text("SELECT current_setting('server_version_num')::integer / 10000")
-# Null: nobody asked. Servers before 16 do not tell.
-_LET_IN_BY = text("SELECT system_user")
-_TELLS_HOW_SINCE = 16
+# Null for a login that was not authenticated. Servers before 16 do not have it.
+_AUTHENTICATED_AS = text("SELECT system_user")
+_SYSTEM_USER_SINCE = 16
 
 SETTINGS = (
     "search_path",
@@ -73,14 +72,14 @@ SETTINGS = (
 
 
 async def too_much(engine: AsyncEngine) -> list[str]:
-    """Say in a line each what the connected role may do beyond its work, with what to run as an administrator."""
+    """List what the connected role may do beyond its work, each with what to run as an administrator."""
     async with engine.connect() as connection:
-        rows = (await connection.execute(_TOO_MUCH, {"most": _MOST_NAMES, "known": list(SETTINGS)})).all()
-        told = [f"it {row.what} (run {row.remedy})" for row in rows]
-        tells = (await connection.execute(_SERVER)).scalar_one() >= _TELLS_HOW_SINCE
-        if tells and (await connection.execute(_LET_IN_BY)).scalar_one() is None:
-            told.append("it is let in without a password (ask for one in pg_hba.conf: scram-sha-256)")
-    return told
+        rows = (await connection.execute(_EXCESS, {"most": _MOST_NAMES, "known": list(SETTINGS)})).all()
+        lines = [f"it {row.what} (run {row.remedy})" for row in rows]
+        has_system_user = (await connection.execute(_SERVER)).scalar_one() >= _SYSTEM_USER_SINCE
+        if has_system_user and (await connection.execute(_AUTHENTICATED_AS)).scalar_one() is None:
+            lines.append("it is let in without a password (ask for one in pg_hba.conf: scram-sha-256)")
+    return lines
 
 
 async def alarm(engine: AsyncEngine) -> None:

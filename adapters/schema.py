@@ -1,33 +1,41 @@
-"""What the code relies on in the database, and what of it is missing.
+"""What the code relies on in the database: the check at a worker's start, and the watch after it.
 
-schema.txt beside this file has the expectation. It is a recording of a database on which setup.sql has just been run,
-seen by role `checkout` (`python -m tests.record_schema`); a test compares the two, so that they cannot drift apart.
-What a database has beyond that is fine: a newer release adds first and uses later.
+schema.txt beside this file is a recording of a database on which setup.sql has just been run, as role `checkout` sees
+it (`python -m tests.record_schema`); a test compares the two. What a database has beyond that is fine: a newer release
+adds first and uses later.
 """
 
+import asyncio
+import logging
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from adapters.polled_state import PolledState
 from domain import policies
 
 OLDEST_SERVER = 15
+POLL_SECONDS = 60.0
 RECORDING = Path(__file__).with_name("schema.txt")
+_REPEAT_AFTER_POLLS = 10
 _VERSION_TABLE = "schema_version"
 _WHOLE = frozenset({"table", "column", "trigger", "function"})
-"""The kinds of facts that others are about."""
+"""The kinds of facts that others depend on."""
+
+_log = logging.getLogger("checkout.schema")
 
 REMEDY = """Run setup.sql on it as its owner: psql -d checkout -f setup.sql
-What is missing still was changed by hand: setup.sql never changes a table that is there, nor a setting that
-ALTER DATABASE or ALTER ROLE ... IN DATABASE has put before the role's. Put it back as setup.sql has it."""
+What is still missing then was changed by hand: setup.sql never changes an existing table, nor a setting that
+ALTER DATABASE or ALTER ROLE ... IN DATABASE has put before the role's. Change it back to what setup.sql has."""
 
 
 class Fact(NamedTuple):
-    """One thing that the catalogue says of a table, `table.column`, `table.trigger`, function and so on."""
+    """One fact of the catalogue about a table, `table.column`, `table.trigger`, function and so on."""
 
     kind: str
     subject: str
@@ -36,9 +44,9 @@ class Fact(NamedTuple):
 
 _ENTRY = Fact("right", "schema public", "USAGE")
 
-# As the connected role sees it, whatever it is called. Definitions are told apart only as far as the code relies on
-# them: a newer release may let a CHECK accept more, or an index hold more rows, unless that makes more of them unique.
-# Subjects are text: a `name` is cut off after 63 bytes.
+# As the connected role sees it. Definitions are compared only as far as the code relies on them: a newer release
+# may let a CHECK accept more, or an index hold more rows, unless that makes more of them unique. Subjects are text: a
+# `name` is cut off after 63 bytes.
 _CATALOGUE = text(r"""
     WITH tables AS (
         SELECT oid, CAST(relname AS text) AS name FROM pg_class
@@ -120,18 +128,18 @@ _SETTINGS = text("""
 
 @cache
 def expected() -> frozenset[Fact]:
-    """Give what setup.sql of this release makes, by its recording."""
+    """Return the facts of this release's setup.sql, by its recording."""
     lines = RECORDING.read_text(encoding="utf-8").splitlines()
     return frozenset(Fact(*line.split("\t")) for line in lines)
 
 
 def tables() -> frozenset[str]:
-    """Name the tables of setup.sql."""
+    """Return the names of setup.sql's tables."""
     return frozenset(fact.subject for fact in expected() if fact.kind == "table")
 
 
 async def found(connection: AsyncConnection) -> frozenset[Fact]:
-    """Read what the database has, as the connected role sees it."""
+    """Read the facts of the database, as the connected role sees it."""
     facts = {Fact(*row) for row in await connection.execute(_CATALOGUE)}
     if {Fact("table", _VERSION_TABLE, ""), Fact("right", _VERSION_TABLE, "SELECT"), _ENTRY} <= facts:
         facts |= {Fact("version", "schema", value) for value in (await connection.execute(_VERSION)).scalars()}
@@ -139,17 +147,17 @@ async def found(connection: AsyncConnection) -> frozenset[Fact]:
 
 
 def missing(found: frozenset[Fact]) -> list[str]:
-    """Say in a line each what the code relies on and the database lacks.
+    """List what the code relies on and the database lacks.
 
-    Of what is missing altogether nothing else is said. Function bodies are compared where the database's version is
-    this code's: an older one is told by its version, and a newer one may have better ones.
+    A missing table, column, trigger or function is one line, without what depends on it. Function bodies are compared
+    where the versions are equal: of an older database the version is listed, and a newer one may have better bodies.
     """
     version, here = _version(expected()), _version(found)
     lacks = [fact for fact in expected() - found if fact.kind != "version" and (fact.kind != "body" or here == version)]
     has = {(fact.kind, fact.subject): fact.value for fact in found if fact.kind != "right"}
     gone = {fact.subject for fact in lacks if fact.kind in _WHOLE and (fact.kind, fact.subject) not in has}
     lines = []
-    if here < version and _ENTRY not in lacks:  # without that right nobody can look
+    if here < version and _ENTRY not in lacks:  # without that right no version can be read
         lines.append(f"schema version {version} (it has {f'version {here}' if here else 'none'})")
     # Without the right to the schema no name in it means anything, whatever the search_path.
     strayed = {
@@ -162,7 +170,7 @@ def missing(found: frozenset[Fact]) -> list[str]:
             fact.subject in gone and fact.kind not in _WHOLE
         )
         if fact.kind != "name" and not is_implied:
-            lines.append(_told(fact, has.get((fact.kind, fact.subject))))
+            lines.append(_description(fact, has.get((fact.kind, fact.subject))))
     if strayed:
         [path] = set(strayed.values())
         lines.append(f"a search_path by which {', '.join(sorted(strayed))} are those in public (it is {path})")
@@ -170,7 +178,7 @@ def missing(found: frozenset[Fact]) -> list[str]:
 
 
 def unfit(settings: Mapping[str, int], of: str) -> list[str]:
-    """Say in a line each which limits are not nested as they have to be (docs/architecture.md, in milliseconds)."""
+    """List the timeouts, in milliseconds, that are not nested as docs/architecture.md has them."""
     steps = min(_milliseconds(each) for each in (policies.RESERVE, policies.PAY, policies.SHIP))
     undos = min(_milliseconds(each) for each in (policies.UNDO, policies.RECORD, policies.BATCH))
     statement = settings["statement_timeout"]
@@ -178,7 +186,7 @@ def unfit(settings: Mapping[str, int], of: str) -> list[str]:
     ranges = {
         "statement_timeout": (attempt // 2 if attempt else 1, attempt or steps),
         "lock_timeout": (1, statement or attempt or steps),
-        # Of a statement_timeout that is too long or none at all enough is said.
+        # A statement_timeout that is too long, or none, has a line of its own.
         "transaction_timeout": (statement if 0 < statement < (attempt or steps) else 1, attempt or undos),
         "idle_in_transaction_session_timeout": (1, undos),
         "client_connection_check_interval": (1, undos),
@@ -191,15 +199,15 @@ def unfit(settings: Mapping[str, int], of: str) -> list[str]:
 
 
 async def problems(steps: AsyncEngine, sweep: AsyncEngine, audit: AsyncEngine) -> list[str]:
-    """Say in a line each what the database lacks, as each kind of connection sees it; none: it can be worked on."""
-    said: dict[str, None] = {}
+    """List what the database lacks, as each kind of connection sees it."""
+    lines: dict[str, None] = {}
     for engine, of in ((steps, "steps"), (sweep, "sweep"), (audit, "audit")):
-        said |= dict.fromkeys(await problems_of(engine, of))
-    return list(said)
+        lines |= dict.fromkeys(await problems_of(engine, of))
+    return list(lines)
 
 
 async def problems_of(engine: AsyncEngine, of: str) -> list[str]:
-    """Say in a line each what the database lacks, as one kind of connection sees it."""
+    """List what the database lacks, as one kind of connection sees it."""
     async with engine.connect() as connection:
         settings: dict[str, int] = {row.name: row.setting for row in await connection.execute(_SETTINGS)}
         if (server := settings["server_version_num"] // 10_000) < OLDEST_SERVER:
@@ -210,6 +218,31 @@ async def problems_of(engine: AsyncEngine, of: str) -> list[str]:
     return [*missing(seen), *unfit(settings, of)]
 
 
+async def watch(engine: AsyncEngine) -> None:
+    """Log an error where the database lacks something since the start, and again while that lasts, until cancelled.
+
+    A guard that is gone makes no statement fail. The worker goes on: an order whose statement fails waits, and the
+    orders of a database without a guard are no safer with no worker.
+    """
+    lacking = PolledState[list[str]]([], repeat_every=_REPEAT_AFTER_POLLS)
+    while True:
+        await asyncio.sleep(POLL_SECONDS)
+        try:
+            lacks = await problems_of(engine, "steps")
+        except (SQLAlchemyError, OSError, TimeoutError):
+            continue  # an outage is logged by the steps that run into it
+        if not lacking.update(lacks, is_alarm=bool(lacks)):
+            continue
+        if lacks:
+            _log.error(
+                "the database lacks %s; see docs/operations.md, Running setup.sql again",
+                ", ".join(lacks),
+                extra={"action": "schema_lacking"},
+            )
+        else:
+            _log.info("the database has all that the code relies on again", extra={"action": "schema_whole"})
+
+
 def _milliseconds(policy: policies.ActivityPolicy) -> int:
     return round(policy.start_to_close.total_seconds() * 1000)
 
@@ -218,7 +251,7 @@ def _version(facts: Iterable[Fact]) -> int:
     return max((int(fact.value) for fact in facts if fact.kind == "version"), default=0)
 
 
-def _told(fact: Fact, other: str | None) -> str:
+def _description(fact: Fact, other: str | None) -> str:
     match fact.kind:
         case "right":
             return f"right {fact.value} on {fact.subject}"
@@ -230,15 +263,15 @@ def _told(fact: Fact, other: str | None) -> str:
 
 
 def _demanded(found: frozenset[Fact], *, is_newer: bool) -> list[str]:
-    """Name the columns that take no null and that this code leaves out or writes null into: it could insert nothing.
+    """List the columns that take no null and that this code leaves out or writes null into: its inserts would fail.
 
-    A newer release may forbid null in a column of ours: it knows what the one before it writes.
+    A newer release may forbid null in a column of ours: it knows what the previous one writes.
     """
     facts: dict[str, set[str]] = {kind: set() for kind in ("column", "not null", "default")}
     for fact in found:
         facts.setdefault(fact.kind, set()).add(fact.subject)
     known = {fact.subject for fact in expected() if fact.kind == "column"}
-    # Rows of order_events are written for us, by a function of the owner's.
+    # A function of the owner's writes order_events for us.
     filled = {fact.subject.partition(".")[0] for fact in expected() if fact[0::2] == ("right", "INSERT")}
     filled.add("order_events")
     strange = facts["not null"] - facts["default"] - known

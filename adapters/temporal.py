@@ -1,11 +1,16 @@
-"""The door to Temporal: the client, what it puts on the wire, and how malformed input is refused."""
+"""Temporal: the connection and its settings, the payload converter, and the refusal of malformed input."""
 
+import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from temporalio.api.common.v1 import Payload
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, DescribeTaskQueueResponse
 from temporalio.client import Client
 from temporalio.converter import (
     AdvancedJSONEncoder,
@@ -15,6 +20,7 @@ from temporalio.converter import (
     JSONPlainPayloadConverter,
     JSONTypeConverter,
 )
+from temporalio.envconfig import ClientConfig
 from temporalio.exceptions import FailureError
 from temporalio.runtime import Runtime
 from temporalio.service import RPCError, RPCStatusCode
@@ -25,9 +31,7 @@ from temporalio.worker import (
     WorkflowInterceptorClassInput,
 )
 
-from adapters.config import DEFAULT_TEMPORAL_ADDRESS, ConfigurationError
-from adapters.secret_file import SecretUnreadable, read_secret
-from adapters.temporal_profile import load_profile
+from adapters.config import DEFAULT_TEMPORAL_ADDRESS, ConfigurationError, SecretUnreadable, read_secret
 from domain.errors import InvalidInput
 
 ADVICE = (
@@ -35,11 +39,11 @@ ADVICE = (
     "there."
 )
 NOT_OURS_TO_ASK = frozenset({RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED})
-"""How a server answers a call that these credentials, or this server, have no right or no way to make."""
+"""How a server answers a call that these credentials may not make, or that it does not have."""
 
 _REFUSED = frozenset({RPCStatusCode.UNAUTHENTICATED, RPCStatusCode.PERMISSION_DENIED})
-# The SDK tells a failed connect by its text alone: the server's status, or the alert of one side's TLS.
-_REFUSED_IN_WORDS = (
+# The SDK reports a failed connect as text alone: the server's status, or the alert of one side's TLS.
+_REFUSED_TEXTS = (
     "Unauthenticated",
     "PermissionDenied",
     "InvalidCertificate",
@@ -47,17 +51,21 @@ _REFUSED_IN_WORDS = (
     "AlertReceived",
     "fatal alert",
 )
+_POSITION = re.compile(r"TOML parse error at (line \d+, column \d+)")
+# The loader's text on the names of settings; it has no value in it.
+_BOTH = re.compile(r"Cannot specify both \w+ and \w+")
+_CERTIFICATE_SETTING = re.compile(r"TEMPORAL_TLS_\w+_PATH")
 
 
 def is_refused(error: Exception) -> bool:
-    """Tell whether Temporal has answered, and refuses the credentials, rather than being away."""
+    """Return whether Temporal answers and refuses the credentials."""
     if isinstance(error, RPCError) and error.status in _REFUSED:
         return True
-    return isinstance(error, (RPCError, RuntimeError)) and any(word in str(error) for word in _REFUSED_IN_WORDS)
+    return isinstance(error, (RPCError, RuntimeError)) and any(text in str(error) for text in _REFUSED_TEXTS)
 
 
 class _WholeNumbers(JSONTypeConverter):
-    """Refuses 1.5, true and "1" where a whole number is meant; the SDK would make each of them a 1."""
+    """Refuses 1.5, true and "1" for a whole number; the SDK would make each of them a 1."""
 
     def to_typed_value(self, hint: type[Any], value: Any) -> Any:
         if hint is int and type(value) is not int:
@@ -66,7 +74,7 @@ class _WholeNumbers(JSONTypeConverter):
 
 
 class _Shallow(AdvancedJSONEncoder):
-    """Writes dataclasses as the SDK does, without copying first all that is in them: a batch is hundreds of orders."""
+    """Encodes dataclasses as the SDK does, without its deep copy first: a batch is hundreds of orders."""
 
     def default(self, o: Any) -> Any:
         if is_dataclass(o) and not isinstance(o, type):
@@ -74,7 +82,7 @@ class _Shallow(AdvancedJSONEncoder):
         return super().default(o)
 
 
-# The SDK makes a converter for each activity and each activation; what it consists of has no state.
+# Without state, and shared: the SDK makes a converter for each activity and each activation.
 _ENCODINGS = tuple(
     JSONPlainPayloadConverter(encoder=_Shallow, custom_type_converters=[_WholeNumbers()])
     if isinstance(converter, JSONPlainPayloadConverter)
@@ -86,7 +94,7 @@ _ENCODINGS = tuple(
 class CheckoutPayloadConverter(CompositePayloadConverter):
     """JSON, with one addition: a saga's input that does not decode is a refusal.
 
-    The SDK would fail the workflow *task*, and the server would retry it until somebody terminates the
+    The SDK would fail the workflow *task*, and the server would retry it until an operator terminates the
     workflow. Other values keep that behaviour on purpose: an activity result that this build cannot read
     is a bad deploy, and the saga waits for a good one.
     """
@@ -95,10 +103,10 @@ class CheckoutPayloadConverter(CompositePayloadConverter):
         super().__init__(*_ENCODINGS)
 
     def from_payloads(self, payloads: Sequence[Payload], type_hints: list[type] | None = None) -> list[Any]:
-        """Decode values; raise InvalidInput when a type that asks for it does not fit, or is far too long."""
+        """Decode values; raise InvalidInput for malformed or too long input of a type that asks for it."""
         for payload, hint in zip(payloads, type_hints or (), strict=False):
             limit = getattr(hint, "max_payload_bytes", None)
-            # Before decoding: tens of thousands of lines take longer than the 2 s that a workflow task may think.
+            # Before decoding: tens of thousands of lines take longer than the 2 s of a workflow task.
             if limit is not None and len(payload.data) > limit:
                 raise InvalidInput(f"the input has {len(payload.data)} bytes; a {hint.__name__} has {limit} at most")
         try:
@@ -123,7 +131,7 @@ class RefuseWrongArguments(Interceptor):
         self,
         input: WorkflowInterceptorClassInput,  # noqa: A002, ARG002 - the SDK passes it by this name
     ) -> type[WorkflowInboundInterceptor]:
-        """Name the class that wraps each workflow run."""
+        """Return the class that wraps each workflow run."""
         return _RefuseWrongArguments
 
 
@@ -140,6 +148,17 @@ class _RefuseWrongArguments(WorkflowInboundInterceptor):
         return await super().execute_workflow(input)
 
 
+async def describe_task_queue(client: Client, task_queue: str) -> DescribeTaskQueueResponse:
+    """Describe a task queue's workflow side, which needs no right that a worker does not need anyway."""
+    return await client.workflow_service.describe_task_queue(
+        DescribeTaskQueueRequest(
+            namespace=client.namespace,
+            task_queue=TaskQueue(name=task_queue),
+            task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+        )
+    )
+
+
 def _parameter_count(run: Callable[..., Any]) -> int:
     return run.__code__.co_argcount - 1  # without self
 
@@ -147,17 +166,55 @@ def _parameter_count(run: Callable[..., Any]) -> int:
 def connection_options(api_key_file: Path | None = None) -> dict[str, Any]:
     """Read `TEMPORAL_*` and temporal.toml the way every Temporal tool does, with our default address.
 
-    Certificates, and the API key where it is in a file, are read by each call.
+    Each call reads certificates, and the API key where it is in a file.
 
     Raises:
-        ConfigurationError: the profile, a certificate or the key's file cannot be used. Nothing secret is told.
+        ConfigurationError: the profile, a certificate or the key's file cannot be used. The message has no secret.
     """
     options: dict[str, Any] = {"target_host": DEFAULT_TEMPORAL_ADDRESS, "namespace": "default"}
-    options.update(load_profile())
+    options.update(_load_profile())
     if api_key_file is not None:
         options["api_key"] = _api_key_in(api_key_file)
         options.setdefault("tls", True)  # as the SDK does for a key in the environment
     return options
+
+
+def _load_profile() -> dict[str, Any]:
+    """Load the SDK's arguments for a connection by the SDK's own loader.
+
+    Its error shows the line of the file that it cannot read, which may be the line with the API key.
+    """
+    try:
+        return dict(
+            ClientConfig.load_client_connect_config(config_file_strict=True, override_env_vars=dict(os.environ))
+        )
+    except OSError as error:
+        problem = _unreadable(error)
+    except Exception as error:  # noqa: BLE001 - the loader has a class of its own, which the SDK does not export
+        problem = _profile_problem(str(error))
+    # Outside the handlers: the loader's error would be this one's context, with the file's line in it.
+    raise ConfigurationError(problem)
+
+
+def _unreadable(error: OSError) -> str:
+    named = sorted(
+        name for name, value in os.environ.items() if _CERTIFICATE_SETTING.fullmatch(name) and value == error.filename
+    )
+    what = ", ".join(named) or "a file that the profile in TEMPORAL_CONFIG_FILE or temporal.toml names"
+    return f"{what} cannot be read: {error.strerror or type(error).__name__}"
+
+
+def _profile_problem(message: str) -> str:
+    profile = os.environ.get("TEMPORAL_PROFILE", "default")
+    if message == f"Profile '{profile}' not found":
+        return f"TEMPORAL_PROFILE: there is no profile {profile!a} in the file that TEMPORAL_CONFIG_FILE names"
+    if found := _BOTH.search(message):
+        return f"TEMPORAL_TLS_* or the profile in TEMPORAL_CONFIG_FILE: {found[0]}"
+    where = f"see {found[1]}" if (found := _POSITION.search(message)) else "check its encoding and its rights"
+    return (
+        "the file that TEMPORAL_CONFIG_FILE names, or temporal.toml, is not what Temporal's environment configuration "
+        f"expects: {where} (the file may hold secrets and is not shown)"
+    )
 
 
 def _api_key_in(file: Path) -> str:
@@ -174,7 +231,7 @@ def _api_key_in(file: Path) -> str:
 
 
 def place(options: dict[str, Any]) -> str:
-    """Say where Temporal is, without what stands before an @ there: somebody may have put a password into it."""
+    """Return Temporal's address without what comes before an @, which may be a password."""
     before, at, after = str(options["target_host"]).rpartition("@")
     return f"...@{after}" if at else before + after
 
@@ -186,7 +243,7 @@ async def connect(
 
     Raises:
         ConfigurationError: the address is none.
-        RuntimeError: nobody answers at the address.
+        RuntimeError: no server answers at the address.
     """
     options = connection_options(api_key_file)
     if identity:

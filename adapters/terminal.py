@@ -1,6 +1,6 @@
-"""A console of rich that shows outside text as text: no markup, no emoji, no control characters, no links.
+"""A rich console that prints text of any origin as text: no markup, emoji, control characters or links.
 
-A value that is to stay on its line comes through `domain.text.on_one_line`; the console itself keeps line ends.
+It keeps line ends: `domain.text.on_one_line` takes them out of a value.
 """
 
 from collections.abc import Iterable
@@ -15,14 +15,14 @@ from domain.text import for_terminal
 
 
 class Terminal(Console):
-    """A console for values of any origin. What is to be styled comes as `Text`: see `styled`."""
+    """A console for values of any origin. Styled text is a `Text`: see `styled`."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **options)
 
     @property
     def file(self) -> IO[str]:
-        """Write past the clean stream: the colours and the movements of a progress bar are our own."""
+        """The stream behind the clean one: colours and the movements of a progress bar are our own."""
         return raw(super().file)  # type: ignore[arg-type]
 
     @file.setter
@@ -30,12 +30,12 @@ class Terminal(Console):
         self._file = new_file
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Render, and clean all but the controls of rich itself."""
+        """Render, and clean all but rich's own control codes."""
         for segment in super().render(renderable, options):
             text, style, control = segment
             yield segment if control else Segment(for_terminal(text), style)
 
 
 def styled(markup: str) -> Text:
-    """Read rich's markup in a text of our own. Put no value into it."""
+    """Read rich's markup in a text of our own; never put a value into it."""
     return Text.from_markup(markup, emoji=False)

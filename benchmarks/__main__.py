@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, ExitStack
 import asyncpg
 import psutil
 
-from adapters.telemetry import leave
+from adapters.process_exit import leave
 from benchmarks import harness, publish, report
 from benchmarks.contenders import dbos, restate, restate_server, sql, temporal
 from benchmarks.contenders.contender import Absent, Contender

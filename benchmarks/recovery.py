@@ -29,7 +29,7 @@ from temporalio.client import Client
 from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.service import RPCError
 
-from adapters.telemetry import leave
+from adapters.process_exit import leave
 from adapters.temporal import DATA_CONVERTER
 from benchmarks import harness
 from benchmarks.measure import percentile

@@ -10,8 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from adapters.process_exit import leave
 from adapters.streams import clean_streams
-from adapters.telemetry import leave
 from devstack.demo import run_demo
 from devstack.process import ServerFailed
 from devstack.stack import ROOT

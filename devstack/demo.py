@@ -16,13 +16,13 @@ from devstack.stack import DevStack
 from domain.model import format_money
 
 _console = Terminal(soft_wrap=True)
-# The table needs this many columns; a narrower terminal folds its lines, which is better than folding its cells.
+# What the table needs. A narrower terminal wraps its lines, which is better than wrapping its cells.
 _console.width = max(_console.width, 100)
 
 
 @dataclass(frozen=True)
 class ScenarioResult:
-    """A scenario and what came of it."""
+    """A scenario and its result."""
 
     scenario: Scenario
     answer: Answer
@@ -32,7 +32,7 @@ class ScenarioResult:
 
     @property
     def is_expected(self) -> bool:
-        """Tell whether the order ended as its scenario says, with the right stock and money."""
+        """Whether the order ended as its scenario says, with the right stock and money."""
         ended = self.answer.document.get("status", "refused") == self.scenario.ends
         text = f"{self.answer.reason} {self.answer.error}"
         return (
@@ -82,7 +82,7 @@ async def _perform(harness: DemoHarness) -> tuple[list[ScenarioResult], Answer]:
 async def _one(harness: DemoHarness, scenario: Scenario) -> ScenarioResult:
     before = await harness.holdings(scenario.sku, scenario.customer)
     begun = time.monotonic()
-    answer = await scenario.perform(harness, scenario.order_id)
+    answer = await scenario.perform(harness, scenario)
     seconds = time.monotonic() - begun
     result = ScenarioResult(scenario, answer, before, await harness.holdings(scenario.sku, scenario.customer), seconds)
     mark = ("ok", "green") if result.is_expected else ("NOT AS IT SHOULD", "bold red")
@@ -95,11 +95,8 @@ async def _one(harness: DemoHarness, scenario: Scenario) -> ScenarioResult:
 
 def _table(results: Sequence[ScenarioResult]) -> Table:
     table = Table(title="\nWhat happened", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("order", no_wrap=True)
-    table.add_column("ended", no_wrap=True)
-    table.add_column("because", no_wrap=True)
-    table.add_column("stock", no_wrap=True)
-    table.add_column("balance, EUR", no_wrap=True)
+    for heading in ("order", "ended", "because", "stock", "balance, EUR"):
+        table.add_column(heading, no_wrap=True)
     table.add_column("took", no_wrap=True, justify="right")
     for one in results:
         style = {"completed": "green", "refused": "magenta"}.get(one.scenario.ends, "yellow")

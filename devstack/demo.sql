@@ -1,5 +1,5 @@
 -- A catalogue to try the checkout with: products, stock, where parcels go, and customers with money. For demonstrations
--- and tests alone: it makes money out of nothing. Run it after setup.sql, as its owner, as often as you like:
+-- and tests alone: it makes up money. Run it after setup.sql, as its owner, as often as you like:
 --
 --       psql -d checkout -f devstack/demo.sql
 
@@ -10,7 +10,7 @@ BEGIN;
 
 SET LOCAL search_path = public, pg_temp;
 
--- A second run adds what is missing and changes nothing that is there.
+-- A second run adds what is missing and changes nothing else.
 INSERT INTO products (sku, name, unit_price_minor) VALUES
     ('tea-mug',  'Tea mug, stoneware', 1200),
     ('poster',   'Poster, A2',         1700),

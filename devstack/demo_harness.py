@@ -1,4 +1,4 @@
-"""How the demo acts: starter.py as a person calls it, and faults from outside the product."""
+"""The demo's calls of starter.py, and its faults from outside the product."""
 
 import asyncio
 import json
@@ -18,12 +18,12 @@ _TIMEOUT_SECONDS = 30.0
 
 
 class DemoError(Exception):
-    """The demo itself could not do what it wanted; nothing is answer about the product."""
+    """The demo itself failed; that says nothing about the product."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a starter.py call answered."""
+    """The answer of a starter.py call."""
 
     code: int
     document: dict[str, Any]
@@ -31,7 +31,7 @@ class Answer:
 
     @property
     def status(self) -> str:
-        """The order's status, or what was complained about."""
+        """The order's status, or the error."""
         return str(self.document.get("status") or self.error or f"exit {self.code}")
 
     @property
@@ -42,7 +42,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Holdings:
-    """What matters to one order before and after: free and present stock of a SKU, and a balance."""
+    """A SKU's stock and a customer's balance."""
 
     on_hand: int
     free: int
@@ -50,7 +50,7 @@ class Holdings:
 
 
 class DemoHarness:
-    """The running stack, seen from outside: its commands, its processes and its database."""
+    """The running stack from outside: its commands, its processes and its database."""
 
     def __init__(self, stack: DevStack) -> None:
         self.stack = stack
@@ -64,7 +64,7 @@ class DemoHarness:
         return worker
 
     async def starter(self, *arguments: str) -> Answer:
-        """Run `starter.py ARGUMENTS --json` and give what it answer."""
+        """Run `starter.py ARGUMENTS --json` and return its answer."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             str(ROOT / "starter.py"),
@@ -105,13 +105,13 @@ class DemoHarness:
         return Holdings(row["on_hand"], row["free"], row["balance_minor"])
 
     async def run_sql(self, statements: str) -> None:
-        """Do something to the database by hand, as the superuser."""
+        """Run statements by hand, as the superuser."""
         async with self.database() as connection:
             await connection.execute(statements)
 
     @asynccontextmanager
     async def account_locked(self, customer: str) -> AsyncIterator[None]:
-        """Lock a customer's account row, so that the payment of the next order waits: the middle of a saga."""
+        """Lock a customer's account row, so that the payment of the next order waits."""
         async with self.database() as connection:
             transaction = connection.transaction()
             await transaction.start()

@@ -1,4 +1,4 @@
-"""The passwords of a server of ours: a random one in a file for us alone, and what follows from it for each role."""
+"""The passwords of an embedded server: a random one in a private file, and one derived from it for each role."""
 
 import hashlib
 import hmac
@@ -8,23 +8,23 @@ from pathlib import Path
 
 SUPERUSER = "postgres"
 
-# A password of 128 random bits is not guessed faster for being checked fast, and the tests log in a thousand times.
+# 128 random bits are not guessed faster for a fast check, and the tests log in a thousand times.
 CHEAP_SCRAM = {"scram_iterations": "1"}
 
 
 class Passwords:
-    """Those of one server. The superuser's is the one in the file; from another role's nobody finds it out."""
+    """Those of one server. The file has the superuser's; it cannot be computed from another role's."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
 
     @property
     def are_there(self) -> bool:
-        """Whether this server has had one."""
+        """Whether the file exists."""
         return self._file.exists()
 
     def keep(self, secret: str) -> None:
-        """Keep the superuser's password from now on."""
+        """Write the superuser's password to the file."""
         self.forget()
         write_for_us_alone(self._file, f"{secret}\n")
 
@@ -33,7 +33,7 @@ class Passwords:
         self._file.unlink(missing_ok=True)
 
     def of(self, role: str) -> str:
-        """Give a role's password.
+        """Return a role's password.
 
         Raises:
             RuntimeError: there is none yet, before the server's first start.
@@ -53,7 +53,7 @@ def new_secret() -> str:
 
 
 def write_for_us_alone(path: Path, text: str) -> None:
-    """Write a file anew, that nobody else can ever have opened."""
+    """Write a new file that no other user can ever have opened."""
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(text)

@@ -1,4 +1,4 @@
-"""Where the PostgreSQL server may live, and as whom, when we are root."""
+"""The folder and the user of an embedded PostgreSQL server, which refuses to run as root."""
 
 import hashlib
 import importlib.util
@@ -13,7 +13,7 @@ from devstack.process import ServerFailed
 
 MARKER = "moved-to"
 _FOLDERS = {18: "pginstall18", 16: "pginstall"}
-"""Where the wheel has which PostgreSQL."""
+"""The wheel's folder of each version."""
 _NOBODY = 65534
 
 _log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Place:
-    """Where one server really runs, and as whom; user and group None mean as ourselves."""
+    """Folder and user of one server; user and group are None where it runs as ourselves."""
 
     binaries: Path
     data: Path
@@ -30,7 +30,7 @@ class Place:
 
     @classmethod
     def choose(cls, data: Path, version: int) -> "Place":
-        """Make `data` and decide; as root, move what the unprivileged user cannot get to."""
+        """Make `data` and choose; as root, move what the unprivileged user cannot reach."""
         data.mkdir(parents=True, exist_ok=True)
         if os.geteuid() != 0:
             return cls(installed(version), data)
@@ -77,13 +77,13 @@ def _reachable(path: Path, user: int, group: int, *, itself: bool = True) -> boo
 
 
 def _shelter() -> Path:
-    """Return root's own folder below the temporary one, which everybody may enter."""
+    """Return root's own folder below the temporary one, which every user may enter."""
     folder = Path(tempfile.gettempdir()).resolve() / "embedded-postgres"
     folder.mkdir(mode=0o755, exist_ok=True)
     owned = folder.lstat().st_uid == 0 and not folder.is_symlink()
     if owned:
         folder.chmod(0o755)
-    # Root must not run programs out of a folder that somebody else controls.
+    # Root must not run programs out of a folder that another user controls.
     if not owned or not _reachable(folder, _NOBODY, _NOBODY):
         raise ServerFailed.of(
             "PostgreSQL",
@@ -94,7 +94,7 @@ def _shelter() -> Path:
 
 
 def _moved(data: Path) -> Path:
-    """Return the folder that stands in for `data`; a new one if `data` does not know of it."""
+    """Return the folder used instead of `data`; a new one if `data` does not name it."""
     name = f"{data.name}-{hashlib.sha256(str(data).encode()).hexdigest()[:12]}"
     moved = _shelter() / name
     marker = data / MARKER
@@ -103,14 +103,14 @@ def _moved(data: Path) -> Path:
     if marker.exists() and not moved.exists():
         _log.warning("%s was cleaned away: starting with an empty database", moved)
     if not moved.exists():
-        _log.info("%s is closed to user %d: the data live in %s", data, _NOBODY, moved)
+        _log.info("%s is closed to user %d: the data are in %s", data, _NOBODY, moved)
         moved.mkdir(mode=0o700)
         marker.write_text(f"{moved}\n")
     return moved
 
 
 def _copy_of(binaries: Path) -> Path:
-    """Copy the installation that `binaries` belongs to where everybody can run it, once."""
+    """Copy the installation of `binaries`, once, to where every user can run it."""
     package = binaries.parents[1]
     site = package.parent
     identity = f"{binaries}:{(binaries / 'postgres').stat().st_mtime_ns}"
@@ -130,13 +130,13 @@ def _copy_of(binaries: Path) -> Path:
                 path.chmod(path.stat().st_mode | (0o555 if executable else 0o444))
         try:
             new.rename(copy)
-        except OSError:  # somebody else was faster
+        except OSError:  # another process was faster
             shutil.rmtree(new)
     return copy / binaries.relative_to(site)
 
 
 def installed(version: int) -> Path:
-    """Find the wheel's programs without importing it: its server management is not used."""
+    """Find the wheel's programs without importing it."""
     if version not in _FOLDERS:
         raise ServerFailed.of(
             "PostgreSQL",

@@ -1,4 +1,4 @@
-"""Choosing loopback ports that nobody else uses."""
+"""Free loopback ports."""
 
 import fcntl
 import os
@@ -11,16 +11,16 @@ from pathlib import Path
 from devstack.process import ServerFailed
 
 # Below every system's ephemeral range: a port from inside it, as bind(0) gives, may be taken by
-# somebody's outgoing connection between this choice and the server's own bind.
+# an outgoing connection between this choice and the server's own bind.
 _RANGE = range(20_000, 30_000)
-# One byte per port, locked by the process that was given it until that ends: two that choose at once, seconds before
-# their servers listen, never choose the same.
+# One byte per port, locked by the process that has it until that ends: two that choose at once, seconds before their
+# servers listen, never choose the same.
 _CLAIMS = Path(tempfile.gettempdir()) / f"checkout-ports-{os.getuid()}"
-_given: set[int] = set()
+_taken: set[int] = set()
 
 
 def free_port() -> int:
-    """Return a loopback TCP port that is free now, and that nobody else is given while this process lives."""
+    """Return a free loopback TCP port, which no other process gets from here while this one lives."""
     for _ in range(200):
         port = secrets.choice(_RANGE)
         if _claim(port) and port_is_free(port):
@@ -29,19 +29,19 @@ def free_port() -> int:
 
 
 def _claim(port: int) -> bool:
-    if port in _given:
+    if port in _taken:
         return False
     try:
         fcntl.lockf(_claims(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
     except OSError:
         return False
-    _given.add(port)
+    _taken.add(port)
     return True
 
 
 @cache
 def _claims() -> int:
-    # Never closed: closing any descriptor of the file would give up every lock that this process has on it.
+    # Never closed: closing any descriptor of the file releases every lock that this process has on it.
     return os.open(_CLAIMS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
@@ -61,7 +61,7 @@ def port_is_free(port: int) -> bool:
 
 
 def port_answers(port: int) -> bool:
-    """Whether somebody accepts connections on 127.0.0.1:`port`."""
+    """Whether a server accepts connections on 127.0.0.1:`port`."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -71,7 +71,7 @@ def require_free(server: str, port: int) -> None:
     """Check that `server` may have `port`.
 
     Raises:
-        ServerFailed: somebody else has it; the message says how to find out who.
+        ServerFailed: another process has it; the message says how to find it.
     """
     if not port_is_free(port):
         raise ServerFailed.of(

@@ -13,7 +13,7 @@ import psutil
 from devstack.passwords import CHEAP_SCRAM, SUPERUSER, Passwords, new_secret, write_for_us_alone
 from devstack.placement import MARKER, Place, installed
 from devstack.ports import port_answers, require_free
-from devstack.process import ChildProcess, ServerFailed, end_stubborn
+from devstack.process import ChildProcess, Server, ServerFailed, end_stubborn
 
 _START_SECONDS = 60.0  # crash recovery replays the log first
 _STOP_SECONDS = 30.0
@@ -21,23 +21,22 @@ _VERSION = 18
 
 
 def chosen_version() -> int:
-    """Tell which version a server gets that asks for none: environment `EMBEDDED_POSTGRES`, for whole test runs."""
+    """Return the version of a server that names none: environment `EMBEDDED_POSTGRES`, for whole test runs."""
     return int(os.environ.get("EMBEDDED_POSTGRES") or _VERSION)
 
 
-class PostgresServer:
+class PostgresServer(Server):
     """One PostgreSQL server on 127.0.0.1:`port` on the data folder `data`.
 
-    Its superuser, who may run programs, logs in by a random password, which is kept beside `data` for us alone. So do
-    all others where the server is `guarded`; elsewhere they are let in without one.
+    Its superuser, who may run programs, logs in by a random password, which is in a private file beside `data`. So do
+    all roles where the server is `guarded`; elsewhere they need none.
 
     Without `fsync` a crash of the machine may lose the data; a crash of the server may not.
-    PostgreSQL refuses to run as root, so root runs it as `nobody`. Where `nobody` cannot get to
-    `data`, that folder only holds the address of the real one, below the system's temporary
+    PostgreSQL refuses to run as root, so root runs it as `nobody`. Where `nobody` cannot reach
+    `data`, that folder only has the path of the real one, below the system's temporary
     folder; removing `data` still resets the server.
 
-    With `standby_of`, which has to run, an empty `data` becomes a copy of that server, which follows it and only
-    reads until `promote`.
+    With `standby_of`, which has to run, an empty `data` becomes a standby of that server until `promote`.
     """
 
     def __init__(  # noqa: PLR0913 - what differs between a test's servers is said by name
@@ -58,23 +57,10 @@ class PostgresServer:
         self._data = data.absolute()
         self._fsync = fsync
         self._standby_of = standby_of
-        self._child: ChildProcess | None = None
         self._place: Place | None = None
         beside = self._data.with_name(f"{self._data.name}.password")
         self.passwords: Passwords = Passwords(beside) if standby_of is None else standby_of.passwords
-        self._asked: list[str] = []
-
-    @property
-    def running(self) -> bool:
-        """Whether the server process is alive."""
-        return self._child is not None and self._child.running
-
-    @property
-    def pid(self) -> int:
-        """The postmaster's process id; an error before `start`."""
-        if self._child is None:
-            raise RuntimeError("PostgreSQL was not started")
-        return self._child.pid
+        self._password_rules: list[str] = []
 
     def start(self) -> None:
         """Create the database cluster if there is none, start it, wait until it accepts.
@@ -89,7 +75,7 @@ class PostgresServer:
         if self.running:
             return
         self._place = place = Place.choose(self._data, self.version)
-        # One from before there were passwords lets its superuser in once more, to give it one.
+        # The superuser of an old folder without a password logs in once without, to get one.
         is_open = (place.data / "PG_VERSION").exists() and not self.passwords.are_there
         if not (place.data / "PG_VERSION").exists():
             if not self.passwords.are_there:
@@ -104,7 +90,7 @@ class PostgresServer:
             **CHEAP_SCRAM,
         }
         if not self._fsync:
-            # Nothing else: synchronous commits reach the system's cache and full pages mend a torn
+            # Nothing else: synchronous commits reach the system's cache and full pages repair a torn
             # write, so what was committed survives a SIGKILL.
             settings["fsync"] = "off"
         for name, value in settings.items():
@@ -119,23 +105,34 @@ class PostgresServer:
             self._close(place)
 
     def promote(self) -> None:
-        """Make a standby the writer. Returns when it is one."""
-        subprocess.run(  # noqa: S603 - our own binary and arguments
-            [
-                *(str(self.bin("psql")), "--no-psqlrc", "--quiet", "--host", "127.0.0.1", "--port", str(self.port)),
-                *("--username", "postgres", "--command", "SELECT pg_promote(true, 60)"),
-            ],
-            check=True,
-            capture_output=True,
-            timeout=_START_SECONDS,
+        """Make a standby the primary. Returns when it is."""
+        self.psql("postgres", "-c", "SELECT pg_promote(true, 60)")
+
+    def psql(self, database: str, *arguments: str, given: str | None = None) -> str:
+        """Run psql as the superuser and return its output; `given` is what `-f -` reads.
+
+        Raises:
+            ServerFailed: with psql's errors.
+        """
+        login = ("--host", "127.0.0.1", "--port", str(self.port), "--username", SUPERUSER, "--dbname", database)
+        done = subprocess.run(  # noqa: S603 - our own binary and arguments
+            [str(self.bin("psql")), "--no-psqlrc", "--quiet", *login, *arguments],
+            input=given,
             env=self.client_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_START_SECONDS,
         )
+        if done.returncode != 0:
+            raise ServerFailed(f"psql on database {database} failed:\n{done.stderr.strip()}")
+        return done.stdout
 
     def ask_for_password(self, database: str, user: str) -> None:
-        """Let `user` into `database` by password alone from now on. Sessions that are open stay."""
+        """Ask `user` for a password to `database` from now on. Open sessions stay."""
         if self._place is None:
             raise RuntimeError("PostgreSQL was not started")
-        self._asked.append(f'host "{database}" "{user}" 127.0.0.1/32 scram-sha-256')
+        self._password_rules.append(f'host "{database}" "{user}" 127.0.0.1/32 scram-sha-256')
         self._write_rules(self._place, superuser="scram-sha-256")
         os.kill(self.pid, SIGHUP)
 
@@ -148,7 +145,7 @@ class PostgresServer:
             self._child.stop(SIGQUIT if immediate else SIGINT, timeout=_STOP_SECONDS)
 
     def kill(self) -> None:
-        """SIGKILL the postmaster: a crash. Returns when its last session has noticed and gone."""
+        """SIGKILL the postmaster: a crash. Returns when its last session has ended."""
         if self._child is None or not self.running:
             return
         try:
@@ -176,15 +173,15 @@ class PostgresServer:
     ) -> str:
         """Return the address of `database` for SQLAlchemy; `driver` "postgresql" suits others.
 
-        With the password where one is asked for: it is for programs, and not to be shown.
+        It has the password where one is needed: never show it.
         """
         password = f":{self.passwords.of(user)}" if self.guarded or user == SUPERUSER else ""
         return f"{driver}://{user}{password}@127.0.0.1:{self.port}/{database}"
 
     def client_environment(self) -> dict[str, str]:
-        """Give the environment in which psql and its like are let in as the superuser."""
+        """Return an environment in which psql and other clients can log in as the superuser."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        return inherited | {"PGPASSWORD": self.passwords.of(SUPERUSER)}
+        return inherited | ({"PGPASSWORD": self.passwords.of(SUPERUSER)} if self.passwords.are_there else {})
 
     def bin(self, name: str) -> Path:
         """Return the path of a client program of this version: psql, pg_dump, pgbench."""
@@ -202,12 +199,12 @@ class PostgresServer:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
         place.give(new)
-        told = place.sibling(".told")  # readable by the server's user, as long as this takes
-        write_for_us_alone(told, self.passwords.of(SUPERUSER))
-        place.give(told)
+        password_file = place.sibling(".new-password")  # readable by the server's user, as long as this takes
+        write_for_us_alone(password_file, self.passwords.of(SUPERUSER))
+        place.give(password_file)
         if self._standby_of is None:
             argv = [str(place.binaries / "initdb"), "-D", str(new), "-U", SUPERUSER, "--auth=scram-sha-256"]
-            argv += [f"--pwfile={told}", "--encoding=UTF8", "--locale=C", "--no-sync"]
+            argv += [f"--pwfile={password_file}", "--encoding=UTF8", "--locale=C", "--no-sync"]
             argv += [word for name, value in CHEAP_SCRAM.items() for word in ("-c", f"{name}={value}")]
         else:
             argv = [str(place.binaries / "pg_basebackup"), "-D", str(new), "-U", "postgres", "-h", "127.0.0.1"]
@@ -221,13 +218,13 @@ class PostgresServer:
             maker.kill()
             raise
         finally:
-            told.unlink(missing_ok=True)
+            password_file.unlink(missing_ok=True)
         if status != 0:
             raise maker.failed(f"{Path(argv[0]).name} ended with status {status}")
         new.rename(place.data)
 
     def _launch(self, child: ChildProcess, place: Place) -> None:
-        """Start the postmaster, again while sessions of a killed one still hold its memory."""
+        """Start the postmaster; again while sessions of a killed one still hold its shared memory."""
 
         def accepts() -> bool:
             lock = _lines(place.data / "postmaster.pid")
@@ -252,31 +249,20 @@ class PostgresServer:
                 return
 
     def _write_rules(self, place: Place, *, superuser: str) -> None:
-        """Say who gets in how. Whatever somebody has changed there does not last."""
-        everybody = "scram-sha-256" if self.guarded else "trust"
+        """Write pg_hba.conf; changes by hand do not last."""
+        others = "scram-sha-256" if self.guarded else "trust"
         rules = [
-            *self._asked,
+            *self._password_rules,
             f"host all,replication {SUPERUSER} 127.0.0.1/32 {superuser}",
-            f"host all all 127.0.0.1/32 {everybody}",
+            f"host all all 127.0.0.1/32 {others}",
         ]
         (place.data / "pg_hba.conf").write_text("\n".join([*rules, ""]), encoding="utf-8")
 
     def _close(self, place: Place) -> None:
         """Give the superuser of an open server a password, and ask for it from now on."""
         secret = new_secret()
-        told = subprocess.run(  # noqa: S603 - our own binary and arguments
-            [
-                *(str(self.bin("psql")), "--no-psqlrc", "--quiet", "--host", "127.0.0.1", "--port", str(self.port)),
-                *("--username", SUPERUSER, "--set", "ON_ERROR_STOP=1", "--file", "-"),
-            ],
-            input=f"ALTER ROLE {SUPERUSER} PASSWORD '{secret}';",
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=_START_SECONDS,
-        )
-        if told.returncode != 0:
-            raise ServerFailed(f"The superuser of {self._data} got no password:\n{told.stderr.strip()}")
+        change = f"ALTER ROLE {SUPERUSER} PASSWORD '{secret}';"  # on stdin, where no list of processes shows it
+        self.psql("postgres", "-v", "ON_ERROR_STOP=1", "-f", "-", given=change)
         self.passwords.keep(secret)
         self._write_rules(place, superuser="scram-sha-256")
         os.kill(self.pid, SIGHUP)
@@ -289,7 +275,7 @@ class PostgresServer:
         pid_file: Path | None = None,
         more: Mapping[str, str] | None = None,
     ) -> ChildProcess:
-        # PG* variables of the person at the terminal describe some other server.
+        # PG* variables of the environment describe another server.
         env = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         return ChildProcess(
             "PostgreSQL",
@@ -299,17 +285,17 @@ class PostgresServer:
             cwd=place.data.parent,
             user=place.user,
             group=place.group,
-            death_signal=SIGINT,  # SIGTERM would wait for clients to leave by themselves
+            death_signal=SIGINT,  # SIGTERM would wait for clients to disconnect
             pid_file=pid_file,
         )
 
 
 def _release_lock(lock: Path) -> None:
-    """Free a lock file whose process id belongs to some other program now.
+    """Free a lock file whose process id belongs to another program now.
 
-    PostgreSQL ignores the id of a dead process but believes in a reused one, as after a reboot.
-    It also ignores its parent's, so that is put there: removing the file would remove its check
-    for sessions that outlived their postmaster.
+    PostgreSQL ignores the id of a dead process but not a reused one, as after a reboot. It also
+    ignores its parent's, so that is written instead: without the file it would not check for
+    sessions that outlived their postmaster.
     """
     lines = _lines(lock)
     try:

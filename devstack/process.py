@@ -1,4 +1,4 @@
-"""A child process that does not outlive its owner."""
+"""A child process that ends with its owner."""
 
 import json
 import os
@@ -21,7 +21,7 @@ class ServerFailed(RuntimeError):
 
     @classmethod
     def of(cls, server: str, what: str, *, advice: str, tail: str = "") -> "ServerFailed":
-        """Compose the text; `tail` is the end of the server's log."""
+        """Put the text together; `tail` is the end of the server's log."""
         text = f"{server}: {what}. {advice}."
         if tail:
             text += "\nThe end of its log:\n" + "\n".join(f"  {line}" for line in tail.splitlines())
@@ -114,7 +114,7 @@ class ChildProcess:
                 process.send_signal(self._death_signal)
                 end_stubborn([process])
         except (OSError, ValueError, KeyError, psutil.Error):
-            pass  # no record, a torn record, or nobody by that id any more
+            pass  # no record, a torn one, or no such process any more
         self._pid_file.unlink(missing_ok=True)
 
     def until(self, ready: Callable[[], bool], timeout: float) -> None:
@@ -126,7 +126,7 @@ class ChildProcess:
         deadline = time.monotonic() + timeout
         try:
             while not ready():
-                self._require_hope(deadline)
+                self._require_progress(deadline)
                 time.sleep(_POLL_SECONDS)
         except BaseException:
             self.kill()
@@ -181,8 +181,8 @@ class ChildProcess:
             self._process.send_signal(sig)  # polls first, so never hits a reused process id
 
     def _execute(self, log: IO[bytes]) -> "subprocess.Popen[bytes]":
-        told, report = os.pipe()
-        with os.fdopen(told, "rb") as reports:
+        reading, report = os.pipe()
+        with os.fdopen(reading, "rb") as reports:
             try:
                 process = subprocess.Popen(  # noqa: S603 - no shell, our own argv
                     self._tied(report),
@@ -204,13 +204,13 @@ class ChildProcess:
         return process
 
     def _tied(self, report: int) -> list[str]:
-        """Give the command line that becomes the program, as its user, and dies with its owner."""
+        """Return the command line that becomes the program, as its user, and dies with its owner."""
         death_signal = int(self._death_signal) if sys.platform == "linux" else 0
         ids = [-1 if each is None else each for each in (self._user, self._group)]
         arguments = [str(value) for value in (report, death_signal, os.getpid(), *ids)]
         return [sys.executable, "-I", "-S", str(_TIED), *arguments, *self._argv]
 
-    def _require_hope(self, deadline: float) -> None:
+    def _require_progress(self, deadline: float) -> None:
         if not self.running:
             raise self.failed(f"it ended with status {self.returncode} while starting")
         if time.monotonic() > deadline:
@@ -220,6 +220,24 @@ class ChildProcess:
         if self._process is None:
             raise RuntimeError(f"{self.name} was not started")
         return self._process
+
+
+class Server:
+    """A server that is one child process."""
+
+    _child: ChildProcess | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is alive."""
+        return self._child is not None and self._child.running
+
+    @property
+    def pid(self) -> int:
+        """The process id; an error before `start`."""
+        if self._child is None:
+            raise RuntimeError(f"{type(self).__name__} was not started")
+        return self._child.pid
 
 
 def wait_gone(processes: Sequence[psutil.Process], timeout: float) -> list[psutil.Process]:
@@ -233,7 +251,7 @@ def wait_gone(processes: Sequence[psutil.Process], timeout: float) -> list[psuti
 
 
 def end_stubborn(processes: Sequence[psutil.Process]) -> None:
-    """Wait for `processes`, which were told to end; after 10 s SIGKILL those that have not."""
+    """Wait for `processes`, which got a signal to end; after 10 s SIGKILL those that have not."""
     for process in wait_gone(processes, timeout=10):
         process.kill()
         wait_gone([process], timeout=10)

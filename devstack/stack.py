@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Self
 from devstack.passwords import SUPERUSER, write_for_us_alone
 from devstack.ports import free_port
 from devstack.postgres import PostgresServer
-from devstack.process import ChildProcess, ServerFailed
+from devstack.process import ChildProcess
 from devstack.temporal import TemporalServer
 from domain.policies import SEARCH_ATTRIBUTES
 
@@ -33,24 +32,24 @@ class Ports:
 
     @classmethod
     def free(cls) -> "Ports":
-        """Choose ports that nobody listens on."""
+        """Choose free ports."""
         return cls(free_port(), free_port(), free_port())
 
 
 DEFAULT_PORTS = Ports(postgres=5432, temporal=7233, ui=8233)
-"""What worker and starter use when nothing is configured."""
+"""The defaults of worker and starter."""
 
 
 class DevStack:
-    """Both servers as our children, with the schema applied and the demo's catalogue. They die with us, however we die.
+    """Both servers as child processes, with the schema and the demo's catalogue. They end with this process.
 
     Args:
         folder: holds the data and the logs of the servers; made when missing.
         ports: where to listen; free ones by default.
-        keep: whether the data outlives us, for the next start on the same folder.
-        fsync: whether Postgres waits for the disk. Without, its data are lost when the machine crashes.
-        guarded: whether Postgres asks everybody for a password, and not its superuser alone. They are in `folder`,
-            for us alone: `pgpass` for psql, `checkout.password` for a worker.
+        keep: whether the data are kept for the next start on the same folder.
+        fsync: whether Postgres waits for the disk. Without, a crash of the machine loses its data.
+        guarded: whether Postgres asks every role for a password, and not its superuser alone. They are in private
+            files of `folder`: `pgpass` for psql, `checkout.password` for a worker.
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class DevStack:
             raise
 
     def stop(self) -> None:
-        """Stop the workers, then the servers, and forget the data unless it is to be kept. Safe to repeat."""
+        """Stop the workers, then the servers, and delete the data unless it is to be kept. Safe to repeat."""
         for worker in self._workers:
             worker.stop()
         self.temporal.stop()
@@ -105,7 +104,7 @@ class DevStack:
             self.postgres.remove()
 
     def _give_passwords(self) -> None:
-        """Give each role its password, and write them down where psql and a worker find them."""
+        """Give each role its password, and write the files for psql and a worker."""
         passwords = give_passwords(self.postgres)
         lines = [f"127.0.0.1:{self.ports.postgres}:*:{role}:{password}\n" for role, password in passwords.items()]
         write_for_us_alone(self.pgpass, "".join(lines))
@@ -113,26 +112,26 @@ class DevStack:
 
     @property
     def pgpass(self) -> Path:
-        """Where psql finds every role's password, of a guarded stack: `PGPASSFILE`."""
+        """The `PGPASSFILE` of a guarded stack, with every role's password."""
         return self.folder / "pgpass"
 
     @property
     def password_file(self) -> Path:
-        """Where a worker finds its own, of a guarded stack."""
+        """The file with a worker's password, of a guarded stack."""
         return self.folder / f"{ROLE}.password"
 
     def psql_command(self, role: str) -> str:
-        """Give what a person types to get into a guarded stack's database; no password is in it."""
+        """Return the psql command line for a guarded stack's database; no password is in it."""
         where = f"-h 127.0.0.1 -p {self.ports.postgres} -U {role} -d {DATABASE}"
         return f"env PGPASSFILE={shlex.quote(str(self.pgpass))} {shlex.quote(str(self.postgres.bin('psql')))} {where}"
 
     @property
     def database_url(self) -> str:
-        """The database as the service's role sees it."""
+        """The database's URL for the service's role."""
         return self.postgres.url(DATABASE, ROLE)
 
     def environment(self, **more: str) -> Mapping[str, str]:
-        """Give the environment in which worker.py and starter.py find this stack and nothing else."""
+        """Return an environment in which worker.py and starter.py find this stack and nothing else."""
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith(("CHECKOUT_", "TEMPORAL_"))
         }
@@ -180,7 +179,7 @@ class DevStack:
 
 
 def make_database(postgres: PostgresServer, database: str) -> None:
-    """Create the database when it is missing and run setup.sql and demo.sql on it, as anybody would with psql.
+    """Create the database when it is missing and run setup.sql and demo.sql on it with psql.
 
     Raises:
         ServerFailed: psql refused.
@@ -188,18 +187,10 @@ def make_database(postgres: PostgresServer, database: str) -> None:
     exists = psql(postgres, "postgres", "-Atc", f"SELECT 1 FROM pg_database WHERE datname = '{database}'")  # noqa: S608 - a name of ours
     if not exists.strip():
         psql(postgres, "postgres", "-c", f'CREATE DATABASE "{database}"')
-    # The server is ours alone, and a role gets into its own database alone.
+    # A role may connect to its own database alone.
     psql(postgres, "postgres", "-c", "REVOKE ALL ON DATABASE postgres, template1 FROM PUBLIC")
-    psql(
-        postgres,
-        database,
-        "-v",
-        "ON_ERROR_STOP=1",
-        "-f",
-        str(ROOT / "setup.sql"),
-        "-f",
-        str(ROOT / "devstack" / "demo.sql"),
-    )
+    scripts = [argument for name in ("setup.sql", "devstack/demo.sql") for argument in ("-f", str(ROOT / name))]
+    psql(postgres, database, "-v", "ON_ERROR_STOP=1", *scripts)
 
 
 def give_passwords(postgres: PostgresServer) -> dict[str, str]:
@@ -212,28 +203,5 @@ def give_passwords(postgres: PostgresServer) -> dict[str, str]:
 
 
 def psql(postgres: PostgresServer, database: str, *arguments: str, given: str | None = None) -> str:
-    """Run psql as the server's superuser and give what it printed; `given` is what `-f -` reads.
-
-    Raises:
-        ServerFailed: with what psql complained about.
-    """
-    command = [
-        str(postgres.bin("psql")),
-        "--no-psqlrc",
-        "--quiet",
-        *("--host", "127.0.0.1", "--port", str(postgres.port), "--username", "postgres"),
-        *("--dbname", database),
-        *arguments,
-    ]
-    done = subprocess.run(  # noqa: S603 - our own binary and arguments
-        command,
-        input=given,
-        env=postgres.client_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    if done.returncode != 0:
-        raise ServerFailed(f"psql on database {database} failed:\n{done.stderr.strip()}")
-    return done.stdout
+    """Run psql on a server as its superuser; see `PostgresServer.psql`."""
+    return postgres.psql(database, *arguments, given=given)

@@ -11,15 +11,15 @@ from pathlib import Path
 from signal import SIGKILL
 
 from devstack.ports import port_answers, require_free
-from devstack.process import ChildProcess, ServerFailed
+from devstack.process import ChildProcess, Server, ServerFailed
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 10.0
 _CALL_SECONDS = 15.0
 
-# The dev server's own values suit a person clicking: 20 polls per second make every hop of a
+# The dev server's own values suit manual use: 20 polls per second make every hop of a
 # workflow wait 50 ms, and a timer may be a second late. The rest lifts limits that a load of a
-# hundred sagas per second would meet.
+# hundred sagas per second would reach.
 _TUNING: dict[str, object] = {
     "history.transferProcessorMaxPollRPS": 5_000,
     "history.timerProcessorMaxPollRPS": 5_000,
@@ -39,7 +39,7 @@ _TUNING: dict[str, object] = {
 }
 
 
-class TemporalServer:
+class TemporalServer(Server):
     """One Temporal dev server on 127.0.0.1:`port` with the namespace `default`.
 
     Without `db_file` its workflows live in memory and end with it. `ui_port` None means no Web
@@ -65,7 +65,6 @@ class TemporalServer:
         self._search_attributes = dict(search_attributes)
         self._time_skipping = time_skipping
         self._dynamic_config = dict(dynamic_config)
-        self._child: ChildProcess | None = None
 
     @property
     def address(self) -> str:
@@ -76,18 +75,6 @@ class TemporalServer:
     def ui_url(self) -> str | None:
         """The Web UI's address, None without one."""
         return None if self.ui_port is None else f"http://127.0.0.1:{self.ui_port}"
-
-    @property
-    def running(self) -> bool:
-        """Whether the server process is alive."""
-        return self._child is not None and self._child.running
-
-    @property
-    def pid(self) -> int:
-        """The server's process id; an error before `start`."""
-        if self._child is None:
-            raise RuntimeError("Temporal was not started")
-        return self._child.pid
 
     def start(self) -> None:
         """Start the server; returns when workflows can start and every attribute can be queried.
@@ -109,7 +96,7 @@ class TemporalServer:
             [str(_binary()), *self._arguments()],
             log=self.log,
             env=_environment(),
-            # A killed server frees its ports at once, a polite stop takes a second; what it has
+            # A killed server frees its ports at once, a graceful stop takes a second; what it has
             # committed is in the write-ahead log either way.
             death_signal=SIGKILL,
             pid_file=identity.absolute().with_name(identity.name + ".pid"),
@@ -130,7 +117,7 @@ class TemporalServer:
     def stop(self) -> None:
         """End the server; nothing if it is not running.
 
-        One with a `db_file` is asked and takes about 1.3 s. One in memory has nothing to save.
+        One with a `db_file` stops gracefully and takes about 1.3 s. One in memory has nothing to save.
         """
         if self._child is None or self._db_file is None:
             self.kill()
@@ -161,7 +148,7 @@ class TemporalServer:
         return arguments
 
     def _register(self, child: ChildProcess) -> None:
-        """Wait for the namespace and add what `--search-attribute` leaves out of an old file."""
+        """Wait for the namespace and add the search attributes that an old `db_file` lacks."""
         listed = json.loads(self._ask(child, "operator", "search-attribute", "list", "--output", "json"))
         known = {
             name: _kind(kind.removeprefix("INDEXED_VALUE_TYPE_"))
@@ -170,7 +157,7 @@ class TemporalServer:
         missing: list[str] = []
         for name, kind in self._search_attributes.items():
             if name not in known:
-                # The n-th name is paired with the n-th type; a name without one is dropped in silence.
+                # The n-th name is paired with the n-th type; a name without one is dropped without an error.
                 missing += ["--name", name, "--type", kind]
             elif known[name] != _kind(kind):
                 raise ServerFailed.of(
@@ -184,7 +171,7 @@ class TemporalServer:
         self._ask(child, "workflow", "count", "--query", query)
 
     def _ask(self, child: ChildProcess, *command: str) -> str:
-        """Run one client command, again and again until the server is up enough to answer it."""
+        """Run one client command, repeatedly until the server is up enough to answer it."""
         connection = ("--address", self.address, "--namespace", "default", "--disable-config-file")
         deadline = time.monotonic() + _CALL_SECONDS
         while True:
@@ -207,7 +194,7 @@ class TemporalServer:
 
 
 def _kind(name: str) -> str:
-    """Spell a search attribute type the one way in which it can be compared."""
+    """Normalise the name of a search attribute type, for comparisons."""
     return name.replace("_", "").lower()
 
 
@@ -225,5 +212,5 @@ def _binary() -> Path:
 
 
 def _environment() -> dict[str, str]:
-    """Copy the environment without what would point the client at somebody's real cluster."""
+    """Copy the environment without settings that would point the client at a real cluster."""
     return {name: value for name, value in os.environ.items() if not name.startswith("TEMPORAL_")}

@@ -1,11 +1,11 @@
-"""Become another program, one that the kernel ends when our owner ends: what `ChildProcess` starts.
+"""Becomes another program, which the kernel ends when its owner ends: what `ChildProcess` starts.
 
     python -I -S tied.py REPORT SIGNAL OWNER USER GROUP PROGRAM ARGUMENT ...
 
 A process of its own, and no function between fork and exec: in a copy of a process with threads such a function may
-wait for ever for a lock that a thread held which was not copied. REPORT is the descriptor that is told why the program
-cannot be executed, and closed when it is. SIGNAL is 0 where kernels know no such request; USER and GROUP are ids, or
--1 to stay who we are.
+wait for ever for a lock of a thread that was not copied. REPORT is the descriptor for the reason why the program cannot
+be executed; it is closed when it is. SIGNAL is 0 where the kernel has no such request; USER and GROUP are ids, or -1 to
+keep ours.
 """
 
 import ctypes

@@ -33,14 +33,14 @@ def up(data: Path = _DATA) -> int:
                 say(f"{dead} has stopped by itself. Its log is in {data}; `make up` starts again from the same data.")
                 return 1
         say("\nStopping the worker, Temporal and Postgres ...")
-    say("Stopped. The data is kept in .data/; `make clean` forgets it.")
+    say("Stopped. The data is kept in .data/; `make clean` deletes it.")
     return 0
 
 
 def close_to_others(data: Path) -> None:
-    """Keep what we write from other users of this machine, and what an earlier version has left open.
+    """Make our files, and those of earlier versions, unreadable for other users of this machine.
 
-    Root's Postgres runs as another user, who has to get through the folder and sees nothing of it.
+    Root's Postgres runs as another user, who has to pass through the folder but cannot list it.
     """
     os.umask(0o077)
     data.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def close_to_others(data: Path) -> None:
 
 
 def say(text: str) -> None:
-    """Print at once, also into a pipe."""
+    """Print and flush."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 

@@ -153,7 +153,7 @@ def matrix(steps: Sequence[Step], *, can_be_retried: bool = False) -> list[Case]
 
 
 def total(steps: Sequence[Step]) -> Counts:
-    """Add up the effects of some steps; what cancels itself out is not there."""
+    """Add up the effects of some steps, without sums of zero."""
     names = {name for step in steps for name in step.effect}
     sums = {name: sum(step.effect.get(name, 0) for step in steps) for name in sorted(names)}
     return {name: count for name, count in sums.items() if count}

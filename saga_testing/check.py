@@ -1,4 +1,4 @@
-"""How each kind of case is played: what is set up, what is waited for, and what must not happen then."""
+"""How each kind of case runs: what is set up, what is waited for, and what must not happen then."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,7 +10,7 @@ from saga_testing.faults import Fault, Gate, Moment
 from saga_testing.trial import Trial
 
 _ONE_ATTEMPT = timedelta(seconds=1)
-"""After which an attempt that hangs is given up. Long enough for one that does not hang."""
+"""The timeout of an attempt that hangs; long enough for one that does not."""
 
 
 async def check(case: Case, saga: SagaUnderTest) -> None:
@@ -21,7 +21,7 @@ async def check(case: Case, saga: SagaUnderTest) -> None:
     """
     handle = await saga.start()
     before = await saga.probe(handle.id)
-    await _PLAYS[case.kind](Trial(case, saga, handle, before))
+    await _RUNS[case.kind](Trial(case, saga, handle, before))
 
 
 async def _plain(trial: Trial) -> None:
@@ -69,12 +69,12 @@ async def _do_late(trial: Trial) -> None:
         await trial.held(late)
         await trial.ended()
         _require_undo_without_do(trial)
-        told = await trial.let_go(late)
+        refusal = await trial.let_go(late)
     await trial.is_all_or_nothing(Ending.UNDONE)
     trial.require(
-        told is not None,
+        refusal is not None,
         "An attempt that comes after its undo is refused.",
-        "it was told that it had succeeded",
+        "it succeeded",
     )
 
 
@@ -136,14 +136,14 @@ async def _undo_stuck(trial: Trial) -> None:
     unwinding = _begin_unwind(trial)
     fault = trial.faults.fail(_step(trial).undo, "before", times=None, is_final=True)
     async with trial.working():
-        await trial.struck(fault)
+        await trial.injected(fault)
         await trial.retried()
         trial.require(
             await trial.is_running(),
             "A saga does not end while one of its undos is undone.",
             f"it ended, with {trial.case.step and trial.case.step.name} left as it was",
         )
-        fault.mend()
+        fault.stop()
         await trial.retried()
         await trial.ended()
     _require_fired(trial, unwinding)
@@ -162,7 +162,7 @@ async def _undo_cancelled(trial: Trial, moment: Moment) -> None:
     gate = trial.faults.hold(_step(trial).undo, moment)
     async with trial.working():
         await trial.held(gate)
-        await trial.taken(trial.saga.cancel(trial.handle))  # it may well refuse: it is being undone already
+        await trial.taken(trial.saga.cancel(trial.handle))  # it may refuse: it is being undone already
         gate.open()
         await trial.ended()
     _require_fired(trial, unwinding)
@@ -238,9 +238,9 @@ def _begin_unwind(trial: Trial) -> Fault:
 
 def _require_fired(trial: Trial, fault: Fault, times: int = 1) -> None:
     trial.require(
-        fault.strikes == times,
-        "A case proves nothing unless its fault strikes. Is another worker on the task queue? Are the names right?",
-        f"{fault.strikes} strikes, {times} wanted",
+        fault.injections == times,
+        "A case proves nothing unless its fault is injected. Is another worker on the task queue? Are the names right?",
+        f"{fault.injections} injections, {times} wanted",
     )
 
 
@@ -248,7 +248,7 @@ def _require_undo_without_do(trial: Trial) -> None:
     undo = _step(trial).undo
     trial.require(
         trial.faults.attempts[undo] > 0,
-        "A step that fails is undone too: nobody knows whether it took effect.",
+        "A step that fails is undone too: it may have taken effect.",
         f"{undo} was not called",
     )
 
@@ -258,7 +258,7 @@ def _step(trial: Trial) -> Step:
     return trial.case.step
 
 
-_PLAYS: dict[Kind, Callable[[Trial], Awaitable[None]]] = {
+_RUNS: dict[Kind, Callable[[Trial], Awaitable[None]]] = {
     Kind.PLAIN: _plain,
     Kind.CANCEL_AT_THE_START: _cancel_at_the_start,
     Kind.DO_FAILS_THEN_WORKS: _do_fails_then_works,

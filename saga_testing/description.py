@@ -9,7 +9,7 @@ from temporalio.client import WorkflowHandle
 from temporalio.worker import Interceptor
 
 Counts = Mapping[str, int]
-"""How much there is of what: `{"rooms": 3, "seats": 9}`. Any countable thing will do, money in its minor units too."""
+"""How many there are of each thing: `{"rooms": 3, "seats": 9}`; money in its minor units."""
 
 Handle = WorkflowHandle[Any, Any]
 
@@ -24,9 +24,9 @@ class Step:
     undo: str
     """The activity type of its undo."""
     effect: Counts
-    """By how much the step changes the counts that the probe takes: `{"rooms": -1}`."""
+    """By how much the step changes the probe's counts: `{"rooms": -1}`."""
     is_irrevocable: bool = False
-    """There is no way back once the step took effect: the saga goes forward. The last step alone can be so."""
+    """The step cannot be undone once it took effect: the saga goes forward. Only the last step can be so."""
 
 
 async def _cancel(handle: Handle) -> None:
@@ -39,7 +39,7 @@ def _always(_result: Any) -> bool:
 
 @dataclass(frozen=True)
 class SagaUnderTest:
-    """How to run one saga, and how to look at what it did."""
+    """How to run one saga, and how to see its effects."""
 
     start: Callable[[], Awaitable[Handle]]
     """Starts a new saga, under a new workflow id, on a task queue that no other worker polls."""

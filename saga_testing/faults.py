@@ -1,8 +1,8 @@
-"""What the kit puts between Temporal and the activities of one saga: gates, faults, and hurry.
+"""The interceptor that injects faults into one saga's activities, holds their attempts at gates, and shortens waits.
 
-It is an interceptor of the worker; the saga's own code stays as it is. On the workflow's side it shortens the waits
-between attempts to milliseconds, and, where a case needs it, the time or the number of attempts of one activity.
-What was not given stays as the saga wants it: above all the failures that it does not retry.
+The saga's own code stays as it is. On the workflow's side it shortens the waits between attempts to milliseconds, and,
+where a case needs it, the timeout or the number of attempts of one activity. Everything else stays as the saga has it:
+above all the failures that it does not retry.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ _LONGEST_RETRY = timedelta(milliseconds=100)
 
 
 class Gate:
-    """Holds up the first attempt that comes to its place. Later ones pass."""
+    """Holds the first attempt that comes to its place. Later ones pass."""
 
     def __init__(self, *, is_deaf: bool) -> None:
         self.has_held = asyncio.Event()
@@ -51,7 +51,7 @@ class Gate:
             self._released.set_result(None)
 
     def lose(self) -> None:
-        """Let the attempt die with its worker, unless it went on before."""
+        """Fail the attempt as one whose worker was lost, unless it went on before."""
         if self.has_held.is_set() and not self._released.done():
             self._released.set_exception(ApplicationError("the worker was lost", type="WorkerLost"))
 
@@ -83,23 +83,23 @@ class Fault:
     """Makes attempts fail: the next `times`, or all of them until `mend`."""
 
     def __init__(self, times: int | None, *, is_final: bool) -> None:
-        self.strikes = 0
-        self.has_struck = asyncio.Event()
+        self.injections = 0
+        self.has_injected = asyncio.Event()
         self._left = times
         self._is_final = is_final
 
-    def mend(self) -> None:
+    def stop(self) -> None:
         """Let every later attempt pass."""
         self._left = 0
 
-    def strike(self) -> None:
-        """Fail, if it is this attempt's turn."""
+    def inject(self) -> None:
+        """Fail the attempt, if any is left to fail."""
         if self._left == 0:
             return
         if self._left is not None:
             self._left -= 1
-        self.strikes += 1
-        self.has_struck.set()
+        self.injections += 1
+        self.has_injected.set()
         raise ApplicationError("injected", type="Injected", non_retryable=self._is_final)
 
 
@@ -120,7 +120,7 @@ class Faults(Interceptor):
         self._limits: dict[str, _Limits] = {}
 
     def hold(self, name: str, moment: Moment, *, is_deaf: bool = False) -> Gate:
-        """Set up a gate. A deaf attempt goes on when its time is over, as one on a hung machine does."""
+        """Set up a gate. A deaf attempt goes on after its timeout, as one on a hung machine does."""
         return self._gates.setdefault((name, moment), Gate(is_deaf=is_deaf))
 
     def fail(self, name: str, moment: Moment, *, times: int | None, is_final: bool = False) -> Fault:
@@ -128,11 +128,11 @@ class Faults(Interceptor):
         return self._faults.setdefault((name, moment), Fault(times, is_final=is_final))
 
     def limit(self, name: str, *, start_to_close: timedelta | None = None, attempts: int | None = None) -> None:
-        """Bound one attempt of an activity, or their number."""
+        """Limit the time of one attempt of an activity, or their number."""
         self._limits[name] = _Limits(start_to_close, attempts)
 
     async def stop(self, worker: AbstractAsyncContextManager[Any]) -> None:
-        """Stop a worker; every attempt that stands before a gate dies with it."""
+        """Stop a worker; every attempt at a gate is lost with it."""
         stopping = asyncio.ensure_future(worker.__aexit__(None, None, None))
         await asyncio.sleep(0)  # it stops taking tasks before it loses those it has
         for gate in self._gates.values():
@@ -140,19 +140,19 @@ class Faults(Interceptor):
         await stopping
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002
-        """Stand before every activity of the worker."""
+        """Intercept every activity of the worker."""
         return _Activities(next, self)
 
     def workflow_interceptor_class(
         self,
         input: WorkflowInterceptorClassInput,  # noqa: A002, ARG002
     ) -> type[WorkflowInboundInterceptor]:
-        """Stand between the workflow and its activities."""
+        """Intercept the workflow's calls of its activities."""
         workflow_id, limits = self._workflow_id, self._limits
 
         class _Workflow(WorkflowInboundInterceptor):
             def init(self, outbound: WorkflowOutboundInterceptor) -> None:
-                super().init(_Hurry(outbound, workflow_id, limits))
+                super().init(_ShortWaits(outbound, workflow_id, limits))
 
         return _Workflow
 
@@ -161,11 +161,11 @@ class Faults(Interceptor):
         return info.workflow_id == self._workflow_id
 
     async def come_to(self, place: Place, *, has_failed: bool = False) -> Gate | None:
-        """Meet what waits at a place, and give the gate that held the attempt up."""
+        """Run the gate and the fault of a place; return the gate that held the attempt."""
         gate, fault = self._gates.get(place), self._faults.get(place)
         was_held = await gate.hold() if gate else False
         if fault and not has_failed:
-            fault.strike()
+            fault.inject()
         return gate if was_held else None
 
 
@@ -197,7 +197,7 @@ class _Activities(ActivityInboundInterceptor):
 _Start = TypeVar("_Start", StartActivityInput, StartLocalActivityInput)
 
 
-class _Hurry(WorkflowOutboundInterceptor):
+class _ShortWaits(WorkflowOutboundInterceptor):
     def __init__(
         self,
         next: WorkflowOutboundInterceptor,  # noqa: A002
@@ -209,12 +209,12 @@ class _Hurry(WorkflowOutboundInterceptor):
         self._limits = limits
 
     def start_activity(self, input: StartActivityInput) -> "workflow.ActivityHandle[Any]":  # noqa: A002
-        return super().start_activity(self._hurried(input))
+        return super().start_activity(self._shortened(input))
 
     def start_local_activity(self, input: StartLocalActivityInput) -> "workflow.ActivityHandle[Any]":  # noqa: A002
-        return super().start_local_activity(self._hurried(input))
+        return super().start_local_activity(self._shortened(input))
 
-    def _hurried(self, given: _Start) -> _Start:
+    def _shortened(self, given: _Start) -> _Start:
         if workflow.info().workflow_id != self._workflow_id:
             return given
         limits = self._limits.get(given.activity, _Limits(None, None))

@@ -1,4 +1,4 @@
-"""One saga on trial: it is started, its world is counted, its worker comes and goes, and its end is judged."""
+"""One saga under test: its workers, the conditions to wait for, and the checks of its end."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ class Trial:
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
-        """Run a worker inside the block; whatever is held up at the end of the block is lost with it."""
+        """Run a worker inside the block; attempts that are still held at its end are lost."""
         worker = self.saga.worker([self.faults])
         await worker.__aenter__()
         try:
@@ -43,14 +43,14 @@ class Trial:
         finally:
             await self._in_time(
                 self.faults.stop(worker),
-                "A worker stops when it is told to: the saga swallows its own eviction.",
+                "A worker stops when it is asked to: the saga swallows its own eviction.",
                 patience_seconds=max(self.saga.patience_seconds, _STOPS_WITHIN_SECONDS),
             )
 
     # What can be waited for ------------------------------------------------------------------------------
 
     async def held(self, gate: Gate, *, effect: Counts | None = None) -> None:
-        """Wait until an attempt is held up, with this effect so far."""
+        """Wait until an attempt is held, with this effect so far."""
         await self._before_the_end(gate.has_held)
         if effect is not None:
             change = await self.change()
@@ -60,9 +60,9 @@ class Trial:
                 in_words(change),
             )
 
-    async def struck(self, fault: Fault) -> None:
+    async def injected(self, fault: Fault) -> None:
         """Wait until an attempt has failed."""
-        await self._before_the_end(fault.has_struck)
+        await self._before_the_end(fault.has_injected)
 
     async def let_go(self, gate: Gate) -> BaseException | None:
         """Let a late attempt act, and return what it raised."""
@@ -73,7 +73,7 @@ class Trial:
     async def taken(self, ask: Awaitable[object]) -> bool:
         """Ask the saga for something, and return whether it took it or refused, as one that has ended does."""
         try:
-            await self._in_time(ask, "The saga answers what it is asked.")
+            await self._in_time(ask, "The saga answers requests.")
         except WorkflowUpdateFailedError:
             return False
         except RPCError as error:
@@ -100,13 +100,13 @@ class Trial:
         return description.close_time is None
 
     async def change(self) -> Counts:
-        """Count by how much the world differs from before."""
+        """Probe by how much the world has changed."""
         return difference(self._before, await self.saga.probe(self.handle.id))
 
-    # The judgement ---------------------------------------------------------------------------------------
+    # Checks of the end ------------------------------------------------------------------------------------
 
     async def ended(self) -> None:
-        """Wait for the end of the saga, and judge it."""
+        """Wait for the end of the saga, and check it."""
         ending = await self._ending()
         self.require(
             self.case.ending in {ending, Ending.EITHER},
@@ -116,7 +116,7 @@ class Trial:
         await self.is_all_or_nothing(ending)
 
     async def is_all_or_nothing(self, ending: Ending) -> None:
-        """Judge the world after the end."""
+        """Check the world after the end."""
         change = await self.change()
         if ending is Ending.COMPLETED:
             whole = self.case.whole_effect
@@ -165,15 +165,15 @@ class Trial:
     async def _in_time(self, awaitable: Awaitable[T], promise: str, *, patience_seconds: float | None = None) -> T:
         limit = patience_seconds or self.saga.patience_seconds
         try:
-            async with asyncio.timeout(limit) as patience:
+            async with asyncio.timeout(limit) as timeout:
                 return await awaitable
         except TimeoutError:
-            if not patience.expired():
+            if not timeout.expired():
                 raise
-            raise self._broken(promise, f"not within {limit} s; {await self._standing()}") from None
+            raise self._broken(promise, f"not within {limit} s; {await self._pending()}") from None
 
-    async def _standing(self) -> str:
-        """Say what the workflow waits for."""
+    async def _pending(self) -> str:
+        """Describe what the workflow waits for."""
         description = await self.handle.describe()
         raw = description.raw_description
         waits = [

@@ -1,11 +1,11 @@
-"""What the kit says when a saga breaks a promise."""
+"""The error for a broken promise, and its message."""
 
 from saga_testing.cases import Case
 from saga_testing.description import Counts
 
 
 class BrokenPromise(AssertionError):
-    """The saga did what a saga must not do. The message says which promise broke, and how to look."""
+    """The saga did what a saga must not do. The message says which promise broke, and where to look."""
 
 
 def broken(case: Case, workflow_id: str, promise: str, found: str, seen: str) -> BrokenPromise:
@@ -21,7 +21,7 @@ def broken(case: Case, workflow_id: str, promise: str, found: str, seen: str) ->
 
 
 def difference(before: Counts, after: Counts) -> Counts:
-    """By how much two probes differ; what did not change is not there."""
+    """By how much two probes differ, without what is equal."""
     names = sorted({*before, *after})
     changes = {name: after.get(name, 0) - before.get(name, 0) for name in names}
     return {name: change for name, change in changes.items() if change}

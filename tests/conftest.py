@@ -78,7 +78,7 @@ def pytest_sessionfinish(exitstatus: int) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Leave as the commands do: on Python 3.11 the teardown may abort (see adapters/telemetry.py)."""
+    """Leave as the commands do: on Python 3.11 the teardown may abort (see adapters/process_exit.py)."""
     if hasattr(config, "workerinput"):
         return  # one of several: the process that collects their results decides the status
     sys.stdout.flush()

@@ -13,7 +13,7 @@ from activities.audit import _HAS_EVENT, _NEWEST_EVENT, audit_checks
 from activities.lookups import _EVENTS_LOOKED_AT, _NEWEST
 from activities.lookups import _UNFINISHED as _NEWEST_UNFINISHED
 from activities.sweep import _UNFINISHED, _UNFINISHED_STILL
-from adapters.event_log import _NEXT
+from adapters.event_query import NEXT_EVENTS
 
 BIG = frozenset({"orders", "order_lines", "reservations", "transfers", "shipments", "step_fence", "order_events"})
 """The tables to which every order adds rows."""
@@ -66,10 +66,12 @@ async def bounded(connection: "asyncpg.Connection[asyncpg.Record]") -> list[Stat
         page_of_the_sweep("0001-01-01", "", name="the sweep's first page"),
         page_of_the_sweep(middle["updated_at"], middle["order_id"]),
         Statement("the sweep's contradictions", _UNFINISHED_STILL.text, {"order_ids": some}),
-        Statement("saga.log at its end", _NEXT.text, {**event, "line": f"'{line}'", "limit": "500"}),
-        Statement("saga.log behind a restore", _NEXT.text, {**event, "line": "'another event'", "limit": "500"}),
+        Statement("saga.log at its end", NEXT_EVENTS.text, {**event, "line": f"'{line}'", "limit": "500"}),
+        Statement("saga.log behind a restore", NEXT_EVENTS.text, {**event, "line": "'another event'", "limit": "500"}),
         Statement(
-            "saga.log at its beginning", _NEXT.text, {"txid": "'0'", "event_id": "0", "line": "''", "limit": "500"}
+            "saga.log at its beginning",
+            NEXT_EVENTS.text,
+            {"txid": "'0'", "event_id": "0", "line": "''", "limit": "500"},
         ),
         Statement("the audit's anchor", _NEWEST_EVENT.text),
         Statement("the audit's last anchor", _HAS_EVENT.text, {**event, "at": "'0'"}),

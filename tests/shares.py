@@ -12,8 +12,8 @@ EVERY = {
     # tests/faults
     "test_a_trip_keeps_its_promises": 5,
     # tests/integration
-    "test_a_check_tells_what_the_start_would": 3,
-    "test_a_follower_that_fails_while_the_worker_drains_is_told_too": 2,
+    "test_a_check_reports_what_the_start_would": 3,
+    "test_a_follower_that_fails_during_the_drain_is_reported_too": 2,
     "test_a_server_that_does_not_answer_is_given_up_when_the_settings_say": 2,
     "test_a_worker_refuses_a_namespace_without_its_search_attributes": 3,
     "test_a_worker_that_cannot_start_says_why_and_what_to_do": 3,
@@ -105,7 +105,7 @@ SLOW_TESTS = frozenset(
         "test_a_part_that_dies_ends_all_of_it_and_is_named",
         "test_a_worker_whose_api_key_is_refused_at_start_says_so",
         "test_none_of_a_hundred_thousand_texts_from_outside_acts_at_an_edge",
-        "test_a_worker_looks_while_it_works",
+        "test_a_worker_checks_the_schema_while_it_works",
         "test_a_worker_process_takes_a_new_key_and_goes_on",
         "test_an_order_and_the_data_outlive_ctrl_c",
         # tests/workflow: these wait out the 15 s that a request waits for a worker

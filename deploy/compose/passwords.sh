@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes .env for docker-compose.yml: .env.example, with a random password where one is empty.
-# Run it again: what .env says stays, and what is still empty is filled in.
+# A repeat keeps what .env has, and fills in what is still empty.
 set -eu
 cd "$(dirname "$0")/../.."
 umask 077

@@ -2,8 +2,8 @@
 
     make sbom
 
-A lock file has names, versions and hashes for every platform; `cyclonedx-py` makes components of them. Licences are
-told by the packages themselves, where they are installed. A document that lacks a package or a hash is an error.
+A lock file has names, versions and hashes for every platform; `cyclonedx-py` makes components of them. Licences
+come from the installed packages. A document that lacks a package or a hash is an error.
 """
 
 import importlib
@@ -26,7 +26,7 @@ Package = tuple[str, str]
 
 
 def pins(lock: str) -> dict[Package, frozenset[str]]:
-    """Give every package of a lock file, by name and version, with the hashes of its files."""
+    """Return every package of a lock file, by name and version, with the hashes of its files."""
     found: dict[Package, set[str]] = {}
     current: set[str] = set()
     for line in lock.splitlines():
@@ -37,7 +37,7 @@ def pins(lock: str) -> dict[Package, frozenset[str]]:
 
 
 def licence(metadata: Mapping[str, str], classifiers: Iterable[str]) -> str:
-    """Give the licence that a package tells: an expression, a name, or an empty text."""
+    """Return the licence that a package names: an expression, a name, or an empty text."""
     if expression := metadata.get("License-Expression"):
         return expression
     named = metadata.get("License", "").strip()
@@ -48,7 +48,7 @@ def licence(metadata: Mapping[str, str], classifiers: Iterable[str]) -> str:
 
 
 def lacks(document: Mapping[str, Any], wanted: Mapping[Package, frozenset[str]]) -> list[str]:
-    """Say what a document does not have of a lock file, or has beyond it."""
+    """List what a document lacks of a lock file, or has beyond it."""
     made = {
         (_normal(component["name"]), component.get("version", "")): frozenset(
             digest["content"]

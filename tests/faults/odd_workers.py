@@ -89,6 +89,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     status = main()
-    from adapters.telemetry import leave
+    from adapters.process_exit import leave
 
     leave(status)

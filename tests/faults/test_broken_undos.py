@@ -311,7 +311,7 @@ async def test_undos_that_fail_a_few_times_are_tried_until_they_work(shop: Shop,
     async with stuck.working():
         phases = await stuck.requires_ended(await stuck.begin(), is_for_good=False)
 
-    assert [fault.strikes for fault in faults] == [TIMES] * len(faults)
+    assert [fault.injections for fault in faults] == [TIMES] * len(faults)
     assert set(phases.values()) == {"undone"}
     await stuck.requires_no_incident()
 

@@ -250,13 +250,13 @@ async def test_a_fault_is_caught_and_told_in_words(client: Client, fault: str) -
     assert message.endswith(f"case           {case}")
 
 
-async def test_a_case_whose_fault_cannot_strike_is_no_proof(client: Client) -> None:
+async def test_a_case_whose_fault_cannot_be_injected_is_no_proof(client: Client) -> None:
     misspelt = (Step("key", "take_kye", "return_key", {"key": -1}), STEPS[1])
     case = next(case for case in matrix(misspelt) if str(case) == "key-do-fails-then-works")
 
     [message] = (await broken_in(client, "none", [case])).values()
 
-    assert message.startswith("A case proves nothing unless its fault strikes.")
+    assert message.startswith("A case proves nothing unless its fault is injected.")
 
 
 async def test_an_effect_that_is_not_as_described_is_told(client: Client) -> None:

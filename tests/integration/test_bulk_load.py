@@ -166,7 +166,7 @@ def test_an_outcome_file_that_cannot_be_written_ends_the_load_in_words(commands:
     file = commands.folder / "orders.csv"
     rows = "".join(f"full-{commands.folder.name}-{number},alice,tea-mug,1\n" for number in range(3))
     file.write_text(f"order_id,customer,sku,quantity\n{rows}", encoding="utf-8")
-    limited = "import resource, sys, starter; from adapters.telemetry import leave\n"
+    limited = "import resource, sys, starter; from adapters.process_exit import leave\n"
     limited += "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); leave(starter.main())"
 
     ran = commands.python("-c", limited, "load", "--from", str(file), "--batch", "1", PYTHONPATH=str(ROOT))

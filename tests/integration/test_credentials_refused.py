@@ -14,16 +14,16 @@ async def test_a_worker_whose_api_key_is_refused_at_start_says_so(commands: Comm
     async with AuthProxy(stack.temporal.address, api_key="test1") as proxy:
         started = commands.worker(TEMPORAL_ADDRESS=proxy.address, TEMPORAL_TLS="false", TEMPORAL_API_KEY="test2")
         status = await asyncio.to_thread(started.wait, DEADLINE_SECONDS)
-        told = started.tail(50)
+        reported = started.tail(50)
         shown = await asyncio.to_thread(
             commands.starter, "list", TEMPORAL_ADDRESS=proxy.address, TEMPORAL_TLS="false", TEMPORAL_API_KEY="test2"
         )
 
-    assert status == 1, told
-    assert f"Temporal at {proxy.address} refuses us" in told
-    assert "CHECKOUT_TEMPORAL_API_KEY_FILE" in told
-    assert "Traceback" not in told
-    assert "test2" not in told
+    assert status == 1, reported
+    assert f"Temporal at {proxy.address} refuses us" in reported
+    assert "CHECKOUT_TEMPORAL_API_KEY_FILE" in reported
+    assert "Traceback" not in reported
+    assert "test2" not in reported
     assert shown.code == 1
     assert "refuses" in shown.err
     assert "CHECKOUT_TEMPORAL_API_KEY_FILE" in shown.err
@@ -66,9 +66,9 @@ async def test_a_worker_that_is_refused_for_longer_than_the_sdk_waits_says_so_an
         await asyncio.sleep(10)
         await proxy.ask_for(api_key="test2")
         status = await asyncio.to_thread(started.wait, 120)
-        told = started.tail(100)
+        reported = started.tail(100)
 
-    assert status == 1, told
-    assert "Temporal refuses this worker, which waits for better credentials" in told
-    assert "has ended this worker" in told
-    assert "CHECKOUT_TEMPORAL_API_KEY_FILE" in told
+    assert status == 1, reported
+    assert "Temporal refuses this worker, which waits for better credentials" in reported
+    assert "has ended this worker" in reported
+    assert "CHECKOUT_TEMPORAL_API_KEY_FILE" in reported

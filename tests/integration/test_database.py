@@ -56,7 +56,7 @@ def _assert_outage(failure: CheckoutError) -> None:
 
 
 def _assert_discreet(failure: CheckoutError) -> None:
-    """Nothing of the statement or its values, and nothing below it that would tell."""
+    """Nothing of the statement or its values, and nothing in its causes that would show them."""
     for word in ("CAST", "INSERT INTO", "leaky_column", "[SQL", "[parameters", _SECRET, "\n"):
         assert word not in failure.message
     assert 0 < len(failure.message) < 500
@@ -155,7 +155,7 @@ async def test_a_statement_that_takes_too_long_is_an_outage(
     _assert_outage(failure)
 
 
-async def test_a_transaction_that_stands_idle_too_long_cannot_commit_and_is_an_outage(
+async def test_a_transaction_that_is_idle_too_long_cannot_commit_and_is_an_outage(
     database: Database, engine: AsyncEngine
 ) -> None:
     await _for_the_service(database, "transaction_timeout = '50ms'")
@@ -273,7 +273,7 @@ async def test_a_session_whose_triggers_planned_before_a_schema_change_is_left(d
     assert isinstance(failure, DatabaseUnavailable)
 
 
-async def test_an_error_that_nobody_foresaw_is_retried(database: Database, engine: AsyncEngine) -> None:
+async def test_an_unforeseen_error_is_retried(database: Database, engine: AsyncEngine) -> None:
     await database.run(
         "CREATE FUNCTION odd() RETURNS int LANGUAGE plpgsql AS"
         " $$ BEGIN RAISE EXCEPTION 'odd' USING ERRCODE = 'XX000'; END $$"

@@ -262,7 +262,7 @@ def test_ctrl_c_in_the_terminal_does_not_reach_a_child(tmp_path: Path) -> None:
     child.kill()
 
 
-def test_a_pid_file_whose_process_id_was_reused_harms_nobody(tmp_path: Path) -> None:
+def test_a_pid_file_whose_process_id_was_reused_ends_no_process(tmp_path: Path) -> None:
     bystander = ChildProcess("bystander", SLEEP, log=tmp_path / "log")
     bystander.start()
     record = {"pid": bystander.pid, "owner": 1, "argv": ["some", "server"]}
@@ -338,7 +338,7 @@ def test_a_taken_port_is_named(kind: str, new_postgres: NewPostgres, new_tempora
             server.start()
 
 
-def test_nobody_beyond_this_machine_gets_at_a_server_and_a_persons_own_settings_lead_none_elsewhere(
+def test_a_server_listens_on_loopback_alone_and_ignores_a_users_own_settings(
     new_postgres: NewPostgres,
     new_temporal: NewTemporal,
     monkeypatch: pytest.MonkeyPatch,
@@ -357,7 +357,7 @@ def test_nobody_beyond_this_machine_gets_at_a_server_and_a_persons_own_settings_
         ]
         assert set(listening) == {"127.0.0.1"}
     # Root's Postgres may live below the temporary folder.
-    assert [file for folder in (tmp_path, temporary) for file in folder.rglob("*.told")] == []
+    assert [file for folder in (tmp_path, temporary) for file in folder.rglob("*.new-password")] == []
 
 
 def test_a_child_that_does_not_end_when_it_is_asked_is_killed(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters import event_log, log_file
+from adapters import event_log, event_query, log_file, log_target
 from adapters.database import create_engine
 from adapters.log_file import Bookmark
 from adapters.log_target import StandardOutput
@@ -82,34 +82,34 @@ def log(engine: AsyncEngine, database: Database, tmp_path: Path) -> FollowedLog:
     return FollowedLog(engine, database, tmp_path / "saga.log")
 
 
-class Looks:
-    """Counts how often followers have looked into the database."""
+class Polls:
+    """Counts how often followers have polled the database."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._ended = 0
-        self._read = event_log._read
-        monkeypatch.setattr(event_log, "_read", self._look)
+        self._read = event_query.read_next
+        monkeypatch.setattr(event_query, "read_next", self._poll)
 
     async def happen(self) -> None:
-        """Wait for several looks, so that what the first of them saw is written by now."""
+        """Wait for several polls, so that what the first of them found is written by now."""
         enough = self._ended + 8
         await until(lambda: self._ended >= enough)
 
-    async def _look(self, engine: AsyncEngine, bookmark: Bookmark) -> event_log.Found:
-        found = await self._read(engine, bookmark)
+    async def _poll(self, engine: AsyncEngine, bookmark: Bookmark, limit: int) -> event_query.Found:
+        found = await self._read(engine, bookmark, limit)
         self._ended += 1
         return found
 
 
 @pytest.fixture(autouse=True)
-def _look_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def _poll_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_log, "_POLL_SECONDS", 0.01)
     monkeypatch.setattr(event_log, "_RETRY_SECONDS", 0.02)
 
 
 @pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
-    return Looks(monkeypatch)
+def polls(monkeypatch: pytest.MonkeyPatch) -> Polls:
+    return Polls(monkeypatch)
 
 
 async def test_each_change_is_one_line_that_leads_to_the_history(log: FollowedLog, database: Database) -> None:
@@ -172,12 +172,12 @@ FINDING = "INSERT INTO audit_events (check_id, subject, event, detail) VALUES ('
     ids=["event", "finding"],
 )
 async def test_what_happened_is_held_back_while_an_earlier_transaction_may_still_commit(
-    log: FollowedLog, database: Database, looks: Looks, later: str, line: str
+    log: FollowedLog, database: Database, polls: Polls, later: str, line: str
 ) -> None:
     async with log.followed():
         async with database.locked("INSERT INTO orders (order_id, customer) VALUES ('slow', 'alice')"):
             await database.run(later)
-            await looks.happen()
+            await polls.happen()
             assert log.text() == ""
         await until(lambda: len(log.text().splitlines()) == 2)
 
@@ -269,7 +269,7 @@ async def test_a_full_disk_does_not_end_the_follower_and_leaves_no_half_line(
         append(file, text[: len(text) // 2])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(event_log, "append", half)
+    monkeypatch.setattr(log_target, "append", half)
 
     async with log.followed():
         await log.insert("one", "two")
@@ -283,15 +283,15 @@ async def test_a_full_disk_does_not_end_the_follower_and_leaves_no_half_line(
     assert all(re.search(r" pos=\d+\.\d+$", line) for line in lines)
 
 
-async def test_one_follower_writes_and_another_takes_over(log: FollowedLog, looks: Looks) -> None:
+async def test_one_follower_writes_and_another_takes_over(log: FollowedLog, polls: Polls) -> None:
 
     async with log.followed():
         await until(log.path.exists)
         async with log.followed():
-            await looks.happen()
+            await polls.happen()
             await log.insert("one", "two")
             await until(lambda: len(log.told()) >= 2)
-            await looks.happen()
+            await polls.happen()
     async with log.followed():
         await log.insert_until_told("three")
 
@@ -321,7 +321,7 @@ async def test_a_database_that_is_away_does_not_end_the_follower(log: FollowedLo
         await until(lambda: len(log.told()) == 2)
 
 
-async def test_what_the_audit_found_is_told_between_the_orders_events(log: FollowedLog, database: Database) -> None:
+async def test_what_the_audit_found_is_logged_between_the_orders_events(log: FollowedLog, database: Database) -> None:
     await log.insert("one")
     await database.run(
         "INSERT INTO audit_events (check_id, subject, event, detail)"
@@ -396,9 +396,9 @@ OTHER_NUMBER = "UPDATE order_events SET seq = 2 WHERE order_id = 'b-1'"
     ],
     ids=["fewer events", "no events", "another order's event", "another instant", "another number"],
 )
-@pytest.mark.parametrize("is_followed", [True, False], ids=["between two looks", "between two workers"])
-async def test_all_that_a_restored_database_has_is_told_after_a_note(
-    restored: str, left: list[tuple[str, int]], is_followed: bool, log: FollowedLog, database: Database, looks: Looks
+@pytest.mark.parametrize("is_followed", [True, False], ids=["between two polls", "between two workers"])
+async def test_all_that_a_restored_database_has_is_logged_after_a_note(
+    restored: str, left: list[tuple[str, int]], is_followed: bool, log: FollowedLog, database: Database, polls: Polls
 ) -> None:
     async with log.followed():
         await log.insert("a-1")
@@ -406,7 +406,7 @@ async def test_all_that_a_restored_database_has_is_told_after_a_note(
         await until(lambda: len(log.told()) == 2)
         if is_followed:
             await go_back(database, restored)
-            await looks.happen()
+            await polls.happen()
     if not is_followed:
         await go_back(database, restored)
 
@@ -416,7 +416,7 @@ async def test_all_that_a_restored_database_has_is_told_after_a_note(
     assert after_the_note(log) == [*left, ("d-1", 1)]
 
 
-async def test_a_restore_to_after_the_newest_line_goes_on_without_a_note(log: FollowedLog, looks: Looks) -> None:
+async def test_a_restore_to_after_the_newest_line_goes_on_without_a_note(log: FollowedLog, polls: Polls) -> None:
     async with log.followed():
         await log.insert("a-1")
         await until(lambda: len(log.told()) == 1)
@@ -425,7 +425,7 @@ async def test_a_restore_to_after_the_newest_line_goes_on_without_a_note(log: Fo
             "CREATE TABLE backup AS TABLE order_events; DELETE FROM order_events;"
             "INSERT INTO order_events OVERRIDING SYSTEM VALUE TABLE backup",
         )
-        await looks.happen()
+        await polls.happen()
         await log.insert("b-1")
         await until(lambda: len(log.told()) == 2)
 
@@ -434,13 +434,13 @@ async def test_a_restore_to_after_the_newest_line_goes_on_without_a_note(log: Fo
 
 @pytest.mark.parametrize("change", ["DELETE FROM audit_events", "UPDATE audit_events SET check_id = 'A3'"])
 async def test_a_finding_that_a_restored_database_has_not_is_missed_as_an_event_is(
-    change: str, log: FollowedLog, database: Database, looks: Looks
+    change: str, log: FollowedLog, database: Database, polls: Polls
 ) -> None:
     async with log.followed():
         await log.insert("a-1")
         await database.run(AUDITED)
         await until(lambda: "audit A2 violated" in log.text())
-        await looks.happen()
+        await polls.happen()
         assert NOTE not in log.text()
         await go_back(database, change)
         await log.insert_until_told("b-1")
@@ -448,14 +448,14 @@ async def test_a_finding_that_a_restored_database_has_not_is_missed_as_an_event_
     assert after_the_note(log) == [("a-1", 1), ("b-1", 1)]
 
 
-async def test_the_log_goes_back_as_often_as_the_database_does(log: FollowedLog, looks: Looks) -> None:
+async def test_the_log_goes_back_as_often_as_the_database_does(log: FollowedLog, polls: Polls) -> None:
     async with log.followed():
         await log.insert("a-1")
         for _ in range(2):
             await log.insert("b-1")
             await until(lambda: log.told()[-1:] == [("b-1", 1)])
             await go_back(log.database, FEWER)
-            await looks.happen()
+            await polls.happen()
         await log.insert_until_told("c-1")
 
     assert log.text().count(NOTE) == 2
@@ -463,7 +463,7 @@ async def test_the_log_goes_back_as_often_as_the_database_does(log: FollowedLog,
 
 
 async def test_a_dump_of_a_server_that_is_ahead_is_told_whole_once_its_events_are_given_to_the_past(
-    log: FollowedLog, database: Database, looks: Looks, caplog: pytest.LogCaptureFixture
+    log: FollowedLog, database: Database, polls: Polls, caplog: pytest.LogCaptureFixture
 ) -> None:
     """New events have lower transaction ids than those of the dump, and the bookmark is still there."""
     async with log.followed():
@@ -477,7 +477,7 @@ async def test_a_dump_of_a_server_that_is_ahead_is_told_whole_once_its_events_ar
     async with log.followed():
         await log.insert("b-1")
         await until(lambda: "another server's dump" in caplog.text)
-        await looks.happen()
+        await polls.happen()
         assert log.told() == [("a-1", 1)]
         await go_back(database, "UPDATE order_events SET txid = '0'")
         await until(lambda: ("b-1", 1) in log.told())
@@ -485,13 +485,13 @@ async def test_a_dump_of_a_server_that_is_ahead_is_told_whole_once_its_events_ar
     assert after_the_note(log) == [("a-1", 1), ("b-1", 1)]
 
 
-async def test_a_dump_that_its_server_catches_up_with_is_told_whole_too(log: FollowedLog, looks: Looks) -> None:
+async def test_a_dump_that_its_server_catches_up_with_is_logged_whole_too(log: FollowedLog, polls: Polls) -> None:
     async with log.followed():
         await log.insert("a-1")
         await until(lambda: len(log.told()) == 1)
         ours = await log.database.value("SELECT txid::text FROM order_events")
         await go_back(log.database, "UPDATE order_events SET txid = '4000000000'")
-        await looks.happen()
+        await polls.happen()
         await log.insert("b-1")
     async with log.followed():
         await go_back(log.database, f"UPDATE order_events SET txid = '{ours}' WHERE order_id = 'a-1'")
@@ -500,7 +500,7 @@ async def test_a_dump_that_its_server_catches_up_with_is_told_whole_too(log: Fol
     assert after_the_note(log) == [("a-1", 1), ("b-1", 1)]
 
 
-async def test_a_standby_that_has_not_come_as_far_is_waited_for(database: Database, folder: Path, looks: Looks) -> None:
+async def test_a_standby_that_has_not_come_as_far_is_waited_for(database: Database, folder: Path, polls: Polls) -> None:
     """A connection that was made before a failover may lead to one."""
     await database.run(
         "CREATE FUNCTION pg_is_in_recovery() RETURNS boolean LANGUAGE sql AS"
@@ -513,7 +513,7 @@ async def test_a_standby_that_has_not_come_as_far_is_waited_for(database: Databa
         await log.insert("b-1")
         await until(lambda: len(log.told()) == 2)
         await go_back(database, f"CREATE TABLE kept AS TABLE order_events; CREATE TABLE follows (); {FEWER}")
-        await looks.happen()
+        await polls.happen()
         await go_back(
             database,
             "INSERT INTO orders (order_id, customer) VALUES ('b-1', 'alice');"

@@ -103,7 +103,7 @@ def stop(started: ChildProcess, how: Signals) -> int:
 
 
 def test_make_up_is_this_command() -> None:
-    told = subprocess.run(
+    reported = subprocess.run(
         ["make", "--dry-run", "--no-print-directory", "--old-file=.venv/embedded.ok", "up"],
         cwd=ROOT,
         capture_output=True,
@@ -111,7 +111,7 @@ def test_make_up_is_this_command() -> None:
         check=True,
     )
 
-    assert told.stdout.splitlines()[-1] == ".venv/bin/python -m devstack up"
+    assert reported.stdout.splitlines()[-1] == ".venv/bin/python -m devstack up"
 
 
 @pytest.mark.timeout(400)
@@ -119,9 +119,9 @@ def test_an_order_and_the_data_outlive_ctrl_c(project: Project) -> None:
     first = project.ready()
     started = project.starter("start", "--order-id", "kept", "--customer", "alice", "--line", "tea-mug:2")
     assert started.returncode == 0, started.stdout + started.stderr
-    told = first.tail(100)
-    assert (project.root / ".data/checkout.password").read_text(encoding="utf-8").strip() not in told
-    assert f"Histories: http://127.0.0.1:{project.ports.ui}" in told
+    reported = first.tail(100)
+    assert (project.root / ".data/checkout.password").read_text(encoding="utf-8").strip() not in reported
+    assert f"Histories: http://127.0.0.1:{project.ports.ui}" in reported
 
     # A second one in another terminal would not do any good: it says so, and hurts nobody.
     second = project.up("second.log")

@@ -148,7 +148,7 @@ async def test_a_role_may_do_exactly_what_was_decided(server: PostgresServer, ro
     assert found == expected
 
 
-async def test_nobody_refers_to_a_table_hangs_a_trigger_on_it_or_maintains_it(server: PostgresServer) -> None:
+async def test_no_role_refers_to_a_table_adds_a_trigger_to_it_or_maintains_it(server: PostgresServer) -> None:
     verbs = ["REFERENCES", "TRIGGER", "TRUNCATE", "DELETE"] + ["MAINTAIN"] * (server.version >= 17)
 
     granted = await _list(
@@ -195,7 +195,7 @@ async def test_a_sequence_is_for_those_who_number_their_own_rows(server: Postgre
     assert dict(rows) == {name: ", ".join(f"{who} USAGE" for who in whose) for name, whose in _SEQUENCES.items()}
 
 
-async def test_the_owner_owns_everything_and_nobody_is_it(server: PostgresServer) -> None:
+async def test_the_owner_owns_everything_and_has_no_login(server: PostgresServer) -> None:
     owners = await _list(
         server,
         "SELECT DISTINCT relowner::regrole::text FROM pg_class WHERE relnamespace = 'public'::regnamespace"

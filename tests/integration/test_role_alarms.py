@@ -1,4 +1,4 @@
-"""What the worker's role may do beyond its work is told when a worker starts, with what an administrator runs."""
+"""What the worker's role may do beyond its work is logged when a worker starts, with what an administrator runs."""
 
 import logging
 from collections.abc import AsyncIterator, Iterator
@@ -31,7 +31,7 @@ async def engine(server: PostgresServer) -> AsyncIterator[AsyncEngine]:
     await made.dispose()
 
 
-async def test_of_a_role_as_setup_sql_makes_it_nothing_is_told(engine: AsyncEngine) -> None:
+async def test_of_a_role_as_setup_sql_makes_it_nothing_is_logged(engine: AsyncEngine) -> None:
     assert await rights.too_much(engine) == []
 
 
@@ -74,13 +74,13 @@ async def test_whatever_is_too_much_is_told(case: list[str], server: PostgresSer
     assert await rights.too_much(engine) == []
 
 
-async def test_a_server_that_asks_for_no_password_is_told(stack: DevStack) -> None:
+async def test_a_server_that_asks_for_no_password_is_logged(stack: DevStack) -> None:
     engine = create_engine(stack.database_url)
 
-    told = await rights.too_much(engine)
+    logged = await rights.too_much(engine)
     await engine.dispose()
 
-    assert "it is let in without a password (ask for one in pg_hba.conf: scram-sha-256)" in told
+    assert "it is let in without a password (ask for one in pg_hba.conf: scram-sha-256)" in logged
 
 
 async def test_a_worker_says_so_as_it_starts_and_works_all_the_same(

@@ -118,10 +118,10 @@ idle for ever | ALTER ROLE checkout IN DATABASE "{name}" SET idle_in_transaction
 
 @pytest.mark.parametrize("what", [*_MENDED_BY_SETUP, *_MENDED_BY_HAND])
 async def test_whatever_is_missing_is_named(what: str, database: Database, stack: DevStack) -> None:
-    damage, told = (_MENDED_BY_SETUP | _MENDED_BY_HAND)[what]
+    damage, reported = (_MENDED_BY_SETUP | _MENDED_BY_HAND)[what]
     await database.run(damage.replace("{name}", database.name))
 
-    assert "\n".join(await lacks(database.url)) == told
+    assert "\n".join(await lacks(database.url)) == reported
     if what in _MENDED_BY_SETUP:
         psql(stack.postgres, database.name, *_SETUP)
         assert await lacks(database.url) == []

@@ -34,7 +34,7 @@ _ONE_BEHIND = """
 """
 
 
-async def test_a_schema_one_version_behind_rejects_nobody(
+async def test_a_schema_one_version_behind_rejects_no_order(
     commands: Commands, database: Database, stack: DevStack
 ) -> None:
     await database.run(_ONE_BEHIND)
@@ -52,11 +52,11 @@ async def test_a_schema_one_version_behind_rejects_nobody(
     looked = commands.check()
 
     assert (refused, looked.code, untouched) == (1, 1, 0)
-    for told in (worker.tail(50), looked.err):
-        assert "schema version 3 (it has version 2)" in told
-        assert "table approvals" in told
-        assert "psql -d checkout -f setup.sql" in told
-        assert "Traceback" not in told
+    for reported in (worker.tail(50), looked.err):
+        assert "schema version 3 (it has version 2)" in reported
+        assert "table approvals" in reported
+        assert "psql -d checkout -f setup.sql" in reported
+        assert "Traceback" not in reported
 
     psql(stack.postgres, database.name, "-f", str(ROOT / "setup.sql"))
     assert commands.check().code == 0
@@ -76,21 +76,21 @@ def test_a_check_of_a_sound_installation_says_so(commands: Commands) -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "told"),
+    ("environment", "reported"),
     [
         ({"TEMPORAL_NAMESPACE": "nowhere"}, "temporal operator namespace create --namespace nowhere"),
         ({"CHECKOUT_LOG_FILE": "/nowhere/saga.log"}, "The log cannot be written"),
         ({"CHECKOUT_LOG_LEVEL": "loud"}, "CHECKOUT_LOG_LEVEL"),
     ],
 )
-def test_a_check_tells_what_the_start_would(commands: Commands, environment: dict[str, str], told: str) -> None:
+def test_a_check_reports_what_the_start_would(commands: Commands, environment: dict[str, str], reported: str) -> None:
     ran = commands.check(**environment)
 
-    assert ran.code == (2 if "LEVEL" in told else 1)
-    assert told in ran.err
+    assert ran.code == (2 if "LEVEL" in reported else 1)
+    assert reported in ran.err
 
 
-async def test_a_check_tells_of_both_servers_at_once(commands: Commands, database: Database) -> None:
+async def test_a_check_reports_both_servers_at_once(commands: Commands, database: Database) -> None:
     await database.run("DROP TRIGGER orders_move ON orders")
     nobody = f"127.0.0.1:{free_port()}"
 

@@ -62,7 +62,7 @@ async def test_no_engine_takes_a_session_that_only_reads_and_each_finds_the_writ
 
 
 async def test_a_pool_of_sessions_that_became_read_only_costs_one_attempt(shop: Shop, database: Database) -> None:
-    # Through a pooler the driver is not told: the first statement that writes comes upon it.
+    # Through a pooler the driver is not reported: the first statement that writes comes upon it.
     async with Pooler(_port_of(database)) as pooler, engine_at(_through(database, pooler.port)) as engine:
         async with asyncio.TaskGroup() as group:
             for _ in range(3):
@@ -136,7 +136,7 @@ async def test_the_host_that_answered_last_comes_first(database: Database) -> No
     assert time.monotonic() - began < CONNECT_SECONDS / 4
 
 
-async def test_when_no_host_gives_a_session_each_is_told(database: Database) -> None:
+async def test_when_no_host_gives_a_session_each_is_named(database: Database) -> None:
     await set_read_only(database, "on")
     dead = free_port()
     async with engine_at(_hosts(database, dead, _port_of(database))) as engine:
@@ -285,7 +285,7 @@ async def test_a_server_that_is_away_is_no_refusal() -> None:
 # A pooler ---------------------------------------------------------------------------------------------------
 
 
-async def test_without_a_pooler_nobody_is_suspected(database: Database) -> None:
+async def test_without_a_pooler_none_is_found(database: Database) -> None:
     async with engine_at(database.url) as engine:
         assert await pooling_of(engine) is Pooling.NONE
 
@@ -342,7 +342,7 @@ async def test_start_up_options_of_the_url_are_the_sessions(database: Database) 
         assert await ask(engine, "SELECT current_setting('work_mem')") == "7MB"
 
 
-async def test_a_person_who_looks_at_standbys_does_not_make_the_worker_look_for_one(
+async def test_a_users_target_session_attrs_do_not_make_the_worker_connect_to_a_standby(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGTARGETSESSIONATTRS", "standby")
@@ -417,7 +417,7 @@ async def _refused(monkeypatch: pytest.MonkeyPatch, url: str, said: Exception) -
     ],
     ids=lambda value: str(value)[:30],
 )
-async def test_a_poolers_words_and_our_own_mistakes_are_told_from_an_outage(
+async def test_a_poolers_refusal_and_our_own_mistakes_are_no_outage(
     said: Exception, is_refusal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failure, _ = await _refused(monkeypatch, "postgresql://u@h/d", said)

@@ -119,7 +119,7 @@ _IN_A_TERMINAL = """
 import os
 os.dup2(os.openpty()[1], 0)
 import worker
-from adapters.telemetry import leave
+from adapters.process_exit import leave
 leave(worker.main())
 """
 

@@ -8,7 +8,7 @@ from tests.integration.commands import DEADLINE_SECONDS, Commands
 # The loop is blocked, as by a step that waits without `await`, once the file says so.
 BLOCKED = """
 import asyncio, os, time
-from adapters.telemetry import leave
+from adapters.process_exit import leave
 import worker
 
 follow = worker.schedule_watch.follow

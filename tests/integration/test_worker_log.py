@@ -8,12 +8,12 @@ import pytest
 
 from tests.integration.commands import DEADLINE_SECONDS, Commands
 
-# A worker whose follower of the event log ends as it is told to, once saga.log shows that it was started.
+# A worker whose follower of the event log ends as it is logged to, once saga.log shows that it was started.
 _WORKER = """
 import asyncio
 import worker
 from adapters import event_log
-from adapters.telemetry import leave
+from adapters.process_exit import leave
 
 async def follow(engine, path):
     path.write_text("followed")
@@ -36,14 +36,14 @@ def test_a_worker_whose_log_follower_ends_drains_and_leaves_with_1(commands: Com
     (commands.folder / "end").touch()
 
     assert worker.wait(DEADLINE_SECONDS) == 1
-    told = worker.tail(100)
-    assert "draining" in told
-    assert "saga.log is not written any more" in told.splitlines()[-2]
-    assert ("KeyError" in told) == (how == "raises")
+    logged = worker.tail(100)
+    assert "draining" in logged
+    assert "saga.log is not written any more" in logged.splitlines()[-2]
+    assert ("KeyError" in logged) == (how == "raises")
 
 
 @pytest.mark.parametrize(("how", "status"), [("raises", 1), ("returns", 0)])
-def test_a_follower_that_fails_while_the_worker_drains_is_told_too(commands: Commands, how: str, status: int) -> None:
+def test_a_follower_that_fails_during_the_drain_is_reported_too(commands: Commands, how: str, status: int) -> None:
     worker = commands.ready_worker(script=_WORKER.replace("FAILS", str(how == "raises")))
 
     worker.signal(signal.SIGTERM)
@@ -60,13 +60,13 @@ def test_standard_output_gets_the_lines_of_saga_log_and_nothing_else(commands: C
 
     assert worker.stop() == 0
 
-    told = [line for line in worker.tail(200).splitlines() if line.startswith("20") and f"Z {order} #" in line[:60]]
-    assert [line.split()[2] for line in told] == ["#1", "#2", "#3"]
+    logged = [line for line in worker.tail(200).splitlines() if line.startswith("20") and f"Z {order} #" in line[:60]]
+    assert [line.split()[2] for line in logged] == ["#1", "#2", "#3"]
     assert "log in standard output" in worker.tail(200)
     assert not (commands.folder / "-").exists()
 
 
-def test_a_worker_goes_on_in_a_new_file_when_it_is_told_that_its_log_was_rotated(
+def test_a_worker_goes_on_in_a_new_file_when_a_signal_says_that_its_log_was_rotated(
     commands: Commands, tmp_path: Path
 ) -> None:
     worker = commands.ready_worker()
@@ -82,7 +82,7 @@ def test_a_worker_goes_on_in_a_new_file_when_it_is_told_that_its_log_was_rotated
     assert "saga.log was moved away" in worker.tail(100)
 
 
-def test_a_worker_that_is_not_to_tell_the_log_writes_none(commands: Commands) -> None:
+def test_a_worker_that_never_writes_the_log_writes_none(commands: Commands) -> None:
     worker = commands.ready_worker(CHECKOUT_TELLS_LOG="never", CHECKOUT_LOG_FILE="/nowhere/saga.log")
 
     commands.here("start", "--customer", "alice", "--line", "tea-mug:1", "--json")
@@ -92,7 +92,7 @@ def test_a_worker_that_is_not_to_tell_the_log_writes_none(commands: Commands) ->
     assert "log in another worker's hands" in worker.tail(200)
 
 
-def test_a_worker_that_is_meant_to_tell_the_log_and_may_not_says_so_as_an_error(commands: Commands) -> None:
+def test_a_worker_that_has_to_write_the_log_and_cannot_logs_an_error(commands: Commands) -> None:
     commands.ready_worker()
     second = commands.ready_worker(CHECKOUT_TELLS_LOG="always")
 

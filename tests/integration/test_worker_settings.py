@@ -42,7 +42,7 @@ SEEN_BY = {
     "heartbeat_file": "test_a_worker_at_work_is_healthy_until_its_loop_is_blocked_or_it_ends",
     "log_file": "test_orders_are_written_where_the_settings_say",
     "log_level": "test_a_worker_says_as_much_as_its_log_level_allows",
-    "tells_log": "test_a_worker_that_is_not_to_tell_the_log_writes_none",
+    "tells_log": "test_a_worker_that_never_writes_the_log_writes_none",
     "log_format": "test_a_worker_writes_its_log_as_json",
 }
 

@@ -82,7 +82,7 @@ async def test_a_worker_waits_for_a_temporal_that_goes_away_again_while_it_start
     assert flaky.failures == 0
 
 
-async def test_a_temporal_that_stays_away_is_told_at_the_deadline(
+async def test_a_temporal_that_stays_away_is_reported_at_the_deadline(
     engines: Engines, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def connect(**_: Any) -> Flaky:
@@ -122,18 +122,18 @@ def refusal_of(commands: Commands, **environment: str) -> str:
 
     status = started.wait(DEADLINE_SECONDS)
 
-    told = started.tail(50)
-    assert status == 1, told
-    assert "Traceback" not in told
-    assert "ready" not in told
-    return told
+    reported = started.tail(50)
+    assert status == 1, reported
+    assert "Traceback" not in reported
+    assert "ready" not in reported
+    return reported
 
 
 def test_a_worker_refuses_a_namespace_that_is_not_there(commands: Commands) -> None:
-    told = refusal_of(commands, TEMPORAL_NAMESPACE="nowhere")
+    reported = refusal_of(commands, TEMPORAL_NAMESPACE="nowhere")
 
-    assert "Temporal has no namespace nowhere." in told
-    assert "temporal operator namespace create --namespace nowhere" in told
+    assert "Temporal has no namespace nowhere." in reported
+    assert "temporal operator namespace create --namespace nowhere" in reported
 
 
 def namespace_with(stack: DevStack, attributes: dict[str, str]) -> str:
@@ -161,11 +161,11 @@ def test_a_worker_refuses_a_namespace_without_its_search_attributes(
 ) -> None:
     namespace = namespace_with(stack, known)
 
-    told = refusal_of(commands, TEMPORAL_NAMESPACE=namespace)
+    reported = refusal_of(commands, TEMPORAL_NAMESPACE=namespace)
 
-    assert f"Temporal's namespace {namespace} lacks search attributes: {', '.join(missing)}." in told
+    assert f"Temporal's namespace {namespace} lacks search attributes: {', '.join(missing)}." in reported
     arguments = " ".join(f"--name {name} --type Keyword" for name in missing)
-    assert f"temporal operator search-attribute create --namespace {namespace} {arguments}" in told
+    assert f"temporal operator search-attribute create --namespace {namespace} {arguments}" in reported
 
 
 @pytest.mark.parametrize(
@@ -176,28 +176,28 @@ def test_a_worker_refuses_a_namespace_without_its_search_attributes(
     ],
     ids=["one of two", "and one missing"],
 )
-def test_a_search_attribute_of_another_type_is_told_as_that_and_the_commands_mend_it(
+def test_a_search_attribute_of_another_type_is_reported_and_the_commands_fix_it(
     known: dict[str, str], others: dict[str, str], missing: list[str], commands: Commands, stack: DevStack
 ) -> None:
     namespace = namespace_with(stack, known)
 
-    told = refusal_of(commands, TEMPORAL_NAMESPACE=namespace)
-    for command in re.findall(r"^Run: temporal (operator search-attribute .*)$", told, re.MULTILINE):
+    reported = refusal_of(commands, TEMPORAL_NAMESPACE=namespace)
+    for command in re.findall(r"^Run: temporal (operator search-attribute .*)$", reported, re.MULTILINE):
         temporal_cli(stack, *command.split())
     commands.ready_worker(TEMPORAL_NAMESPACE=namespace)
 
     for name, kind in others.items():
-        assert f"namespace {namespace} has search attribute {name} as {kind}; it has to be Keyword." in told
-    assert [f"lacks search attributes: {name}." in told for name in missing] == [True] * len(missing)
-    assert ("lacks" in told) == bool(missing)
+        assert f"namespace {namespace} has search attribute {name} as {kind}; it has to be Keyword." in reported
+    assert [f"lacks search attributes: {name}." in reported for name in missing] == [True] * len(missing)
+    assert ("lacks" in reported) == bool(missing)
 
 
 @pytest.mark.parametrize("where", ["no-such-folder/saga.log", ""], ids=["no folder", "a folder"])
 def test_a_worker_refuses_a_log_that_it_cannot_write(where: str, commands: Commands, tmp_path: Path) -> None:
-    told = refusal_of(commands, CHECKOUT_LOG_FILE=str(tmp_path / where))
+    reported = refusal_of(commands, CHECKOUT_LOG_FILE=str(tmp_path / where))
 
-    assert "The log cannot be written" in told
-    assert "CHECKOUT_LOG_FILE" in told
+    assert "The log cannot be written" in reported
+    assert "CHECKOUT_LOG_FILE" in reported
 
 
 @pytest.mark.parametrize("name", ["CHECKOUT_DATABASE_PASSWORD_FILE", "CHECKOUT_DATABASE_URL_FILE"])
@@ -262,11 +262,11 @@ def away(server: str, port: int) -> dict[str, str]:
 def test_a_server_that_does_not_answer_is_given_up_when_the_settings_say(server: str, commands: Commands) -> None:
     began = time.monotonic()
 
-    told = refusal_of(commands, CHECKOUT_STARTUP_TIMEOUT_SECONDS="3", **away(server, free_port()))
+    reported = refusal_of(commands, CHECKOUT_STARTUP_TIMEOUT_SECONDS="3", **away(server, free_port()))
 
-    assert f"waiting for {server}" in told
-    assert "did not answer in time" in told
-    assert f"{server} did not" in told or f"{server} at 127.0.0.1" in told
+    assert f"waiting for {server}" in reported
+    assert "did not answer in time" in reported
+    assert f"{server} did not" in reported or f"{server} at 127.0.0.1" in reported
     assert 2 < time.monotonic() - began < 30
 
 

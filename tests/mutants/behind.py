@@ -1,4 +1,4 @@
-"""Faults in what tells a database that is behind its code, older than it, or not ours: setup.sql and the start."""
+"""Faults in the checks for a database that is behind its code, older than it, or not ours: setup.sql and the start."""
 
 from tests.mutants.killers import PLANS, POSTGRES_16, SCHEMA, SCHEMA_BEHIND, SCHEMA_WATCH, SETUP_OWNER, at
 from tests.mutants.mutant import Mutant
@@ -10,14 +10,14 @@ _NAMED = "test_whatever_is_missing_is_named"
 MUTANTS = (
     Mutant(
         "names-are-cut-off",
-        "an operator would look for a function that is not there under that name",
+        "an operator would read a name that no function has",
         _CHECK,
         "SELECT oid, CAST(relname AS text) AS name FROM pg_class",
         "SELECT oid, relname AS name FROM pg_class",
         at(SCHEMA, f"{_NAMED}[right to a function]"),
     ),
     Mutant(
-        "a-column-that-takes-no-null-is-not-told",
+        "a-column-that-takes-no-null-is-not-reported",
         "a worker would start where no order can be written",
         _CHECK,
         '    tightened = (facts["not null"] & known)',
@@ -49,8 +49,8 @@ MUTANTS = (
         at(SCHEMA, f"{_NAMED}[right to the schema]"),
     ),
     Mutant(
-        "functions-are-for-everybody-or-nobody",
-        "on a database whose functions are not for everybody nothing would move, and setup.sql would not help",
+        "functions-are-for-every-role-or-none",
+        "on a database whose functions are not for every role no order would move, and setup.sql would not help",
         _SETUP,
         "GRANT EXECUTE ON FUNCTION order_stays_completed, note_on_order TO checkout;\n",
         "",
@@ -67,7 +67,7 @@ MUTANTS = (
     ),
     Mutant(
         "setup-leaves-a-trigger-disabled",
-        "orders would be without its state machine after somebody's load by hand",
+        "orders would be without its state machine after a load by hand",
         _SETUP,
         "        IF found IS DISTINCT FROM wanted OR NOT is_alive THEN\n",
         "        IF found IS DISTINCT FROM wanted THEN\n",
@@ -91,10 +91,10 @@ MUTANTS = (
     ),
     Mutant(
         "setup-follows-the-search-path",
-        "the tables would be where the service does not look",
+        "the tables would be in a schema that the service does not use",
         _SETUP,
-        "SET LOCAL search_path = public, pg_temp;\n\n-- Two people",
-        "\n-- Two people",
+        "SET LOCAL search_path = public, pg_temp;\n\n-- Two runs",
+        "\n-- Two runs",
         at(SETUP_OWNER, "test_any_search_path_will_do"),
     ),
     Mutant(
@@ -107,7 +107,7 @@ MUTANTS = (
     ),
     Mutant(
         "disabled-trigger-passes-the-check",
-        "a worker would move orders that no state machine guards and no event tells of",
+        "a worker would move orders that no state machine guards and no event records",
         _CHECK,
         "     WHERE g.tgenabled = 'A' OR (g.tgenabled = 'O' AND",
         "     WHERE g.tgenabled <> 'R' OR (g.tgenabled = 'O' AND",
@@ -135,7 +135,7 @@ MUTANTS = (
         "adapters/readiness.py",
         '        raise CannotStart("\\n  ".join(["The database lacks:", *lacks]) + f"\\n{schema.REMEDY}")\n',
         "        pass\n",
-        at(SCHEMA_BEHIND, "test_a_schema_one_version_behind_rejects_nobody"),
+        at(SCHEMA_BEHIND, "test_a_schema_one_version_behind_rejects_no_order"),
         hangs=True,
     ),
     Mutant(
@@ -147,27 +147,27 @@ MUTANTS = (
         at(POSTGRES_16, "test_a_transaction_that_lives_too_long_is_ended_and_is_an_outage"),
     ),
     Mutant(
-        "nobody-looks-at-the-schema-again",
+        "schema-is-not-checked-again",
         "a guard that is dropped under a worker would be missed at its next start",
         "worker.py",
-        "asyncio.create_task(schema_watch.follow(engines.steps))",
+        "asyncio.create_task(schema.watch(engines.steps))",
         "asyncio.create_task(asyncio.sleep(0))",
-        at(SCHEMA_WATCH, "test_a_worker_looks_while_it_works"),
+        at(SCHEMA_WATCH, "test_a_worker_checks_the_schema_while_it_works"),
     ),
     Mutant(
-        "what-is-missing-is-told-once",
+        "what-is-missing-is-logged-once",
         "an error of last night is not seen this morning",
-        "adapters/schema_watch.py",
-        "(lacks != known or looks % _TELL_AGAIN_AFTER_LOOKS == 0)",
-        "lacks != known",
-        at(SCHEMA_WATCH, "test_what_goes_missing_is_told_again_and_again_and_once_when_it_is_back"),
+        "adapters/schema.py",
+        "lacking.update(lacks, is_alarm=bool(lacks))",
+        "lacking.update(lacks)",
+        at(SCHEMA_WATCH, "test_what_goes_missing_is_logged_repeatedly_and_once_when_it_is_back"),
     ),
     Mutant(
-        "an-outage-ends-the-looking",
-        "after the first blip nobody would look any more",
-        "adapters/schema_watch.py",
+        "an-outage-ends-the-schema-watch",
+        "after the first short outage nothing would check the schema",
+        "adapters/schema.py",
         "except (SQLAlchemyError, OSError, TimeoutError):",
         "except SQLAlchemyError:",
-        at(SCHEMA_WATCH, "test_a_database_that_is_away_for_a_look_is_looked_at_again"),
+        at(SCHEMA_WATCH, "test_a_database_that_is_away_for_one_poll_is_polled_again"),
     ),
 )

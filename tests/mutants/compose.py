@@ -35,7 +35,7 @@ MUTANTS = (
     ),
     Mutant(
         "compose-worker-at-another-host",
-        "the worker would look for Postgres in its own container",
+        "the worker would connect to Postgres in its own container",
         _FILE,
         "@postgres:5432/checkout",
         "@127.0.0.1:5432/checkout",
@@ -59,7 +59,7 @@ MUTANTS = (
     ),
     Mutant(
         "compose-schema-in-another-database",
-        "the tables would be where nobody looks for them",
+        "the tables would be in a database that no worker uses",
         _FILE,
         f"checkout\n      PGUSER: postgres\n      PGPASSWORD: ${{POSTGRES_PASSWORD:{_UNSET}}}\n      CHECKOUT",
         f"postgres\n      PGUSER: postgres\n      PGPASSWORD: ${{POSTGRES_PASSWORD:{_UNSET}}}\n      CHECKOUT",
@@ -115,7 +115,7 @@ MUTANTS = (
     ),
     Mutant(
         "compose-temporals-schema-at-another-host",
-        "the job would look for Postgres in a container that does not exist",
+        "the job would connect to Postgres in a container that does not exist",
         _FILE,
         "      SQL_HOST: postgres\n",
         "      SQL_HOST: database\n",
@@ -123,14 +123,14 @@ MUTANTS = (
     ),
     Mutant(
         "compose-ui-at-another-port",
-        "the published port would lead to nobody",
+        "the published port would lead nowhere",
         _FILE,
         '      TEMPORAL_UI_PORT: "8080"\n',
         '      TEMPORAL_UI_PORT: "8233"\n',
         _told("temporal-ui"),
     ),
     Mutant(
-        "compose-port-of-nobody",
+        "compose-port-of-no-server",
         "starter.py on this machine would be refused",
         _FILE,
         "${TEMPORAL_PORT:-7233}:7233",
@@ -221,7 +221,7 @@ MUTANTS = (
     ),
     Mutant(
         "compose-job-for-ever",
-        "a job that ends well would be started again and again, and whoever waits for it would wait for ever",
+        "a job that ends well would be started again and again, and what waits for it would wait for ever",
         _FILE,
         '  restart: "no"\n  mem_limit: 256m\n',
         "  restart: always\n  mem_limit: 256m\n",
@@ -269,7 +269,7 @@ MUTANTS = (
     ),
     Mutant(
         "compose-settings-beside-their-place",
-        "Temporal would end: the file that it is told to read is not there",
+        "Temporal would end: the file that it reads is not there",
         _FILE,
         "        target: /etc/temporal/dynamic-config.yaml\n",
         "        target: /etc/temporal/config/dynamic-config.yaml\n",
@@ -301,7 +301,7 @@ MUTANTS = (
     ),
     Mutant(
         "env-example-with-another-default",
-        "whoever copies the example would run something else than whoever does not",
+        "with a copy of the example another version would run than without",
         ".env.example",
         "TEMPORAL_UI_PORT=8233",
         "TEMPORAL_UI_PORT=8080",
@@ -317,7 +317,7 @@ MUTANTS = (
     ),
     Mutant(
         "image-that-runs-as-root",
-        "whoever breaks into the worker would be root in its container",
+        "an intruder in the worker would be root in its container",
         _IMAGE,
         "USER 10001:10001\n",
         "USER 0:0\n",
@@ -333,7 +333,7 @@ MUTANTS = (
     ),
     Mutant(
         "compose-with-a-default-password",
-        "whoever reads this repository could log in to every stack that was made without a thought",
+        "any reader of this repository could log in to every stack with the default",
         _FILE,
         "      POSTGRES_PASSWORD: ${POSTGRES_PASSWORD:?",
         "      POSTGRES_PASSWORD: ${POSTGRES_PASSWORD:-",
@@ -348,7 +348,7 @@ MUTANTS = (
         at(COMPOSE, "test_the_script_makes_a_password_for_each_role_and_keeps_it"),
     ),
     Mutant(
-        "compose-passwords-for-everybody-to-read",
+        "compose-passwords-that-every-user-can-read",
         "every user of the machine would have the database's passwords",
         "deploy/compose/passwords.sh",
         "umask 077",
@@ -357,7 +357,7 @@ MUTANTS = (
     ),
     Mutant(
         "compose-ui-beside-the-database",
-        "whoever breaks into the page would be in front of the database",
+        "an intruder in the page could reach the database",
         _FILE,
         "    networks: [temporal, front]\n",
         "    networks: [temporal, front, database]\n",
@@ -365,7 +365,7 @@ MUTANTS = (
     ),
     Mutant(
         "compose-worker-with-a-way-out",
-        "whoever breaks into the worker could carry the orders away",
+        "an intruder in the worker could send the orders out",
         _FILE,
         "  database:\n    internal: true\n",
         "  database:\n",
@@ -389,9 +389,9 @@ MUTANTS = (
     ),
     Mutant(
         "compose-postgres-as-root",
-        "whoever breaks into the database's server would be root in its container",
+        "an intruder in the database's server would be root in its container",
         _FILE,
-        "    # Not root, which the image would start as and give its data folder away.\n    user: postgres\n",
+        "    # Not root: the image would start as root and chown its data folder.\n    user: postgres\n",
         "",
         _RIGHTS,
     ),
@@ -459,7 +459,7 @@ MUTANTS = (
     ),
     Mutant(
         "compose-temporal-is-healthy-for-hours",
-        "a server that nobody reaches would be healthy",
+        "an unreachable server would be healthy",
         _FILE,
         "      timeout: 3s\n      retries: 15\n",
         "      timeout: 3s\n      retries: 15000\n",
@@ -499,7 +499,7 @@ MUTANTS = (
     ),
     Mutant(
         "compose-passwords-are-logged",
-        "whoever reads the logs of a server that logs every statement could log in",
+        "a reader of the logs of a server that logs every statement could log in",
         "deploy/compose/roles.sql",
         "SET log_statement = 'none';\n",
         "",
@@ -507,7 +507,7 @@ MUTANTS = (
     ),
     Mutant(
         "compose-passwords-are-logged-when-slow",
-        "whoever reads the logs of a server that logs slow statements could log in",
+        "a reader of the logs of a server that logs slow statements could log in",
         "deploy/compose/roles.sql",
         "SET log_min_duration_statement = -1;\n",
         "",
@@ -531,7 +531,7 @@ MUTANTS = (
     ),
     Mutant(
         "image-without-a-heartbeat",
-        "whoever runs the image without Compose would have workers that are never healthy",
+        "without Compose workers would never be healthy",
         _IMAGE,
         "ENV CHECKOUT_LOG_FILE=/var/lib/checkout/saga.log \\\n    CHECKOUT_HEARTBEAT_FILE=/tmp/checkout.heartbeat\n",
         "ENV CHECKOUT_LOG_FILE=/var/lib/checkout/saga.log \\\n    PYTHONHASHSEED=0\n",

@@ -74,8 +74,8 @@ MUTANTS = (
     ),
     Mutant(
         "bookmark-does-not-know-an-id-that-is-quoted",
-        "saga.log would tell everything again after each order with a blank in its id",
-        "adapters/event_log.py",
+        "saga.log would log everything again after each order with a blank in its id",
+        "adapters/event_query.py",
         """CASE WHEN order_id ~ '[ "]' THEN""",
         "CASE WHEN false THEN",
         at(REAL_IDS, "test_an_order_under_any_legal_id_is_started_shown_listed_and_logged"),

@@ -9,7 +9,7 @@ _AUDIT = "activities/audit.sql"
 MUTANTS = (
     Mutant(
         "worker-writes-deposits",
-        "whoever has the worker's password would make money",
+        "the worker's password would be enough to make money",
         _SETUP,
         "    IF NOT pg_has_role(current_user, 'checkout_owner', 'MEMBER') THEN\n",
         "    IF false THEN\n",
@@ -17,7 +17,7 @@ MUTANTS = (
     ),
     Mutant(
         "worker-writes-events",
-        "the log would tell what never happened",
+        "the log would have what never happened",
         _SETUP,
         "GRANT INSERT ON orders, order_lines, reservations, transfers, shipments, step_fence, incidents TO checkout;\n",
         "GRANT INSERT ON orders, order_lines, reservations, transfers, shipments, step_fence, incidents, order_events"
@@ -33,7 +33,7 @@ MUTANTS = (
         at(RIGHTS, "test_an_event_is_written_by_a_move_and_by_a_persons_request_alone"),
     ),
     Mutant(
-        "everybody-gets-into-the-database",
+        "every-role-gets-into-the-database",
         "every role of the server would get in, and make temporary tables",
         _SETUP,
         "    EXECUTE format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database());\n",
@@ -42,7 +42,7 @@ MUTANTS = (
     ),
     Mutant(
         "rights-are-only-ever-added",
-        "what an earlier release or a person gave would stay for ever",
+        "what an earlier release or an operator granted would stay for ever",
         _SETUP,
         "        SELECT format('REVOKE ALL ON %s %s FROM PUBLIC, checkout, checkout_reader, checkout_operator',\n",
         "        SELECT format('REVOKE ALL ON %s %s FROM checkout_reader',\n",
@@ -65,8 +65,8 @@ MUTANTS = (
         at(SETUP_OWNER, "test_what_an_earlier_version_made_becomes_the_owners"),
     ),
     Mutant(
-        "role-is-not-looked-at",
-        "nobody would hear that the worker's role may everything",
+        "role-is-not-checked",
+        "the excess rights of the worker's role would not be logged",
         "adapters/readiness.py",
         "    await rights.alarm(engines.steps)\n",
         "",
@@ -90,7 +90,7 @@ MUTANTS = (
     ),
     Mutant(
         "everything-is-approved-at-each-run",
-        "whoever runs setup.sql would vouch for a deposit that nobody has approved",
+        "setup.sql would approve a deposit that no operator has approved",
         _SETUP,
         "    IF current_setting('checkout.approvals_are_new')::boolean THEN\n",
         "    IF true THEN\n",
@@ -106,7 +106,7 @@ MUTANTS = (
     ),
     Mutant(
         "unapproved-stock-passes",
-        "goods that nobody has delivered would be sold",
+        "goods that were not delivered would be sold",
         _AUDIT,
         " WHERE coalesce(i.initial + i.received, 0) <> coalesce(a.amount, 0);\n",
         " WHERE coalesce(i.received, 0) > coalesce(a.amount, 0);\n",
@@ -114,7 +114,7 @@ MUTANTS = (
     ),
     Mutant(
         "superuser-needs-no-password",
-        "any user of the machine would run programs as whoever runs the tests",
+        "any user of the machine could run programs as the user of the tests",
         "devstack/postgres.py",
         'f"host all,replication {SUPERUSER} 127.0.0.1/32 {superuser}",\n',
         'f"host all,replication {SUPERUSER} 127.0.0.1/32 trust",\n',

@@ -122,7 +122,7 @@ MUTANTS = (
     ),
     Mutant(
         "setup-locks-before-it-looks",
-        "whoever brings the schema up to date would stop the shop until the last open transaction ends",
+        "an upgrade of the schema would stop the shop until the last open transaction ends",
         _FILE,
         "        IF found IS DISTINCT FROM wanted OR NOT is_alive THEN\n",
         "        IF true THEN\n",
@@ -191,7 +191,7 @@ MUTANTS = (
     ),
     Mutant(
         "sessions-of-an-older-role-are-not-limited",
-        "the workers of an upgraded database could take every session, and lock people out",
+        "the workers of an upgraded database could take every session, and lock operators out",
         _FILE,
         "WHERE rolname = 'checkout' AND rolconnlimit = -1",
         "WHERE rolname = 'checkout' AND rolconnlimit = -2",

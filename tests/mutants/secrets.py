@@ -1,21 +1,21 @@
-"""Faults that tell a secret, or do not take a new one."""
+"""Faults that show a secret, or do not take a new one."""
 
 from tests.mutants.killers import SECRETS, SESSIONS, at
 from tests.mutants.mutant import Mutant
 
 _CONFIG = "adapters/config.py"
-_PROFILE = "adapters/temporal_profile.py"
-_FILE = "adapters/secret_file.py"
+_PROFILE = "adapters/temporal.py"
+_FILE = "adapters/config.py"
 _URL = "adapters/database_url.py"
-_MALFORMED = at(SECRETS, "test_a_malformed_profile_is_told_without_its_content")
-_ODD = at(SECRETS, "test_no_part_of_a_password_with_odd_characters_is_told")
+_MALFORMED = at(SECRETS, "test_a_malformed_profile_is_reported_without_its_content")
+_ODD = at(SECRETS, "test_no_part_of_a_password_with_odd_characters_is_shown")
 
 MUTANTS = (
     Mutant(
-        "secrets-the-loaders-words-are-told",
+        "secrets-the-loaders-message-is-shown",
         "a malformed temporal.toml would put the line with the API key into the log",
         _PROFILE,
-        "        problem = _told(str(error))\n",
+        "        problem = _profile_problem(str(error))\n",
         "        problem = str(error)\n",
         _MALFORMED,
     ),
@@ -23,25 +23,25 @@ MUTANTS = (
         "secrets-the-loaders-error-is-the-context",
         "whatever prints a whole chain of errors would show the line with the API key",
         _PROFILE,
-        "        problem = _told(str(error))\n",
-        "        raise ConfigurationError(_told(str(error))) from error\n",
+        "        problem = _profile_problem(str(error))\n",
+        "        raise ConfigurationError(_profile_problem(str(error))) from error\n",
         _MALFORMED,
     ),
     Mutant(
-        "secrets-a-certificates-path-is-told",
-        "a key that somebody has put in place of its path would be in the log",
+        "secrets-a-certificates-path-is-shown",
+        "a key in place of its path would be in the log",
         _PROFILE,
         "{error.strerror or type(error).__name__}",
         "{error}",
-        at(SECRETS, "test_a_certificate_that_cannot_be_read_is_told_by_its_setting"),
+        at(SECRETS, "test_an_unreadable_certificate_is_reported_by_its_setting"),
     ),
     Mutant(
-        "secrets-the-path-of-a-file-is-told",
+        "secrets-the-path-of-a-file-is-shown",
         "a password in place of its file would be in the log",
         _FILE,
         "error.strerror or type(error).__name__",
         "str(error)",
-        at(SECRETS, "test_a_secrets_file_that_cannot_be_used_is_told_by_its_setting_alone"),
+        at(SECRETS, "test_a_secrets_file_that_cannot_be_used_is_reported_by_its_setting_alone"),
     ),
     Mutant(
         "secrets-what-was-read-is-the-context",
@@ -49,11 +49,11 @@ MUTANTS = (
         _FILE,
         '        problem = "it is not UTF-8"\n',
         '        raise SecretUnreadable(f"{setting} cannot be read: it is not UTF-8") from None\n',
-        at(SECRETS, "test_a_secrets_file_that_cannot_be_used_is_told_by_its_setting_alone"),
+        at(SECRETS, "test_a_secrets_file_that_cannot_be_used_is_reported_by_its_setting_alone"),
     ),
     Mutant(
         "secrets-an-at-in-a-password-is-a-host",
-        "the end of a password would be looked for as a database or a host, and told",
+        "the end of a password would be taken for a database or a host, and shown",
         _URL,
         'if url.count("@") > 1 or (',
         "if (",
@@ -61,7 +61,7 @@ MUTANTS = (
     ),
     Mutant(
         "secrets-a-question-mark-in-a-password-is-a-parameter",
-        "the end of a password would be told as an unknown parameter",
+        "the end of a password would be shown as an unknown parameter",
         _URL,
         """ or ("@" in (found["query"] or "") and not _USER_WITH_AN_AT.search(url)):""",
         ":",
@@ -84,24 +84,24 @@ MUTANTS = (
         at(SECRETS, "test_settings_that_are_made_in_code_show_no_wrong_value"),
     ),
     Mutant(
-        "secrets-an-address-is-told-whole",
-        "a password in front of the host would be told with every outage",
+        "secrets-an-address-is-shown-whole",
+        "a password in front of the host would be logged with every outage",
         "adapters/temporal.py",
         'return f"...@{after}" if at else before + after',
         "return before + at + after",
-        at(SECRETS, "test_the_place_of_temporal_is_told_without_what_stands_before_an_at"),
+        at(SECRETS, "test_the_address_of_temporal_is_shown_without_what_comes_before_an_at"),
     ),
     Mutant(
         "secrets-a-url-file-is-read-once",
         "a rotated password would need a restart",
         "adapters/connector.py",
-        "        destination = self._destination = self._asked_for()\n",
-        "        destination = self._destination = self._asked_for()\n        self._url_file = None\n",
+        "        destination = self._destination = self._read_destination()\n",
+        "        destination = self._destination = self._read_destination()\n        self._url_file = None\n",
         at(SESSIONS, "test_rotated_credentials_are_an_outage_until_their_file_has_the_new_ones"),
     ),
     Mutant(
         "secrets-the-url-of-a-file-wins-over-a-password",
-        "whoever mounts both would be refused with the older one",
+        "with both mounted the older one would be refused",
         "adapters/connector.py",
         "        if self._password_file is None:\n",
         "        if self._password_file is None or self._url_file is not None:\n",

@@ -1,7 +1,4 @@
-"""Faults between a tested part and a person: worker.py's start, settings and drain, devstack, and figures that follow.
-
-Each part works by itself; what is wrong is who gets it.
-"""
+"""Faults in how tested parts are put together: worker.py's start, settings and drain, devstack, and figures."""
 
 from tests.mutants.killers import (
     AUDIT,
@@ -36,15 +33,15 @@ _VOUCHED = "test_what_an_operator_vouched_for_is_not_counted_against_the_order"
 MUTANTS = (
     Mutant(
         "demo-takes-any-ending",
-        "a newcomer would be told that all is well of an order that ended otherwise",
+        "the demo would report success for an order that ended otherwise",
         "devstack/demo.py",
         "            ended\n            and self.answer.code",
         "            self.answer.code",
-        at(DEMO_VERDICT, "test_an_order_of_which_the_starter_says_something_else_is_not"),
+        at(DEMO_VERDICT, "test_an_order_of_which_the_starter_reports_something_else_is_not"),
     ),
     Mutant(
-        "demo-looks-at-no-money",
-        "a newcomer would be told that all is well of money that is gone",
+        "demo-checks-no-money",
+        "the demo would report success though money is gone",
         "devstack/scenarios.py",
         "        and after.balance_minor == before.balance_minor - scenario.spent_minor\n",
         "",
@@ -102,7 +99,7 @@ MUTANTS = (
     ),
     Mutant(
         "drain-with-a-grace-of-its-own",
-        "a drain would take as long as somebody else thought",
+        "a drain would ignore its own limit",
         _WORKER,
         "graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_grace_seconds),",
         "graceful_shutdown_timeout=timedelta(seconds=20),",
@@ -150,7 +147,7 @@ MUTANTS = (
     ),
     Mutant(
         "worker-ignores-its-startup-timeout",
-        "a worker would wait for two minutes whatever it was told",
+        "a worker would wait for two minutes whatever its settings are",
         "adapters/readiness.py",
         "    deadline = time.monotonic() + settings.startup_timeout_seconds\n    await _until(",
         "    deadline = time.monotonic() + 120\n    await _until(",
@@ -159,7 +156,7 @@ MUTANTS = (
     ),
     Mutant(
         "worker-ignores-its-log-level",
-        "what was turned off would be told all the same",
+        "what was turned off would be logged all the same",
         _WORKER,
         "        configure_logging(settings.log_level, settings.log_format)\n",
         '        configure_logging("INFO", settings.log_format)\n',
@@ -184,7 +181,7 @@ MUTANTS = (
     ),
     Mutant(
         "worker-says-nothing-of-its-version",
-        "a worker that gets no orders would look as if it were idle",
+        "a worker that gets no orders would seem idle",
         _WORKER,
         "asyncio.create_task(deployment.follow(lambda: worker.client, settings))",
         "asyncio.create_task(asyncio.sleep(0))",
@@ -192,7 +189,7 @@ MUTANTS = (
         hangs=True,
     ),
     Mutant(
-        "worker-does-not-look-for-its-search-attributes",
+        "worker-does-not-check-its-search-attributes",
         "the server would reject each workflow task, and no order would move",
         "adapters/readiness.py",
         "    missing = [name for name in policies.SEARCH_ATTRIBUTES if name not in known]\n",
@@ -207,13 +204,14 @@ MUTANTS = (
         "if known.get(name, _KEYWORD) != _KEYWORD]",
         "if known.get(name, _KEYWORD) == 0]",
         at(
-            WORKER_START, "test_a_search_attribute_of_another_type_is_told_as_that_and_the_commands_mend_it[one of two]"
+            WORKER_START,
+            "test_a_search_attribute_of_another_type_is_reported_and_the_commands_fix_it[one of two]",
         ),
         hangs=True,
     ),
     Mutant(
-        "worker-waits-for-a-namespace-that-nobody-makes",
-        "a misspelled namespace would look like an outage, and nobody would read what to do",
+        "worker-waits-for-a-namespace-that-does-not-exist",
+        "a misspelled namespace would seem an outage, without advice",
         "adapters/readiness.py",
         "        if error.status is RPCStatusCode.NOT_FOUND:\n",
         "        if error.status is RPCStatusCode.ABORTED:\n",
@@ -222,7 +220,7 @@ MUTANTS = (
     ),
     Mutant(
         "worker-starts-without-a-log",
-        "saga.log would be missing, and nobody would know",
+        "saga.log would be missing without an error",
         _WORKER,
         "    require_writable(settings)\n",
         "",
@@ -275,7 +273,7 @@ MUTANTS = (
     ),
     Mutant(
         "make-up-on-some-ports",
-        "worker.py and starter.py would look for it in vain",
+        "worker.py and starter.py would not find it",
         _DEV,
         "DevStack(data, ports=DEFAULT_PORTS, keep=True, guarded=True)",
         "DevStack(data, keep=True, guarded=True)",
@@ -283,7 +281,7 @@ MUTANTS = (
     ),
     Mutant(
         "make-up-on-other-ports-than-the-defaults",
-        "worker.py and starter.py would look for it in vain",
+        "worker.py and starter.py would not find it",
         _STACK,
         "DEFAULT_PORTS = Ports(postgres=5432,",
         "DEFAULT_PORTS = Ports(postgres=5433,",
@@ -291,7 +289,7 @@ MUTANTS = (
     ),
     Mutant(
         "make-up-does-not-see-its-worker-die",
-        "a person would wait for an order that nobody takes",
+        "a caller would wait for an order that no worker takes",
         _DEV,
         "    if not worker.running:\n",
         "    if worker.returncode == 0:\n",
@@ -299,7 +297,7 @@ MUTANTS = (
     ),
     Mutant(
         "audit-forgets-the-deliveries",
-        "each delivery would be told as goods that came from nowhere",
+        "each delivery would be reported as goods without a source",
         _AUDIT,
         " WHERE i.on_hand <> i.initial + i.received - coalesce(r.consumed, 0);",
         " WHERE i.on_hand <> i.initial - coalesce(r.consumed, 0);",
@@ -347,7 +345,7 @@ MUTANTS = (
     ),
     Mutant(
         "workflow-task-below-the-deadlock-detector",
-        "a workflow that hangs would go from worker to worker, and nobody would be told why",
+        "a workflow that hangs would go from worker to worker without an error",
         _POLICIES,
         "WORKFLOW_TASK = timedelta(seconds=5)",
         "WORKFLOW_TASK = timedelta(seconds=2)",
@@ -355,7 +353,7 @@ MUTANTS = (
     ),
     Mutant(
         "audit-complains-of-orders-under-way",
-        "an order that waits out an outage would be told as a violation",
+        "an order that waits out an outage would be reported as a violation",
         _POLICIES,
         "AUDIT_AT_REST_AFTER = timedelta(hours=1)",
         "AUDIT_AT_REST_AFTER = timedelta(minutes=1)",
@@ -382,7 +380,7 @@ MUTANTS = (
     ),
     Mutant(
         "lookup-is-given-up-before-its-answer",
-        "whoever asks beside a slow database would be told that no worker answers",
+        "a caller beside a slow database would read that no worker answers",
         _POLICIES,
         "LOOKUP_RUN_TIMEOUT = timedelta(seconds=15)",
         "LOOKUP_RUN_TIMEOUT = timedelta(seconds=5)",
@@ -421,7 +419,7 @@ MUTANTS = (
         at(TABLES, "test_the_tables_of_a_document_are_what_the_code_gives[operations.md]"),
     ),
     Mutant(
-        "every-worker-is-meant-to-tell-the-log",
+        "every-worker-has-to-write-the-log",
         "each second worker on a machine would log an error",
         "adapters/config.py",
         "tells_log: TellsLog = TellsLog.AUTO",
@@ -478,7 +476,7 @@ MUTANTS = (
     ),
     Mutant(
         "worker-keeps-its-caution-to-itself",
-        "nobody would hear that the channel binding they ask for cannot be had",
+        "an operator would not learn that the driver has no channel binding",
         "adapters/readiness.py",
         "    if connector.caution:\n",
         "    if False:\n",
@@ -498,7 +496,7 @@ MUTANTS = (
         "adapters/readiness.py",
         'Temporal lack."""\n    require_writable(settings)\n',
         'Temporal lack."""\n',
-        at(SCHEMA_BEHIND, "test_a_check_tells_what_the_start_would"),
+        at(SCHEMA_BEHIND, "test_a_check_reports_what_the_start_would"),
     ),
     Mutant(
         "start-gives-up-at-the-first-refusal",
@@ -514,7 +512,7 @@ MUTANTS = (
         "adapters/readiness.py",
         'ADVICE if what.startswith("Temporal") else DATABASE_ADVICE',
         'DATABASE_ADVICE if what.startswith("Temporal") else ADVICE',
-        at(READINESS, "test_a_refusal_that_lasts_is_told_with_what_to_check"),
+        at(READINESS, "test_a_refusal_that_lasts_is_reported_with_what_to_check"),
     ),
     Mutant(
         "worker-needs-the-right-to-see-search-attributes",
@@ -534,35 +532,35 @@ MUTANTS = (
     ),
     Mutant(
         "embedded-postgres-for-the-whole-network",
-        "whoever is on the same network could try passwords",
+        "any host of the network could try passwords",
         "devstack/postgres.py",
         '"listen_addresses": "127.0.0.1"',
         '"listen_addresses": "*"',
-        at(EMBEDDED, "test_nobody_beyond_this_machine_gets_at_a_server_and_a_persons_own_settings_lead_none_elsewhere"),
+        at(EMBEDDED, "test_a_server_listens_on_loopback_alone_and_ignores_a_users_own_settings"),
     ),
     Mutant(
         "embedded-temporal-for-the-whole-network",
-        "whoever is on the same network could end every order, without a password",
+        "any host of the network could end every order, without a password",
         "devstack/temporal.py",
         '"--ip", "127.0.0.1"',
         '"--ip", "0.0.0.0"',
-        at(EMBEDDED, "test_nobody_beyond_this_machine_gets_at_a_server_and_a_persons_own_settings_lead_none_elsewhere"),
+        at(EMBEDDED, "test_a_server_listens_on_loopback_alone_and_ignores_a_users_own_settings"),
     ),
     Mutant(
         "embedded-temporal-with-a-persons-own-settings",
-        "`make up` would ask somebody's real cluster for its search attributes",
+        "`make up` would call a user's real cluster",
         "devstack/temporal.py",
         'return {name: value for name, value in os.environ.items() if not name.startswith("TEMPORAL_")}',
         "return dict(os.environ)",
-        at(EMBEDDED, "test_nobody_beyond_this_machine_gets_at_a_server_and_a_persons_own_settings_lead_none_elsewhere"),
+        at(EMBEDDED, "test_a_server_listens_on_loopback_alone_and_ignores_a_users_own_settings"),
     ),
     Mutant(
         "embedded-superusers-password-is-left-behind",
         "the password would lie beside the data, for the server's user",
         "devstack/postgres.py",
-        "            told.unlink(missing_ok=True)\n",
+        "            password_file.unlink(missing_ok=True)\n",
         "            pass\n",
-        at(EMBEDDED, "test_nobody_beyond_this_machine_gets_at_a_server_and_a_persons_own_settings_lead_none_elsewhere"),
+        at(EMBEDDED, "test_a_server_listens_on_loopback_alone_and_ignores_a_users_own_settings"),
     ),
     Mutant(
         "embedded-ui-on-a-port-of-another",
@@ -613,7 +611,7 @@ MUTANTS = (
         at(DEV, "test_what_an_earlier_release_has_left_open_is_closed"),
     ),
     Mutant(
-        "make-up-writes-for-everybody",
+        "make-up-writes-files-for-every-user",
         "other users of the machine could read customers and orders",
         "devstack/up.py",
         "    os.umask(0o077)\n",

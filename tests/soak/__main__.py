@@ -22,7 +22,7 @@ from pathlib import Path
 
 from temporalio.service import RPCError
 
-from adapters.telemetry import leave
+from adapters.process_exit import leave
 from client.checkouts import Checkouts
 from client.failures import NoWorker, Refused
 from tests.soak.auditor import Auditor

@@ -15,7 +15,7 @@ from typing import Any
 from temporalio import activity
 
 import worker
-from adapters.telemetry import leave
+from adapters.process_exit import leave
 from domain.bulk import StepInput
 from domain.errors import DatabaseRefusedStatement
 from domain.model import CheckoutInput, UndoInput

@@ -146,7 +146,7 @@ def test_who_asks_for_a_servers_certificate_says_whom_to_trust_as_for_libpq(
     assert parse(url).tls == {"sslmode": mode}
 
 
-def test_what_the_driver_cannot_do_is_told_unless_the_certificate_does_the_same() -> None:
+def test_what_the_driver_cannot_do_is_a_warning_unless_the_certificate_does_the_same() -> None:
     bound = "postgresql://u:p@h/d?channel_binding=require"
 
     assert "channel_binding" in (parse(f"{bound}&sslmode=require").caution or "")
@@ -220,7 +220,7 @@ def test_what_only_looks_like_it_is_refused(name: str, value: str, monkeypatch: 
 
 @pytest.mark.parametrize("end", [" ", "\n", "\r", "\t", "\x07", "\x7f", "\x85", "\xa0", "\u2003", "\u200b", "\ufeff"])
 @pytest.mark.parametrize("name", ["CHECKOUT_TASK_QUEUE", "CHECKOUT_UI_URL", "CHECKOUT_LOG_FILE", "TEMPORAL_ADDRESS"])
-def test_what_nobody_sees_at_the_ends_of_a_setting_is_refused_and_shown(
+def test_invisible_characters_at_the_ends_of_a_setting_are_refused_and_shown(
     name: str, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for value in (f"http://here{end}", f"{end}http://here"):
@@ -248,7 +248,7 @@ def test_a_secret_with_a_control_character_is_named_and_not_shown(name: str, mon
     assert "geheim" not in at_its_end
 
 
-def test_every_problem_is_told_at_once_beside_what_nobody_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_problem_is_reported_at_once_beside_invisible_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHECKOUT_LOG_LEVEL", "LOUD")
     monkeypatch.setenv("CHECKOUT_NONE", "1")
 

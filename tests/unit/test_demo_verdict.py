@@ -1,4 +1,4 @@
-"""The demo says that an order ended as it should only where status, exit status, reason, stock and money are right."""
+"""The demo says an order ended as it should only where status, exit status, reason, stock and money are right."""
 
 import contextlib
 from collections.abc import Iterator
@@ -21,11 +21,11 @@ async def _nothing(*_: Any) -> Answer:
     raise AssertionError("not performed here")
 
 
-SOLD = Scenario("n-1", "is tried", _nothing, "completed", 0, "tea-mug", "alice", sold=2, spent_minor=900, says="fine")
+SOLD = Scenario("n-1", "is tried", _nothing, "alice", "tea-mug:2", "completed", sold=2, spent_minor=900, says="fine")
 REFUSED = replace(SOLD, ends="refused", code=2, sold=0, spent_minor=0, says="other lines")
 
 
-def told(scenario: Scenario = SOLD, answer: Answer | None = None, after: Holdings | None = None) -> ScenarioResult:
+def result(scenario: Scenario = SOLD, answer: Answer | None = None, after: Holdings | None = None) -> ScenarioResult:
     right = Holdings(
         BEFORE.on_hand - scenario.sold, BEFORE.free - scenario.sold, BEFORE.balance_minor - scenario.spent_minor
     )
@@ -34,8 +34,8 @@ def told(scenario: Scenario = SOLD, answer: Answer | None = None, after: Holding
 
 
 def test_an_order_that_ended_as_its_scenario_says_is_as_it_should_be() -> None:
-    assert told().is_expected
-    assert told(REFUSED, Answer(2, {}, "another customer or other lines")).is_expected
+    assert result().is_expected
+    assert result(REFUSED, Answer(2, {}, "another customer or other lines")).is_expected
 
 
 @pytest.mark.parametrize(
@@ -47,18 +47,18 @@ def test_an_order_that_ended_as_its_scenario_says_is_as_it_should_be() -> None:
         (0, {}, "all fine"),
     ],
 )
-def test_an_order_of_which_the_starter_says_something_else_is_not(
+def test_an_order_of_which_the_starter_reports_something_else_is_not(
     code: int, document: dict[str, Any], error: str
 ) -> None:
-    assert not told(answer=Answer(code, document, error)).is_expected
+    assert not result(answer=Answer(code, document, error)).is_expected
 
 
 @pytest.mark.parametrize("off", [-1, 1])
 @pytest.mark.parametrize("what", ["on_hand", "free", "balance_minor"])
 def test_an_order_that_left_other_stock_or_money_is_not(what: str, off: int) -> None:
-    right = told().after
+    right = result().after
 
-    assert not told(after=replace(right, **{what: getattr(right, what) + off})).is_expected
+    assert not result(after=replace(right, **{what: getattr(right, what) + off})).is_expected
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_the_demo_ends_well_only_where_all_orders_and_the_audit_do(
         yield SimpleNamespace(temporal=SimpleNamespace(ui_url="http://ui"))
 
     async def perform(_: Any) -> tuple[list[ScenarioResult], Answer]:
-        return [told(), told(after=None if is_right else BEFORE)], audit
+        return [result(), result(after=None if is_right else BEFORE)], audit
 
     monkeypatch.setattr(demo, "DevStack", stack)
     monkeypatch.setattr(demo, "DemoHarness", lambda _: SimpleNamespace(add_worker=lambda: None))
@@ -88,15 +88,15 @@ def test_the_demo_ends_well_only_where_all_orders_and_the_audit_do(
     assert demo.run_demo(tmp_path) == exit_status
 
 
-async def test_two_starts_of_one_order_that_are_told_different_things_are_no_success() -> None:
+async def test_two_starts_of_one_order_with_different_answers_are_no_success() -> None:
     answers = [Answer(0, {"status": "completed"}, ""), Answer(3, {"status": "rejected"}, "")]
 
-    class TwoMinds:
+    class Inconsistent:
         async def starter(self, *_: str) -> Answer:
             return answers.pop()
 
     [twice] = [scenario for scenario in (*TOGETHER, *ONE_BY_ONE) if scenario.perform is scenarios._twice_at_once]
-    answer = await twice.perform(TwoMinds(), twice.order_id)  # type: ignore[arg-type] # all that it asks of its harness
+    answer = await twice.perform(Inconsistent(), twice)  # type: ignore[arg-type] # all that it needs of a harness
 
     assert answer.code != 0
 
@@ -112,6 +112,6 @@ async def test_the_demo_audits_what_is_at_rest_too() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "TOGETHER", ())
         patch.setattr(demo, "ONE_BY_ONE", ())
-        await demo._perform(Listener())  # type: ignore[arg-type] # all that it asks of its harness
+        await demo._perform(Listener())  # type: ignore[arg-type] # all that it needs of a harness
 
     assert asked == [("audit", "--at-rest")]

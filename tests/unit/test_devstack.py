@@ -68,13 +68,13 @@ def test_a_part_that_has_died_is_named_and_is_no_success(
     dead: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(up, "DevStack", lambda *_, **__: Stack(dead))
-    # Where nobody sees it, the command goes on until it is told to stop.
-    told_to_stop = threading.Timer(10, os.kill, (os.getpid(), signal.SIGTERM))
-    told_to_stop.start()
+    # Where the death is not noticed, the command goes on until it gets a signal.
+    signalled = threading.Timer(10, os.kill, (os.getpid(), signal.SIGTERM))
+    signalled.start()
     try:
         assert up.up(tmp_path) == 1
     finally:
-        told_to_stop.cancel()
+        signalled.cancel()
 
     assert f"{dead} has stopped by itself." in capsys.readouterr().out
 

@@ -48,7 +48,7 @@ async def test_a_beat_is_written_while_there_is_work_and_not_beyond(tmp_path: Pa
     assert names(tmp_path) == ["heartbeat"]
 
 
-async def test_a_heartbeat_that_cannot_be_written_is_told_once_and_ends_nobody(
+async def test_a_heartbeat_that_cannot_be_written_is_logged_once_and_ends_no_worker(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     beating = asyncio.create_task(heartbeat.beat(tmp_path / "no" / "folder", lambda: True, every_seconds=0.001))
@@ -59,12 +59,12 @@ async def test_a_heartbeat_that_cannot_be_written_is_told_once_and_ends_nobody(
 
     assert not beating.done()
     beating.cancel()
-    [told] = caplog.messages
-    assert told.startswith("CHECKOUT_HEARTBEAT_FILE cannot be written")
+    [logged] = caplog.messages
+    assert logged.startswith("CHECKOUT_HEARTBEAT_FILE cannot be written")
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "logged"),
     [
         (None, "no worker is at work yet"),
         ("", "cannot be read"),
@@ -74,18 +74,18 @@ async def test_a_heartbeat_that_cannot_be_written_is_told_once_and_ends_nobody(
     ],
     ids=["missing", "empty", "torn", "another clock", "no number"],
 )
-def test_what_is_no_heartbeat_of_today_is_unhealthy(content: str | None, told: str, tmp_path: Path) -> None:
+def test_what_is_no_heartbeat_of_today_is_unhealthy(content: str | None, logged: str, tmp_path: Path) -> None:
     file = tmp_path / "heartbeat"
     if content is not None:
         file.write_text(content)
 
-    assert told in heartbeat.problem(file)
+    assert logged in heartbeat.problem(file)
     probed = probe(file)
     assert probed.returncode == 1
-    assert told in probed.stderr
+    assert logged in probed.stderr
 
 
-def test_the_probe_tells_young_from_old(tmp_path: Path) -> None:
+def test_the_probe_distinguishes_young_from_old(tmp_path: Path) -> None:
     file = tmp_path / "heartbeat"
     heartbeat.write(file, f"{time.monotonic() - 60:.3f}\n")
 

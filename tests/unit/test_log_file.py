@@ -77,10 +77,10 @@ def test_what_a_power_failure_leaves_is_no_bookmark_that_postgres_cannot_take(pa
     assert "\x00" not in bookmark_of(path, "\x00" * 50 + lines(3, 3)).line
 
 
-def test_a_line_told_ahead_of_its_transaction_marks_what_is_complete_before_it() -> None:
-    told = [(("7", 3), "a #1"), (("9", 2), "b #1"), (("9", 2), "b #2"), (("9", 5), "c #1")]
+def test_a_line_written_ahead_of_its_transaction_marks_what_is_complete_before_it() -> None:
+    logged = [(("7", 3), "a #1"), (("9", 2), "b #1"), (("9", 2), "b #2"), (("9", 5), "c #1")]
 
-    assert list(marked(told, Bookmark("5", 1, ""))) == [
+    assert list(marked(logged, Bookmark("5", 1, ""))) == [
         "a #1 pos=7.3\n",
         "b #1 pos=7.3\n",
         "b #2 pos=9.2\n",

@@ -1,4 +1,4 @@
-"""The worker's log: one line for each record, as text or as JSON, whoever tells it."""
+"""The worker's log: one line for each record, as text or as JSON."""
 
 import json
 import logging
@@ -9,21 +9,22 @@ from typing import Any
 
 import pytest
 
-from adapters.log_format import JsonFormatter, TextFormatter
+from adapters.log_setup import JsonFormatter, TextFormatter
 from devstack.stack import ROOT
 
 # A process of its own: the hooks and the SDK's runtime belong to the whole of it.
 _TELLS_ALL = """
 import asyncio, gc, logging, sys, threading, warnings
-from adapters.log_format import LogFormat
+from adapters.log_setup import LogFormat
 from adapters.streams import clean_streams
-from adapters.telemetry import configure_logging, leave
+from adapters.log_setup import configure_logging
+from adapters.process_exit import leave
 
 clean_streams()
 configure_logging("INFO", LogFormat(sys.argv[1]))
 logging.getLogger("checkout.worker").info("ours\\n\\x1b[2J", extra={"action": "a", "order_id": "o-1"})
 logging.getLogger("checkout.worker").error("wrong %d arguments", "no")
-logging.getLogger("library").info("not told")
+logging.getLogger("library").info("not logged")
 warnings.warn("deprecated\\nthing")
 
 def fail():
@@ -55,10 +56,10 @@ async def main():
         pass
 
 asyncio.run(main())
-told = sys.excepthook
+logged = sys.excepthook
 
 def tell_and_leave(*uncaught):  # Python 3.11 may abort behind all of it: see `leave`
-    told(*uncaught)
+    logged(*uncaught)
     leave(1)
 
 sys.excepthook = tell_and_leave
@@ -66,7 +67,7 @@ raise ValueError("at the end\\x07")
 """
 
 
-def told(form: str) -> list[str]:
+def logged(form: str) -> list[str]:
     ran = subprocess.run(
         [sys.executable, "-c", _TELLS_ALL, form], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
@@ -145,8 +146,8 @@ def test_a_workflow_of_no_order_is_none_of_an_order() -> None:
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_whatever_tells_something_has_the_same_form(form: str) -> None:
-    lines = [line for line in told(form) if line]
+def test_every_record_has_the_same_format(form: str) -> None:
+    lines = [line for line in logged(form) if line]
 
     if form == "json":
         found = [json.loads(line) for line in lines]
@@ -157,5 +158,5 @@ def test_whatever_tells_something_has_the_same_form(form: str) -> None:
         text = "\n".join(lines)
     for words in ("ours", "wrong %d arguments", "deprecated", "in a thread", "in a destructor", "nobody awaits", "end"):
         assert words in text
-    assert "not told" not in text
+    assert "not logged" not in text
     assert not [char for line in lines for char in line if ord(char) < 0x20]

@@ -28,14 +28,21 @@ ALLOWED = {
         "domain.model",
         "domain.policies",
         "domain.version",
+        "adapters.process_exit",
         "adapters.streams",
-        "adapters.telemetry",
         "adapters.terminal",
         "devstack",
     },
     "saga_testing": {"saga_testing"},
     "worker": {"domain", "adapters", "activities", "workflows", "client.schedules", "client.schedule_watch"},
-    "starter": {"domain", "client", "adapters.config", "adapters.streams", "adapters.telemetry"},
+    "starter": {
+        "domain",
+        "client",
+        "adapters.config",
+        "adapters.log_setup",
+        "adapters.process_exit",
+        "adapters.streams",
+    },
 }
 
 # Third parties that a room must not import.

@@ -50,7 +50,7 @@ async def test_a_refusal_that_is_over_in_a_moment_ends_no_start(refusal: Excepti
         ("Temporal at h:7233", REFUSALS[2], "TEMPORAL_API_KEY"),
     ],
 )
-async def test_a_refusal_that_lasts_is_told_with_what_to_check(
+async def test_a_refusal_that_lasts_is_reported_with_what_to_check(
     what: str, refusal: Exception, advice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readiness, "_GRACE_SECONDS", 0)

@@ -8,7 +8,7 @@ import pytest
 from devstack.stack import ROOT
 from saga_testing import Ending, Kind, Step, matrix
 from saga_testing.cases import STORIES
-from saga_testing.check import _PLAYS
+from saga_testing.check import _RUNS
 from saga_testing.verdict import broken, difference, in_words
 
 ROOM = Step("room", do="book_room", undo="cancel_room", effect={"rooms": -1})
@@ -26,7 +26,7 @@ def test_every_kind_of_case_is_generated_once_for_every_step() -> None:
 
 
 def test_every_kind_of_case_has_its_story_and_its_play() -> None:
-    assert set(STORIES) == set(_PLAYS) == set(Kind)
+    assert set(STORIES) == set(_RUNS) == set(Kind)
 
 
 def test_every_kind_of_case_is_in_the_document() -> None:

@@ -1,4 +1,4 @@
-"""Nothing tells a secret: not a setting, not an error, not what the error came from."""
+"""No message shows a secret: of a setting, of an error, or of its cause."""
 
 import copy
 import itertools
@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from adapters.config import ConfigurationError, StarterSettings, WorkerSettings, load
+from adapters.config import ConfigurationError, SecretUnreadable, StarterSettings, WorkerSettings, load, read_secret
 from adapters.connector import CannotConnect, Connector
 from adapters.database_url import parse
-from adapters.secret_file import SecretUnreadable, read_secret
 from adapters.temporal import connect, connection_options, place
 from devstack.ports import free_port
 from devstack.stack import DevStack
@@ -35,7 +34,7 @@ def test_settings_show_no_secret_however_they_are_shown(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("odd", ODD)
-def test_no_part_of_a_password_with_odd_characters_is_told(odd: str) -> None:
+def test_no_part_of_a_password_with_odd_characters_is_shown(odd: str) -> None:
     refused = []
     for second, third in itertools.product(ODD, "@/?"):
         password = f"{CANARY}1{odd}{CANARY}2{second}{CANARY}3{third}4"
@@ -47,8 +46,8 @@ def test_no_part_of_a_password_with_odd_characters_is_told(odd: str) -> None:
                 except ValueError as error:
                     refused.append(error)
                 else:
-                    told = [repr(read), read.database, read.application_name, *map(str, read.hosts)]
-                    assert CANARY not in " ".join(told), url
+                    reported = [repr(read), read.database, read.application_name, *map(str, read.hosts)]
+                    assert CANARY not in " ".join(reported), url
 
     assert refused
     assert [error for error in refused if leaks(error)] == []
@@ -127,7 +126,7 @@ def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 
 
 @pytest.mark.parametrize("kind", PROFILES)
-def test_a_malformed_profile_is_told_without_its_content(kind: str, profile: Callable[[str], None]) -> None:
+def test_a_malformed_profile_is_reported_without_its_content(kind: str, profile: Callable[[str], None]) -> None:
     profile(f"[profile.default]\n{PROFILES[kind]}\n")
 
     with pytest.raises(ConfigurationError, match="TEMPORAL_CONFIG_FILE") as refused:
@@ -154,7 +153,7 @@ def test_a_wrong_profile_is_told_with_what_to_look_for(
 
 
 @pytest.mark.parametrize("name", ["TEMPORAL_TLS_CLIENT_KEY_PATH", "TEMPORAL_TLS_SERVER_CA_CERT_PATH"])
-def test_a_certificate_that_cannot_be_read_is_told_by_its_setting(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_certificate_is_reported_by_its_setting(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, f"/nowhere/{CANARY}")
 
     with pytest.raises(ConfigurationError, match=f"^{name} cannot be read: No such file") as refused:
@@ -191,7 +190,7 @@ async def test_a_connection_that_cannot_be_made_shows_no_secret(
     assert leaks(refused.value) == []
 
 
-def test_the_place_of_temporal_is_told_without_what_stands_before_an_at() -> None:
+def test_the_address_of_temporal_is_shown_without_what_comes_before_an_at() -> None:
     assert place({"target_host": f"u:{CANARY}@h:7233"}) == "...@h:7233"
     assert place({"target_host": "127.0.0.1:7233"}) == "127.0.0.1:7233"
 
@@ -209,7 +208,7 @@ UNREADABLE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", UNREADABLE)
-def test_a_secrets_file_that_cannot_be_used_is_told_by_its_setting_alone(kind: str, tmp_path: Path) -> None:
+def test_a_secrets_file_that_cannot_be_used_is_reported_by_its_setting_alone(kind: str, tmp_path: Path) -> None:
     file = tmp_path / CANARY
     UNREADABLE[kind](file)
 

@@ -18,7 +18,7 @@ from rich.table import Table
 
 import starter
 from adapters.event_log import line as event_line
-from adapters.log_format import JsonFormatter, TextFormatter
+from adapters.log_setup import JsonFormatter, TextFormatter
 from adapters.streams import CleanStream
 from adapters.terminal import Terminal, styled
 from client import view

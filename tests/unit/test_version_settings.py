@@ -1,4 +1,4 @@
-"""A worker is versioned when it is told its build, and not otherwise; what cannot be a version is refused."""
+"""A worker is versioned when its build is set, and not otherwise; what cannot be a version is refused."""
 
 import pytest
 from temporalio import workflow

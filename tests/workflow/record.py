@@ -18,7 +18,7 @@ from pathlib import Path
 from temporalio.client import Client, WorkflowExecutionStatus
 
 from adapters.database import create_engine
-from adapters.telemetry import leave
+from adapters.process_exit import leave
 from adapters.temporal import DATA_CONVERTER
 from devstack.stack import DATABASE, ROLE, DevStack, psql
 from devstack.temporal import TemporalServer

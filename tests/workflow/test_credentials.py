@@ -42,7 +42,7 @@ def put(folder: Path, name: str, *kinds: str) -> None:
 
 @asynccontextmanager
 async def following(worker: Worker, api_key_file: Path | None = None) -> AsyncIterator[None]:
-    task = asyncio.create_task(temporal_credentials.follow(worker, api_key_file, look_every_seconds=0.05))
+    task = asyncio.create_task(temporal_credentials.follow(worker, api_key_file, poll_seconds=0.05))
     yield
     assert not task.done()
     task.cancel()
@@ -67,24 +67,24 @@ async def test_a_worker_takes_a_new_api_key_from_its_file_and_goes_on(
             await proxy.ask_for(api_key="test2")
             waiting = [await shop.start(shop.order()) for _ in range(3)]
 
-            async def is_told_as_refused() -> bool:
+            async def is_logged_as_refused() -> bool:
                 return "refuses this worker" in caplog.text
 
-            await until(is_told_as_refused)
+            await until(is_logged_as_refused)
             key_file.unlink()
 
-            async def is_told_as_unusable() -> bool:
+            async def is_logged_as_unusable() -> bool:
                 return "cannot be used yet" in caplog.text
 
-            await until(is_told_as_unusable)
+            await until(is_logged_as_unusable)
             key_file.write_text("test2\n")
             ended = [(await order.result()).status for order in waiting]
             audited = await by_hand.audit(own, shop.task_queue, timedelta(seconds=30), is_at_rest=True)
 
-            async def is_told_as_let_in() -> bool:
+            async def is_logged_as_let_in() -> bool:
                 return "lets this worker in again" in caplog.text
 
-            await until(is_told_as_let_in)
+            await until(is_logged_as_let_in)
 
     assert proxy.refused
     assert ended == ["completed"] * 3
@@ -113,10 +113,10 @@ async def test_a_worker_takes_new_certificates_from_their_files_and_goes_on(
             sweep = await shop.start_sweep()
             put(tmp_path, "new", "ca.pem", "client.pem")
 
-            async def is_told_as_unusable() -> bool:
+            async def is_logged_as_unusable() -> bool:
                 return "cannot be used yet" in caplog.text
 
-            await until(is_told_as_unusable)
+            await until(is_logged_as_unusable)
             put(tmp_path, "new", "client.key")
             ended = [(await order.result()).status for order in waiting]
             swept = await sweep.result()

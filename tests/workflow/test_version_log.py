@@ -25,9 +25,9 @@ from tests.workflow.sagas import how_it_ended, until
 
 
 @pytest.fixture
-def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Give what the log says of versions, as it grows."""
-    monkeypatch.setattr(deployment, "LOOK_EVERY_SECONDS", 0.2)
+    monkeypatch.setattr(deployment, "POLL_SECONDS", 0.2)
     lines: list[str] = []
 
     class Listener(logging.Handler):
@@ -42,15 +42,15 @@ def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> I
     log.removeHandler(listener)
 
 
-async def until_told(told: list[str], part: str) -> str:
-    async def is_told() -> bool:
-        return any(part in line for line in told)
+async def until_logged(logged: list[str], part: str) -> str:
+    async def is_logged() -> bool:
+        return any(part in line for line in logged)
 
     try:
-        await until(is_told)
+        await until(is_logged)
     except TimeoutError:
-        pytest.fail(f"{part!r} is not among {told}")
-    return next(line for line in told if part in line)
+        pytest.fail(f"{part!r} is not among {logged}")
+    return next(line for line in logged if part in line)
 
 
 def settings_of(shop: Shop, build_id: str) -> WorkerSettings:
@@ -58,24 +58,24 @@ def settings_of(shop: Shop, build_id: str) -> WorkerSettings:
 
 
 async def test_a_worker_whose_version_is_not_current_says_the_command_that_makes_it_so(
-    shop: Shop, told: list[str]
+    shop: Shop, logged: list[str]
 ) -> None:
     async with Build(shop, build_id="v1").working():
         following = asyncio.create_task(deployment.follow(lambda: shop.client, settings_of(shop, "v1")))
-        line = await until_told(told, "is not current")
+        line = await until_logged(logged, "is not current")
         command = line.partition("runs: ")[2].split()
         await until(lambda: is_known(shop, "v1"))
         ran = await temporal_cli(shop, *command[1:])
-        await until_told(told, f"version v1 of {shop.task_queue} is current")
+        await until_logged(logged, f"version v1 of {shop.task_queue} is current")
         following.cancel()
 
     assert line.startswith("WARNING ")
     assert command[0] == "temporal"
     assert ran.returncode == 0, ran.stderr
-    assert len(told) == 2
+    assert len(logged) == 2
 
 
-async def test_worker_py_tells_how_to_make_its_version_current_and_then_that_it_is(
+async def test_worker_py_logs_how_to_make_its_version_current_and_then_that_it_is(
     shop: Shop, stack: DevStack, tmp_path: Path
 ) -> None:
     settings = {
@@ -111,18 +111,20 @@ async def test_worker_py_tells_how_to_make_its_version_current_and_then_that_it_
     assert "Traceback" not in worker.tail(50)
 
 
-async def test_an_unversioned_worker_says_when_its_task_queue_belongs_to_a_version(shop: Shop, told: list[str]) -> None:
+async def test_an_unversioned_worker_says_when_its_task_queue_belongs_to_a_version(
+    shop: Shop, logged: list[str]
+) -> None:
     following = asyncio.create_task(deployment.follow(lambda: shop.client, settings_of(shop, "")))
     async with Build(shop, build_id="v1").working():
         await make_current(shop, "v1")
-        line = await until_told(told, "has no CHECKOUT_BUILD_ID")
+        line = await until_logged(logged, "has no CHECKOUT_BUILD_ID")
         ran = await temporal_cli(shop, *line.partition("runs: ")[2].split()[1:])
-        await until_told(told, "it gets new orders")
+        await until_logged(logged, "it gets new orders")
         following.cancel()
 
     assert line.startswith("WARNING ")
     assert ran.returncode == 0, ran.stderr
-    assert len(told) == 2
+    assert len(logged) == 2
 
 
 class Refusing:
@@ -144,10 +146,10 @@ class Refusing:
 
 @pytest.mark.parametrize("status", [RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED])
 @pytest.mark.parametrize(("build_id", "lines"), [("v1", 1), ("", 0)])
-async def test_a_worker_that_may_not_look_at_deployments_says_so_once_and_looks_again(
-    shop: Shop, told: list[str], monkeypatch: pytest.MonkeyPatch, status: RPCStatusCode, build_id: str, lines: int
+async def test_a_worker_that_may_not_read_deployments_logs_it_once_and_polls_again(
+    shop: Shop, logged: list[str], monkeypatch: pytest.MonkeyPatch, status: RPCStatusCode, build_id: str, lines: int
 ) -> None:
-    monkeypatch.setattr(deployment, "LOOK_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(deployment, "POLL_SECONDS", 0.01)
     refusing = Refusing(status)
     following = asyncio.create_task(
         deployment.follow(lambda: refusing, settings_of(shop, build_id))  # type: ignore[arg-type, return-value]
@@ -159,8 +161,8 @@ async def test_a_worker_that_may_not_look_at_deployments_says_so_once_and_looks_
     await until(has_looked_again)
     following.cancel()
 
-    assert len(told) == lines
-    assert all("cannot see" in line and "--build-id v1" in line for line in told)
+    assert len(logged) == lines
+    assert all("cannot see" in line and "--build-id v1" in line for line in logged)
 
 
 @pytest.fixture
@@ -186,7 +188,7 @@ async def quick_shop(quick_server: TemporalServer, engine: AsyncEngine, database
 
 
 async def test_the_workers_of_an_old_build_say_when_no_order_needs_them_any_more(
-    quick_shop: Shop, told: list[str]
+    quick_shop: Shop, logged: list[str]
 ) -> None:
     shop = quick_shop
     v1, v2 = Build(shop, build_id="v1"), Build(shop, build_id="v2")
@@ -198,17 +200,17 @@ async def test_the_workers_of_an_old_build_say_when_no_order_needs_them_any_more
         handle = await shop.start(order)
         await gate.reached()
         following = asyncio.create_task(deployment.follow(lambda: shop.client, settings_of(shop, "v1")))
-        await until_told(told, "is current")
+        await until_logged(logged, "is current")
         await make_current(shop, "v2")
-        await until_told(told, "is not current any more, v2 is")
-        drained_too_early = [line for line in told if "drained" in line]
+        await until_logged(logged, "is not current any more, v2 is")
+        drained_too_early = [line for line in logged if "drained" in line]
         described = await handle.describe()
         gate.open()
         ended = await how_it_ended(handle)
-        await until_told(told, "is drained")
+        await until_logged(logged, "is drained")
         following.cancel()
 
     assert described.status is WorkflowExecutionStatus.RUNNING
     assert drained_too_early == []
     assert ended == "completed"
-    assert [line.split()[0] for line in told] == ["INFO"] * 3
+    assert [line.split()[0] for line in logged] == ["INFO"] * 3

@@ -30,7 +30,8 @@ from temporalio.worker import (
 
 from adapters import database
 from adapters.config import WorkerSettings, load
-from adapters.telemetry import configure_logging, leave
+from adapters.log_setup import configure_logging
+from adapters.process_exit import leave
 from adapters.temporal import connect
 from domain.errors import CheckoutError
 from domain.policies import order_id_of
