@@ -19,6 +19,7 @@ COPY activities/ activities/
 COPY adapters/ adapters/
 COPY client/ client/
 COPY domain/ domain/
+COPY terminal/ terminal/
 COPY workflows/ workflows/
 
 ENV CHECKOUT_LOG_FILE=/var/lib/checkout/saga.log \

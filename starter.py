@@ -22,21 +22,20 @@ from typer.exceptions import TyperException
 from adapters.config import ConfigurationError, StarterSettings, load
 from adapters.streams import clean_streams
 from adapters.telemetry import configure_logging, leave
-from client import order_list, view
+from client import order_list
 from client.checkouts import Checkouts
-from client.connection import Unreachable, run, starting
-from client.deadline import deadline
-from client.failures import NoSuchOrder, NoWorker, OtherContent, Refused
-from client.load_command import EXAMPLES as LOAD_EXAMPLES
-from client.load_command import load_orders
-from client.operators import actor
-from client.options import By, Json, OrderId, Timeout, Version, order_line, require_reason
+from client.failures import ClientError, ExitStatus, Refused
 from client.orders import Found, Orders
-from client.waiting import told_if_interrupted, told_if_long
 from domain.errors import InvalidInput
 from domain.identifiers import composed, typed
 from domain.model import CheckoutInput, CheckoutStatus
 from domain.policies import checkout_workflow_id
+from terminal import view
+from terminal.load.command import EXAMPLES as LOAD_EXAMPLES
+from terminal.load.command import load_orders
+from terminal.options import By, Json, OrderId, Timeout, Version, actor, order_line, require_reason
+from terminal.session import run, starting
+from terminal.waiting import deadline, told_if_interrupted, told_if_long
 
 app = typer.Typer(
     help=__doc__,
@@ -123,7 +122,7 @@ def list_orders(
     async def work(checkouts: Checkouts) -> int:
         found = await order_list.list_orders(checkouts, with_status, limit)
         view.print_list(found, checkouts.ui_link, as_json=as_json)
-        return view.COMPLETED
+        return ExitStatus.COMPLETED
 
     return run(work)
 
@@ -143,8 +142,8 @@ def cancel(
         found = await Orders(checkouts).cancel(order_id, reason, actor(by))
         code = _show(checkouts, found, as_json)
         if found.status.status == "cancelled":
-            return view.COMPLETED
-        return view.REFUSED if found.status.status == "completed" else code
+            return ExitStatus.COMPLETED
+        return ExitStatus.REFUSED if found.status.status == "completed" else code
 
     return run(work)
 
@@ -213,8 +212,8 @@ def audit(
         else:
             view.print_audit(report)
         if not report.is_clean:
-            return view.VIOLATED
-        return view.STUCK if report.orders.get("stuck") else view.COMPLETED
+            return ExitStatus.VIOLATED
+        return ExitStatus.STUCK if report.orders.get("stuck") else ExitStatus.COMPLETED
 
     return run(work)
 
@@ -251,26 +250,24 @@ def _show(checkouts: Checkouts, order: CheckoutStatus | Found, as_json: bool) ->
 
 def _mended(checkouts: Checkouts, order: CheckoutStatus, as_json: bool) -> int:
     """Show a stuck order after somebody worked on it: 0 when it is not stuck any more."""
-    return view.STUCK if _show(checkouts, order, as_json) == view.STUCK else view.COMPLETED
+    return ExitStatus.STUCK if _show(checkouts, order, as_json) == ExitStatus.STUCK else ExitStatus.COMPLETED
 
 
 def main() -> int:
     """Run one command and give its exit status."""
     try:
         message, code = "interrupted; what was started goes on", int(app(standalone_mode=False) or 0)
-        if code != view.INTERRUPTED:  # what Typer makes of Ctrl-C
+        if code != ExitStatus.INTERRUPTED:  # what Typer makes of Ctrl-C
             return code
     except TyperException as error:
         view.print_usage_error(error)
         return error.exit_code
-    except (InvalidInput, ConfigurationError, NoSuchOrder, OtherContent) as error:
-        message, code = getattr(error, "message", None) or str(error), view.USAGE
-    except Refused as error:
-        message, code = f"refused: {error}", view.REFUSED
-    except (Unreachable, NoWorker) as error:
-        message, code = str(error), view.UNREACHABLE
+    except (InvalidInput, ConfigurationError) as error:
+        message, code = getattr(error, "message", None) or str(error), ExitStatus.USAGE
+    except ClientError as error:
+        message, code = f"refused: {error}" if isinstance(error, Refused) else str(error), error.exit_status
     except BrokenPipeError:
-        return view.UNREACHABLE  # whoever read our output is gone; nobody is left to be told
+        return ExitStatus.UNREACHABLE  # the reader of our output is gone
     view.errors.print(message, style="red")
     return code
 

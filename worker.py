@@ -45,7 +45,7 @@ from activities.orders import Orders
 from activities.payments import Payments
 from activities.sagas import Sagas
 from activities.shipping import Shipping
-from adapters import deployment, event_log, heartbeat, schema_watch, temporal_credentials
+from adapters import deployment, event_log, heartbeat, schedule_watch, schedules, schema_watch, temporal_credentials
 from adapters.companion import Companion
 from adapters.config import ConfigurationError, TellsLog, WorkerSettings, load
 from adapters.connector import Admission
@@ -63,7 +63,6 @@ from adapters.running import Failure, running
 from adapters.streams import clean_streams
 from adapters.telemetry import configure_logging, leave
 from adapters.temporal import ADVICE, RefuseWrongArguments
-from client import schedule_watch, schedules
 from domain import policies
 from domain.version import RELEASE
 from workflows.bulk import BulkCheckoutWorkflow

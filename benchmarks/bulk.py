@@ -20,10 +20,10 @@ from typing import Any
 
 from benchmarks.consumption import Meter, Seconds
 from benchmarks.measure import batch
-from client.order_rows import COLUMNS
 from domain.model import CheckoutInput
 from embedded.process import ChildProcess
 from embedded.stack import ROOT, DevStack
+from terminal.load.order_rows import COLUMNS
 
 
 def write_orders(file: Path, orders: Iterable[CheckoutInput]) -> None:

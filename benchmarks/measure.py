@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from benchmarks.consumption import Meter
 from benchmarks.contenders.contender import Contender
 from benchmarks.endings import WentWrong
-from client.load import MIXES
 from domain.model import CheckoutInput
+from terminal.load.made_up import MIXES
 
 _batches = itertools.count(1)
 
@@ -51,7 +51,7 @@ class Results:
 
 
 def batch(count: int, seed: int, mix: str = "happy") -> list[CheckoutInput]:
-    """Draw so many orders of a mix of `client.load`: the same ones for each seed, under ids never used before."""
+    """Draw so many orders of a mix of `terminal.load.made_up`: the same for each seed, under ids never used before."""
     draw, number = random.Random(seed), next(_batches)
     _, recipe = MIXES[mix]
     return [CheckoutInput(f"bench-{number}-{place}", *recipe(draw)) for place in range(count)]

@@ -38,12 +38,12 @@ from adapters.telemetry import leave
 from adapters.temporal import DATA_CONVERTER
 from benchmarks.ground import ground
 from client.checkouts import Checkouts
-from client.load import MIXES
 from domain.model import CheckoutInput, CheckoutStatus
 from domain.policies import CHECKOUT_TASK_QUEUE, checkout_workflow_id
 from embedded.ports import port_answers
 from embedded.process import ChildProcess
 from embedded.stack import DATABASE, DevStack
+from terminal.load.made_up import MIXES
 
 _T = TypeVar("_T")
 LIMITS_SECONDS = {"workers": 10.0, "postgres": 5.0, "temporal": 15.0}

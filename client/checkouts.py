@@ -20,11 +20,10 @@ from temporalio.converter import value_to_type
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from client import by_hand, executions
+from client import executions, maintenance
 from client.executions import Execution
 from client.failures import NoSuchOrder, OtherContent, Refused
 from client.listing import GONE, ORDERS, QUERIES, TERMINATED, Listed, listed, listed_status
-from client.operators import operator
 from client.pollers import Watch
 from client.requests import HasEnded, Requests
 from domain import policies, summaries
@@ -137,7 +136,7 @@ class Checkouts:
     async def carry(self, orders: Sequence[CheckoutInput]) -> Sequence[Outcome]:
         """Carry orders to their ends together, or join the batch of the same orders that is under way or was.
 
-        Some may have been handed over to sagas of their own; see `client.bulk.carried_on`.
+        Some may have been handed over to sagas of their own; see `client.batches.carried_on`.
         """
         batch = Batch([pack(order) for order in orders])
         workflow_id = policies.bulk_workflow_id(digest(orders))
@@ -238,7 +237,7 @@ class Checkouts:
         """
         if reason:
             _require_reason(reason)
-        asked = self._requests.retry(order_id, RetryRequest(by or operator(), reason))
+        asked = self._requests.retry(order_id, RetryRequest(by, reason))
         return await self._settled(order_id, await self._asked(order_id, asked))
 
     async def resolve(self, order_id: str, step: str, reason: str, by: str = "") -> CheckoutStatus:
@@ -249,22 +248,22 @@ class Checkouts:
             NotKnownYet: nobody took the request so far; it may still happen.
         """
         _require_reason(reason)
-        asked = self._requests.resolve(order_id, Resolution(step, reason, by or operator()))
+        asked = self._requests.resolve(order_id, Resolution(step, reason, by))
         return await self._settled(order_id, await self._asked(order_id, asked))
 
     async def audit(self, timeout: timedelta, *, is_at_rest: bool = False) -> AuditReport:
         """Check every invariant in the database; at rest, without leaving an hour to what is unfinished."""
-        return await by_hand.audit(self.client, self.task_queue, timeout, is_at_rest=is_at_rest)
+        return await maintenance.audit(self.client, self.task_queue, timeout, is_at_rest=is_at_rest)
 
     async def sweep(self, stood_still: timedelta, timeout: timedelta) -> SweepReport:
         """Start or repair the saga of every order that needs one."""
-        return await by_hand.sweep(self.client, self.task_queue, stood_still, timeout)
+        return await maintenance.sweep(self.client, self.task_queue, stood_still, timeout)
 
     async def look_up(self, asked: NamesInput, timeout: timedelta) -> NamesReport:
         """Look up in the database what is known of these names."""
         workflow_id = f"look-up-{secrets.token_hex(12)}"
         async with self._watch.over(workflow_id):
-            return await by_hand.look_up(self.client, self.task_queue, asked, workflow_id, timeout)
+            return await maintenance.look_up(self.client, self.task_queue, asked, workflow_id, timeout)
 
     async def _is_newest(self, run: Execution) -> bool:
         if run.is_open:

@@ -25,7 +25,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from client import executions
-from client.failures import NotKnownYet, Refused
+from client.failures import ClientError, NotKnownYet, Refused
 from domain.bulk import CancelOrder
 from domain.model import CheckoutStatus, Resolution, reason_problem, who_and_why
 from domain.policies import checkout_workflow_id
@@ -46,7 +46,7 @@ class _WrongArguments(Refused):
     """The worker does not know what it was given: it is of another release."""
 
 
-class HasEnded(Exception):
+class HasEnded(ClientError):
     """The order's saga has ended, and the request had no part in it."""
 
 

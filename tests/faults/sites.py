@@ -19,11 +19,11 @@ from activities.maintenance import Maintenance
 from adapters.database import create_engine
 from adapters.temporal import DATA_CONVERTER
 from client.checkouts import Checkouts
-from client.load import MIXES
 from domain.maintenance import AuditInput
 from domain.model import CheckoutInput, CheckoutStatus
 from embedded.process import ChildProcess
 from embedded.stack import DATABASE, ROLE, ROOT, DevStack, psql
+from terminal.load.made_up import MIXES
 from tests.conftest import Database
 from tests.faults.lab.link import Link
 from tests.lanes import in_both_lanes
@@ -33,7 +33,7 @@ PATIENCE_SECONDS = 180.0
 _POLL_SECONDS = 0.05
 # Whether an order is stuck need not be asked often: nothing here is allowed to be.
 _LOOK_SECONDS = 15.0
-# The mix "mixed" of client/load.py: who cannot pay, who cannot be delivered to, and what cannot be had.
+# The mix "mixed" of terminal/load/made_up.py: who cannot pay, who cannot be delivered to, and what cannot be had.
 _REFUSED_CUSTOMERS = ("bob", "nemo")
 _SCARCE = "last-one"
 

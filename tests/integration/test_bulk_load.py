@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from client.outcomes import OutcomeFile
 from embedded.stack import ROOT
+from terminal.load.outcomes import OutcomeFile
 from tests.integration.commands import Commands
 
 ORDERS = """order_id,customer,sku,quantity

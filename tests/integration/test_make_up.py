@@ -30,7 +30,7 @@ embedded.stack.DEFAULT_PORTS = embedded.stack.Ports(*(int(port) for port in sys.
 sys.argv[0] = "dev.py"
 runpy.run_path("dev.py", run_name="__main__")
 """
-_PARTS = ("activities", "adapters", "client", "demo", "domain", "embedded", "workflows")
+_PARTS = ("activities", "adapters", "client", "demo", "domain", "embedded", "terminal", "workflows")
 _FILES = ("dev.py", "starter.py", "worker.py", "setup.sql", "demo.sql", "Makefile")
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from client import waiting
 from embedded.stack import ROOT
+from terminal import waiting
 from tests.integration.commands import Commands, Desk
 from tests.integration.test_starter_orders import start, unique
 

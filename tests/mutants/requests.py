@@ -73,7 +73,7 @@ MUTANTS = (
         "cancel-that-lost-exits-well",
         "a script would take an order for cancelled whose parcel is on its way",
         "starter.py",
-        '        return view.REFUSED if found.status.status == "completed" else code\n',
+        '        return ExitStatus.REFUSED if found.status.status == "completed" else code\n',
         "        return code\n",
         at(REQUESTS, "test_a_cancel_that_lost_to_completion_exits_with_3_and_one_that_won_with_0"),
     ),

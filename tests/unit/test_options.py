@@ -6,11 +6,10 @@ import shlex
 import pytest
 import typer
 
-from client.deadline import deadline
-from client.failures import StillRunning
-from client.options import order_line
 from domain.errors import InvalidInput
 from domain.model import OrderLine
+from terminal.options import order_line
+from terminal.waiting import StillRunning, deadline
 
 
 @pytest.mark.parametrize("quantity", ["12345678901234", "-12345678901234", "10000"])

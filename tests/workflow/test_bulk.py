@@ -14,7 +14,7 @@ from temporalio.service import RPCError
 
 from activities.batches import Batches
 from activities.maintenance import Maintenance
-from client.bulk import carried_on
+from client.batches import carried_on
 from client.checkouts import Checkouts
 from domain import policies
 from domain.bulk import HANDED_OVER, MAX_BATCH, OTHER_CONTENT, UNKNOWN, Batch, Outcome, StepInput, pack

@@ -7,7 +7,7 @@ from typing import Any
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDReusePolicy
 
-from client.bulk import carried_on
+from client.batches import carried_on
 from client.checkouts import Checkouts
 from domain.bulk import HANDED_OVER, Batch, BatchReport, Outcome, digest, pack
 from domain.model import CheckoutInput, CheckoutStatus

@@ -4,7 +4,6 @@ import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -13,21 +12,15 @@ from rich.text import Text
 from typer.exceptions import TyperException
 
 from adapters.terminal import Terminal, styled
-from client.bulk import BulkReport, Stop
+from client.failures import ExitStatus
 from client.listing import TERMINATED
-from client.load import LoadReport
 from client.order_list import Listing
-from client.outcomes import MALFORMED
-from domain.bulk import OTHER_CONTENT, UNKNOWN
 from domain.maintenance import AuditReport, SweepReport
-from domain.model import CheckoutStatus, OrderStatus, format_money
+from domain.model import CheckoutStatus, format_money
 from domain.text import json_text, on_one_line
 
 console = Terminal()
 errors = Terminal(stderr=True, soft_wrap=True)
-
-COMPLETED, UNREACHABLE, USAGE, REFUSED, STUCK, VIOLATED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
-"""Exit statuses."""
 
 _STYLES = {
     "completed": "green",
@@ -45,11 +38,11 @@ _STYLES = {
 }
 
 
-def exit_status(status: str) -> int:
+def exit_status(status: str) -> ExitStatus:
     """Give the exit status that tells how an order stands."""
     if status in {"rejected", "cancelled"}:
-        return REFUSED
-    return STUCK if status in {"stuck", TERMINATED} else COMPLETED
+        return ExitStatus.REFUSED
+    return ExitStatus.STUCK if status in {"stuck", TERMINATED} else ExitStatus.COMPLETED
 
 
 def order_document(status: CheckoutStatus, workflow_id: str | None, ui_url: str | None) -> dict[str, Any]:
@@ -154,8 +147,8 @@ def print_sweep(report: SweepReport, *, as_json: bool) -> int:
     else:
         _tell_sweep(report)
     if report.parked_count:
-        return STUCK
-    return USAGE if report.malformed_count else COMPLETED
+        return ExitStatus.STUCK
+    return ExitStatus.USAGE if report.malformed_count else ExitStatus.COMPLETED
 
 
 def _tell_sweep(report: SweepReport) -> None:
@@ -178,79 +171,17 @@ def _tell_sweep(report: SweepReport) -> None:
         console.print(f"{report.malformed_count} cannot be started", style="yellow")
 
 
-def print_load(report: LoadReport, *, as_json: bool) -> None:
-    """Show what came of a load: throughput, latency percentiles and outcomes."""
-    percentiles = {f"p{percent}_ms": round(report.percentile(percent), 1) for percent in (50, 95, 99)}
-    if as_json:
-        print_json(
-            {
-                "orders": report.orders,
-                "concurrency": report.concurrency,
-                "mix": report.mix,
-                "seconds": round(report.seconds, 3),
-                "per_second": round(report.per_second, 1),
-                **percentiles,
-                "outcomes": report.outcomes,
-                "failures": report.failures,
-            }
-        )
-        return
-    told = f"{report.orders} orders ({report.mix}), {report.concurrency} at once: {report.seconds:.1f} s, "
-    console.print(_rate(told, report.per_second))
-    console.print(
-        "latency  " + "  ".join(f"{name.removesuffix('_ms')} {ms:.0f} ms" for name, ms in percentiles.items())
-    )
-    console.print(f"outcome  {_counts(report.outcomes)}")
-    for failure in report.failures[:10]:
-        console.print(f"failed   {on_one_line(failure)}", style="red", soft_wrap=True)
-    if report.failures:
-        console.print(f"{len(report.failures)} orders could not be followed", style="bold red")
-
-
-def print_bulk(report: BulkReport, into: Path, *, as_json: bool) -> int:
-    """Show what came of a bulk load, and give the exit status that tells the worst of it."""
-    if as_json:
-        print_json(
-            {
-                "orders": report.outcomes.total(),
-                "skipped": report.skipped,
-                "seconds": round(report.seconds, 3),
-                "per_second": round(report.per_second, 1),
-                "outcomes": report.outcomes,
-                "outcome_file": str(into),
-                "stopped": report.stopped,
-                "under_way": report.under_way,
-            }
-        )
-    else:
-        console.print(_rate(f"{report.outcomes.total()} orders: {report.seconds:.1f} s, ", report.per_second))
-        console.print(f"outcome  {_counts(report.outcomes)}")
-        if report.skipped:
-            console.print(f"skipped  {report.skipped} that had an outcome already")
-        console.print(f"each order's outcome is in {on_one_line(str(into))}")
-    if report.stopped:
-        errors.print(
-            f"{report.stopped}, at line {report.line}: {report.outcomes.total() + report.skipped} orders have their "
-            f"outcome in {on_one_line(str(into))}, {report.under_way} are under way and go on; the same command goes "
-            "on from there"
-        )
-        return INTERRUPTED if report.stopped is Stop.INTERRUPTED else UNREACHABLE
-    if report.outcomes[UNKNOWN]:
-        return UNREACHABLE
-    if report.outcomes[OrderStatus.STUCK]:
-        return STUCK
-    return USAGE if report.outcomes[MALFORMED] or report.outcomes[OTHER_CONTENT] else COMPLETED
-
-
 def _styled(state: str) -> Text:
     return Text(on_one_line(state), style=_STYLES.get(state, ""))
 
 
-def _rate(told: str, per_second: float) -> Text:
+def rate(told: str, per_second: float) -> Text:
+    """Put a throughput after a text."""
     return Text.assemble(told, (f"{per_second:.1f}", "bold"), " orders/s")
 
 
-def _counts(outcomes: Counter[str]) -> str:
+def counts(outcomes: Counter[str]) -> str:
+    """List how many orders ended how, the most frequent first."""
     return on_one_line(", ".join(f"{count} {name}" for name, count in outcomes.most_common()))
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from rich.text import Text
 
-from client import view
-from client.orders_file import Entry
-from client.outcomes import Settled
+from client.failures import ExitStatus
 from domain.model import CheckoutInput, id_is_taken
 from domain.names import NamesInput, NamesReport
+from terminal import view
+from terminal.load.orders_file import Entry
+from terminal.load.outcomes import Settled
 
 LookUp = Callable[[NamesInput], Awaitable[NamesReport]]
 
@@ -164,4 +165,4 @@ def print_dry_run(found: DryRun, file: Path, *, as_json: bool) -> int:
                 view.console.print(Text(f"unknown {what}: {listed}"), soft_wrap=True)
         counted = ", ".join(f"{count} {what}" for what, count in found.outcomes.most_common()) or "none"
         view.console.print(Text(f"{found.orders} orders in {file}: {counted}. Nothing was begun."), soft_wrap=True)
-    return view.COMPLETED if found.is_fine else view.USAGE
+    return ExitStatus.COMPLETED if found.is_fine else ExitStatus.USAGE

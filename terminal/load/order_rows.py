@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from client.text_file import LONGEST_LINE, Line
 from domain.errors import InvalidInput
 from domain.identifiers import composed, not_composed
 from domain.text import tidy
+from terminal.load.text_file import LONGEST_LINE, Line
 
 COLUMNS = ("order_id", "customer", "sku", "quantity")
 LONGEST_FIELD = 100

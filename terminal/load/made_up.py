@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 from client.checkouts import Checkouts
 from domain.model import CheckoutInput, Lane, OrderLine
+from domain.text import on_one_line
+from terminal import view
 
 _CUSTOMERS = [f"buyer-{number:03d}" for number in range(1, 101)]
 _ITEMS = [f"item-{number:03d}" for number in range(1, 101)]
@@ -121,3 +123,32 @@ def _orders(count: int, mix: str, prefix: str, lane: Lane) -> Iterator[CheckoutI
     for number in itertools.islice(itertools.count(1), count):
         customer, lines = recipe(draw)
         yield CheckoutInput(f"{prefix}-{number:06d}", customer, lines, lane=lane)
+
+
+def print_load(report: LoadReport, *, as_json: bool) -> None:
+    """Show what came of a load: throughput, latency percentiles and outcomes."""
+    percentiles = {f"p{percent}_ms": round(report.percentile(percent), 1) for percent in (50, 95, 99)}
+    if as_json:
+        view.print_json(
+            {
+                "orders": report.orders,
+                "concurrency": report.concurrency,
+                "mix": report.mix,
+                "seconds": round(report.seconds, 3),
+                "per_second": round(report.per_second, 1),
+                **percentiles,
+                "outcomes": report.outcomes,
+                "failures": report.failures,
+            }
+        )
+        return
+    told = f"{report.orders} orders ({report.mix}), {report.concurrency} at once: {report.seconds:.1f} s, "
+    view.console.print(view.rate(told, report.per_second))
+    view.console.print(
+        "latency  " + "  ".join(f"{name.removesuffix('_ms')} {ms:.0f} ms" for name, ms in percentiles.items())
+    )
+    view.console.print(f"outcome  {view.counts(report.outcomes)}")
+    for failure in report.failures[:10]:
+        view.console.print(f"failed   {on_one_line(failure)}", style="red", soft_wrap=True)
+    if report.failures:
+        view.console.print(f"{len(report.failures)} orders could not be followed", style="bold red")

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from client.order_rows import Row, read_rows
-from client.text_file import Line, TextFile
 from domain.errors import InvalidInput
 from domain.model import MAX_LINES, CheckoutInput, OrderLine, quantity_of, too_many_lines
 from domain.text import tidy
+from terminal.load.order_rows import Row, read_rows
+from terminal.load.text_file import Line, TextFile
 
 _CSV, _JSON = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson")
 _SHOWN_ID = 128

@@ -13,22 +13,26 @@ from typing import Annotated
 import typer
 
 from adapters.config import StarterSettings, load
-from client import view
-from client.bulk import BulkLoad, BulkReport, Stop
 from client.checkouts import Checkouts
-from client.connection import run
-from client.dry_run import dry_run, print_dry_run
-from client.failures import LoadFailed
-from client.interrupts import on_signals
-from client.load import MIXES, run_load
-from client.options import Json
-from client.orders_file import Entry, line_count, read_orders
-from client.outcomes import OutcomeFile, Settled
+from client.failures import ClientError, ExitStatus
 from domain.bulk import MAX_BATCH
 from domain.names import NamesInput, NamesReport
+from terminal import view
+from terminal.load.bulk import BulkLoad, BulkReport, Stop, print_bulk
+from terminal.load.dry_run import dry_run, print_dry_run
+from terminal.load.made_up import MIXES, print_load, run_load
+from terminal.load.orders_file import Entry, line_count, read_orders
+from terminal.load.outcomes import OutcomeFile, Settled
+from terminal.options import Json
+from terminal.session import run
+from terminal.waiting import on_signals
 
 EXAMPLES = "Example: `starter.py load --orders 500 --mix mixed`; `starter.py load --from orders.csv`"
 _LOOK_UP_SECONDS = 300.0
+
+
+class LoadFailed(ClientError):
+    """A load cannot go on."""
 
 
 def load_orders(  # noqa: PLR0913, PLR0917 - the options of two ways to load
@@ -102,7 +106,7 @@ def _load_file(given: _Given) -> int:
                 report = await _carry(checkouts, itertools.chain(begin, entries), outcomes, given)
         except OSError as error:
             raise LoadFailed(_cannot_be_written(into, error)) from None
-        code = view.print_bulk(report, into, as_json=given.as_json)
+        code = print_bulk(report, into, as_json=given.as_json)
         if isinstance(report.failure, OSError):
             raise LoadFailed(_cannot_be_written(into, report.failure))
         if report.failure is not None:
@@ -182,7 +186,7 @@ def _load_made_up(orders: int, concurrency: int, mix: str, timeout: float | None
                 timeout=timeout,
                 on_done=lambda: progress.advance(bar),
             )
-        view.print_load(report, as_json=as_json)
-        return view.UNREACHABLE if report.failures else view.COMPLETED
+        print_load(report, as_json=as_json)
+        return ExitStatus.UNREACHABLE if report.failures else ExitStatus.COMPLETED
 
     return run(work)

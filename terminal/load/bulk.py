@@ -6,17 +6,19 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
+from client.batches import carried_on
 from client.checkouts import Checkouts
-from client.listing import TERMINATED
-from client.orders_file import Entry
-from client.outcomes import MALFORMED, OutcomeFile
+from client.failures import ExitStatus
 from domain.bulk import HANDED_OVER, OTHER_CONTENT, UNKNOWN, Outcome, payload_bytes
-from domain.errors import IdempotencyMismatch
-from domain.model import CheckoutInput, id_is_taken
+from domain.model import CheckoutInput, OrderStatus
+from domain.text import on_one_line
+from terminal import view
+from terminal.load.orders_file import Entry
+from terminal.load.outcomes import MALFORMED, OutcomeFile
 
 _FOLLOWED_AT_ONCE = 50
-_LOOK_SECONDS = 30.0
 _GRACE_SECONDS = 10.0
 # Well below what the server takes as one value (2 MB), and what it warns of (512 KB).
 _BATCH_BYTES = 400_000
@@ -195,31 +197,36 @@ class BulkLoad:
         self._report.outcomes[outcome.status] += 1
 
 
-async def carried_on(checkouts: Checkouts, order: CheckoutInput) -> Outcome:
-    """Wait for the end of an order that its batch has handed over to a saga of its own.
-
-    The saga that has the id may be of other content, started before the hand-over. How that one ends says nothing of
-    this order; whose the id is, the database can tell a batch by then. Or such a saga has ended, and this order's own
-    finds the id taken. Its own that somebody has ended before we came is begun anew, and followed.
-    """
-    outcome = Outcome(order.order_id, HANDED_OVER)
-    for is_last in (False, True):
-        if await checkouts.is_gone(order.order_id) and await checkouts.has_saga_of(order):
-            await checkouts.start(order)
-        status = await checkouts.outcome(order.order_id, look_every=_LOOK_SECONDS)
-        if await checkouts.has_saga_of(order):
-            if (status.reason or "").startswith(f"{IdempotencyMismatch.__name__}: "):
-                return Outcome(order.order_id, OTHER_CONTENT, id_is_taken(order.order_id))
-            return Outcome(
-                order.order_id,
-                UNKNOWN if status.status == TERMINATED else status.status,
-                status.reason,
-                status.total_minor,
-                status.currency,
-                status.tracking_number,
-            )
-        if not is_last:
-            [outcome] = await checkouts.carry([order])
-        if outcome.status != HANDED_OVER:
-            return outcome
-    return Outcome(order.order_id, UNKNOWN, id_is_taken(order.order_id))
+def print_bulk(report: BulkReport, into: Path, *, as_json: bool) -> int:
+    """Show what came of a bulk load, and give the exit status that tells the worst of it."""
+    if as_json:
+        view.print_json(
+            {
+                "orders": report.outcomes.total(),
+                "skipped": report.skipped,
+                "seconds": round(report.seconds, 3),
+                "per_second": round(report.per_second, 1),
+                "outcomes": report.outcomes,
+                "outcome_file": str(into),
+                "stopped": report.stopped,
+                "under_way": report.under_way,
+            }
+        )
+    else:
+        view.console.print(view.rate(f"{report.outcomes.total()} orders: {report.seconds:.1f} s, ", report.per_second))
+        view.console.print(f"outcome  {view.counts(report.outcomes)}")
+        if report.skipped:
+            view.console.print(f"skipped  {report.skipped} that had an outcome already")
+        view.console.print(f"each order's outcome is in {on_one_line(str(into))}")
+    if report.stopped:
+        view.errors.print(
+            f"{report.stopped}, at line {report.line}: {report.outcomes.total() + report.skipped} orders have their "
+            f"outcome in {on_one_line(str(into))}, {report.under_way} are under way and go on; the same command goes "
+            "on from there"
+        )
+        return ExitStatus.INTERRUPTED if report.stopped is Stop.INTERRUPTED else ExitStatus.UNREACHABLE
+    if report.outcomes[UNKNOWN]:
+        return ExitStatus.UNREACHABLE
+    if report.outcomes[OrderStatus.STUCK]:
+        return ExitStatus.STUCK
+    return ExitStatus.USAGE if report.outcomes[MALFORMED] or report.outcomes[OTHER_CONTENT] else ExitStatus.COMPLETED

@@ -13,8 +13,8 @@ from temporalio.client import Client, ScheduleActionExecutionStartWorkflow, Sche
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
+from adapters.schedules import Every, named
 from adapters.temporal import NOT_OURS_TO_ASK
-from client.schedules import Every, named
 from domain.errors import AuditViolation
 
 _log = logging.getLogger("checkout.schedules")

@@ -1,7 +1,10 @@
 """The outcome file of a bulk load: how each order of the file has ended, a line for each; the load goes on from it."""
 
 import csv
+import errno
+import fcntl
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple
@@ -10,8 +13,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
 
-from client.cells import from_cell, to_cell
-from client.file_lock import lock
 from domain.bulk import OTHER_CONTENT, Outcome
 from domain.errors import InvalidInput
 from domain.model import ENDINGS, CheckoutInput
@@ -25,6 +26,12 @@ _HEADER = f"{','.join(COLUMNS)}\n".encode()
 _CONTENT_LENGTH = 16
 _BLOCK = 1 << 16
 _SETTLED = ENDINGS | {OTHER_CONTENT}
+
+# Also as full-width and small forms, which a spreadsheet may read as the same; and behind what it passes over.
+_RUNS = r"""['" ]*[=+\-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\t\r\n]"""
+_BEGIN = r"(?:^|(?<=[,;|\t]))"
+_TO_MARK = re.compile(f"{_BEGIN}(?={_RUNS})")
+_MARKED = re.compile(f"{_BEGIN}'(?={_RUNS})")
 
 
 class OutcomeFile:
@@ -135,13 +142,48 @@ class Settled:
         return _name(order.order_id, _content(order)) in self._names
 
 
+def _lock(descriptor: int, path: Path) -> None:
+    """Take the lock on an open file.
+
+    Raises:
+        InvalidInput: another process has it, or there are no locks where the file is.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InvalidInput(
+            f"{path} is in use: {_holder(descriptor)} is loading into it; wait until that has ended, or name another "
+            "file with --outcomes"
+        ) from None
+    except OSError as error:
+        if error.errno not in {errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}:
+            raise
+        raise InvalidInput(
+            f"{path} cannot be locked where it is ({error.strerror}), and two loads at once would mix their lines; "
+            "name a file on a local disk with --outcomes"
+        ) from None
+
+
+def _holder(descriptor: int) -> str:
+    """Name who has the lock, where the system tells."""
+    inode = f":{os.fstat(descriptor).st_ino}"
+    try:
+        locks = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:
+        locks = []
+    for held in map(str.split, locks):
+        if len(held) > 5 and held[1] == "FLOCK" and held[5].endswith(inode) and held[4] != "0":
+            return f"process {held[4]}"
+    return "another process"
+
+
 def _locked(path: Path) -> int:
     """Open a file, which is made where there is none, and take its lock."""
     if path.exists() and not path.is_file():
         raise InvalidInput(f"{path} cannot be used for outcomes: it is no regular file")
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
     try:
-        lock(descriptor, path)
+        _lock(descriptor, path)
     except BaseException:
         os.close(descriptor)
         raise
@@ -179,7 +221,7 @@ def _with_contents(path: Path, descriptor: int) -> int:
     into = path.with_name(f"{path.name}.new")
     renewed = os.open(into, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o666)
     try:
-        lock(renewed, path)
+        _lock(renewed, path)
         with open(renewed, "w", encoding="utf-8", newline="", closefd=False) as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)
@@ -212,3 +254,16 @@ def _name(order_id: str, content: str) -> bytes:
 
 def _content(order: CheckoutInput) -> str:
     return order.fingerprint[:_CONTENT_LENGTH]
+
+
+# Cells that a spreadsheet opens ---------------------------------------------------------------------------
+
+
+def to_cell(text: str) -> str:
+    """Put an apostrophe before whatever would run, as a person does who types it."""
+    return _TO_MARK.sub("'", text)
+
+
+def from_cell(cell: str) -> str:
+    """Undo `to_cell`, exactly."""
+    return _MARKED.sub("", cell)
