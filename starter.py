@@ -1,6 +1,6 @@
-"""The starter: begins checkouts, looks at them, cancels and mends them. Talks to Temporal alone.
+"""The starter: starts, shows, cancels, retries and resolves orders, through Temporal alone.
 
-Exit status: 0 completed, or the command did its job; 1 the server cannot be reached or nobody works;
+Exit status: 0 completed, or the command did its job; 1 the server cannot be reached, or no worker answers;
 2 wrong usage, or orders that are malformed; 3 rejected, cancelled or refused; 4 stuck; 5 the audit found violations.
 """
 
@@ -8,7 +8,7 @@ import os
 import signal
 
 if __name__ == "__main__":
-    # Importing takes a second: who presses Ctrl-C meanwhile has begun nothing, and needs no traceback.
+    # Importing takes a second: a Ctrl-C meanwhile has started nothing, and needs no traceback.
     _interrupt = signal.signal(signal.SIGINT, lambda _number, _frame: os._exit(130))
 
 import secrets
@@ -49,15 +49,15 @@ app = typer.Typer(
 
 @app.callback()
 def _every_command(*, version: Version = False) -> None:
-    """Take what stands before the command's name."""
+    """Take the options before the command's name."""
 
 
 @app.command(epilog="Example: `starter.py start --customer alice --line tea-mug:2 --line poster:1`")
 def start(  # noqa: PLR0913 - what an order is, and how it is waited for
-    customer: Annotated[str, typer.Option(help="Who buys.", show_default=False)],
+    customer: Annotated[str, typer.Option(help="The customer.", show_default=False)],
     line: Annotated[
         list[str],
-        typer.Option(metavar="SKU:QTY", help="What and how many. Repeat it; lines of one SKU are merged."),
+        typer.Option(metavar="SKU:QTY", help="What and how many; repeatable. Lines of one SKU are merged."),
     ],
     order_id: Annotated[
         str | None,
@@ -70,14 +70,14 @@ def start(  # noqa: PLR0913 - what an order is, and how it is waited for
     ] = None,
     as_json: Json = False,
 ) -> int:
-    """Start the checkout of one order, and wait for how it ends."""
+    """Start the checkout of one order, and wait for its outcome."""
     lines = tuple(order_line(composed(text)) for text in line)
     lane = load(StarterSettings).lane
     chosen = f"order-{secrets.token_hex(6)}" if order_id is None else composed(order_id)
     order = CheckoutInput(chosen, composed(customer), lines, lane=lane)
 
     async def work(checkouts: Checkouts) -> int:
-        if order_id is None and not as_json:  # before it is sent: whoever has to repeat this needs to know it
+        if order_id is None and not as_json:  # before it is sent: a repeat needs it
             view.errors.print(f"starting {order.order_id}")
         with starting(order.order_id), told_if_interrupted(f"a repeat needs --order-id {shlex.quote(order.order_id)}"):
             is_new = await checkouts.start(order)
@@ -98,7 +98,7 @@ def start(  # noqa: PLR0913 - what an order is, and how it is waited for
 
 @app.command(epilog="Example: `starter.py status order-1`")
 def status(order_id: OrderId, *, as_json: Json = False) -> int:
-    """Show where an order stands, step by step."""
+    """Show the status of an order, step by step."""
 
     async def work(checkouts: Checkouts) -> int:
         return _show(checkouts, await Orders(checkouts).find(order_id), as_json)
@@ -115,7 +115,7 @@ def list_orders(
     *,
     as_json: Json = False,
 ) -> int:
-    """List orders, the newest first. What changed within the last second may not show yet."""
+    """List orders, the newest first. A change of the last second may not show yet."""
     if with_status is not None and with_status not in order_list.LISTABLE:
         raise typer.BadParameter(f"{with_status!a} is no status; known are {', '.join(order_list.LISTABLE)}")
 
@@ -156,11 +156,11 @@ def retry(
     *,
     as_json: Json = False,
 ) -> int:
-    """Try the failed undos of a stuck order again, after the cause was mended; also of one that needs a review."""
+    """Retry the failed undos of a stuck order once the cause is fixed; also of one that needs a review."""
     require_reason(reason)
 
     async def work(checkouts: Checkouts) -> int:
-        return _mended(checkouts, await Orders(checkouts).retry(order_id, reason or "", actor(by)), as_json)
+        return _fixed(checkouts, await Orders(checkouts).retry(order_id, reason or "", actor(by)), as_json)
 
     return run(work)
 
@@ -169,16 +169,16 @@ def retry(
 def resolve(
     order_id: OrderId,
     step: Annotated[str, typer.Option(help="The stuck step: reserve, pay or ship.", show_default=False)],
-    reason: Annotated[str, typer.Option(help="What was done by hand; kept for good.", show_default=False)],
+    reason: Annotated[str, typer.Option(help="What was done instead; kept in the order's log.", show_default=False)],
     by: By = None,
     *,
     as_json: Json = False,
 ) -> int:
-    """Declare a stuck step settled by hand. Neither it nor its undo will ever act for this order again."""
+    """Declare a stuck step resolved. Neither it nor its undo will ever act for this order again."""
     require_reason(reason)
 
     async def work(checkouts: Checkouts) -> int:
-        return _mended(checkouts, await Orders(checkouts).resolve(order_id, step, reason, actor(by)), as_json)
+        return _fixed(checkouts, await Orders(checkouts).resolve(order_id, step, reason, actor(by)), as_json)
 
     return run(work)
 
@@ -188,12 +188,12 @@ def audit(
     *,
     at_rest: Annotated[
         bool,
-        typer.Option("--at-rest", help="Nothing is running: count every unfinished order as a violation."),
+        typer.Option("--at-rest", help="Nothing is running: every unfinished order is a violation."),
     ] = False,
     timeout: Timeout = 300,
     as_json: Json = False,
 ) -> int:
-    """Check every invariant of the database. Without --at-rest, unfinished orders get an hour.
+    """Check every invariant of the database. Without --at-rest, an order may be unfinished for an hour.
 
     Exits with 5 when a check finds something, with 4 when nothing is wrong but an order is stuck.
     """
@@ -222,14 +222,14 @@ def audit(
 def sweep(
     *,
     stood_still: Annotated[
-        float, typer.Option(min=0, help="Leave unfinished orders alone that moved within so many seconds.")
+        float, typer.Option(min=0, help="Take unfinished orders only if they were idle for so many seconds.")
     ] = 60,
     timeout: Timeout = 300,
     as_json: Json = False,
 ) -> int:
     """Start pending orders that have no saga, and repair orders whose workflow is gone.
 
-    Exits with 4 when it parked an order, with 2 when it parked none but came upon one that no saga can take.
+    Exits with 4 when it parked an order, with 2 when it parked none but found one that cannot be started.
     """
 
     async def work(checkouts: Checkouts) -> int:
@@ -248,13 +248,13 @@ def _show(checkouts: Checkouts, order: CheckoutStatus | Found, as_json: bool) ->
     return view.print_order(found.status, found.workflow_id, link, as_json=as_json)
 
 
-def _mended(checkouts: Checkouts, order: CheckoutStatus, as_json: bool) -> int:
-    """Show a stuck order after somebody worked on it: 0 when it is not stuck any more."""
+def _fixed(checkouts: Checkouts, order: CheckoutStatus, as_json: bool) -> int:
+    """Show an order after a retry or resolve: 0 when it is not stuck any more."""
     return ExitStatus.STUCK if _show(checkouts, order, as_json) == ExitStatus.STUCK else ExitStatus.COMPLETED
 
 
 def main() -> int:
-    """Run one command and give its exit status."""
+    """Run one command and return its exit status."""
     try:
         message, code = "interrupted; what was started goes on", int(app(standalone_mode=False) or 0)
         if code != ExitStatus.INTERRUPTED:  # what Typer makes of Ctrl-C

@@ -1,4 +1,4 @@
-"""What became of an order of a batch that its own saga processes."""
+"""Orders that a batch has delegated to sagas of their own."""
 
 from client.checkouts import Checkouts
 from client.listing import TERMINATED
@@ -10,11 +10,11 @@ _LOOK_SECONDS = 30.0
 
 
 async def carried_on(checkouts: Checkouts, order: CheckoutInput) -> Outcome:
-    """Wait for the end of an order that its batch has handed over to a saga of its own.
+    """Wait for the end of an order that its batch has delegated to a saga of its own.
 
-    The saga that has the id may be of other content, started before the hand-over. How that one ends says nothing of
-    this order; whose the id is, the database can tell a batch by then. Or such a saga has ended, and this order's own
-    finds the id taken. Its own that somebody has ended before we came is begun anew, and followed.
+    The saga of that id may be of other content and started earlier: its end says nothing of this order, and a batch
+    then learns from the database which order has the id. Or that saga has ended, and this order's own finds the id
+    taken. Its own that was ended from outside meanwhile is started again.
     """
     outcome = Outcome(order.order_id, HANDED_OVER)
     for is_last in (False, True):

@@ -1,4 +1,4 @@
-"""What the starter shows: a few lines for people, one JSON document for programs."""
+"""What the commands print: a few lines of text, or one JSON document."""
 
 import io
 from collections import Counter
@@ -39,14 +39,14 @@ _STYLES = {
 
 
 def exit_status(status: str) -> ExitStatus:
-    """Give the exit status that tells how an order stands."""
+    """Return the exit status for an order's status."""
     if status in {"rejected", "cancelled"}:
         return ExitStatus.REFUSED
     return ExitStatus.STUCK if status in {"stuck", TERMINATED} else ExitStatus.COMPLETED
 
 
 def order_document(status: CheckoutStatus, workflow_id: str | None, ui_url: str | None) -> dict[str, Any]:
-    """Put an order's state into the form that `--json` prints; without a history there are no id and no link of it."""
+    """Build the document that `--json` prints of an order; without a history, workflow id and link are null."""
     return {
         "order_id": status.order_id,
         "workflow_id": workflow_id,
@@ -61,13 +61,13 @@ def order_document(status: CheckoutStatus, workflow_id: str | None, ui_url: str 
 
 
 def print_json(document: Mapping[str, Any] | Iterable[Any]) -> None:
-    """Print one JSON document, on one line when nobody reads it."""
+    """Print one JSON document, on one line unless to a terminal."""
     document = document if isinstance(document, Mapping) else list(document)
     print(json_text(document, indent=2 if console.is_terminal else None))  # noqa: T201 - no console, which would wrap it
 
 
 def print_usage_error(error: TyperException) -> None:
-    """Say what was wrong with the command line, which the message quotes."""
+    """Print what is wrong with the command line, which the message quotes."""
     error.message = on_one_line(error.message)
     told = io.StringIO()
     error.show(file=told)  # type: ignore[attr-defined]  # every usage error has it; Typer does not export their class
@@ -75,7 +75,7 @@ def print_usage_error(error: TyperException) -> None:
 
 
 def print_order(status: CheckoutStatus, workflow_id: str | None, ui_url: str | None, *, as_json: bool) -> int:
-    """Show an order with its steps and where to look on, and give the exit status that tells how it stands."""
+    """Print an order with its steps and the link to its history, and return the exit status for it."""
     if as_json:
         print_json(order_document(status, workflow_id, ui_url))
         return exit_status(status.status)
@@ -97,7 +97,7 @@ def print_order(status: CheckoutStatus, workflow_id: str | None, ui_url: str | N
 
 
 def print_list(listing: Listing, link_to: Callable[[str], str], *, as_json: bool) -> None:
-    """Show orders, and on stderr what is not among them; `link_to` gives the address of a workflow's history."""
+    """Print orders, and on stderr what is not among them; `link_to` returns the address of a workflow's history."""
     if listing.note:
         errors.print(on_one_line(listing.note), style="yellow")
     if as_json:
@@ -106,7 +106,7 @@ def print_list(listing: Listing, link_to: Callable[[str], str], *, as_json: bool
             for order, place in listing.rows
         )
         return
-    # An id is there to be copied: a long one takes more lines.
+    # An id is copied by hand: a long one is wrapped, not cut.
     table = Table(
         Column("order", overflow="fold"), "status", "failed step", "started", "took", box=None, pad_edge=False
     )
@@ -123,13 +123,15 @@ def print_list(listing: Listing, link_to: Callable[[str], str], *, as_json: bool
 
 
 def print_audit(report: AuditReport) -> None:
-    """Show what the audit found, and what it had looked at."""
+    """Print what the audit found, and what it checked."""
     counted = on_one_line(", ".join(f"{number} {status}" for status, number in report.orders.items()) or "no orders")
     if not report.violation_count:
-        told = f": {len(report.checks)} checks, not one violation; {counted}"
+        told = f": {len(report.checks)} checks, no violations; {counted}"
         console.print(Text.assemble(("clean", "green"), told))
         if report.orders.get("stuck"):
-            console.print(styled("[bold red]somebody is needed[/]: `starter.py list --status stuck` names the orders"))
+            console.print(
+                styled("[bold red]an operator is needed[/]: `starter.py list --status stuck` names the orders")
+            )
         return
     table = Table("check", "what must hold", "subject", "found", box=None, pad_edge=False)
     for found in report.violations:
@@ -141,17 +143,17 @@ def print_audit(report: AuditReport) -> None:
 
 
 def print_sweep(report: SweepReport, *, as_json: bool) -> int:
-    """Show what the sweep did, and give the exit status that tells the worst of what it left for a person."""
+    """Print what the sweep did, and return the exit status for the worst that it left to an operator."""
     if as_json:
         print_json(vars(report))
     else:
-        _tell_sweep(report)
+        _print_sweep(report)
     if report.parked_count:
         return ExitStatus.STUCK
     return ExitStatus.USAGE if report.malformed_count else ExitStatus.COMPLETED
 
 
-def _tell_sweep(report: SweepReport) -> None:
+def _print_sweep(report: SweepReport) -> None:
     for verb, orders in (
         ("started", report.started),
         ("repairing", report.repaired),
@@ -186,6 +188,6 @@ def counts(outcomes: Counter[str]) -> str:
 
 
 def progress(as_json: bool) -> Progress:
-    """Give a bar for what takes long; none beside JSON."""
+    """Build a progress bar; none beside JSON."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=errors, disable=as_json, transient=True)

@@ -1,4 +1,4 @@
-"""A bulk load: the orders of a file, batch by batch, each with its outcome in a file."""
+"""A bulk load: the orders of a file, batch by batch, each with its outcome in another file."""
 
 import asyncio
 import time
@@ -26,7 +26,7 @@ _READ_AT_ONCE = 1_000
 
 
 class Stop(StrEnum):
-    """Why a load begins no more batches before its file is through."""
+    """Why a load starts no more batches before the end of its file."""
 
     INTERRUPTED = "interrupted"
     LATE = "out of time"
@@ -35,20 +35,20 @@ class Stop(StrEnum):
 
 @dataclass
 class BulkReport:
-    """What came of a bulk load."""
+    """The result of a bulk load."""
 
     seconds: float = 0.0
     outcomes: Counter[str] = field(default_factory=Counter)
     """How many orders ended how, in this run of the load."""
     skipped: int = 0
-    """Orders whose outcome an earlier run of the load has written down."""
+    """Orders whose outcome an earlier run of the load has written."""
     line: int = 0
     """How far the file was read."""
     under_way: int = 0
-    """Orders that were begun and have no outcome yet: they go on without us."""
+    """Orders that were started and have no outcome yet: they go on in Temporal."""
     stopped: Stop | None = None
     failure: BaseException | None = None
-    """What it failed of."""
+    """The cause, where it failed."""
 
     @property
     def per_second(self) -> float:
@@ -57,10 +57,10 @@ class BulkReport:
 
 
 class BulkLoad:
-    """Carries orders through Temporal in batches; never touches the database.
+    """Processes orders in batches, through Temporal alone.
 
-    Orders are begun in the file's order, so many batches at once. An id that comes twice is asked for twice, the
-    second time when the first has ended: it then has the first one's outcome, or is another order under a taken id.
+    Batches are started in the file's order, a limited number at once. An id that comes twice is requested twice, the
+    second time when the first has ended: it then gets the first one's outcome, or is another order under a taken id.
     """
 
     def __init__(
@@ -78,14 +78,14 @@ class BulkLoad:
         self._turns = asyncio.Semaphore(at_once)
         self._on_done = on_done
         self._under_way: dict[str, asyncio.Event] = {}
-        self._carrying: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[None]] = set()
         self._stopped, self._left = asyncio.Event(), asyncio.Event()
         self._report = BulkReport()
 
     def stop(self, why: Stop) -> None:
-        """Begin no more batches. Those under way are waited for, a moment; when out of time or asked again, not at all.
+        """Start no more batches. Those under way get ten seconds; when out of time or interrupted again, none.
 
-        What they have done by then is written down. They go on without us, and the next load joins them.
+        Their outcomes until then are written. They go on in Temporal, and the next load joins them.
         """
         if self._stopped.is_set() or why is Stop.LATE:
             self._left.set()
@@ -95,7 +95,7 @@ class BulkLoad:
         self._stopped.set()
 
     async def run(self, entries: Iterable[Entry]) -> BulkReport:
-        """Carry every order that has no outcome yet. What fails is in the report, with all that was done before."""
+        """Process every order that has no outcome yet. A failure is in the report, with all that was done before."""
         begun = time.perf_counter()
         reading = asyncio.create_task(self._read(entries))
         stopped, left = asyncio.create_task(self._stopped.wait()), asyncio.create_task(self._left.wait())
@@ -105,12 +105,12 @@ class BulkLoad:
             [failure] = await asyncio.gather(reading, return_exceptions=True)
             if isinstance(failure, Exception):
                 self._fail(failure)
-            while self._carrying and not left.done():
-                await asyncio.wait({*self._carrying, left}, return_when=asyncio.FIRST_COMPLETED)
+            while self._running and not left.done():
+                await asyncio.wait({*self._running, left}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (*self._carrying, reading, stopped, left):
+            for task in (*self._running, reading, stopped, left):
                 task.cancel()
-            await asyncio.gather(*self._carrying, return_exceptions=True)
+            await asyncio.gather(*self._running, return_exceptions=True)
         self._report.seconds = time.perf_counter() - begun
         return self._report
 
@@ -126,13 +126,13 @@ class BulkLoad:
                 return
             over = asyncio.Event()
             self._under_way.update((entry.order_id, over) for entry in batch)
-            task = asyncio.create_task(self._carry(batch, over))
-            self._carrying.add(task)
+            task = asyncio.create_task(self._process(batch, over))
+            self._running.add(task)
             self._report.under_way += len(batch)
-            task.add_done_callback(self._carried)
+            task.add_done_callback(self._ended)
 
-    def _carried(self, task: "asyncio.Task[None]") -> None:
-        self._carrying.discard(task)
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._running.discard(task)
         failure = asyncio.CancelledError() if task.cancelled() else task.exception()
         if failure is not None and not self._left.is_set():
             self._fail(failure)
@@ -143,7 +143,7 @@ class BulkLoad:
         size = 0
         for number, entry in enumerate(entries, start=1):
             if number % _READ_AT_ONCE == 0:
-                await asyncio.sleep(0)  # so that a file of which nothing is to be done can be interrupted too
+                await asyncio.sleep(0)  # so that a file whose orders all have outcomes can be interrupted too
             self._report.line = entry.line
             if entry.order is None:
                 self._write(entry, Outcome(entry.order_id, MALFORMED, entry.problem))
@@ -164,12 +164,12 @@ class BulkLoad:
         if batch:
             yield list(batch.values())
 
-    async def _carry(self, batch: list[Entry], over: asyncio.Event) -> None:
+    async def _process(self, batch: list[Entry], over: asyncio.Event) -> None:
         try:
             asked = [(entry, entry.order) for entry in batch if entry.order is not None]
             outcomes = await self._checkouts.carry([order for _, order in asked])
             told = list(zip(asked, outcomes, strict=True))
-            # What is known goes first: the rest may take long, and we may have to leave before.
+            # What is known is written first: the rest may take long, and the load may stop before.
             self._finish((entry, outcome) for (entry, _), outcome in told if outcome.status != HANDED_OVER)
             following = asyncio.Semaphore(_FOLLOWED_AT_ONCE)
             followed = (self._follow(*each, following) for each, outcome in told if outcome.status == HANDED_OVER)
@@ -198,7 +198,7 @@ class BulkLoad:
 
 
 def print_bulk(report: BulkReport, into: Path, *, as_json: bool) -> int:
-    """Show what came of a bulk load, and give the exit status that tells the worst of it."""
+    """Print the result of a bulk load, and return the exit status for the worst of it."""
     if as_json:
         view.print_json(
             {

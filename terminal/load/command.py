@@ -1,4 +1,4 @@
-"""The command `load`: many orders at once, made up or from a file."""
+"""The options of the command `load`, and what it does with them."""
 
 import asyncio
 import contextlib
@@ -53,7 +53,7 @@ def load_orders(  # noqa: PLR0913, PLR0917 - the options of two ways to load
     outcomes: Annotated[
         Path | None,
         typer.Option(
-            help="Where each order's outcome is written; the load goes on from it.",
+            help="Where each order's outcome is written; a repeat continues from it.",
             show_default="FROM.outcomes.csv",
         ),
     ] = None,
@@ -66,11 +66,11 @@ def load_orders(  # noqa: PLR0913, PLR0917 - the options of two ways to load
     ] = None,
     *,
     is_dry: Annotated[
-        bool, typer.Option("--dry-run", help="With --from: check every order of the file, and begin nothing.")
+        bool, typer.Option("--dry-run", help="With --from: check every order of the file, and start nothing.")
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """Load many orders: so many that are made up, for a look at throughput; or those of a file, each to its outcome."""
+    """Load many orders: made-up ones, to measure throughput; or those of a file, each to its outcome."""
     if (orders is None) == (file is None):
         raise typer.BadParameter("give either --orders, for orders that are made up, or --from, for those of a file")
     if file is not None:
@@ -96,14 +96,13 @@ class _Given:
 
 def _load_file(given: _Given) -> int:
     into = given.outcomes or _outcomes_of(given.file)
-    # Before anything else: a file that is none is refused, and one that is looked through can be interrupted.
     entries = read_orders(given.file)
     begin = list(itertools.islice(entries, 1))
 
     async def work(checkouts: Checkouts) -> int:
         try:
             with OutcomeFile(into) as outcomes:
-                report = await _carry(checkouts, itertools.chain(begin, entries), outcomes, given)
+                report = await _process(checkouts, itertools.chain(begin, entries), outcomes, given)
         except OSError as error:
             raise LoadFailed(_cannot_be_written(into, error)) from None
         code = print_bulk(report, into, as_json=given.as_json)
@@ -117,7 +116,7 @@ def _load_file(given: _Given) -> int:
         return run(work)
 
 
-async def _carry(checkouts: Checkouts, entries: Iterable[Entry], outcomes: OutcomeFile, given: _Given) -> BulkReport:
+async def _process(checkouts: Checkouts, entries: Iterable[Entry], outcomes: OutcomeFile, given: _Given) -> BulkReport:
     with view.progress(given.as_json) as progress:
         bar = progress.add_task("lines", total=None if given.as_json else line_count(given.file))
         bulk = BulkLoad(
@@ -151,19 +150,19 @@ def _check_file(given: _Given) -> int:
 
 def _cannot_be_written(path: Path, error: OSError) -> str:
     return (
-        f"{path} cannot be written: {error.strerror or error}. Orders that were begun go on; make room, and the same "
+        f"{path} cannot be written: {error.strerror or error}. Orders that were started go on; make room, and the same "
         "command goes on from there"
     )
 
 
 def _outcomes_of(file: Path) -> Path:
-    """Name the outcome file beside a file of orders: one of its own, whatever its suffix."""
+    """Name the outcome file beside a file of orders, whatever its suffix."""
     into = file.with_name(f"{file.name}.outcomes.csv")
     earlier = file.with_suffix(".outcomes.csv")
     if earlier.exists() and not into.exists():
         view.errors.print(
-            f"{earlier} is of an earlier version, and not gone on with: every order is asked for again, and has the "
-            f"outcome that it had. To go on with it: --outcomes {earlier}",
+            f"{earlier} is of an earlier version and is not continued: every order is requested again, and has the "
+            f"outcome that it had. To continue it: --outcomes {earlier}",
         )
     return into
 

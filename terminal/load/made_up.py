@@ -1,4 +1,4 @@
-"""A bounded load of orders, for a look at throughput and latency."""
+"""A load of made-up orders, to measure throughput and latency."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from terminal import view
 _CUSTOMERS = [f"buyer-{number:03d}" for number in range(1, 101)]
 _ITEMS = [f"item-{number:03d}" for number in range(1, 101)]
 
-# A load should not spend the server's time on asking whether orders are stuck.
+# Rarely: polling for stuck orders would be a load of its own.
 _LOOK_SECONDS = 30.0
 
 Recipe = Callable[[random.Random], tuple[str, tuple[OrderLine, ...]]]
@@ -53,7 +53,7 @@ MIXES: dict[str, tuple[str, Recipe]] = {
 
 @dataclass
 class LoadReport:
-    """What came of a load."""
+    """The result of a load."""
 
     orders: int
     concurrency: int
@@ -71,7 +71,7 @@ class LoadReport:
         return len(self.latencies_ms) / self.seconds if self.seconds else 0.0
 
     def percentile(self, percent: float) -> float:
-        """Give the latency in ms below which this share of the orders stayed (nearest rank)."""
+        """Return the latency in ms that this share of the orders did not exceed (nearest rank)."""
         if not self.latencies_ms:
             return 0.0
         ordered = sorted(self.latencies_ms)
@@ -89,7 +89,7 @@ async def run_load(  # noqa: PLR0913 - the knobs of the command
     on_done: Callable[[], None],
     timeout: float | None = None,
 ) -> LoadReport:
-    """Start so many orders, never more than `concurrency` at once, and follow each to its outcome."""
+    """Start this many orders, at most `concurrency` at once, and follow each to its outcome."""
     report = LoadReport(orders, concurrency, mix)
     waiting = _orders(orders, mix, prefix, lane)
 
@@ -111,7 +111,7 @@ async def run_load(  # noqa: PLR0913 - the knobs of the command
         async with asyncio.timeout(timeout):
             await asyncio.gather(*(one_after_the_other() for _ in range(min(concurrency, orders))))
     if left := orders - len(report.latencies_ms) - len(report.failures):
-        told = f"{left} orders have no outcome within {timeout:g} s; what was begun goes on: starter.py list shows it"
+        told = f"{left} orders have no outcome within {timeout:g} s; what was started goes on: starter.py list shows it"
         report.failures.append(told)
     report.seconds = time.perf_counter() - begun
     return report
@@ -126,7 +126,7 @@ def _orders(count: int, mix: str, prefix: str, lane: Lane) -> Iterator[CheckoutI
 
 
 def print_load(report: LoadReport, *, as_json: bool) -> None:
-    """Show what came of a load: throughput, latency percentiles and outcomes."""
+    """Print the result of a load: throughput, latency percentiles and outcomes."""
     percentiles = {f"p{percent}_ms": round(report.percentile(percent), 1) for percent in (50, 95, 99)}
     if as_json:
         view.print_json(

@@ -235,7 +235,7 @@ MUTANTS = (
         "load-leaves-what-is-under-way",
         "batches that have ended would not be in the outcomes when another one fails",
         "terminal/load/bulk.py",
-        "            while self._carrying and not left.done():\n",
+        "            while self._running and not left.done():\n",
         "            while False:\n",
         at(BULK_STOPS, "test_when_a_batch_fails_the_others_are_waited_for_and_written_down"),
     ),
