@@ -61,7 +61,12 @@ _QUERY_TIMEOUT = timedelta(seconds=5)
 
 
 class Checkouts:
-    """The checkouts of one Temporal namespace and task queue."""
+    """The checkouts of one Temporal namespace and task queue.
+
+    Every request to one order raises `NoSuchOrder` where Temporal has no history of it. `cancel`, `retry` and `resolve`
+    raise `Refused` where the saga refuses or the reason is unusable, and `NotKnownYet` where no worker has accepted the
+    request yet: it may still happen, and a repeat with the same content joins it.
+    """
 
     def __init__(self, client: Client, task_queue: str, ui_url: str, warn: Callable[[str], None] | None = None) -> None:
         self.client = client
@@ -185,11 +190,7 @@ class Checkouts:
             result.cancel()
 
     async def status(self, order_id: str) -> CheckoutStatus:
-        """Return the status of an order.
-
-        Raises:
-            NoSuchOrder: Temporal has no history of it.
-        """
+        """Return the status of an order."""
         run = await self._describe(order_id)
         return await (self._ask(order_id, run) if run.is_open else self._result(order_id))
 
@@ -214,34 +215,19 @@ class Checkouts:
                             return
 
     async def cancel(self, order_id: str, reason: str, by: str = "") -> None:
-        """Request that an order is undone. A repeat with the same reason joins the first request, whatever its result.
-
-        Raises:
-            Refused: it is too late, or the reason is unusable.
-            NotKnownYet: no worker has accepted the request yet; it may still happen.
-        """
+        """Request that an order is undone; refused when it is too late."""
         _require_reason(reason)
         await self._asked(order_id, self._requests.cancel(order_id, reason, by))
 
     async def retry(self, order_id: str, reason: str = "", by: str = "") -> CheckoutStatus:
-        """Retry the failed undos of a stuck order and wait for the result. The order's log names the operator.
-
-        Raises:
-            Refused: it is not stuck, or the reason is unusable.
-            NotKnownYet: no worker has accepted the request yet; it may still happen, and a repeat joins it.
-        """
+        """Retry the failed undos of a stuck order and wait for the result. The order's log names the operator."""
         if reason:
             _require_reason(reason)
         asked = self._requests.retry(order_id, RetryRequest(by, reason))
         return await self._settled(order_id, await self._asked(order_id, asked))
 
     async def resolve(self, order_id: str, step: str, reason: str, by: str = "") -> CheckoutStatus:
-        """Count a stuck step as undone and wait for the result. A repeat with the same reason joins the first.
-
-        Raises:
-            Refused: the step is not stuck, or the reason is unusable.
-            NotKnownYet: no worker has accepted the request yet; it may still happen.
-        """
+        """Count a stuck step as undone and wait for the result."""
         _require_reason(reason)
         asked = self._requests.resolve(order_id, Resolution(step, reason, by))
         return await self._settled(order_id, await self._asked(order_id, asked))

@@ -71,8 +71,7 @@ class Orders:
 
         Raises:
             NoSuchOrder, NoAnswer: as for `find`.
-            Refused: it is too late, or the reason is unusable.
-            NotKnownYet: no worker has accepted the request yet; it may still happen.
+            Refused, NotKnownYet: as for `Checkouts.cancel`.
         """
         request = CancelOrder(order_id, reason, by)
         try:

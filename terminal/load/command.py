@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -96,13 +96,11 @@ class _Given:
 
 def _load_file(given: _Given) -> int:
     into = given.outcomes or _outcomes_of(given.file)
-    entries = read_orders(given.file)
-    begin = list(itertools.islice(entries, 1))
 
     async def work(checkouts: Checkouts) -> int:
         try:
             with OutcomeFile(into) as outcomes:
-                report = await _process(checkouts, itertools.chain(begin, entries), outcomes, given)
+                report = await _process(checkouts, entries, outcomes, given)
         except OSError as error:
             raise LoadFailed(_cannot_be_written(into, error)) from None
         code = print_bulk(report, into, as_json=given.as_json)
@@ -112,7 +110,7 @@ def _load_file(given: _Given) -> int:
             raise report.failure
         return code
 
-    with contextlib.closing(entries):
+    with _opened(given.file) as entries:
         return run(work)
 
 
@@ -134,18 +132,23 @@ async def _process(checkouts: Checkouts, entries: Iterable[Entry], outcomes: Out
 
 def _check_file(given: _Given) -> int:
     settled = Settled.peek(given.outcomes or _outcomes_of(given.file))
-    entries = read_orders(given.file)
-    begin = list(itertools.islice(entries, 1))
 
     async def work(checkouts: Checkouts) -> int:
         async def look_up(asked: NamesInput) -> NamesReport:
             return await checkouts.look_up(asked, timedelta(seconds=given.timeout or _LOOK_UP_SECONDS))
 
-        found = await dry_run(itertools.chain(begin, entries), look_up, settled)
+        found = await dry_run(entries, look_up, settled)
         return print_dry_run(found, given.file, as_json=given.as_json)
 
-    with contextlib.closing(entries):
+    with _opened(given.file) as entries:
         return run(work)
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Iterator[Entry]]:
+    """Open a file of orders; one that is malformed as a whole is refused before anything is sent."""
+    with contextlib.closing(read_orders(file)) as entries:
+        yield itertools.chain(list(itertools.islice(entries, 1)), entries)
 
 
 def _cannot_be_written(path: Path, error: OSError) -> str:

@@ -100,8 +100,8 @@ MUTANTS = (
         "outcome-under-a-tidied-id",
         "an order with two blanks in its id would be asked for at every load",
         _OUTCOMES,
-        "to_cell(order.order_id if order else tidy(order_id))",
-        "to_cell(tidy(order_id))",
+        "to_cell(order.order_id if order else tidy(outcome.order_id))",
+        "to_cell(tidy(outcome.order_id))",
         at(BULK_FILES, "test_a_load_finds_an_order_again_whatever_is_in_its_id_and_whoever_saved_the_file"),
     ),
     Mutant(
