@@ -85,7 +85,7 @@ def start(  # noqa: PLR0913 - what an order is, and how it is waited for
             if not as_json and is_new and order_id is not None:
                 view.errors.print(f"started {order.order_id}")
             later = f"starter.py status {typed(order.order_id)}"
-            with told_if_interrupted(f"where the order stands: {later}"):
+            with told_if_interrupted(f"the order's status: {later}"):
                 outcome = checkouts.outcome(order.order_id)
                 advice = f"{order.order_id} is under way; if this is interrupted: {later}"
                 async with deadline(timeout, order.order_id):

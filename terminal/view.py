@@ -45,21 +45,6 @@ def exit_status(status: str) -> ExitStatus:
     return ExitStatus.STUCK if status in {"stuck", TERMINATED} else ExitStatus.COMPLETED
 
 
-def order_document(status: CheckoutStatus, workflow_id: str | None, ui_url: str | None) -> dict[str, Any]:
-    """Build the document that `--json` prints of an order; without a history, workflow id and link are null."""
-    return {
-        "order_id": status.order_id,
-        "workflow_id": workflow_id,
-        "status": status.status,
-        "reason": status.reason,
-        "total_minor": status.total_minor,
-        "currency": status.currency,
-        "tracking_number": status.tracking_number,
-        "steps": [asdict(step) for step in status.steps],
-        "ui_url": ui_url,
-    }
-
-
 def print_json(document: Mapping[str, Any] | Iterable[Any]) -> None:
     """Print one JSON document, on one line unless to a terminal."""
     document = document if isinstance(document, Mapping) else list(document)
@@ -77,7 +62,19 @@ def print_usage_error(error: TyperException) -> None:
 def print_order(status: CheckoutStatus, workflow_id: str | None, ui_url: str | None, *, as_json: bool) -> int:
     """Print an order with its steps and the link to its history, and return the exit status for it."""
     if as_json:
-        print_json(order_document(status, workflow_id, ui_url))
+        print_json(
+            {
+                "order_id": status.order_id,
+                "workflow_id": workflow_id,
+                "status": status.status,
+                "reason": status.reason,
+                "total_minor": status.total_minor,
+                "currency": status.currency,
+                "tracking_number": status.tracking_number,
+                "steps": [asdict(step) for step in status.steps],
+                "ui_url": ui_url,
+            }
+        )
         return exit_status(status.status)
     heading = Text.assemble(("order ", ""), (on_one_line(status.order_id), "bold"), "  ", _styled(status.status))
     if status.total_minor is not None and status.currency:

@@ -168,11 +168,11 @@ class BulkLoad:
         try:
             asked = [(entry, entry.order) for entry in batch if entry.order is not None]
             outcomes = await self._checkouts.carry([order for _, order in asked])
-            told = list(zip(asked, outcomes, strict=True))
+            results = list(zip(asked, outcomes, strict=True))
             # What is known is written first: the rest may take long, and the load may stop before.
-            self._finish((entry, outcome) for (entry, _), outcome in told if outcome.status != HANDED_OVER)
+            self._finish((entry, outcome) for (entry, _), outcome in results if outcome.status != HANDED_OVER)
             following = asyncio.Semaphore(_FOLLOWED_AT_ONCE)
-            followed = (self._follow(*each, following) for each, outcome in told if outcome.status == HANDED_OVER)
+            followed = (self._follow(*each, following) for each, outcome in results if outcome.status == HANDED_OVER)
             for failure in await asyncio.gather(*followed, return_exceptions=True):
                 if failure is not None:
                     raise failure
@@ -185,8 +185,8 @@ class BulkLoad:
         async with turn:
             self._finish([(entry, await carried_on(self._checkouts, order))])
 
-    def _finish(self, told: Iterable[tuple[Entry, Outcome]]) -> None:
-        for entry, outcome in told:
+    def _finish(self, results: Iterable[tuple[Entry, Outcome]]) -> None:
+        for entry, outcome in results:
             self._write(entry, outcome)
             self._report.under_way -= 1
             self._on_done(entry.lines)

@@ -42,7 +42,7 @@ def test_ctrl_c_tells_where_to_look_for_the_order(commands: Commands) -> None:
     assert ran.err.splitlines() == [
         f"starting {order_id}",
         f"{order_id} is under way; if this is interrupted: starter.py status {order_id}",
-        f"where the order stands: starter.py status {order_id}",
+        f"the order's status: starter.py status {order_id}",
         "interrupted; what was started goes on",
     ]
 
