@@ -85,15 +85,15 @@ class _Others:
 
     async def among(self, records: Iterable[OrderRecord]) -> list[tuple[Listed, str | None]]:
         records = list(records)
-        carriers = list({record.carrier for record in records if record.carrier})
-        found = await asyncio.gather(*(self._in_turn(carrier) for carrier in carriers))
-        self._batches = dict(zip(carriers, found, strict=True))
+        batches = list({record.carrier for record in records if record.carrier})
+        found = await asyncio.gather(*(self._in_turn(batch) for batch in batches))
+        self._batches = dict(zip(batches, found, strict=True))
         rows = await asyncio.gather(*map(self._row, records))
         return [row for row in rows if row is not None and self._status in {None, row[0].status, _wider(row[0].status)}]
 
-    async def _in_turn(self, carrier: str) -> Execution | None:
+    async def _in_turn(self, workflow_id: str) -> Execution | None:
         async with self._turn:
-            return await self._orders.run_of(carrier)
+            return await self._orders.run_of(workflow_id)
 
     async def _row(self, record: OrderRecord) -> tuple[Listed, str | None] | None:
         async with self._turn:

@@ -124,12 +124,12 @@ class Orders:
                 return await self._cancel_in_batch(record.carrier, request)
         raise _Moved(f"order {record.order_id} is {as_shown(record)}, and {_LOST}")
 
-    async def _cancel_in_batch(self, carrier: str, request: CancelOrder) -> Found:
+    async def _cancel_in_batch(self, workflow_id: str, request: CancelOrder) -> Found:
         try:
-            await self._requests.cancel_in_batch(carrier, request)
+            await self._requests.cancel_in_batch(workflow_id, request)
         except Refused as refusal:  # the order may have left it meanwhile
             raise _Moved(str(refusal)) from None
-        batch = self._client.get_workflow_handle(carrier, result_type=BatchReport)
+        batch = self._client.get_workflow_handle(workflow_id, result_type=BatchReport)
         with contextlib.suppress(WorkflowFailureError):  # it was ended from outside
             report: BatchReport = await batch.result()
             if any(one.order_id == request.order_id and one.status != HANDED_OVER for one in report.unpacked()):
@@ -206,9 +206,9 @@ class Orders:
 
     async def shown(self, record: OrderRecord) -> Found:
         """Return an order by its row, with the batch that processed it where Temporal still has that."""
-        carrier = await self.run_of(record.carrier) if record.carrier else None
-        workflow_id = carrier.workflow_id if carrier else None
-        if record.status in MOVING and (carrier is None or not carrier.is_open):
+        batch = await self.run_of(record.carrier) if record.carrier else None
+        workflow_id = batch.workflow_id if batch else None
+        if record.status in MOVING and (batch is None or not batch.is_open):
             # The batch may have ended between the two lookups, with the order or having delegated it.
             with contextlib.suppress(NoSuchOrder):
                 status = await self._checkouts.status(record.order_id)

@@ -54,9 +54,9 @@ def print_json(document: Mapping[str, Any] | Iterable[Any]) -> None:
 def print_usage_error(error: TyperException) -> None:
     """Print what is wrong with the command line, which the message quotes."""
     error.message = on_one_line(error.message)
-    told = io.StringIO()
-    error.show(file=told)  # type: ignore[attr-defined]  # every usage error has it; Typer does not export their class
-    errors.print(told.getvalue().rstrip())
+    message = io.StringIO()
+    error.show(file=message)  # type: ignore[attr-defined]  # every usage error has it; Typer does not export their class
+    errors.print(message.getvalue().rstrip())
 
 
 def print_order(status: CheckoutStatus, workflow_id: str | None, ui_url: str | None, *, as_json: bool) -> int:
@@ -123,8 +123,8 @@ def print_audit(report: AuditReport) -> None:
     """Print what the audit found, and what it checked."""
     counted = on_one_line(", ".join(f"{number} {status}" for status, number in report.orders.items()) or "no orders")
     if not report.violation_count:
-        told = f": {len(report.checks)} checks, no violations; {counted}"
-        console.print(Text.assemble(("clean", "green"), told))
+        text = f": {len(report.checks)} checks, no violations; {counted}"
+        console.print(Text.assemble(("clean", "green"), text))
         if report.orders.get("stuck"):
             console.print(
                 styled("[bold red]an operator is needed[/]: `starter.py list --status stuck` names the orders")
@@ -164,8 +164,8 @@ def _print_sweep(report: SweepReport) -> None:
         f"{report.started_count} started, {report.repaired_count} being repaired, {report.alive} already running"
     )
     if report.parked_count:
-        told = ": docs/operations.md, A restored database"
-        console.print(Text.assemble((f"{report.parked_count} parked", "bold red"), told))
+        text = ": docs/operations.md, A restored database"
+        console.print(Text.assemble((f"{report.parked_count} parked", "bold red"), text))
     if report.malformed_count:
         console.print(f"{report.malformed_count} cannot be started", style="yellow")
 
@@ -174,9 +174,9 @@ def _styled(state: str) -> Text:
     return Text(on_one_line(state), style=_STYLES.get(state, ""))
 
 
-def rate(told: str, per_second: float) -> Text:
+def rate(text: str, per_second: float) -> Text:
     """Put a throughput after a text."""
-    return Text.assemble(told, (f"{per_second:.1f}", "bold"), " orders/s")
+    return Text.assemble(text, (f"{per_second:.1f}", "bold"), " orders/s")
 
 
 def counts(outcomes: Counter[str]) -> str:

@@ -48,7 +48,7 @@ def load_orders(  # noqa: PLR0913, PLR0917 - the options of two ways to load
         typer.Option(min=1, max=1_000, help="How many orders at once; with --from, batches.", show_default="50; 4"),
     ] = None,
     mix: Annotated[
-        str, typer.Option(help="; ".join(f"{name}: {told}" for name, (told, _) in MIXES.items()) + ".")
+        str, typer.Option(help="; ".join(f"{name}: {what}" for name, (what, _) in MIXES.items()) + ".")
     ] = "happy",
     outcomes: Annotated[
         Path | None,

@@ -111,8 +111,8 @@ async def run_load(  # noqa: PLR0913 - the knobs of the command
         async with asyncio.timeout(timeout):
             await asyncio.gather(*(one_after_the_other() for _ in range(min(concurrency, orders))))
     if left := orders - len(report.latencies_ms) - len(report.failures):
-        told = f"{left} orders have no outcome within {timeout:g} s; what was started goes on: starter.py list shows it"
-        report.failures.append(told)
+        text = f"{left} orders have no outcome within {timeout:g} s; what was started goes on: starter.py list shows it"
+        report.failures.append(text)
     report.seconds = time.perf_counter() - begun
     return report
 
@@ -142,8 +142,8 @@ def print_load(report: LoadReport, *, as_json: bool) -> None:
             }
         )
         return
-    told = f"{report.orders} orders ({report.mix}), {report.concurrency} at once: {report.seconds:.1f} s, "
-    view.console.print(view.rate(told, report.per_second))
+    text = f"{report.orders} orders ({report.mix}), {report.concurrency} at once: {report.seconds:.1f} s, "
+    view.console.print(view.rate(text, report.per_second))
     view.console.print(
         "latency  " + "  ".join(f"{name.removesuffix('_ms')} {ms:.0f} ms" for name, ms in percentiles.items())
     )

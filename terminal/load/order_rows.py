@@ -62,7 +62,7 @@ class _Layout:
         others = f'[^"{re.escape(self.separator)}]*'
         field = f'(?: *"(?:[^"]|"")*" *|{others})'
         if len(taken) == 1 and not re.fullmatch(f"{field}(?:{re.escape(self.separator)}{field})*", taken[0].text):
-            raise csv.Error("a quote stands within a field without quotes")
+            raise csv.Error("a quote within a field without quotes")
         return cells
 
     def bad(self, line: Line, problem: str) -> Row:
