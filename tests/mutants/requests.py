@@ -90,7 +90,7 @@ MUTANTS = (
         "list-knows-no-limit",
         "whoever asks for three orders would get as many as there are",
         _TALKING,
-        "                        if len(told) == limit:\n                            return\n",
+        "                        if len(seen) == limit:\n                            return\n",
         "",
         at(LISTING, f"{_PAGES}[3-3]"),
     ),
