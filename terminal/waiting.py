@@ -55,8 +55,8 @@ async def deadline(seconds: float | None, order_id: str) -> AsyncIterator[None]:
         if not limit.expired():
             raise
         raise StillRunning(
-            f"order {order_id} has not ended within {seconds:g} s; it goes on, and its status is shown by "
-            f"starter.py status {typed(order_id)}"
+            f"order {order_id} has not ended within {seconds:g} s; it goes on, and starter.py status "
+            f"{typed(order_id)} shows its status"
         ) from None
 
 

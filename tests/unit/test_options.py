@@ -45,7 +45,7 @@ async def test_who_waits_no_longer_is_told_a_command_that_can_be_typed(order_id:
         async with deadline(0.001, order_id):
             await asyncio.Event().wait()
 
-    words = shlex.split(str(told.value).partition("starter.py status ")[2])
+    words = shlex.split(str(told.value).partition("starter.py status ")[2].removesuffix(" shows its status"))
     assert words[-1] == order_id
     assert words[:-1] == (["--"] if order_id.startswith("-") else [])
 
