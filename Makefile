@@ -20,37 +20,37 @@ help:  ## List these commands
 
 # Layers of one environment: what runs the product, then what checks it, then what it is measured beside.
 # A lock file that changes makes its layer be installed again.
-$(VENV)/embedded.ok: requirements-embedded.lock
+$(VENV)/embedded.ok: requirements/embedded.lock
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...")'
-	@echo "Setting up $(VENV) from requirements-embedded.lock ..."
+	@echo "Setting up $(VENV) from requirements/embedded.lock ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(RUN) -m pip install -qq --disable-pip-version-check --no-input --no-deps --require-hashes -r requirements-embedded.lock
+	@$(RUN) -m pip install -qq --disable-pip-version-check --no-input --no-deps --require-hashes -r requirements/embedded.lock
 	@touch $@
 
-$(VENV)/dev.ok: requirements-dev.lock $(VENV)/embedded.ok
-	@echo "Adding the test and lint tools from requirements-dev.lock ..."
-	@$(RUN) -m pip install -qq --disable-pip-version-check --no-input --no-deps --require-hashes -r requirements-dev.lock
+$(VENV)/dev.ok: requirements/dev.lock $(VENV)/embedded.ok
+	@echo "Adding the test and lint tools from requirements/dev.lock ..."
+	@$(RUN) -m pip install -qq --disable-pip-version-check --no-input --no-deps --require-hashes -r requirements/dev.lock
 	@touch $@
 
-$(VENV)/bench.ok: requirements-bench.lock $(VENV)/dev.ok
-	@echo "Adding the peers from requirements-bench.lock ..."
-	@$(RUN) -m pip install -qq --disable-pip-version-check --no-input --no-deps --require-hashes -r requirements-bench.lock
+$(VENV)/bench.ok: requirements/bench.lock $(VENV)/dev.ok
+	@echo "Adding the peers from requirements/bench.lock ..."
+	@$(RUN) -m pip install -qq --disable-pip-version-check --no-input --no-deps --require-hashes -r requirements/bench.lock
 	@touch $@
 
 # Not a layer: what looks at the packages is no part of what is looked at.
-$(VENV)/supply/ok: requirements-supply.lock
-	@echo "Setting up $(VENV)/supply from requirements-supply.lock ..."
+$(VENV)/supply/ok: requirements/supply.lock
+	@echo "Setting up $(VENV)/supply from requirements/supply.lock ..."
 	@$(PYTHON) -m venv $(VENV)/supply
-	@$(VENV)/supply/bin/python -m pip install -qq --disable-pip-version-check --no-input --no-deps --require-hashes -r requirements-supply.lock
+	@$(VENV)/supply/bin/python -m pip install -qq --disable-pip-version-check --no-input --no-deps --require-hashes -r requirements/supply.lock
 	@touch $@
 
 setup: $(VENV)/embedded.ok  ## Install what the product needs into .venv
 
 demo: $(VENV)/embedded.ok  ## Run every ending of a checkout on throw-away servers and show what happened
-	@$(RUN) dev.py demo
+	@$(RUN) -m devstack demo
 
 up: $(VENV)/embedded.ok  ## Keep Postgres, Temporal and a worker running on the default ports
-	@$(RUN) dev.py up
+	@$(RUN) -m devstack up
 
 test: $(VENV)/dev.ok  ## Run the tests on servers of their own
 	@$(RUN) -m pytest
@@ -84,10 +84,10 @@ lint: $(VENV)/dev.ok  ## Check style, types and formatting
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy .
-	@$(VENV)/bin/hadolint Dockerfile
+	@$(VENV)/bin/hadolint deploy/Dockerfile
 
 audit: $(VENV)/supply/ok  ## Ask SERVICE (pypi or osv) for known vulnerabilities of every package of every lock file
-	@failed=0; for lock in requirements*.lock; do \
+	@failed=0; for lock in requirements/*.lock; do \
 	  echo "$$lock"; \
 	  $(VENV)/supply/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
 	    --vulnerability-service $(SERVICE) -r $$lock || failed=1; \

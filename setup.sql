@@ -1,4 +1,4 @@
--- The checkout's database: the whole schema, and nothing to sell (demo.sql has a catalogue to try with).
+-- The checkout's database: the whole schema, and nothing to sell (devstack/demo.sql has a catalogue to try with).
 --
 --   Run it as the owner of an empty or an existing database, as often as you like:
 --       psql -d checkout -f setup.sql          (by hand)
@@ -753,7 +753,7 @@ GRANT INSERT (order_id, sku, quantity) ON order_lines TO checkout_operator;
 
 -- The house's accounts -----------------------------------------------------------------------------------
 
--- Nothing to sell and nobody to sell it to: those are the shop's (demo.sql has some to try with).
+-- Nothing to sell and nobody to sell it to: those are the shop's (devstack/demo.sql has some to try with).
 INSERT INTO accounts (account_id, kind, name, balance_minor, delivery_zone) VALUES
     ('bank', 'house', 'Where customers'' money comes from', NULL, NULL),
     ('shop', 'house', 'What customers have paid', NULL, NULL)

@@ -28,7 +28,7 @@ from benchmarks.endings import WentWrong, require_order, require_undo
 from benchmarks.ground import ground
 from benchmarks.measure import Results, batch, take_turns
 from benchmarks.report import tell
-from embedded.stack import DevStack
+from devstack.stack import DevStack
 
 _BUSY = 0.7
 """Load per core above which a measurement says that it was not alone."""

@@ -14,10 +14,10 @@ from benchmarks.contenders.temporal import Checkout
 from benchmarks.measure import batch
 from benchmarks.report import table, tell
 from client.checkouts import Checkouts
+from devstack.process import ChildProcess
+from devstack.stack import DATABASE, DevStack
 from domain.model import CheckoutInput, Lane
 from domain.policies import CHECKOUT_TASK_QUEUE
-from embedded.process import ChildProcess
-from embedded.stack import DATABASE, DevStack
 
 MOST_MEMORY = 500 * 2**20
 """The target for a worker with a backlog."""

@@ -16,7 +16,7 @@ from activities.payments import _CHARGE
 from activities.shipping import _SHIP
 from benchmarks.crowd import SIZE
 from benchmarks.endings import WentWrong
-from embedded.stack import DATABASE, ROLE, DevStack
+from devstack.stack import DATABASE, ROLE, DevStack
 
 _PARAMETER = re.compile(r"(?<!:):([a-z_]+)")
 _RATE = re.compile(r"^tps = ([\d.]+)", re.MULTILINE)

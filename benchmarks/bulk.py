@@ -20,9 +20,9 @@ from typing import Any
 
 from benchmarks.consumption import Meter, Seconds
 from benchmarks.measure import batch
+from devstack.process import ChildProcess
+from devstack.stack import ROOT, DevStack
 from domain.model import CheckoutInput
-from embedded.process import ChildProcess
-from embedded.stack import ROOT, DevStack
 from terminal.load.order_rows import COLUMNS
 
 

@@ -21,8 +21,8 @@ from benchmarks.endings import WentWrong, require_order
 from benchmarks.ground import on_ground
 from benchmarks.measure import Round, ratios, run_round
 from benchmarks.report import spread, table, tell, verdict
+from devstack.stack import DevStack
 from domain.model import Lane
-from embedded.stack import DevStack
 
 SPREADS = (1, 10, crowd.SIZE)
 """Among how many SKUs the orders are spread; the last is what the others are compared with."""

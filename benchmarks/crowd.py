@@ -6,8 +6,8 @@ The customers are as many as the SKUs, so that where orders wait for each other,
 import itertools
 import random
 
+from devstack.stack import DATABASE, DevStack, psql
 from domain.model import CheckoutInput, OrderLine
-from embedded.stack import DATABASE, DevStack, psql
 
 SIZE = 1_000
 LAST_ITEMS = 20

@@ -5,9 +5,9 @@ import itertools
 from activities.maintenance import Maintenance
 from adapters.database import create_engine
 from benchmarks.contenders.contender import Contender
+from devstack.stack import DevStack
 from domain.maintenance import AuditInput
 from domain.model import CheckoutInput, OrderLine
-from embedded.stack import DevStack
 
 _numbers = itertools.count(1)
 # Orders that reserve, pay and ship refuse.

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from benchmarks.endings import WentWrong
 from benchmarks.report import tell
+from devstack.stack import DevStack
+from devstack.temporal import TemporalServer
 from domain.policies import SEARCH_ATTRIBUTES
-from embedded.stack import DevStack
-from embedded.temporal import TemporalServer
 
 Found = TypeVar("Found")
 

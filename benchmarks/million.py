@@ -19,9 +19,9 @@ from adapters.database import create_audit_engine, create_engine
 from adapters.telemetry import leave
 from benchmarks import machine, past, plans
 from benchmarks.report import spread, table, tell, verdict
+from devstack.stack import DATABASE, DevStack, make_database
 from domain.maintenance import AuditInput, UnfinishedInput, UnfinishedPage
 from domain.policies import AUDIT, MAINTENANCE, SWEEP_BATCH
-from embedded.stack import DATABASE, DevStack, make_database
 
 
 async def measure(stack: DevStack, chosen: argparse.Namespace) -> bool:

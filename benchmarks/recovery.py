@@ -38,11 +38,11 @@ from adapters.telemetry import leave
 from adapters.temporal import DATA_CONVERTER
 from benchmarks.ground import ground
 from client.checkouts import Checkouts
+from devstack.ports import port_answers
+from devstack.process import ChildProcess
+from devstack.stack import DATABASE, DevStack
 from domain.model import CheckoutInput, CheckoutStatus
 from domain.policies import CHECKOUT_TASK_QUEUE, checkout_workflow_id
-from embedded.ports import port_answers
-from embedded.process import ChildProcess
-from embedded.stack import DATABASE, DevStack
 from terminal.load.made_up import MIXES
 
 _T = TypeVar("_T")

@@ -21,7 +21,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from adapters.telemetry import leave
 from adapters.temporal import DATA_CONVERTER
-from embedded.stack import ROOT
+from devstack.stack import ROOT
 from workflows.checkout import CheckoutWorkflow
 
 HISTORY = ROOT / "tests" / "workflow" / "histories" / "fast-completed.json"

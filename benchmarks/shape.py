@@ -22,9 +22,9 @@ from benchmarks.endings import require_order
 from benchmarks.ground import on_ground
 from benchmarks.measure import Round, batch, run_round
 from benchmarks.report import spread, table, tell, verdict
+from devstack.process import ChildProcess
+from devstack.stack import DATABASE, DevStack
 from domain.model import Lane
-from embedded.process import ChildProcess
-from embedded.stack import DATABASE, DevStack
 
 CONCURRENCIES = (1, 5, 20, 50, 100, 200, 500)
 WORKERS = (1, 2, 4)

@@ -21,11 +21,11 @@ from activities.maintenance import Maintenance
 from adapters.config import WorkerSettings
 from adapters.database import create_engine
 from adapters.temporal import DATA_CONVERTER
+from devstack.postgres import PostgresServer
+from devstack.stack import DATABASE, ROLE, DevStack, psql
 from domain.maintenance import AuditInput, AuditReport, SweepInput, SweepReport
 from domain.model import CheckoutInput, CheckoutStatus, Lane, OrderLine
 from domain.policies import checkout_workflow_id
-from embedded.postgres import PostgresServer
-from embedded.stack import DATABASE, ROLE, DevStack, psql
 from tests.memory import folder_in_memory
 from tests.shares import share_out
 from worker import build_worker

@@ -15,7 +15,7 @@ from pathlib import Path
 from textwrap import wrap
 from xml.etree import ElementTree as ET
 
-from embedded.stack import ROOT
+from devstack.stack import ROOT
 
 SOURCE = Path(__file__).with_name("iso_4217.xml")
 _MODULE = ROOT / "domain" / "currencies.py"

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from embedded.stack import DevStack
+from devstack.stack import DevStack
 from tests.conftest import Database
 
 # As both protocols tell it: a simple query, and one that was prepared before.

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 
 from benchmarks.contenders import dbos, one_process, restate, sql, temporal
 from benchmarks.contenders.contender import Contender
-from embedded.stack import DevStack
+from devstack.stack import DevStack
 
 Room = Callable[[DevStack], AbstractContextManager[Sequence[Contender]]]
 """Starts what its contenders need beside the stack, and stops it."""

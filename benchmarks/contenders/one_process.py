@@ -7,12 +7,12 @@ from benchmarks.contenders import worker_process
 from benchmarks.contenders.contender import Contender, require_installed
 from benchmarks.contenders.http import Asker
 from benchmarks.contenders.temporal import OnTemporal
+from devstack.ports import free_port
+from devstack.process import ChildProcess
+from devstack.stack import DevStack
 from domain.bulk import pack
 from domain.model import CheckoutInput
 from domain.policies import checkout_workflow_id
-from embedded.ports import free_port
-from embedded.process import ChildProcess
-from embedded.stack import DevStack
 
 
 class Eager(OnTemporal):

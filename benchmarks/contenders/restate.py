@@ -8,11 +8,11 @@ from benchmarks.contenders import worker_process
 from benchmarks.contenders.contender import Contender, Footprint, require_installed
 from benchmarks.contenders.http import Asker
 from benchmarks.contenders.restate_server import RestateServer
+from devstack.ports import free_port, port_answers
+from devstack.process import ChildProcess
+from devstack.stack import DevStack
 from domain.bulk import pack
 from domain.model import CheckoutInput
-from embedded.ports import free_port, port_answers
-from embedded.process import ChildProcess
-from embedded.stack import DevStack
 
 
 class Restate:

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from benchmarks.contenders.contender import Absent
-from embedded.ports import free_port, port_answers
-from embedded.process import ChildProcess
-from embedded.stack import ROOT
+from devstack.ports import free_port, port_answers
+from devstack.process import ChildProcess
+from devstack.stack import ROOT
 
 _INSTALLED = Path(sys.prefix) / "restate"
 _START_SECONDS = 60.0

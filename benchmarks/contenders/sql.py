@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from benchmarks.contenders import worker_process
 from benchmarks.contenders.contender import Contender, Footprint, require_installed
 from benchmarks.contenders.http import Asker
+from devstack.ports import free_port
+from devstack.process import ChildProcess
+from devstack.stack import DevStack
 from domain.bulk import pack
 from domain.model import CheckoutInput
-from embedded.ports import free_port
-from embedded.process import ChildProcess
-from embedded.stack import DevStack
 
 
 class BareSql:

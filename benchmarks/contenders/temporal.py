@@ -11,10 +11,10 @@ from benchmarks.contenders import worker_process
 from benchmarks.contenders.contender import Contender, Footprint
 from benchmarks.workers.empty import TASK_QUEUE, start_empty
 from client.checkouts import Checkouts
+from devstack.process import ChildProcess
+from devstack.stack import DevStack
 from domain.model import CheckoutInput, Lane
 from domain.policies import CHECKOUT_TASK_QUEUE, checkout_workflow_id
-from embedded.process import ChildProcess
-from embedded.stack import DevStack
 
 # A measurement should not spend the server's time on asking whether orders are stuck.
 _LOOK_SECONDS = 30.0

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from embedded.process import ChildProcess
-from embedded.stack import ROOT
+from devstack.process import ChildProcess
+from devstack.stack import ROOT
 
 _START_SECONDS = 60.0
 

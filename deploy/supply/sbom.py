@@ -72,7 +72,7 @@ def main(folders: list[str]) -> int:
     told = _licences(folders)
     (ROOT / "sbom").mkdir(exist_ok=True)
     failed = False
-    for lock in sorted(ROOT.glob("requirements*.lock")):
+    for lock in sorted(ROOT.glob("requirements/*.lock")):
         wanted = pins(lock.read_text(encoding="utf-8"))
         document = _components(lock)
         known = 0

@@ -9,10 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
 from adapters.temporal import DATA_CONVERTER
+from devstack.ports import free_port
+from devstack.stack import DevStack
+from devstack.temporal import TemporalServer
 from domain.policies import SEARCH_ATTRIBUTES
-from embedded.ports import free_port
-from embedded.stack import DevStack
-from embedded.temporal import TemporalServer
 from tests.conftest import Database, Shop
 from tests.faults.evidence import Evidence
 from tests.faults.sites import Site, open_site

@@ -9,7 +9,7 @@ from typing import Any
 
 import asyncpg
 
-from embedded.stack import DATABASE, ROLE, DevStack, psql
+from devstack.stack import DATABASE, ROLE, DevStack, psql
 from tests.conftest import Database
 
 

@@ -19,10 +19,10 @@ from activities.maintenance import Maintenance
 from adapters.database import create_engine
 from adapters.temporal import DATA_CONVERTER
 from client.checkouts import Checkouts
+from devstack.process import ChildProcess
+from devstack.stack import DATABASE, ROLE, ROOT, DevStack, psql
 from domain.maintenance import AuditInput
 from domain.model import CheckoutInput, CheckoutStatus
-from embedded.process import ChildProcess
-from embedded.stack import DATABASE, ROLE, ROOT, DevStack, psql
 from terminal.load.made_up import MIXES
 from tests.conftest import Database
 from tests.faults.lab.link import Link

@@ -15,9 +15,9 @@ import pytest
 from temporalio.client import Client
 
 from adapters.database import create_engine
+from devstack.stack import DevStack
 from domain import policies
 from domain.model import Step
-from embedded.stack import DevStack
 from saga_testing.faults import Moment
 from tests.conftest import Shop
 from tests.faults.share import share

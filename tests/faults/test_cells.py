@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 
 import pytest
 
+from devstack.stack import DevStack
 from domain.model import Lane
-from embedded.stack import DevStack
 from tests.faults.lab.aftermath import Aftermath, Course, Shelf, Traces
 from tests.faults.lab.batch_cells import (
     BATCH_CELLS,

@@ -24,7 +24,7 @@ import asyncpg
 import psutil
 import pytest
 
-from embedded.stack import DevStack
+from devstack.stack import DevStack
 from tests.faults.evidence import Evidence
 from tests.faults.sites import Site, open_site, said, until
 

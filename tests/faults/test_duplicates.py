@@ -9,7 +9,7 @@ import pytest
 from temporalio.client import Client
 
 from adapters.temporal import DATA_CONVERTER
-from embedded.stack import ROOT, DevStack
+from devstack.stack import ROOT, DevStack
 from tests.conftest import Shop
 from tests.faults.callers import (
     COMPLETED_ONCE,

@@ -16,11 +16,11 @@ import pytest
 from sqlalchemy.engine import make_url
 from temporalio.common import WorkflowIDReusePolicy
 
+from devstack.ports import free_port
+from devstack.postgres import PostgresServer
+from devstack.stack import ROLE, DevStack, psql
 from domain.model import CheckoutInput
 from domain.policies import CHECKOUT_WORKFLOW, checkout_workflow_id
-from embedded.ports import free_port
-from embedded.postgres import PostgresServer
-from embedded.stack import ROLE, DevStack, psql
 from tests.conftest import Database
 from tests.faults.lab.link import Link
 from tests.faults.sites import Load, Site, must_end, open_site, until

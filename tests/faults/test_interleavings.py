@@ -13,9 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.maintenance import Maintenance
 from adapters.database import create_engine
+from devstack.stack import DATABASE, ROLE, DevStack, psql
 from domain.maintenance import AuditInput
 from domain.model import CheckoutInput, Step
-from embedded.stack import DATABASE, ROLE, DevStack, psql
 from tests.faults.interleaving import BUYER, LINES, OPERATIONS, PAIRS, Interleaving, Schedule, interleavings
 from tests.faults.share import share
 from tests.faults.stepwise import GATES, Stage

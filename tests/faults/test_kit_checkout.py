@@ -13,8 +13,8 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import Interceptor
 
 from adapters.database import create_engine
+from devstack.stack import DevStack
 from domain.policies import order_id_of
-from embedded.stack import DevStack
 from saga_testing import Case, SagaUnderTest, Step, check, matrix
 from tests.conftest import Shop
 from tests.faults.share import share

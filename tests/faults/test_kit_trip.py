@@ -10,7 +10,7 @@ import pytest
 from temporalio.client import Client
 
 from adapters.database import create_engine
-from embedded.stack import DevStack
+from devstack.stack import DevStack
 from saga_testing import Case, Kind, SagaUnderTest, Step, check, matrix
 from tests.faults.shared import shared_database
 from tests.integration.test_trip_booking import TABLES, Agency, TripWorkflow

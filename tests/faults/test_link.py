@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from embedded.ports import free_port
+from devstack.ports import free_port
 from tests.faults.lab.link import Link, Way
 
 HELD_SECONDS = 0.3

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import asyncpg
 import pytest
 
+from devstack.stack import ROLE, DevStack, psql
 from domain.policies import RESERVE
-from embedded.stack import ROLE, DevStack, psql
 from tests.faults.evidence import Evidence
 from tests.faults.lab.link import Link
 from tests.faults.sites import Site, must_end, said, until

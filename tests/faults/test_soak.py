@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from embedded.stack import ROOT
+from devstack.stack import ROOT
 from tests.soak.model import NEVER_BEGUN
 from tests.soak.plan import FAULTS
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
+from devstack.stack import ROLE
 from domain.model import CheckoutInput, Lane, OrderLine
-from embedded.stack import ROLE
 from tests.faults.evidence import Evidence
 from tests.faults.sites import Site, orders_of, until
 

@@ -17,11 +17,11 @@ from activities.payments import Payments
 from activities.shipping import Shipping
 from adapters.temporal import DATA_CONVERTER
 from client.failures import OtherContent
+from devstack.ports import free_port
+from devstack.temporal import TemporalServer
 from domain.errors import IdempotencyMismatch, UndeliverableAddress
 from domain.model import CheckoutInput, CheckoutStatus, Ending, OrderLine, UndoInput
 from domain.policies import SEARCH_ATTRIBUTES, checkout_workflow_id
-from embedded.ports import free_port
-from embedded.temporal import TemporalServer
 from tests.conftest import Shop
 from tests.faults.callers import ask, ask_all, checkouts_of, every_row, is_known
 from tests.workflow.gates import Gate, Gates

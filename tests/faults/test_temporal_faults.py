@@ -14,11 +14,11 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from client.failures import Refused
+from devstack.ports import free_port
+from devstack.stack import DevStack
+from devstack.temporal import TemporalServer
 from domain.model import CheckoutInput, OrderLine
 from domain.policies import SEARCH_ATTRIBUTES, checkout_workflow_id
-from embedded.ports import free_port
-from embedded.stack import DevStack
-from embedded.temporal import TemporalServer
 from tests.faults.evidence import Evidence
 from tests.faults.sites import Site, open_site
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from embedded.stack import DATABASE, ROOT, DevStack
+from devstack.stack import DATABASE, ROOT, DevStack
 
 # UNDER_FIRE_ORDERS=500 is what docs/performance.md reports.
 ORDERS = int(os.environ.get("UNDER_FIRE_ORDERS", "60"))

@@ -11,8 +11,8 @@ from signal import SIGCONT, SIGSTOP, SIGTERM, SIGUSR1, SIGUSR2, Signals
 import pytest
 from temporalio.api.enums.v1 import EventType
 
+from devstack.stack import ROLE
 from domain.policies import checkout_workflow_id
-from embedded.stack import ROLE
 from tests.faults.evidence import Evidence
 from tests.faults.sites import Load, Site, said
 

@@ -20,8 +20,8 @@ from typing import Any
 from unittest import mock
 
 import starter
-from embedded.process import ChildProcess
-from embedded.stack import ROOT
+from devstack.process import ChildProcess
+from devstack.stack import ROOT
 from tests.conftest import Shop
 
 DEADLINE_SECONDS = 60

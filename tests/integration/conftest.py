@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from embedded.stack import DevStack
+from devstack.stack import DevStack
 from tests.conftest import Database, Shop
 from tests.integration.commands import Commands, Desk
 

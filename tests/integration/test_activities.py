@@ -16,6 +16,7 @@ from activities.payments import Payments
 from activities.shipping import Shipping
 from adapters.database import single_statement
 from adapters.schema import tables
+from devstack.stack import DevStack
 from domain.errors import (
     CheckoutError,
     CompensationImpossible,
@@ -32,7 +33,6 @@ from domain.errors import (
 )
 from domain.model import CheckoutInput, Ending, OrderLine, Reservation, UndoInput
 from domain.undo import UndoOutcome, UndoResult
-from embedded.stack import DevStack
 from tests.conftest import Database, Shop
 from tests.statements import log_statements, statements_sent
 

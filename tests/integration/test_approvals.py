@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from embedded.stack import ROOT, DevStack, psql
+from devstack.stack import ROOT, DevStack, psql
 from tests.conftest import Database, Shop
 
 OPERATOR = "checkout_operator"

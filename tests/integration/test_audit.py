@@ -15,10 +15,10 @@ from activities.orders import OperatorNote, Orders, ParkInput
 from activities.payments import Payments
 from activities.shipping import Shipping
 from adapters.database import create_engine
+from devstack.stack import DATABASE, ROLE, ROOT, DevStack, psql
 from domain.maintenance import AuditInput, AuditReport
 from domain.model import CheckoutInput, Ending, OrderLine, UndoInput
 from domain.policies import AUDIT_VIOLATIONS_SHOWN
-from embedded.stack import DATABASE, ROLE, ROOT, DevStack, psql
 from tests.conftest import Database, Shop
 
 

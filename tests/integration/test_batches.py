@@ -20,10 +20,10 @@ from activities.payments import Payments
 from activities.shipping import Shipping
 from adapters.database import create_engine
 from adapters.schema import tables
+from devstack.stack import DevStack
 from domain.bulk import OTHER_CONTENT, Outcome, StepInput, StepReport, UnwindInput, pack
 from domain.errors import CheckoutError, DatabaseRefusedStatement, DatabaseUnavailable
 from domain.model import CheckoutInput, Ending, OrderLine, Step, UndoInput
-from embedded.stack import DevStack
 from tests.conftest import Database, Shop, cloned_database
 from tests.workflow.sagas import goods_and_money, until, violations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from embedded.stack import ROOT
+from devstack.stack import ROOT
 from terminal.load.outcomes import OutcomeFile
 from tests.integration.commands import Commands
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from embedded.ports import free_port
-from embedded.stack import ROOT, DevStack
+from devstack.ports import free_port
+from devstack.stack import ROOT, DevStack
 from tests.conftest import Database
 from tests.integration.commands import DEADLINE_SECONDS, Commands, Ran, run_each
 

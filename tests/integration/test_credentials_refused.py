@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from embedded.stack import DevStack
+from devstack.stack import DevStack
 from tests.integration.commands import DEADLINE_SECONDS, Commands
 from tests.workflow.auth_proxy import AuthProxy
 

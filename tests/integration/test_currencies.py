@@ -7,12 +7,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from activities.batches import Batches
 from activities.inventory import Inventory
 from activities.payments import Payments
+from devstack.stack import ROOT
 from domain import currencies
 from domain.bulk import StepInput, pack
 from domain.currencies import MINOR_UNITS
 from domain.errors import CurrencyMismatch
 from domain.model import MAX_LINES, MAX_QUANTITY, format_money
-from embedded.stack import ROOT
 from tests import record_currencies
 from tests.conftest import Database, Shop
 

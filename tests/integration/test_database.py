@@ -23,6 +23,7 @@ from adapters.database import (
     transaction,
     translated_errors,
 )
+from devstack.ports import free_port
 from domain import policies
 from domain.errors import (
     CheckoutError,
@@ -32,7 +33,6 @@ from domain.errors import (
     InvalidInput,
 )
 from domain.model import Ending, UndoInput
-from embedded.ports import free_port
 from tests.conftest import Database, Shop
 
 _SECRET = "4111-1111-1111-1111"

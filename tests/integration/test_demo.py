@@ -5,15 +5,15 @@ import sys
 
 import pytest
 
-from demo.scenarios import ONE_BY_ONE, TOGETHER
-from embedded.stack import ROOT
+from devstack.scenarios import ONE_BY_ONE, TOGETHER
+from devstack.stack import ROOT
 
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(180)
 def test_the_demo_ends_every_scenario_as_it_should() -> None:
     done = subprocess.run(
-        [sys.executable, "dev.py", "demo"], cwd=ROOT, capture_output=True, text=True, timeout=170, check=False
+        [sys.executable, "-m", "devstack", "demo"], cwd=ROOT, capture_output=True, text=True, timeout=170, check=False
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
@@ -23,7 +23,9 @@ def test_the_demo_ends_every_scenario_as_it_should() -> None:
 
 
 def test_the_dev_command_tells_its_usage_when_it_is_called_wrongly() -> None:
-    done = subprocess.run([sys.executable, "dev.py", "sideways"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "devstack", "sideways"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
 
     assert done.returncode == 2
-    assert "dev.py up" in done.stderr
+    assert "-m devstack up" in done.stderr

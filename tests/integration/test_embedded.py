@@ -20,12 +20,12 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 from temporalio.service import RPCError
 
-from embedded import placement, ports
-from embedded.placement import installed
-from embedded.ports import free_port, port_is_free
-from embedded.postgres import PostgresServer
-from embedded.process import ChildProcess, ServerFailed, wait_gone
-from embedded.temporal import TemporalServer
+from devstack import placement, ports
+from devstack.placement import installed
+from devstack.ports import free_port, port_is_free
+from devstack.postgres import PostgresServer
+from devstack.process import ChildProcess, ServerFailed, wait_gone
+from devstack.temporal import TemporalServer
 
 ROOT = Path(__file__).parents[2]
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -213,8 +213,8 @@ async def test_two_servers_of_each_kind_run_side_by_side(new_postgres: NewPostgr
 OWNER = """
 import json, sys, time
 from pathlib import Path
-from embedded.postgres import PostgresServer
-from embedded.temporal import TemporalServer
+from devstack.postgres import PostgresServer
+from devstack.temporal import TemporalServer
 folder, pg_port, port = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 pg = PostgresServer(folder / "pg", port=pg_port, log=folder / "pg.log", fsync=False)
 temporal = TemporalServer(
@@ -271,7 +271,7 @@ async def test_servers_start_at_once_on_what_a_killed_owner_left(
 ORPHANING_OWNER = """
 import json, sys, time
 from pathlib import Path
-from embedded import process
+from devstack import process
 process.sys.platform = "other"  # as on systems without PR_SET_PDEATHSIG
 folder = Path(sys.argv[1])
 child = process.ChildProcess("s", sys.argv[2:], log=folder / "log", pid_file=folder / "s.pid")
@@ -471,7 +471,7 @@ async def test_a_checkout_closed_to_others_runs_and_can_be_reset(new_postgres: N
 
 CHOOSER = """
 import sys, time
-from embedded import ports
+from devstack import ports
 ports._RANGE = range(int(sys.argv[1]), int(sys.argv[2]))
 print(ports.free_port(), flush=True)
 time.sleep(60)

@@ -10,9 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters import event_log
 from adapters.database import create_engine
-from embedded.ports import free_port
-from embedded.postgres import PostgresServer
-from embedded.stack import DATABASE, ROLE, make_database
+from devstack.ports import free_port
+from devstack.postgres import PostgresServer
+from devstack.stack import DATABASE, ROLE, make_database
 from tests.conftest import Database
 from tests.integration.test_event_log import Looks, following, insert, told, until
 from tests.memory import folder_in_memory

@@ -5,8 +5,8 @@ import random
 import asyncpg
 import pytest
 
+from devstack.stack import ROOT
 from domain.identifiers import REFUSED_CHARACTERS, is_identifier
-from embedded.stack import ROOT
 from tests.conftest import Database
 from tests.identifiers import ILLEGAL, LEGAL, any_text, disagreements
 

@@ -17,18 +17,17 @@ from signal import Signals
 import psutil
 import pytest
 
-from embedded.ports import port_is_free
-from embedded.process import ChildProcess, wait_gone
-from embedded.stack import ROOT, DevStack, Ports
+from devstack.ports import port_is_free
+from devstack.process import ChildProcess, wait_gone
+from devstack.stack import ROOT, DevStack, Ports
 
 UP_SECONDS = 100
-# dev.py itself, with other default ports.
+# `python -m devstack`, with other default ports.
 _RUN = """
 import runpy, sys
-import embedded.stack
-embedded.stack.DEFAULT_PORTS = embedded.stack.Ports(*(int(port) for port in sys.argv.pop().split(",")))
-sys.argv[0] = "dev.py"
-runpy.run_path("dev.py", run_name="__main__")
+import devstack.stack
+devstack.stack.DEFAULT_PORTS = devstack.stack.Ports(*(int(port) for port in sys.argv.pop().split(",")))
+runpy.run_module("devstack", run_name="__main__", alter_sys=True)
 """
 _PARTS = ("activities", "adapters", "client", "demo", "domain", "embedded", "terminal", "workflows")
 _FILES = ("dev.py", "starter.py", "worker.py", "setup.sql", "demo.sql", "Makefile")
@@ -42,7 +41,7 @@ class Project:
     ports: Ports
 
     def up(self, log: str = "up.log") -> ChildProcess:
-        """Begin `dev.py up`."""
+        """Begin `make up`."""
         started = ChildProcess(
             "make up",
             [sys.executable, "-c", _RUN, "up", ",".join(map(str, astuple(self.ports)))],
@@ -112,7 +111,7 @@ def test_make_up_is_this_command() -> None:
         check=True,
     )
 
-    assert told.stdout.splitlines()[-1] == ".venv/bin/python dev.py up"
+    assert told.stdout.splitlines()[-1] == ".venv/bin/python -m devstack up"
 
 
 @pytest.mark.timeout(400)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from embedded.stack import ROOT
+from devstack.stack import ROOT
 
 _FEW = {
     "contention": ("--orders", "6", "--at-once", "3", "--steps", "40", "--alone", "2", "--rounds", "1"),

@@ -11,7 +11,7 @@ from sqlalchemy import event, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from benchmarks import past, plans
-from embedded.stack import ROOT, DevStack, psql
+from devstack.stack import ROOT, DevStack, psql
 from tests.conftest import Database, Shop
 from tests.integration.test_batches import drawn, one_by_one, together
 

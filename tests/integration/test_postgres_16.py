@@ -15,10 +15,10 @@ from temporalio.client import Client, WorkflowFailureError
 from adapters import database as adapter
 from adapters import schema
 from adapters.database import create_audit_engine, create_engine, transaction
+from devstack.ports import free_port
+from devstack.postgres import PostgresServer
+from devstack.stack import DATABASE, make_database
 from domain.errors import DatabaseUnavailable
-from embedded.ports import free_port
-from embedded.postgres import PostgresServer
-from embedded.stack import DATABASE, make_database
 from tests.conftest import Database, Shop, database_on
 from tests.identifiers import disagreements
 from tests.memory import folder_in_memory

@@ -11,9 +11,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from embedded.ports import free_port
-from embedded.postgres import PostgresServer
-from embedded.stack import DATABASE, make_database, psql
+from devstack.ports import free_port
+from devstack.postgres import PostgresServer
+from devstack.stack import DATABASE, make_database, psql
 from tests.memory import folder_in_memory
 
 WORKER, READER, OPERATOR = "checkout", "checkout_reader", "checkout_operator"

@@ -9,9 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from adapters import rights
 from adapters.database import create_audit_engine, create_engine
 from adapters.readiness import Engines, check_database
-from embedded.ports import free_port
-from embedded.postgres import PostgresServer
-from embedded.stack import DATABASE, ROLE, ROOT, DevStack, give_passwords, make_database, psql
+from devstack.ports import free_port
+from devstack.postgres import PostgresServer
+from devstack.stack import DATABASE, ROLE, ROOT, DevStack, give_passwords, make_database, psql
 from tests.memory import folder_in_memory
 from tests.unit.test_policies import SETUP
 

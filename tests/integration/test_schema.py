@@ -5,7 +5,7 @@ from sqlalchemy import make_url
 
 from adapters import schema
 from adapters.database import create_audit_engine, create_engine
-from embedded.stack import ROOT, DevStack, psql
+from devstack.stack import ROOT, DevStack, psql
 from tests.conftest import Database
 from tests.record_schema import facts
 

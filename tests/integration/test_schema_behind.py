@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from embedded.ports import free_port
-from embedded.stack import ROOT, DevStack, psql
+from devstack.ports import free_port
+from devstack.stack import ROOT, DevStack, psql
 from tests.conftest import Database
 from tests.integration.commands import DEADLINE_SECONDS, Commands, Ran
 from tests.integration.test_commands import until

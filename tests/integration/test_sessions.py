@@ -20,9 +20,9 @@ from adapters.connector import CONNECT_SECONDS, Admission, CannotConnect, Connec
 from adapters.database import create_audit_engine, create_engine, single_statement
 from adapters.database_url import parse
 from adapters.pooling import Pooling, pooling_of
+from devstack.ports import free_port
+from devstack.stack import DATABASE, ROLE, DevStack
 from domain.errors import CheckoutError, DatabaseMisconfigured
-from embedded.ports import free_port
-from embedded.stack import DATABASE, ROLE, DevStack
 from tests.conftest import Database, Shop
 from tests.faults.lab.pooler import Mode, Pooler
 

@@ -9,10 +9,10 @@ import pytest
 
 from adapters import schema
 from adapters.database import create_audit_engine, create_engine
-from embedded.ports import free_port
-from embedded.postgres import PostgresServer
-from embedded.process import ServerFailed
-from embedded.stack import ROOT, DevStack, psql
+from devstack.ports import free_port
+from devstack.postgres import PostgresServer
+from devstack.process import ServerFailed
+from devstack.stack import ROOT, DevStack, psql
 from tests.conftest import Database
 from tests.memory import folder_in_memory
 

@@ -16,15 +16,15 @@ from activities.inventory import Inventory
 from activities.payments import Payments
 from activities.shipping import Shipping
 from adapters.schema import tables
+from devstack.process import ServerFailed
+from devstack.stack import DATABASE, ROOT, DevStack, make_database, psql
 from domain import policies
 from domain.currencies import MINOR_UNITS
 from domain.model import OrderStatus
-from embedded.process import ServerFailed
-from embedded.stack import DATABASE, ROOT, DevStack, make_database, psql
 from tests.conftest import Database, Shop
 
 _SETUP = ("-v", "ON_ERROR_STOP=1", "-f", str(ROOT / "setup.sql"))
-_DEMO = ("-f", str(ROOT / "demo.sql"))
+_DEMO = ("-f", str(ROOT / "devstack" / "demo.sql"))
 
 
 def _dump(stack: DevStack, database: str) -> str:

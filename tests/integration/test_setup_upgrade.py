@@ -6,8 +6,8 @@ import subprocess
 import asyncpg
 import pytest
 
-from embedded.process import ServerFailed
-from embedded.stack import ROOT, DevStack, psql
+from devstack.process import ServerFailed
+from devstack.stack import ROOT, DevStack, psql
 from tests.conftest import Database
 from tests.integration.test_setup_sql import _SETUP, _dump
 

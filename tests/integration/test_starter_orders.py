@@ -10,9 +10,9 @@ from temporalio.client import Client
 
 from adapters.temporal import connect
 from client import connection, order_list
+from devstack.stack import DevStack
 from domain import policies
 from domain.policies import checkout_workflow_id
-from embedded.stack import DevStack
 from terminal import options
 from tests.conftest import Shop
 from tests.faults.relay import Relay

@@ -12,7 +12,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from embedded.stack import ROOT
+from devstack.stack import ROOT
 from tests import outside
 from tests.conftest import Database
 from tests.integration.commands import DEADLINE_SECONDS, Commands

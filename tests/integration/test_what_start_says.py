@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from embedded.stack import ROOT
+from devstack.stack import ROOT
 from terminal import waiting
 from tests.integration.commands import Commands, Desk
 from tests.integration.test_starter_orders import start, unique

@@ -15,7 +15,7 @@ import pytest
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowHandle
 
-from embedded.process import ChildProcess
+from devstack.process import ChildProcess
 from tests.conftest import Database, Shop
 from tests.integration.commands import DEADLINE_SECONDS, Commands
 from tests.workflow.sagas import until

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from embedded.process import ChildProcess
+from devstack.process import ChildProcess
 from tests.integration.commands import DEADLINE_SECONDS, Commands
 from tests.unit.image_files import make_image
 

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from embedded.stack import ROOT
+from devstack.stack import ROOT
 from tests.mutants.campaign import Campaign, Outcome, tracked_files
 from tests.mutants.catalogue import MUTANTS
 from tests.mutants.mutant import Mutant, Stale

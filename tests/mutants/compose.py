@@ -4,7 +4,7 @@ from tests.mutants.killers import COMPOSE, COMPOSE_WIRING, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "docker-compose.yml"
-_IMAGE = "Dockerfile"
+_IMAGE = "deploy/Dockerfile"
 _UNSET = "?it is not in .env - run sh deploy/compose/passwords.sh"
 _RIGHTS = at(COMPOSE_WIRING, "test_no_program_has_more_rights_than_it_needs")
 _NETWORKS = at(COMPOSE_WIRING, "test_a_service_is_on_the_networks_of_those_it_talks_to_and_no_other")

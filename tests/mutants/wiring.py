@@ -1,4 +1,4 @@
-"""Faults between a tested part and a person: worker.py's start, settings and drain, dev.py, and figures that follow.
+"""Faults between a tested part and a person: worker.py's start, settings and drain, devstack, and figures that follow.
 
 Each part works by itself; what is wrong is who gets it.
 """
@@ -23,8 +23,8 @@ from tests.mutants.killers import (
 from tests.mutants.mutant import Mutant
 
 _WORKER = "worker.py"
-_DEV = "dev.py"
-_STACK = "embedded/stack.py"
+_DEV = "devstack/up.py"
+_STACK = "devstack/stack.py"
 _POLICIES = "domain/policies.py"
 _AUDIT = "activities/audit.sql"
 _AT_ONCE = "test_no_more_runs_at_once_than_the_settings_allow"
@@ -35,15 +35,15 @@ MUTANTS = (
     Mutant(
         "demo-takes-any-ending",
         "a newcomer would be told that all is well of an order that ended otherwise",
-        "demo/story.py",
-        "            ended\n            and self.said.code",
-        "            self.said.code",
+        "devstack/demo.py",
+        "            ended\n            and self.answer.code",
+        "            self.answer.code",
         at(DEMO_VERDICT, "test_an_order_of_which_the_starter_says_something_else_is_not"),
     ),
     Mutant(
         "demo-looks-at-no-money",
         "a newcomer would be told that all is well of money that is gone",
-        "demo/scenarios.py",
+        "devstack/scenarios.py",
         "        and after.balance_minor == before.balance_minor - scenario.spent_minor\n",
         "",
         at(DEMO_VERDICT, "test_an_order_that_left_other_stock_or_money_is_not"),
@@ -51,7 +51,7 @@ MUTANTS = (
     Mutant(
         "demo-ends-well-whatever-the-audit-says",
         "a demo that found a violation would exit with 0",
-        "demo/story.py",
+        "devstack/demo.py",
         "return 0 if is_clean and not wrong else 1",
         "return 0 if not wrong else 1",
         at(DEMO_VERDICT, "test_the_demo_ends_well_only_where_all_orders_and_the_audit_do"),
@@ -533,7 +533,7 @@ MUTANTS = (
     Mutant(
         "embedded-postgres-for-the-whole-network",
         "whoever is on the same network could try passwords",
-        "embedded/postgres.py",
+        "devstack/postgres.py",
         '"listen_addresses": "127.0.0.1"',
         '"listen_addresses": "*"',
         at(EMBEDDED, "test_nobody_beyond_this_machine_gets_at_a_server_and_a_persons_own_settings_lead_none_elsewhere"),
@@ -541,7 +541,7 @@ MUTANTS = (
     Mutant(
         "embedded-temporal-for-the-whole-network",
         "whoever is on the same network could end every order, without a password",
-        "embedded/temporal.py",
+        "devstack/temporal.py",
         '"--ip", "127.0.0.1"',
         '"--ip", "0.0.0.0"',
         at(EMBEDDED, "test_nobody_beyond_this_machine_gets_at_a_server_and_a_persons_own_settings_lead_none_elsewhere"),
@@ -549,7 +549,7 @@ MUTANTS = (
     Mutant(
         "embedded-temporal-with-a-persons-own-settings",
         "`make up` would ask somebody's real cluster for its search attributes",
-        "embedded/temporal.py",
+        "devstack/temporal.py",
         'return {name: value for name, value in os.environ.items() if not name.startswith("TEMPORAL_")}',
         "return dict(os.environ)",
         at(EMBEDDED, "test_nobody_beyond_this_machine_gets_at_a_server_and_a_persons_own_settings_lead_none_elsewhere"),
@@ -557,7 +557,7 @@ MUTANTS = (
     Mutant(
         "embedded-superusers-password-is-left-behind",
         "the password would lie beside the data, for the server's user",
-        "embedded/postgres.py",
+        "devstack/postgres.py",
         "            told.unlink(missing_ok=True)\n",
         "            pass\n",
         at(EMBEDDED, "test_nobody_beyond_this_machine_gets_at_a_server_and_a_persons_own_settings_lead_none_elsewhere"),
@@ -565,7 +565,7 @@ MUTANTS = (
     Mutant(
         "embedded-ui-on-a-port-of-another",
         "Temporal would end with a message of its own that names no port",
-        "embedded/temporal.py",
+        "devstack/temporal.py",
         "for port in (self.port, self.ui_port):",
         "for port in (self.port,):",
         at(EMBEDDED, "test_a_taken_port_of_the_ui_is_named"),
@@ -573,7 +573,7 @@ MUTANTS = (
     Mutant(
         "embedded-child-that-hangs-is-left",
         "`make up` would leave a server that holds its port",
-        "embedded/process.py",
+        "devstack/process.py",
         "            self.kill()\n            return self.wait(0)",
         "            return 0",
         at(EMBEDDED, "test_a_child_that_does_not_end_when_it_is_asked_is_killed"),
@@ -581,7 +581,7 @@ MUTANTS = (
     Mutant(
         "make-up-outlives-its-terminal",
         "servers would run on, unseen, and hold their ports",
-        "dev.py",
+        "devstack/up.py",
         "(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)",
         "(signal.SIGINT, signal.SIGTERM)",
         at(DEV, "test_each_way_to_end_a_terminals_command_stops_all_of_it_well"),
@@ -589,7 +589,7 @@ MUTANTS = (
     Mutant(
         "make-up-does-not-see-postgres-die",
         "`make up` would say that everything is up without a database",
-        "dev.py",
+        "devstack/up.py",
         'return None if stack.postgres.running else "Postgres"',
         "return None",
         at(DEV, "test_a_part_that_has_died_is_named_and_is_no_success"),
@@ -597,7 +597,7 @@ MUTANTS = (
     Mutant(
         "make-up-without-a-part-ends-well",
         "whatever started `make up` would not start it again",
-        "dev.py",
+        "devstack/up.py",
         'from the same data.")\n                return 1',
         'from the same data.")\n                return 0',
         at(DEV, "test_a_part_that_has_died_is_named_and_is_no_success"),
@@ -605,7 +605,7 @@ MUTANTS = (
     Mutant(
         "make-up-leaves-old-files-open",
         "other users of the machine could read what an earlier release has written",
-        "dev.py",
+        "devstack/up.py",
         "            file.chmod(0o600)\n",
         "            pass\n",
         at(DEV, "test_what_an_earlier_release_has_left_open_is_closed"),
@@ -613,7 +613,7 @@ MUTANTS = (
     Mutant(
         "make-up-writes-for-everybody",
         "other users of the machine could read customers and orders",
-        "dev.py",
+        "devstack/up.py",
         "    os.umask(0o077)\n",
         "",
         at(DEV, "test_what_an_earlier_release_has_left_open_is_closed"),
@@ -621,7 +621,7 @@ MUTANTS = (
     Mutant(
         "embedded-worker-with-a-persons-own-settings",
         "the API key of a real cluster would go to the one of `make up`",
-        "embedded/stack.py",
+        "devstack/stack.py",
         'if not name.startswith(("CHECKOUT_", "TEMPORAL_"))',
         'if not name.startswith("CHECKOUT_")',
         at(DEV, "test_a_stacks_worker_hears_nothing_of_a_persons_own_settings"),

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import asyncpg
 
-from embedded.stack import DATABASE, ROLE
+from devstack.stack import DATABASE, ROLE
 from tests.soak.plan import PlannedFault
 from tests.soak.stage import AWAY, SoakFailed, Stage
 

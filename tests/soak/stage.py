@@ -18,9 +18,9 @@ from temporalio.service import RetryConfig
 
 from adapters.temporal import DATA_CONVERTER
 from client.checkouts import Checkouts
+from devstack.process import ChildProcess
+from devstack.stack import DATABASE, ROLE, ROOT, DevStack, psql
 from domain.policies import CHECKOUT_TASK_QUEUE
-from embedded.process import ChildProcess
-from embedded.stack import DATABASE, ROLE, ROOT, DevStack, psql
 from tests.faults.lab.link import Link
 from tests.soak.catalogue import Catalogue, seeding
 from tests.soak.worker import REFUSED

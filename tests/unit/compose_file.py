@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from embedded.stack import ROOT
+from devstack.stack import ROOT
 
 COMPOSE_FILE = ROOT / "docker-compose.yml"
 VARIABLE = re.compile(r"\$\{(\w+):([-?])([^{}]*)\}")

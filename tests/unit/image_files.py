@@ -4,12 +4,12 @@ import re
 import shutil
 from pathlib import Path
 
-from embedded.stack import ROOT
+from devstack.stack import ROOT
 
 
 def dockerfile() -> list[list[str]]:
     """Give the Dockerfile's instructions, each as its words."""
-    text = re.sub(r"\\\n", " ", (ROOT / "Dockerfile").read_text(encoding="utf-8"))
+    text = re.sub(r"\\\n", " ", (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8"))
     return [line.split() for line in text.splitlines() if line and not line.startswith("#")]
 
 

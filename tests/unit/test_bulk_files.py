@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from devstack.stack import ROOT
 from domain.bulk import OTHER_CONTENT, UNKNOWN, Outcome, digest, pack, unpack
 from domain.errors import InvalidInput
 from domain.model import MAX_LINES, CheckoutInput, OrderLine
-from embedded.stack import ROOT
 from terminal.load.orders_file import Entry, line_count, read_orders
 from terminal.load.outcomes import MALFORMED, OutcomeFile, from_cell, to_cell
 

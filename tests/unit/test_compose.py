@@ -17,9 +17,9 @@ import pytest
 import yaml
 
 from adapters.config import DEFAULT_TEMPORAL_ADDRESS, DEFAULT_UI_URL, WorkerSettings, load
+from devstack import temporal
+from devstack.stack import ROOT, DevStack, psql
 from domain.policies import SEARCH_ATTRIBUTES
-from embedded import temporal
-from embedded.stack import ROOT, DevStack, psql
 from tests.unit.compose_file import COMPOSE_FILE, VARIABLE, document, required, services, variables
 from tests.unit.image_files import copies, dockerfile, make_image
 
@@ -442,7 +442,7 @@ def test_the_scripts_of_the_jobs_are_shell_that_ends_at_the_first_error(job: str
 
 
 def test_every_path_that_the_dockerfile_copies_exists_and_is_let_in() -> None:
-    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "deploy/Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]
 
     assert [path for path in _copied() if not (ROOT / path).exists()] == []
@@ -451,11 +451,11 @@ def test_every_path_that_the_dockerfile_copies_exists_and_is_let_in() -> None:
 
 
 def test_the_image_has_every_file_that_worker_and_starter_need() -> None:
-    needed = _imported_by("worker.py", "starter.py") | {"requirements.lock", "activities/audit.sql"}
+    needed = _imported_by("worker.py", "starter.py") | {"activities/audit.sql"}
 
     assert {"workflows/saga.py", "adapters/config.py", "domain/policies.py"} <= needed
     assert (ROOT / "activities/audit.sql").is_file()
-    assert {Path(file).parts[0] for file in needed} == _copied()
+    assert {Path(file).parts[0] for file in needed} | {"requirements/runtime.lock"} == _copied()
 
 
 @pytest.mark.parametrize("program", ["worker.py", "starter.py"])
@@ -477,7 +477,7 @@ def test_the_image_is_of_a_python_that_is_tested_and_runs_where_the_code_is() ->
     [(oldest, newest)] = re.findall(r"Python 3\.(\d+) to 3\.(\d+) on Linux is what the tests run on", readme)
     [python] = re.findall(
         r"^FROM python:3\.(\d+)\.\d+-slim-\w+@sha256:[0-9a-f]{64}$",
-        (ROOT / "Dockerfile").read_text(encoding="utf-8"),
+        (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8"),
         re.MULTILINE,
     )
     at = {instruction: number for number, (instruction, *_) in enumerate(instructions)}
@@ -492,7 +492,7 @@ def test_the_image_installs_only_what_the_lock_file_names() -> None:
     installs = [words for words in dockerfile() if "install" in words and "pip" in words]
 
     assert len(installs) == 1
-    assert installs[0][-4:] == ["--no-deps", "--require-hashes", "-r", "requirements.lock"]
+    assert installs[0][-4:] == ["--no-deps", "--require-hashes", "-r", "requirements/runtime.lock"]
 
 
 def test_the_image_ends_as_a_user_without_rights() -> None:
@@ -505,7 +505,7 @@ def test_the_image_ends_as_a_user_without_rights() -> None:
 
 
 def test_signals_reach_python_and_not_a_shell() -> None:
-    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    text = (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8")
 
     assert text.endswith('CMD ["python", "worker.py"]\n')
     assert "ENTRYPOINT" not in text

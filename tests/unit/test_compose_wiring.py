@@ -15,8 +15,8 @@ from sqlalchemy.engine import make_url
 
 from adapters import heartbeat
 from adapters.config import WorkerSettings
-from embedded.placement import installed
-from embedded.stack import DATABASE, ROLE, ROOT, DevStack
+from devstack.placement import installed
+from devstack.stack import DATABASE, ROLE, ROOT, DevStack
 from tests.unit.compose_file import distinct, document, services
 
 # What each image listens on.
@@ -234,7 +234,7 @@ def test_a_published_port_is_the_one_that_the_server_listens_on(name: str, varia
 def test_a_worker_may_be_there_many_times() -> None:
     worker = services()["worker"]
 
-    assert worker["build"] == "."
+    assert worker["build"] == {"context": ".", "dockerfile": "deploy/Dockerfile"}
     assert "ports" not in worker
     assert worker.keys().isdisjoint({"image", "command", "entrypoint", "user", "working_dir", "deploy", "scale"})
 
@@ -321,7 +321,7 @@ def test_what_a_container_writes_beside_its_volumes_is_in_memory() -> None:
 
 
 def test_the_volume_of_the_log_belongs_to_the_images_user() -> None:
-    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    text = (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8")
     made = re.search(r"install --directory --owner=(\w+) --group=\1 (\S+)", text)
     [user] = re.findall(r"useradd --uid (\d+) .* (\w+) ", text)
 
@@ -424,7 +424,7 @@ def test_the_demos_job_adds_its_catalogue() -> None:
 
     assert job["entrypoint"] == ["psql", "--no-psqlrc", "--quiet", "-v", "ON_ERROR_STOP=1"]
     assert job["command"] == ["-f", "/sql/demo.sql"]
-    assert mounts(job) == {"/sql/demo.sql": "./demo.sql"}
+    assert mounts(job) == {"/sql/demo.sql": "./devstack/demo.sql"}
 
 
 def test_temporals_settings_are_mounted_where_it_reads_them() -> None:

@@ -10,8 +10,8 @@ from sqlalchemy.engine import make_url
 from adapters.config import ConfigurationError, StarterSettings, WorkerSettings, load
 from adapters.database_url import parse
 from adapters.temporal import connection_options
+from devstack.stack import DATABASE, DEFAULT_PORTS, ROLE, ROOT
 from domain.model import Lane
-from embedded.stack import DATABASE, DEFAULT_PORTS, ROLE, ROOT
 
 
 def settings(monkeypatch: pytest.MonkeyPatch, url: str) -> WorkerSettings:

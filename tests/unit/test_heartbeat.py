@@ -10,7 +10,7 @@ import pytest
 
 from adapters import heartbeat
 from adapters.readiness import CannotStart, forget_heartbeat
-from embedded.stack import ROOT
+from devstack.stack import ROOT
 
 
 def probe(file: Path | str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from adapters.log_format import JsonFormatter, TextFormatter
-from embedded.stack import ROOT
+from devstack.stack import ROOT
 
 # A process of its own: the hooks and the SDK's runtime belong to the whole of it.
 _TELLS_ALL = """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from embedded.stack import ROOT
+from devstack.stack import ROOT
 from tests import memory
 from tests.memory import PREFIX, folder_in_memory
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from embedded.stack import ROOT
+from devstack.stack import ROOT
 from tests.mutants.__main__ import main
 from tests.mutants.campaign import Campaign, Outcome
 from tests.mutants.catalogue import MUTANTS

@@ -9,9 +9,9 @@ import pytest
 import typer
 
 from client.failures import ClientError
+from devstack.stack import ROOT
 from domain.errors import InvalidInput
 from domain.model import OrderLine
-from embedded.stack import ROOT
 from terminal.options import order_line
 from terminal.waiting import StillRunning, deadline
 

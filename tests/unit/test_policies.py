@@ -9,11 +9,11 @@ import pytest
 from activities import maintenance
 from adapters import connector, database
 from adapters.config import WorkerSettings
+from devstack.stack import ROOT
 from domain import policies
 from domain.bulk import Batch
 from domain.model import CheckoutInput
 from domain.policies import ActivityPolicy
-from embedded.stack import ROOT
 from terminal.load import bulk
 
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")

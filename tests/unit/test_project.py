@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from adapters.config import PREFIX, WorkerSettings
-from embedded.stack import ROOT
+from devstack.stack import ROOT
 from tests.shares import EVERY, LONGEST_FAULTS, SLOW_FILES, SLOW_TESTS
 
 ROOMS = ("activities", "adapters", "client", "demo", "domain", "embedded", "saga_testing", "terminal", "workflows")
@@ -263,17 +263,17 @@ def test_the_locks_hold_the_versions_that_the_project_asks_for() -> None:
             re.findall(r"^([\w.-]+)(?:\[[\w,]+\])?==(\S+)", (ROOT / lock).read_text(encoding="utf-8"), re.MULTILINE)
         )
         for lock in (
-            "requirements.lock",
-            "requirements-embedded.lock",
-            "requirements-dev.lock",
-            "requirements-bench.lock",
+            "requirements/runtime.lock",
+            "requirements/embedded.lock",
+            "requirements/dev.lock",
+            "requirements/bench.lock",
         )
     }
 
-    assert pins["requirements.lock"].items() <= pins["requirements-embedded.lock"].items()
-    assert pins["requirements-embedded.lock"].items() <= pins["requirements-dev.lock"].items()
-    assert pins["requirements-dev.lock"].items() <= pins["requirements-bench.lock"].items()
-    assert {"temporalio", "sqlalchemy", "asyncpg"} <= set(pins["requirements.lock"])
+    assert pins["requirements/runtime.lock"].items() <= pins["requirements/embedded.lock"].items()
+    assert pins["requirements/embedded.lock"].items() <= pins["requirements/dev.lock"].items()
+    assert pins["requirements/dev.lock"].items() <= pins["requirements/bench.lock"].items()
+    assert {"temporalio", "sqlalchemy", "asyncpg"} <= set(pins["requirements/runtime.lock"])
     for lock in pins:
         entries = re.split(r"^(?=\S)", (ROOT / lock).read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
         assert [entry for entry in entries if "--hash=sha256:" not in entry] == [], lock
@@ -281,7 +281,7 @@ def test_the_locks_hold_the_versions_that_the_project_asks_for() -> None:
 
 def test_every_install_takes_the_lock_file_alone() -> None:
     """Old versions of pip look for newer releases of what is asked for with an extra, and then refuse them."""
-    recipes = (ROOT / "Makefile").read_text(encoding="utf-8") + (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    recipes = (ROOT / "Makefile").read_text(encoding="utf-8") + (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8")
     installs = [line for line in recipes.splitlines() if "pip install" in line]
 
     assert len(installs) == 5
@@ -294,10 +294,10 @@ def test_the_locks_name_all_that_their_packages_ask_for() -> None:
     assert check.returncode == 0, check.stdout
 
 
-@pytest.mark.parametrize("command", ["starter.py", "worker.py", "dev.py"])
-def test_every_command_tells_the_release_that_pyproject_names(command: str) -> None:
+@pytest.mark.parametrize("command", [["starter.py"], ["worker.py"], ["-m", "devstack"]], ids=" ".join)
+def test_every_command_tells_the_release_that_pyproject_names(command: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
-    told = subprocess.run([sys.executable, command, "--version"], cwd=ROOT, capture_output=True, text=True, check=True)
+    told = subprocess.run([sys.executable, *command, "--version"], cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert told.stdout == f"{project['name']} {project['version']}\n"

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from embedded.stack import ROOT
+from devstack.stack import ROOT
 from saga_testing import Ending, Kind, Step, matrix
 from saga_testing.cases import STORIES
 from saga_testing.check import _PLAYS

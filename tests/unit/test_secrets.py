@@ -14,8 +14,8 @@ from adapters.connector import CannotConnect, Connector
 from adapters.database_url import parse
 from adapters.secret_file import SecretUnreadable, read_secret
 from adapters.temporal import connect, connection_options, place
-from embedded.ports import free_port
-from embedded.stack import DevStack
+from devstack.ports import free_port
+from devstack.stack import DevStack
 from tests.canary import CANARY, leaks
 
 ODD = "@/?#:&=%,[] +'\\;"

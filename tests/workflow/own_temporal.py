@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from devstack.ports import free_port
+from devstack.temporal import TemporalServer
 from domain.policies import SEARCH_ATTRIBUTES
-from embedded.ports import free_port
-from embedded.temporal import TemporalServer
 
 
 @contextmanager

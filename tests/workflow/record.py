@@ -20,9 +20,9 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from adapters.database import create_engine
 from adapters.telemetry import leave
 from adapters.temporal import DATA_CONVERTER
+from devstack.stack import DATABASE, ROLE, DevStack, psql
+from devstack.temporal import TemporalServer
 from domain import policies
-from embedded.stack import DATABASE, ROLE, DevStack, psql
-from embedded.temporal import TemporalServer
 from tests.conftest import Database, Shop
 from tests.workflow.gates import Gates
 from tests.workflow.sagas import hasty, until

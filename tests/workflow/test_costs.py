@@ -10,8 +10,8 @@ import pytest
 from temporalio.client import Client
 
 from adapters.temporal import DATA_CONVERTER
+from devstack.stack import DevStack
 from domain.model import Lane
-from embedded.stack import DevStack
 from tests.conftest import Database, Shop
 from tests.statements import log_statements, statements_sent
 

@@ -15,7 +15,7 @@ from temporalio.worker import Worker
 from adapters import temporal_credentials
 from adapters.temporal import connect
 from client import maintenance
-from embedded.stack import DevStack
+from devstack.stack import DevStack
 from tests.conftest import Shop
 from tests.workflow.auth_proxy import AuthProxy
 from tests.workflow.sagas import until

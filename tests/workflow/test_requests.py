@@ -17,9 +17,9 @@ from temporalio.service import RPCError, RPCStatusCode
 from client import requests
 from client.checkouts import Checkouts
 from client.failures import NoSuchOrder, NotKnownYet, Refused
+from devstack.stack import DevStack
 from domain import policies
 from domain.model import CheckoutInput
-from embedded.stack import DevStack
 from tests.conftest import Shop
 from tests.integration.commands import Commands
 from tests.workflow.gates import Gates

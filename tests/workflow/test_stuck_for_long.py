@@ -9,9 +9,9 @@ from temporalio.client import Client
 from adapters.temporal import DATA_CONVERTER
 from client.checkouts import Checkouts
 from client.failures import Refused
+from devstack.temporal import TemporalServer
 from domain import policies
 from domain.model import CheckoutInput
-from embedded.temporal import TemporalServer
 from tests.conftest import Shop
 from tests.later_sdk import switch_on
 from tests.workflow.gates import Gates

@@ -10,9 +10,9 @@ from urllib.parse import quote
 import pytest
 
 from client.checkouts import Checkouts
+from devstack.stack import DevStack
 from domain.model import CheckoutStatus, StepView
 from domain.text import for_markdown, on_one_line
-from embedded.stack import DevStack
 from tests import outside
 from tests.conftest import Shop
 from tests.workflow.sagas import how_it_ended

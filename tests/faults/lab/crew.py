@@ -10,8 +10,8 @@ from typing import Self
 
 import psutil
 
-from embedded.process import ChildProcess
-from embedded.stack import ROOT, DevStack
+from devstack.process import ChildProcess
+from devstack.stack import ROOT, DevStack
 from tests.faults.lab.worker import ATTEMPT_SECONDS, DESK_PORT
 
 _PATIENCE_SECONDS = 40.0

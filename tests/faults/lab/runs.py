@@ -11,7 +11,7 @@ from pathlib import Path
 from temporalio.client import Client
 
 from adapters.temporal import DATA_CONVERTER
-from embedded.stack import DATABASE, ROLE, DevStack, psql
+from devstack.stack import DATABASE, ROLE, DevStack, psql
 from tests.conftest import Database
 from tests.faults.lab.aftermath import Aftermath, BatchAftermath, Inspection, inspect, look, look_at_batch
 from tests.faults.lab.batch_cells import BatchCell, BatchOperation, recognise_batch

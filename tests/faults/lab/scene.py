@@ -9,10 +9,10 @@ from temporalio.common import WorkflowIDReusePolicy
 
 from client.batches import carried_on
 from client.checkouts import Checkouts
+from devstack.stack import DevStack
 from domain.bulk import HANDED_OVER, Batch, BatchReport, Outcome, digest, pack
 from domain.model import CheckoutInput, CheckoutStatus
 from domain.policies import bulk_workflow_id, checkout_workflow_id
-from embedded.stack import DevStack
 from tests.conftest import Database
 from tests.faults.lab.batch_cells import BatchCell, BatchOperation, batch_operations, is_heard_at_once
 from tests.faults.lab.cells import BEFORE, Boundary, Cell, Fault, Group, Operation

@@ -12,8 +12,8 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowExecutionStatus, WorkflowUpdateFailedError
 from temporalio.service import RPCError, RPCStatusCode
 
+from devstack.process import ChildProcess
 from domain.maintenance import SweepInput, SweepReport
-from embedded.process import ChildProcess
 from tests.faults.lab.batch_cells import (
     BatchOperation,
     goes_on_to_its_end,

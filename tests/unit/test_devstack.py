@@ -10,8 +10,8 @@ from typing import Any, Self
 
 import pytest
 
-import dev
-from embedded.stack import DevStack
+from devstack import up
+from devstack.stack import DevStack
 
 PARTS = ("The worker", "Temporal", "Postgres")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -54,11 +54,11 @@ def test_each_way_to_end_a_terminals_command_stops_all_of_it_well(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stack = Stack(when_ready=lambda: os.kill(os.getpid(), number))
-    monkeypatch.setattr(dev, "DevStack", lambda *_, **__: stack)
+    monkeypatch.setattr(up, "DevStack", lambda *_, **__: stack)
     for each in SIGNALS:
         signal.signal(each, lambda *_: pytest.fail("nobody takes this signal"))
 
-    assert dev.up(tmp_path) == 0
+    assert up.up(tmp_path) == 0
 
     assert "The data is kept" in capsys.readouterr().out
 
@@ -67,12 +67,12 @@ def test_each_way_to_end_a_terminals_command_stops_all_of_it_well(
 def test_a_part_that_has_died_is_named_and_is_no_success(
     dead: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(dev, "DevStack", lambda *_, **__: Stack(dead))
+    monkeypatch.setattr(up, "DevStack", lambda *_, **__: Stack(dead))
     # Where nobody sees it, the command goes on until it is told to stop.
     told_to_stop = threading.Timer(10, os.kill, (os.getpid(), signal.SIGTERM))
     told_to_stop.start()
     try:
-        assert dev.up(tmp_path) == 1
+        assert up.up(tmp_path) == 1
     finally:
         told_to_stop.cancel()
 
@@ -82,7 +82,7 @@ def test_a_part_that_has_died_is_named_and_is_no_success(
 def test_what_an_earlier_release_has_left_open_is_closed(tmp_path: Path) -> None:
     (tmp_path / "postgres.log").touch(0o644)
 
-    dev.close_to_others(tmp_path)
+    up.close_to_others(tmp_path)
 
     assert (tmp_path / "postgres.log").stat().st_mode & 0o077 == 0
     (tmp_path / "new").touch()

@@ -4,16 +4,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from demo.stage import Holdings, Said, Stage
+from devstack.demo_harness import Answer, DemoHarness, Holdings
 
-Perform = Callable[[Stage, str], Awaitable[Said]]
+Perform = Callable[[DemoHarness, str], Awaitable[Answer]]
 
 
 @dataclass(frozen=True)
 class Scenario:
     """One order, what is tried with it, and how it should end.
 
-    `perform` is given the stage and the order id, and answers with the last thing that the starter said.
+    `perform` is given the harness and the order id, and answers with the last thing that the starter answer.
     """
 
     order_id: str
@@ -28,49 +28,49 @@ class Scenario:
     spent_minor: int = 0
     """What the customer should have paid in the end."""
     says: str = ""
-    """What the reason, or the complaint, should contain."""
+    """What the reason, or the error, should contain."""
 
 
 def start(customer: str, *lines: str) -> Perform:
     """Start an order and wait for how it ends."""
 
-    async def perform(stage: Stage, order_id: str) -> Said:
-        return await stage.starter("start", *_order(order_id, customer, *lines))
+    async def perform(harness: DemoHarness, order_id: str) -> Answer:
+        return await harness.starter("start", *_order(order_id, customer, *lines))
 
     return perform
 
 
-async def _twice_at_once(stage: Stage, order_id: str) -> Said:
+async def _twice_at_once(harness: DemoHarness, order_id: str) -> Answer:
     order = _order(order_id, "erin", "bag:1")
-    first, second = await asyncio.gather(stage.starter("start", *order), stage.starter("start", *order))
-    return second if first == second else Said(1, {"status": f"{first.status} and {second.status}"}, "")
+    first, second = await asyncio.gather(harness.starter("start", *order), harness.starter("start", *order))
+    return second if first == second else Answer(1, {"status": f"{first.status} and {second.status}"}, "")
 
 
-async def _same_id_other_lines(stage: Stage, order_id: str) -> Said:
-    await stage.starter("start", *_order(order_id, "frank", "bottle:1"))
-    return await stage.starter("start", *_order(order_id, "frank", "bottle:2"))
+async def _same_id_other_lines(harness: DemoHarness, order_id: str) -> Answer:
+    await harness.starter("start", *_order(order_id, "frank", "bottle:1"))
+    return await harness.starter("start", *_order(order_id, "frank", "bottle:2"))
 
 
-async def _by_hand(stage: Stage, order_id: str) -> Said:
-    await stage.run_sql(
+async def _by_hand(harness: DemoHarness, order_id: str) -> Answer:
+    await harness.run_sql(
         f"INSERT INTO orders (order_id, customer) VALUES ('{order_id}', 'heidi');"  # noqa: S608 - ours
         f"INSERT INTO order_lines (order_id, sku, quantity) VALUES ('{order_id}', 'cap', 1)"
     )
-    await stage.starter("sweep")
-    return await _until_ended(stage, order_id)
+    await harness.starter("sweep")
+    return await _until_ended(harness, order_id)
 
 
-async def _cancel_while_paying(stage: Stage, order_id: str) -> Said:
-    async with stage.purse_held("grace"):
-        await stage.starter("start", *_order(order_id, "grace", "game:1"), "--no-wait")
-        await stage.until_paying()
-        # The purse stays locked until the order has ended: the payment cannot win.
-        return await stage.starter("cancel", order_id, "--reason", "found it cheaper")
+async def _cancel_while_paying(harness: DemoHarness, order_id: str) -> Answer:
+    async with harness.account_locked("grace"):
+        await harness.starter("start", *_order(order_id, "grace", "game:1"), "--no-wait")
+        await harness.until_payment_waits()
+        # The account stays locked until the order has ended: the payment cannot win.
+        return await harness.starter("cancel", order_id, "--reason", "found it cheaper")
 
 
-async def _stuck_then_resolved(stage: Stage, order_id: str) -> Said:
-    """The parcel cannot be delivered, and a trigger of somebody else's refuses the refund."""
-    await stage.run_sql(
+async def _stuck_then_resolved(harness: DemoHarness, order_id: str) -> Answer:
+    """The parcel cannot be delivered, and a trigger refuses the refund."""
+    await harness.run_sql(
         f"""
         CREATE FUNCTION no_refund() RETURNS trigger LANGUAGE plpgsql AS
             $$ BEGIN RAISE EXCEPTION 'the bank does not answer for this customer'; END $$;
@@ -78,16 +78,16 @@ async def _stuck_then_resolved(stage: Stage, order_id: str) -> Said:
             WHEN (NEW.kind = 'refund' AND NEW.order_id = '{order_id}') EXECUTE FUNCTION no_refund();
         """
     )
-    stuck = await stage.starter("start", *_order(order_id, "mallory", "kite:1"))
+    stuck = await harness.starter("start", *_order(order_id, "mallory", "kite:1"))
     if stuck.code != 4:
         return stuck
-    await _until_listed(stage, order_id, "stuck")
-    return await stage.starter("resolve", order_id, "--step", "pay", "--reason", "refunded at the bank, ref 4711")
+    await _until_listed(harness, order_id, "stuck")
+    return await harness.starter("resolve", order_id, "--step", "pay", "--reason", "refunded at the bank, ref 4711")
 
 
-async def _stuck_then_retried(stage: Stage, order_id: str) -> Said:
-    """The service lost a right that the release needs; somebody grants it again."""
-    await stage.run_sql(
+async def _stuck_then_retried(harness: DemoHarness, order_id: str) -> Answer:
+    """The service lost a right that the release needs; an operator grants it again."""
+    await harness.run_sql(
         f"""
         CREATE FUNCTION no_release() RETURNS trigger LANGUAGE plpgsql AS
             $$ BEGIN RAISE EXCEPTION 'the shelf is locked'; END $$;
@@ -95,49 +95,49 @@ async def _stuck_then_retried(stage: Stage, order_id: str) -> Said:
             WHEN (NEW.state = 'released' AND NEW.order_id = '{order_id}') EXECUTE FUNCTION no_release();
         """
     )
-    stuck = await stage.starter("start", *_order(order_id, "bob", "lamp:1"))
+    stuck = await harness.starter("start", *_order(order_id, "bob", "lamp:1"))
     if stuck.code != 4:
         return stuck
-    await stage.run_sql("DROP TRIGGER no_release ON reservations")
-    await stage.starter("retry", order_id)
-    return await stage.starter("status", order_id)
+    await harness.run_sql("DROP TRIGGER no_release ON reservations")
+    await harness.starter("retry", order_id)
+    return await harness.starter("status", order_id)
 
 
-async def _postgres_away(stage: Stage, order_id: str) -> Said:
-    async with stage.purse_held("ivan"):
-        await stage.starter("start", *_order(order_id, "ivan", "pen:1"), "--no-wait")
-        await stage.until_paying()
-        await asyncio.to_thread(stage.stack.postgres.stop, immediate=True)
+async def _postgres_away(harness: DemoHarness, order_id: str) -> Answer:
+    async with harness.account_locked("ivan"):
+        await harness.starter("start", *_order(order_id, "ivan", "pen:1"), "--no-wait")
+        await harness.until_payment_waits()
+        await asyncio.to_thread(harness.stack.postgres.stop, immediate=True)
     await asyncio.sleep(2.0)  # the outage itself
-    stage.stack.postgres.start()
-    return await _until_ended(stage, order_id)
+    harness.stack.postgres.start()
+    return await _until_ended(harness, order_id)
 
 
-async def _worker_killed(stage: Stage, order_id: str) -> Said:
-    async with stage.purse_held("judy"):
-        await stage.starter("start", *_order(order_id, "judy", "scarf:1"), "--no-wait")
-        await stage.until_paying()
-        for worker in stage.workers:
+async def _worker_killed(harness: DemoHarness, order_id: str) -> Answer:
+    async with harness.account_locked("judy"):
+        await harness.starter("start", *_order(order_id, "judy", "scarf:1"), "--no-wait")
+        await harness.until_payment_waits()
+        for worker in harness.workers:
             worker.kill()
-        stage.add_worker()
-    return await _until_ended(stage, order_id)
+        harness.add_worker()
+    return await _until_ended(harness, order_id)
 
 
-async def _until_ended(stage: Stage, order_id: str) -> Said:
+async def _until_ended(harness: DemoHarness, order_id: str) -> Answer:
     """Ask for the order's outcome the way a second start does: it joins and waits."""
     for _ in range(300):
-        said = await stage.starter("status", order_id)
-        if said.status not in {"running", "unwinding"}:
-            return said
+        answer = await harness.starter("status", order_id)
+        if answer.status not in {"running", "unwinding"}:
+            return answer
         await asyncio.sleep(0.1)
-    return said
+    return answer
 
 
-async def _until_listed(stage: Stage, order_id: str, status: str) -> None:
+async def _until_listed(harness: DemoHarness, order_id: str, status: str) -> None:
     """Find the order as an operator would. The list is about a second behind."""
     for _ in range(50):
-        said = await stage.starter("list", "--status", status)
-        if order_id in {order["order_id"] for order in said.document.get("found", [])}:
+        answer = await harness.starter("list", "--status", status)
+        if order_id in {order["order_id"] for order in answer.document.get("found", [])}:
             return
         await asyncio.sleep(0.1)
 
@@ -146,7 +146,7 @@ def _order(order_id: str, customer: str, *lines: str) -> list[str]:
     return ["--order-id", order_id, "--customer", customer, *(part for line in lines for part in ("--line", line))]
 
 
-def unspoiled(before: Holdings, after: Holdings, scenario: Scenario) -> bool:
+def holdings_match(before: Holdings, after: Holdings, scenario: Scenario) -> bool:
     """Tell whether stock and money are what the scenario's ending says."""
     return (
         after.on_hand == before.on_hand - scenario.sold
@@ -244,7 +244,7 @@ TOGETHER = (
     ),
     Scenario(
         "stuck-retried",
-        "cannot be released: stuck; mended and retried",
+        "cannot be released: stuck; fixed and retried",
         _stuck_then_retried,
         "rejected",
         3,
@@ -253,7 +253,7 @@ TOGETHER = (
         says="InsufficientFunds",
     ),
 )
-"""These do not disturb each other and are told at once."""
+"""These do not disturb each other and run at once."""
 
 ONE_BY_ONE = (
     Scenario(
@@ -289,4 +289,4 @@ ONE_BY_ONE = (
         spent_minor=3100,
     ),
 )
-"""These take something away from everybody, so each has the stage for itself."""
+"""These take something away from everybody, so each has the harness for itself."""

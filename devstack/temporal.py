@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from signal import SIGKILL
 
-from embedded.ports import port_answers, require_free
-from embedded.process import ChildProcess, ServerFailed
+from devstack.ports import port_answers, require_free
+from devstack.process import ChildProcess, ServerFailed
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 10.0

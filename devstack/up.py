@@ -1,24 +1,14 @@
-"""The embedded stack: real Postgres and real Temporal from the package index, on loopback, and a worker.
+"""`make up`: Postgres, Temporal and a worker on the default ports until a signal stops them."""
 
-python dev.py up      keep everything running on the default ports, data in .data/, until Ctrl-C
-python dev.py demo    run every ending of a checkout on throw-away servers and show what happened
-"""
-
-import logging
 import os
 import signal
 import sys
-import tempfile
 import threading
 from pathlib import Path
 from types import FrameType
 
-from adapters.streams import clean_streams
-from adapters.telemetry import leave
-from demo.story import tell
-from domain.version import RELEASE
-from embedded.process import ChildProcess, ServerFailed
-from embedded.stack import DEFAULT_PORTS, ROOT, DevStack
+from devstack.process import ChildProcess
+from devstack.stack import DEFAULT_PORTS, ROOT, DevStack
 
 _DATA = ROOT / ".data"
 
@@ -60,14 +50,8 @@ def close_to_others(data: Path) -> None:
             file.chmod(0o600)
 
 
-def demo() -> int:
-    """Run the demo in a folder of the system's temporary folder, removed afterwards."""
-    with tempfile.TemporaryDirectory(prefix="checkout-demo-") as folder:
-        return tell(Path(folder))
-
-
 def say(text: str) -> None:
-    """Tell the person at the terminal."""
+    """Print at once, also into a pipe."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
@@ -93,26 +77,3 @@ Now try, in another terminal:
 
 The database: {stack.psql_command("postgres")}
 Ctrl-C stops all of it."""
-
-
-def main(arguments: list[str]) -> int:
-    """Run one of the two commands."""
-    logging.basicConfig(level=logging.INFO if arguments == ["up"] else logging.WARNING, format="%(message)s")
-    commands = {"up": up, "demo": demo}
-    if arguments == ["--version"]:
-        sys.stdout.write(f"{RELEASE}\n")
-        return 0
-    if len(arguments) != 1 or arguments[0] not in commands:
-        sys.stderr.write(__doc__ or "")
-        return 2
-    try:
-        return commands[arguments[0]]()
-    except ServerFailed as failure:
-        sys.stderr.write(f"{failure}\n")
-        return 1
-
-
-if __name__ == "__main__":
-    os.chdir(ROOT)
-    clean_streams()
-    leave(main(sys.argv[1:]))

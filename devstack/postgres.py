@@ -10,10 +10,10 @@ from signal import SIGHUP, SIGINT, SIGQUIT
 
 import psutil
 
-from embedded.passwords import CHEAP_SCRAM, SUPERUSER, Passwords, new_secret, write_for_us_alone
-from embedded.placement import MARKER, Place, installed
-from embedded.ports import port_answers, require_free
-from embedded.process import ChildProcess, ServerFailed, end_stubborn
+from devstack.passwords import CHEAP_SCRAM, SUPERUSER, Passwords, new_secret, write_for_us_alone
+from devstack.placement import MARKER, Place, installed
+from devstack.ports import port_answers, require_free
+from devstack.process import ChildProcess, ServerFailed, end_stubborn
 
 _START_SECONDS = 60.0  # crash recovery replays the log first
 _STOP_SECONDS = 30.0

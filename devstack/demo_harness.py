@@ -1,4 +1,4 @@
-"""The demo's hands: the starter as a person would call it, and faults that come from outside the product."""
+"""How the demo acts: starter.py as a person calls it, and faults from outside the product."""
 
 import asyncio
 import json
@@ -11,28 +11,28 @@ from typing import Any
 
 import asyncpg
 
-from embedded.process import ChildProcess
-from embedded.stack import DATABASE, ROOT, DevStack
+from devstack.process import ChildProcess
+from devstack.stack import DATABASE, ROOT, DevStack
 
-_PATIENCE_SECONDS = 30.0
+_TIMEOUT_SECONDS = 30.0
 
 
-class StageError(Exception):
-    """The demo itself could not do what it wanted; nothing is said about the product."""
+class DemoError(Exception):
+    """The demo itself could not do what it wanted; nothing is answer about the product."""
 
 
 @dataclass(frozen=True)
-class Said:
+class Answer:
     """What a starter.py call answered."""
 
     code: int
     document: dict[str, Any]
-    complaint: str
+    error: str
 
     @property
     def status(self) -> str:
         """The order's status, or what was complained about."""
-        return str(self.document.get("status") or self.complaint or f"exit {self.code}")
+        return str(self.document.get("status") or self.error or f"exit {self.code}")
 
     @property
     def reason(self) -> str:
@@ -49,7 +49,7 @@ class Holdings:
     balance_minor: int
 
 
-class Stage:
+class DemoHarness:
     """The running stack, seen from outside: its commands, its processes and its database."""
 
     def __init__(self, stack: DevStack) -> None:
@@ -59,12 +59,12 @@ class Stage:
     def add_worker(self) -> ChildProcess:
         """Start one more worker.py and wait until it is ready."""
         worker = self.stack.start_worker()
-        worker.until(lambda: "ready: task queue" in worker.tail(50), timeout=_PATIENCE_SECONDS)
+        worker.until(lambda: "ready: task queue" in worker.tail(50), timeout=_TIMEOUT_SECONDS)
         self.workers.append(worker)
         return worker
 
-    async def starter(self, *arguments: str) -> Said:
-        """Run `starter.py ARGUMENTS --json` and give what it said."""
+    async def starter(self, *arguments: str) -> Answer:
+        """Run `starter.py ARGUMENTS --json` and give what it answer."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             str(ROOT / "starter.py"),
@@ -75,11 +75,11 @@ class Stage:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        out, err = await asyncio.wait_for(process.communicate(), timeout=2 * _PATIENCE_SECONDS)
+        out, err = await asyncio.wait_for(process.communicate(), timeout=2 * _TIMEOUT_SECONDS)
         text = out.decode().strip()
         found = json.loads(text) if text else {}
         document = found if isinstance(found, dict) else {"found": found}
-        return Said(process.returncode or 0, document, " ".join(err.decode().split()))
+        return Answer(process.returncode or 0, document, " ".join(err.decode().split()))
 
     @asynccontextmanager
     async def database(self) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
@@ -92,7 +92,7 @@ class Stage:
                 connection.terminate()
 
     async def holdings(self, sku: str, customer: str) -> Holdings:
-        """Look at a shelf and a purse."""
+        """Read a SKU's stock and a customer's balance."""
         async with self.database() as connection:
             row = await connection.fetchrow(
                 "SELECT i.on_hand, i.on_hand - i.reserved AS free, a.balance_minor"
@@ -101,7 +101,7 @@ class Stage:
                 customer,
             )
         if row is None:
-            raise StageError(f"the catalogue has no {sku} or no {customer}")
+            raise DemoError(f"the catalogue has no {sku} or no {customer}")
         return Holdings(row["on_hand"], row["free"], row["balance_minor"])
 
     async def run_sql(self, statements: str) -> None:
@@ -110,7 +110,7 @@ class Stage:
             await connection.execute(statements)
 
     @asynccontextmanager
-    async def purse_held(self, customer: str) -> AsyncIterator[None]:
+    async def account_locked(self, customer: str) -> AsyncIterator[None]:
         """Lock a customer's account row, so that the payment of the next order waits: the middle of a saga."""
         async with self.database() as connection:
             transaction = connection.transaction()
@@ -120,9 +120,9 @@ class Stage:
             if not connection.is_closed():
                 await transaction.rollback()
 
-    async def until_paying(self) -> None:
-        """Wait until a worker's payment is blocked by `purse_held`."""
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+    async def until_payment_waits(self) -> None:
+        """Wait until a worker's payment is blocked by `account_locked`."""
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
         while time.monotonic() < deadline:
             async with self.database() as connection:
                 waiting = await connection.fetchval(
@@ -131,4 +131,4 @@ class Stage:
             if waiting:
                 return
             await asyncio.sleep(0.05)
-        raise StageError("no payment came to the locked account")
+        raise DemoError("no payment came to the locked account")

@@ -8,7 +8,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from embedded.process import ServerFailed
+from devstack.process import ServerFailed
 
 # Below every system's ephemeral range: a port from inside it, as bind(0) gives, may be taken by
 # somebody's outgoing connection between this choice and the server's own bind.

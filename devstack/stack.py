@@ -10,12 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from devstack.passwords import SUPERUSER, write_for_us_alone
+from devstack.ports import free_port
+from devstack.postgres import PostgresServer
+from devstack.process import ChildProcess, ServerFailed
+from devstack.temporal import TemporalServer
 from domain.policies import SEARCH_ATTRIBUTES
-from embedded.passwords import SUPERUSER, write_for_us_alone
-from embedded.ports import free_port
-from embedded.postgres import PostgresServer
-from embedded.process import ChildProcess, ServerFailed
-from embedded.temporal import TemporalServer
 
 ROOT = Path(__file__).resolve().parent.parent
 DATABASE = "checkout"
@@ -190,7 +190,16 @@ def make_database(postgres: PostgresServer, database: str) -> None:
         psql(postgres, "postgres", "-c", f'CREATE DATABASE "{database}"')
     # The server is ours alone, and a role gets into its own database alone.
     psql(postgres, "postgres", "-c", "REVOKE ALL ON DATABASE postgres, template1 FROM PUBLIC")
-    psql(postgres, database, "-v", "ON_ERROR_STOP=1", "-f", str(ROOT / "setup.sql"), "-f", str(ROOT / "demo.sql"))
+    psql(
+        postgres,
+        database,
+        "-v",
+        "ON_ERROR_STOP=1",
+        "-f",
+        str(ROOT / "setup.sql"),
+        "-f",
+        str(ROOT / "devstack" / "demo.sql"),
+    )
 
 
 def give_passwords(postgres: PostgresServer) -> dict[str, str]:

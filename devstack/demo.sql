@@ -1,7 +1,7 @@
 -- A catalogue to try the checkout with: products, stock, where parcels go, and customers with money. For demonstrations
 -- and tests alone: it makes money out of nothing. Run it after setup.sql, as its owner, as often as you like:
 --
---       psql -d checkout -f demo.sql
+--       psql -d checkout -f devstack/demo.sql
 
 \set ON_ERROR_STOP on
 \set SHOW_CONTEXT never

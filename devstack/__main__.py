@@ -1,0 +1,48 @@
+"""Real Postgres and real Temporal from the package index, on loopback, and a worker.
+
+python -m devstack up      keep everything running on the default ports, data in .data/, until Ctrl-C
+python -m devstack demo    run every ending of a checkout on throw-away servers and show what happened
+"""
+
+import logging
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from adapters.streams import clean_streams
+from adapters.telemetry import leave
+from devstack.demo import run_demo
+from devstack.process import ServerFailed
+from devstack.stack import ROOT
+from devstack.up import up
+from domain.version import RELEASE
+
+
+def demo() -> int:
+    """Run the demo in a folder of the system's temporary folder, removed afterwards."""
+    with tempfile.TemporaryDirectory(prefix="checkout-demo-") as folder:
+        return run_demo(Path(folder))
+
+
+def main(arguments: list[str]) -> int:
+    """Run one of the two commands."""
+    logging.basicConfig(level=logging.INFO if arguments == ["up"] else logging.WARNING, format="%(message)s")
+    commands = {"up": up, "demo": demo}
+    if arguments == ["--version"]:
+        sys.stdout.write(f"{RELEASE}\n")
+        return 0
+    if len(arguments) != 1 or arguments[0] not in commands:
+        sys.stderr.write(__doc__ or "")
+        return 2
+    try:
+        return commands[arguments[0]]()
+    except ServerFailed as failure:
+        sys.stderr.write(f"{failure}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    clean_streams()
+    leave(main(sys.argv[1:]))
