@@ -1,4 +1,4 @@
-"""The starter: begins checkouts, looks at them, cancels and mends them. Talks to Temporal alone.
+"""The starter: starts, shows, cancels, retries and resolves orders, through Temporal alone.
 
 Exit status: 0 completed, still running, or the command did its job; 1 Temporal cannot be reached, or no worker answered
 in time; 2 wrong usage: arguments, settings, an unknown order, an order id with other content, malformed orders;
@@ -10,7 +10,7 @@ import os
 import signal
 
 if __name__ == "__main__":
-    # Importing takes a second: who presses Ctrl-C meanwhile has begun nothing, and needs no traceback.
+    # Importing takes a second: a Ctrl-C meanwhile has started nothing, and needs no traceback.
     _interrupt = signal.signal(signal.SIGINT, lambda _number, _frame: os._exit(130))
 
 import secrets
@@ -25,21 +25,20 @@ from adapters.config import ConfigurationError, StarterSettings, load
 from adapters.log_setup import configure_logging
 from adapters.process_exit import leave
 from adapters.streams import clean_streams
-from client import order_list, view
+from client import order_list
 from client.checkouts import Checkouts
-from client.connection import Unreachable, run, starting
-from client.deadline import deadline
-from client.failures import NoSuchOrder, NoWorker, OtherContent, Refused
-from client.load_command import EXAMPLES as LOAD_EXAMPLES
-from client.load_command import load_orders
-from client.operators import actor
-from client.options import By, Json, OrderId, Timeout, Version, order_line, require_reason
+from client.failures import ClientError, ExitStatus, Refused
 from client.orders import Found, Orders
-from client.waiting import told_if_interrupted, told_if_long
 from domain.errors import InvalidInput
 from domain.identifiers import composed, typed
 from domain.model import CheckoutInput, CheckoutStatus
 from domain.policies import checkout_workflow_id
+from terminal import view
+from terminal.load.command import EXAMPLES as LOAD_EXAMPLES
+from terminal.load.command import load_orders
+from terminal.options import By, Json, OrderId, Timeout, Version, actor, order_line, require_reason
+from terminal.session import run, starting
+from terminal.waiting import deadline, told_if_interrupted, told_if_long
 
 app = typer.Typer(
     help=__doc__,
@@ -53,15 +52,15 @@ app = typer.Typer(
 
 @app.callback()
 def _every_command(*, version: Version = False) -> None:
-    """Take what stands before the command's name."""
+    """Take the options before the command's name."""
 
 
 @app.command(epilog="Example: `starter.py start --customer alice --line tea-mug:2 --line poster:1`")
 def start(  # noqa: PLR0913 - what an order is, and how it is waited for
-    customer: Annotated[str, typer.Option(help="Who buys.", show_default=False)],
+    customer: Annotated[str, typer.Option(help="The customer.", show_default=False)],
     line: Annotated[
         list[str],
-        typer.Option(metavar="SKU:QTY", help="What and how many. Repeat it; lines of one SKU are merged."),
+        typer.Option(metavar="SKU:QTY", help="What and how many; repeatable. Lines of one SKU are merged."),
     ],
     order_id: Annotated[
         str | None,
@@ -74,14 +73,14 @@ def start(  # noqa: PLR0913 - what an order is, and how it is waited for
     ] = None,
     as_json: Json = False,
 ) -> int:
-    """Start the checkout of one order, and wait for how it ends."""
+    """Start the checkout of one order, and wait for its outcome."""
     lines = tuple(order_line(composed(text)) for text in line)
     lane = load(StarterSettings).lane
     chosen = f"order-{secrets.token_hex(6)}" if order_id is None else composed(order_id)
     order = CheckoutInput(chosen, composed(customer), lines, lane=lane)
 
     async def work(checkouts: Checkouts) -> int:
-        if order_id is None and not as_json:  # before it is sent: whoever has to repeat this needs to know it
+        if order_id is None and not as_json:  # before it is sent: a repeat needs it
             view.errors.print(f"starting {order.order_id}")
         with starting(order.order_id), told_if_interrupted(f"a repeat needs --order-id {shlex.quote(order.order_id)}"):
             is_new = await checkouts.start(order)
@@ -89,7 +88,7 @@ def start(  # noqa: PLR0913 - what an order is, and how it is waited for
             if not as_json and is_new and order_id is not None:
                 view.errors.print(f"started {order.order_id}")
             later = f"starter.py status {typed(order.order_id)}"
-            with told_if_interrupted(f"where the order stands: {later}"):
+            with told_if_interrupted(f"the order's status: {later}"):
                 outcome = checkouts.outcome(order.order_id)
                 advice = f"{order.order_id} is under way; if this is interrupted: {later}"
                 async with deadline(timeout, order.order_id):
@@ -102,7 +101,7 @@ def start(  # noqa: PLR0913 - what an order is, and how it is waited for
 
 @app.command(epilog="Example: `starter.py status order-1`")
 def status(order_id: OrderId, *, as_json: Json = False) -> int:
-    """Show where an order stands, step by step."""
+    """Show the status of an order, step by step."""
 
     async def work(checkouts: Checkouts) -> int:
         return _show(checkouts, await Orders(checkouts).find(order_id), as_json)
@@ -119,14 +118,14 @@ def list_orders(
     *,
     as_json: Json = False,
 ) -> int:
-    """List orders, the newest first. What changed within the last second may not show yet."""
+    """List orders, the newest first. A change of the last second may not show yet."""
     if with_status is not None and with_status not in order_list.LISTABLE:
         raise typer.BadParameter(f"{with_status!a} is no status; known are {', '.join(order_list.LISTABLE)}")
 
     async def work(checkouts: Checkouts) -> int:
         found = await order_list.list_orders(checkouts, with_status, limit)
         view.print_list(found, checkouts.ui_link, as_json=as_json)
-        return view.COMPLETED
+        return ExitStatus.COMPLETED
 
     return run(work)
 
@@ -146,8 +145,8 @@ def cancel(
         found = await Orders(checkouts).cancel(order_id, reason, actor(by))
         code = _show(checkouts, found, as_json)
         if found.status.status == "cancelled":
-            return view.COMPLETED
-        return view.REFUSED if found.status.status == "completed" else code
+            return ExitStatus.COMPLETED
+        return ExitStatus.REFUSED if found.status.status == "completed" else code
 
     return run(work)
 
@@ -160,11 +159,11 @@ def retry(
     *,
     as_json: Json = False,
 ) -> int:
-    """Try the failed undos of a stuck order again, after the cause was mended; also of one that needs a review."""
+    """Retry the failed undos of a stuck order once the cause is fixed; also of one that needs a review."""
     require_reason(reason)
 
     async def work(checkouts: Checkouts) -> int:
-        return _mended(checkouts, await Orders(checkouts).retry(order_id, reason or "", actor(by)), as_json)
+        return _fixed(checkouts, await Orders(checkouts).retry(order_id, reason or "", actor(by)), as_json)
 
     return run(work)
 
@@ -173,16 +172,16 @@ def retry(
 def resolve(
     order_id: OrderId,
     step: Annotated[str, typer.Option(help="The stuck step: reserve, pay or ship.", show_default=False)],
-    reason: Annotated[str, typer.Option(help="What was done by hand; kept for good.", show_default=False)],
+    reason: Annotated[str, typer.Option(help="What was done instead; kept in the order's log.", show_default=False)],
     by: By = None,
     *,
     as_json: Json = False,
 ) -> int:
-    """Declare a stuck step settled by hand. Neither it nor its undo will ever act for this order again."""
+    """Declare a stuck step resolved. Neither it nor its undo will ever act for this order again."""
     require_reason(reason)
 
     async def work(checkouts: Checkouts) -> int:
-        return _mended(checkouts, await Orders(checkouts).resolve(order_id, step, reason, actor(by)), as_json)
+        return _fixed(checkouts, await Orders(checkouts).resolve(order_id, step, reason, actor(by)), as_json)
 
     return run(work)
 
@@ -192,12 +191,12 @@ def audit(
     *,
     at_rest: Annotated[
         bool,
-        typer.Option("--at-rest", help="Nothing is running: count every unfinished order as a violation."),
+        typer.Option("--at-rest", help="Nothing is running: every unfinished order is a violation."),
     ] = False,
     timeout: Timeout = 300,
     as_json: Json = False,
 ) -> int:
-    """Check every invariant of the database. Without --at-rest, unfinished orders get an hour.
+    """Check every invariant of the database. Without --at-rest, an order may be unfinished for an hour.
 
     Exits with 5 when a check finds something, with 4 when nothing is wrong but an order is stuck.
     """
@@ -216,8 +215,8 @@ def audit(
         else:
             view.print_audit(report)
         if not report.is_clean:
-            return view.VIOLATED
-        return view.STUCK if report.orders.get("stuck") else view.COMPLETED
+            return ExitStatus.VIOLATED
+        return ExitStatus.STUCK if report.orders.get("stuck") else ExitStatus.COMPLETED
 
     return run(work)
 
@@ -226,14 +225,14 @@ def audit(
 def sweep(
     *,
     stood_still: Annotated[
-        float, typer.Option(min=0, help="Leave unfinished orders alone that moved within so many seconds.")
+        float, typer.Option(min=0, help="Take unfinished orders only if they were idle for so many seconds.")
     ] = 60,
     timeout: Timeout = 300,
     as_json: Json = False,
 ) -> int:
     """Start pending orders that have no saga, and repair orders whose workflow is gone.
 
-    Exits with 4 when it parked an order, with 2 when it parked none but came upon one that no saga can take.
+    Exits with 4 when it parked an order, with 2 when it parked none but found one that cannot be started.
     """
 
     async def work(checkouts: Checkouts) -> int:
@@ -252,28 +251,26 @@ def _show(checkouts: Checkouts, order: CheckoutStatus | Found, as_json: bool) ->
     return view.print_order(found.status, found.workflow_id, link, as_json=as_json)
 
 
-def _mended(checkouts: Checkouts, order: CheckoutStatus, as_json: bool) -> int:
-    """Show a stuck order after somebody worked on it: 0 when it is not stuck any more."""
-    return view.STUCK if _show(checkouts, order, as_json) == view.STUCK else view.COMPLETED
+def _fixed(checkouts: Checkouts, order: CheckoutStatus, as_json: bool) -> int:
+    """Show an order after a retry or resolve: 0 when it is not stuck any more."""
+    return ExitStatus.STUCK if _show(checkouts, order, as_json) == ExitStatus.STUCK else ExitStatus.COMPLETED
 
 
 def main() -> int:
-    """Run one command and give its exit status."""
+    """Run one command and return its exit status."""
     try:
         message, code = "interrupted; what was started goes on", int(app(standalone_mode=False) or 0)
-        if code != view.INTERRUPTED:  # what Typer makes of Ctrl-C
+        if code != ExitStatus.INTERRUPTED:  # what Typer makes of Ctrl-C
             return code
     except TyperException as error:
         view.print_usage_error(error)
         return error.exit_code
-    except (InvalidInput, ConfigurationError, NoSuchOrder, OtherContent) as error:
-        message, code = getattr(error, "message", None) or str(error), view.USAGE
-    except Refused as error:
-        message, code = f"refused: {error}", view.REFUSED
-    except (Unreachable, NoWorker) as error:
-        message, code = str(error), view.UNREACHABLE
+    except (InvalidInput, ConfigurationError) as error:
+        message, code = getattr(error, "message", None) or str(error), ExitStatus.USAGE
+    except ClientError as error:
+        message, code = f"refused: {error}" if isinstance(error, Refused) else str(error), error.exit_status
     except BrokenPipeError:
-        return view.UNREACHABLE  # whoever read our output is gone; nobody is left to be told
+        return ExitStatus.UNREACHABLE  # the reader of our output is gone
     view.errors.print(message, style="red")
     return code
 

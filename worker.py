@@ -1,15 +1,15 @@
-"""The worker: takes checkouts from Temporal and does them on Postgres. Run as many as you like.
+"""The worker: runs checkouts for Temporal on Postgres. Run as many as you like.
 
-    python worker.py            work
-    python worker.py --check    say whether it could, and what Postgres or Temporal lack
-    python worker.py --version  say which release this is
+    python worker.py            run
+    python worker.py --check    report whether it could, and what Postgres or Temporal lack
+    python worker.py --version  print the release
 
 Settings come from the environment: `TEMPORAL_*` as for every Temporal tool, ours as `CHECKOUT_*` (see
 adapters/config.py). Without any, it works with what `make up` or `docker compose up` started.
 
 SIGTERM or Ctrl-C drains: running steps are finished, no new ones are taken.
-Exit status: 0 drained, or nothing is lacking; 1 Temporal or Postgres cannot be used, one of them does not let us in any
-more, or saga.log is not written any more; 2 the configuration or the usage is wrong.
+Exit status: 0 drained, or nothing is lacking; 1 Temporal or Postgres cannot be used or refuses the login, or saga.log
+is not written any more; 2 the configuration or the usage is wrong.
 """
 
 import os
@@ -17,9 +17,9 @@ import signal
 import sys
 
 if __name__ == "__main__":
-    # Before what takes a second to import: the kernel keeps a signal without a handler from PID 1 of a container, which
-    # would then be killed when its time to stop is up. Nothing has been begun that would have to be finished; a check
-    # that is not through has found nothing out.
+    # Before the imports, which take a second: the kernel withholds a signal without a handler from PID 1 of a
+    # container, which would then be killed at the end of its grace period. Nothing has started yet that would have to
+    # finish; an unfinished check has no result.
     signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(len(sys.argv) > 1))
 
 import asyncio
@@ -45,7 +45,7 @@ from activities.payments import Payments
 from activities.sagas import Sagas
 from activities.shipping import Shipping
 from activities.sweep import Sweep
-from adapters import deployment, event_log, heartbeat, schema, temporal_credentials
+from adapters import deployment, event_log, heartbeat, schedule_watch, schedules, schema, temporal_credentials
 from adapters.config import ConfigurationError, TellsLog, WorkerSettings, load
 from adapters.connector import Admission
 from adapters.log_setup import configure_logging
@@ -63,7 +63,6 @@ from adapters.readiness import (
 from adapters.streams import clean_streams
 from adapters.temporal import ADVICE, RefuseWrongArguments
 from adapters.worker_run import Companion, Failure, running
-from client import schedule_watch, schedules
 from domain import policies
 from domain.version import RELEASE
 from workflows.bulk import BulkCheckoutWorkflow
@@ -80,19 +79,19 @@ from workflows.maintenance import (
 
 _log = logging.getLogger("checkout.worker")
 
-# A worker that is killed holds its cached workflows' tasks for this long before another worker gets them.
+# The tasks of workflows that a killed worker had cached go to another worker after this long.
 _STICKY_TIMEOUT = timedelta(seconds=3)
-# A workflow task of the fast lane is a whole order and waits for the database most of its time: more at once than there
-# are connections answer later, each, and past five seconds for nothing. A backlog would begin with the most at once.
+# In the execution mode local-first a workflow task is a whole order and mostly waits for the database: with more at
+# once than connections each takes longer, and one of more than five seconds is lost. A backlog starts with the most.
 _FEWEST_WORKFLOW_TASKS = 10
-# A poll holds a slot for as long as it waits, and after a burst of classic orders many wait on for tasks of workflows
-# that are cached here, of which the fast lane has none: its orders would be left with few slots.
+# A poll holds a slot while it waits. After a burst of orders in the mode activity many wait for tasks of cached
+# workflows, of which local-first has none: its orders would be left with few slots.
 _SLOTS_PER_POLL = 4
 _MOST_POLLS = 20
 
 
 class CannotContinue(Exception):
-    """A part of this process has ended, or what it was started with does not hold any more. The message says what."""
+    """A part of this process has ended, or what it was started with is no longer valid."""
 
 
 def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is said by name
@@ -106,25 +105,25 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
     is_strict: bool = False,
     on_fatal_error: Callable[[BaseException], Awaitable[None]] | None = None,
 ) -> Worker:
-    """Put the worker together: the one place that knows every workflow and activity.
+    """Build the worker: the one place that knows every workflow and activity.
 
     Args:
         client: where tasks come from.
-        engine: the database that the activities work on.
+        engine: the database of the activities.
+        settings: the task queue, the limits and the version.
         patient_engine: the same database, for the sweep; `engine` by default.
         audit_engine: the same database, for the audit; the sweep's by default.
-        settings: the task queue, the limits and the version.
-        interceptors: more of them, such as a test's that injects faults.
-        is_strict: run the workflows in the SDK's sandbox, which imports their modules anew for each run and refuses
-            what is not deterministic. The tests do; a worker saves the time (docs/performance.md).
-        on_fatal_error: is told why the worker or the one of the audits cannot go on.
+        interceptors: additional ones, such as a test's that injects faults.
+        is_strict: run the workflows in the SDK's sandbox, which imports their modules for each run and refuses what is
+            not deterministic. The tests do; a worker saves the time (docs/performance.md).
+        on_fatal_error: called with the reason why the worker or the one of the audits cannot go on.
     """
     inventory, payments, shipping = Inventory(engine), Payments(engine), Shipping(engine)
     orders, batches = Orders(engine), Batches(engine)
     audit, sweep = Audit(patient_engine or engine, audit_engine), Sweep(patient_engine or engine)
 
     def audits(worker: Worker) -> Worker:
-        """Run one audit at a time, whatever is asked for. Unversioned: any build's audit is as good."""
+        """Run one audit at a time. Unversioned: any build's audit is as good."""
         return Worker(
             worker.client,
             task_queue=policies.audit_task_queue(worker.task_queue),
@@ -187,16 +186,16 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
 
 
 async def run(settings: WorkerSettings) -> None:
-    """Work until SIGTERM or SIGINT.
+    """Run until SIGTERM or SIGINT.
 
     Raises:
         CannotStart: Temporal or Postgres cannot be used.
-        CannotContinue: the follower of the event log has ended, or Postgres or Temporal lets nobody in any more.
+        CannotContinue: the follower of the event log has ended, or Postgres or Temporal refuses the login.
     """
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    # The end of its terminal ends a worker that has one; the others are told by it that their log was rotated.
+    # SIGHUP ends a worker with a terminal; to the others it says that their log was rotated.
     loop.add_signal_handler(signal.SIGHUP, stop.set if os.isatty(0) else event_log.reopen)
     require_writable(settings)
     forget_heartbeat(settings.heartbeat_file)
@@ -211,7 +210,7 @@ async def run(settings: WorkerSettings) -> None:
             return
         client = ready.result()
         await _ensure_schedules(client, settings)
-        follower = asyncio.create_task(_tell_events(engines.steps, settings))
+        follower = asyncio.create_task(_write_log(engines.steps, settings))
         locked_out = asyncio.create_task(admission.until_refused_for(settings.database_refused_seconds))
         failure = Failure()
         worker = build_worker(
@@ -241,12 +240,12 @@ async def run(settings: WorkerSettings) -> None:
             )
             ends: set[asyncio.Future[Any]] = {stopped, follower, locked_out, failure.known}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            for looking in (version, watch, credentials, guards):
-                looking.cancel()
+            for background in (version, watch, credentials, guards):
+                background.cancel()
             if locked_out.done():
                 _log.error("%s", _lockout(admission, settings), extra={"action": "worker_locked_out"})
             _log.info("draining: running steps are finished", extra={"action": "worker_draining"})
-        alive.cancel()  # it is at work until it is drained
+        alive.cancel()  # the worker is alive until it is drained
         await _end(follower)
         if failure.known.done():
             raise CannotContinue(f"Temporal or its SDK has ended this worker: {failure.known.result()}\n{ADVICE}")
@@ -258,7 +257,7 @@ async def run(settings: WorkerSettings) -> None:
     _log.info("stopped", extra={"action": "worker_stopped"})
 
 
-async def _tell_events(engine: AsyncEngine, settings: WorkerSettings) -> None:
+async def _write_log(engine: AsyncEngine, settings: WorkerSettings) -> None:
     if settings.tells_log is TellsLog.NEVER:
         await asyncio.Event().wait()
     if settings.log_file == STDOUT:
@@ -275,10 +274,10 @@ def _where_the_log_is(settings: WorkerSettings) -> str:
 
 
 async def _end(follower: "asyncio.Task[None]") -> None:
-    """End the follower of the event log, which ends by itself only if something is wrong with it.
+    """End the follower of the event log, which ends by itself only on a failure.
 
     Raises:
-        CannotContinue: it has. Nobody would miss what saga.log does not tell until it is needed.
+        CannotContinue: it has. A gap in saga.log would go unnoticed until the log is needed.
     """
     has_ended = follower.done()
     follower.cancel()
@@ -293,7 +292,7 @@ async def _end(follower: "asyncio.Task[None]") -> None:
 def _lockout(admission: Admission, settings: WorkerSettings) -> str:
     return (
         f"Postgres has refused every new session for {settings.database_refused_seconds:g} s: {admission.reason}\n"
-        f"{DATABASE_ADVICE} The orders under way wait for a worker that is let in."
+        f"{DATABASE_ADVICE} The orders under way wait for a worker that can log in."
     )
 
 
@@ -308,12 +307,12 @@ async def _ensure_schedules(client: Client, settings: WorkerSettings) -> None:
     try:
         await schedules.ensure(client, settings.task_queue, _intervals(settings))
     except RPCError as error:
-        # The checkout works without; the next worker that starts tries again.
+        # Checkouts work without; the next worker that starts tries again.
         _log.warning("the schedules of sweep and audit could not be made: %s", error.message)
 
 
 def main() -> int:
-    """Run the worker and give the exit status."""
+    """Run the worker and return the exit status."""
     arguments = sys.argv[1:]
     if arguments == ["--version"]:
         sys.stdout.write(f"{RELEASE}\n")

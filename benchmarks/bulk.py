@@ -16,8 +16,8 @@ from typing import Any
 
 from benchmarks import harness
 from benchmarks.measure import Meter, batch
-from client.order_rows import COLUMNS
 from devstack.stack import ROOT, DevStack
+from terminal.load.order_rows import COLUMNS
 
 _WARM_UP = 1_000
 

@@ -17,8 +17,8 @@ import psutil
 
 from benchmarks.contenders.contender import Contender
 from benchmarks.harness import WentWrong, log
-from client.load import MIXES
 from domain.model import CheckoutInput
+from terminal.load.made_up import MIXES
 
 _batches = itertools.count(1)
 
@@ -92,7 +92,7 @@ class Results:
 
 
 def batch(count: int, seed: int, mix: str = "happy") -> list[CheckoutInput]:
-    """Draw orders of a mix of `client.load`: the same ones for each seed, under ids never used before."""
+    """Draw orders of a mix of `terminal.load.made_up`: the same ones for each seed, under ids never used before."""
     draw, number = random.Random(seed), next(_batches)
     _, recipe = MIXES[mix]
     return [CheckoutInput(f"bench-{number}-{place}", *recipe(draw)) for place in range(count)]

@@ -35,11 +35,11 @@ from benchmarks import harness
 from benchmarks.measure import percentile
 from benchmarks.report import table
 from client.checkouts import Checkouts
-from client.load import MIXES
 from devstack.ports import port_answers
 from devstack.stack import DATABASE, DevStack
 from domain.model import CheckoutInput
 from domain.policies import CHECKOUT_TASK_QUEUE
+from terminal.load.made_up import MIXES
 
 _T = TypeVar("_T")
 LIMITS_SECONDS = {"workers": 10.0, "postgres": 5.0, "temporal": 15.0}

@@ -1,4 +1,4 @@
-"""Talking to checkouts through Temporal alone: start, look, cancel, mend. Never touches the database."""
+"""Requests to checkouts, through Temporal alone: start, status, list, cancel, retry, resolve."""
 
 import asyncio
 import contextlib
@@ -15,11 +15,10 @@ from temporalio.converter import value_to_type
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from client import by_hand, executions
+from client import executions, maintenance
 from client.executions import Execution
 from client.failures import NoSuchOrder, OtherContent, Refused
 from client.listing import GONE, ORDERS, QUERIES, TERMINATED, Listed, listed, listed_status
-from client.operators import operator
 from client.pollers import Watch
 from client.requests import HasEnded, Requests
 from domain import policies, summaries
@@ -41,14 +40,14 @@ from domain.text import tidy
 Handle = WorkflowHandle[Any, CheckoutStatus]
 T = TypeVar("T")
 
-_NOBODY_ANSWERS = frozenset(
+_NO_WORKER_ANSWERS = frozenset(
     {RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED, RPCStatusCode.FAILED_PRECONDITION}
 )
-# A server with more work than it can do; a call that got no answer within the SDK's limit is told as cancelled.
+# An overloaded server; the SDK reports a call without an answer within its limit as cancelled.
 _TOO_BUSY = frozenset({RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED, RPCStatusCode.RESOURCE_EXHAUSTED})
-# What the server says of a query to a workflow that the worker's code cannot go on with.
+# The server's error for a query to a workflow whose workflow task fails.
 _TASK_FAILS = "in failed state"
-# Temporal does not know what the database has: whether a step was done is seen by who looks there.
+# Temporal does not know whether a step was done; the database does.
 _ENDED_AT_WORK = (
     "its workflow was ended from outside: starter.py sweep undoes what it has done, where it has done anything; "
     "starter.py start with the same order goes on with it instead"
@@ -63,25 +62,30 @@ _QUERY_TIMEOUT = timedelta(seconds=5)
 
 
 class Checkouts:
-    """The checkouts of one Temporal namespace and task queue."""
+    """The checkouts of one Temporal namespace and task queue.
 
-    def __init__(self, client: Client, task_queue: str, ui_url: str, tell: Callable[[str], None] | None = None) -> None:
+    Every request to one order raises `NoSuchOrder` where Temporal has no history of it. `cancel`, `retry` and `resolve`
+    raise `Refused` where the saga refuses or the reason is unusable, and `NotKnownYet` where no worker has accepted the
+    request yet: it may still happen, and a repeat with the same content joins it.
+    """
+
+    def __init__(self, client: Client, task_queue: str, ui_url: str, warn: Callable[[str], None] | None = None) -> None:
         self.client = client
         self.task_queue = task_queue
         self._ui_url = ui_url
         self._requests = Requests(client, task_queue)
-        self._watch = Watch(client, task_queue, tell)
+        self._watch = Watch(client, task_queue, warn)
 
     def ui_link(self, workflow_id: str) -> str:
         """Give the address of a workflow's history in the Temporal UI."""
         return f"{self._ui_url}/namespaces/{self.client.namespace}/workflows/{quote(workflow_id, safe='')}"
 
     async def start(self, order: CheckoutInput) -> bool:
-        """Start the order's saga, or join the one it has, in whatever lane. Tells whether a run was begun.
+        """Start the order's saga, or join the one it has, in whatever execution mode. Return whether a run was begun.
 
-        One that was terminated or timed out is begun anew, and goes on from what it has done: behind the fences it
-        finds that. A repair stays one. Beside a sweep, which repairs such orders, the workflow id decides who is first.
-        Where a worker shares this client, the server hands the first task to it with the answer.
+        One that was terminated or timed out is started again; the fences return what it has done. A repair stays a
+        repair. Against a sweep, which repairs such orders, the workflow id decides which is first. Where a worker
+        shares this client, the server returns the first task to it with the answer.
 
         Raises:
             OtherContent: the id is taken by an order with other content, running or finished.
@@ -114,26 +118,26 @@ class Checkouts:
         return True
 
     async def undo(self, order: CheckoutInput) -> bool:
-        """Begin a run that undoes an order, unless one of its runs is open or has completed."""
+        """Start a run that undoes an order, unless one of its runs is open or has completed."""
         return await self._begin(order, WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY)
 
     async def has_saga_of(self, order: CheckoutInput) -> bool:
-        """Tell whether the newest saga that has the order's id was started with this very content."""
+        """Return whether the newest saga of the order's id was started with this content."""
         return await self.has_saga_with(order.order_id, order.fingerprint)
 
     async def has_saga_with(self, order_id: str, fingerprint: str) -> bool:
-        """Tell the same by the content's fingerprint."""
+        """Return the same by the content's fingerprint."""
         found = await self._input_of(order_id)
         return found is not None and found.fingerprint == fingerprint
 
     async def is_gone(self, order_id: str) -> bool:
-        """Tell whether the order's newest saga was ended from outside: terminated, or timed out."""
+        """Return whether the order's newest saga was terminated or timed out."""
         return (await self._describe(order_id)).status in GONE
 
     async def carry(self, orders: Sequence[CheckoutInput]) -> Sequence[Outcome]:
-        """Carry orders to their ends together, or join the batch of the same orders that is under way or was.
+        """Process orders together to their ends, or join the batch of the same orders that is or was under way.
 
-        Some may have been handed over to sagas of their own; see `client.bulk.carried_on`.
+        Some may have been delegated to sagas of their own; see `client.batches.carried_on`.
         """
         batch = Batch([pack(order) for order in orders])
         workflow_id = policies.bulk_workflow_id(digest(orders))
@@ -158,9 +162,9 @@ class Checkouts:
         return report.unpacked()
 
     async def outcome(self, order_id: str, *, look_every: float = _LOOK_SECONDS) -> CheckoutStatus:
-        """Wait until the order has reached its end, or is stuck and waits for a person.
+        """Wait until the order has reached its end, or is stuck.
 
-        The end is told as it comes; whether the order is stuck is looked up every so many seconds.
+        The end is returned at once; whether the order is stuck is polled every so many seconds.
         """
         async with self._watch.over(policies.checkout_workflow_id(order_id)):
             return await self._outcome(order_id, look_every)
@@ -177,9 +181,9 @@ class Checkouts:
                 except RPCError as error:
                     if error.status not in _TOO_BUSY:
                         raise
-                    continue  # the end is waited for all the same, and looked up again
+                    continue  # the end is still awaited, and polled again
                 if attributes.get(policies.ORDER_STATUS) == OrderStatus.STUCK:
-                    # The attribute lags a moment behind an order that has just been mended.
+                    # The attribute lags a moment behind an order that has just been retried.
                     status = await self.status(order_id)
                     if status.status == OrderStatus.STUCK:
                         return status
@@ -187,80 +191,61 @@ class Checkouts:
             result.cancel()
 
     async def status(self, order_id: str) -> CheckoutStatus:
-        """Tell where an order stands.
-
-        Raises:
-            NoSuchOrder: Temporal has no history of it.
-        """
+        """Return the status of an order."""
         run = await self._describe(order_id)
         return await (self._ask(order_id, run) if run.is_open else self._result(order_id))
 
     async def list(self, status: str | None, limit: int) -> AsyncIterator[Listed]:
-        """List orders by their newest run, newest first where the server sorts them: so many, where there are.
+        """List orders by their newest run, newest first where the server sorts them.
 
-        What is not an order's newest run is passed over before the limit is counted.
+        The limit counts orders: what is not an order's newest run is skipped first.
         """
-        told: set[str] = set()
+        seen: set[str] = set()
         query = ORDERS if status is None else f"{ORDERS} AND {QUERIES[status]}"
         async for page in executions.find(self.client, query):
             for first in range(0, len(page), _LOOKED_UP_AT_ONCE):
                 some = page[first : first + _LOOKED_UP_AT_ONCE]
-                # In a list of all runs the newest of an order comes first.
+                # In a list of all runs an order's newest comes first.
                 newest = [True] * len(some) if status is None else await asyncio.gather(*map(self._is_newest, some))
                 for run, is_newest in zip(some, newest, strict=True):
                     order_id = policies.order_id_of(run.workflow_id)
-                    if is_newest and order_id not in told:
-                        told.add(order_id)
+                    if is_newest and order_id not in seen:
+                        seen.add(order_id)
                         yield listed(order_id, run)
-                        if len(told) == limit:
+                        if len(seen) == limit:
                             return
 
     async def cancel(self, order_id: str, reason: str, by: str = "") -> None:
-        """Ask for an order to be undone. A repeat with the same reason joins the first request, whatever came of it.
-
-        Raises:
-            Refused: it is too late, or the reason is unusable.
-            NotKnownYet: nobody took the request so far; it may still happen.
-        """
+        """Request that an order is undone; refused when it is too late."""
         _require_reason(reason)
         await self._asked(order_id, self._requests.cancel(order_id, reason, by))
 
     async def retry(self, order_id: str, reason: str = "", by: str = "") -> CheckoutStatus:
-        """Have the failed undos of a stuck order tried again; wait for what comes of it. The log tells who asked.
-
-        Raises:
-            Refused: it is not stuck, or the reason is unusable.
-            NotKnownYet: nobody took the request so far; it may still happen, and a repeat joins it.
-        """
+        """Retry the failed undos of a stuck order and wait for the result. The order's log names the operator."""
         if reason:
             _require_reason(reason)
-        asked = self._requests.retry(order_id, RetryRequest(by or operator(), reason))
+        asked = self._requests.retry(order_id, RetryRequest(by, reason))
         return await self._settled(order_id, await self._asked(order_id, asked))
 
     async def resolve(self, order_id: str, step: str, reason: str, by: str = "") -> CheckoutStatus:
-        """Count a stuck step as undone; wait for what comes of it. A repeat with the same reason joins the first.
-
-        Raises:
-            Refused: the step is not stuck, or the reason is unusable.
-            NotKnownYet: nobody took the request so far; it may still happen.
-        """
+        """Count a stuck step as undone and wait for the result."""
         _require_reason(reason)
-        asked = self._requests.resolve(order_id, Resolution(step, reason, by or operator()))
+        asked = self._requests.resolve(order_id, Resolution(step, reason, by))
         return await self._settled(order_id, await self._asked(order_id, asked))
 
     async def audit(self, timeout: timedelta, *, is_at_rest: bool = False) -> AuditReport:
-        """Check every invariant in the database; at rest, without leaving an hour to what is unfinished."""
-        return await by_hand.audit(self.client, self.task_queue, timeout, is_at_rest=is_at_rest)
+        """Check every invariant in the database; at rest, orders that are unfinished are not given an hour."""
+        return await maintenance.audit(self.client, self.task_queue, timeout, is_at_rest=is_at_rest)
 
     async def sweep(self, stood_still: timedelta, timeout: timedelta) -> SweepReport:
         """Start or repair the saga of every order that needs one."""
-        return await by_hand.sweep(self.client, self.task_queue, stood_still, timeout)
+        return await maintenance.sweep(self.client, self.task_queue, stood_still, timeout)
 
     async def look_up(self, asked: NamesInput, timeout: timedelta) -> NamesReport:
         """Look up in the database what is known of these names."""
         workflow_id = f"look-up-{secrets.token_hex(12)}"
         async with self._watch.over(workflow_id):
-            return await by_hand.look_up(self.client, self.task_queue, asked, workflow_id, timeout)
+            return await maintenance.look_up(self.client, self.task_queue, asked, workflow_id, timeout)
 
     async def _is_newest(self, run: Execution) -> bool:
         if run.is_open:
@@ -277,7 +262,7 @@ class Checkouts:
             raise Refused(f"order {order_id} is {status.status} already") from None
 
     async def _settled(self, order_id: str, answer: CheckoutStatus | None) -> CheckoutStatus:
-        """Wait for what comes of an answer; a repeat's is that of then, so one that says stuck is asked for anew."""
+        """Wait for the result after an answer; a repeat's is the first one's, so "stuck" is looked up again."""
         if answer is not None and _is_stuck(answer) and _is_stuck(now := await self.status(order_id)):
             return now
         return await self.outcome(order_id)
@@ -289,22 +274,22 @@ class Checkouts:
         return await executions.of_order(self.client, order_id)
 
     async def _input_of(self, order_id: str, run_id: str = "") -> CheckoutInput | None:
-        """Read what a saga of an order, the newest by default, was started with; None where that is no order."""
+        """Read the input of a saga of an order, by default the newest; None where that is no order."""
         return await executions.order_of(self.client, policies.checkout_workflow_id(order_id), run_id)
 
     async def _ask(self, order_id: str, run: Execution) -> CheckoutStatus:
-        """Ask the workflow itself, open or closed; without a worker, tell what Temporal knows."""
+        """Query the workflow, open or closed; without a worker, return what Temporal knows."""
         if run.is_paused:
-            why = "its workflow is paused; until somebody unpauses it, nothing of the order goes on"
+            why = "its workflow is paused; the order waits until it is unpaused"
             return CheckoutStatus(order_id, listed_status(run), why)
         try:
             status: CheckoutStatus = await self._handle(order_id).query(
                 "status", result_type=CheckoutStatus, rpc_timeout=_QUERY_TIMEOUT
             )
         except WorkflowQueryFailedError as failure:
-            why = f"the worker cannot tell: {failure}"
+            why = f"the worker cannot answer: {failure}"
         except RPCError as error:
-            if error.status not in _NOBODY_ANSWERS:
+            if error.status not in _NO_WORKER_ANSWERS:
                 raise
             why = (
                 "its workflow task keeps failing; the history says why, docs/upgrades.md what to do"
@@ -328,11 +313,11 @@ class Checkouts:
                 return CheckoutStatus(order_id, OrderStatus.REJECTED, f"{cause.type}: {cause.message}")
             run = await self._describe(order_id)
             if run.is_open:
-                continue  # a reset, or a repair by the sweep, has begun a newer run
+                continue  # a reset, or a repair by the sweep, has started a newer run
             if run.status in GONE:
                 was_taken = await executions.was_taken(self.client, run)
                 return CheckoutStatus(order_id, TERMINATED, _ENDED_AT_WORK if was_taken else _ENDED_UNSEEN)
-            # A cancel leaves no details in the history; the closed workflow still answers.
+            # A cancel leaves no details in the history; the closed workflow still answers queries.
             return await self._ask(order_id, run)
 
 

@@ -1,7 +1,7 @@
-"""What Temporal knows of workflow runs without asking the workflow: how they stand and what they are marked with.
+"""What Temporal knows of workflow runs without a query: their status and their search attributes.
 
-Read from the server's own answers. The SDK's `describe`, `list_workflows` and `query` (1.35) fail of a status that they
-have no name for, and a paused workflow has such a one.
+Read from the server's own answers: the SDK's `describe`, `list_workflows` and `query` (1.35) fail on a status that they
+have no name for, such as that of a paused workflow.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -33,19 +33,19 @@ class Execution:
     workflow_id: str
     run_id: str
     status: Status.ValueType
-    """Perhaps one that only a newer server knows."""
+    """Possibly one that only a newer server knows."""
     attributes: TypedSearchAttributes
     started_at: datetime
     closed_at: datetime | None
 
     @property
     def is_paused(self) -> bool:
-        """Tell whether somebody has paused it: it is open, and nothing of it runs."""
+        """Whether it was paused: it is open, and no task of it runs."""
         return self.status == Status.WORKFLOW_EXECUTION_STATUS_PAUSED
 
     @property
     def is_open(self) -> bool:
-        """Tell whether it has not ended yet."""
+        """Whether it has not ended yet."""
         return self.closed_at is None
 
 
@@ -81,9 +81,9 @@ async def of_order(client: Client, order_id: str) -> Execution:
 
 
 async def find(client: Client, query: str) -> AsyncIterator[Sequence[Execution]]:
-    """List runs page by page, as visibility knows them, about a second behind what has happened.
+    """List runs page by page, as visibility knows them: about a second behind.
 
-    There is no limit here: how many of the runs count is known only where they are looked at.
+    There is no limit here: only the caller knows which of the runs count.
     """
     asked = ListWorkflowExecutionsRequest(namespace=client.namespace, query=query, page_size=_PAGE)
     while True:
@@ -95,7 +95,7 @@ async def find(client: Client, query: str) -> AsyncIterator[Sequence[Execution]]
 
 
 async def order_of(client: Client, workflow_id: str, run_id: str = "") -> CheckoutInput | None:
-    """Read from a run's history, the newest's by default, which order it was started with; None where that is none."""
+    """Read the order from the input of a run, by default the newest; None where the input is no order."""
     handle = client.get_workflow_handle(workflow_id, run_id=run_id or None)
     async for first in handle.fetch_history_events(page_size=1):
         payloads = first.workflow_execution_started_event_attributes.input.payloads
@@ -108,7 +108,7 @@ async def order_of(client: Client, workflow_id: str, run_id: str = "") -> Checko
 
 
 async def was_taken(client: Client, run: Execution) -> bool:
-    """Tell whether a worker has ever begun with a run."""
+    """Return whether a worker has ever taken a task of a run."""
     handle = client.get_workflow_handle(run.workflow_id, run_id=run.run_id)
     async for event in handle.fetch_history_events():
         if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED:

@@ -1,33 +1,51 @@
-"""Why a request to a checkout came to nothing, in words that can be shown as they are."""
+"""Why a request failed: one root, each failure with its exit status, each message fit to be shown as it is."""
+
+from enum import IntEnum
 
 
-class NoSuchOrder(Exception):
-    """Temporal knows no saga of this order."""
+class ExitStatus(IntEnum):
+    """What a command's exit status says."""
+
+    COMPLETED = 0
+    UNREACHABLE = 1
+    USAGE = 2
+    REFUSED = 3
+    STUCK = 4
+    VIOLATED = 5
+    INTERRUPTED = 130
 
 
-class OtherContent(Exception):
+class ClientError(Exception):
+    """A request that failed; by default because Temporal or a worker cannot be reached."""
+
+    exit_status = ExitStatus.UNREACHABLE
+
+
+class NoSuchOrder(ClientError):
+    """Temporal has no saga of this order."""
+
+    exit_status = ExitStatus.USAGE
+
+
+class OtherContent(ClientError):
     """The order id already belongs to an order with another customer or other lines."""
 
+    exit_status = ExitStatus.USAGE
 
-class Refused(Exception):
+
+class Refused(ClientError):
     """The saga refused the request. The message is its reason."""
 
+    exit_status = ExitStatus.REFUSED
 
-class NoWorker(Exception):
-    """Nobody works on the task queue, or too slowly."""
+
+class NoWorker(ClientError):
+    """No worker polls the task queue, or it is too slow."""
 
 
 class NotKnownYet(NoWorker):
-    """Nobody has taken a request so far. It may still happen; whoever repeats it learns what came of it."""
-
-
-class StillRunning(NoWorker):
-    """It has not ended within the time that somebody wanted to wait. It goes on."""
-
-
-class LoadFailed(NoWorker):
-    """A load cannot go on."""
+    """No worker has accepted the request yet. It may still happen; a repeat returns the result."""
 
 
 class NoAnswer(NoWorker):
-    """What only the database knows cannot be asked now: no worker answers, or the database does not."""
+    """The database cannot be asked now: no worker answers, or the database does not."""

@@ -1,4 +1,4 @@
-"""Orders as Temporal's visibility lists them: about a second behind what has happened."""
+"""Orders as Temporal's visibility lists them: about a second behind."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +10,7 @@ from domain import policies
 from domain.model import OrderStatus
 
 TERMINATED = "terminated"
-"""The status of an order whose workflow was ended from outside and which the sweep has not repaired yet."""
+"""The status of an order whose workflow was ended from outside and that the sweep has not repaired yet."""
 GONE = frozenset(
     {
         Status.WORKFLOW_EXECUTION_STATUS_TERMINATED,
@@ -24,9 +24,8 @@ _UNMARKED = {
     Status.WORKFLOW_EXECUTION_STATUS_FAILED: "failed",
     Status.WORKFLOW_EXECUTION_STATUS_CANCELED: OrderStatus.CANCELLED.value,
 }
-"""The status of an order whose workflow has not marked its run with one."""
+"""The status of an order whose workflow has not set the search attribute."""
 ORDERS = "WorkflowType = 'Checkout'"
-# What visibility knows of each status. Eventually consistent: about a second behind.
 QUERIES = {
     "running": "ExecutionStatus = 'Running' AND (OrderStatus IS NULL OR OrderStatus = 'unwinding')",
     "unwinding": "ExecutionStatus = 'Running' AND OrderStatus = 'unwinding'",
@@ -40,7 +39,7 @@ QUERIES = {
 
 @dataclass(frozen=True)
 class Listed:
-    """One saga as visibility knows it."""
+    """One saga in a list."""
 
     order_id: str
     status: str
@@ -50,7 +49,7 @@ class Listed:
 
 
 def listed_status(found: Execution) -> str:
-    """Name the status of an order as Temporal knows it, without asking its workflow."""
+    """Name the status of an order as Temporal knows it, without a query."""
     if found.status in GONE:
         return TERMINATED
     return found.attributes.get(policies.ORDER_STATUS) or _UNMARKED.get(found.status, "unknown")

@@ -1,4 +1,4 @@
-"""Asking a worker what the database has of orders, where Temporal has no history of them."""
+"""Orders as the database has them, looked up through a worker."""
 
 import asyncio
 import contextlib
@@ -15,11 +15,11 @@ from domain import policies
 from domain.lookup import LookupAnswer, LookupInput, OrderRecord
 
 TAKEN_WITHIN_SECONDS = 5.0
-"""How long it is waited for a worker to take the question. One that takes it answers within milliseconds."""
+"""How long a worker has to take the lookup. One that takes it answers within milliseconds."""
 
 
 async def find_order(client: Client, task_queue: str, order_id: str) -> OrderRecord | None:
-    """Give an order as the database has it; None where it does not know it.
+    """Return an order as the database has it; None where it has none.
 
     Raises:
         NoAnswer: no worker, or the database behind it, answers.
@@ -29,7 +29,7 @@ async def find_order(client: Client, task_queue: str, order_id: str) -> OrderRec
 
 
 async def look_up(client: Client, task_queue: str, asked: LookupInput, *, within: float | None = None) -> LookupAnswer:
-    """Ask a worker about orders.
+    """Look orders up.
 
     Raises:
         NoAnswer: no worker, or the database behind it, answers.
@@ -49,8 +49,8 @@ async def look_up(client: Client, task_queue: str, asked: LookupInput, *, within
         await asyncio.wait({answering}, timeout=seconds)
         if not answering.done() and not await _is_taken(client, handle.id):
             with contextlib.suppress(RPCError):  # it has just ended, or will by its timeout
-                await handle.terminate("nobody waits for the answer any more")
-            raise NoAnswer(_nobody(task_queue, seconds))
+                await handle.terminate("the caller has stopped waiting")
+            raise NoAnswer(_no_worker(task_queue, seconds))
         return await answering
     except WorkflowFailureError as failure:
         raise NoAnswer(_why(failure, task_queue)) from None
@@ -68,10 +68,10 @@ def _why(failure: WorkflowFailureError, task_queue: str) -> str:
         cause = cause.__cause__
     if cause is not None:
         return f"the database cannot be asked: {cause.message}"
-    return _nobody(task_queue, policies.LOOKUP_RUN_TIMEOUT.total_seconds())
+    return _no_worker(task_queue, policies.LOOKUP_RUN_TIMEOUT.total_seconds())
 
 
-def _nobody(task_queue: str, seconds: float) -> str:
+def _no_worker(task_queue: str, seconds: float) -> str:
     return (
         f"no worker answered within {seconds:g} s; is one of this release running on task queue {task_queue}? "
         "`python worker.py` starts one"

@@ -1,4 +1,4 @@
-"""A list of orders wherever they are: by Temporal's visibility those with a saga, by a worker those of the database."""
+"""A list of orders: those with a saga from Temporal's visibility, the others from the database through a worker."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -17,11 +17,11 @@ from domain.policies import checkout_workflow_id
 
 PENDING = OrderStatus.PENDING.value
 LISTABLE = (*QUERIES, PENDING)
-"""What a list can be asked for: the statuses of sagas, and that of an order by hand which nobody has begun."""
+"""The statuses that a list can be filtered by: those of sagas, and that of an order by hand without a saga."""
 
 _ANSWERED_WITHIN_SECONDS = 3.0
 _LOOKED_UP_AT_ONCE = 20
-# How the database has what a person calls by one word.
+# The statuses in the database that a list shows as one.
 _RECORDED_AS: dict[str, Sequence[str]] = {
     "running": [OrderStatus.RESERVED, OrderStatus.PAID, OrderStatus.UNWINDING],
     TERMINATED: [OrderStatus.RESERVED, OrderStatus.PAID],
@@ -30,7 +30,7 @@ _RECORDED_AS: dict[str, Sequence[str]] = {
 
 @dataclass
 class Listing:
-    """Orders, the newest first, each with the workflow that has its history; None where Temporal has none."""
+    """Orders, newest first, each with the id of the workflow that has its history; None where Temporal has none."""
 
     rows: list[tuple[Listed, str | None]] = field(default_factory=list)
     note: str = ""
@@ -38,9 +38,9 @@ class Listing:
 
 
 async def list_orders(checkouts: Checkouts, status: str | None, limit: int) -> Listing:
-    """List the newest orders, so many at most; without a worker, only those that have a saga.
+    """List the newest orders up to a limit; without a worker, only those that have a saga.
 
-    Either side is asked for so many: what is beyond them in both is older than these.
+    Both sides are read up to the limit: what is beyond it in both is older.
     """
     listing = Listing()
     if status != PENDING:
@@ -51,8 +51,8 @@ async def list_orders(checkouts: Checkouts, status: str | None, limit: int) -> L
         listing.note = f"orders that came in batches or by hand are not listed: {problem}"
         return listing
     known = {order.order_id: order.status for order, _ in listing.rows}
-    in_doubt = [record for record in records if _is_in_doubt(record, known.get(record.order_id))]
-    others = {row[0].order_id: row for row in await _Others(checkouts, status).among(in_doubt)}
+    unsure = [record for record in records if _needs_lookup(record, known.get(record.order_id))]
+    others = {row[0].order_id: row for row in await _Others(checkouts, status).among(unsure)}
     rows = [row for row in listing.rows if row[0].order_id not in others]
     listing.rows = sorted([*rows, *others.values()], key=lambda row: row[0].started_at, reverse=True)[:limit]
     if is_cut and len(listing.rows) < limit:
@@ -74,7 +74,7 @@ async def _recorded(checkouts: Checkouts, status: str | None, limit: int) -> tup
 
 
 class _Others:
-    """The orders among those of the database that visibility does not list, or lists by somebody else's saga."""
+    """The orders of the database that visibility does not list, or lists by another order's saga."""
 
     def __init__(self, checkouts: Checkouts, status: str | None) -> None:
         self._checkouts = checkouts
@@ -85,15 +85,15 @@ class _Others:
 
     async def among(self, records: Iterable[OrderRecord]) -> list[tuple[Listed, str | None]]:
         records = list(records)
-        carriers = list({record.carrier for record in records if record.carrier})
-        found = await asyncio.gather(*(self._in_turn(carrier) for carrier in carriers))
-        self._batches = dict(zip(carriers, found, strict=True))
+        batches = list({record.carrier for record in records if record.carrier})
+        found = await asyncio.gather(*(self._in_turn(batch) for batch in batches))
+        self._batches = dict(zip(batches, found, strict=True))
         rows = await asyncio.gather(*map(self._row, records))
         return [row for row in rows if row is not None and self._status in {None, row[0].status, _wider(row[0].status)}]
 
-    async def _in_turn(self, carrier: str) -> Execution | None:
+    async def _in_turn(self, workflow_id: str) -> Execution | None:
         async with self._turn:
-            return await self._orders.run_of(carrier)
+            return await self._orders.run_of(workflow_id)
 
     async def _row(self, record: OrderRecord) -> tuple[Listed, str | None] | None:
         async with self._turn:
@@ -112,13 +112,13 @@ class _Others:
             return _listed(record, status), place
 
 
-def _is_in_doubt(record: OrderRecord, listed_as: str | None) -> bool:
-    """Tell whether visibility does not list an order, or by a saga that may have asked for an id of somebody else's."""
+def _needs_lookup(record: OrderRecord, listed_as: str | None) -> bool:
+    """Return whether visibility does not list an order, or lists it by a saga that may be another order's."""
     return listed_as is None or (listed_as in MAY_BE_ANOTHERS and listed_as != as_shown(record))
 
 
 def _wider(status: str) -> str:
-    """Name the other word that lists an order: one that is being undone is running, too."""
+    """Name the other status that an order is listed under: one that is being undone is running, too."""
     return "running" if status == OrderStatus.UNWINDING else status
 
 

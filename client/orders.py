@@ -1,7 +1,7 @@
-"""Every order by its id: in a saga of its own, in a batch, written by hand, or long forgotten by Temporal.
+"""Requests to any order by its id: with a saga of its own, in a batch, inserted by hand, or past Temporal's retention.
 
-An order's own saga answers first. Where there is none, a worker is asked what the database has. Where the own saga was
-never more than a request for an id that is somebody else's, the database has the order, and the saga has not.
+An order's own saga answers first. Where there is none, a worker looks the order up in the database. A saga of that id
+may also be a refused request of another order: then the database has the order, and the saga has not.
 """
 
 import contextlib
@@ -23,23 +23,23 @@ from domain.policies import checkout_workflow_id
 from domain.text import tidy
 
 MOVING = frozenset({OrderStatus.RESERVED, OrderStatus.PAID})
-"""The statuses of an order that somebody must be working on."""
+"""The statuses of an order that a workflow must be processing."""
 MAY_BE_ANOTHERS = frozenset({OrderStatus.REJECTED, OrderStatus.CANCELLED, TERMINATED})
-"""How a saga ends that was never more than a request for an id of somebody else's."""
-_BY_HAND = "written by hand, and not begun yet: starter.py sweep starts its saga"
+"""How a saga ends that asked for the id of another order."""
+_BY_HAND = "inserted by hand, and not started yet: starter.py sweep starts its saga"
 _LOST = "its workflow is gone: starter.py sweep undoes what it has done"
 
 
 @dataclass(frozen=True)
 class Found:
-    """Where an order stands, and which workflow has its history; None where Temporal has none."""
+    """An order's status, and the id of the workflow that has its history; None where Temporal has none."""
 
     status: CheckoutStatus
     workflow_id: str | None
 
 
 class _Moved(Refused):
-    """The order went into other hands while we asked: who looks again finds where. The message is for who does not."""
+    """Another workflow has taken the order over meanwhile: repeat the request. The message is for the second time."""
 
 
 class Orders:
@@ -52,7 +52,7 @@ class Orders:
         self._requests = Requests(checkouts.client, checkouts.task_queue)
 
     async def find(self, order_id: str) -> Found:
-        """Tell where an order stands.
+        """Return the status of an order.
 
         Raises:
             NoSuchOrder: neither Temporal nor the database knows it.
@@ -65,14 +65,13 @@ class Orders:
         return await self._own_or_anothers(status)
 
     async def cancel(self, order_id: str, reason: str, by: str) -> Found:
-        """Have an order undone, wherever it is, and wait for what comes of it.
+        """Cancel an order, whichever workflow processes it, and wait for the result.
 
-        A repeat with the same reason joins the first request, whatever came of it.
+        A repeat with the same reason joins the first request, whatever its result.
 
         Raises:
             NoSuchOrder, NoAnswer: as for `find`.
-            Refused: it is too late, or the reason is unusable.
-            NotKnownYet: nobody took the request so far; it may still happen.
+            Refused, NotKnownYet: as for `Checkouts.cancel`.
         """
         request = CancelOrder(order_id, reason, by)
         try:
@@ -81,18 +80,18 @@ class Orders:
             return await self._cancel(request)
 
     async def retry(self, order_id: str, reason: str, by: str) -> CheckoutStatus:
-        """Have the failed undos of a stuck order tried again; see `Checkouts.retry`."""
+        """Retry the failed undos of a stuck order; see `Checkouts.retry`."""
         try:
             return await self._checkouts.retry(order_id, reason, by)
         except NoSuchOrder:
-            raise await self._nothing_to_mend(order_id) from None
+            raise await self._nothing_to_fix(order_id) from None
 
     async def resolve(self, order_id: str, step: str, reason: str, by: str) -> CheckoutStatus:
         """Count a stuck step as undone; see `Checkouts.resolve`."""
         try:
             return await self._checkouts.resolve(order_id, step, reason, by)
         except NoSuchOrder:
-            raise await self._nothing_to_mend(order_id) from None
+            raise await self._nothing_to_fix(order_id) from None
 
     # Cancelling -----------------------------------------------------------------------------------------
 
@@ -113,7 +112,7 @@ class Orders:
         return Found(status, checkout_workflow_id(order_id))
 
     async def _cancel_recorded(self, record: OrderRecord, request: CancelOrder) -> Found:
-        """Have an order undone that has no saga of its own."""
+        """Cancel an order that has no saga of its own."""
         if record.status == OrderStatus.PENDING:
             return await self._undo_by_hand(record, request)
         if record.status in ENDINGS:
@@ -125,12 +124,12 @@ class Orders:
                 return await self._cancel_in_batch(record.carrier, request)
         raise _Moved(f"order {record.order_id} is {as_shown(record)}, and {_LOST}")
 
-    async def _cancel_in_batch(self, carrier: str, request: CancelOrder) -> Found:
+    async def _cancel_in_batch(self, workflow_id: str, request: CancelOrder) -> Found:
         try:
-            await self._requests.cancel_in_batch(carrier, request)
-        except Refused as refusal:  # perhaps the order has left it since we looked
+            await self._requests.cancel_in_batch(workflow_id, request)
+        except Refused as refusal:  # the order may have left it meanwhile
             raise _Moved(str(refusal)) from None
-        batch = self._client.get_workflow_handle(carrier, result_type=BatchReport)
+        batch = self._client.get_workflow_handle(workflow_id, result_type=BatchReport)
         with contextlib.suppress(WorkflowFailureError):  # it was ended from outside
             report: BatchReport = await batch.result()
             if any(one.order_id == request.order_id and one.status != HANDED_OVER for one in report.unpacked()):
@@ -138,7 +137,7 @@ class Orders:
         raise _Moved(f"order {request.order_id} has left its batch, and {_LOST}")
 
     async def _undo_by_hand(self, record: OrderRecord, request: CancelOrder) -> Found:
-        """Give an order that nobody has begun a saga that undoes it; the workflow id decides who is first."""
+        """Start a saga that undoes an order which has none; against a sweep, the workflow id decides which is first."""
         try:
             order = CheckoutInput(
                 record.order_id,
@@ -151,23 +150,21 @@ class Orders:
         except InvalidInput as problem:
             raise Refused(f"no saga can take order {record.order_id}, nor undo it: {problem.message}") from None
         if not await self._checkouts.undo(order):
-            raise _Moved(f"order {record.order_id} has just been begun")
+            raise _Moved(f"order {record.order_id} has just been started")
         return Found(await self._checkouts.outcome(record.order_id), checkout_workflow_id(record.order_id))
 
     async def _is_undone_for(self, request: CancelOrder) -> bool:
-        """Tell whether the order's own saga was begun to undo it for this very request, by hand or out of a batch."""
+        """Return whether the order's own saga was started to undo it for this very request."""
         order = await executions.order_of(self._client, checkout_workflow_id(request.order_id))
         return order is not None and order.repair and order.reason == _why(request)
 
-    async def _nothing_to_mend(self, order_id: str) -> Refused:
+    async def _nothing_to_fix(self, order_id: str) -> Refused:
         record = await self._recorded(order_id)
         if record.status == OrderStatus.STUCK:
-            return Refused(
-                f"order {order_id} is stuck, and its workflow is gone: starter.py sweep gives it another one"
-            )
+            return Refused(f"order {order_id} is stuck, and its workflow is gone: starter.py sweep starts another one")
         return Refused(f"order {order_id} is {as_shown(record)}, not stuck: there is nothing to retry or resolve")
 
-    # Looking --------------------------------------------------------------------------------------------
+    # Status --------------------------------------------------------------------------------------------
 
     async def _own_or_anothers(self, status: CheckoutStatus) -> Found:
         own = Found(status, checkout_workflow_id(status.order_id))
@@ -180,22 +177,19 @@ class Orders:
         return own
 
     async def _another_than(self, status: CheckoutStatus) -> OrderRecord | None:
-        """Give the order that has the id, where its own saga was never more than a request for somebody else's id."""
+        """Return the order that has the id, where the saga of that id is another order's refused request."""
         record = await self._record_beside(status)
         return None if record is None or await self.is_own(record) else record
 
     async def _record_beside(self, status: CheckoutStatus) -> OrderRecord | None:
-        """Look up an order whose saga has ended without ever holding anything, as far as it knows.
-
-        Without an answer the saga's word has to do.
-        """
+        """Look up an order whose saga has ended without holding anything; without an answer, None."""
         if status.total_minor is None and status.status in MAY_BE_ANOTHERS:
             with contextlib.suppress(NoAnswer):
                 return await lookup.find_order(self._client, self._task_queue, status.order_id)
         return None
 
     async def is_own(self, record: OrderRecord) -> bool:
-        """Tell whether an order that has a saga is what the saga was started with."""
+        """Return whether an order is the one that the saga of its id was started with."""
         return record.fingerprint is None or await self._checkouts.has_saga_with(record.order_id, record.fingerprint)
 
     async def _recorded(self, order_id: str) -> OrderRecord:
@@ -211,11 +205,11 @@ class Orders:
         return record
 
     async def shown(self, record: OrderRecord) -> Found:
-        """Show an order by its row, with the batch that carried it where Temporal still has that."""
-        carrier = await self.run_of(record.carrier) if record.carrier else None
-        workflow_id = carrier.workflow_id if carrier else None
-        if record.status in MOVING and (carrier is None or not carrier.is_open):
-            # The batch may have ended between the two looks, and the order with it, or in the hands of its own saga.
+        """Return an order by its row, with the batch that processed it where Temporal still has that."""
+        batch = await self.run_of(record.carrier) if record.carrier else None
+        workflow_id = batch.workflow_id if batch else None
+        if record.status in MOVING and (batch is None or not batch.is_open):
+            # The batch may have ended between the two lookups, with the order or having delegated it.
             with contextlib.suppress(NoSuchOrder):
                 status = await self._checkouts.status(record.order_id)
                 if await self.is_own(record):
@@ -228,7 +222,7 @@ class Orders:
         return Found(_status(record, reason), workflow_id)
 
     async def run_of(self, workflow_id: str) -> executions.Execution | None:
-        """Look up a workflow's newest run; None where Temporal does not know it."""
+        """Look up a workflow's newest run; None where Temporal has none."""
         try:
             return await executions.describe(self._client, workflow_id)
         except RPCError as error:
@@ -238,7 +232,7 @@ class Orders:
 
 
 def _why(request: CancelOrder) -> str:
-    """Word a cancel as the sagas and batches do."""
+    """Word the reason of a cancel as the sagas and batches do."""
     return tidy(f"cancelled: {who_and_why(request.by, request.reason)}")
 
 

@@ -1,4 +1,4 @@
-"""Whether anybody polls the task queue that something waits on: without a worker nothing goes on, unsaid."""
+"""Whether a worker polls the task queue that a workflow waits on."""
 
 import asyncio
 import contextlib
@@ -14,24 +14,24 @@ from temporalio.service import RPCError, RPCStatusCode
 
 AFTER_SECONDS = 5.0
 _SEEN_WAITING_SECONDS = 2.0
-"""How long the same task has to be seen waiting: on a busy machine each waits for a moment, between two polls."""
+"""How long the same task has to be seen waiting: on a busy machine each waits for a moment between two polls."""
 # A poll that gets nothing is answered after a minute, and the next one follows at once.
 _POLL = timedelta(seconds=70)
 _MAY_NOT_ASK = frozenset({RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNAUTHENTICATED, RPCStatusCode.UNIMPLEMENTED})
 
 
 class Watch:
-    """Says once, for all that is waited for, that nobody polls."""
+    """Warns once, whatever is waited for, that no worker polls."""
 
-    def __init__(self, client: Client, task_queue: str, tell: Callable[[str], None] | None) -> None:
+    def __init__(self, client: Client, task_queue: str, warn: Callable[[str], None] | None) -> None:
         self._client = client
         self._task_queue = task_queue
-        self._tell = tell
+        self._warn = warn
 
     @contextlib.asynccontextmanager
     async def over(self, workflow_id: str) -> AsyncIterator[None]:
-        """Look at times, inside the block, whether the workflow waits for a worker that is not there."""
-        if self._tell is None:
+        """Check at intervals, inside the block, whether the workflow waits for a worker that is not there."""
+        if self._warn is None:
             yield
             return
         looking = asyncio.create_task(self._look(workflow_id))
@@ -42,29 +42,29 @@ class Watch:
 
     async def _look(self, workflow_id: str) -> None:
         seen: datetime | None = None
-        while self._tell is not None:
+        while self._warn is not None:
             await asyncio.sleep(AFTER_SECONDS - _SEEN_WAITING_SECONDS if seen is None else _SEEN_WAITING_SECONDS)
             try:
                 waits_since = await alone_since(self._client, self._task_queue, workflow_id)
             except RPCError as error:
                 if error.status in _MAY_NOT_ASK:
                     return
-                continue  # whoever waits for the workflow tells of a server that is away
+                continue  # the caller that waits for the workflow reports a server that is away
             is_alone = waits_since is not None and waits_since == seen
             seen = waits_since
-            if is_alone and self._tell is not None:
-                tell, self._tell = self._tell, None
-                tell(
-                    f"nobody polls task queue {self._task_queue}: nothing goes on until a worker does; `python "
+            if is_alone and self._warn is not None:
+                warn, self._warn = self._warn, None
+                warn(
+                    f"no worker polls task queue {self._task_queue}: nothing happens until one does; `python "
                     "worker.py`, with the same settings, starts one"
                 )
 
 
 async def alone_since(client: Client, task_queue: str, workflow_id: str) -> datetime | None:
-    """Give since when a workflow's task has waited, where no worker has polled since it came; else None.
+    """Return since when a workflow's task has waited, where no worker has polled since; else None.
 
-    The server lists pollers for minutes after they are gone. One that is there, and idle, would have taken the task at
-    once; a busy one polls again. A worker of a version that is not current polls, and does not get it.
+    The server lists pollers for minutes after they are gone. An idle one would have taken the task at once; a busy one
+    polls again. A worker of a version that is not current polls, and does not get it.
     """
     run = await client.workflow_service.describe_workflow_execution(
         DescribeWorkflowExecutionRequest(

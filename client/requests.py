@@ -1,9 +1,8 @@
-"""Requests to an order's saga: cancel, retry and resolve. A request that is repeated joins the one that is there.
+"""Requests to an order's saga: cancel, retry and resolve. A repeated request joins the first.
 
-A request's id follows from what it asks for. The server takes each id once for as long as a run is open, and answers a
-repeat as it answered the first; for a run that has ended, or that was continued as new, its history tells whether the
-request was carried out. So
-whoever was not answered in time asks again, and neither a second request nor a second round comes of it.
+An update's id follows from its content. The server takes each id once for as long as a run is open, and answers a
+repeat as it answered the first; of a run that has ended, or was continued as new, the history shows whether the request
+was carried out. So a caller that timed out can repeat it without a second request or a second round.
 """
 
 import asyncio
@@ -25,7 +24,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from client import executions
-from client.failures import NotKnownYet, Refused
+from client.failures import ClientError, NotKnownYet, Refused
 from domain.bulk import CancelOrder
 from domain.model import CheckoutStatus, Resolution, reason_problem, who_and_why
 from domain.policies import checkout_workflow_id
@@ -34,25 +33,25 @@ _CANCEL, _RETRY, _RESOLVE = "cancel", "retry_compensation", "resolve_compensatio
 _CANCEL_ORDER = "cancel_order"
 _ACCEPT_SECONDS = 15.0
 _ASK_AGAIN_SECONDS = 0.5
-# What the server says of a request whose run was ended, from outside, between taking it and answering it.
+# The server's error where the run was ended from outside between accepting and answering the request.
 _CUT_OFF = "AcceptedUpdateCompletedWorkflow"
-# And of a run that has taken all the updates that it may.
+# The server's error where a run has taken all the updates that it may.
 _IS_FULL = "limit on the total number of distinct updates"
-# What a worker says of an update that came with a later release.
+# The worker's error for an update of a later release.
 _IS_UNKNOWN = "expected but not found"
 
 
 class _WrongArguments(Refused):
-    """The worker does not know what it was given: it is of another release."""
+    """The worker does not know the arguments: it is of another release."""
 
 
-class HasEnded(Exception):
-    """The order's saga has ended, and the request had no part in it."""
+class HasEnded(ClientError):
+    """The order's saga has ended, and not by this request."""
 
 
 @dataclass(frozen=True)
 class _Answered:
-    """A request that a run has carried out or, where it failed, was not able to."""
+    """A request that a run has answered: carried out, or failed."""
 
     update: str
     is_carried_out: bool
@@ -62,10 +61,10 @@ class Requests:
     """Sends requests to the sagas of one namespace; each waits until it is answered.
 
     Every one raises:
-        NoSuchOrder: Temporal knows no saga of the order.
-        HasEnded: it has ended, by other means.
+        NoSuchOrder: Temporal has no saga of the order.
+        HasEnded: it has ended, and not by this request.
         Refused: the saga refuses.
-        NotKnownYet: nobody took the request in time.
+        NotKnownYet: no worker has accepted the request in time.
     """
 
     def __init__(self, client: Client, task_queue: str) -> None:
@@ -73,7 +72,7 @@ class Requests:
         self._task_queue = task_queue
 
     async def cancel(self, order_id: str, reason: str, by: str = "") -> None:
-        """Ask for an order to be undone. The same reason is the same request, whoever repeats it: the first is kept."""
+        """Request that an order is undone. The same reason is the same request, whoever sends it: the first is kept."""
         name = f"cancel-{_digest(reason)}"
 
         def was_asked_for(answered: Mapping[str, _Answered]) -> bool:
@@ -89,7 +88,7 @@ class Requests:
             await self._send(order_id, _CANCEL, [reason if reason_problem(both) else both], name, was_asked_for)
 
     async def cancel_in_batch(self, workflow_id: str, request: CancelOrder) -> None:
-        """Ask a batch for one of its orders to be undone. Raises as the others do, of the batch."""
+        """Request that a batch undoes one of its orders. Raises as the others do, of the batch."""
         try:
             await self._result(await self._accepted(workflow_id, _CANCEL_ORDER, [request], _name_in_batch(request)))
         except WorkflowUpdateFailedError as failure:
@@ -105,7 +104,7 @@ class Requests:
             raise HasEnded from None
 
     async def was_cancelled_in_batch(self, workflow_id: str, request: CancelOrder) -> bool:
-        """Tell whether a batch, which may have ended since, has taken this very request."""
+        """Return whether a batch, open or ended, has carried out this very request."""
         try:
             answered, _ = await self._answered_in(workflow_id, "")
         except RPCError as error:
@@ -115,10 +114,10 @@ class Requests:
         return _is_carried_out(answered, _name_in_batch(request))
 
     async def retry(self, order_id: str, *arguments: Any) -> CheckoutStatus | None:
-        """Ask for another round of failed undos: the next one, or the one that was asked for and has not ended."""
+        """Request another round of failed undos: the next one, or the requested one that has not ended."""
         answered = await self._answered(order_id)
         asked = sum(each.update == _RETRY for each in answered.values())
-        # The runs before this one may have been forgotten, and this one have a number of theirs.
+        # Earlier runs may be past retention, and this one may have a number of theirs.
         names = (f"retry-{number}" for number in count(asked + 1))
         name = next(each for each in names if each not in answered)
 
@@ -154,8 +153,8 @@ class Requests:
             cause = failure.cause
             if isinstance(cause, ApplicationError) and cause.type == _CUT_OFF:
                 raise NotKnownYet(
-                    "not known: the workflow was ended from outside before it answered; starter.py status shows where "
-                    "the order stands"
+                    "not known: the workflow was ended from outside before it answered; starter.py status shows "
+                    "the order's status"
                 ) from None
             if _is_carried_out(await self._answered(order_id), name):
                 return None  # by an earlier run, which this one continues
@@ -163,14 +162,14 @@ class Requests:
             refusal = _WrongArguments if is_other else Refused
             raise refusal(cause.message if isinstance(cause, ApplicationError) else str(cause)) from None
         except RPCError as error:
-            if error.status is RPCStatusCode.FAILED_PRECONDITION:  # somebody has paused the workflow
+            if error.status is RPCStatusCode.FAILED_PRECONDITION:  # the workflow is paused
                 raise Refused(error.message) from None
             if error.status is not RPCStatusCode.NOT_FOUND:
                 raise
             answered = await self._answered(order_id)
             newest = await executions.of_order(self._client, order_id)
             is_lost = newest.is_open and not _is_carried_out(answered, name)
-        if is_lost:  # it went on in another run in that moment, which has not heard of this request
+        if is_lost:  # it was continued as new in that moment, without this request
             await asyncio.sleep(_ASK_AGAIN_SECONDS)
             return await self._send(order_id, update, arguments, name, is_carried_out)
         if is_carried_out(answered):
@@ -195,12 +194,12 @@ class Requests:
                     except RPCError as error:
                         if _IS_FULL not in error.message:
                             raise
-                    await asyncio.sleep(_ASK_AGAIN_SECONDS)  # it goes on in another run in a moment
+                    await asyncio.sleep(_ASK_AGAIN_SECONDS)  # it is continued as new in a moment
         except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
-            _pass_on_a_cancel()
+            _reraise_cancel()
             raise NotKnownYet(
-                f"not known yet: nobody took the request within {_ACCEPT_SECONDS:g} s, and it may still happen; repeat "
-                "the command to learn, which joins this request. Is a worker running on task queue "
+                f"not known yet: no worker accepted the request within {_ACCEPT_SECONDS:g} s, and it may still happen; "
+                "repeat the command for the result, which joins this request. Is a worker running on task queue "
                 f"{self._task_queue}? `python worker.py` starts one"
             ) from None
 
@@ -209,11 +208,11 @@ class Requests:
             try:
                 return await accepted.result()
             except WorkflowUpdateRPCTimeoutOrCancelledError:
-                _pass_on_a_cancel()
-            await asyncio.sleep(_ASK_AGAIN_SECONDS)  # it was taken, so an answer comes
+                _reraise_cancel()
+            await asyncio.sleep(_ASK_AGAIN_SECONDS)  # it was accepted, so an answer comes
 
     async def _answered(self, order_id: str) -> Mapping[str, _Answered]:
-        """Read from the histories of an order's newest run, and of those that it continues, what they have answered."""
+        """Read the answered requests from the histories of an order's newest run and of those that it continues."""
         run = await executions.of_order(self._client, order_id)
         answered, earlier = await self._answered_in(run.workflow_id, run.run_id)
         while earlier:
@@ -227,7 +226,7 @@ class Requests:
         return answered
 
     async def _answered_in(self, workflow_id: str, run_id: str) -> tuple[Mapping[str, _Answered], str]:
-        """Read one run's history: the requests by their ids, and the run that it continues, if any."""
+        """Read one run's history: the answered requests by id, and the run that it continues, if any."""
         names: dict[str, str] = {}
         answered: dict[str, _Answered] = {}
         earlier = ""
@@ -252,8 +251,8 @@ def _is_carried_out(answered: Mapping[str, _Answered], name: str) -> bool:
     return name in answered and answered[name].is_carried_out
 
 
-def _pass_on_a_cancel() -> None:
-    """Raise our caller's own cancel, of which the SDK makes a timeout."""
+def _reraise_cancel() -> None:
+    """Raise the caller's own cancel, which the SDK turns into a timeout."""
     caller = asyncio.current_task()
     if caller is not None and caller.cancelling():
         raise asyncio.CancelledError from None

@@ -18,11 +18,11 @@ from activities.audit import Audit
 from adapters.database import create_engine
 from adapters.temporal import DATA_CONVERTER
 from client.checkouts import Checkouts
-from client.load import MIXES
 from devstack.process import ChildProcess
 from devstack.stack import ROLE, DevStack
 from domain.audit import AuditInput
 from domain.model import CheckoutInput, CheckoutStatus
+from terminal.load.made_up import MIXES
 from tests.conftest import Database, new_database
 from tests.faults.lab.proxy import Proxy
 from tests.lanes import in_both_lanes
@@ -33,7 +33,7 @@ PATIENCE_SECONDS = 180.0
 _POLL_SECONDS = 0.05
 # Whether an order is stuck need not be asked often: nothing here is allowed to be.
 _LOOK_SECONDS = 15.0
-# The mix "mixed" of client/load.py: who cannot pay, who cannot be delivered to, and what cannot be had.
+# The mix "mixed" of terminal/load/made_up.py: who cannot pay, who cannot be delivered to, and what cannot be had.
 _REFUSED_CUSTOMERS = ("bob", "nemo")
 _SCARCE = "last-one"
 

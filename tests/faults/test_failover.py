@@ -123,7 +123,7 @@ async def test_a_worker_that_is_let_in_no_more_says_so_and_ends_with_1(site: Sit
     assert worker.returncode == 1
     said = worker.log.read_text()
     assert "ERROR   checkout.worker: Postgres has refused every new session for 2 s: password authentication" in said
-    assert said.rstrip().endswith("The orders under way wait for a worker that is let in.")
+    assert said.rstrip().endswith("The orders under way wait for a worker that can log in.")
 
 
 async def _run_again(site: Site, load: Load) -> list[CheckoutInput]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from client.orders_file import Entry, read_orders
 from domain.errors import InvalidInput
+from terminal.load.orders_file import Entry, read_orders
 
 CASES = 20_000
 SHARES = 8

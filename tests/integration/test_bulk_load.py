@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from client.outcomes import OutcomeFile
 from devstack.stack import ROOT
+from terminal.load.outcomes import OutcomeFile
 from tests.integration.commands import Commands
 
 ORDERS = """order_id,customer,sku,quantity
@@ -107,7 +107,7 @@ def test_a_dry_run_tells_what_a_load_would_meet_and_begins_nothing(commands: Com
     assert told.code == 2, told.err
     assert "unknown SKUs: 'no-such' (2 orders)" in told.out
     assert "unknown customers: 'nobody' (1 orders)" in told.out
-    assert "Nothing was begun." in told.out
+    assert "Nothing was started." in told.out
     assert document["outcomes"] == {"new": 1, "unknown": 2, "malformed": 1}
     assert (document["unknown_skus"], document["unknown_customers"]) == ({"no-such": 2}, {"nobody": 1})
     assert [problem["line"] for problem in document["problems"]] == [5, 3, 4]
@@ -128,7 +128,7 @@ def test_a_load_without_a_worker_says_so_and_goes_on_once_there_is_one(commands:
 
     queue = commands.environment["CHECKOUT_TASK_QUEUE"]
     assert late.code == 1
-    assert late.err.count(f"nobody polls task queue {queue}: nothing goes on until a worker does") == 1
+    assert late.err.count(f"no worker polls task queue {queue}: nothing happens until one does") == 1
     assert "out of time, at line 2: 0 orders have their outcome" in late.err
     assert "1 are under way and go on; the same command goes on from there" in late.err
     assert (late.document["stopped"], late.document["under_way"]) == ("out of time", 1)
@@ -140,7 +140,7 @@ def test_who_interrupts_a_load_is_told_how_far_it_came(commands: Commands, numbe
     file = commands.folder / "orders.csv"
     file.write_text(f"order_id,customer,sku,quantity\nleft-{commands.folder.name},alice,tea-mug,1\n", encoding="utf-8")
 
-    left = commands.interrupted("load", "--from", str(file), when="nobody polls", number=number)
+    left = commands.interrupted("load", "--from", str(file), when="no worker polls", number=number)
     commands.ready_worker()
     then = commands.here("load", "--from", str(file))
 
@@ -187,10 +187,10 @@ def test_a_start_that_is_out_of_time_goes_on(commands: Commands) -> None:
     then = commands.here(*order, "--timeout", "60")
 
     assert late.code == 1
-    assert "nobody polls task queue" in late.err
+    assert "no worker polls task queue" in late.err
     assert f"order {name} has not ended within 7 s; it goes on, and starter.py status {name} shows" in late.err
     assert then.code == 0
-    assert "nobody polls" not in then.err
+    assert "no worker polls" not in then.err
 
 
 def test_a_file_that_cannot_be_loaded_is_told_before_anything_is_done(commands: Commands) -> None:

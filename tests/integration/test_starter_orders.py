@@ -8,10 +8,11 @@ import pytest
 from temporalio.client import Client
 
 from adapters.temporal import connect
-from client import connection, operators, order_list
+from client import connection, order_list
 from devstack.stack import DevStack
 from domain import policies
 from domain.policies import checkout_workflow_id
+from terminal import options
 from tests.conftest import Shop
 from tests.faults.lab.proxy import Proxy, Way
 from tests.integration.commands import Desk, Ran, unique
@@ -369,7 +370,7 @@ def test_an_operator_without_a_name_is_unknown(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("getpass.getuser", nobody)
     monkeypatch.setattr("socket.gethostname", lambda: "desk")
 
-    assert operators.operator() == "unknown@desk"
+    assert options.operator() == "unknown@desk"
 
 
 async def test_a_resolve_names_its_step_and_reason_and_ends_with_0_once_the_order_is_settled(desk: Desk) -> None:

@@ -36,7 +36,7 @@ async def test_only_an_audit_at_rest_counts_an_order_that_moved_within_the_hour(
         document = await desk("audit", "--at-rest", "--json")
 
     assert (busy.code, at_rest.code, document.code) == (0, 5, 5)
-    assert "not one violation; 1 reserved" in " ".join(busy.out.split())
+    assert "no violations; 1 reserved" in " ".join(busy.out.split())
     assert order.order_id in at_rest.out
     assert "1 violations; 1 reserved" in at_rest.out
     assert "docs/operations.md" in at_rest.out
@@ -58,7 +58,7 @@ async def test_an_audit_that_finds_only_a_stuck_order_ends_with_4_and_calls_for_
         await desk.shop.newest_run(desk.shop.order(order_id=order_id)).terminate()
 
     assert (told.code, document.code) == (4, 4)
-    assert "somebody is needed: `starter.py list --status stuck`" in told.out
+    assert "an operator is needed: `starter.py list --status stuck`" in told.out
 
 
 @pytest.mark.parametrize("command", ["audit", "sweep"])

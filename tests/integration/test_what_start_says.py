@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from client import waiting
+from terminal import waiting
 from tests.integration.commands import Commands, Desk, unique
 from tests.integration.test_starter_orders import start
 
@@ -40,7 +40,7 @@ def test_ctrl_c_ends_the_command_and_not_the_order_and_tells_where_to_look(comma
     assert ran.err.splitlines() == [
         f"starting {order_id}",
         f"{order_id} is under way; if this is interrupted: starter.py status {order_id}",
-        f"where the order stands: starter.py status {order_id}",
+        f"the order's status: starter.py status {order_id}",
         "interrupted; what was started goes on",
     ]
     assert commands.here(*buy, "--order-id", order_id, "--no-wait").code == 0

@@ -5,8 +5,8 @@ from tests.mutants.mutant import Mutant
 
 _FILE = "activities/audit.py"
 _WORKFLOW = "workflows/maintenance.py"
-_SCHEDULES = "client/schedules.py"
-_WATCH = "client/schedule_watch.py"
+_SCHEDULES = "adapters/schedules.py"
+_WATCH = "adapters/schedule_watch.py"
 
 MUTANTS = (
     Mutant(
@@ -189,7 +189,7 @@ MUTANTS = (
     Mutant(
         "audit-at-rest-is-the-usual-question",
         "who asks whether all has ended would be told whether all is well",
-        "client/by_hand.py",
+        "client/maintenance.py",
         '("-at-rest" if is_at_rest else "")',
         '("" if is_at_rest else "")',
         at(ONE_AUDIT, "test_an_audit_at_rest_is_another_question"),
@@ -197,7 +197,7 @@ MUTANTS = (
     Mutant(
         "audit-by-hand-shares-a-run-that-has-looked-already",
         "who has just mended something would be told that it is still broken",
-        "client/by_hand.py",
+        "client/maintenance.py",
         "handle = await begin(WorkflowIDConflictPolicy.FAIL)\n",
         "handle = await begin(WorkflowIDConflictPolicy.USE_EXISTING)\n",
         at(ONE_AUDIT, "test_whoever_asks_for_the_same_shares_a_run_that_began_after_they_asked[Audit]"),

@@ -62,7 +62,7 @@ MUTANTS = (
     Mutant(
         "load-tells-a-strangers-ending",
         "an order would be told completed where another order with its id is",
-        "client/bulk.py",
+        "client/batches.py",
         "        if await checkouts.has_saga_of(order):\n",
         "        if await checkouts.has_saga_of(order) or not is_last:\n",
         at(BULK, "test_the_end_of_a_strangers_saga_is_not_told_as_that_of_an_order"),
@@ -70,7 +70,7 @@ MUTANTS = (
     Mutant(
         "load-tells-a-taken-id-as-a-refusal",
         "an order whose id is another's would be told rejected, as if it could come again under that id",
-        "client/bulk.py",
+        "client/batches.py",
         """            if (status.reason or "").startswith(_CONFLICTS):\n""",
         "            if False:\n",
         at(BULK, "test_an_order_whose_own_saga_finds_its_id_taken_is_told_to_be_of_other_content"),

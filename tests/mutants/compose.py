@@ -309,11 +309,11 @@ MUTANTS = (
     ),
     Mutant(
         "image-with-a-room-in-another-place",
-        "the worker of the image could not be imported",
+        "the starter of the image could not be imported",
         _IMAGE,
         "COPY client/ client/\n",
         "COPY client/ clients/\n",
-        at(COMPOSE, "test_the_programs_find_all_that_they_import_in_what_the_image_gets[worker.py]"),
+        at(COMPOSE, "test_the_programs_find_all_that_they_import_in_what_the_image_gets[starter.py]"),
     ),
     Mutant(
         "image-that-runs-as-root",

@@ -101,8 +101,8 @@ MUTANTS = (
         "retry-drops-its-reason",
         "the order's log would not tell why its review was lifted",
         "client/checkouts.py",
-        "RetryRequest(by or operator(), reason)",
-        "RetryRequest(by or operator())",
+        "RetryRequest(by, reason)",
+        "RetryRequest(by)",
         at(STARTER_ORDERS, _WHO),
     ),
     Mutant(

@@ -3,10 +3,9 @@
 from tests.mutants.killers import BULK_FILES, BULK_STOPS, DRY_RUN, at
 from tests.mutants.mutant import Mutant
 
-_ROWS = "client/order_rows.py"
-_ORDERS = "client/orders_file.py"
-_OUTCOMES = "client/outcomes.py"
-_CELLS = "client/cells.py"
+_ROWS = "terminal/load/order_rows.py"
+_ORDERS = "terminal/load/orders_file.py"
+_OUTCOMES = "terminal/load/outcomes.py"
 
 MUTANTS = (
     Mutant(
@@ -52,7 +51,7 @@ MUTANTS = (
     Mutant(
         "dry-run-sees-each-order-by-itself",
         "a dry run would find nothing wrong with a file of which the load refuses an order",
-        "client/dry_run.py",
+        "terminal/load/dry_run.py",
         "if first.setdefault(hash(entry.order_id), content) != content:",
         "if first.setdefault(hash(entry.order_id), content) is None:",
         at(DRY_RUN, "test_an_id_that_comes_again_in_the_file_with_other_content_is_told_as_the_load_will"),
@@ -101,8 +100,8 @@ MUTANTS = (
         "outcome-under-a-tidied-id",
         "an order with two blanks in its id would be asked for at every load",
         _OUTCOMES,
-        "to_cell(order.order_id if order else tidy(order_id))",
-        "to_cell(tidy(order_id))",
+        "to_cell(order.order_id if order else tidy(outcome.order_id))",
+        "to_cell(tidy(outcome.order_id))",
         at(BULK_FILES, "test_a_load_finds_an_order_again_whatever_is_in_its_id_and_whoever_saved_the_file"),
     ),
     Mutant(
@@ -116,7 +115,7 @@ MUTANTS = (
     Mutant(
         "place-without-locks-is-not-told",
         "whoever loads into a network drive would not know what to do",
-        "client/file_lock.py",
+        _OUTCOMES,
         "errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL",
         "errno.ENOLCK",
         at(BULK_FILES, "test_a_place_without_locks_is_told_with_what_to_do"),
@@ -132,7 +131,7 @@ MUTANTS = (
     Mutant(
         "look-forgets-the-last-orders",
         "a dry run would not see what is wrong with the last orders of a file",
-        "client/dry_run.py",
+        "terminal/load/dry_run.py",
         "    if asked:\n        await _judge(found, unknown, asked)\n    return found",
         "    return found",
         at(DRY_RUN, "test_every_order_of_a_long_file_is_asked_for_once_and_each_name_as_well"),
@@ -140,7 +139,7 @@ MUTANTS = (
     Mutant(
         "look-asks-for-too-much-at-once",
         "a dry run of long names would be refused as too large",
-        "client/dry_run.py",
+        "terminal/load/dry_run.py",
         "len(asked) == _ORDERS_AT_ONCE or size > _BYTES_AT_ONCE",
         "len(asked) == _ORDERS_AT_ONCE",
         at(DRY_RUN, "test_what_is_asked_for_at_once_is_bounded_in_bytes_too"),
@@ -148,7 +147,7 @@ MUTANTS = (
     Mutant(
         "look-finds-other-content-fine",
         "a dry run would end with 0 although the load will not",
-        "client/dry_run.py",
+        "terminal/load/dry_run.py",
         '("malformed", "unknown", "other content"))\n\n    def add',
         '("malformed", "unknown"))\n\n    def add',
         at(DRY_RUN, "test_a_look_ends_with_2_where_something_has_to_be_changed"),
@@ -164,7 +163,7 @@ MUTANTS = (
     Mutant(
         "changed-file-is-read-on",
         "what was not looked through would be shipped",
-        "client/text_file.py",
+        "terminal/load/text_file.py",
         "        elif number >= len(self._digests) or self._digests[number] != digest:\n",
         "        elif False:\n",
         at(
@@ -211,7 +210,7 @@ MUTANTS = (
     Mutant(
         "cells-run-in-a-spreadsheet",
         "whoever opens the outcomes would run what a buyer wrote",
-        _CELLS,
+        _OUTCOMES,
         """return _TO_MARK.sub("'", text)""",
         "return text",
         at(BULK_FILES, "test_outcomes_are_safe_in_a_spreadsheet_and_the_load_finds_its_orders_again"),
@@ -219,7 +218,7 @@ MUTANTS = (
     Mutant(
         "cells-run-where-the-separator-is-another",
         "a spreadsheet that parts cells at semicolons would run what a buyer wrote",
-        _CELLS,
+        _OUTCOMES,
         r'_BEGIN = r"(?:^|(?<=[,;|\t]))"',
         '_BEGIN = "^"',
         at(BULK_FILES, "test_no_cell_runs_in_a_spreadsheet_and_each_can_be_read_back"),
@@ -227,7 +226,7 @@ MUTANTS = (
     Mutant(
         "two-loads-write-one-file",
         "two loads would mix their lines",
-        "client/file_lock.py",
+        _OUTCOMES,
         "fcntl.LOCK_EX",
         "fcntl.LOCK_SH",
         at(BULK_FILES, "test_the_lock_of_a_load_that_was_killed_is_gone_with_it"),
@@ -235,15 +234,15 @@ MUTANTS = (
     Mutant(
         "load-leaves-what-is-under-way",
         "batches that have ended would not be in the outcomes when another one fails",
-        "client/bulk.py",
-        "            while self._carrying and not left.done():\n",
+        "terminal/load/bulk.py",
+        "            while self._running and not left.done():\n",
         "            while False:\n",
         at(BULK_STOPS, "test_when_a_batch_fails_the_others_are_waited_for_and_written_down"),
     ),
     Mutant(
         "load-waits-for-ever",
         "nobody could leave a load that has nobody to work for it",
-        "client/bulk.py",
+        "terminal/load/bulk.py",
         "            asyncio.get_running_loop().call_later(_GRACE_SECONDS, self._left.set)\n",
         "            pass\n",
         at(BULK_STOPS, "test_a_load_leaves_what_does_not_end_and_writes_down_what_has[stops2]"),

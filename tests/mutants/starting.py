@@ -163,7 +163,7 @@ MUTANTS = (
     Mutant(
         "load-gives-up-what-is-gone",
         "each load would call an order unknown whose own saga was terminated, until retention ends",
-        "client/bulk.py",
+        "client/batches.py",
         "            await checkouts.start(order)\n",
         "            await checkouts.has_saga_of(order)\n",
         at(STARTING_AGAIN, "test_a_load_begins_an_order_anew_whose_own_saga_was_ended_before_it_came"),

@@ -462,8 +462,8 @@ MUTANTS = (
         "worker-ends-without-a-right-to-schedules",
         "a worker whose credentials may not make schedules would do no orders",
         "worker.py",
-        "    except RPCError as error:\n        # The checkout",
-        "    except ZeroDivisionError as error:\n        # The checkout",
+        "    except RPCError as error:\n        # Checkouts",
+        "    except ZeroDivisionError as error:\n        # Checkouts",
         at(READINESS, "test_who_may_not_make_schedules_works_all_the_same"),
     ),
     Mutant(

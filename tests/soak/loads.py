@@ -10,7 +10,7 @@ import asyncpg
 from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.service import RPCError
 
-from client.bulk import carried_on
+from client.batches import carried_on
 from client.failures import OtherContent
 from domain.bulk import HANDED_OVER, ORDER_ID_CONFLICT, UNKNOWN, Outcome, digest
 from domain.model import CheckoutInput, OrderStatus

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from client.cells import from_cell, to_cell
-from client.orders_file import Entry, line_count, read_orders
-from client.outcomes import MALFORMED, OutcomeFile
 from devstack.stack import ROOT
 from domain.bulk import ORDER_ID_CONFLICT, UNKNOWN, Outcome, digest, unpack
 from domain.errors import InvalidInput
 from domain.model import MAX_LINES, CheckoutInput, OrderLine
+from terminal.load.orders_file import Entry, line_count, read_orders
+from terminal.load.outcomes import MALFORMED, OutcomeFile, from_cell, to_cell
 
 HEADER = "order_id,customer,sku,quantity\n"
 
@@ -162,7 +161,7 @@ def test_what_can_be_read_only_once_is_refused_and_not_waited_for(tmp_path: Path
 def test_a_file_that_changes_while_it_is_read_is_noticed_before_what_has_changed_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("client.text_file._CHUNK", 1_000)
+    monkeypatch.setattr("terminal.load.text_file._CHUNK", 1_000)
     path = tmp_path / "o.csv"
     rows = "".join(f"n-{number},alice,tea-mug,1\n" for number in range(1_500))
     path.write_text(HEADER + rows, encoding="utf-8")
@@ -181,7 +180,7 @@ def test_a_file_that_changes_while_it_is_read_is_noticed_before_what_has_changed
 
 
 def test_a_file_that_grows_while_it_is_read_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.text_file._CHUNK", 1_000)
+    monkeypatch.setattr("terminal.load.text_file._CHUNK", 1_000)
     path = tmp_path / "o.csv"
     path.write_text(HEADER + "".join(f"n-{number},alice,tea-mug,1\n" for number in range(1_000)), encoding="utf-8")
     entries = read_orders(path)
@@ -669,7 +668,7 @@ def test_outcomes_are_safe_in_a_spreadsheet_and_the_load_finds_its_orders_again(
 
 def test_the_lock_of_a_load_that_was_killed_is_gone_with_it(tmp_path: Path) -> None:
     path = tmp_path / "outcomes.csv"
-    script = "import sys; from pathlib import Path; from client.outcomes import OutcomeFile\n"
+    script = "import sys; from pathlib import Path; from terminal.load.outcomes import OutcomeFile\n"
     script += "file = OutcomeFile(Path(sys.argv[1])); print('locked', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", script, str(path)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from client import bulk
-from client.bulk import BulkLoad, BulkReport, Stop
 from client.checkouts import Checkouts
-from client.orders_file import Entry
-from client.outcomes import OutcomeFile
 from domain.bulk import HANDED_OVER, Outcome
 from domain.errors import InvalidInput
 from domain.model import CheckoutInput, OrderLine
+from terminal.load import bulk
+from terminal.load.bulk import BulkLoad, BulkReport, Stop
+from terminal.load.orders_file import Entry
+from terminal.load.outcomes import OutcomeFile
 
 Carry = Callable[[str], Awaitable[str]]
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from client import dry_run as checked
-from client.dry_run import DryRun, dry_run, print_dry_run
-from client.orders_file import Entry
-from client.outcomes import OutcomeFile, Settled
 from domain.bulk import Outcome
 from domain.errors import InvalidInput
 from domain.lookup import KnownOrder, NamesInput, NamesReport
 from domain.model import CheckoutInput, OrderLine
+from terminal.load import dry_run as checked
+from terminal.load.dry_run import DryRun, dry_run, print_dry_run
+from terminal.load.orders_file import Entry
+from terminal.load.outcomes import OutcomeFile, Settled
 
 
 def order(name: str, customer: str = "alice", sku: str = "tea-mug") -> CheckoutInput:

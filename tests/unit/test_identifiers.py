@@ -14,15 +14,15 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from adapters.terminal import Terminal
-from client import view
 from client.checkouts import Checkouts
 from client.listing import Listed
-from client.options import order_line
 from client.order_list import Listing
 from domain import policies
 from domain.bulk import digest, pack, payload_bytes, unpack
 from domain.identifiers import MAX_LENGTH, composed, in_line, is_identifier, typed
 from domain.model import CheckoutInput, CheckoutStatus, OrderLine
+from terminal import view
+from terminal.options import order_line
 from tests.identifiers import LEGAL, any_id, any_text
 from workflows import wording
 

@@ -1,16 +1,19 @@
-"""What is typed, and what is told to type: each as it stands."""
+"""Command lines: what a user types, what a message tells them to type, and what the exit status says of a failure."""
 
 import asyncio
+import importlib
+import re
 import shlex
 
 import pytest
 import typer
 
-from client.deadline import deadline
-from client.failures import StillRunning
-from client.options import order_line
+from client.failures import ClientError
+from devstack.stack import ROOT
 from domain.errors import InvalidInput
 from domain.model import OrderLine
+from terminal.options import order_line
+from terminal.waiting import StillRunning, deadline
 
 
 @pytest.mark.parametrize("quantity", ["12345678901234", "-12345678901234", "10000"])
@@ -42,6 +45,33 @@ async def test_who_waits_no_longer_is_told_a_command_that_can_be_typed(order_id:
         async with deadline(0.001, order_id):
             await asyncio.Event().wait()
 
-    words = shlex.split(str(told.value).partition("starter.py status ")[2].removesuffix(" shows where it stands"))
+    words = shlex.split(str(told.value).partition("starter.py status ")[2].removesuffix(" shows its status"))
     assert words[-1] == order_id
     assert words[:-1] == (["--"] if order_id.startswith("-") else [])
+
+
+def test_every_failure_of_the_client_has_one_root_its_exit_status_and_a_place_that_raises_it() -> None:
+    importlib.import_module("starter")
+    kinds = {*ClientError.__subclasses__()}
+    while more := {sub for kind in kinds for sub in kind.__subclasses__()} - kinds:
+        kinds |= more
+    text = "\n".join(path.read_text() for room in ("client", "terminal") for path in (ROOT / room).rglob("*.py"))
+    own = set(re.findall(r"^class (\w+)\((?:\w*Error|Exception|NoWorker|Refused)\)", text, re.MULTILINE))
+    raised = {kind for kind in kinds if re.search(rf"(raise|return|=) {kind.__name__}\b", text)}
+
+    assert own - {"ClientError"} == {kind.__name__ for kind in kinds}
+    assert raised == kinds
+    assert {kind.__name__: int(kind.exit_status) for kind in kinds} == {
+        "HasEnded": 1,
+        "LoadFailed": 1,
+        "NoAnswer": 1,
+        "NoSuchOrder": 2,
+        "NoWorker": 1,
+        "NotKnownYet": 1,
+        "OtherContent": 2,
+        "Refused": 3,
+        "StillRunning": 1,
+        "Unreachable": 1,
+        "_Moved": 3,
+        "_WrongArguments": 3,
+    }

@@ -6,12 +6,12 @@ import pytest
 
 from activities import audit
 from adapters import connector, database
-from client import bulk
 from devstack.stack import ROOT
 from domain import policies
 from domain.bulk import Batch
 from domain.model import CheckoutInput
 from domain.policies import ActivityPolicy
+from terminal.load import bulk
 from tests.tables import role_timeout
 
 OPERATIONS = (ROOT / "docs/operations.md").read_text(encoding="utf-8")

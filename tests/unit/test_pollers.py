@@ -56,7 +56,7 @@ def seconds(*instants: int) -> list[timedelta]:
 async def test_a_task_that_waits_and_that_nobody_has_polled_for_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     [told] = await told_by(Server(*seconds(10), polled=timedelta(seconds=9)), monkeypatch, looks=100)
 
-    assert "nobody polls task queue checkout" in told
+    assert "no worker polls task queue checkout" in told
 
 
 async def test_tasks_that_come_and_go_are_those_of_a_worker_that_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from adapters.config import PREFIX, WorkerSettings
 from devstack.stack import ROOT
 from tests.shares import EVERY, LONGEST_FAULTS, SLOW_FILES, SLOW_TESTS
 
-ROOMS = ("activities", "adapters", "client", "devstack", "domain", "saga_testing", "workflows")
+ROOMS = ("activities", "adapters", "client", "devstack", "domain", "saga_testing", "terminal", "workflows")
 COMMANDS = ("worker", "starter")
 
 # Who may import what of ours. The bottom is `domain`.
@@ -23,7 +23,8 @@ ALLOWED = {
     "adapters": {"domain", "adapters"},
     "activities": {"domain", "adapters.database", "activities"},
     "workflows": {"domain", "activities", "workflows"},
-    "client": {"domain", "workflows", "client", "adapters.config", "adapters.temporal", "adapters.terminal"},
+    "client": {"domain", "client", "adapters.config", "adapters.temporal"},
+    "terminal": {"domain", "client", "terminal", "adapters.config", "adapters.terminal"},
     "devstack": {
         "domain.model",
         "domain.policies",
@@ -34,10 +35,11 @@ ALLOWED = {
         "devstack",
     },
     "saga_testing": {"saga_testing"},
-    "worker": {"domain", "adapters", "activities", "workflows", "client.schedules", "client.schedule_watch"},
+    "worker": {"domain", "adapters", "activities", "workflows"},
     "starter": {
         "domain",
         "client",
+        "terminal",
         "adapters.config",
         "adapters.log_setup",
         "adapters.process_exit",
@@ -50,7 +52,8 @@ FORBIDDEN = {
     "domain": {"sqlalchemy", "asyncpg", "temporalio.client", "temporalio.worker", "temporalio.workflow"},
     "activities": {"temporalio.client", "temporalio.workflow", "asyncpg"},
     "workflows": {"sqlalchemy", "asyncpg", "temporalio.client", "temporalio.activity"},
-    "client": {"sqlalchemy", "asyncpg", "temporalio.activity", "temporalio.workflow"},
+    "client": {"sqlalchemy", "asyncpg", "temporalio.activity", "temporalio.workflow", "typer", "rich"},
+    "terminal": {"sqlalchemy", "asyncpg", "temporalio.activity", "temporalio.client", "temporalio.workflow"},
     "starter": {"sqlalchemy", "asyncpg"},
 }
 
@@ -59,7 +62,7 @@ COPIED = {"saga_testing": {"saga_testing", "temporalio"}}
 
 
 def sources(room: str) -> list[Path]:
-    return [ROOT / f"{room}.py"] if room in COMMANDS else sorted((ROOT / room).glob("*.py"))
+    return [ROOT / f"{room}.py"] if room in COMMANDS else sorted((ROOT / room).rglob("*.py"))
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -194,7 +197,7 @@ def test_every_starter_command_that_the_documents_name_exists_and_every_one_is_d
 def test_every_option_that_the_documents_give_the_starter_exists() -> None:
     source = "\n".join(
         (ROOT / name).read_text(encoding="utf-8")
-        for name in ("starter.py", "client/options.py", "client/load_command.py")
+        for name in ("starter.py", "terminal/options.py", "terminal/load/command.py")
     )
     known = set(re.findall(r'"(--[a-z-]+)', source)) | {"--help", "--no-wait", "--wait"}
     known |= {f"--{name.replace('_', '-')}" for name in re.findall(r"^    (\w+): Annotated\[", source, re.MULTILINE)}

@@ -10,10 +10,9 @@ import pytest
 from temporalio.service import RPCError, RPCStatusCode
 
 import worker
-from adapters import readiness
+from adapters import readiness, schedules
 from adapters.config import WorkerSettings
 from adapters.connector import CannotConnect
-from client import schedules
 
 
 def failing(*failures: Exception) -> Any:

@@ -21,12 +21,8 @@ from adapters.event_log import line as event_line
 from adapters.log_setup import JsonFormatter, TextFormatter
 from adapters.streams import CleanStream
 from adapters.terminal import Terminal, styled
-from client import view
-from client.bulk import BulkReport
-from client.connection import Work
 from client.failures import Refused
 from client.listing import Listed
-from client.load import LoadReport
 from client.order_list import Listing
 from domain import summaries
 from domain.audit import AuditReport, Violation
@@ -34,6 +30,10 @@ from domain.errors import InvalidInput
 from domain.model import CheckoutInput, CheckoutStatus, OrderLine, StepView
 from domain.sweep import SweepReport
 from domain.text import code, for_log_line, for_markdown, for_summary, for_terminal, json_text, on_one_line
+from terminal import view
+from terminal.load.bulk import BulkReport, print_bulk
+from terminal.load.made_up import LoadReport, print_load
+from terminal.session import Work
 from tests import outside
 from workflows import wording
 
@@ -169,11 +169,11 @@ def sweep(text: str) -> None:
 
 
 def load(text: str) -> None:
-    view.print_load(LoadReport(1, 1, "happy", 1.0, Counter({text: 1}), [text]), as_json=False)
+    print_load(LoadReport(1, 1, "happy", 1.0, Counter({text: 1}), [text]), as_json=False)
 
 
 def bulk(text: str) -> None:
-    view.print_bulk(BulkReport(1.0, Counter({text: 1}), 1), Path(text.replace("\0", "")), as_json=False)
+    print_bulk(BulkReport(1.0, Counter({text: 1}), 1), Path(text.replace("\0", "")), as_json=False)
 
 
 def error(text: str) -> None:

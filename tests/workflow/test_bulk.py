@@ -14,7 +14,7 @@ from temporalio.service import RPCError
 
 from activities.batch_steps import Batches
 from activities.sweep import Sweep
-from client.bulk import carried_on
+from client.batches import carried_on
 from client.checkouts import Checkouts
 from domain import policies
 from domain.bulk import HANDED_OVER, MAX_BATCH, ORDER_ID_CONFLICT, UNKNOWN, Batch, Outcome, StepInput, pack

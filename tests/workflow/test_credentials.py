@@ -14,7 +14,7 @@ from temporalio.worker import Worker
 
 from adapters import temporal_credentials
 from adapters.temporal import connect
-from client import by_hand
+from client import maintenance
 from devstack.stack import DevStack
 from tests.conftest import Shop
 from tests.workflow.auth_proxy import AuthProxy
@@ -79,7 +79,7 @@ async def test_a_worker_takes_a_new_api_key_from_its_file_and_goes_on(
             await until(is_logged_as_unusable)
             key_file.write_text("test2\n")
             ended = [(await order.result()).status for order in waiting]
-            audited = await by_hand.audit(own, shop.task_queue, timedelta(seconds=30), is_at_rest=True)
+            audited = await maintenance.audit(own, shop.task_queue, timedelta(seconds=30), is_at_rest=True)
 
             async def is_logged_as_let_in() -> bool:
                 return "lets this worker in again" in caplog.text
@@ -120,7 +120,7 @@ async def test_a_worker_takes_new_certificates_from_their_files_and_goes_on(
             put(tmp_path, "new", "client.key")
             ended = [(await order.result()).status for order in waiting]
             swept = await sweep.result()
-            audited = await by_hand.audit(own, shop.task_queue, timedelta(seconds=30), is_at_rest=False)
+            audited = await maintenance.audit(own, shop.task_queue, timedelta(seconds=30), is_at_rest=False)
             current = worker.client
 
     assert ended == ["completed"] * 3

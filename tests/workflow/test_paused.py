@@ -106,5 +106,5 @@ async def test_a_paused_order_is_told_as_such_and_what_is_asked_of_it_is_refused
         ended = await how_it_ended(handle)
 
     assert told.status == "paused"
-    assert "until somebody unpauses it" in (told.reason or "")
+    assert "until it is unpaused" in (told.reason or "")
     assert ended == "completed"

@@ -1,4 +1,4 @@
-"""cancel, retry and resolve as the starter sends them: told as not known yet where nobody took them, safe to repeat."""
+"""cancel, retry and resolve as the starter sends them: not known yet where no worker accepted them, safe to repeat."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -13,9 +13,9 @@ from activities.inventory import Inventory
 from activities.payments import Payments
 from activities.shipping import Shipping
 from activities.sweep import Sweep
+from adapters import schedules
+from adapters.schedules import Every
 from adapters.schema import tables
-from client import schedules
-from client.schedules import Every
 from domain import policies
 from domain.audit import AuditInput, AuditReport
 from domain.model import CheckoutInput, CheckoutStatus

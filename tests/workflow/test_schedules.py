@@ -23,8 +23,8 @@ from temporalio.client import (
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
-from client import schedule_watch, schedules
-from client.schedules import Every
+from adapters import schedule_watch, schedules
+from adapters.schedules import Every
 from domain import policies
 from domain.sweep import SweepInput
 from tests.conftest import Shop

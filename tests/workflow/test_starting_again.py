@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from temporalio.client import WorkflowHandle
 
-from client.bulk import carried_on
+from client.batches import carried_on
 from client.checkouts import Checkouts
 from client.failures import OtherContent
 from domain import policies

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDReusePolicy
 
-from client.bulk import carried_on
+from client.batches import carried_on
 from client.checkouts import Checkouts
 from devstack.process import ChildProcess
 from devstack.stack import DevStack

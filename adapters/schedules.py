@@ -1,4 +1,4 @@
-"""What runs by itself: a sweep every minute and an audit every five, as Temporal Schedules of the task queue."""
+"""The Temporal Schedules of a task queue: by default a sweep every minute and an audit every five."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -28,31 +28,30 @@ from domain.sweep import SweepInput
 
 _log = logging.getLogger("checkout.schedules")
 
-# A run that was missed while Temporal or all workers were away is not made up for: the next one sees as much.
+# A run that was missed while Temporal was away is not caught up: the next one sees as much.
 _CATCH_UP = timedelta(seconds=30)
 
 
 @dataclass(frozen=True)
 class Every:
-    """How often what runs; a zero interval means never."""
+    """The intervals; zero means never."""
 
     sweep: timedelta
     audit: timedelta
 
 
 def named(task_queue: str, every: Every) -> Mapping[str, timedelta]:
-    """Name the schedules of a task queue, and how often each runs."""
+    """Map the names of a task queue's schedules to their intervals."""
     return {f"sweep-{task_queue}": every.sweep, f"audit-{task_queue}": every.audit}
 
 
 async def ensure(client: Client, task_queue: str, every: Every) -> None:
-    """Make the schedules of a task queue as the settings and this build want them.
+    """Create or update the schedules of a task queue as the settings and this build want them.
 
-    Safe to repeat, by any number of workers. A pause stays, whoever made it; so does everything else that a schedule
-    remembers. Where the worker may not manage schedules, it says so, and somebody else has to run `starter.py sweep`
-    and `starter.py audit`.
+    Safe to repeat, by any number of workers; a pause stays. Where the worker may not manage schedules it logs that, and
+    `starter.py sweep` and `starter.py audit` have to be run by other means.
 
-    A run has a timeout: one that cannot go on, because its workflow task fails, would hold up all later ones for ever.
+    A run has a timeout: one whose workflow task keeps failing would block all later ones.
     """
     runs: Sequence[tuple[str, SweepInput | AuditInput, timedelta]] = (
         (policies.SWEEP_WORKFLOW, SweepInput(), policies.SWEEP_RUN_TIMEOUT),
@@ -89,14 +88,14 @@ async def _ensure_one(client: Client, name: str, action: ScheduleActionStartWork
             found = known.description.schedule
             if await _content(client, found) == content:
                 return None
-            # The update begins from what is there, so that a pause and its note stay.
+            # From what is there, so that a pause and its note stay.
             return ScheduleUpdate(replace(found, spec=spec, action=action, policy=policy))
 
         await handle.update(renewed)
 
 
 async def _content(client: Client, schedule: Schedule) -> tuple[Any, ...]:
-    """Give all of a schedule that this build decides, in a form that can be compared."""
+    """Return what this build decides of a schedule, in a form that can be compared."""
     action = schedule.action
     if not isinstance(action, ScheduleActionStartWorkflow):
         return ()

@@ -1,4 +1,4 @@
-"""A bulk load: the orders of a file, batch by batch, each with its outcome in a file."""
+"""A bulk load: the orders of a file, batch by batch, each with its outcome in another file."""
 
 import asyncio
 import time
@@ -6,18 +6,19 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
+from client.batches import carried_on
 from client.checkouts import Checkouts
-from client.listing import TERMINATED
-from client.orders_file import Entry
-from client.outcomes import MALFORMED, OutcomeFile
+from client.failures import ExitStatus
 from domain.bulk import HANDED_OVER, ORDER_ID_CONFLICT, UNKNOWN, Outcome, payload_bytes
-from domain.errors import OrderIdConflict
-from domain.model import CheckoutInput, order_id_conflict
+from domain.model import CheckoutInput, OrderStatus
+from domain.text import on_one_line
+from terminal import view
+from terminal.load.orders_file import Entry
+from terminal.load.outcomes import MALFORMED, OutcomeFile
 
 _FOLLOWED_AT_ONCE = 50
-_CONFLICTS = (f"{OrderIdConflict.__name__}: ", f"{OrderIdConflict.earlier_name}: ")
-_LOOK_SECONDS = 30.0
 _GRACE_SECONDS = 10.0
 # Well below what the server takes as one value (2 MB), and what it warns of (512 KB).
 _BATCH_BYTES = 400_000
@@ -25,7 +26,7 @@ _READ_AT_ONCE = 1_000
 
 
 class Stop(StrEnum):
-    """Why a load begins no more batches before its file is through."""
+    """Why a load starts no more batches before the end of its file."""
 
     INTERRUPTED = "interrupted"
     LATE = "out of time"
@@ -34,20 +35,20 @@ class Stop(StrEnum):
 
 @dataclass
 class BulkReport:
-    """What came of a bulk load."""
+    """The result of a bulk load."""
 
     seconds: float = 0.0
     outcomes: Counter[str] = field(default_factory=Counter)
     """How many orders ended how, in this run of the load."""
     skipped: int = 0
-    """Orders whose outcome an earlier run of the load has written down."""
+    """Orders whose outcome an earlier run of the load has written."""
     line: int = 0
     """How far the file was read."""
     under_way: int = 0
-    """Orders that were begun and have no outcome yet: they go on without us."""
+    """Orders that were started and have no outcome yet: they go on in Temporal."""
     stopped: Stop | None = None
     failure: BaseException | None = None
-    """What it failed of."""
+    """The cause, where it failed."""
 
     @property
     def per_second(self) -> float:
@@ -56,10 +57,10 @@ class BulkReport:
 
 
 class BulkLoad:
-    """Carries orders through Temporal in batches; never touches the database.
+    """Processes orders in batches, through Temporal alone.
 
-    Orders are begun in the file's order, so many batches at once. An id that comes twice is asked for twice, the
-    second time when the first has ended: it then has the first one's outcome, or is another order under a taken id.
+    Batches are started in the file's order, a limited number at once. An id that comes twice is requested twice, the
+    second time when the first has ended: it then gets the first one's outcome, or is another order under a taken id.
     """
 
     def __init__(
@@ -77,14 +78,14 @@ class BulkLoad:
         self._turns = asyncio.Semaphore(at_once)
         self._on_done = on_done
         self._under_way: dict[str, asyncio.Event] = {}
-        self._carrying: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[None]] = set()
         self._stopped, self._left = asyncio.Event(), asyncio.Event()
         self._report = BulkReport()
 
     def stop(self, why: Stop) -> None:
-        """Begin no more batches. Those under way are waited for, a moment; when out of time or asked again, not at all.
+        """Start no more batches. Those under way get ten seconds; when out of time or interrupted again, none.
 
-        What they have done by then is written down. They go on without us, and the next load joins them.
+        Their outcomes until then are written. They go on in Temporal, and the next load joins them.
         """
         if self._stopped.is_set() or why is Stop.LATE:
             self._left.set()
@@ -94,7 +95,7 @@ class BulkLoad:
         self._stopped.set()
 
     async def run(self, entries: Iterable[Entry]) -> BulkReport:
-        """Carry every order that has no outcome yet. What fails is in the report, with all that was done before."""
+        """Process every order that has no outcome yet. A failure is in the report, with all that was done before."""
         begun = time.perf_counter()
         reading = asyncio.create_task(self._read(entries))
         stopped, left = asyncio.create_task(self._stopped.wait()), asyncio.create_task(self._left.wait())
@@ -104,12 +105,12 @@ class BulkLoad:
             [failure] = await asyncio.gather(reading, return_exceptions=True)
             if isinstance(failure, Exception):
                 self._fail(failure)
-            while self._carrying and not left.done():
-                await asyncio.wait({*self._carrying, left}, return_when=asyncio.FIRST_COMPLETED)
+            while self._running and not left.done():
+                await asyncio.wait({*self._running, left}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (*self._carrying, reading, stopped, left):
+            for task in (*self._running, reading, stopped, left):
                 task.cancel()
-            await asyncio.gather(*self._carrying, return_exceptions=True)
+            await asyncio.gather(*self._running, return_exceptions=True)
         self._report.seconds = time.perf_counter() - begun
         return self._report
 
@@ -125,13 +126,13 @@ class BulkLoad:
                 return
             over = asyncio.Event()
             self._under_way.update((entry.order_id, over) for entry in batch)
-            task = asyncio.create_task(self._carry(batch, over))
-            self._carrying.add(task)
+            task = asyncio.create_task(self._process(batch, over))
+            self._running.add(task)
             self._report.under_way += len(batch)
-            task.add_done_callback(self._carried)
+            task.add_done_callback(self._ended)
 
-    def _carried(self, task: "asyncio.Task[None]") -> None:
-        self._carrying.discard(task)
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._running.discard(task)
         failure = asyncio.CancelledError() if task.cancelled() else task.exception()
         if failure is not None and not self._left.is_set():
             self._fail(failure)
@@ -142,7 +143,7 @@ class BulkLoad:
         size = 0
         for number, entry in enumerate(entries, start=1):
             if number % _READ_AT_ONCE == 0:
-                await asyncio.sleep(0)  # so that a file of which nothing is to be done can be interrupted too
+                await asyncio.sleep(0)  # so that a file whose orders all have outcomes can be interrupted too
             self._report.line = entry.line
             if entry.order is None:
                 self._write(entry, Outcome(entry.order_id, MALFORMED, entry.problem))
@@ -163,15 +164,15 @@ class BulkLoad:
         if batch:
             yield list(batch.values())
 
-    async def _carry(self, batch: list[Entry], over: asyncio.Event) -> None:
+    async def _process(self, batch: list[Entry], over: asyncio.Event) -> None:
         try:
             asked = [(entry, entry.order) for entry in batch if entry.order is not None]
             outcomes = await self._checkouts.carry([order for _, order in asked])
-            told = list(zip(asked, outcomes, strict=True))
-            # What is known goes first: the rest may take long, and we may have to leave before.
-            self._finish((entry, outcome) for (entry, _), outcome in told if outcome.status != HANDED_OVER)
+            results = list(zip(asked, outcomes, strict=True))
+            # What is known is written first: the rest may take long, and the load may stop before.
+            self._finish((entry, outcome) for (entry, _), outcome in results if outcome.status != HANDED_OVER)
             following = asyncio.Semaphore(_FOLLOWED_AT_ONCE)
-            followed = (self._follow(*each, following) for each, outcome in told if outcome.status == HANDED_OVER)
+            followed = (self._follow(*each, following) for each, outcome in results if outcome.status == HANDED_OVER)
             for failure in await asyncio.gather(*followed, return_exceptions=True):
                 if failure is not None:
                     raise failure
@@ -184,8 +185,8 @@ class BulkLoad:
         async with turn:
             self._finish([(entry, await carried_on(self._checkouts, order))])
 
-    def _finish(self, told: Iterable[tuple[Entry, Outcome]]) -> None:
-        for entry, outcome in told:
+    def _finish(self, results: Iterable[tuple[Entry, Outcome]]) -> None:
+        for entry, outcome in results:
             self._write(entry, outcome)
             self._report.under_way -= 1
             self._on_done(entry.lines)
@@ -196,31 +197,38 @@ class BulkLoad:
         self._report.outcomes[outcome.status] += 1
 
 
-async def carried_on(checkouts: Checkouts, order: CheckoutInput) -> Outcome:
-    """Wait for the end of an order that its batch has handed over to a saga of its own.
-
-    The saga that has the id may be of other content, started before the hand-over. How that one ends says nothing of
-    this order; whose the id is, the database can tell a batch by then. Or such a saga has ended, and this order's own
-    finds the id taken. Its own that somebody has ended before we came is begun anew, and followed.
-    """
-    outcome = Outcome(order.order_id, HANDED_OVER)
-    for is_last in (False, True):
-        if await checkouts.is_gone(order.order_id) and await checkouts.has_saga_of(order):
-            await checkouts.start(order)
-        status = await checkouts.outcome(order.order_id, look_every=_LOOK_SECONDS)
-        if await checkouts.has_saga_of(order):
-            if (status.reason or "").startswith(_CONFLICTS):
-                return Outcome(order.order_id, ORDER_ID_CONFLICT, order_id_conflict(order.order_id))
-            return Outcome(
-                order.order_id,
-                UNKNOWN if status.status == TERMINATED else status.status,
-                status.reason,
-                status.total_minor,
-                status.currency,
-                status.tracking_number,
-            )
-        if not is_last:
-            [outcome] = await checkouts.carry([order])
-        if outcome.status != HANDED_OVER:
-            return outcome
-    return Outcome(order.order_id, UNKNOWN, order_id_conflict(order.order_id))
+def print_bulk(report: BulkReport, into: Path, *, as_json: bool) -> int:
+    """Print the result of a bulk load, and return the exit status for the worst of it."""
+    if as_json:
+        view.print_json(
+            {
+                "orders": report.outcomes.total(),
+                "skipped": report.skipped,
+                "seconds": round(report.seconds, 3),
+                "per_second": round(report.per_second, 1),
+                "outcomes": report.outcomes,
+                "outcome_file": str(into),
+                "stopped": report.stopped,
+                "under_way": report.under_way,
+            }
+        )
+    else:
+        view.console.print(view.rate(f"{report.outcomes.total()} orders: {report.seconds:.1f} s, ", report.per_second))
+        view.console.print(f"outcome  {view.counts(report.outcomes)}")
+        if report.skipped:
+            view.console.print(f"skipped  {report.skipped} that had an outcome already")
+        view.console.print(f"each order's outcome is in {on_one_line(str(into))}")
+    if report.stopped:
+        view.errors.print(
+            f"{report.stopped}, at line {report.line}: {report.outcomes.total() + report.skipped} orders have their "
+            f"outcome in {on_one_line(str(into))}, {report.under_way} are under way and go on; the same command goes "
+            "on from there"
+        )
+        return ExitStatus.INTERRUPTED if report.stopped is Stop.INTERRUPTED else ExitStatus.UNREACHABLE
+    if report.outcomes[UNKNOWN]:
+        return ExitStatus.UNREACHABLE
+    if report.outcomes[OrderStatus.STUCK]:
+        return ExitStatus.STUCK
+    return (
+        ExitStatus.USAGE if report.outcomes[MALFORMED] or report.outcomes[ORDER_ID_CONFLICT] else ExitStatus.COMPLETED
+    )

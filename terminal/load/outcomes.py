@@ -1,24 +1,23 @@
-"""The outcome file of a bulk load: how each order of the file has ended, a line for each; the load goes on from it."""
+"""The outcome file of a bulk load: a line for each order of the file; a repeated load continues from it."""
 
 import csv
+import errno
+import fcntl
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple
 from hashlib import blake2b
 from pathlib import Path
-from types import TracebackType
 from typing import Self, TextIO
 
-from client.cells import from_cell, to_cell
-from client.file_lock import lock
 from domain.bulk import ORDER_ID_CONFLICT, Outcome
 from domain.errors import InvalidInput
 from domain.model import ENDINGS, CheckoutInput
 from domain.text import tidy
 
 _FIRST_COLUMNS = ("line", "order_id", "status", "reason", "total_minor", "currency", "tracking_number")
-"""All that files of earlier versions have."""
+"""The columns of files of earlier versions."""
 COLUMNS = (*_FIRST_COLUMNS, "content")
 MALFORMED = "malformed"
 _HEADER = f"{','.join(COLUMNS)}\n".encode()
@@ -26,15 +25,21 @@ _CONTENT_LENGTH = 16
 _BLOCK = 1 << 16
 _SETTLED = ENDINGS | {ORDER_ID_CONFLICT}
 
+# A spreadsheet takes a cell for a formula by its first character, also in full-width and small forms, and after what it
+# skips. Where its separator is another one, a cell begins after every `;` in a text too.
+_RUNS = r"""['" ]*[=+\-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\t\r\n]"""
+_BEGIN = r"(?:^|(?<=[,;|\t]))"
+_TO_MARK = re.compile(f"{_BEGIN}(?={_RUNS})")
+_MARKED = re.compile(f"{_BEGIN}'(?={_RUNS})")
+
 
 class OutcomeFile:
-    """A file that outcomes are added to, by one load at a time.
+    """A file that outcomes are appended to, by one load at a time.
 
-    Every line that a caller was told of is on its way to the disk. Orders of a file of an earlier version, which does
-    not tell what was asked for, are asked for again.
+    Orders of a file of an earlier version, which lacks the contents, are requested again.
 
     Raises:
-        InvalidInput: the file is there and is none of ours, cannot be written, or another load has it.
+        InvalidInput: it is no outcome file, cannot be written, or is locked by another load.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,7 +47,7 @@ class OutcomeFile:
         try:
             descriptor = _locked(path)
             try:
-                has_content = _healed(path, descriptor)
+                has_content = _repaired(path, descriptor)
                 if has_content is False:
                     descriptor = _with_contents(path, descriptor)
                 self._settled = Settled.read(path)
@@ -60,9 +65,7 @@ class OutcomeFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
             self._file.close()
         except OSError:
@@ -70,34 +73,24 @@ class OutcomeFile:
                 raise
 
     def add(self, line: int, outcome: Outcome, order: CheckoutInput | None = None) -> None:
-        """Write how an order has ended; without the order where there is none."""
-        order_id, status, reason, total_minor, currency, tracking_number = astuple(outcome)
-        texts = (tidy(text or "") for text in (status, reason, currency, tracking_number))
-        status, reason, currency, tracking_number = map(to_cell, texts)
-        self._writer.writerow(
-            (
-                line,
-                to_cell(order.order_id if order else tidy(order_id)),
-                status,
-                reason,
-                total_minor,
-                currency,
-                tracking_number,
-                _content(order) if order else "",
-            )
-        )
+        """Write the outcome of an order, or of an entry that is no order."""
+        texts = (outcome.status, outcome.reason, outcome.currency, outcome.tracking_number)
+        status, reason, currency, tracking_number = (to_cell(tidy(text or "")) for text in texts)
+        order_id = to_cell(order.order_id if order else tidy(outcome.order_id))
+        content = _content(order) if order else ""
+        self._writer.writerow((line, order_id, status, reason, outcome.total_minor, currency, tracking_number, content))
 
     def is_settled(self, order: CheckoutInput) -> bool:
-        """Tell whether an order need not be asked for again: what was asked for under its id had the same content."""
+        """Return whether an order has its outcome: requested under its id, with the same content."""
         return order in self._settled
 
     def flush(self) -> None:
-        """Hand what was written to the system: it outlives this process."""
+        """Pass what was written to the system: it outlives this process."""
         self._file.flush()
 
 
 class Settled:
-    """The orders that need not be asked for again: ids with contents, in few bytes each."""
+    """The orders that have an outcome and are not requested again: ids with contents, in few bytes each."""
 
     def __init__(self, names: Iterable[bytes] = ()) -> None:
         self._names = set(names)
@@ -114,10 +107,10 @@ class Settled:
 
     @classmethod
     def peek(cls, path: Path) -> Self:
-        """Read them from a file that may be of another load, or torn, or not there.
+        """Read them from a file that another load may be writing, and that may be torn or missing.
 
         Raises:
-            InvalidInput: it is there, and none of ours.
+            InvalidInput: it is there, and no outcome file.
         """
         try:
             with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
@@ -135,23 +128,58 @@ class Settled:
         return _name(order.order_id, _content(order)) in self._names
 
 
+def _lock(descriptor: int, path: Path) -> None:
+    """Lock an open file for this process, until it closes it or ends.
+
+    Raises:
+        InvalidInput: another process has the lock, or the file system has none.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InvalidInput(
+            f"{path} is in use: {_holder(descriptor)} is loading into it; wait until that has ended, or name another "
+            "file with --outcomes"
+        ) from None
+    except OSError as error:
+        if error.errno not in {errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}:
+            raise
+        raise InvalidInput(
+            f"{path} cannot be locked where it is ({error.strerror}), and two loads at once would mix their lines; "
+            "name a file on a local disk with --outcomes"
+        ) from None
+
+
+def _holder(descriptor: int) -> str:
+    """Name the process that has the lock, where the system shows it."""
+    inode = f":{os.fstat(descriptor).st_ino}"
+    try:
+        locks = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:
+        locks = []
+    for held in map(str.split, locks):
+        if len(held) > 5 and held[1] == "FLOCK" and held[5].endswith(inode) and held[4] != "0":
+            return f"process {held[4]}"
+    return "another process"
+
+
 def _locked(path: Path) -> int:
-    """Open a file, which is made where there is none, and take its lock."""
+    """Open or create a file, and take its lock."""
     if path.exists() and not path.is_file():
         raise InvalidInput(f"{path} cannot be used for outcomes: it is no regular file")
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
     try:
-        lock(descriptor, path)
+        _lock(descriptor, path)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
 
 
-def _healed(path: Path, descriptor: int) -> bool | None:
-    """Cut off what a load that was killed had begun to write. No field of ours holds a line break.
+def _repaired(path: Path, descriptor: int) -> bool | None:
+    """Cut off a line that a killed load left unfinished. No field has a line break.
 
-    Tells whether the file has the column of contents; None where it has nothing.
+    Return whether the file has the column of contents; None where it is empty.
     """
     size = os.fstat(descriptor).st_size
     head = os.pread(descriptor, len(_HEADER) + 16, 0).removeprefix(b"\xef\xbb\xbf")
@@ -175,11 +203,11 @@ def _healed(path: Path, descriptor: int) -> bool | None:
 
 
 def _with_contents(path: Path, descriptor: int) -> int:
-    """Give a file of an earlier version the column that it lacks, and the lock on what it is then."""
+    """Add the missing column to a file of an earlier version, and take the lock on the new file."""
     into = path.with_name(f"{path.name}.new")
     renewed = os.open(into, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o666)
     try:
-        lock(renewed, path)
+        _lock(renewed, path)
         with open(renewed, "w", encoding="utf-8", newline="", closefd=False) as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)
@@ -206,9 +234,22 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[list[str]]:
 
 
 def _name(order_id: str, content: str) -> bytes:
-    """Name an id with a content, short enough to keep a million of them."""
+    """Digest an id with a content, short enough to keep a million of them."""
     return blake2b(f"{content} {order_id}".encode(), digest_size=12).digest()
 
 
 def _content(order: CheckoutInput) -> str:
     return order.fingerprint[:_CONTENT_LENGTH]
+
+
+# Cells that a spreadsheet opens ---------------------------------------------------------------------------
+
+
+def to_cell(text: str) -> str:
+    """Put an apostrophe before whatever a spreadsheet would run as a formula."""
+    return _TO_MARK.sub("'", text)
+
+
+def from_cell(cell: str) -> str:
+    """Undo `to_cell`, exactly."""
+    return _MARKED.sub("", cell)

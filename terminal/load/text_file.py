@@ -1,4 +1,4 @@
-"""The lines of a text file of whatever origin: each with its number, and with what is wrong where it is no text."""
+"""The lines of a text file in whatever encoding, each with its number, and with the problem where it is no text."""
 
 import codecs
 import io
@@ -8,7 +8,6 @@ import stat
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, Self
 
 from domain.errors import InvalidInput
@@ -25,7 +24,7 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
 _OTHER_KINDS = {b"PK\x03\x04": "a workbook or an archive", b"\xd0\xcf\x11\xe0": "a workbook", b"\x1f\x8b": "compressed"}
-# Where a byte cannot be read stands a character that no text has, and that tells the byte.
+# A byte that cannot be decoded becomes a character that no text has, and that encodes the byte.
 _NO_TEXT = 0xDC00
 _MARKED = re.compile("[\udc00-\udcff]")
 _ERRORS = "checkout_mark_bytes"
@@ -45,11 +44,11 @@ class Line(NamedTuple):
     number: int
     text: str
     problem: str = ""
-    """Why it cannot be taken as text; what can be read of it is in `text` all the same."""
+    """Why it is no text; what can be read of it is in `text`."""
 
 
 class TextFile:
-    """A file that can be read several times. What has changed since the first time is noticed before it is given.
+    """A file that can be read several times. A change since the first time is detected before it is returned.
 
     Raises:
         InvalidInput: it cannot be read, or is no text file.
@@ -66,7 +65,7 @@ class TextFile:
         except OSError as error:
             raise _unreadable(path, error) from None
         try:
-            self._encoding = self._told_encoding()
+            self._encoding = self._detect_encoding()
         except InvalidInput:
             self.close()
             raise
@@ -74,13 +73,11 @@ class TextFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_failure: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         os.close(self._descriptor)
 
     def lines(self) -> Iterator[Line]:
@@ -137,7 +134,7 @@ class TextFile:
             return Line(number, text, f"it is not {name} ({byte}); {_SAVE_AS}")
         return Line(number, text, "it holds a NUL character" if "\0" in text else "")
 
-    def _told_encoding(self) -> str:
+    def _detect_encoding(self) -> str:
         try:
             head = os.pread(self._descriptor, 4096, 0)
         except OSError as error:

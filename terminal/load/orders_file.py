@@ -1,12 +1,11 @@
-"""Orders in a file, for a bulk load: CSV with a row for each line of an order, or JSON with an order on each line.
+"""The orders of a file: CSV with a row for each line of an order, or JSON with an order on each line.
 
     order_id,customer,sku,quantity          {"order_id": "n-1", "customer": "alice",
     n-1,alice,tea-mug,2                      "lines": [{"sku": "tea-mug", "quantity": 2}, ...]}
     n-1,alice,poster,1
     n-2,bob,lamp,1
 
-The rows of a CSV order follow each other: the file is looked through once for those that do not, and then read as it
-is needed, never as a whole.
+The rows of a CSV order follow each other: a first pass finds those that do not, and the second one streams the orders.
 """
 
 import json
@@ -15,23 +14,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from client.order_rows import Row, read_rows
-from client.text_file import Line, TextFile
 from domain.errors import InvalidInput
 from domain.model import MAX_LINES, CheckoutInput, OrderLine, quantity_of, too_many_lines
 from domain.text import tidy
+from terminal.load.order_rows import Row, read_rows
+from terminal.load.text_file import Line, TextFile
 
 _CSV, _JSON = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson")
 _SHOWN_ID = 128
 _LONGEST_NUMBER = 1_000
-"""In characters; int() itself refuses thousands of digits, in words of its own."""
+"""In characters; int() itself refuses thousands of digits, with a message of its own."""
 
 
 class Entry(NamedTuple):
-    """One order of the file, or what is wrong with it."""
+    """One order of the file, or why there is none."""
 
     line: int
-    """Where it begins in the file, counted from 1."""
+    """Its first line in the file, counted from 1."""
     order_id: str
     order: CheckoutInput | None
     problem: str = ""
@@ -51,7 +50,7 @@ def line_count(path: Path) -> int:
 
 
 def read_orders(path: Path) -> Generator[Entry]:
-    """Read a file's orders one after the other. A malformed one is told, and the next is read.
+    """Read a file's orders one after the other. A malformed one is reported, and the next is read.
 
     Raises:
         InvalidInput: the file cannot be read, is of no known kind, or changes while it is read.
@@ -74,7 +73,7 @@ def read_orders(path: Path) -> Generator[Entry]:
 
 @dataclass
 class _Group:
-    """Rows that follow each other and are of one order; without an id, one row of which nobody knows whose it is."""
+    """Successive rows of one order; without an id, one row of an unknown order."""
 
     line: int
     order_id: str
@@ -93,7 +92,7 @@ class _Group:
             self.rows.append(row)
 
     def entry(self, apart: str) -> Entry:
-        """Give the order that the rows are."""
+        """Return the order of these rows."""
         problem = self.problem or apart
         if not problem and len(self.customers) > 1:
             problem = f"the order has 2 customers: {self.customers[0]!a} and {self.customers[1]!a}"
@@ -117,19 +116,19 @@ def _csv_entries(file: TextFile) -> Iterator[Entry]:
     apart = _apart(file)
     first: dict[int, int] = {}
     for group in _groups(read_rows(file.path, file.lines())):
-        told = ""
+        problem = ""
         if group.order_id and (again := apart.get(hash(group.order_id))):
             begin = first.setdefault(hash(group.order_id), group.line)
             other = group.line if group.line > begin else again
-            told = f"its rows lie apart: from line {begin} and again from line {other}; put them together"
-        yield group.entry(told)
+            problem = f"its rows lie apart: from line {begin} and again from line {other}; put them together"
+        yield group.entry(problem)
 
 
 def _apart(file: TextFile) -> dict[int, int]:
-    """Look for ids whose rows lie apart; give where each begins the second time, by the id's hash.
+    """Find the ids whose rows lie apart: the line where each comes again, by the id's hash.
 
-    A million ids take 70 MB. Two ids with the same hash would be taken for one, and refused: safe, and once in 30
-    million files of that size.
+    A million ids take 70 MB. Two ids with the same hash would be refused as one: safe, and once in 30 million files of
+    that size.
     """
     seen: set[int] = set()
     apart: dict[int, int] = {}
@@ -143,10 +142,10 @@ def _apart(file: TextFile) -> dict[int, int]:
 
 
 def _groups(rows: Iterator[Row]) -> Iterator[_Group]:
-    """Put rows of one order together.
+    """Group the rows by order.
 
-    A row that cannot be read makes the order malformed to which it belongs: by its id, because it has none and goes on
-    with the order above, or because it lies between two rows of that order. So nothing ships with a part of its lines.
+    A row that cannot be read makes its order malformed: the one of its id; without an id, the one above, or the one
+    whose rows surround it. So no order ships with a part of its lines.
     """
     group: _Group | None = None
     strays: list[Row] = []
@@ -177,7 +176,7 @@ def _groups(rows: Iterator[Row]) -> Iterator[_Group]:
 
 
 def _continued(row: Row, above: _Group | None) -> Row:
-    """Read a row without an order id, as a spreadsheet writes merged cells: it goes on with the order above."""
+    """Read a row without an order id, as a spreadsheet writes merged cells: it continues the order above."""
     problem = row.problem or f"line {row.line} has no order id; write it in every row"
     if above is None or (row.customer and row.customer not in above.customers):
         return row._replace(problem=problem)

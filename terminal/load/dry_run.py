@@ -1,4 +1,4 @@
-"""A look at a file of orders before it is loaded: what is malformed, what nobody knows, what is there already."""
+"""A check of a file of orders before it is loaded: what is malformed, unknown, or there already."""
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
@@ -8,11 +8,12 @@ from typing import Any
 
 from rich.text import Text
 
-from client import view
-from client.orders_file import Entry
-from client.outcomes import Settled
+from client.failures import ExitStatus
 from domain.lookup import NamesInput, NamesReport
 from domain.model import CheckoutInput, order_id_conflict
+from terminal import view
+from terminal.load.orders_file import Entry
+from terminal.load.outcomes import Settled
 
 LookUp = Callable[[NamesInput], Awaitable[NamesReport]]
 
@@ -25,20 +26,20 @@ _SHOWN = 20
 
 @dataclass
 class DryRun:
-    """What a load of the file would meet. Lists and names are the first thousand of each, the counts count all."""
+    """The result of a dry run. Problems and names are the first thousand of each; the counts count all."""
 
     orders: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     """How many are `malformed`, `unknown`, `other content`, `settled` in the outcomes, `new`, or there already."""
     problems: list[tuple[int, str, str]] = field(default_factory=list)
-    """Where an order begins, its id, and why it cannot become one."""
+    """An order's first line, its id, and why it cannot be loaded."""
     unknown_skus: Counter[str] = field(default_factory=Counter)
-    """In how many orders each is."""
+    """By the number of orders that name them."""
     unknown_customers: Counter[str] = field(default_factory=Counter)
 
     @property
     def is_fine(self) -> bool:
-        """Tell whether nothing has to be changed in the file."""
+        """Whether nothing has to be changed in the file."""
         return not any(self.outcomes[what] for what in ("malformed", "unknown", "other content"))
 
     def add(self, what: str, entry: Entry, problem: str = "") -> None:
@@ -49,12 +50,12 @@ class DryRun:
 
 
 async def dry_run(entries: Iterable[Entry], look_up: LookUp, settled: Settled) -> DryRun:
-    """Check every order of a file. What is asked for at once is bounded, and so is what is remembered."""
+    """Check every order of a file, in bounded memory and with bounded lookups."""
     found = DryRun()
     unknown = _Unknown(look_up)
     asked: list[tuple[Entry, CheckoutInput]] = []
     size = 0
-    # By the hash of each id, that of the content which comes first: 70 MB for a million orders, as the reader needs.
+    # By the hash of each id, the hash of its first content: 70 MB for a million orders.
     first: dict[int, int] = {}
     for entry in entries:
         found.orders += 1
@@ -79,7 +80,7 @@ async def dry_run(entries: Iterable[Entry], look_up: LookUp, settled: Settled) -
 
 
 class _Unknown:
-    """SKUs and customers, by whether the database knows them; each is asked for once in a while."""
+    """Which SKUs and customers the database does not know, cached."""
 
     def __init__(self, look_up: LookUp) -> None:
         self._look_up = look_up
@@ -87,7 +88,7 @@ class _Unknown:
         self._customers: dict[str, bool] = {}
 
     async def ask(self, orders: Iterable[CheckoutInput]) -> NamesReport:
-        """Look up what some orders name; the report tells of all of it, known from before or not."""
+        """Look up what some orders name; the report covers all of it, cached or not."""
         orders = list(orders)
         skus = {line.sku for order in orders for line in order.lines}
         customers = {order.customer for order in orders}
@@ -99,20 +100,20 @@ class _Unknown:
             sorted(customers - self._customers.keys()),
             sorted({order.order_id for order in orders}),
         )
-        told = await self._look_up(asked)
-        self._skus.update((sku, sku in told.unknown_skus) for sku in asked.skus)
-        self._customers.update((name, name in told.unknown_customers) for name in asked.customers)
+        answer = await self._look_up(asked)
+        self._skus.update((sku, sku in answer.unknown_skus) for sku in asked.skus)
+        self._customers.update((name, name in answer.unknown_customers) for name in asked.customers)
         return NamesReport(
             [sku for sku in skus if self._skus[sku]],
             [name for name in customers if self._customers[name]],
-            told.known_orders,
+            answer.known_orders,
         )
 
 
 async def _judge(found: DryRun, unknown: _Unknown, asked: list[tuple[Entry, CheckoutInput]]) -> None:
-    told = await unknown.ask(order for _, order in asked)
-    skus, customers = {*told.unknown_skus}, {*told.unknown_customers}
-    known = {order.order_id: order for order in told.known_orders}
+    report = await unknown.ask(order for _, order in asked)
+    skus, customers = {*report.unknown_skus}, {*report.unknown_customers}
+    known = {order.order_id: order for order in report.known_orders}
     for entry, order in asked:
         there = known.get(order.order_id)
         if there is not None and there.fingerprint not in {None, order.fingerprint}:
@@ -141,7 +142,7 @@ def _names(order: CheckoutInput) -> Iterable[str]:
 
 
 def print_dry_run(found: DryRun, file: Path, *, as_json: bool) -> int:
-    """Show what a load would meet, and give the exit status: 2 where something has to be changed."""
+    """Print the result of a dry run, and return the exit status: 2 where the file has to be changed."""
     if as_json:
         document: dict[str, Any] = {
             "orders": found.orders,
@@ -163,5 +164,5 @@ def print_dry_run(found: DryRun, file: Path, *, as_json: bool) -> int:
                 listed = ", ".join(f"{name!a} ({count} orders)" for name, count in names.most_common(_SHOWN))
                 view.console.print(Text(f"unknown {what}: {listed}"), soft_wrap=True)
         counted = ", ".join(f"{count} {what}" for what, count in found.outcomes.most_common()) or "none"
-        view.console.print(Text(f"{found.orders} orders in {file}: {counted}. Nothing was begun."), soft_wrap=True)
-    return view.COMPLETED if found.is_fine else view.USAGE
+        view.console.print(Text(f"{found.orders} orders in {file}: {counted}. Nothing was started."), soft_wrap=True)
+    return ExitStatus.COMPLETED if found.is_fine else ExitStatus.USAGE

@@ -1,10 +1,10 @@
-"""The command `load`: many orders at once, made up or from a file."""
+"""The options of the command `load`, and what it does with them."""
 
 import asyncio
 import contextlib
 import itertools
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -13,22 +13,26 @@ from typing import Annotated
 import typer
 
 from adapters.config import StarterSettings, load
-from client import view
-from client.bulk import BulkLoad, BulkReport, Stop
 from client.checkouts import Checkouts
-from client.connection import run
-from client.dry_run import dry_run, print_dry_run
-from client.failures import LoadFailed
-from client.interrupts import on_signals
-from client.load import MIXES, run_load
-from client.options import Json
-from client.orders_file import Entry, line_count, read_orders
-from client.outcomes import OutcomeFile, Settled
+from client.failures import ClientError, ExitStatus
 from domain.bulk import MAX_BATCH
 from domain.lookup import NamesInput, NamesReport
+from terminal import view
+from terminal.load.bulk import BulkLoad, BulkReport, Stop, print_bulk
+from terminal.load.dry_run import dry_run, print_dry_run
+from terminal.load.made_up import MIXES, print_load, run_load
+from terminal.load.orders_file import Entry, line_count, read_orders
+from terminal.load.outcomes import OutcomeFile, Settled
+from terminal.options import Json
+from terminal.session import run
+from terminal.waiting import on_signals
 
 EXAMPLES = "Example: `starter.py load --orders 500 --mix mixed`; `starter.py load --from orders.csv`"
 _LOOK_UP_SECONDS = 300.0
+
+
+class LoadFailed(ClientError):
+    """A load cannot go on."""
 
 
 def load_orders(  # noqa: PLR0913, PLR0917 - the options of two ways to load
@@ -44,12 +48,12 @@ def load_orders(  # noqa: PLR0913, PLR0917 - the options of two ways to load
         typer.Option(min=1, max=1_000, help="How many orders at once; with --from, batches.", show_default="50; 4"),
     ] = None,
     mix: Annotated[
-        str, typer.Option(help="; ".join(f"{name}: {told}" for name, (told, _) in MIXES.items()) + ".")
+        str, typer.Option(help="; ".join(f"{name}: {what}" for name, (what, _) in MIXES.items()) + ".")
     ] = "happy",
     outcomes: Annotated[
         Path | None,
         typer.Option(
-            help="Where each order's outcome is written; the load goes on from it.",
+            help="Where each order's outcome is written; a repeat continues from it.",
             show_default="FROM.outcomes.csv",
         ),
     ] = None,
@@ -62,11 +66,11 @@ def load_orders(  # noqa: PLR0913, PLR0917 - the options of two ways to load
     ] = None,
     *,
     is_dry: Annotated[
-        bool, typer.Option("--dry-run", help="With --from: check every order of the file, and begin nothing.")
+        bool, typer.Option("--dry-run", help="With --from: check every order of the file, and start nothing.")
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """Load many orders: so many that are made up, for a look at throughput; or those of a file, each to its outcome."""
+    """Load many orders: made-up ones, to measure throughput; or those of a file, each to its outcome."""
     if (orders is None) == (file is None):
         raise typer.BadParameter("give either --orders, for orders that are made up, or --from, for those of a file")
     if file is not None:
@@ -92,28 +96,25 @@ class _Given:
 
 def _load_file(given: _Given) -> int:
     into = given.outcomes or _outcomes_of(given.file)
-    # Before anything else: a file that is none is refused, and one that is looked through can be interrupted.
-    entries = read_orders(given.file)
-    begin = list(itertools.islice(entries, 1))
 
     async def work(checkouts: Checkouts) -> int:
         try:
             with OutcomeFile(into) as outcomes:
-                report = await _carry(checkouts, itertools.chain(begin, entries), outcomes, given)
+                report = await _process(checkouts, entries, outcomes, given)
         except OSError as error:
             raise LoadFailed(_cannot_be_written(into, error)) from None
-        code = view.print_bulk(report, into, as_json=given.as_json)
+        code = print_bulk(report, into, as_json=given.as_json)
         if isinstance(report.failure, OSError):
             raise LoadFailed(_cannot_be_written(into, report.failure))
         if report.failure is not None:
             raise report.failure
         return code
 
-    with contextlib.closing(entries):
+    with _opened(given.file) as entries:
         return run(work)
 
 
-async def _carry(checkouts: Checkouts, entries: Iterable[Entry], outcomes: OutcomeFile, given: _Given) -> BulkReport:
+async def _process(checkouts: Checkouts, entries: Iterable[Entry], outcomes: OutcomeFile, given: _Given) -> BulkReport:
     with view.progress(given.as_json) as progress:
         bar = progress.add_task("lines", total=None if given.as_json else line_count(given.file))
         bulk = BulkLoad(
@@ -131,35 +132,40 @@ async def _carry(checkouts: Checkouts, entries: Iterable[Entry], outcomes: Outco
 
 def _check_file(given: _Given) -> int:
     settled = Settled.peek(given.outcomes or _outcomes_of(given.file))
-    entries = read_orders(given.file)
-    begin = list(itertools.islice(entries, 1))
 
     async def work(checkouts: Checkouts) -> int:
         async def look_up(asked: NamesInput) -> NamesReport:
             return await checkouts.look_up(asked, timedelta(seconds=given.timeout or _LOOK_UP_SECONDS))
 
-        found = await dry_run(itertools.chain(begin, entries), look_up, settled)
+        found = await dry_run(entries, look_up, settled)
         return print_dry_run(found, given.file, as_json=given.as_json)
 
-    with contextlib.closing(entries):
+    with _opened(given.file) as entries:
         return run(work)
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Iterator[Entry]]:
+    """Open a file of orders; one that is malformed as a whole is refused before anything is sent."""
+    with contextlib.closing(read_orders(file)) as entries:
+        yield itertools.chain(list(itertools.islice(entries, 1)), entries)
 
 
 def _cannot_be_written(path: Path, error: OSError) -> str:
     return (
-        f"{path} cannot be written: {error.strerror or error}. Orders that were begun go on; make room, and the same "
+        f"{path} cannot be written: {error.strerror or error}. Orders that were started go on; make room, and the same "
         "command goes on from there"
     )
 
 
 def _outcomes_of(file: Path) -> Path:
-    """Name the outcome file beside a file of orders: one of its own, whatever its suffix."""
+    """Name the outcome file beside a file of orders, whatever its suffix."""
     into = file.with_name(f"{file.name}.outcomes.csv")
     earlier = file.with_suffix(".outcomes.csv")
     if earlier.exists() and not into.exists():
         view.errors.print(
-            f"{earlier} is of an earlier version, and not gone on with: every order is asked for again, and has the "
-            f"outcome that it had. To go on with it: --outcomes {earlier}",
+            f"{earlier} is of an earlier version and is not continued: every order is requested again, and has the "
+            f"outcome that it had. To continue it: --outcomes {earlier}",
         )
     return into
 
@@ -182,7 +188,7 @@ def _load_made_up(orders: int, concurrency: int, mix: str, timeout: float | None
                 timeout=timeout,
                 on_done=lambda: progress.advance(bar),
             )
-        view.print_load(report, as_json=as_json)
-        return view.UNREACHABLE if report.failures else view.COMPLETED
+        print_load(report, as_json=as_json)
+        return ExitStatus.UNREACHABLE if report.failures else ExitStatus.COMPLETED
 
     return run(work)

@@ -1,4 +1,4 @@
-"""A bounded load of orders, for a look at throughput and latency."""
+"""A load of made-up orders, to measure throughput and latency."""
 
 import asyncio
 import contextlib
@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 
 from client.checkouts import Checkouts
 from domain.model import CheckoutInput, Lane, OrderLine
+from domain.text import on_one_line
+from terminal import view
 
 _CUSTOMERS = [f"buyer-{number:03d}" for number in range(1, 101)]
 _ITEMS = [f"item-{number:03d}" for number in range(1, 101)]
 
-# A load should not spend the server's time on asking whether orders are stuck.
+# Rarely: polling for stuck orders would be a load of its own.
 _LOOK_SECONDS = 30.0
 
 Recipe = Callable[[random.Random], tuple[str, tuple[OrderLine, ...]]]
@@ -51,7 +53,7 @@ MIXES: dict[str, tuple[str, Recipe]] = {
 
 @dataclass
 class LoadReport:
-    """What came of a load."""
+    """The result of a load."""
 
     orders: int
     concurrency: int
@@ -69,7 +71,7 @@ class LoadReport:
         return len(self.latencies_ms) / self.seconds if self.seconds else 0.0
 
     def percentile(self, percent: float) -> float:
-        """Give the latency in ms below which this share of the orders stayed (nearest rank)."""
+        """Return the latency in ms that this share of the orders did not exceed (nearest rank)."""
         if not self.latencies_ms:
             return 0.0
         ordered = sorted(self.latencies_ms)
@@ -87,7 +89,7 @@ async def run_load(  # noqa: PLR0913 - the knobs of the command
     on_done: Callable[[], None],
     timeout: float | None = None,
 ) -> LoadReport:
-    """Start so many orders, never more than `concurrency` at once, and follow each to its outcome."""
+    """Start this many orders, at most `concurrency` at once, and follow each to its outcome."""
     report = LoadReport(orders, concurrency, mix)
     waiting = _orders(orders, mix, prefix, lane)
 
@@ -109,8 +111,8 @@ async def run_load(  # noqa: PLR0913 - the knobs of the command
         async with asyncio.timeout(timeout):
             await asyncio.gather(*(one_after_the_other() for _ in range(min(concurrency, orders))))
     if left := orders - len(report.latencies_ms) - len(report.failures):
-        told = f"{left} orders have no outcome within {timeout:g} s; what was begun goes on: starter.py list shows it"
-        report.failures.append(told)
+        text = f"{left} orders have no outcome within {timeout:g} s; what was started goes on: starter.py list shows it"
+        report.failures.append(text)
     report.seconds = time.perf_counter() - begun
     return report
 
@@ -121,3 +123,32 @@ def _orders(count: int, mix: str, prefix: str, lane: Lane) -> Iterator[CheckoutI
     for number in itertools.islice(itertools.count(1), count):
         customer, lines = recipe(draw)
         yield CheckoutInput(f"{prefix}-{number:06d}", customer, lines, lane=lane)
+
+
+def print_load(report: LoadReport, *, as_json: bool) -> None:
+    """Print the result of a load: throughput, latency percentiles and outcomes."""
+    percentiles = {f"p{percent}_ms": round(report.percentile(percent), 1) for percent in (50, 95, 99)}
+    if as_json:
+        view.print_json(
+            {
+                "orders": report.orders,
+                "concurrency": report.concurrency,
+                "mix": report.mix,
+                "seconds": round(report.seconds, 3),
+                "per_second": round(report.per_second, 1),
+                **percentiles,
+                "outcomes": report.outcomes,
+                "failures": report.failures,
+            }
+        )
+        return
+    text = f"{report.orders} orders ({report.mix}), {report.concurrency} at once: {report.seconds:.1f} s, "
+    view.console.print(view.rate(text, report.per_second))
+    view.console.print(
+        "latency  " + "  ".join(f"{name.removesuffix('_ms')} {ms:.0f} ms" for name, ms in percentiles.items())
+    )
+    view.console.print(f"outcome  {view.counts(report.outcomes)}")
+    for failure in report.failures[:10]:
+        view.console.print(f"failed   {on_one_line(failure)}", style="red", soft_wrap=True)
+    if report.failures:
+        view.console.print(f"{len(report.failures)} orders could not be followed", style="bold red")

@@ -1,4 +1,4 @@
-"""Whether the schedules do their work. A run that cannot go on holds up all later ones, and nothing else says so."""
+"""Whether the schedules do their work: a run that cannot go on blocks all later ones, and nothing else reports it."""
 
 import asyncio
 import logging
@@ -13,8 +13,8 @@ from temporalio.client import Client, ScheduleActionExecutionStartWorkflow, Sche
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
+from adapters.schedules import Every, named
 from adapters.temporal import NOT_OURS_TO_ASK
-from client.schedules import Every, named
 from domain.errors import AuditViolation
 
 _log = logging.getLogger("checkout.schedules")
@@ -36,7 +36,7 @@ _ENDED = {
 
 @dataclass(frozen=True)
 class Standing:
-    """How a schedule stands, in words; alarming where its work is not done."""
+    """The state of a schedule, in words; alarming where its work is not done."""
 
     told: str
     is_alarming: bool = False
@@ -44,7 +44,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class _Run:
-    """What became of one run of a schedule; `problem` is empty where it has done its work, or is doing it."""
+    """One run of a schedule; `problem` is empty where it has done its work, or is doing it."""
 
     is_open: bool
     problem: str = ""
@@ -53,9 +53,9 @@ class _Run:
 async def follow(
     current: Callable[[], Client], task_queue: str, every: Every, *, look_every_seconds: float = LOOK_EVERY_SECONDS
 ) -> None:
-    """Log an error where a schedule does not do its work, at once and again while that lasts; until cancelled.
+    """Log an error where a schedule does not do its work, at once and repeatedly while that lasts; until cancelled.
 
-    Where it may not look it says so, once, and tries again: credentials expire, and are replaced.
+    Where the credentials do not allow it, that is logged once, and tried again: credentials are replaced.
     """
     begun, known, looks = datetime.now(UTC), dict[str, Standing](), 0
     may_look = True
@@ -70,7 +70,7 @@ async def follow(
                     if may_look:
                         _log.warning("cannot see whether the schedules do their work: %s", error.message)
                     may_look = False
-                continue  # away for a moment: the worker itself complains when it is for long
+                continue  # away for a moment: the worker itself reports when it is for long
             may_look = True
             is_new = standing != known.get(name, _fine(name))
             if is_new or (standing.is_alarming and looks % _TELL_AGAIN_AFTER_LOOKS == 0):
@@ -82,10 +82,10 @@ async def follow(
 
 
 async def look(client: Client, name: str, interval: timedelta, *, not_before: datetime) -> Standing:
-    """Tell whether a schedule does its work: whether one of its newest runs has done it, or gets on with it.
+    """Return whether a schedule does its work: one of its newest runs has succeeded, or is in progress.
 
-    It has three intervals for that, and five minutes at least, from its last success or the given instant on: while
-    no worker ran, nothing was done. A run whose workflow task keeps failing is told at once.
+    It has three intervals for that, and at least five minutes, since its last success or the given instant: while no
+    worker ran, nothing was done. A run whose workflow task keeps failing is reported at once.
     """
     try:
         schedule = await client.get_schedule_handle(name).describe()
@@ -94,7 +94,7 @@ async def look(client: Client, name: str, interval: timedelta, *, not_before: da
             raise
         return Standing(f"schedule {name} is gone; a worker that starts makes it anew", is_alarming=True)
     if schedule.schedule.state.paused:
-        return Standing(f"schedule {name} is paused: {schedule.schedule.state.note or 'nobody has said why'}")
+        return Standing(f"schedule {name} is paused: {schedule.schedule.state.note or 'without a note'}")
     since, problem = not_before, ""
     for begun in reversed(schedule.info.recent_actions):
         run = await _run_of(client, begun)
@@ -128,7 +128,7 @@ def _alarm(name: str, problem: str) -> Standing:
 
 
 async def _run_of(client: Client, begun: ScheduleActionResult) -> _Run | None:
-    """Look up a run that a schedule has begun; None where Temporal has forgotten it."""
+    """Look up a run that a schedule has started; None where it is past Temporal's retention."""
     assert isinstance(begun.action, ScheduleActionExecutionStartWorkflow)
     workflow_id, run_id = begun.action.workflow_id, begun.action.first_execution_run_id
     asked = DescribeWorkflowExecutionRequest(
@@ -155,7 +155,7 @@ async def _run_of(client: Client, begun: ScheduleActionResult) -> _Run | None:
 
 
 async def _has_found_something(client: Client, workflow_id: str, run_id: str) -> bool:
-    """Tell whether a run has failed because that is how an audit tells what it has found."""
+    """Return whether a run has failed because that is how an audit reports what it has found."""
     try:
         await client.get_workflow_handle(workflow_id, run_id=run_id).result(follow_runs=False)
     except WorkflowFailureError as failure:

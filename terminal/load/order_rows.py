@@ -1,7 +1,7 @@
-"""The rows of a CSV file of orders, as programs and spreadsheets write it; what cannot be read is told and passed over.
+"""The rows of a CSV file of orders, as programs and spreadsheets write it; what cannot be read is reported and skipped.
 
-A row is one line. A quoted field that goes on over several lines is followed for a while, so that what is inside it is
-not taken for rows; where it does not end as a quoted field does, the quote is a stray one, and only its line is lost.
+A row is one line. A quoted field over several lines is followed for a while, so that its content is not taken for rows;
+where it has no end, the quote is a stray one, and only its line is lost.
 """
 
 import csv
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from client.text_file import LONGEST_LINE, Line
 from domain.errors import InvalidInput
 from domain.identifiers import composed, not_composed
 from domain.text import tidy
+from terminal.load.text_file import LONGEST_LINE, Line
 
 COLUMNS = ("order_id", "customer", "sku", "quantity")
 LONGEST_FIELD = 100
@@ -27,7 +27,7 @@ csv.field_size_limit(LONGEST_LINE)
 
 
 class Row(NamedTuple):
-    """One row, or what is wrong with it."""
+    """One row, or why there is none."""
 
     line: int
     order_id: str
@@ -35,9 +35,9 @@ class Row(NamedTuple):
     sku: str = ""
     quantity: str = ""
     problem: str = ""
-    """Why the row is no line of an order. The order's id is then what could be read of it, or nothing."""
+    """Why the row is no line of an order. Its order id is then what could be read, or empty."""
     is_below: bool = False
-    """It has something in it, and no id: whatever is wrong with it, it goes on with what is above."""
+    """It has content and no id: whatever is wrong with it, it continues the order above."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class _Layout:
     separator: str
     width: int
     places: tuple[int, ...]
-    """Where each of COLUMNS is."""
+    """The index of each of COLUMNS."""
     unnamed: tuple[int, ...]
 
     def cells(self, lines: Iterator[str], *, is_strict: bool = True) -> list[str]:
@@ -53,32 +53,32 @@ class _Layout:
         return [cell.strip(" ") for cell in next(reader, [])]
 
     def quoted_cells(self, texts: Iterator[str], taken: Sequence[Line]) -> list[str]:
-        """Read a row with quotes, of the lines that are taken meanwhile.
+        """Read a row with quotes; `taken` grows with the lines it needs.
 
         Raises:
-            csv.Error: a quote is not where one may be. Within a field without quotes csv would take it as it is.
+            csv.Error: a quote is not where one may be. csv itself accepts one within an unquoted field.
         """
         cells = self.cells(texts)
         others = f'[^"{re.escape(self.separator)}]*'
         field = f'(?: *"(?:[^"]|"")*" *|{others})'
         if len(taken) == 1 and not re.fullmatch(f"{field}(?:{re.escape(self.separator)}{field})*", taken[0].text):
-            raise csv.Error("a quote stands within a field without quotes")
+            raise csv.Error("a quote within a field without quotes")
         return cells
 
     def bad(self, line: Line, problem: str) -> Row:
-        """Tell of a line that is no row, and of which order it seems to be."""
+        """Return a line that is no row, with the order that it seems to belong to."""
         try:
             cells = self.cells(iter([line.text]), is_strict=False)
         except csv.Error:
             cells = []
         order_id = "".join(cells[self.places[0] :][:1])
         is_below = len(cells) > self.places[0] and not order_id and any(cells)
-        # In the form that the order's other rows have it in, so that it is found among them.
+        # In the form of the order's other rows, so that it is grouped with them.
         return Row(line.number, composed(tidy(order_id)), problem=problem, is_below=is_below)
 
 
 def read_rows(path: Path, lines: Iterator[Line]) -> Iterator[Row]:
-    """Read the rows below the header, except those that have nothing but separators.
+    """Read the rows below the header, except those with nothing but separators.
 
     Raises:
         InvalidInput: there is no header, or not that of orders.
@@ -97,7 +97,7 @@ def read_rows(path: Path, lines: Iterator[Line]) -> Iterator[Row]:
 
 
 def _quoted(line: Line, layout: _Layout, lines: Iterator[Line], ahead: deque[Line]) -> Iterator[Row]:
-    """Read a row with quotes; what is looked at behind it stays to be read, but for what belongs to its last field."""
+    """Read a row with quotes. Lines read ahead stay in `ahead`, except those of its last field."""
     taken = [line]
 
     def texts() -> Iterator[str]:
@@ -145,8 +145,8 @@ def _layout(path: Path, lines: Iterator[Line]) -> _Layout:
     for line in lines:
         if line.problem:
             raise InvalidInput(f"{path}, line {line.number}: {line.problem}")
-        if line.number == 1 and (told := _SEPARATOR_LINE.fullmatch(line.text.strip(" "))):
-            separators = told[1]
+        if line.number == 1 and (named := _SEPARATOR_LINE.fullmatch(line.text.strip(" "))):
+            separators = named[1]
         elif line.text.strip(" ,;\t|"):
             break
     else:

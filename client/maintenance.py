@@ -1,9 +1,9 @@
-"""Audits and sweeps that somebody asks for: whoever asks for the same at once shares a run."""
+"""Audits, sweeps and lookups of names on request: callers who ask for the same at once share a run."""
 
 import asyncio
 import contextlib
 from datetime import timedelta
-from typing import Any
+from typing import TypeVar
 
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy
@@ -17,70 +17,64 @@ from domain.errors import AuditViolation
 from domain.lookup import NamesInput, NamesReport
 from domain.sweep import SweepInput, SweepReport
 
-# For Temporal's own word that a run has taken too long.
+# For Temporal to report a run that has timed out.
 _ANSWER_SECONDS = 5.0
+T = TypeVar("T")
 
 
 async def audit(client: Client, task_queue: str, timeout: timedelta, *, is_at_rest: bool) -> AuditReport:
-    """Check every invariant in the database; at rest, without leaving an hour to what is unfinished."""
+    """Check every invariant in the database; at rest, orders that are unfinished are not given an hour."""
     given = AuditInput(0.0, is_recorded=False) if is_at_rest else AuditInput()
     name = f"audit-{task_queue}-by-hand" + ("-at-rest" if is_at_rest else "")
-    report: AuditReport
     try:
-        report = await _run(client, policies.AUDIT_WORKFLOW, given, name, task_queue, timeout, AuditReport)
+        return await _run(client, policies.AUDIT_WORKFLOW, given, name, task_queue, timeout, AuditReport)
     except WorkflowFailureError as failure:
         if isinstance(failure.cause, ApplicationError) and failure.cause.type == AuditViolation.__name__:
-            report = value_to_type(AuditReport, failure.cause.details[0])
+            report: AuditReport = value_to_type(AuditReport, failure.cause.details[0])
             return report
         raise _unfinished(failure, task_queue, timeout) from None
-    return report
 
 
 async def sweep(client: Client, task_queue: str, stood_still: timedelta, timeout: timedelta) -> SweepReport:
     """Start or repair the saga of every order that needs one."""
     seconds = stood_still.total_seconds()
     given, name = SweepInput(seconds), f"sweep-{task_queue}-by-hand-{seconds:g}"
-    report: SweepReport = await _finished(
-        client, policies.SWEEP_WORKFLOW, given, name, task_queue, timeout, SweepReport
-    )
-    return report
+    try:
+        return await _run(client, policies.SWEEP_WORKFLOW, given, name, task_queue, timeout, SweepReport)
+    except WorkflowFailureError as failure:
+        raise _unfinished(failure, task_queue, timeout) from None
 
 
 async def look_up(
     client: Client, task_queue: str, asked: NamesInput, workflow_id: str, timeout: timedelta
 ) -> NamesReport:
     """Look up in the database what is known of these names."""
-    report: NamesReport = await _finished(
-        client, policies.NAMES_WORKFLOW, asked, workflow_id, task_queue, timeout, NamesReport
-    )
-    return report
-
-
-async def _finished(  # noqa: PLR0913, PLR0917 - as `_run`
-    client: Client, workflow: str, given: Any, workflow_id: str, task_queue: str, timeout: timedelta, returns: type
-) -> Any:
-    """Run a workflow that has no findings to fail with, or share a run; see `_run`.
-
-    Raises:
-        Refused: it failed.
-        NoWorker: it did not come to its end in time.
-    """
     try:
-        return await _run(client, workflow, given, workflow_id, task_queue, timeout, returns)
+        return await _run(client, policies.NAMES_WORKFLOW, asked, workflow_id, task_queue, timeout, NamesReport)
     except WorkflowFailureError as failure:
         raise _unfinished(failure, task_queue, timeout) from None
 
 
-async def _run(  # noqa: PLR0913, PLR0917 - what differs between the two
-    client: Client, workflow: str, given: Any, workflow_id: str, task_queue: str, timeout: timedelta, returns: type
-) -> Any:
+async def _run(  # noqa: PLR0913, PLR0917 - what differs between the three
+    client: Client,
+    workflow: str,
+    given: object,
+    workflow_id: str,
+    task_queue: str,
+    timeout: timedelta,
+    returns: type[T],
+) -> T:
     """Run a maintenance workflow, or share a run.
 
-    One that was begun before we asked may have looked already at what we ask about: its end is waited for, and the
-    next run is shared.
+    One that began before this request may have passed what the request is about: its end is awaited, and the next run
+    is shared.
+
+    Raises:
+        WorkflowFailureError: it failed, or did not finish in time.
+        NoWorker: the run that it waited for took all of the time.
     """
 
-    async def begin(conflict: WorkflowIDConflictPolicy) -> WorkflowHandle[Any, Any]:
+    async def begin(conflict: WorkflowIDConflictPolicy) -> WorkflowHandle[object, T]:
         return await client.start_workflow(
             workflow,
             given,
@@ -108,13 +102,13 @@ async def _run(  # noqa: PLR0913, PLR0917 - what differs between the two
                 except WorkflowFailureError as failure:
                     if isinstance(failure.cause, ApplicationError):
                         raise
-                    # Whoever began it gave it less time than we have.
+                    # The caller that began it gave it less time than we have.
     except TimeoutError:
         raise _late(task_queue, timeout, "it waited for another one") from None
 
 
 def _unfinished(failure: WorkflowFailureError, task_queue: str, timeout: timedelta) -> Refused | NoWorker:
-    """Say why an audit or a sweep did not come to its end."""
+    """Say why a run did not come to its end."""
     if isinstance(failure.cause, ApplicationError):
         return Refused(failure.cause.message)
     cause: BaseException | None = failure.cause

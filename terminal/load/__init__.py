@@ -1,0 +1,1 @@
+"""The command `load`: many orders at once, made up or from a file, each with its outcome."""
