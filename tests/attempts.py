@@ -24,4 +24,5 @@ class _Inbound(ActivityInboundInterceptor):
         self._around = around
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002
-        return await self._around.attempt(activity.info(), input.args, lambda: self.next.execute_activity(input))
+        run = super().execute_activity
+        return await self._around.attempt(activity.info(), input.args, lambda: run(input))
