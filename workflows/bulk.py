@@ -164,13 +164,10 @@ class BulkCheckoutWorkflow:
     async def _delegate(
         self, order_ids: Sequence[str], why: str, undos: Mapping[str, _Undo] | None = None, *, question: str = ""
     ) -> None:
-        """Give orders to sagas of their own. One that has one keeps it.
+        """Give orders to sagas of their own; one that has one keeps it. Their outcomes say why.
 
-        Args:
-            order_ids: the orders.
-            why: what their outcomes say.
-            undos: those that must be undone; those that were cancelled one by one unless given.
-            question: what an operator has to decide before they are undone.
+        Those in `undos`, or else those that were cancelled one by one, are undone; with a `question`, not before
+        an operator has decided it.
         """
         repairs = self._cancelled_among(order_ids) if undos is None else undos
 
@@ -182,13 +179,9 @@ class BulkCheckoutWorkflow:
 
         for first in range(0, len(order_ids), _DELEGATED_AT_ONCE):
             some = order_ids[first : first + _DELEGATED_AT_ONCE]
-            await perform(
-                Sagas.start_sagas,
-                StartInput([delegated(order_id) for order_id in some], even_completed=bool(question)),
-                policies.RECORD,
-                None,
-                f"Delegate {len(some)} orders to sagas of their own",
-            )
+            given = StartInput([delegated(order_id) for order_id in some], even_completed=bool(question))
+            summary = f"Delegate {len(some)} orders to sagas of their own"
+            await perform(Sagas.start_sagas, given, policies.RECORD, None, summary)
             self._note_ended([Outcome(order_id, HANDED_OVER, tidy(why)) for order_id in some])
 
     # Cancels of single orders -------------------------------------------------------------------------------

@@ -42,8 +42,6 @@ class CheckoutWorkflow(CheckoutStuck):
             )
         )
 
-    # The story ------------------------------------------------------------------------------------------
-
     @workflow.run
     async def run(self, order: CheckoutInput) -> CheckoutStatus:
         """Do one order, or undo it.
@@ -78,8 +76,6 @@ class CheckoutWorkflow(CheckoutStuck):
         lost = "its workflow was terminated, timed out or lost; undone by the sweep"
         raise ApplicationError(self._order.reason or lost, type="Abandoned")
 
-    # Cancels --------------------------------------------------------------------------------------------
-
     @workflow.update(description="Cancel the order, with a reason; refused once it is being undone")
     def cancel(self, reason: str, by: str = "") -> None:
         """Ask for the order to be undone. Whether that was in time shows in how the saga ends.
@@ -94,8 +90,6 @@ class CheckoutWorkflow(CheckoutStuck):
             raise errors.InvalidInput(problem)
         if self._status is not SagaStatus.RUNNING:
             raise errors.InvalidInput(f"the order is {self._status} already: {self._reason or 'too late to cancel'}")
-
-    # Endings --------------------------------------------------------------------------------------------
 
     def _unwind_begins(self, cause: BaseException | None, failed_step: str | None) -> None:
         self._ending = Ending.REJECTED if cause else Ending.CANCELLED

@@ -170,8 +170,6 @@ class CheckoutSteps:
         goods, customer = summaries.goods(self._order), for_summary(self._order.customer)
         return template.format(goods=goods, customer=customer, total=total).rstrip()
 
-    # How it is shown ------------------------------------------------------------------------------------
-
     def _set_status(self, status: SagaStatus, failed_step: str | None = None) -> None:
         self._status = status
         attributes = [policies.ORDER_STATUS.value_set(status.value)]

@@ -47,12 +47,9 @@ class Compensation:
     undo: Callable[[], Awaitable[UndoResult]]
     state: StepState
     detail: str = ""
-    rounds: int = 0
-    """Rounds of its undo begun so far."""
-    was_undone_before: bool = False
-    """Whether its undo found the step undone already."""
-    resolution: str | None = None
-    """Why an operator has resolved it, if one has."""
+    rounds: int = 0  # of its undo, begun so far
+    was_undone_before: bool = False  # its undo found the step undone already
+    resolution: str | None = None  # why an operator has resolved it, if one has
 
     @property
     def is_stuck(self) -> bool:

@@ -186,9 +186,7 @@ class Saga:
     ) -> Completed[T] | Unwound | Irrevocable | StillStuck:
         """Run the forward story; when it fails or is cancelled, unwind. Returns when all is settled, or `StillStuck`.
 
-        Args:
-            story: the steps.
-            is_partly_undone: whether an earlier run has undone some of them, so that there is no way forward.
+        There is no way forward any more where an earlier run has undone some of the steps (`is_partly_undone`).
         """
         self._is_partly_undone = is_partly_undone
         forward = await self.cancellation.interruptible(story)
