@@ -38,7 +38,7 @@ from terminal.load.command import EXAMPLES as LOAD_EXAMPLES
 from terminal.load.command import load_orders
 from terminal.options import By, Json, OrderId, Timeout, Version, actor, order_line, require_reason
 from terminal.session import run, starting
-from terminal.waiting import deadline, told_if_interrupted, told_if_long
+from terminal.waiting import advise_if_interrupted, advise_if_long, deadline
 
 app = typer.Typer(
     help=__doc__,
@@ -75,24 +75,27 @@ def start(  # noqa: PLR0913 - what an order is, and how it is waited for
 ) -> int:
     """Start the checkout of one order, and wait for its outcome."""
     lines = tuple(order_line(composed(text)) for text in line)
-    lane = load(StarterSettings).lane
+    execution_mode = load(StarterSettings).execution_mode
     chosen = f"order-{secrets.token_hex(6)}" if order_id is None else composed(order_id)
-    order = CheckoutInput(chosen, composed(customer), lines, lane=lane)
+    order = CheckoutInput(chosen, composed(customer), lines, execution_mode=execution_mode)
 
     async def work(checkouts: Checkouts) -> int:
         if order_id is None and not as_json:  # before it is sent: a repeat needs it
             view.errors.print(f"starting {order.order_id}")
-        with starting(order.order_id), told_if_interrupted(f"a repeat needs --order-id {shlex.quote(order.order_id)}"):
+        with (
+            starting(order.order_id),
+            advise_if_interrupted(f"a repeat needs --order-id {shlex.quote(order.order_id)}"),
+        ):
             is_new = await checkouts.start(order)
         if wait:
             if not as_json and is_new and order_id is not None:
                 view.errors.print(f"started {order.order_id}")
             later = f"starter.py status {typed(order.order_id)}"
-            with told_if_interrupted(f"the order's status: {later}"):
+            with advise_if_interrupted(f"the order's status: {later}"):
                 outcome = checkouts.outcome(order.order_id)
                 advice = f"{order.order_id} is under way; if this is interrupted: {later}"
                 async with deadline(timeout, order.order_id):
-                    return _show(checkouts, await told_if_long(outcome, advice, is_quiet=as_json), as_json)
+                    return _show(checkouts, await advise_if_long(outcome, advice, is_quiet=as_json), as_json)
         status = CheckoutStatus(order.order_id, "running") if is_new else await checkouts.status(order.order_id)
         return _show(checkouts, status, as_json)
 
@@ -224,7 +227,7 @@ def audit(
 @app.command(epilog="Example: `starter.py sweep`")
 def sweep(
     *,
-    stood_still: Annotated[
+    idle_for: Annotated[
         float, typer.Option(min=0, help="Take unfinished orders only if they were idle for so many seconds.")
     ] = 60,
     timeout: Timeout = 300,
@@ -236,7 +239,7 @@ def sweep(
     """
 
     async def work(checkouts: Checkouts) -> int:
-        report = await checkouts.sweep(timedelta(seconds=stood_still), timedelta(seconds=timeout))
+        report = await checkouts.sweep(timedelta(seconds=idle_for), timedelta(seconds=timeout))
         return view.print_sweep(report, as_json=as_json)
 
     return run(work)

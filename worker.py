@@ -46,7 +46,7 @@ from activities.sagas import Sagas
 from activities.shipping import Shipping
 from activities.sweep import Sweep
 from adapters import deployment, event_log, heartbeat, schedule_watch, schedules, schema, temporal_credentials
-from adapters.config import ConfigurationError, TellsLog, WorkerSettings, load
+from adapters.config import ConfigurationError, WorkerSettings, WritesLog, load
 from adapters.connector import Admission
 from adapters.log_setup import configure_logging
 from adapters.log_target import STDOUT
@@ -99,7 +99,7 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
     engine: AsyncEngine,
     settings: WorkerSettings,
     *,
-    patient_engine: AsyncEngine | None = None,
+    long_query_engine: AsyncEngine | None = None,
     audit_engine: AsyncEngine | None = None,
     interceptors: Sequence[Interceptor] = (),
     is_strict: bool = False,
@@ -111,7 +111,7 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
         client: where tasks come from.
         engine: the database of the activities.
         settings: the task queue, the limits and the version.
-        patient_engine: the same database, for the sweep; `engine` by default.
+        long_query_engine: the same database, for the sweep; `engine` by default.
         audit_engine: the same database, for the audit; the sweep's by default.
         interceptors: additional ones, such as a test's that injects faults.
         is_strict: run the workflows in the SDK's sandbox, which imports their modules for each run and refuses what is
@@ -120,7 +120,7 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
     """
     inventory, payments, shipping = Inventory(engine), Payments(engine), Shipping(engine)
     orders, batches = Orders(engine), Batches(engine)
-    audit, sweep = Audit(patient_engine or engine, audit_engine), Sweep(patient_engine or engine)
+    audit, sweep = Audit(long_query_engine or engine, audit_engine), Sweep(long_query_engine or engine)
 
     def audits(worker: Worker) -> Worker:
         """Run one audit at a time. Unversioned: any build's audit is as good."""
@@ -161,7 +161,7 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
             sweep.find_contradictions,
             Lookups(engine).look_up_orders,
             Sagas().start_sagas,
-            Names(patient_engine or engine).look_up_names,
+            Names(long_query_engine or engine).look_up_names,
             batches.reserve_orders,
             batches.charge_orders,
             batches.ship_orders,
@@ -217,7 +217,7 @@ async def run(settings: WorkerSettings) -> None:
             client,
             engines.steps,
             settings,
-            patient_engine=engines.patient,
+            long_query_engine=engines.long_query,
             audit_engine=engines.audit,
             on_fatal_error=failure.note,
         )
@@ -258,17 +258,17 @@ async def run(settings: WorkerSettings) -> None:
 
 
 async def _write_log(engine: AsyncEngine, settings: WorkerSettings) -> None:
-    if settings.tells_log is TellsLog.NEVER:
+    if settings.writes_log is WritesLog.NEVER:
         await asyncio.Event().wait()
     if settings.log_file == STDOUT:
         await event_log.follow_to_stdout(engine)
-    if settings.tells_log is TellsLog.ALWAYS:
-        await event_log.follow(engine, settings.log_file, must_tell=True)
+    if settings.writes_log is WritesLog.ALWAYS:
+        await event_log.follow(engine, settings.log_file, must_write=True)
     await event_log.follow(engine, settings.log_file)
 
 
 def _where_the_log_is(settings: WorkerSettings) -> str:
-    if settings.tells_log is TellsLog.NEVER:
+    if settings.writes_log is WritesLog.NEVER:
         return "another worker's hands"
     return "standard output" if settings.log_file == STDOUT else str(settings.log_file)
 

@@ -71,7 +71,7 @@ def is_due(report: StepReport, order: CheckoutInput, row: Row[Any] | None, befor
     At a status in `before`, the step before this one is not done yet.
     """
     if row is None or row.status in before:
-        report.forgotten.append(order.order_id)
+        report.missing_step.append(order.order_id)
     elif row.fingerprint is None:  # by hand: its saga compares the content
         report.left.append(order.order_id)
     elif row.fingerprint != order.fingerprint:

@@ -100,9 +100,9 @@ class OrderState:
     status: str
     reason: str | None = None
     tracking_number: str | None = None
-    standing: list[str] = field(default_factory=list)
+    active_steps: list[str] = field(default_factory=list)
     """Steps in effect, earliest first: the order cannot be closed yet."""
-    nothing_stands: bool = False
+    nothing_active: bool = False
     """Only set by parking: no step of the order is in effect."""
 
 
@@ -148,7 +148,7 @@ class Orders:
             locked = await lock_order(connection, order, by=CANCEL if is_asked_for(undo) else None)
             found = await _in_effect(connection, order)
             if (steps := found.unreviewed or found.steps) and not (locked and locked.stays_completed):
-                return replace(await _state(connection, order), standing=list(steps))
+                return replace(await _state(connection, order), active_steps=list(steps))
             await connection.execute(_CLOSE, _row(undo))
             await lock_order(connection, order)  # another order may have taken the id meanwhile
             resolution = "every undo was done or resolved"
@@ -179,12 +179,12 @@ class Orders:
             found = await _in_effect(connection, order)
             unknown = [step for step in found.steps if step not in park.steps]
             if unknown and not found.is_gone:
-                return replace(await _state(connection, order), standing=unknown)
+                return replace(await _state(connection, order), active_steps=unknown)
             await connection.execute(_PARK, {**_row(park.undo), "by": taken_back_by(park.undo)})
             await lock_order(connection, order)  # as in close_order
             incident = {"steps": park.steps, "cause": park.cause[:1000], "needs_review": park.needs_review}
             state = await _state(connection, order, _AFTER_PARK, **line_arrays(order), **incident)
-            return replace(state, nothing_stands=not found.steps)
+            return replace(state, nothing_active=not found.steps)
 
     @activity.defn
     async def resolve_step(self, note: OperatorNote) -> None:

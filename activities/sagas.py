@@ -33,7 +33,7 @@ async def _start(order: CheckoutInput, even_completed: bool, turn: asyncio.Semap
     reuse = WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY
     if even_completed:
         reuse = WorkflowIDReusePolicy.ALLOW_DUPLICATE
-    verb = "Park" if order.doubt else "Repair" if order.repair else "Start"
+    verb = "Park" if order.review_reason else "Repair" if order.repair else "Start"
     async with turn:
         try:
             await activity.client().start_workflow(

@@ -28,7 +28,7 @@ _COMPLETED = WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_COMPLETED
 # A page is one value to Temporal, which takes 2 MB; each order in it has 160 KB at most.
 _PAGE_BYTES = 1_000_000
 _REQUESTS_AT_ONCE = 10
-_IN_DOUBT = f"{DatabaseContradictsHistory.__name__}: "
+_NEEDS_REVIEW = f"{DatabaseContradictsHistory.__name__}: "
 
 # Orders by hand (`pending`) are taken as soon as they have lines; others only once they have been idle. The page is cut
 # before the lines are read, so that it costs the same however many orders are unfinished.
@@ -72,12 +72,12 @@ class Sweep:
 
         The orders of a batch have no lost saga as long as the batch is running. One that closes while we look may
         have changed its orders since we read them: an order that has moved is left to the next sweep. One that has
-        not, and that the batch has reported as completed, gets a `doubt`: the database has lost what it once had.
+        not, and that the batch has reported as completed, gets a `review_reason`: the database has lost what it had.
         """
         asked = {
             "after_at": datetime.fromisoformat(page.after_at),
             "after_id": page.after_id,
-            "idle_for": timedelta(seconds=page.stood_still_seconds),
+            "idle_for": timedelta(seconds=page.idle_seconds),
             "limit": page.limit,
         }
         async with snapshot(self._engine) as connection:
@@ -89,16 +89,18 @@ class Sweep:
         current = await self._unfinished_still([row.order_id for row in rows if reported.get(row.carrier) is not None])
         for row in rows:
             # It needs a review, whatever became of the run that waited for it.
-            doubt = (row.to_review or "").removeprefix(_IN_DOUBT)
+            review_reason = (row.to_review or "").removeprefix(_NEEDS_REVIEW)
             if row.carrier is not None:
                 completed, now = reported[row.carrier], current.get(row.order_id)
                 if completed is None or now is None or now.updated_at != row.updated_at:
                     continue
                 if row.order_id in completed and not now.was_completed:
-                    doubt = doubt or _contradiction(now)
+                    review_reason = review_reason or _contradiction(now)
             lines = tuple(OrderLine(sku, n) for sku, n in zip(row.skus, row.quantities, strict=True))
             try:
-                order = CheckoutInput(row.order_id, row.customer, lines, row.status != OrderStatus.PENDING, doubt)
+                order = CheckoutInput(
+                    row.order_id, row.customer, lines, row.status != OrderStatus.PENDING, review_reason
+                )
             except InvalidInput as problem:
                 malformed.append(f"{row.order_id}: {problem.message}")
                 continue
@@ -118,7 +120,7 @@ class Sweep:
         """Find among unfinished orders those whose newest run has completed: each needs another run all the same.
 
         A run completes after the database has committed the order's completion. So where the database, read
-        after Temporal, has the order unfinished, it has lost what it once had, and the order's `doubt` says so.
+        after Temporal, has the order unfinished, it has lost what it once had, and the order's `review_reason` says so.
         Unless the order is unwinding: then a late undo of an earlier run came after the completion, and what was
         asked for is known.
         """
@@ -126,7 +128,9 @@ class Sweep:
         completed = [order for order, has_completed in zip(orders, answers, strict=True) if has_completed]
         current = await self._unfinished_still([order.order_id for order in completed])
         return [
-            replace(order, repair=True, doubt=doubt) if (doubt := _contradiction(now)) else order
+            replace(order, repair=True, review_reason=review_reason)
+            if (review_reason := _contradiction(now))
+            else order
             for order in completed
             if (now := current.get(order.order_id)) is not None
         ]

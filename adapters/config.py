@@ -11,8 +11,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from adapters.database_url import DRIVER, parse
 from adapters.log_setup import LogFormat
-from domain.model import Lane
-from domain.policies import AUDIT_EVERY, CHECKOUT_TASK_QUEUE, LANE, SWEEP_EVERY
+from domain.model import ExecutionMode
+from domain.policies import AUDIT_EVERY, CHECKOUT_TASK_QUEUE, EXECUTION_MODE, SWEEP_EVERY
 
 PREFIX = "CHECKOUT_"
 DEFAULT_TEMPORAL_ADDRESS = "127.0.0.1:7233"
@@ -87,7 +87,7 @@ def _unset_when_empty(value: object) -> object:
 _OptionalFile = Annotated[Path | None, BeforeValidator(_unset_when_empty)]
 
 
-class TellsLog(StrEnum):
+class WritesLog(StrEnum):
     """Whether a worker writes the log of order states."""
 
     AUTO = "auto"
@@ -107,9 +107,10 @@ class StarterSettings(BaseSettings):
     """The task queue of the workers, and of the orders that are started."""
     ui_url: Annotated[str, AfterValidator(_http_url)] = DEFAULT_UI_URL
     """The address of the Temporal UI; links to histories begin with it."""
-    lane: Lane = LANE
-    """How orders run that the starter starts: `classic`, each step an activity; or `fast`, each step tried once within
-    the workflow task and as an activity if that fails (docs/architecture.md). Open orders keep their mode."""
+    execution_mode: ExecutionMode = EXECUTION_MODE
+    """How orders run that the starter starts: `activity`, each step an activity; or `local-first`, each step tried
+    once within the workflow task, and as an activity if that fails (docs/architecture.md). Open orders keep their
+    mode."""
     temporal_api_key_file: _OptionalFile = None
     """File with Temporal's API key, read again by a worker when it changes. Wins over `TEMPORAL_API_KEY`."""
 
@@ -151,7 +152,7 @@ class WorkerSettings(StarterSettings):
     """File that a running worker touches every two seconds, for `python -m adapters.heartbeat`. One per worker."""
     log_file: Path = Path("saga.log")
     """Where saga.log is written: a file in a folder that exists, or `-` for standard output."""
-    tells_log: TellsLog = TellsLog.AUTO
+    writes_log: WritesLog = WritesLog.AUTO
     """Which workers write saga.log: `auto`, the first of those that share a file, or each to its standard output;
     `always`, and it is an error in the log where another worker has the file; `never`."""
     log_level: Annotated[str, AfterValidator(_log_level)] = "INFO"

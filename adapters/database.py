@@ -31,7 +31,7 @@ _log = logging.getLogger("checkout.database")
 
 _COMMAND_TIMEOUT_SECONDS = 4.5
 # Below the start-to-close of the sweep (60 s) and of the audit (30 min).
-_PATIENT_SECONDS = 55
+_LONG_STATEMENT_SECONDS = 55
 _AUDIT_SECONDS = 29 * 60
 # Older servers end no transaction for its age: there we do, a second before its undo's attempt times out (10 s). Where
 # that does not reach Postgres, the role's other timeouts end it.
@@ -75,7 +75,9 @@ class Access(TypedDict, total=False):
     """Notes whether Postgres accepts sessions; may be shared with other engines."""
 
 
-def create_engine(url: str, *, pool_size: int = 20, is_patient: bool = False, **access: Unpack[Access]) -> AsyncEngine:
+def create_engine(
+    url: str, *, pool_size: int = 20, has_long_statements: bool = False, **access: Unpack[Access]
+) -> AsyncEngine:
     """Make an engine. Nothing is connected yet.
 
     No pre-ping: it costs round trips on every checkout, and a connection that has died costs one attempt
@@ -84,11 +86,11 @@ def create_engine(url: str, *, pool_size: int = 20, is_patient: bool = False, **
     Args:
         url: where the database is.
         pool_size: connections at most.
-        is_patient: for long queries: statements may take 55 s, where the role's own timeout (setup.sql) is 3 s.
+        has_long_statements: statements may take 55 s, where the role's own timeout (setup.sql) is 3 s.
         access: how it gets its sessions.
     """
-    seconds = _PATIENT_SECONDS + 2 if is_patient else _COMMAND_TIMEOUT_SECONDS
-    settings = _limits(_PATIENT_SECONDS) if is_patient else {}
+    seconds = _LONG_STATEMENT_SECONDS + 2 if has_long_statements else _COMMAND_TIMEOUT_SECONDS
+    settings = _limits(_LONG_STATEMENT_SECONDS) if has_long_statements else {}
     connector = Connector(url, answer_seconds=seconds, settings=settings, **access)
     return _engine(connector, pool_size=pool_size, max_overflow=0, pool_timeout=CONNECT_SECONDS)
 

@@ -42,18 +42,18 @@ _OWN_SAGA_ONLY = frozenset({"park", "operator", "handed over"})
 _sleepers: set[asyncio.Event] = set()
 
 
-async def follow(engine: AsyncEngine, path: Path, *, must_tell: bool = False) -> None:
+async def follow(engine: AsyncEngine, path: Path, *, must_write: bool = False) -> None:
     """Write saga.log and the console until cancelled. Never raises for a database that is away.
 
     Args:
         engine: where the events are.
         path: the file. Where another worker has its lock, this one stands by.
-        must_tell: whether standing by is logged as an error.
+        must_write: whether standing by is logged as an error.
     """
     file = LogFile(path)
     try:
         if not file.claim():
-            level = logging.ERROR if must_tell else logging.INFO
+            level = logging.ERROR if must_write else logging.INFO
             _log.log(level, "another worker writes %s; this one stands by", path, extra={"action": "log_stands_by"})
             while not file.claim():  # noqa: ASYNC110 - nothing notifies of a released lock
                 await asyncio.sleep(_RETRY_SECONDS)

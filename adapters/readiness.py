@@ -17,7 +17,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from adapters import heartbeat, rights, schema
-from adapters.config import ConfigurationError, TellsLog, WorkerSettings
+from adapters.config import ConfigurationError, WorkerSettings, WritesLog
 from adapters.connector import CONNECTOR, Admission, CannotConnect, Connector
 from adapters.database import Access, create_audit_engine, create_engine, sqlstate
 from adapters.log_file import opened
@@ -48,7 +48,7 @@ class Engines(NamedTuple):
     """The database's engines, by how long their statements may take."""
 
     steps: AsyncEngine
-    patient: AsyncEngine
+    long_query: AsyncEngine
     """For the long queries of the sweep."""
     audit: AsyncEngine
 
@@ -69,7 +69,7 @@ def make_engines(
     )
     return Engines(
         create_engine(url, pool_size=size, **access),
-        create_engine(url, pool_size=2, is_patient=True, **access),
+        create_engine(url, pool_size=2, has_long_statements=True, **access),
         create_audit_engine(url, **access),
     )
 
@@ -209,7 +209,7 @@ def require_writable(settings: WorkerSettings) -> None:
         CannotStart: with what to set.
     """
     log_file = settings.log_file
-    if settings.tells_log is TellsLog.NEVER:
+    if settings.writes_log is WritesLog.NEVER:
         return
     try:
         if log_file == STDOUT:
@@ -222,7 +222,7 @@ def require_writable(settings: WorkerSettings) -> None:
     except OSError as error:
         raise CannotStart(
             f"The log cannot be written: {error}.\nSet CHECKOUT_LOG_FILE to a file in a folder that exists, or to - for"
-            " standard output; or CHECKOUT_TELLS_LOG=never where another worker writes it."
+            " standard output; or CHECKOUT_WRITES_LOG=never where another worker writes it."
         ) from error
 
 

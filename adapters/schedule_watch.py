@@ -19,8 +19,8 @@ from domain.errors import AuditViolation
 
 _log = logging.getLogger("checkout.schedules")
 
-LOOK_EVERY_SECONDS = 60.0
-_TELL_AGAIN_AFTER_LOOKS = 10
+POLL_SECONDS = 60.0
+_REPEAT_AFTER_POLLS = 10
 _LATE_AFTER_INTERVALS = 3
 _LATE_AFTER_AT_LEAST = timedelta(minutes=5)
 # The first failures of a workflow task may be those of a worker that is being replaced.
@@ -51,7 +51,7 @@ class _Run:
 
 
 async def follow(
-    current: Callable[[], Client], task_queue: str, every: Every, *, look_every_seconds: float = LOOK_EVERY_SECONDS
+    current: Callable[[], Client], task_queue: str, every: Every, *, poll_seconds: float = POLL_SECONDS
 ) -> None:
     """Log an error where a schedule does not do its work, at once and repeatedly while that lasts; until cancelled.
 
@@ -64,7 +64,7 @@ async def follow(
             if not interval:
                 continue
             try:
-                standing = await look(current(), name, interval, not_before=begun)
+                state = await look(current(), name, interval, not_before=begun)
             except RPCError as error:
                 if error.status in NOT_OURS_TO_ASK:
                     if may_look:
@@ -72,13 +72,13 @@ async def follow(
                     may_look = False
                 continue  # away for a moment: the worker itself reports when it is for long
             may_look = True
-            is_new = standing != known.get(name, _fine(name))
-            if is_new or (standing.is_alarming and looks % _TELL_AGAIN_AFTER_LOOKS == 0):
-                level = logging.ERROR if standing.is_alarming else logging.INFO
-                _log.log(level, "%s", standing.told, extra={"action": "schedule_standing"})
-            known[name] = standing
+            is_new = state != known.get(name, _fine(name))
+            if is_new or (state.is_alarming and looks % _REPEAT_AFTER_POLLS == 0):
+                level = logging.ERROR if state.is_alarming else logging.INFO
+                _log.log(level, "%s", state.told, extra={"action": "schedule_standing"})
+            known[name] = state
         looks += 1
-        await asyncio.sleep(look_every_seconds)
+        await asyncio.sleep(poll_seconds)
 
 
 async def look(client: Client, name: str, interval: timedelta, *, not_before: datetime) -> Standing:

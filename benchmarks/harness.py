@@ -80,7 +80,7 @@ async def require_clean_audit(stack: DevStack) -> None:
     Raises:
         WentWrong: the audit found a violation.
     """
-    engine = create_engine(stack.database_url, is_patient=True)
+    engine = create_engine(stack.database_url, has_long_statements=True)
     try:
         report = await Audit(engine).run_audit(AuditInput(0.0))
     finally:

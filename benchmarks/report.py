@@ -7,14 +7,14 @@ from benchmarks.counts import Counts
 from benchmarks.measure import Results, Round, ratios
 
 ROLES = ("caller", "worker", "engine", "Postgres")
-PRODUCT = "fast"
+PRODUCT = "local-first"
 """The contender that the others are compared with."""
 _PAIRS = (
-    ("fast", "idle"),
+    ("local-first", "idle"),
     ("fast, eager", "idle, eager"),
-    ("fast", "classic"),
-    ("classic", "empty activities"),
-    ("classic", "bare"),
+    ("local-first", "activity"),
+    ("activity", "empty activities"),
+    ("activity", "bare"),
 )
 
 

@@ -17,7 +17,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from client import executions, maintenance
 from client.executions import Execution
-from client.failures import NoSuchOrder, OtherContent, Refused
+from client.failures import NoSuchOrder, OrderIdConflict, Refused
 from client.listing import GONE, ORDERS, QUERIES, TERMINATED, Listed, listed, listed_status
 from client.pollers import Watch
 from client.requests import HasEnded, Requests
@@ -56,7 +56,7 @@ _ENDED_UNSEEN = (
     "its workflow was ended from outside before a worker had seen it: nothing was done in it, and "
     "starter.py start with the same order begins it anew"
 )
-_LOOK_SECONDS = 2.0
+_POLL_SECONDS = 2.0
 _LOOKED_UP_AT_ONCE = 20
 _QUERY_TIMEOUT = timedelta(seconds=5)
 
@@ -88,17 +88,17 @@ class Checkouts:
         shares this client, the server returns the first task to it with the answer.
 
         Raises:
-            OtherContent: the id is taken by an order with other content, running or finished.
+            OrderIdConflict: the id is taken by an order with other content, running or finished.
         """
         if await self._begin(order, WorkflowIDReusePolicy.REJECT_DUPLICATE):
             return True
         run = await self._describe(order.order_id)
         found = await self._input_of(order.order_id, run.run_id)
         if found is None or found.fingerprint != order.fingerprint:
-            raise OtherContent(f"{order_id_conflict(order.order_id)}; choose another id")
+            raise OrderIdConflict(f"{order_id_conflict(order.order_id)}; choose another id")
         if run.status not in GONE:
             return False
-        again = replace(found, lane=order.lane)
+        again = replace(found, execution_mode=order.execution_mode)
         return await self._begin(again, WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY)
 
     async def _begin(self, order: CheckoutInput, reuse: WorkflowIDReusePolicy) -> bool:
@@ -161,19 +161,19 @@ class Checkouts:
             return [Outcome(order.order_id, UNKNOWN, why) for order in orders]
         return report.unpacked()
 
-    async def outcome(self, order_id: str, *, look_every: float = _LOOK_SECONDS) -> CheckoutStatus:
+    async def outcome(self, order_id: str, *, poll_every: float = _POLL_SECONDS) -> CheckoutStatus:
         """Wait until the order has reached its end, or is stuck.
 
         The end is returned at once; whether the order is stuck is polled every so many seconds.
         """
         async with self._watch.over(policies.checkout_workflow_id(order_id)):
-            return await self._outcome(order_id, look_every)
+            return await self._outcome(order_id, poll_every)
 
-    async def _outcome(self, order_id: str, look_every: float) -> CheckoutStatus:
+    async def _outcome(self, order_id: str, poll_every: float) -> CheckoutStatus:
         result = asyncio.ensure_future(self._result(order_id))
         try:
             while True:
-                done, _ = await asyncio.wait({result}, timeout=look_every)
+                done, _ = await asyncio.wait({result}, timeout=poll_every)
                 if done:
                     return result.result()
                 try:
@@ -237,9 +237,9 @@ class Checkouts:
         """Check every invariant in the database; at rest, orders that are unfinished are not given an hour."""
         return await maintenance.audit(self.client, self.task_queue, timeout, is_at_rest=is_at_rest)
 
-    async def sweep(self, stood_still: timedelta, timeout: timedelta) -> SweepReport:
+    async def sweep(self, idle_for: timedelta, timeout: timedelta) -> SweepReport:
         """Start or repair the saga of every order that needs one."""
-        return await maintenance.sweep(self.client, self.task_queue, stood_still, timeout)
+        return await maintenance.sweep(self.client, self.task_queue, idle_for, timeout)
 
     async def look_up(self, asked: NamesInput, timeout: timedelta) -> NamesReport:
         """Look up in the database what is known of these names."""

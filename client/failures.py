@@ -27,7 +27,7 @@ class NoSuchOrder(ClientError):
     exit_status = ExitStatus.USAGE
 
 
-class OtherContent(ClientError):
+class OrderIdConflict(ClientError):
     """The order id already belongs to an order with another customer or other lines."""
 
     exit_status = ExitStatus.USAGE

@@ -35,9 +35,9 @@ async def audit(client: Client, task_queue: str, timeout: timedelta, *, is_at_re
         raise _unfinished(failure, task_queue, timeout) from None
 
 
-async def sweep(client: Client, task_queue: str, stood_still: timedelta, timeout: timedelta) -> SweepReport:
+async def sweep(client: Client, task_queue: str, idle_for: timedelta, timeout: timedelta) -> SweepReport:
     """Start or repair the saga of every order that needs one."""
-    seconds = stood_still.total_seconds()
+    seconds = idle_for.total_seconds()
     given, name = SweepInput(seconds), f"sweep-{task_queue}-by-hand-{seconds:g}"
     try:
         return await _run(client, policies.SWEEP_WORKFLOW, given, name, task_queue, timeout, SweepReport)

@@ -15,7 +15,7 @@ from client.checkouts import Checkouts
 from client.failures import NoAnswer, NoSuchOrder, Refused
 from client.listing import TERMINATED
 from client.requests import HasEnded, Requests
-from domain.bulk import HANDED_OVER, BatchReport, CancelOrder
+from domain.bulk import DELEGATED, BatchReport, CancelOrder
 from domain.errors import InvalidInput
 from domain.lookup import OrderRecord
 from domain.model import ENDINGS, CheckoutInput, CheckoutStatus, Ending, OrderStatus, who_and_why
@@ -132,7 +132,7 @@ class Orders:
         batch = self._client.get_workflow_handle(workflow_id, result_type=BatchReport)
         with contextlib.suppress(WorkflowFailureError):  # it was ended from outside
             report: BatchReport = await batch.result()
-            if any(one.order_id == request.order_id and one.status != HANDED_OVER for one in report.unpacked()):
+            if any(one.order_id == request.order_id and one.status != DELEGATED for one in report.unpacked()):
                 return await self.find(request.order_id)
         raise _Moved(f"order {request.order_id} has left its batch, and {_LOST}")
 

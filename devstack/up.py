@@ -23,7 +23,7 @@ def up(data: Path = _DATA) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, on_signal)
     say("Starting Postgres and Temporal ...")
-    close_to_others(data)
+    restrict_access(data)
     with DevStack(data, ports=DEFAULT_PORTS, keep=True, guarded=True) as stack:
         worker = stack.start_worker(CHECKOUT_LOG_FILE=str(ROOT / "saga.log"))
         worker.until(lambda: "ready: task queue" in worker.tail(50), timeout=30)
@@ -37,7 +37,7 @@ def up(data: Path = _DATA) -> int:
     return 0
 
 
-def close_to_others(data: Path) -> None:
+def restrict_access(data: Path) -> None:
     """Make our files, and those of earlier versions, unreadable for other users of this machine.
 
     Root's Postgres runs as another user, who has to pass through the folder but cannot list it.

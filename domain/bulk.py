@@ -10,7 +10,7 @@ from domain.errors import InvalidInput
 from domain.model import CheckoutInput, Ending, OrderLine
 
 MAX_BATCH = 1_000
-HANDED_OVER = "handed over"
+DELEGATED = "handed over"
 """The outcome of an order that was delegated to a saga of its own."""
 ORDER_ID_CONFLICT = "other content"
 """The outcome of an order whose id belongs to an order with another customer or other lines. Nothing was changed."""
@@ -31,7 +31,7 @@ def pack(order: CheckoutInput) -> Packed:
 
 
 def unpack(
-    packed: Packed, *, repair: bool = False, doubt: str = "", reason: str = "", ending: Ending | None = None
+    packed: Packed, *, repair: bool = False, review_reason: str = "", reason: str = "", ending: Ending | None = None
 ) -> CheckoutInput:
     """Undo `pack`; for the rest see `CheckoutInput`.
 
@@ -43,7 +43,7 @@ def unpack(
         order_id, customer = packed["order_id"], packed["customer"]
     except (AttributeError, KeyError, TypeError) as problem:
         raise InvalidInput(f"an order of the batch is malformed: {type(problem).__name__}: {problem}") from None
-    return CheckoutInput(order_id, customer, lines, repair, doubt, reason, ending)
+    return CheckoutInput(order_id, customer, lines, repair, review_reason, reason, ending)
 
 
 def payload_bytes(order: CheckoutInput) -> int:
@@ -102,7 +102,7 @@ class StepReport:
     """Orders that need nothing more."""
     left: list[str] = field(default_factory=list)
     """Orders that another saga owns, or whose state a batch does not process: each needs a saga of its own."""
-    forgotten: list[str] = field(default_factory=list)
+    missing_step: list[str] = field(default_factory=list)
     """Orders whose previous step was committed, and is missing in the database."""
 
 

@@ -52,12 +52,12 @@ class Step(StrEnum):
     SHIP = "ship"
 
 
-class Lane(StrEnum):
-    """How a saga runs the steps of its story; its undos are the same in every lane."""
+class ExecutionMode(StrEnum):
+    """How a saga runs the steps of its story; its undos are the same in every mode."""
 
-    CLASSIC = "classic"
+    ACTIVITY = "activity"
     """Each step is an activity, which any worker may take."""
-    FAST = "fast"
+    LOCAL_FIRST = "local-first"
     """Each step is tried once where the workflow runs, as a local activity; an activity only if that fails."""
 
 
@@ -92,7 +92,7 @@ class CheckoutInput:
     """Do no step: undo whatever an earlier run of this order may have left.
 
     Set by the sweep, by a batch that delegates what it could not undo, and by a stuck run that continues as new."""
-    doubt: str = ""
+    review_reason: str = ""
     """With `repair`: why an operator has to review the order before anything is undone. Set by the sweep alone."""
     reason: str = ""
     """With `repair`: why the order is being undone, kept as its reason. Set by the run that began to undo it."""
@@ -100,8 +100,8 @@ class CheckoutInput:
     """With `repair`: where the unwind is heading; cancelled by default."""
     is_partly_undone: bool = False
     """With `repair`: a step is undone for certain, so that the order cannot complete any more."""
-    lane: Lane = Lane.CLASSIC
-    """Not part of the order's content: the same order may be asked for in any lane."""
+    execution_mode: ExecutionMode = ExecutionMode.ACTIVITY
+    """Not part of the order's content: the same order may be asked for in any mode."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be an order; merge and sort the lines."""

@@ -6,7 +6,7 @@ from datetime import timedelta
 from temporalio.common import RetryPolicy, SearchAttributeKey
 
 from domain.errors import DatabaseRefusedStatement
-from domain.model import Lane
+from domain.model import ExecutionMode
 
 CHECKOUT_TASK_QUEUE = "checkout"
 CHECKOUT_WORKFLOW = "Checkout"
@@ -100,10 +100,10 @@ AUDIT = ActivityPolicy(
 LOOKUP = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=10), _retry(200, 2))
 """Reading an order's row for `starter.py status` and `list`: nothing depends on it, and it can be repeated."""
 
-LANE = Lane.CLASSIC
+EXECUTION_MODE = ExecutionMode.ACTIVITY
 """The execution mode of an order unless its start asks for another; see docs/decisions.md, 24."""
 LOCAL_ATTEMPT = timedelta(seconds=2)
-"""What the one local attempt of the fast lane may take: a hundred times what it needs.
+"""What the one local attempt of the local-first mode may take: a hundred times what it needs.
 
 Well below `WORKFLOW_TASK`, since it runs within one, and above the 1.5 s for which a statement waits for a lock."""
 

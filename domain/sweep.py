@@ -14,7 +14,7 @@ class UnfinishedInput:
     """Where a page of the search begins, and its size."""
 
     limit: int
-    stood_still_seconds: float
+    idle_seconds: float
     after_at: str = _BEGINNING
     after_id: str = ""
 
@@ -64,7 +64,7 @@ class SweepReport:
 
     def add(self, order: CheckoutInput) -> None:
         """Count an order whose run was started, by what the run is for."""
-        if order.doubt:
+        if order.review_reason:
             self.parked_count += 1
             _list(self.parked, order.order_id)
         elif order.repair:
@@ -99,7 +99,7 @@ class SweepInput:
     The rest is what one run of a long sweep passes on to the next.
     """
 
-    stood_still_seconds: float = SWEEP_UNFINISHED_AFTER.total_seconds()
+    idle_seconds: float = SWEEP_UNFINISHED_AFTER.total_seconds()
     after_at: str = _BEGINNING
     after_id: str = ""
     so_far: SweepReport = field(default_factory=SweepReport)

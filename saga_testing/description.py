@@ -55,5 +55,5 @@ class SagaUnderTest:
     """Asks the saga to cancel. Temporal's own cancel, unless the saga has a way of its own."""
     retry: Callable[[Handle], Awaitable[Any]] | None = None
     """Asks a stuck saga to try its failed undos again; fails as long as it is not stuck. Needed by `undo-stuck`."""
-    patience_seconds: float = 30.0
+    timeout_seconds: float = 30.0
     """How long anything may take before it counts as never."""

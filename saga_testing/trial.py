@@ -44,7 +44,7 @@ class Trial:
             await self._in_time(
                 self.faults.stop(worker),
                 "A worker stops when it is asked to: the saga swallows its own eviction.",
-                patience_seconds=max(self.saga.patience_seconds, _STOPS_WITHIN_SECONDS),
+                timeout_seconds=max(self.saga.timeout_seconds, _STOPS_WITHIN_SECONDS),
             )
 
     # What can be waited for ------------------------------------------------------------------------------
@@ -85,7 +85,7 @@ class Trial:
     async def retried(self) -> None:
         """Have a stuck saga try again, as soon as it is stuck; return as well when it has ended."""
         assert self.saga.retry is not None, "undo-stuck needs SagaUnderTest.retry"
-        deadline = asyncio.get_running_loop().time() + self.saga.patience_seconds
+        deadline = asyncio.get_running_loop().time() + self.saga.timeout_seconds
         while await self.is_running() and not await self.taken(self.saga.retry(self.handle)):
             self.require(
                 asyncio.get_running_loop().time() < deadline,
@@ -162,8 +162,8 @@ class Trial:
         with contextlib.suppress(WorkflowFailureError):
             await self.handle.result()
 
-    async def _in_time(self, awaitable: Awaitable[T], promise: str, *, patience_seconds: float | None = None) -> T:
-        limit = patience_seconds or self.saga.patience_seconds
+    async def _in_time(self, awaitable: Awaitable[T], promise: str, *, timeout_seconds: float | None = None) -> T:
+        limit = timeout_seconds or self.saga.timeout_seconds
         try:
             async with asyncio.timeout(limit) as timeout:
                 return await awaitable

@@ -20,7 +20,7 @@ class StillRunning(ClientError):
 
 
 @contextlib.contextmanager
-def told_if_interrupted(advice: str) -> Iterator[None]:
+def advise_if_interrupted(advice: str) -> Iterator[None]:
     """Print advice on Ctrl-C inside the block."""
     try:
         yield
@@ -29,7 +29,7 @@ def told_if_interrupted(advice: str) -> Iterator[None]:
         raise
 
 
-async def told_if_long(work: Awaitable[T], advice: str, *, is_quiet: bool) -> T:
+async def advise_if_long(work: Awaitable[T], advice: str, *, is_quiet: bool) -> T:
     """Wait for something, and print advice once it takes long."""
     task = asyncio.ensure_future(work)
     try:

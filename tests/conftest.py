@@ -27,7 +27,7 @@ from devstack.ports import free_port
 from devstack.postgres import PostgresServer
 from devstack.stack import DATABASE, ROLE, DevStack, psql
 from domain.audit import AuditInput, AuditReport
-from domain.model import CheckoutInput, CheckoutStatus, Lane, OrderLine
+from domain.model import CheckoutInput, CheckoutStatus, ExecutionMode, OrderLine
 from domain.policies import checkout_workflow_id
 from domain.sweep import SweepInput, SweepReport
 from tests.memory import folder_in_memory
@@ -168,7 +168,7 @@ async def engine_at(url: str, kind: str = "step", **settings: Any) -> AsyncItera
     if kind == "audit":
         made = create_audit_engine(url, **settings)
     else:
-        made = create_engine(url, is_patient=kind == "sweep", **({"pool_size": 3} | settings))
+        made = create_engine(url, has_long_statements=kind == "sweep", **({"pool_size": 3} | settings))
     try:
         yield made
     finally:
@@ -177,7 +177,7 @@ async def engine_at(url: str, kind: str = "step", **settings: Any) -> AsyncItera
 
 async def lacks(url: str) -> list[str]:
     """Give what a worker misses on a database, asked as it asks when it starts."""
-    engines = create_engine(url), create_engine(url, is_patient=True), create_audit_engine(url)
+    engines = create_engine(url), create_engine(url, has_long_statements=True), create_audit_engine(url)
     try:
         return await schema.problems(*engines)
     finally:
@@ -267,14 +267,16 @@ class Shop:
     task_queue: str = field(default_factory=lambda: f"test-{uuid.uuid4().hex[:12]}")
     is_strict: bool = True
     """Whether its workers' sandbox sees all that the workflow modules do."""
-    lane: Lane = Lane.CLASSIC
-    """What its orders ask for. Where a test holds a saga between its steps, only the classic lane has such places."""
+    execution_mode: ExecutionMode = ExecutionMode.ACTIVITY
+    """What its orders ask for. Where a test holds a saga between its steps, only the activity mode has such places."""
 
     def order(self, customer: str = "alice", *lines: tuple[str, int], order_id: str = "") -> CheckoutInput:
         """Make an order with an id of its own; one tea-mug unless lines are given."""
         wanted = lines or (("tea-mug", 1),)
         made = tuple(OrderLine(*line) for line in wanted)
-        return CheckoutInput(order_id or f"t-{uuid.uuid4().hex[:12]}", customer, made, lane=self.lane)
+        return CheckoutInput(
+            order_id or f"t-{uuid.uuid4().hex[:12]}", customer, made, execution_mode=self.execution_mode
+        )
 
     def working(
         self, *, interceptors: tuple[Interceptor, ...] = (), **settings: Any
@@ -319,19 +321,19 @@ class Shop:
         return self.client.get_workflow_handle_for(CheckoutWorkflow.run, checkout_workflow_id(order.order_id))
 
     async def start_sweep(
-        self, *, sweep_id: str = "", stood_still_seconds: float = 0
+        self, *, sweep_id: str = "", idle_seconds: float = 0
     ) -> WorkflowHandle[SweepWorkflow, SweepReport]:
         """Start a sweep that takes every order which has stood still for so long."""
         return await self.client.start_workflow(
             SweepWorkflow.run,
-            SweepInput(stood_still_seconds),
+            SweepInput(idle_seconds),
             id=sweep_id or f"sweep-{uuid.uuid4()}",
             task_queue=self.task_queue,
         )
 
-    async def sweep(self, *, stood_still_seconds: float = 0) -> SweepReport:
+    async def sweep(self, *, idle_seconds: float = 0) -> SweepReport:
         """Sweep once, and give the report."""
-        return await (await self.start_sweep(stood_still_seconds=stood_still_seconds)).result()
+        return await (await self.start_sweep(idle_seconds=idle_seconds)).result()
 
     async def accept_by_hand(self, *orders: CheckoutInput) -> None:
         """Write pending orders, as a person with psql would."""

@@ -46,7 +46,7 @@ def page_of_the_sweep(
     after_at: object, after_id: str, *, name: str = "a later page of the sweep", limit: int = 100
 ) -> Statement:
     """Return the sweep's search for what comes after an order."""
-    values = {"stood_still": "'60 s'", "limit": str(limit), "after_at": f"'{after_at}'", "after_id": f"'{after_id}'"}
+    values = {"idle_for": "'60 s'", "limit": str(limit), "after_at": f"'{after_at}'", "after_id": f"'{after_id}'"}
     return Statement(name, _UNFINISHED.text, values)
 
 

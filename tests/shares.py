@@ -44,7 +44,7 @@ EVERY = {
     "test_a_second_run_of_an_order_that_needs_review_undoes_nothing_until_it_is_retried": 2,
     "test_a_second_run_that_gives_up_in_a_step_leaves_the_order_completed": 5,
     "test_a_step_that_committed_and_never_could_say_so_is_undone_unless_irrevocable": 3,
-    "test_a_stuck_order_whose_build_is_gone_is_moved_to_another_and_mended_there": 2,
+    "test_a_stuck_order_whose_build_is_gone_is_moved_to_another_and_fixed_there": 2,
     "test_a_sweep_that_is_terminated_while_it_starts_sagas_leaves_none_that_nobody_works_on": 2,
     "test_a_wrong_resolution_is_refused_and_the_order_stays_stuck": 3,
     "test_an_attempt_that_takes_too_long_is_begun_again_and_has_one_effect": 5,
@@ -55,7 +55,7 @@ EVERY = {
     "test_what_may_pass_is_tried_again": 4,
     "test_what_may_pass_is_tried_again_as_an_ordinary_activity": 5,
     "test_where_a_step_keeps_failing_its_orders_go_on_in_sagas_of_their_own": 5,
-    "test_whichever_undos_fail_the_order_is_stuck_and_a_retry_mends_it": 3,
+    "test_whichever_undos_fail_the_order_is_stuck_and_a_retry_fixes_it": 3,
 }
 """Of which test each how-manyth case stays in `make test` or `make slow`."""
 
@@ -113,7 +113,7 @@ SLOW_TESTS = frozenset(
         "test_a_repeated_resolve_shows_how_the_order_stands_now",
         "test_a_retry_that_nobody_took_is_one_round_however_often_it_is_repeated",
         "test_a_stuck_order_is_retried_beyond_the_limit_and_ends_as_ever",
-        "test_a_run_whose_workflow_task_keeps_failing_is_told_as_an_error_at_once_and_again",
+        "test_a_run_whose_workflow_task_keeps_failing_is_reported_as_an_error_at_once_and_again",
         "test_a_worker_takes_a_new_api_key_from_its_file_and_goes_on",
         "test_more_orders_than_are_handed_over_at_once_all_have_sagas_of_their_own",
     }
@@ -126,7 +126,7 @@ LONGEST_FAULTS = frozenset(
         "test_a_worker_that_is_let_in_no_more_says_so_and_ends_with_1",
         "test_every_order_ends_properly_though_worker_and_postgres_are_killed_twice_each",
         "test_other_content_is_refused_although_temporal_has_forgotten_the_order",
-        "test_the_same_content_after_the_end_changes_nothing_and_is_told_the_same",
+        "test_the_same_content_after_the_end_changes_nothing_and_is_reported_the_same",
         "test_a_deadlock_with_a_foreign_transaction_costs_no_order",
         "test_serialization_failures_cost_no_order",
         "test_steps_and_undos_of_opposing_orders_never_deadlock",

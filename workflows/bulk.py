@@ -14,7 +14,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.sagas import Sagas
     from domain import policies
     from domain.bulk import (
-        HANDED_OVER,
+        DELEGATED,
         MAX_BATCH,
         Batch,
         BatchReport,
@@ -27,7 +27,7 @@ with workflow.unsafe.imports_passed_through():
         unpack,
     )
     from domain.errors import DatabaseContradictsHistory, InvalidInput
-    from domain.model import CheckoutInput, Ending, Lane, Step, reason_problem, who_and_why
+    from domain.model import CheckoutInput, Ending, ExecutionMode, Step, reason_problem, who_and_why
     from domain.sweep import StartInput
     from domain.text import tidy
     from workflows.cancellation import Cancellation
@@ -101,7 +101,12 @@ class BulkCheckoutWorkflow:
             given = StepInput(workflow.info().workflow_id, [self._orders[order_id] for order_id in due])
             try:
                 report = await perform(
-                    activity, given, policies.BATCH, self._step.value, f"{verb} {len(due)} orders", lane=Lane.FAST
+                    activity,
+                    given,
+                    policies.BATCH,
+                    self._step.value,
+                    f"{verb} {len(due)} orders",
+                    execution_mode=ExecutionMode.LOCAL_FIRST,
                 )
             except FailureError as error:
                 if self._cancellation.is_requested:  # whatever the failure: nothing is to go on
@@ -123,11 +128,11 @@ class BulkCheckoutWorkflow:
             self._refused[order_id] = _Undo(self._step, tidy(reason), Ending.REJECTED)
         self._note_ended(report.ended)
         await self._delegate(report.left, _OWNED)
-        if report.forgotten:
+        if report.missing_step:
             before = {Step.PAY: Step.RESERVE, Step.SHIP: Step.PAY}[self._step]
             lost = f"step {before} was done, and the database knows nothing of it"
             question = f"{lost}; {DatabaseContradictsHistory.question}"
-            await self._delegate(report.forgotten, question, question=question)
+            await self._delegate(report.missing_step, question, question=question)
 
     def _note_ended(self, ended: Sequence[Outcome]) -> None:
         for outcome in ended:
@@ -174,15 +179,15 @@ class BulkCheckoutWorkflow:
         def delegated(order_id: str) -> CheckoutInput:
             packed, undo = self._orders[order_id], repairs.get(order_id)
             if undo is None:
-                return unpack(packed, repair=bool(question), doubt=question)
-            return unpack(packed, repair=True, doubt=question, reason=undo.reason, ending=undo.ending)
+                return unpack(packed, repair=bool(question), review_reason=question)
+            return unpack(packed, repair=True, review_reason=question, reason=undo.reason, ending=undo.ending)
 
         for first in range(0, len(order_ids), _DELEGATED_AT_ONCE):
             some = order_ids[first : first + _DELEGATED_AT_ONCE]
             given = StartInput([delegated(order_id) for order_id in some], even_completed=bool(question))
             summary = f"Delegate {len(some)} orders to sagas of their own"
             await perform(Sagas.start_sagas, given, policies.RECORD, None, summary)
-            self._note_ended([Outcome(order_id, HANDED_OVER, tidy(why)) for order_id in some])
+            self._note_ended([Outcome(order_id, DELEGATED, tidy(why)) for order_id in some])
 
     # Cancels of single orders -------------------------------------------------------------------------------
 

@@ -9,13 +9,22 @@ from temporalio.exceptions import ActivityError, ApplicationError, CancelledErro
 with workflow.unsafe.imports_passed_through():
     from activities.orders import Orders
     from domain import errors, policies
-    from domain.model import CheckoutInput, CheckoutStatus, Ending, Lane, Shipment, Step, reason_problem, who_and_why
+    from domain.model import (
+        CheckoutInput,
+        CheckoutStatus,
+        Ending,
+        ExecutionMode,
+        Shipment,
+        Step,
+        reason_problem,
+        who_and_why,
+    )
     from domain.text import tidy
     from workflows import wording
     from workflows.cancellation import wait_until
     from workflows.checkout_steps import Mode, SagaStatus, is_continuation
     from workflows.checkout_stuck import CheckoutStuck
-    from workflows.compensation import Completed, Irrevocable, Patience, StillStuck, Unwound, describe, find_cause
+    from workflows.compensation import Completed, Irrevocable, RetryBackoff, StillStuck, Unwound, describe, find_cause
     from workflows.operation import perform
     from workflows.saga import Saga
 
@@ -33,7 +42,7 @@ class CheckoutWorkflow(CheckoutStuck):
     def __init__(self) -> None:
         super().__init__(
             Saga(
-                patience=Patience(policies.STUCK_RETRY_FIRST, policies.STUCK_RETRY_LONGEST),
+                backoff=RetryBackoff(policies.STUCK_RETRY_FIRST, policies.STUCK_RETRY_LONGEST),
                 on_change=self._show,
                 on_unwind=self._unwind_begins,
                 on_stuck=self._park,
@@ -50,8 +59,8 @@ class CheckoutWorkflow(CheckoutStuck):
             InvalidInput: the workflow does not have the id under which every caller looks for the order.
         """
         _require_own_workflow_id(order)
-        self._given, self._question = order, order.doubt
-        self._mode = Mode.BUY if not order.repair else Mode.REVIEW if order.doubt else Mode.UNDO
+        self._given, self._question = order, order.review_reason
+        self._mode = Mode.BUY if not order.repair else Mode.REVIEW if order.review_reason else Mode.UNDO
         story = self._buy() if self._mode is Mode.BUY else self._abandon()
         outcome = await self._saga.run(story, is_partly_undone=order.is_partly_undone)
         if isinstance(outcome, Unwound):
@@ -109,7 +118,7 @@ class CheckoutWorkflow(CheckoutStuck):
         order = replace(
             self._order,
             repair=True,
-            doubt=self._question if self._mode is Mode.REVIEW else "",
+            review_reason=self._question if self._mode is Mode.REVIEW else "",
             reason=self._reason or "",
             ending=self._ending,
             is_partly_undone=left.is_partly_undone,
@@ -125,11 +134,11 @@ class CheckoutWorkflow(CheckoutStuck):
             except ActivityError as error:
                 self._require_id_conflict(error)
                 break
-            if not state.standing:
+            if not state.active_steps:
                 self._reason = state.reason
                 self._set_status(SagaStatus(state.status))
                 return unwound
-            self._must_undo(state.standing)
+            self._must_undo(state.active_steps)
             if other_end := await self._saga.unwind_more():
                 return other_end
         self._set_status(SagaStatus(self._ending))
@@ -143,7 +152,7 @@ class CheckoutWorkflow(CheckoutStuck):
         await perform(Orders.complete_order, self._order, policies.RECORD, "complete", summary)
 
     async def _end(self, outcome: Completed[None] | Unwound | Irrevocable) -> CheckoutStatus:
-        if isinstance(outcome, Completed) and self._order.lane is Lane.FAST:
+        if isinstance(outcome, Completed) and self._order.execution_mode is ExecutionMode.LOCAL_FIRST:
             self._status = SagaStatus.COMPLETED  # that the run completed says it as well: an event less
             self._show()
         elif not isinstance(outcome, Unwound):

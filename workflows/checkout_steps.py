@@ -112,7 +112,9 @@ class CheckoutSteps:
         summary = self._summary(row.summary)
         with self._saga.step(step, partial(self._undo, step)) as entry:
             try:
-                answer = await perform(row.do, order, row.policy(), step.value, summary, lane=order.lane)
+                answer = await perform(
+                    row.do, order, row.policy(), step.value, summary, execution_mode=order.execution_mode
+                )
             except FailureError as error:
                 fault = find_cause(error, errors.DatabaseMisconfigured.__name__)
                 if fault is None or self._saga.cancellation.is_requested:

@@ -47,21 +47,21 @@ class CheckoutStuck(CheckoutSteps):
                 for step in steps:
                     self._saga.resolve(step, "the order id belongs to another order")
                 return None
-        if state.status == OrderStatus.COMPLETED and not state.standing:
+        if state.status == OrderStatus.COMPLETED and not state.active_steps:
             return Irrevocable(Step.SHIP, {"tracking_number": state.tracking_number})
-        self._must_undo(state.standing)
+        self._must_undo(state.active_steps)
         if state.status in {*Ending}:
-            self._take_over_the_ending(steps, nothing_stands=state.nothing_stands)
+            self._take_over_the_ending(steps, nothing_active=state.nothing_active)
         return None
 
-    def _take_over_the_ending(self, stuck: Sequence[str], *, nothing_stands: bool) -> None:
+    def _take_over_the_ending(self, stuck: Sequence[str], *, nothing_active: bool) -> None:
         """End as the order has: it was not parked, because another run has undone it."""
         if self._mode is Mode.REVIEW:
             if workflow.patched("no-review-of-what-has-ended"):
                 self._mode = Mode.UNDO  # an operator has asked for it: there is nothing left to decide
                 self._must_undo(stuck)
         # Runs that were open at the deploy wait on. Asked in each round, so that they end with their next one.
-        elif nothing_stands and workflow.patched(f"what-has-ended-is-not-stuck-{self._saga.rounds}"):
+        elif nothing_active and workflow.patched(f"what-has-ended-is-not-stuck-{self._saga.rounds}"):
             for step in stuck:
                 self._saga.resolve(step, "the order has ended, and nothing of this step is in effect")
 

@@ -92,7 +92,7 @@ class StillStuck:
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryBackoff:
     """How long a stuck saga waits before the next round: `first`, doubling up to `longest`."""
 
     first: timedelta

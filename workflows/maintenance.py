@@ -68,7 +68,7 @@ class SweepWorkflow:
         while True:
             page = await _maintain(
                 Sweep.find_unfinished,
-                UnfinishedInput(policies.SWEEP_BATCH, sweep.stood_still_seconds, *place),
+                UnfinishedInput(policies.SWEEP_BATCH, sweep.idle_seconds, *place),
                 "Find idle orders",
             )
             report.add_malformed(page.malformed)
@@ -78,7 +78,7 @@ class SweepWorkflow:
             place, pages = (page.next_at, page.next_id), pages + 1
             if pages == _PAGES_PER_RUN:
                 # A run's history is bounded. The next goes on from here: no order starves behind the oldest.
-                workflow.continue_as_new(SweepInput(sweep.stood_still_seconds, *place, report))
+                workflow.continue_as_new(SweepInput(sweep.idle_seconds, *place, report))
 
     async def _start_all(self, orders: list[CheckoutInput], report: SweepReport) -> None:
         refused = await self._start(StartInput(orders), report)

@@ -1,4 +1,4 @@
-"""Calling an activity: by its policy and in its lane."""
+"""Calling an activity: by its policy and in its mode."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,7 +10,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, FailureError
 from temporalio.exceptions import TimeoutError as TemporalTimeoutError
 
 from domain import policies
-from domain.model import Lane
+from domain.model import ExecutionMode
 from domain.policies import ActivityPolicy
 
 Given = TypeVar("Given")
@@ -27,13 +27,13 @@ async def perform(  # noqa: PLR0913 - what an operation is called with
     activity_id: str | None,
     summary: str,
     *,
-    lane: Lane = Lane.CLASSIC,
+    execution_mode: ExecutionMode = ExecutionMode.ACTIVITY,
 ) -> Answer:
     """Run an activity to its end.
 
-    In the fast lane it is tried once as a local activity: within the workflow task, so the server needs no task of its
-    own for it. Where that fails for a reason that may pass, it begins again as an ordinary activity with every retry.
-    Both attempts may run at once, so this is for activities behind a fence.
+    In the local-first mode it is tried once as a local activity: within the workflow task, so the server needs no task
+    of its own for it. Where that fails for a reason that may pass, it begins again as an ordinary activity with every
+    retry. Both attempts may run at once, so this is for activities behind a fence.
 
     Args:
         activity: a method with one argument.
@@ -41,9 +41,9 @@ async def perform(  # noqa: PLR0913 - what an operation is called with
         policy: its timeouts and retries.
         activity_id: stable across deploys, for tools and replay; None where the activity may be repeated.
         summary: what the UI's timeline shows beside the activity's name.
-        lane: whether to try it locally first. A history replays in the lane that it began in.
+        execution_mode: whether to try it locally first. A history replays in the mode that it began in.
     """
-    if lane is Lane.FAST:
+    if execution_mode is ExecutionMode.LOCAL_FIRST:
         try:
             return await workflow.execute_local_activity_method(
                 activity,

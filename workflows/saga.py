@@ -44,7 +44,7 @@ with workflow.unsafe.imports_passed_through():
         Compensation,
         Completed,
         Irrevocable,
-        Patience,
+        RetryBackoff,
         StepState,
         StillStuck,
         Unwound,
@@ -69,7 +69,7 @@ class Saga:
     """The compensation stack of one workflow run.
 
     Args:
-        patience: how long to wait between rounds when stuck.
+        backoff: how long to wait between rounds when stuck.
         on_change: called whenever a step changes state. Must not block.
         on_unwind: called once when an unwind begins, with the first cause (None for a cancel) and the step that failed,
             if any. Must not block.
@@ -84,7 +84,7 @@ class Saga:
     def __init__(  # noqa: PLR0913 - one callback for each event that a workflow may act on
         self,
         *,
-        patience: Patience,
+        backoff: RetryBackoff,
         on_change: Callable[[], None] = lambda: None,
         on_unwind: Callable[[BaseException | None, str | None], None] = lambda _cause, _step: None,
         on_stuck: Callable[[Sequence[Compensation]], Awaitable[Irrevocable | None]],
@@ -93,7 +93,7 @@ class Saga:
     ) -> None:
         self.cancellation = Cancellation()
         self._stack: list[Compensation] = []
-        self._patience = patience
+        self._backoff = backoff
         self._on_change = on_change
         self._on_unwind = on_unwind
         self._on_stuck = on_stuck
@@ -268,7 +268,7 @@ class Saga:
         try:
             await workflow.wait_condition(
                 lambda: self._retry_requested or not self.stuck_steps or self._is_to_end(),
-                timeout=self._patience.after(self.rounds),
+                timeout=self._backoff.after(self.rounds),
                 timeout_summary="try the failed undos again",
             )
         except TimeoutError:

@@ -1,4 +1,4 @@
-"""Temporal: the product in its two lanes, and workflows of the same shape that do nothing."""
+"""Temporal: the product in its two modes, and workflows of the same shape that do nothing."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,19 +14,19 @@ from client.checkouts import Checkouts
 from devstack.ports import free_port
 from devstack.stack import DevStack
 from domain.bulk import pack
-from domain.model import CheckoutInput, Lane
+from domain.model import CheckoutInput, ExecutionMode
 from domain.policies import CHECKOUT_TASK_QUEUE, checkout_workflow_id
 
 _YARDSTICKS = {"idle": "Idle", "bare": "Bare", "empty activities": "Empty"}
 """The workflows of benchmarks/workers/empty.py, by their names in the tables."""
 # A measurement should not spend the server's time on asking whether orders are stuck.
-_LOOK_SECONDS = 30.0
+_POLL_SECONDS = 30.0
 
 
-async def run_checkout(checkouts: Checkouts, order: CheckoutInput, lane: Lane) -> str:
+async def run_checkout(checkouts: Checkouts, order: CheckoutInput, execution_mode: ExecutionMode) -> str:
     """Start the order's saga as `starter.py` does, and wait for its status at the end."""
-    await checkouts.start(replace(order, lane=lane))
-    return (await checkouts.outcome(order.order_id, look_every=_LOOK_SECONDS)).status
+    await checkouts.start(replace(order, execution_mode=execution_mode))
+    return (await checkouts.outcome(order.order_id, poll_every=_POLL_SECONDS)).status
 
 
 class OnTemporal(Contender):
@@ -55,15 +55,15 @@ class OnTemporal(Contender):
 
 
 class Checkout(OnTemporal):
-    """The product in one lane."""
+    """The product in one execution mode."""
 
-    def __init__(self, lane: Lane, worker_pid: int, stack: DevStack) -> None:
-        super().__init__(lane.value, {"worker": worker_pid}, stack)
-        self._lane = lane
+    def __init__(self, execution_mode: ExecutionMode, worker_pid: int, stack: DevStack) -> None:
+        super().__init__(execution_mode.value, {"worker": worker_pid}, stack)
+        self._execution_mode = execution_mode
 
     async def process(self, order: CheckoutInput) -> str:
         """Start the order's saga and wait for its end."""
-        return await run_checkout(Checkouts(await self._client(), CHECKOUT_TASK_QUEUE, ""), order, self._lane)
+        return await run_checkout(Checkouts(await self._client(), CHECKOUT_TASK_QUEUE, ""), order, self._execution_mode)
 
 
 class Yardstick(OnTemporal):
@@ -75,10 +75,10 @@ class Yardstick(OnTemporal):
 
 
 class Eager(OnTemporal):
-    """The fast lane, or the workflow without steps, in benchmarks/workers/checkout_app.py."""
+    """The local-first mode, or the workflow without steps, in benchmarks/workers/checkout_app.py."""
 
     def __init__(self, path: str, processes: Mapping[str, int], port: int, stack: DevStack) -> None:
-        super().__init__(f"{path}, eager", processes, stack, is_checkout=path == "fast")
+        super().__init__(f"{path}, eager", processes, stack, is_checkout=path == "local-first")
         self._path = path
         self._http = Http(port)
 
@@ -98,7 +98,10 @@ def running(stack: DevStack) -> Iterator[list[Contender]]:
     with worker("empty", stack, stack.temporal.address) as processes:
         yield [
             *(Yardstick(name, processes, stack, is_checkout=False) for name in _YARDSTICKS),
-            *(Checkout(lane, product.pid, stack) for lane in (Lane.CLASSIC, Lane.FAST)),
+            *(
+                Checkout(execution_mode, product.pid, stack)
+                for execution_mode in (ExecutionMode.ACTIVITY, ExecutionMode.LOCAL_FIRST)
+            ),
         ]
 
 
@@ -112,4 +115,4 @@ def running_eager(stack: DevStack) -> Iterator[list[Contender]]:
     require_installed("the eager start", "aiohttp")
     port, log_file = free_port(), stack.folder / "checkout_app_saga.log"
     with worker("checkout_app", stack, port, stack.database_url, stack.temporal.address, log_file) as processes:
-        yield [Eager(path, processes, port, stack) for path in ("idle", "fast")]
+        yield [Eager(path, processes, port, stack) for path in ("idle", "local-first")]

@@ -24,7 +24,7 @@ from benchmarks.workers.server import serve
 from benchmarks.workers.steps import Wire
 from client.checkouts import Checkouts
 from domain.bulk import unpack
-from domain.model import Lane
+from domain.model import ExecutionMode
 from worker import build_worker
 
 _TASK_QUEUE = "checkout-app"
@@ -39,14 +39,14 @@ async def main(port: int, shop_url: str, address: str, log_file: Path) -> None:
     checkouts = Checkouts(client, _TASK_QUEUE, "")
 
     async def fast(wire: Wire) -> str:
-        return await run_checkout(checkouts, unpack(wire), Lane.FAST)
+        return await run_checkout(checkouts, unpack(wire), ExecutionMode.LOCAL_FIRST)
 
     async def idle(wire: Wire) -> str:
         return await run_empty(client, "Idle", unpack(wire), _IDLE_TASK_QUEUE, is_eager=True)
 
     follower = asyncio.create_task(event_log.follow(engine, log_file))
     async with build_worker(client, engine, settings), build_empty_worker(client, _IDLE_TASK_QUEUE):
-        await serve(port, {"fast": fast, "idle": idle})
+        await serve(port, {"local-first": fast, "idle": idle})
     follower.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await follower

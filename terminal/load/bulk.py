@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from client.batches import carried_on
+from client.batches import delegated_outcome
 from client.checkouts import Checkouts
 from client.failures import ExitStatus
-from domain.bulk import HANDED_OVER, ORDER_ID_CONFLICT, UNKNOWN, Outcome, payload_bytes
+from domain.bulk import DELEGATED, ORDER_ID_CONFLICT, UNKNOWN, Outcome, payload_bytes
 from domain.model import CheckoutInput, OrderStatus
 from domain.text import on_one_line
 from terminal import view
@@ -170,9 +170,9 @@ class BulkLoad:
             outcomes = await self._checkouts.carry([order for _, order in asked])
             results = list(zip(asked, outcomes, strict=True))
             # What is known is written first: the rest may take long, and the load may stop before.
-            self._finish((entry, outcome) for (entry, _), outcome in results if outcome.status != HANDED_OVER)
+            self._finish((entry, outcome) for (entry, _), outcome in results if outcome.status != DELEGATED)
             following = asyncio.Semaphore(_FOLLOWED_AT_ONCE)
-            followed = (self._follow(*each, following) for each, outcome in results if outcome.status == HANDED_OVER)
+            followed = (self._follow(*each, following) for each, outcome in results if outcome.status == DELEGATED)
             for failure in await asyncio.gather(*followed, return_exceptions=True):
                 if failure is not None:
                     raise failure
@@ -183,7 +183,7 @@ class BulkLoad:
 
     async def _follow(self, entry: Entry, order: CheckoutInput, turn: asyncio.Semaphore) -> None:
         async with turn:
-            self._finish([(entry, await carried_on(self._checkouts, order))])
+            self._finish([(entry, await delegated_outcome(self._checkouts, order))])
 
     def _finish(self, results: Iterable[tuple[Entry, Outcome]]) -> None:
         for entry, outcome in results:

@@ -173,7 +173,7 @@ def _outcomes_of(file: Path) -> Path:
 def _load_made_up(orders: int, concurrency: int, mix: str, timeout: float | None, as_json: bool) -> int:
     if mix not in MIXES:
         raise typer.BadParameter(f"{mix!a} is no mix; known are {', '.join(MIXES)}")
-    lane = load(StarterSettings).lane
+    execution_mode = load(StarterSettings).execution_mode
 
     async def work(checkouts: Checkouts) -> int:
         with view.progress(as_json) as progress:
@@ -184,7 +184,7 @@ def _load_made_up(orders: int, concurrency: int, mix: str, timeout: float | None
                 concurrency=concurrency,
                 mix=mix,
                 prefix=f"load-{secrets.token_hex(4)}",
-                lane=lane,
+                execution_mode=execution_mode,
                 timeout=timeout,
                 on_done=lambda: progress.advance(bar),
             )

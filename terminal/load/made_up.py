@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from client.checkouts import Checkouts
-from domain.model import CheckoutInput, Lane, OrderLine
+from domain.model import CheckoutInput, ExecutionMode, OrderLine
 from domain.text import on_one_line
 from terminal import view
 
@@ -18,7 +18,7 @@ _CUSTOMERS = [f"buyer-{number:03d}" for number in range(1, 101)]
 _ITEMS = [f"item-{number:03d}" for number in range(1, 101)]
 
 # Rarely: polling for stuck orders would be a load of its own.
-_LOOK_SECONDS = 30.0
+_POLL_SECONDS = 30.0
 
 Recipe = Callable[[random.Random], tuple[str, tuple[OrderLine, ...]]]
 
@@ -85,20 +85,20 @@ async def run_load(  # noqa: PLR0913 - the knobs of the command
     concurrency: int,
     mix: str,
     prefix: str,
-    lane: Lane,
+    execution_mode: ExecutionMode,
     on_done: Callable[[], None],
     timeout: float | None = None,
 ) -> LoadReport:
     """Start this many orders, at most `concurrency` at once, and follow each to its outcome."""
     report = LoadReport(orders, concurrency, mix)
-    waiting = _orders(orders, mix, prefix, lane)
+    waiting = _orders(orders, mix, prefix, execution_mode)
 
     async def one_after_the_other() -> None:
         for order in waiting:
             begun = time.perf_counter()
             try:
                 await checkouts.start(order)
-                status = await checkouts.outcome(order.order_id, look_every=_LOOK_SECONDS)
+                status = await checkouts.outcome(order.order_id, poll_every=_POLL_SECONDS)
             except Exception as error:  # noqa: BLE001 - a load counts what goes wrong and goes on
                 report.failures.append(f"{order.order_id}: {type(error).__name__}: {error}")
             else:
@@ -117,12 +117,12 @@ async def run_load(  # noqa: PLR0913 - the knobs of the command
     return report
 
 
-def _orders(count: int, mix: str, prefix: str, lane: Lane) -> Iterator[CheckoutInput]:
+def _orders(count: int, mix: str, prefix: str, execution_mode: ExecutionMode) -> Iterator[CheckoutInput]:
     draw = random.Random(prefix)  # noqa: S311 - the same prefix is the same load
     _, recipe = MIXES[mix]
     for number in itertools.islice(itertools.count(1), count):
         customer, lines = recipe(draw)
-        yield CheckoutInput(f"{prefix}-{number:06d}", customer, lines, lane=lane)
+        yield CheckoutInput(f"{prefix}-{number:06d}", customer, lines, execution_mode=execution_mode)
 
 
 def print_load(report: LoadReport, *, as_json: bool) -> None:

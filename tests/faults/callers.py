@@ -75,7 +75,7 @@ async def ask(checkouts: Checkouts, order: CheckoutInput) -> Answer:
     """Start an order, as one of its callers, and wait for how it ends. Who gets no answer asks again."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         is_new, unanswered = await _answered(lambda: checkouts.start(order))
-        outcome, _ = await _answered(lambda: checkouts.outcome(order.order_id, look_every=PATIENCE_SECONDS))
+        outcome, _ = await _answered(lambda: checkouts.outcome(order.order_id, poll_every=PATIENCE_SECONDS))
         return Answer(is_new, outcome, unanswered)
 
 

@@ -24,25 +24,25 @@ from domain.audit import AuditInput
 from domain.model import CheckoutInput, CheckoutStatus
 from terminal.load.made_up import MIXES
 from tests.conftest import Database, new_database
+from tests.execution_modes import in_both_modes
 from tests.faults.lab.proxy import Proxy
-from tests.lanes import in_both_lanes
 from tests.workers import Workers, behind
 
 # Waiting costs nothing where nothing is wrong; a machine five times slower must not look like a bug.
 PATIENCE_SECONDS = 180.0
 _POLL_SECONDS = 0.05
 # Whether an order is stuck need not be asked often: nothing here is allowed to be.
-_LOOK_SECONDS = 15.0
+_POLL_SECONDS = 15.0
 # The mix "mixed" of terminal/load/made_up.py: who cannot pay, who cannot be delivered to, and what cannot be had.
 _REFUSED_CUSTOMERS = ("bob", "nemo")
 _SCARCE = "last-one"
 
 
-async def until(condition: Callable[[], Awaitable[bool]], what: str, patience: float = PATIENCE_SECONDS) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], what: str, backoff: float = PATIENCE_SECONDS) -> None:
     """Wait for something that only polling can see."""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + backoff
     while not await condition():
-        assert time.monotonic() < deadline, f"not within {patience:g} s: {what}"
+        assert time.monotonic() < deadline, f"not within {backoff:g} s: {what}"
         await asyncio.sleep(_POLL_SECONDS)
 
 
@@ -56,7 +56,7 @@ def orders_of(mix: str, count: int) -> list[CheckoutInput]:
     prefix = f"load-{uuid.uuid4().hex[:8]}"
     draw = random.Random(prefix)
     _, recipe = MIXES[mix]
-    return in_both_lanes(CheckoutInput(f"{prefix}-{number:04d}", *recipe(draw)) for number in range(count))
+    return in_both_modes(CheckoutInput(f"{prefix}-{number:04d}", *recipe(draw)) for number in range(count))
 
 
 class Load:
@@ -74,17 +74,17 @@ class Load:
         for order in waiting:
             self.open.add(order.order_id)
             await self._checkouts.start(order)
-            self.ends[order.order_id] = await self._checkouts.outcome(order.order_id, look_every=_LOOK_SECONDS)
+            self.ends[order.order_id] = await self._checkouts.outcome(order.order_id, poll_every=_POLL_SECONDS)
             self.open.discard(order.order_id)
 
-    async def ended(self, count: int, patience: float = PATIENCE_SECONDS) -> None:
+    async def ended(self, count: int, backoff: float = PATIENCE_SECONDS) -> None:
         """Wait until so many orders have ended; what breaks while they are followed is raised here."""
 
         async def enough() -> bool:
             self.raise_what_broke()
             return len(self.ends) >= count
 
-        await until(enough, f"{count} of {len(self.orders)} orders have ended", patience)
+        await until(enough, f"{count} of {len(self.orders)} orders have ended", backoff)
 
     @property
     def is_over(self) -> bool:
@@ -97,8 +97,8 @@ class Load:
             if follower.done():
                 follower.result()
 
-    async def all_ended(self, patience: float = PATIENCE_SECONDS) -> None:
-        await self.ended(len(self.orders), patience)
+    async def all_ended(self, backoff: float = PATIENCE_SECONDS) -> None:
+        await self.ended(len(self.orders), backoff)
         await asyncio.gather(*self._followers)
 
     def surprises(self) -> list[str]:
@@ -156,18 +156,18 @@ class Site:
 
     @asynccontextmanager
     async def under_load(
-        self, orders: int = 60, *, begun: int = 10, at_once: int = 20, mix: str = "mixed", patience: float = 180.0
+        self, orders: int = 60, *, begun: int = 10, at_once: int = 20, mix: str = "mixed", backoff: float = 180.0
     ) -> AsyncIterator[Load]:
         """Let orders stream in; begin the block when so many have ended. It may delay orders and harm none."""
         load = self.load(orders, at_once=at_once, mix=mix)
         await load.ended(begun)
         yield load
-        await self.require_unharmed(patience)
+        await self.require_unharmed(backoff)
 
-    async def require_unharmed(self, patience: float = PATIENCE_SECONDS) -> None:
+    async def require_unharmed(self, backoff: float = PATIENCE_SECONDS) -> None:
         """Wait until all orders have ended; require that they ended as without a fault, and left nothing behind."""
         for load in self.loads:
-            await load.all_ended(patience)
+            await load.all_ended(backoff)
         assert [surprise for load in self.loads for surprise in load.surprises()] == []
         await self.require_clean()
 
@@ -197,17 +197,17 @@ class Site:
 
     async def require_clean(self) -> None:
         """Check what must hold when everything has ended: every invariant, and nothing left open or behind."""
-        engine = create_engine(self.database.url, pool_size=1, is_patient=True)
+        engine = create_engine(self.database.url, pool_size=1, has_long_statements=True)
         try:
             report = await Audit(engine).run_audit(AuditInput(0.0))
         finally:
             await engine.dispose()
         assert report.violations == []
         known = dict(await self.database.fetch("SELECT order_id, status FROM orders"))
-        told = {order_id: end.status for load in self.loads for order_id, end in load.ends.items()}
+        output = {order_id: end.status for load in self.loads for order_id, end in load.ends.items()}
         # The database, Temporal and the callers say the same, of the same orders.
-        assert known == told
-        assert set(told.values()) <= {"completed", "rejected"}
+        assert known == output
+        assert set(output.values()) <= {"completed", "rejected"}
         await until(self._nothing_held, "no transaction and no lock of the service is left behind")
         await until(self._log_is_complete, "saga.log tells every event")
 
@@ -219,9 +219,9 @@ class Site:
         )
 
     async def _log_is_complete(self) -> bool:
-        told = Counter(re.findall(r"^\S+ (\S+ #\d+) ", (self.folder / "saga.log").read_text(), re.MULTILINE))
+        output = Counter(re.findall(r"^\S+ (\S+ #\d+) ", (self.folder / "saga.log").read_text(), re.MULTILINE))
         rows = await self.database.fetch("SELECT order_id || ' #' || seq FROM order_events")
-        return told == Counter(row[0] for row in rows)
+        return output == Counter(row[0] for row in rows)
 
 
 def said(worker: ChildProcess, text: str) -> int:

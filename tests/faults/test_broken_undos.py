@@ -65,7 +65,7 @@ RICH = """
 SELECT deposit('carol', 100000000, 'EUR', 'more than one order costs');
 """
 
-_HOW_IT_STANDS = """
+_ORDER_STATE = """
 SELECT (SELECT state FROM shipments WHERE order_id = $1) AS ship,
        (SELECT count(*) FILTER (WHERE kind = 'capture') || ' captured, '
             || count(*) FILTER (WHERE kind = 'refund') || ' refunded'
@@ -172,7 +172,7 @@ class Stuck:
         failure = await failure_of_saga(handle)
         status = status_in(failure)
         phases = await self._phases()
-        [row] = await self.shop.database.fetch(_HOW_IT_STANDS, self.order.order_id)
+        [row] = await self.shop.database.fetch(_ORDER_STATE, self.order.order_id)
 
         assert failure.type == {"rejected": "OrderRejected", "cancelled": "OrderCancelled"}[self.ending]
         assert await self.shop.order_status(self.order) == status.status == self.ending

@@ -49,9 +49,9 @@ def refusal_of_update(case: Case) -> str | None:
     if case.is_closing_task:  # both are told to the task that is tried again, in either order
         return None if case.answer == "accepted" else "already"
     last = last_do(case.script)
-    told = [stop.what for stop in case.course.before(case.instant) if stop.what == TASK or stop == (last, 1, "after")]
-    tasks_since = len(told) - 1 - told.index(last) if last in told else 0
-    is_at_work = case.instant.what == TASK and case.instant.moment == "started" and last in told
+    output = [stop.what for stop in case.course.before(case.instant) if stop.what == TASK or stop == (last, 1, "after")]
+    tasks_since = len(output) - 1 - output.index(last) if last in output else 0
+    is_at_work = case.instant.what == TASK and case.instant.moment == "started" and last in output
     return "already: " if tasks_since or is_at_work or case.script.is_cancelled_before else None
 
 

@@ -1,7 +1,7 @@
 """Every operation that meets every fault at every boundary ends as it must, having acted once or not at all.
 
-Six operations, five boundaries, eight faults: 240 cells, and 96 more for what differs in the fast lane; 136 for the
-operations of a batch. The operations of a fault and a boundary are in one run with one saga or batch
+Six operations, five boundaries, eight faults: 240 cells, and 96 more for what differs in the local-first mode;
+136 for the operations of a batch. The operations of a fault and a boundary are in one run with one saga or batch
 for each; `tests/faults/lab/cells.py` and `batch_cells.py` say how each has to end.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from devstack.stack import DevStack
-from domain.model import Lane
+from domain.model import ExecutionMode
 from tests.faults.lab.cells import (
     BATCH_CELLS,
     CELLS,
@@ -164,7 +164,7 @@ def assert_one_effect_and_one_reversal_at_most(cell: Cell, traces: Traces, shelf
 
 def assert_an_order_of_a_batch_left_what_it_may(cell: BatchCell, fate: Fate, traces: Traces) -> None:
     """Check the tables: each step that took effect did so for an order whose fate it is, and none is forgotten."""
-    assert_what_an_order_left(traces, "handed_over" if fate is Fate.HANDED_OVER else "label")
+    assert_what_an_order_left(traces, "handed_over" if fate is Fate.DELEGATED else "label")
     assert traces.effects <= set(fate.steps)
     if traces.status == fate.usual:
         assert traces.effects == set(fate.steps)
@@ -206,7 +206,7 @@ def test_the_cells_are_the_whole_product_and_every_run_meets_each_value_of_each_
     assert len(BATCH_CELLS) == (3 * len(FAST_BOUNDARIES) + len(Boundary)) * len(Fault) == 136
     assert Counter(group.fault for group in every) == Counter(Fault)
     assert {group.boundary for group in every} == set(Boundary)
-    assert Counter(group.lane for group in every) == dict.fromkeys(Lane, len(Fault) // 2)
+    assert Counter(group.execution_mode for group in every) == dict.fromkeys(ExecutionMode, len(Fault) // 2)
 
 
 def test_a_run_has_the_cells_that_it_must_have(request: pytest.FixtureRequest) -> None:

@@ -11,6 +11,7 @@ from temporalio.client import Client
 from adapters.temporal import DATA_CONVERTER
 from devstack.stack import ROOT, DevStack
 from tests.conftest import Shop
+from tests.execution_modes import in_both_modes
 from tests.faults.callers import (
     COMPLETED_ONCE,
     PATIENCE_SECONDS,
@@ -21,7 +22,6 @@ from tests.faults.callers import (
     traces,
 )
 from tests.faults.lab.proxy import Proxy, Way
-from tests.lanes import in_both_lanes
 from tests.workflow.sagas import until, violations
 
 SMALL = [(1, 100), (10, 20)]
@@ -35,26 +35,26 @@ LARGE = [(1, 1_000), (100, 100)]
 async def test_however_often_an_order_is_started_at_once_it_has_one_saga_and_one_answer(
     shop: Shop, keys: int, starts: int
 ) -> None:
-    orders = in_both_lanes(shop.order(f"buyer-{n:03d}", ("item-001", 1), ("item-002", 2)) for n in range(1, keys + 1))
+    orders = in_both_modes(shop.order(f"buyer-{n:03d}", ("item-001", 1), ("item-002", 2)) for n in range(1, keys + 1))
     asked = orders * starts
     random.Random(starts).shuffle(asked)
 
     async with shop.working():
         answers = await ask_all(shop, asked)
 
-    assert {order_id: len(told) for order_id, told in answers.items()} == {o.order_id: starts for o in orders}
-    for told in answers.values():
-        new = sum(answer.is_new for answer in told)
-        assert new == 1 or (new == 0 and any(answer.unanswered for answer in told))
-        assert all(answer.outcome == told[0].outcome for answer in told)
-        assert told[0].outcome.status == "completed"
+    assert {order_id: len(output) for order_id, output in answers.items()} == {o.order_id: starts for o in orders}
+    for output in answers.values():
+        new = sum(answer.is_new for answer in output)
+        assert new == 1 or (new == 0 and any(answer.unanswered for answer in output))
+        assert all(answer.outcome == output[0].outcome for answer in output)
+        assert output[0].outcome.status == "completed"
     assert await traces(shop.database, *orders) == [COMPLETED_ONCE] * keys
     assert await shop.database.value("SELECT sum(initial - on_hand) FROM inventory") == 3 * keys
     assert await violations(shop) == []
 
 
 @pytest.mark.parametrize("processes", [3, pytest.param(8, marks=pytest.mark.exhaustive)])
-async def test_starters_in_processes_of_their_own_are_all_told_the_same(
+async def test_starters_in_processes_of_their_own_are_all_reported_the_same(
     shop: Shop, stack: DevStack, processes: int
 ) -> None:
     order = shop.order("carol", ("tea-mug", 2))

@@ -106,7 +106,7 @@ async def stepper(ground: Database) -> AsyncIterator[Stepper]:
 @pytest.fixture
 async def engine(ground: Database) -> AsyncIterator[AsyncEngine]:
     """For what comes before and after: nothing holds it up."""
-    made = create_engine(ground.url, pool_size=1, is_patient=True)
+    made = create_engine(ground.url, pool_size=1, has_long_statements=True)
     yield made
     await made.dispose()
 

@@ -21,7 +21,7 @@ with workflow.unsafe.imports_passed_through():
     from domain.undo import UndoOutcome, UndoResult
     from saga_testing import BrokenPromise, Case, Kind, SagaUnderTest, Step, check, matrix
     from workflows.cancellation import Cancellation, wait_until
-    from workflows.compensation import Compensation, Completed, Patience, StepState
+    from workflows.compensation import Compensation, Completed, RetryBackoff, StepState
     from workflows.saga import Saga
 
 THINGS = ("key", "van")
@@ -61,7 +61,7 @@ class ErrandWorkflow:
     @workflow.run
     async def run(self, errand: Errand) -> str:
         kind = HastySaga if errand.fault == "undo registered after the do" else Saga
-        self._saga = kind(patience=Patience(timedelta(hours=1), timedelta(hours=1)), on_stuck=self._on_stuck)
+        self._saga = kind(backoff=RetryBackoff(timedelta(hours=1), timedelta(hours=1)), on_stuck=self._on_stuck)
         if errand.fault == "cancel swallowed":
             self._saga.cancellation = DeafCancellation()
         self._forgets = errand.fault == "failed undo forgotten"
@@ -179,7 +179,7 @@ def under_test(client: Client, fault: str) -> SagaUnderTest:
         probe=errands.count,
         is_completed=lambda result: result == "completed",
         retry=lambda handle: handle.execute_update(ErrandWorkflow.retry),
-        patience_seconds=60.0,
+        timeout_seconds=60.0,
     )
 
 
@@ -238,7 +238,7 @@ SHOWS: dict[str, Kinds] = {
 
 
 @pytest.mark.parametrize("fault", [fault for fault, kinds in SHOWS.items() if kinds])
-async def test_a_fault_is_caught_and_told_in_words(client: Client, fault: str) -> None:
+async def test_a_fault_is_caught_and_reported_in_words(client: Client, fault: str) -> None:
     kind = next(kind for kind, always in SHOWS[fault].items() if always)
     case = next(case for case in MATRIX if case.kind is kind)
 
@@ -259,7 +259,7 @@ async def test_a_case_whose_fault_cannot_be_injected_is_no_proof(client: Client)
     assert message.startswith("A case proves nothing unless its fault is injected.")
 
 
-async def test_an_effect_that_is_not_as_described_is_told(client: Client) -> None:
+async def test_an_effect_that_is_not_as_described_is_reported(client: Client) -> None:
     wrong = (Step("key", "take_key", "return_key", {"key": -2}), STEPS[1])
 
     [message] = (await broken_in(client, "none", matrix(wrong)[:1])).values()

@@ -143,15 +143,15 @@ async def test_a_server_never_hears_of_a_client_that_came_and_went_inside_a_blac
             await asyncio.sleep(0.01)
     link.heal()
 
-    patient = await Caller.on(link)
-    patient.say(b"after\n")
-    assert await patient.answer() == b"after\n"
+    long_query = await Caller.on(link)
+    long_query.say(b"after\n")
+    assert await long_query.answer() == b"after\n"
     assert heard[1] == [b"after\n"]
     assert link.counts.connections_held == 1
-    patient.writer.close()
+    long_query.writer.close()
 
 
-async def test_refused_and_reset_connections_are_told_at_once_and_counted(link: Proxy) -> None:
+async def test_refused_and_reset_connections_are_reported_at_once_and_counted(link: Proxy) -> None:
     old = await Caller.on(link)
     old.say(b"hello\n")
     await old.answer()

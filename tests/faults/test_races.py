@@ -15,15 +15,15 @@ from domain.model import CheckoutInput, OrderLine
 from domain.policies import checkout_workflow_id
 from domain.sweep import SweepReport
 from tests.conftest import Shop
+from tests.execution_modes import in_both_modes
 from tests.faults.callers import COMPLETED_ONCE, PATIENCE_SECONDS, ask, checkouts_of, traces
-from tests.lanes import in_both_lanes
 from tests.workflow.sagas import goods_and_money, violations
 
 ROUNDS = [pytest.param(4, id="some"), pytest.param(20, id="many", marks=pytest.mark.exhaustive)]
 
 
 def orders_of(shop: Shop, count: int, customer: str = "carol") -> list[CheckoutInput]:
-    return in_both_lanes(shop.order(customer, ("item-001", 1), ("item-002", 2)) for _ in range(count))
+    return in_both_modes(shop.order(customer, ("item-001", 1), ("item-002", 2)) for _ in range(count))
 
 
 async def sweep(shop: Shop) -> SweepReport:
@@ -45,7 +45,7 @@ async def cancelled(shop: Shop, order: CheckoutInput) -> str:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("count", ROUNDS)
-async def test_a_start_that_races_a_cancel_is_honoured_or_cancelled_and_all_are_told_the_same(
+async def test_a_start_that_races_a_cancel_is_honoured_or_cancelled_and_all_are_reported_the_same(
     shop: Shop, count: int
 ) -> None:
     orders = orders_of(shop, count)
@@ -64,8 +64,8 @@ async def test_a_start_that_races_a_cancel_is_honoured_or_cancelled_and_all_are_
     async with shop.working():
         races = await asyncio.gather(*(race(order) for order in orders))
 
-    told = Counter(ask for asked, _ in races for ask in asked)
-    assert told["accepted"] > 0
+    output = Counter(ask for asked, _ in races for ask in asked)
+    assert output["accepted"] > 0
     for asked, outcomes in races:
         assert len(outcomes) == 1
         # No courier takes a label away before it is cancelled, so a cancel that was accepted is carried out.
@@ -115,7 +115,7 @@ async def test_two_sweeps_at_once_give_each_order_one_run_that_does_its_work(sho
     async with shop.working():
         reports = await asyncio.gather(*(sweep(shop) for _ in range(2)))
         ends = await asyncio.gather(
-            *(checkouts_of(shop).outcome(order.order_id, look_every=PATIENCE_SECONDS) for order in [*pending, *lost])
+            *(checkouts_of(shop).outcome(order.order_id, poll_every=PATIENCE_SECONDS) for order in [*pending, *lost])
         )
 
     assert Counter(end.status for end in ends) == {"completed": count, "cancelled": count}

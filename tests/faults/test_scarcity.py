@@ -19,8 +19,8 @@ from client.failures import NoWorker, Refused
 from domain.errors import DatabaseUnavailable, StepAlreadyCompensated
 from domain.model import CheckoutInput, CheckoutStatus, Ending, UndoInput
 from tests.conftest import Database, Shop
+from tests.execution_modes import in_both_modes
 from tests.faults.callers import PATIENCE_SECONDS, ask, checkouts_of
-from tests.lanes import in_both_lanes
 from tests.workflow.sagas import until, violations
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ async def test_the_last_items_go_to_as_many_buyers_as_there_are_items(
     async with shop.working():
         for sku in skus:
             ends = await outcomes(
-                shop, in_both_lanes(shop.order(f"buyer-{n:03d}", (sku, 1)) for n in range(1, buyers + 1))
+                shop, in_both_modes(shop.order(f"buyer-{n:03d}", (sku, 1)) for n in range(1, buyers + 1))
             )
             assert Counter(end.status for end in ends) == {"completed": items, "rejected": buyers - items}
             assert all("OutOfStock" in (end.reason or "") for end in ends if end.status == "rejected")
@@ -78,7 +78,7 @@ async def test_an_order_of_several_skus_gets_all_of_them_or_none(shop: Shop, buy
     draw = random.Random(buyers)
     plenty, scarce = buyers * 3, buyers // 4
     await stock(shop.database, {sku: scarce if n % 2 else plenty for n, sku in enumerate(HOT)})
-    orders = in_both_lanes(
+    orders = in_both_modes(
         shop.order(f"buyer-{n % 100 + 1:03d}", *((sku, draw.randint(1, 2)) for sku in draw.sample(HOT, 3)))
         for n in range(buyers)
     )
@@ -108,7 +108,7 @@ async def test_a_balance_that_many_orders_race_for_pays_for_as_many_as_it_can(sh
     affordable = 20_000 // 1_200
 
     async with shop.working():
-        ends = await outcomes(shop, in_both_lanes(shop.order("erin", ("tea-mug", 1)) for _ in range(orders)))
+        ends = await outcomes(shop, in_both_modes(shop.order("erin", ("tea-mug", 1)) for _ in range(orders)))
 
     assert Counter(end.status for end in ends) == {"completed": affordable, "rejected": orders - affordable}
     assert all("InsufficientFunds" in (end.reason or "") for end in ends if end.status == "rejected")
@@ -119,10 +119,10 @@ async def test_a_balance_that_many_orders_race_for_pays_for_as_many_as_it_can(sh
 
 
 @pytest.fixture
-async def patient_engine(database: Database) -> AsyncIterator[AsyncEngine]:
+async def long_query_engine(database: Database) -> AsyncIterator[AsyncEngine]:
     """Waits for a lock as long as it takes: a timeout would break a deadlock before Postgres finds it."""
     await database.run(f"ALTER ROLE checkout IN DATABASE \"{database.name}\" SET lock_timeout = '50s'")
-    made = create_engine(database.url, pool_size=30, is_patient=True)
+    made = create_engine(database.url, pool_size=30, has_long_statements=True)
     yield made
     await made.dispose()
 
@@ -130,7 +130,7 @@ async def patient_engine(database: Database) -> AsyncIterator[AsyncEngine]:
 def opposing(shop: Shop, count: int, customers: Sequence[str]) -> list[CheckoutInput]:
     """Make orders of 2 to 8 of the ten hot SKUs; every other one names them the other way round."""
     draw = random.Random(count)
-    orders = in_both_lanes(
+    orders = in_both_modes(
         shop.order(draw.choice(customers), *((sku, 1) for sku in draw.sample(HOT, draw.randint(2, 8))))
         for _ in range(count)
     )
@@ -142,7 +142,7 @@ def opposing(shop: Shop, count: int, customers: Sequence[str]) -> list[CheckoutI
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("count", [60, pytest.param(400, marks=ALL)])
 async def test_steps_and_undos_of_opposing_orders_never_deadlock(
-    shop: Shop, database: Database, patient_engine: AsyncEngine, count: int
+    shop: Shop, database: Database, long_query_engine: AsyncEngine, count: int
 ) -> None:
     await database.run("UPDATE delivery_zones SET hands_over_at_once = false")
     orders = opposing(shop, count, ["buyer-001", "buyer-002", "buyer-003", "buyer-004"])
@@ -150,11 +150,11 @@ async def test_steps_and_undos_of_opposing_orders_never_deadlock(
 
     async def there_and_back(order: CheckoutInput, steps: int) -> None:
         async with at_once:
-            await _there_and_back(patient_engine, order, steps)
+            await _there_and_back(long_query_engine, order, steps)
 
     await asyncio.gather(*(there_and_back(order, 1 + n % 3) for n, order in enumerate(orders)))
 
-    await _require_no_deadlock(database, patient_engine)
+    await _require_no_deadlock(database, long_query_engine)
     assert set((await left(database, HOT)).values()) == {1_000_000}
     assert (await shop.audit(at_rest=False)).violations == []
 
@@ -162,7 +162,7 @@ async def test_steps_and_undos_of_opposing_orders_never_deadlock(
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("count", [30, pytest.param(150, marks=ALL)])
 async def test_sagas_of_opposing_orders_with_refusals_and_cancels_never_deadlock_and_all_end(
-    shop: Shop, database: Database, patient_engine: AsyncEngine, count: int, caplog: pytest.LogCaptureFixture
+    shop: Shop, database: Database, long_query_engine: AsyncEngine, count: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Bob cannot pay, and nobody delivers to Nemo: their stock, and Nemo's money, go back while others come.
     await database.run(
@@ -171,7 +171,7 @@ async def test_sagas_of_opposing_orders_with_refusals_and_cancels_never_deadlock
         "SELECT approve_what_is_there('enough for all of it')"
     )
     orders = opposing(shop, count, ["buyer-001", "carol", "carol", "nemo", "bob"])
-    shop.engine = patient_engine
+    shop.engine = long_query_engine
     checkouts, at_once = checkouts_of(shop), asyncio.Semaphore(30)
 
     async def buy(number: int, order: CheckoutInput) -> str:
@@ -180,14 +180,14 @@ async def test_sagas_of_opposing_orders_with_refusals_and_cancels_never_deadlock
             if number % 3 == 0:
                 with contextlib.suppress(Refused, NoWorker):  # it has ended, or no worker answered in time
                     await checkouts.cancel(order.order_id, "found it cheaper")
-            return (await checkouts.outcome(order.order_id, look_every=PATIENCE_SECONDS)).status
+            return (await checkouts.outcome(order.order_id, poll_every=PATIENCE_SECONDS)).status
 
     async with shop.working(max_concurrent_activities=60):
         ends = await asyncio.gather(*(buy(number, order) for number, order in enumerate(orders)))
 
     assert set(ends) == {"completed", "rejected", "cancelled"}
     assert "40P01" not in caplog.text
-    await _require_no_deadlock(database, patient_engine)
+    await _require_no_deadlock(database, long_query_engine)
     sold = [line.sku for order, end in zip(orders, ends, strict=True) if end == "completed" for line in order.lines]
     assert sum((await left(database, HOT)).values()) == 10 * 1_000_000 - len(sold)
     assert await violations(shop) == []

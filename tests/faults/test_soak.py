@@ -50,10 +50,10 @@ def test_every_promise_holds_while_every_kind_of_fault_strikes(tmp_path: Path) -
     assert report["faults_observed"] == report["faults_injected"] == len(FAULTS)
     assert report["snapshots"] >= 10
     assert report["faults_that_met_a_batch"] > 0
-    lanes = Counter(report["lanes"])
-    assert lanes.total() == ORDERS
-    assert lanes.keys() >= {"classic", "fast", "batch", "batch, then a saga of its own"}
-    assert lanes["batch"] < report["outcomes_in_reports_compared"]
+    execution_modes = Counter(report["execution_modes"])
+    assert execution_modes.total() == ORDERS
+    assert execution_modes.keys() >= {"activity", "local-first", "batch", "batch, then a saga of its own"}
+    assert execution_modes["batch"] < report["outcomes_in_reports_compared"]
     assert report["values_compared_with_the_model"] > ORDERS
     acts = Counter(report["acts"])
     again = Counter({name: count for name, count in acts.items() if name.startswith("second runs of completed orders")})
@@ -70,7 +70,7 @@ def test_every_promise_holds_while_every_kind_of_fault_strikes(tmp_path: Path) -
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(300)
-def test_the_watchdog_tells_all_when_nothing_moves(tmp_path: Path) -> None:
+def test_the_watchdog_reports_all_when_nothing_moves(tmp_path: Path) -> None:
     done = soak(
         *("--orders", STUCK_ORDERS, "--seed", STUCK_SEED, "--workers", 0, "--patience", 3, "--dump", tmp_path / "dump"),
         timeout=280,
@@ -78,13 +78,13 @@ def test_the_watchdog_tells_all_when_nothing_moves(tmp_path: Path) -> None:
 
     assert done.returncode == 1, done.stderr + done.stdout
     assert f"seed {STUCK_SEED} FAILED" in done.stderr
-    told = {file.name: file.read_text() for file in (tmp_path / "dump").iterdir()}
-    why = json.loads(told["why.json"])
+    output = {file.name: file.read_text() for file in (tmp_path / "dump").iterdir()}
+    why = json.loads(output["why.json"])
     assert "no order has ended" in why["why"]
     assert (why["seed"], why["open"], why["ended"]) == (STUCK_SEED, STUCK_ORDERS, 0)
-    histories = [json.loads(text) for name, text in told.items() if name.startswith(("workflow-", "batch-"))]
+    histories = [json.loads(text) for name, text in output.items() if name.startswith(("workflow-", "batch-"))]
     begun = [one for one in histories if "EVENT_TYPE_WORKFLOW_EXECUTION_STARTED" in json.dumps(one)]
     assert len(begun) == len(["the batch", "the order by itself"])
     asked = ("sessions", "locks", "fence-rows", "incidents", "unfinished-orders")
-    assert not any("cannot be told" in told[f"{name}.json"] for name in asked)
-    assert json.loads(told["plan.json"])["orders"] == STUCK_ORDERS
+    assert not any("cannot be told" in output[f"{name}.json"] for name in asked)
+    assert json.loads(output["plan.json"])["orders"] == STUCK_ORDERS

@@ -10,7 +10,7 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from domain.model import CheckoutInput, Lane, OrderLine
+from domain.model import CheckoutInput, ExecutionMode, OrderLine
 from tests.faults.sites import Site, orders_of, until
 
 pytestmark = pytest.mark.timeout(600)
@@ -86,18 +86,20 @@ async def test_a_deadlock_with_a_foreign_transaction_costs_no_order(site: Site, 
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("lane", Lane)
-async def test_statements_that_take_too_long_cost_no_order(site: Site, fired: Counter[str], lane: Lane) -> None:
+@pytest.mark.parametrize("execution_mode", ExecutionMode)
+async def test_statements_that_take_too_long_cost_no_order(
+    site: Site, fired: Counter[str], execution_mode: ExecutionMode
+) -> None:
     await site.ready_worker()
     await site.database.run(SLOW_TRIGGER)
 
-    site.load([replace(order, lane=lane) for order in orders_of("mixed", 20)], at_once=10)
+    site.load([replace(order, execution_mode=execution_mode) for order in orders_of("mixed", 20)], at_once=10)
     await site.require_unharmed()
 
-    # In the fast lane the worker gives up before Postgres does.
+    # In the local-first mode the worker gives up before Postgres does.
     fired["slow statements"] = min(await site.database.value("SELECT last_value FROM slow_statements"), SLOW_STATEMENTS)
     assert fired["slow statements"] == SLOW_STATEMENTS
-    assert site.failed_attempts("57014") == (SLOW_STATEMENTS if lane is Lane.CLASSIC else 0)
+    assert site.failed_attempts("57014") == (SLOW_STATEMENTS if execution_mode is ExecutionMode.ACTIVITY else 0)
 
 
 @pytest.mark.exhaustive

@@ -16,7 +16,7 @@ from activities.orders import Orders, ParkInput
 from activities.payments import Payments
 from activities.shipping import Shipping
 from adapters.temporal import DATA_CONVERTER
-from client.failures import OtherContent
+from client import failures
 from domain.errors import OrderIdConflict, UndeliverableAddress
 from domain.model import CheckoutInput, CheckoutStatus, Ending, OrderLine, UndoInput
 from domain.policies import checkout_workflow_id
@@ -134,7 +134,7 @@ async def test_other_content_is_refused_by_all_while_the_order_is_running(taken:
     gate = await taken.stop_before_payment()
     before = await every_row(taken.shop.database)
 
-    with pytest.raises(OtherContent):
+    with pytest.raises(failures.OrderIdConflict):
         await checkouts_of(taken.shop).start(other)
     await require_refused_by_the_workflow(taken, other)
     await require_refused_by_the_database(taken, other)
@@ -153,7 +153,7 @@ async def test_other_content_is_refused_by_all_after_the_end(taken: Taken, state
 
     for change in OTHERS.values():
         other = change(taken.order)
-        with pytest.raises(OtherContent):
+        with pytest.raises(failures.OrderIdConflict):
             await checkouts_of(taken.shop).start(other)
         await require_refused_by_the_workflow(taken, other)
         await require_refused_by_the_database(taken, other)
@@ -190,15 +190,17 @@ async def test_other_content_is_refused_although_temporal_has_forgotten_the_orde
 @pytest.mark.parametrize(
     "state", [*ENDED, FORGOTTEN[0], *(pytest.param(state, marks=pytest.mark.exhaustive) for state in FORGOTTEN[1:])]
 )
-async def test_the_same_content_after_the_end_changes_nothing_and_is_told_the_same(taken: Taken, state: str) -> None:
+async def test_the_same_content_after_the_end_changes_nothing_and_is_reported_the_same(
+    taken: Taken, state: str
+) -> None:
     first = await taken.end_as(state)
     before = await every_row(taken.shop.database)
 
     answers = (await ask_all(taken.shop, [taken.order] * 20))[taken.order.order_id]
 
     assert sum(answer.is_new for answer in answers) == (state in FORGOTTEN)
-    told = {(answer.outcome.status, answer.outcome.reason, answer.outcome.tracking_number) for answer in answers}
-    assert told == {(first.status, first.reason, first.tracking_number)}
+    output = {(answer.outcome.status, answer.outcome.reason, answer.outcome.tracking_number) for answer in answers}
+    assert output == {(first.status, first.reason, first.tracking_number)}
     assert await every_row(taken.shop.database) == before
     assert await violations(taken.shop) == []
 
@@ -230,5 +232,5 @@ async def test_the_same_content_joins_a_saga_that_cannot_tell_its_own_or_begins_
 
     assert await checkouts_of(shop).start(order) is (gone == "terminated")
     for change in ("another customer", "another quantity"):
-        with pytest.raises(OtherContent):
+        with pytest.raises(failures.OrderIdConflict):
             await checkouts_of(shop).start(OTHERS[change](order))

@@ -75,8 +75,8 @@ async def let_late_attempts_go(case: Case) -> None:
     await until(is_quiet)
 
 
-def ids_of(cases: list[Case], statuses: set[str | None], told: dict[str, str | None]) -> list[str]:
-    return sorted(case.harness.order.order_id for case in cases if told[str(case)] in statuses)
+def ids_of(cases: list[Case], statuses: set[str | None], output: dict[str, str | None]) -> list[str]:
+    return sorted(case.harness.order.order_id for case in cases if output[str(case)] in statuses)
 
 
 @pytest.mark.parametrize("script", share(SCRIPTS, every=11))

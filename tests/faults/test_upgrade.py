@@ -215,7 +215,7 @@ def test_the_cells_meet_every_activity_of_the_checkout() -> None:
     assert {cell.activity for cell in CELLS} == {*DOES, *UNDOS, *others}
 
 
-async def test_a_stuck_order_waits_through_a_deploy_and_is_mended_on_the_next_build(shop: Shop) -> None:
+async def test_a_stuck_order_waits_through_a_deploy_and_is_fixed_on_the_next_build(shop: Shop) -> None:
     await shop.database.run(BREAK_UNDO["pay"])
     order = shop.order("nemo")
 

@@ -105,9 +105,9 @@ async def test_a_worker_whose_clock_is_an_hour_off_and_jumps_back_ends_every_ord
 ) -> None:
     wrong = await site.ready_worker(*ODD, "wrong-clock")
     async with site.under_load(80, begun=0) as load:
-        for number, told in enumerate((first, SIGUSR1 if first == SIGUSR2 else SIGUSR2), start=1):
+        for number, output in enumerate((first, SIGUSR1 if first == SIGUSR2 else SIGUSR2), start=1):
             await load.ended(15 * number)
-            wrong.signal(told)
+            wrong.signal(output)
             await site.logged(wrong, "clock wrong by", times=number)
             # The driver judges stale plans, and the pool stale connections, by stamps of this clock.
             for kind in ("json", "jsonb"):

@@ -114,10 +114,10 @@ async def test_orders_that_name_the_same_skus_the_other_way_round_do_not_deadloc
         object.__setattr__(order, "lines", tuple(reversed(order.lines)))
 
     # As many at once as there are connections: waiting for one has a limit, and nobody tries again here.
-    lanes = asyncio.Semaphore(engine.pool.size())  # type: ignore[attr-defined]
+    execution_modes = asyncio.Semaphore(engine.pool.size())  # type: ignore[attr-defined]
 
     async def go(order: CheckoutInput) -> None:
-        async with lanes:
+        async with execution_modes:
             await _there_and_back(shop, order)
 
     await asyncio.gather(*(go(order) for order in orders))
@@ -648,7 +648,7 @@ async def test_an_order_is_not_parked_while_a_step_stands_that_its_saga_does_not
 
     state = await Orders(shop.engine).park_order(ParkInput(undo(order), ["reserve"], "a cause"))
 
-    assert state == OrderState("paid", standing=["pay"])
+    assert state == OrderState("paid", active_steps=["pay"])
     assert await shop.database.value("SELECT count(*) FROM incidents") == 0
 
 
@@ -658,7 +658,7 @@ async def test_parking_at_once_opens_one_incident(shop: Shop) -> None:
 
     states = await asyncio.gather(*(Orders(shop.engine).park_order(park) for _ in range(5)))
 
-    assert states == [OrderState("stuck", "a reason", nothing_stands=True)] * 5
+    assert states == [OrderState("stuck", "a reason", nothing_active=True)] * 5
     assert await shop.database.value("SELECT count(*) FROM incidents") == 1
     assert await log_of(shop.database, order) == [(1, "stuck", "stuck", "park")]
     assert (await shop.audit()).violations == []

@@ -232,7 +232,7 @@ async def test_orders_of_every_ending_have_no_violations(shop: Shop) -> None:
     assert report.orders == {"completed": 1, "rejected": 2, "cancelled": 1, "stuck": 1}
 
 
-async def test_an_order_on_its_way_is_not_at_rest_until_it_has_stood_still(shop: Shop) -> None:
+async def test_an_order_on_its_way_is_not_at_rest_until_it_has_was_idle(shop: Shop) -> None:
     await Inventory(shop.engine).reserve_inventory(shop.order("carol", order_id="open"))
 
     recent = await Audit(shop.engine).run_audit(AuditInput(3600.0))

@@ -98,7 +98,7 @@ async def together(shop: Shop, orders: Sequence[CheckoutInput]) -> list[Outcome]
     }.items():
         report = await do(asked(list(going.values())))
         assert not report.left
-        assert not report.forgotten
+        assert not report.missing_step
         refused += [(going.pop(order_id), step, reason) for order_id, reason in report.refused.items()]
         ended += report.ended
         for outcome in report.ended:
@@ -191,7 +191,7 @@ async def test_orders_that_a_saga_carries_meanwhile_are_done_once(shop: Shop) ->
     assert await shop.database.value("SELECT count(*) FROM transfers WHERE kind = 'capture'") == 3
 
 
-async def test_an_id_that_belongs_to_another_order_is_told_and_left_alone(shop: Shop) -> None:
+async def test_an_id_that_belongs_to_another_order_is_reported_and_left_alone(shop: Shop) -> None:
     theirs = shop.order("alice")
     await one_by_one(shop, [theirs])
     before = await left_behind(shop.database)
@@ -265,13 +265,13 @@ async def test_orders_by_hand_and_orders_that_are_stuck_are_left_to_their_sagas(
 
 
 @pytest.mark.parametrize("step", [Step.PAY, Step.SHIP])
-async def test_a_step_that_the_database_has_forgotten_is_told(shop: Shop, step: Step) -> None:
+async def test_a_step_that_the_database_has_forgotten_is_reported(shop: Shop, step: Step) -> None:
     order, batches = shop.order(), Batches(shop.engine)
     do = batches.charge_orders if step is Step.PAY else batches.ship_orders
     if step is Step.SHIP:
         await batches.reserve_orders(asked([order]))
 
-    assert await do(asked([order])) == StepReport(forgotten=[order.order_id])
+    assert await do(asked([order])) == StepReport(missing_step=[order.order_id])
 
 
 @pytest.mark.parametrize("failed", [Step.RESERVE, Step.SHIP])

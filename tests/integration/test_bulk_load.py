@@ -40,8 +40,8 @@ def test_each_order_of_a_file_has_its_outcome_in_another_and_the_load_goes_on_fr
 
     assert loaded.code == 2, loaded.err  # some of the orders are none
     assert loaded.document["outcomes"] == {"completed": 2, "rejected": 2, "malformed": 3}
-    told = {(row["line"], row["status"], row["reason"].split(":")[0]) for row in rows}
-    assert told == {
+    output = {(row["line"], row["status"], row["reason"].split(":")[0]) for row in rows}
+    assert output == {
         ("2", "completed", ""),
         ("4", "rejected", "InsufficientFunds"),
         ("5", "malformed", "line 5"),
@@ -65,9 +65,9 @@ def test_the_example_of_the_documents_loads(commands: Commands) -> None:
     loaded = commands.here("load", "--from", str(ROOT / "demo" / "orders.csv"), "--outcomes", "told.csv")
 
     assert loaded.code == 0, loaded.err
-    told = {row["order_id"]: row["status"] for row in rows_of(commands.folder / "told.csv")}
+    output = {row["order_id"]: row["status"] for row in rows_of(commands.folder / "told.csv")}
     refused = {"import-3", "import-4", "import-6"}
-    assert told == {f"import-{n}": "rejected" if f"import-{n}" in refused else "completed" for n in range(1, 8)}
+    assert output == {f"import-{n}": "rejected" if f"import-{n}" in refused else "completed" for n in range(1, 8)}
 
 
 def test_json_lines_are_loaded_too(commands: Commands) -> None:
@@ -83,17 +83,17 @@ def test_json_lines_are_loaded_too(commands: Commands) -> None:
     loaded = commands.here("load", "--from", str(file), "--outcomes", "told.csv")
 
     assert loaded.code == 2, loaded.err
-    told = {row["line"]: row["status"] for row in rows_of(commands.folder / "told.csv")}
-    assert told == {**dict.fromkeys("123456", "completed"), "7": "other content"}
+    output = {row["line"]: row["status"] for row in rows_of(commands.folder / "told.csv")}
+    assert output == {**dict.fromkeys("123456", "completed"), "7": "other content"}
 
 
-def test_a_dry_run_tells_what_a_load_would_meet_and_begins_nothing(commands: Commands) -> None:
+def test_a_dry_run_reports_what_a_load_would_meet_and_begins_nothing(commands: Commands) -> None:
     commands.ready_worker()
     file, name = commands.folder / "orders.csv", f"dry-{commands.folder.name}"
     rows = [f"{name}-1,alice,tea-mug,1", f"{name}-2,alice,no-such,1", f"{name}-3,nobody,no-such,1", f"{name}-4,alice"]
     file.write_text("\n".join(["order_id,customer,sku,quantity", *rows]), encoding="utf-8")
 
-    told = commands.here("load", "--from", str(file), "--dry-run")
+    output = commands.here("load", "--from", str(file), "--dry-run")
     document = commands.here("load", "--from", str(file), "--dry-run", "--json").document
     begun = commands.here("list", "--json").document
     beside = list(commands.folder.glob("*.outcomes.csv"))
@@ -104,10 +104,10 @@ def test_a_dry_run_tells_what_a_load_would_meet_and_begins_nothing(commands: Com
     file.write_text(f"order_id,customer,sku,quantity\n{name}-1,carol,tea-mug,1\n", encoding="utf-8")
     other = commands.here("load", "--from", str(file), "--dry-run", "--json")
 
-    assert told.code == 2, told.err
-    assert "unknown SKUs: 'no-such' (2 orders)" in told.out
-    assert "unknown customers: 'nobody' (1 orders)" in told.out
-    assert "Nothing was started." in told.out
+    assert output.code == 2, output.err
+    assert "unknown SKUs: 'no-such' (2 orders)" in output.out
+    assert "unknown customers: 'nobody' (1 orders)" in output.out
+    assert "Nothing was started." in output.out
     assert document["outcomes"] == {"new": 1, "unknown": 2, "malformed": 1}
     assert (document["unknown_skus"], document["unknown_customers"]) == ({"no-such": 2}, {"nobody": 1})
     assert [problem["line"] for problem in document["problems"]] == [5, 3, 4]
@@ -136,7 +136,7 @@ def test_a_load_without_a_worker_says_so_and_goes_on_once_there_is_one(commands:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_who_interrupts_a_load_is_told_how_far_it_came(commands: Commands, number: signal.Signals) -> None:
+def test_who_interrupts_a_load_is_reported_how_far_it_came(commands: Commands, number: signal.Signals) -> None:
     file = commands.folder / "orders.csv"
     file.write_text(f"order_id,customer,sku,quantity\nleft-{commands.folder.name},alice,tea-mug,1\n", encoding="utf-8")
 
@@ -193,7 +193,7 @@ def test_a_start_that_is_out_of_time_goes_on(commands: Commands) -> None:
     assert "no worker polls" not in then.err
 
 
-def test_a_file_that_cannot_be_loaded_is_told_before_anything_is_done(commands: Commands) -> None:
+def test_a_file_that_cannot_be_loaded_is_reported_before_anything_is_done(commands: Commands) -> None:
     (commands.folder / "orders.csv").write_text("who,what\n", encoding="utf-8")
 
     for arguments, problem in (

@@ -81,7 +81,7 @@ def refused(stack: DevStack, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 
 @pytest.mark.parametrize("case", sorted(WRONG_USAGE))
-def test_wrong_usage_is_told_in_words_and_ends_with_2(case: str, refused: dict[str, Ran]) -> None:
+def test_wrong_usage_is_reported_in_words_and_ends_with_2(case: str, refused: dict[str, Ran]) -> None:
     ran = refused[case]
 
     assert ran.code == 2, (ran.out, ran.err)
@@ -96,14 +96,14 @@ def test_a_process_of_its_own_refuses_wrong_usage_with_the_same_words(
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:99999", ":7233"])
-def test_an_address_that_is_none_is_told_as_a_wrong_setting(commands: Commands, address: str) -> None:
+def test_an_address_that_is_none_is_reported_as_a_wrong_setting(commands: Commands, address: str) -> None:
     ran = commands.here("list", TEMPORAL_ADDRESS=address)
     worker = commands.worker(TEMPORAL_ADDRESS=address)
 
     assert (ran.code, worker.wait(DEADLINE_SECONDS)) == (2, 2)
-    for told in ran.err, worker.tail(50):
-        assert f"TEMPORAL_ADDRESS: '{address}' is not as 127.0.0.1:7233" in told
-        assert "Traceback" not in told
+    for output in ran.err, worker.tail(50):
+        assert f"TEMPORAL_ADDRESS: '{address}' is not as 127.0.0.1:7233" in output
+        assert "Traceback" not in output
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_an_address_that_is_none_is_told_as_a_wrong_setting(commands: Commands, 
     ],
     ids=" ".join,
 )
-def test_a_namespace_that_is_not_there_is_told_as_that(commands: Commands, arguments: tuple[str, ...]) -> None:
+def test_a_namespace_that_is_not_there_is_reported_as_that(commands: Commands, arguments: tuple[str, ...]) -> None:
     ran = commands.here(*arguments, TEMPORAL_NAMESPACE="nowhere")
 
     assert ran.code == 1
@@ -134,7 +134,7 @@ def test_a_worker_that_is_asked_for_help_gives_it_and_does_not_start(commands: C
     assert "It takes no other arguments." in mistaken.err
 
 
-def test_an_unreachable_temporal_is_told_in_words_and_ends_with_1(commands: Commands) -> None:
+def test_an_unreachable_temporal_is_reported_in_words_and_ends_with_1(commands: Commands) -> None:
     nobody = f"127.0.0.1:{free_port()}"
 
     ran = commands.starter("list", TEMPORAL_ADDRESS=nobody)
@@ -145,7 +145,7 @@ def test_an_unreachable_temporal_is_told_in_words_and_ends_with_1(commands: Comm
     assert "TEMPORAL_ADDRESS" in ran.err
 
 
-def test_the_status_of_an_order_without_a_worker_is_told_without_its_steps(commands: Commands) -> None:
+def test_the_status_of_an_order_without_a_worker_is_reported_without_its_steps(commands: Commands) -> None:
     order_id = unique("waiting")
     commands.here("start", "--order-id", order_id, "--customer", "alice", "--line", "pen:1", "--no-wait")
 
@@ -167,7 +167,7 @@ def test_every_command_has_help_with_an_example(stack: DevStack, tmp_path: Path)
         assert f"starter.py {command}" in " ".join(ran.out.split())
 
 
-def test_a_worker_tells_all_that_is_wrong_with_its_configuration_at_once(commands: Commands) -> None:
+def test_a_worker_reports_all_that_is_wrong_with_its_configuration_at_once(commands: Commands) -> None:
     worker = commands.worker(
         CHECKOUT_DATABASE_URL="mysql://u:geheim@host/db",
         CHECKOUT_DATABASE_POOL_SIZE="many",
@@ -176,11 +176,11 @@ def test_a_worker_tells_all_that_is_wrong_with_its_configuration_at_once(command
     )
 
     assert worker.wait(DEADLINE_SECONDS) == 2
-    told = worker.tail(50)
+    output = worker.tail(50)
     for problem in ("DATABASE_URL", "DATABASE_POOL_SIZE", "LOG_LEVEL", "CHECKOUT_TASKQUEUE"):
-        assert problem in told
-    assert "geheim" not in told
-    assert "Traceback" not in told
+        assert problem in output
+    assert "geheim" not in output
+    assert "Traceback" not in output
 
 
 def test_a_worker_waits_for_a_postgres_that_comes_later(commands: Commands, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_commands_leave_with_the_status_that_they_mean(commands: Commands) -> No
     assert worker.stop() == 0
 
 
-def test_the_log_tells_every_change_once_across_restarts_and_workers(commands: Commands, database: Database) -> None:
+def test_the_log_reports_every_change_once_across_restarts_and_workers(commands: Commands, database: Database) -> None:
     first = commands.ready_worker()
     second = commands.ready_worker()
     commands.here("load", "--orders", "10", "--concurrency", "5")

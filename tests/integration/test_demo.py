@@ -22,7 +22,7 @@ def test_the_demo_ends_every_scenario_as_it_should() -> None:
     assert "0 violations" in done.stdout
 
 
-def test_the_dev_command_tells_its_usage_when_it_is_called_wrongly() -> None:
+def test_the_dev_command_reports_its_usage_when_it_is_called_wrongly() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "devstack", "sideways"], cwd=ROOT, capture_output=True, text=True, check=False
     )

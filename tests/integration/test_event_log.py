@@ -462,7 +462,7 @@ async def test_the_log_goes_back_as_often_as_the_database_does(log: FollowedLog,
     assert log.told() == [("a-1", 1), ("b-1", 1), ("a-1", 1), ("b-1", 1), ("a-1", 1), ("c-1", 1)]
 
 
-async def test_a_dump_of_a_server_that_is_ahead_is_told_whole_once_its_events_are_given_to_the_past(
+async def test_a_dump_of_a_server_that_is_ahead_is_reported_whole_once_its_events_are_given_to_the_past(
     log: FollowedLog, database: Database, polls: Polls, caplog: pytest.LogCaptureFixture
 ) -> None:
     """New events have lower transaction ids than those of the dump, and the bookmark is still there."""
@@ -678,7 +678,7 @@ async def test_a_worker_that_stood_by_says_when_it_takes_over(
     async with contextlib.AsyncExitStack() as second:
         async with log.followed():
             await until(log.path.exists)
-            task = asyncio.create_task(event_log.follow(log.engine, log.path, must_tell=True))
+            task = asyncio.create_task(event_log.follow(log.engine, log.path, must_write=True))
             second.callback(task.cancel)
             await until(lambda: "stands by" in caplog.text)
         await log.insert("one")
@@ -747,7 +747,7 @@ async def test_standard_output_gets_what_happens_from_now_on_and_says_from_where
     assert r": a b\x1b[2J workflow=" in second
 
 
-async def test_what_is_settled_when_a_worker_ends_is_told_before(
+async def test_what_is_settled_when_a_worker_ends_is_reported_before(
     log: FollowedLog, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_log, "_POLL_SECONDS", 600)

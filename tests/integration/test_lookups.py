@@ -97,17 +97,17 @@ async def test_a_step_that_never_ran_shows_who_has_settled_it(shop: Shop) -> Non
     assert await steps_of(shop, order) == [("reserve", "nothing to undo", ""), ("ship", "resolved", "")]
 
 
-async def test_names_that_nobody_knows_are_told_and_a_house_account_is_no_customer(shop: Shop) -> None:
+async def test_names_that_nobody_knows_are_reported_and_a_house_account_is_no_customer(shop: Shop) -> None:
     taken, pending = shop.order("alice"), shop.order("alice")
     await Inventory(shop.engine).reserve_inventory(taken)
     await shop.accept_by_hand(pending)
 
-    told = await Names(shop.engine).look_up_names(
+    output = await Names(shop.engine).look_up_names(
         NamesInput(["tea-mug", "no-such"], ["alice", "shop", "nobody"], [taken.order_id, pending.order_id, "free"])
     )
 
-    assert (told.unknown_skus, sorted(told.unknown_customers)) == (["no-such"], ["nobody", "shop"])
-    assert set(told.known_orders) == {
+    assert (output.unknown_skus, sorted(output.unknown_customers)) == (["no-such"], ["nobody", "shop"])
+    assert set(output.known_orders) == {
         KnownOrder(taken.order_id, "reserved", taken.fingerprint),
         KnownOrder(pending.order_id, "pending", None),
     }

@@ -9,7 +9,10 @@ from devstack.stack import ROOT
 
 _FEW = ("--orders", "6", "--at-once", "3", "--alone", "2", "--rounds", "1", "--counted", "3", "--mix", "hot")
 _MEASUREMENTS = {
-    "benchmarks": ((*_FEW, "--only", "fast", "--only", "idle"), "Throughput, round by round: fast against idle "),
+    "benchmarks": (
+        (*_FEW, "--only", "local-first", "--only", "idle"),
+        "Throughput, round by round: local-first against idle ",
+    ),
     "benchmarks.bulk": (("--orders", "40", "--rounds", "1", "--refused"), "the audit is clean"),
     "benchmarks.recovery": (("--rounds", "1", "--at-once", "8"), "outcomes: {'completed': "),
 }

@@ -79,11 +79,11 @@ async def _is(shop: Shop, count: int) -> bool:
 
 
 async def test_two_workers_audit_one_after_the_other(shop: Shop) -> None:
-    patient = replace(shop, engine=create_audit_engine(shop.database.url))  # no statement of it ends while we look
+    long_query = replace(shop, engine=create_audit_engine(shop.database.url))  # no statement of it ends while we look
     await shop.database.run(f'ALTER ROLE checkout IN DATABASE "{shop.database.name}" SET lock_timeout = 0')
     # A process has one worker for each task queue and client.
     client = await Client.connect(shop.client.service_client.config.target_host, data_converter=DATA_CONVERTER)
-    async with patient.working(), replace(patient, client=client).working():
+    async with long_query.working(), replace(long_query, client=client).working():
         async with shop.database.locked("LOCK TABLE inventory IN ACCESS EXCLUSIVE MODE"):
             audits = await start_audits(shop, 2)
             await until(lambda: _is(shop, 1))
@@ -220,7 +220,7 @@ async def test_a_sweep_of_other_orders_is_another_question(shop: Shop, checkouts
     assert report.started == [order.order_id]
 
 
-async def test_who_waits_in_vain_for_an_earlier_one_is_told_so(shop: Shop, checkouts: Checkouts) -> None:
+async def test_who_waits_in_vain_for_an_earlier_one_is_reported_so(shop: Shop, checkouts: Checkouts) -> None:
     await shop.client.start_workflow(
         policies.SWEEP_WORKFLOW,
         SweepInput(),

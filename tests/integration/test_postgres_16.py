@@ -48,7 +48,7 @@ def shop(client: Client, engine: AsyncEngine, database: Database) -> Shop:
 
 
 async def test_nothing_is_lacking(database: Database, engine: AsyncEngine) -> None:
-    sweep, audit = create_engine(database.url, is_patient=True), create_audit_engine(database.url)
+    sweep, audit = create_engine(database.url, has_long_statements=True), create_audit_engine(database.url)
 
     lacks = await schema.problems(engine, sweep, audit)
     async with audit.connect() as connection:

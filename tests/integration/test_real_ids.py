@@ -111,18 +111,22 @@ def test_what_it_says_can_be_typed_again(commands: Commands, database: Database)
     assert shown.document["order_id"] == order_id
 
 
-@pytest.mark.parametrize("lane", ["classic", "fast"])
-def test_an_order_may_be_as_large_as_the_rule_allows(commands: Commands, database: Database, lane: str) -> None:
+@pytest.mark.parametrize("execution_mode", ["activity", "local-first"])
+def test_an_order_may_be_as_large_as_the_rule_allows(
+    commands: Commands, database: Database, execution_mode: str
+) -> None:
     wide = unique("w") + _CART * 118
     order = _longest(wide, wide)
     asyncio.run(_sold(database, wide, *(line.sku for line in order.lines)))
     commands.ready_worker()
     lines = [f"--line={line.sku}:1" for line in order.lines]
 
-    done = commands.here("start", f"--order-id={wide}", f"--customer={wide}", *lines, "--json", CHECKOUT_LANE=lane)
+    done = commands.here(
+        "start", f"--order-id={wide}", f"--customer={wide}", *lines, "--json", CHECKOUT_EXECUTION_MODE=execution_mode
+    )
     refused = commands.here(
         "start", f"--order-id=-{wide[1:]}", "--customer=alice", "--line=nothing:1", *lines[1:], "--json",
-        CHECKOUT_LANE=lane,
+        CHECKOUT_EXECUTION_MODE=execution_mode,
     )  # fmt: skip
 
     assert done.document["status"] == "completed", done.err

@@ -61,8 +61,8 @@ temporary tables | GRANT TEMP ON DATABASE checkout TO PUBLIC | setup.sql | it ma
 
 
 @pytest.mark.parametrize("case", _TOO_MUCH, ids=lambda case: case[0])
-async def test_whatever_is_too_much_is_told(case: list[str], server: PostgresServer, engine: AsyncEngine) -> None:
-    _, done, undone, told = case
+async def test_whatever_is_too_much_is_reported(case: list[str], server: PostgresServer, engine: AsyncEngine) -> None:
+    _, done, undone, output = case
     psql(server, DATABASE, "-c", done)
 
     try:
@@ -70,7 +70,7 @@ async def test_whatever_is_too_much_is_told(case: list[str], server: PostgresSer
     finally:
         psql(server, DATABASE, "-f", "-", given=_SETUP if undone == "setup.sql" else undone)
 
-    assert found == [told]
+    assert found == [output]
     assert await rights.too_much(engine) == []
 
 
@@ -87,7 +87,7 @@ async def test_a_worker_says_so_as_it_starts_and_works_all_the_same(
     server: PostgresServer, engine: AsyncEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = server.url(DATABASE, ROLE)
-    engines = Engines(engine, create_engine(url, is_patient=True), create_audit_engine(url))
+    engines = Engines(engine, create_engine(url, has_long_statements=True), create_audit_engine(url))
     psql(server, DATABASE, "-c", "GRANT TEMP ON DATABASE checkout TO checkout")
 
     try:

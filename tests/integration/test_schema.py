@@ -23,14 +23,14 @@ async def test_a_database_on_which_setup_sql_has_run_lacks_nothing(database: Dat
     assert await lacks(database.url) == []
 
 
-async def test_a_database_on_which_setup_sql_never_ran_is_told_in_one_line(stack: DevStack) -> None:
+async def test_a_database_on_which_setup_sql_never_ran_is_reported_in_one_line(stack: DevStack) -> None:
     assert await lacks(stack.postgres.url("postgres")) == ["any of our tables: setup.sql has not been run on it"]
 
 
 def _table(rows: str) -> dict[str, tuple[str, str]]:
     """Read rows of: what it is | the damage | what is told, line // line."""
     cells = (" ".join(row.split()).split(" | ") for row in rows.strip().splitlines())
-    return {what: (damage, told.replace(" // ", "\n")) for what, damage, told in cells}
+    return {what: (damage, output.replace(" // ", "\n")) for what, damage, output in cells}
 
 
 _MENDED_BY_SETUP = _table("""

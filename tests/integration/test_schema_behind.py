@@ -42,9 +42,17 @@ async def test_a_schema_one_version_behind_rejects_no_order(
 
     worker = commands.worker(CHECKOUT_STARTUP_TIMEOUT_SECONDS="2")
     for number, order_id in enumerate(ids):
-        lane = "fast" if number % 2 else "classic"
+        execution_mode = "local-first" if number % 2 else "activity"
         started = commands.starter(
-            "start", "--order-id", order_id, "--customer", "alice", "--line", "pen:1", "--no-wait", CHECKOUT_LANE=lane
+            "start",
+            "--order-id",
+            order_id,
+            "--customer",
+            "alice",
+            "--line",
+            "pen:1",
+            "--no-wait",
+            CHECKOUT_EXECUTION_MODE=execution_mode,
         )
         assert started.code == 0, started.err
     refused = worker.wait(DEADLINE_SECONDS)

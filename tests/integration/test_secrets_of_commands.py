@@ -57,11 +57,11 @@ async def test_a_wrong_secret_is_in_no_output_and_no_log(kind: str, commands: Co
     asked = await asyncio.to_thread(lambda: commands.here("list", **environment))
 
     statuses = [await asyncio.to_thread(started.wait, DEADLINE_SECONDS) for started in (worker, checking)]
-    told = [worker.tail(500), checking.tail(500), asked.out + asked.err]
-    assert all(status in {1, 2} for status in statuses), told
+    output = [worker.tail(500), checking.tail(500), asked.out + asked.err]
+    assert all(status in {1, 2} for status in statuses), output
     assert not is_met_by_starter or asked.code in {1, 2}
-    assert [text for text in told if CANARY in text or "Traceback" in text] == []
-    assert all(told[:2]), "nothing was said at all"
+    assert [text for text in output if CANARY in text or "Traceback" in text] == []
+    assert all(output[:2]), "nothing was said at all"
 
 
 async def test_a_worker_at_work_keeps_its_secrets_to_itself(commands: Commands, tmp_path: Path) -> None:
@@ -78,6 +78,6 @@ async def test_a_worker_at_work_keeps_its_secrets_to_itself(commands: Commands, 
     await asyncio.to_thread(worker.stop)
 
     assert bought.code == 0, bought.err
-    told = [*_logs(tmp_path), bought.out, bought.err, str(arguments)]
-    assert any("ready: task queue" in text for text in told)
-    assert [text for text in told if CANARY in text] == []
+    output = [*_logs(tmp_path), bought.out, bought.err, str(arguments)]
+    assert any("ready: task queue" in text for text in output)
+    assert [text for text in output if CANARY in text] == []

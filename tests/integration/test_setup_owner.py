@@ -56,29 +56,29 @@ async def test_the_owner_of_a_database_who_may_make_roles_can_run_it(server: Pos
     assert await lacks(server.url(shop_of, "checkout")) == []
 
 
-async def test_an_owner_who_may_not_is_told_what_an_administrator_has_to_run(
+async def test_an_owner_who_may_not_is_reported_what_an_administrator_has_to_run(
     server: PostgresServer, shop_of: str
 ) -> None:
-    code, told = _run(server, shop_of)
-    [hint] = [line.removeprefix("HINT:  ") for line in told.splitlines() if line.startswith("HINT")]
+    code, output = _run(server, shop_of)
+    [hint] = [line.removeprefix("HINT:  ") for line in output.splitlines() if line.startswith("HINT")]
     tables = psql(server, shop_of, "-Atc", "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")
     psql(server, "postgres", "-c", hint.partition("again: ")[2])
     after = _run(server, shop_of)
 
     assert code == 3
-    assert "owner may not make or change the checkout's roles" in told
+    assert "owner may not make or change the checkout's roles" in output
     assert tables.strip() == "0"
     assert after[0] == 0, after[1]
     assert await lacks(server.url(shop_of, "checkout")) == []
 
 
-async def test_a_role_that_lacks_a_setting_is_told_as_well(server: PostgresServer, shop_of: str) -> None:
+async def test_a_role_that_lacks_a_setting_is_reported_as_well(server: PostgresServer, shop_of: str) -> None:
     psql(server, "postgres", "-c", "CREATE ROLE checkout LOGIN", "-c", "ALTER ROLE checkout SET lock_timeout = '9s'")
 
-    code, told = _run(server, shop_of)
+    code, output = _run(server, shop_of)
 
     assert code == 3
-    assert "ALTER ROLE checkout SET lock_timeout = '1500ms'" in told
+    assert "ALTER ROLE checkout SET lock_timeout = '1500ms'" in output
 
 
 async def test_what_an_earlier_version_made_becomes_the_owners(server: PostgresServer, shop_of: str) -> None:
@@ -91,27 +91,27 @@ async def test_what_an_earlier_version_made_becomes_the_owners(server: PostgresS
         psql(server, shop_of, "-c", f"ALTER FUNCTION {function} OWNER TO owner")
     before = psql(server, shop_of, "-Atc", others)
 
-    code, told = _run(server, shop_of)
+    code, output = _run(server, shop_of)
 
     assert before.strip()
-    assert code == 0, told
+    assert code == 0, output
     assert psql(server, shop_of, "-Atc", others) == ""
     assert await lacks(server.url(shop_of, "checkout")) == []
 
 
-def test_an_owner_of_the_schema_alone_is_told_who_has_to_close_the_database(
+def test_an_owner_of_the_schema_alone_is_reported_who_has_to_close_the_database(
     server: PostgresServer, shop_of: str
 ) -> None:
     psql(server, "postgres", "-c", "ALTER ROLE owner CREATEROLE", "-c", f"ALTER DATABASE {shop_of} OWNER TO postgres")
     psql(server, shop_of, "-c", "ALTER SCHEMA public OWNER TO owner")
 
-    code, told = _run(server, shop_of)
-    [hint] = [line.removeprefix("HINT:  ") for line in told.splitlines() if line.startswith("HINT")]
+    code, output = _run(server, shop_of)
+    [hint] = [line.removeprefix("HINT:  ") for line in output.splitlines() if line.startswith("HINT")]
     psql(server, shop_of, "-c", hint.partition("run this: ")[2])
     after = _run(server, shop_of)
 
     assert code == 0
-    assert "others than the checkout's roles may" in told
+    assert "others than the checkout's roles may" in output
     assert after[0] == 0
     assert "WARNING" not in after[1], after[1]
 
@@ -135,7 +135,7 @@ async def test_any_search_path_will_do(server: PostgresServer, shop_of: str, pat
         "CREATE TABLE other.orders (order_id text)",
     )
 
-    code, told = _run(server, shop_of)
+    code, output = _run(server, shop_of)
     by_hand = psql(
         server,
         shop_of,
@@ -144,7 +144,7 @@ async def test_any_search_path_will_do(server: PostgresServer, shop_of: str, pat
         *("-Atc", "SELECT string_agg(status, ', ' ORDER BY seq) FROM public.order_events"),
     )
 
-    assert code == 0, told
+    assert code == 0, output
     assert by_hand.strip() == "pending, cancelled"
     assert await lacks(server.url(shop_of, "checkout")) == []
 
@@ -154,10 +154,10 @@ def test_a_server_that_is_too_old_is_refused_in_one_line(server: PostgresServer,
     file = tmp_path / "setup.sql"
     file.write_text(_SETUP.read_text(encoding="utf-8").replace("150000", "990000"), encoding="utf-8")
 
-    code, told = _run(server, shop_of, file)
+    code, output = _run(server, shop_of, file)
 
     assert code == 3
-    [line] = told.splitlines()
+    [line] = output.splitlines()
     assert "is too old: this needs 15 or newer" in line
 
 
@@ -179,7 +179,7 @@ async def test_tables_that_were_put_aside_are_not_taken_for_ours(stack: DevStack
     assert await lacks(database.url) == []
 
 
-async def test_an_index_name_that_another_table_has_taken_is_told(stack: DevStack, database: Database) -> None:
+async def test_an_index_name_that_another_table_has_taken_is_reported(stack: DevStack, database: Database) -> None:
     await database.run("DROP INDEX transfers_by_debit; CREATE INDEX transfers_by_debit ON orders (customer)")
 
     with pytest.raises(ServerFailed, match='relation "transfers_by_debit" already exists'):

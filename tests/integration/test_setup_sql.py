@@ -83,14 +83,16 @@ async def test_a_database_from_before_customers_were_opened_with_nothing_opens_t
     assert await database.value("SELECT balance_minor FROM accounts WHERE account_id = 'ines'") == 0
 
 
-async def test_an_index_that_was_never_finished_is_told_with_what_to_do(stack: DevStack, database: Database) -> None:
+async def test_an_index_that_was_never_finished_is_reported_with_what_to_do(
+    stack: DevStack, database: Database
+) -> None:
     index = "incidents_one_open_per_order"
     await database.run(f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{index}'::regclass")
 
-    with pytest.raises(ServerFailed, match=f"index {index} is invalid") as told:
+    with pytest.raises(ServerFailed, match=f"index {index} is invalid") as output:
         psql(stack.postgres, database.name, *_SETUP)
 
-    assert f"Run DROP INDEX CONCURRENTLY public.{index}, and this file again." in str(told.value)
+    assert f"Run DROP INDEX CONCURRENTLY public.{index}, and this file again." in str(output.value)
 
 
 async def test_an_order_that_an_earlier_version_parked_for_a_review_needs_one_still(
@@ -407,14 +409,14 @@ async def test_moves_made_by_hand_are_numbered_without_a_gap_whoever_makes_them(
     ]
 
 
-async def test_a_move_sets_the_clock_of_how_long_an_order_has_stood_still(database: Database) -> None:
+async def test_a_move_sets_the_clock_of_how_long_an_order_has_was_idle(database: Database) -> None:
     since = "SELECT now() - updated_at FROM orders"
     await database.run("INSERT INTO orders (order_id, customer, updated_at) VALUES ('o-1', 'alice', '2020-01-01')")
 
     await database.run("UPDATE orders SET reason = 'not a move'")
-    stood_still = await database.value(since)
+    idle_for = await database.value(since)
     await database.run("UPDATE orders SET status = 'unwinding'")
     moved = await database.value(since)
 
-    assert stood_still > timedelta(days=365)
+    assert idle_for > timedelta(days=365)
     assert moved < timedelta(minutes=1)

@@ -79,21 +79,21 @@ async def test_rows_are_looked_at_beside_those_who_write(stack: DevStack, databa
     assert await database.fetch(_UNSEEN) == []
 
 
-async def test_rows_that_a_new_constraint_does_not_allow_stay_and_are_told_of(
+async def test_rows_that_a_new_constraint_does_not_allow_stay_and_are_reported_of(
     stack: DevStack, database: Database
 ) -> None:
     await database.run(_VERSION_2)
     await database.run("INSERT INTO accounts VALUES (E'b\\tb', 'customer', 'Bob', 0)")
     await database.run("UPDATE accounts SET currency = 'DEM' WHERE account_id = 'alice'")
 
-    told = [_told(stack, database) for _ in range(2)]
+    output = [_told(stack, database) for _ in range(2)]
     unseen = [row[0] for row in await database.fetch(_UNSEEN)]
     await database.run("UPDATE accounts SET balance_minor = 1 WHERE account_id = 'alice'")
     await database.run("DELETE FROM accounts WHERE name = 'Bob'; INSERT INTO currencies VALUES ('DEM', 2)")
     mended = _told(stack, database)
 
     assert unseen == ["accounts_currency_is_known", "accounts_id_is_printable"]
-    for each in told:
+    for each in output:
         for constraint in unseen:
             assert f"WARNING:  accounts has rows that {constraint} does not allow" in each
     assert "WARNING" not in mended

@@ -48,35 +48,35 @@ async def given_to(shop: Shop, order_id: str) -> dict[str, Any]:
 # start --------------------------------------------------------------------------------------------------
 
 
-async def test_the_customer_and_every_line_reach_the_order(desk: Desk) -> None:
+async def test_the_customer_and_every_line_reach_the_order(run_starter: Desk) -> None:
     order_id = unique("lines")
 
-    async with desk.shop.working():
-        document = await desk.json(*start(order_id, "alice", "tea-mug:2", "poster:1", "tea-mug:1"))
+    async with run_starter.shop.working():
+        document = await run_starter.json(*start(order_id, "alice", "tea-mug:2", "poster:1", "tea-mug:1"))
 
-    database = desk.shop.database
+    database = run_starter.shop.database
     lines = await database.fetch("SELECT sku, quantity FROM order_lines WHERE order_id = $1 ORDER BY sku", order_id)
     assert [tuple(line) for line in lines] == [("poster", 1), ("tea-mug", 3)]
     assert await database.value("SELECT customer FROM orders WHERE order_id = $1", order_id) == "alice"
     assert (document["order_id"], document["workflow_id"]) == (order_id, checkout_workflow_id(order_id))
 
 
-@pytest.mark.parametrize("lane", ["fast", "classic"])
-async def test_the_lane_of_the_settings_reaches_the_order(desk: Desk, lane: str) -> None:
-    order_id = unique("lane")
+@pytest.mark.parametrize("execution_mode", ["local-first", "activity"])
+async def test_the_lane_of_the_settings_reaches_the_order(run_starter: Desk, execution_mode: str) -> None:
+    order_id = unique("execution_mode")
 
-    await desk(*start(order_id, "alice"), "--no-wait", CHECKOUT_LANE=lane)
+    await run_starter(*start(order_id, "alice"), "--no-wait", CHECKOUT_EXECUTION_MODE=execution_mode)
 
-    assert (await given_to(desk.shop, order_id))["lane"] == lane
+    assert (await given_to(run_starter.shop, order_id))["execution_mode"] == execution_mode
 
 
-async def test_an_order_that_is_not_waited_for_is_told_as_it_stands(desk: Desk) -> None:
+async def test_an_order_that_is_not_waited_for_is_reported_as_it_stands(run_starter: Desk) -> None:
     order_id = unique("later")
 
-    begun = await desk(*start(order_id, "bob", "lamp:1"), "--no-wait")  # no worker is there to end it
-    async with desk.shop.working():
-        waited = await desk(*start(order_id, "bob", "lamp:1"))
-        joined = await desk(*start(order_id, "bob", "lamp:1"), "--no-wait")
+    begun = await run_starter(*start(order_id, "bob", "lamp:1"), "--no-wait")  # no worker is there to end it
+    async with run_starter.shop.working():
+        waited = await run_starter(*start(order_id, "bob", "lamp:1"))
+        joined = await run_starter(*start(order_id, "bob", "lamp:1"), "--no-wait")
 
     assert (begun.code, waited.code, joined.code) == (0, 3, 3)
     assert f"order {order_id}  running" in begun.out
@@ -84,25 +84,25 @@ async def test_an_order_that_is_not_waited_for_is_told_as_it_stands(desk: Desk) 
     assert f"order {order_id}  rejected" in joined.out
 
 
-async def test_who_waits_for_a_new_order_is_told_first_that_it_was_started(desk: Desk) -> None:
+async def test_who_waits_for_a_new_order_is_reported_first_that_it_was_started(run_starter: Desk) -> None:
     order_id, quiet = unique("hint"), unique("quiet")
 
-    async with desk.shop.working():
-        started = await desk(*start(order_id, "alice"))
-        joined = await desk(*start(order_id, "alice"))
-        document = await desk(*start(quiet, "alice"), "--json")
+    async with run_starter.shop.working():
+        started = await run_starter(*start(order_id, "alice"))
+        joined = await run_starter(*start(order_id, "alice"))
+        document = await run_starter(*start(quiet, "alice"), "--json")
 
     assert started.err == f"started {order_id}\n"
     assert (joined.err, document.err) == ("", "")
     assert started.out == joined.out
 
 
-async def test_people_are_shown_the_total_the_parcel_each_step_and_where_to_look_on(desk: Desk) -> None:
+async def test_people_are_shown_the_total_the_parcel_each_step_and_where_to_look_on(run_starter: Desk) -> None:
     order_id = unique("shown")
 
-    async with desk.shop.working():
-        document = await desk.json(*start(order_id, "alice", "tea-mug:2"))
-        shown = await desk("status", order_id, CHECKOUT_UI_URL="http://ui.example:9/")
+    async with run_starter.shop.working():
+        document = await run_starter.json(*start(order_id, "alice", "tea-mug:2"))
+        shown = await run_starter("status", order_id, CHECKOUT_UI_URL="http://ui.example:9/")
 
     heading, *steps, link = shown.out.splitlines()
     assert heading == f"order {order_id}  completed  24.00 EUR  parcel {document['tracking_number']}"
@@ -114,8 +114,8 @@ async def test_people_are_shown_the_total_the_parcel_each_step_and_where_to_look
 @pytest.mark.parametrize(
     ("more", "times"), [((), 2), (("--json",), 1)], ids=["before it is sent and as advice", "as advice beside JSON"]
 )
-async def test_a_start_without_an_answer_tells_the_id_that_a_repeat_needs(
-    desk: Desk, stack: DevStack, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...], times: int
+async def test_a_start_without_an_answer_reports_the_id_that_a_repeat_needs(
+    run_starter: Desk, stack: DevStack, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...], times: int
 ) -> None:
     with Proxy(stack.ports.temporal) as link:
 
@@ -126,40 +126,42 @@ async def test_a_start_without_an_answer_tells_the_id_that_a_repeat_needs(
 
         monkeypatch.setattr(connection, "connect", connect_and_lose_the_answers)
         buy = ("start", "--customer", "alice", "--line", "tea-mug:1", "--no-wait", *more)
-        lost = await desk(*buy, TEMPORAL_ADDRESS=f"127.0.0.1:{link.port}")
+        lost = await run_starter(*buy, TEMPORAL_ADDRESS=f"127.0.0.1:{link.port}")
     monkeypatch.undo()
-    told = re.findall(r"(?:--order-id|starting) (order-\w+)", lost.err)
-    repeated = await desk(*buy, "--order-id", told[0])
-    async with desk.shop.working():
-        ended = await how_it_ended(desk.shop.newest_run(desk.shop.order(order_id=told[0])))
+    output = re.findall(r"(?:--order-id|starting) (order-\w+)", lost.err)
+    repeated = await run_starter(*buy, "--order-id", output[0])
+    async with run_starter.shop.working():
+        ended = await how_it_ended(run_starter.shop.newest_run(run_starter.shop.order(order_id=output[0])))
 
     assert (lost.code, lost.out) == (1, "")
     assert "not known" in lost.err
-    assert len(told) == times
-    assert len(set(told)) == 1
+    assert len(output) == times
+    assert len(set(output)) == 1
     assert repeated.code == 0
     assert ended == "completed"
-    assert await desk.shop.database.value("SELECT count(*) FROM orders") == 1
+    assert await run_starter.shop.database.value("SELECT count(*) FROM orders") == 1
 
 
-async def test_an_id_that_was_made_up_is_told_before_it_is_sent_and_one_that_was_given_is_not(desk: Desk) -> None:
+async def test_an_id_that_was_made_up_is_reported_before_it_is_sent_and_one_that_was_given_is_not(
+    run_starter: Desk,
+) -> None:
     buy = ("start", "--customer", "alice", "--line", "tea-mug:1", "--no-wait")
 
-    made_up, another = await desk(*buy), await desk.json(*buy)
-    given = await desk(*start(unique("given"), "alice"), "--no-wait")
+    made_up, another = await run_starter(*buy), await run_starter.json(*buy)
+    given = await run_starter(*start(unique("given"), "alice"), "--no-wait")
 
     [order_id] = re.findall(r"order (order-\w+)  running", made_up.out)
     assert made_up.err == f"starting {order_id}\n"
     assert given.err == ""
     assert another["order_id"] != order_id
-    assert (await given_to(desk.shop, order_id))["order_id"] == order_id
+    assert (await given_to(run_starter.shop, order_id))["order_id"] == order_id
 
 
 # status and list ----------------------------------------------------------------------------------------
 
 
-async def test_each_status_has_its_exit_status_and_is_listed_under_its_name_alone(desk: Desk) -> None:
-    shop, gates = desk.shop, Gates()
+async def test_each_status_has_its_exit_status_and_is_listed_under_its_name_alone(run_starter: Desk) -> None:
+    shop, gates = run_starter.shop, Gates()
     ids = {name: unique(name) for name in ("completed", "rejected", "cancelled", "running", "unwinding", "terminated")}
     stuck = shop.order("nemo", order_id=unique("stuck"))
     gates.fail(stuck, "refund_payment")
@@ -175,19 +177,19 @@ async def test_each_status_has_its_exit_status_and_is_listed_under_its_name_alon
 
     async with shop.working(interceptors=(gates,)):
         for name, customer in {"completed": "alice", "rejected": "bob", "unwinding": "bob"}.items():
-            await desk(*start(ids[name], customer, "lamp:1" if customer == "bob" else "tea-mug:1"), "--no-wait")
+            await run_starter(*start(ids[name], customer, "lamp:1" if customer == "bob" else "tea-mug:1"), "--no-wait")
         for name in ("cancelled", "running", "terminated"):
-            await desk(*start(ids[name], "alice"), "--no-wait")
-        await desk(*start(stuck.order_id, "nemo"))
+            await run_starter(*start(ids[name], "alice"), "--no-wait")
+        await run_starter(*start(stuck.order_id, "nemo"))
         await asyncio.gather(*(gate.reached() for gate in held.values()))
-        assert (await cancel_before(desk, held["cancelled"], ids["cancelled"])).code == 0
+        assert (await cancel_before(run_starter, held["cancelled"], ids["cancelled"])).code == 0
         await shop.client.get_workflow_handle(checkout_workflow_id(ids["terminated"])).terminate()
         ids["stuck"] = stuck.order_id
         for name in ("completed", "rejected"):
             await how_it_ended(shop.newest_run(shop.order(order_id=ids[name])))
 
-        ran = {name: await desk("status", order_id, "--json") for name, order_id in ids.items()}
-        listed = {name: await listed_as(desk, ids, name) for name in ids}
+        ran = {name: await run_starter("status", order_id, "--json") for name, order_id in ids.items()}
+        listed = {name: await listed_as(run_starter, ids, name) for name in ids}
         await end(shop, *(ids[name] for name in ("running", "unwinding", "stuck")))
         for gate in held.values():
             gate.open()
@@ -206,12 +208,12 @@ async def test_each_status_has_its_exit_status_and_is_listed_under_its_name_alon
     assert listed == {name: {name} if name != "running" else {"running", "unwinding"} for name in ids}
 
 
-async def listed_as(desk: Desk, ids: dict[str, str], status: str) -> set[str]:
+async def listed_as(run_starter: Desk, ids: dict[str, str], status: str) -> set[str]:
     """Wait until visibility knows the order that has this status, and name those of ours that are listed with it."""
     names = {order_id: name for name, order_id in ids.items()}
 
     async def look() -> set[str]:
-        listed = await desk.json("list", "--status", status, *TEN_THOUSAND)
+        listed = await run_starter.json("list", "--status", status, *TEN_THOUSAND)
         return {names[found["order_id"]] for found in listed if found["order_id"] in names}
 
     async def is_visible() -> bool:
@@ -226,14 +228,18 @@ async def end(shop: Shop, *order_ids: str) -> None:
         await shop.client.get_workflow_handle(checkout_workflow_id(order_id)).terminate()
 
 
-async def test_a_list_tells_when_an_order_began_how_long_it_took_and_at_which_step_it_failed(desk: Desk) -> None:
+async def test_a_list_reports_when_an_order_began_how_long_it_took_and_at_which_step_it_failed(
+    run_starter: Desk,
+) -> None:
     order_id = unique("listed")
-    async with desk.shop.working():
-        await desk(*start(order_id, "bob", "lamp:1"))
+    async with run_starter.shop.working():
+        await run_starter(*start(order_id, "bob", "lamp:1"))
 
     async def rows() -> list[str]:
         return [
-            line for line in (await desk("list", *TEN_THOUSAND, COLUMNS="200")).out.splitlines() if order_id in line
+            line
+            for line in (await run_starter("list", *TEN_THOUSAND, COLUMNS="200")).out.splitlines()
+            if order_id in line
         ]
 
     async def is_visible() -> bool:
@@ -241,9 +247,11 @@ async def test_a_list_tells_when_an_order_began_how_long_it_took_and_at_which_st
 
     await until(is_visible)
     [row] = await rows()
-    everything = (await desk("list", *TEN_THOUSAND, "--json")).document  # of Temporal: no worker is there any more
+    everything = (
+        await run_starter("list", *TEN_THOUSAND, "--json")
+    ).document  # of Temporal: no worker is there any more
     [document] = [one for one in everything if one["order_id"] == order_id]
-    heading = (await desk("list", "--limit", "1", COLUMNS="200")).out.splitlines()[0]
+    heading = (await run_starter("list", "--limit", "1", COLUMNS="200")).out.splitlines()[0]
 
     assert heading.split() == ["order", "status", "failed", "step", "started", "took"]
     name, status, step, *_, took, unit = row.split()
@@ -257,12 +265,12 @@ async def test_a_list_tells_when_an_order_began_how_long_it_took_and_at_which_st
 # cancel -------------------------------------------------------------------------------------------------
 
 
-async def cancel_before(desk: Desk, gate: Gate, order_id: str, *options: str) -> Ran:
+async def cancel_before(run_starter: Desk, gate: Gate, order_id: str, *options: str) -> Ran:
     """Cancel an order that stands before a gate, and open the gate once the cancel was accepted."""
-    handle = desk.shop.client.get_workflow_handle(checkout_workflow_id(order_id))
+    handle = run_starter.shop.client.get_workflow_handle(checkout_workflow_id(order_id))
     await gate.reached()
     asking = asyncio.create_task(
-        desk("cancel", order_id, "--reason", "found it cheaper", "--by", "anna@desk", *options)
+        run_starter("cancel", order_id, "--reason", "found it cheaper", "--by", "anna@desk", *options)
     )
 
     async def is_accepted() -> bool:
@@ -273,14 +281,14 @@ async def cancel_before(desk: Desk, gate: Gate, order_id: str, *options: str) ->
     return await asking
 
 
-async def test_a_cancel_gives_its_reason_and_ends_with_0_where_the_order_was_undone(desk: Desk) -> None:
-    shop, gates, order = desk.shop, Gates(), desk.shop.order("alice")
+async def test_a_cancel_gives_its_reason_and_ends_with_0_where_the_order_was_undone(run_starter: Desk) -> None:
+    shop, gates, order = run_starter.shop, Gates(), run_starter.shop.order("alice")
     gate = gates.hold(order, "charge_payment", "before")
 
     async with shop.working(interceptors=(gates,)):
         await shop.start(order)
-        ran = await cancel_before(desk, gate, order.order_id, "--json")
-        late = await desk("cancel", order.order_id, "--reason", "once more")
+        ran = await cancel_before(run_starter, gate, order.order_id, "--json")
+        late = await run_starter("cancel", order.order_id, "--reason", "once more")
 
     assert (ran.code, ran.document["status"]) == (0, "cancelled")
     assert ran.document["reason"] == await reason_of(shop, order) == "cancelled: anna@desk: found it cheaper"
@@ -288,27 +296,27 @@ async def test_a_cancel_gives_its_reason_and_ends_with_0_where_the_order_was_und
     assert late.err.startswith("refused: ")
 
 
-async def test_a_cancel_that_lost_to_the_hand_over_does_not_end_with_0(desk: Desk) -> None:
-    shop, gates, order = desk.shop, Gates(), desk.shop.order("alice")
+async def test_a_cancel_that_lost_to_the_hand_over_does_not_end_with_0(run_starter: Desk) -> None:
+    shop, gates, order = run_starter.shop, Gates(), run_starter.shop.order("alice")
     gate = gates.hold(order, "ship_order", "after")
 
     async with shop.working(interceptors=(gates,)):
         await shop.start(order)
-        ran = await cancel_before(desk, gate, order.order_id)
+        ran = await cancel_before(run_starter, gate, order.order_id)
 
     assert await shop.order_status(order) == "completed"
     assert ran.code == 3
     assert f"order {order.order_id}  completed" in ran.out
 
 
-async def test_a_cancel_whose_order_gets_stuck_ends_with_4(desk: Desk) -> None:
-    shop, gates, order = desk.shop, Gates(), desk.shop.order("alice")
+async def test_a_cancel_whose_order_gets_stuck_ends_with_4(run_starter: Desk) -> None:
+    shop, gates, order = run_starter.shop, Gates(), run_starter.shop.order("alice")
     gate = gates.hold(order, "charge_payment", "after")
     await shop.database.run(BREAK_UNDO["pay"])
 
     async with shop.working(interceptors=(gates,)):
         await shop.start(order)
-        ran = await cancel_before(desk, gate, order.order_id)
+        ran = await cancel_before(run_starter, gate, order.order_id)
         await end(shop, order.order_id)
 
     assert ran.code == 4
@@ -318,49 +326,51 @@ async def test_a_cancel_whose_order_gets_stuck_ends_with_4(desk: Desk) -> None:
 # retry and resolve --------------------------------------------------------------------------------------
 
 
-async def stuck_order(desk: Desk) -> str:
-    await desk.shop.database.run(BREAK_UNDO["pay"])
+async def stuck_order(run_starter: Desk) -> str:
+    await run_starter.shop.database.run(BREAK_UNDO["pay"])
     order_id = unique("stuck")
-    assert (await desk(*start(order_id, "nemo"))).code == 4
+    assert (await run_starter(*start(order_id, "nemo"))).code == 4
     return order_id
 
 
-async def test_a_retry_ends_with_4_while_the_order_is_stuck_and_with_0_once_it_is_not(desk: Desk) -> None:
-    async with desk.shop.working():
-        order_id = await stuck_order(desk)
-        in_vain = await desk("retry", order_id)
-        await desk.shop.database.run(MEND_UNDO["pay"])
-        settled = await desk("retry", order_id, "--json")
-        again = await desk("retry", order_id)  # joins the request that has settled it
+async def test_a_retry_ends_with_4_while_the_order_is_stuck_and_with_0_once_it_is_not(run_starter: Desk) -> None:
+    async with run_starter.shop.working():
+        order_id = await stuck_order(run_starter)
+        in_vain = await run_starter("retry", order_id)
+        await run_starter.shop.database.run(MEND_UNDO["pay"])
+        settled = await run_starter("retry", order_id, "--json")
+        again = await run_starter("retry", order_id)  # joins the request that has settled it
 
     assert (in_vain.code, settled.code, again.code) == (4, 0, 0)
     assert f"order {order_id}  stuck" in in_vain.out
     assert settled.document["status"] == "rejected"
     assert f"order {order_id}  rejected" in again.out
-    assert await open_incidents(desk.shop, desk.shop.order(order_id=order_id)) == []
+    assert await open_incidents(run_starter.shop, run_starter.shop.order(order_id=order_id)) == []
 
 
-async def test_the_log_tells_who_retried_and_resolved_and_why(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_log_reports_who_retried_and_resolved_and_why(
+    run_starter: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("getpass.getuser", lambda: "anna\x1b[1m")
     monkeypatch.setattr("socket.gethostname", lambda: "desk" * 100)
 
-    async with desk.shop.working():
-        order_id = await stuck_order(desk)
-        told = await desk("retry", order_id, "--reason", "the bank answers again")
-        untold = await desk("retry", order_id)
-        settled = await desk("resolve", order_id, "--step", "pay", "--reason", "refunded, ref 4711")
-        refused = await desk("retry", order_id, "--reason", "")
+    async with run_starter.shop.working():
+        order_id = await stuck_order(run_starter)
+        output = await run_starter("retry", order_id, "--reason", "the bank answers again")
+        untold = await run_starter("retry", order_id)
+        settled = await run_starter("resolve", order_id, "--step", "pay", "--reason", "refunded, ref 4711")
+        refused = await run_starter("retry", order_id, "--reason", "")
 
-    logged = await desk.shop.database.fetch(
+    logged = await run_starter.shop.database.fetch(
         "SELECT event, reason FROM order_events WHERE order_id = $1 AND changed_by = 'operator' ORDER BY seq", order_id
     )
-    whose = f"anna [1m@{'desk' * 100}"[:97] + "..."
+    whose = f"anna [1m@{'run_starter' * 100}"[:97] + "..."
     assert [(row["event"], row["reason"]) for row in logged] == [
         ("retry_requested", f"{whose}: the bank answers again (request retry-1)"),
         ("retry_requested", f"{whose} (request retry-2)"),
         ("step_resolved", f"pay: {whose}: refunded, ref 4711"),
     ]
-    assert (told.code, untold.code, settled.code, refused.code) == (4, 4, 0, 2)
+    assert (output.code, untold.code, settled.code, refused.code) == (4, 4, 0, 2)
 
 
 def test_an_operator_without_a_name_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,11 +383,11 @@ def test_an_operator_without_a_name_is_unknown(monkeypatch: pytest.MonkeyPatch) 
     assert options.operator() == "unknown@desk"
 
 
-async def test_a_resolve_names_its_step_and_reason_and_ends_with_0_once_the_order_is_settled(desk: Desk) -> None:
-    async with desk.shop.working():
-        order_id = await stuck_order(desk)
-        wrong = await desk("resolve", order_id, "--step", "reserve", "--reason", "at the bank")
-        settled = await desk(
+async def test_a_resolve_names_its_step_and_reason_and_ends_with_0_once_the_order_is_settled(run_starter: Desk) -> None:
+    async with run_starter.shop.working():
+        order_id = await stuck_order(run_starter)
+        wrong = await run_starter("resolve", order_id, "--step", "reserve", "--reason", "at the bank")
+        settled = await run_starter(
             "resolve", order_id, "--step", "pay", "--reason", "refunded at the bank, ref 4711", "--json"
         )
 
@@ -385,5 +395,5 @@ async def test_a_resolve_names_its_step_and_reason_and_ends_with_0_once_the_orde
     assert settled.document["status"] == "rejected"
     [pay] = [step for step in settled.document["steps"] if step["step"] == "pay"]
     assert (pay["state"], pay["detail"]) == ("resolved", "resolved by hand: refunded at the bank, ref 4711")
-    noted = await desk.shop.database.fetch("SELECT reason FROM order_events WHERE order_id = $1", order_id)
+    noted = await run_starter.shop.database.fetch("SELECT reason FROM order_events WHERE order_id = $1", order_id)
     assert any("refunded at the bank, ref 4711" in (row["reason"] or "") for row in noted)

@@ -27,13 +27,13 @@ async def lost_order(shop: Shop) -> CheckoutInput:
 # audit --------------------------------------------------------------------------------------------------
 
 
-async def test_only_an_audit_at_rest_counts_an_order_that_moved_within_the_hour(desk: Desk) -> None:
-    order = await lost_order(desk.shop)
+async def test_only_an_audit_at_rest_counts_an_order_that_moved_within_the_hour(run_starter: Desk) -> None:
+    order = await lost_order(run_starter.shop)
 
-    async with desk.shop.working():
-        busy = await desk("audit")
-        at_rest = await desk("audit", "--at-rest")
-        document = await desk("audit", "--at-rest", "--json")
+    async with run_starter.shop.working():
+        busy = await run_starter("audit")
+        at_rest = await run_starter("audit", "--at-rest")
+        document = await run_starter("audit", "--at-rest", "--json")
 
     assert (busy.code, at_rest.code, document.code) == (0, 5, 5)
     assert "no violations; 1 reserved" in " ".join(busy.out.split())
@@ -47,73 +47,73 @@ async def test_only_an_audit_at_rest_counts_an_order_that_moved_within_the_hour(
 
 
 async def test_an_audit_that_finds_only_a_stuck_order_ends_with_4_and_calls_for_somebody(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    run_starter: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=4000))
-    await desk.shop.database.run(BREAK_UNDO["pay"])
+    await run_starter.shop.database.run(BREAK_UNDO["pay"])
 
-    async with desk.shop.working():
-        order_id = (await desk.json("start", "--customer", "nemo", "--line", "poster:1"))["order_id"]
-        told, document = await desk("audit", "--at-rest"), await desk("audit", "--json")
-        await desk.shop.newest_run(desk.shop.order(order_id=order_id)).terminate()
+    async with run_starter.shop.working():
+        order_id = (await run_starter.json("start", "--customer", "nemo", "--line", "poster:1"))["order_id"]
+        output, document = await run_starter("audit", "--at-rest"), await run_starter("audit", "--json")
+        await run_starter.shop.newest_run(run_starter.shop.order(order_id=order_id)).terminate()
 
-    assert (told.code, document.code) == (4, 4)
-    assert "an operator is needed: `starter.py list --status stuck`" in told.out
+    assert (output.code, document.code) == (4, 4)
+    assert "an operator is needed: `starter.py list --status stuck`" in output.out
 
 
 @pytest.mark.parametrize("command", ["audit", "sweep"])
-async def test_upkeep_waits_for_a_worker_no_longer_than_it_was_told(desk: Desk, command: str) -> None:
-    ran = await desk(command, "--timeout", "1")
+async def test_upkeep_waits_for_a_worker_no_longer_than_it_was_told(run_starter: Desk, command: str) -> None:
+    ran = await run_starter(command, "--timeout", "1")
 
     assert ran.code == 1
     assert "did not finish within 1 s" in ran.err
-    assert f"task queue {desk.shop.task_queue}" in ran.err
+    assert f"task queue {run_starter.shop.task_queue}" in ran.err
     assert "python worker.py" in ran.err
 
 
 # sweep --------------------------------------------------------------------------------------------------
 
 
-async def test_a_sweep_leaves_alone_what_moved_within_the_time_that_it_was_told(desk: Desk) -> None:
-    order = await lost_order(desk.shop)
+async def test_a_sweep_leaves_alone_what_moved_within_the_time_that_it_was_told(run_starter: Desk) -> None:
+    order = await lost_order(run_starter.shop)
 
-    async with desk.shop.working():
-        by_default, told = await desk("sweep"), await desk("sweep", "--stood-still", "3600")
-        assert await desk.shop.order_status(order) == "reserved"
-        at_once = await desk("sweep", "--stood-still", "0")
-        await until_status(desk.shop, order, "cancelled")
+    async with run_starter.shop.working():
+        by_default, output = await run_starter("sweep"), await run_starter("sweep", "--stood-still", "3600")
+        assert await run_starter.shop.order_status(order) == "reserved"
+        at_once = await run_starter("sweep", "--stood-still", "0")
+        await until_status(run_starter.shop, order, "cancelled")
 
-    assert (by_default.code, told.code, at_once.code) == (0, 0, 0)
-    assert by_default.out == told.out == "0 started, 0 being repaired, 0 already running\n"
+    assert (by_default.code, output.code, at_once.code) == (0, 0, 0)
+    assert by_default.out == output.out == "0 started, 0 being repaired, 0 already running\n"
     assert at_once.out == f"repairing {order.order_id}\n0 started, 1 being repaired, 0 already running\n"
 
 
-async def test_a_sweep_names_what_it_started_and_what_cannot_be_started(desk: Desk) -> None:
-    good = await accept_by_hand(desk.shop, "alice")
-    malformed = await accept_by_hand(desk.shop, "alice", [(f"sku-{n:03}", 1) for n in range(101)])
+async def test_a_sweep_names_what_it_started_and_what_cannot_be_started(run_starter: Desk) -> None:
+    good = await accept_by_hand(run_starter.shop, "alice")
+    malformed = await accept_by_hand(run_starter.shop, "alice", [(f"sku-{n:03}", 1) for n in range(101)])
 
-    async with desk.shop.working():
-        told = await desk("sweep")
-        await until_status(desk.shop, good, "completed")
-        again = await desk("sweep", "--json")
+    async with run_starter.shop.working():
+        output = await run_starter("sweep")
+        await until_status(run_starter.shop, good, "completed")
+        again = await run_starter("sweep", "--json")
 
-    lines = told.out.splitlines()
+    lines = output.out.splitlines()
     assert lines[0] == f"started {good.order_id}"
     assert lines[1].startswith(f"cannot start {malformed.order_id}: the order has 101 lines")
     assert lines[2:] == ["1 started, 0 being repaired, 0 already running", "1 cannot be started"]
     assert (again.document["started_count"], again.document["malformed_count"]) == (0, 1)
-    assert (told.code, again.code) == (2, 2)
+    assert (output.code, again.code) == (2, 2)
 
 
-async def test_a_sweep_that_parks_an_order_ends_with_4(desk: Desk) -> None:
-    shop, order = desk.shop, desk.shop.order()
+async def test_a_sweep_that_parks_an_order_ends_with_4(run_starter: Desk) -> None:
+    shop, order = run_starter.shop, run_starter.shop.order()
     await accept_by_hand(shop, "alice", [(f"sku-{n:03}", 1) for n in range(101)])  # the worst is told
     async with shop.working():
         await how_it_ended(await shop.start(order))
         await shop.database.run(
             "SET session_replication_role = replica; UPDATE orders SET status = 'paid' WHERE status = 'completed'"
         )
-        ran = await desk("sweep", "--stood-still", "0")
+        ran = await run_starter("sweep", "--stood-still", "0")
         await shop.newest_run(order).terminate()
 
     assert ran.code == 4
@@ -123,11 +123,11 @@ async def test_a_sweep_that_parks_an_order_ends_with_4(desk: Desk) -> None:
 # load ---------------------------------------------------------------------------------------------------
 
 
-async def test_a_load_makes_up_as_many_orders_of_its_mix_as_it_was_told(desk: Desk) -> None:
-    async with desk.shop.working():
-        hot = await desk.json("load", "--orders", "6", "--mix", "hot", "--concurrency", "2")
-        skus_of_hot = await desk.shop.database.value("SELECT array_agg(DISTINCT sku) FROM order_lines")
-        mixed = await desk.json("load", "--orders", "30", "--mix", "mixed")
+async def test_a_load_makes_up_as_many_orders_of_its_mix_as_it_was_told(run_starter: Desk) -> None:
+    async with run_starter.shop.working():
+        hot = await run_starter.json("load", "--orders", "6", "--mix", "hot", "--concurrency", "2")
+        skus_of_hot = await run_starter.shop.database.value("SELECT array_agg(DISTINCT sku) FROM order_lines")
+        mixed = await run_starter.json("load", "--orders", "30", "--mix", "mixed")
 
     assert (hot["orders"], hot["mix"], hot["concurrency"], hot["outcomes"]) == (6, "hot", 2, {"completed": 6})
     assert skus_of_hot == ["item-001"]
@@ -135,11 +135,11 @@ async def test_a_load_makes_up_as_many_orders_of_its_mix_as_it_was_told(desk: De
     assert hot["failures"] == []
     assert (mixed["orders"], mixed["mix"], mixed["concurrency"]) == (30, "mixed", 50)
     assert mixed["outcomes"].keys() == {"completed", "rejected"}
-    assert await desk.shop.database.value("SELECT count(*) FROM orders") == 36
+    assert await run_starter.shop.database.value("SELECT count(*) FROM orders") == 36
 
 
 async def test_a_load_has_no_more_orders_under_way_than_it_was_told(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    run_starter: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     under_way = most = 0
     start, outcome = Checkouts.start, Checkouts.outcome
@@ -159,8 +159,8 @@ async def test_a_load_has_no_more_orders_under_way_than_it_was_told(
 
     monkeypatch.setattr(Checkouts, "start", counted_start)
     monkeypatch.setattr(Checkouts, "outcome", counted_outcome)
-    async with desk.shop.working():
-        ran = await desk("load", "--orders", "12", "--concurrency", "3")
+    async with run_starter.shop.working():
+        ran = await run_starter("load", "--orders", "12", "--concurrency", "3")
 
     assert most == 3
     assert ran.code == 0
@@ -169,19 +169,19 @@ async def test_a_load_has_no_more_orders_under_way_than_it_was_told(
 
 
 async def test_a_load_whose_orders_cannot_be_followed_does_not_end_with_0(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    run_starter: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def lost(_self: Checkouts, order_id: str, **_options: Any) -> Any:
         raise ConnectionError(f"lost sight of {order_id[-6:]}")
 
     monkeypatch.setattr(Checkouts, "outcome", lost)
-    async with desk.shop.working():
-        told = await desk("load", "--orders", "2")
-        document = await desk("load", "--orders", "2", "--json")
+    async with run_starter.shop.working():
+        output = await run_starter("load", "--orders", "2")
+        document = await run_starter("load", "--orders", "2", "--json")
 
-    assert (told.code, document.code) == (1, 1)
-    assert "ConnectionError: lost sight of 000001" in told.out
-    assert "2 orders could not be followed" in told.out
+    assert (output.code, document.code) == (1, 1)
+    assert "ConnectionError: lost sight of 000001" in output.out
+    assert "2 orders could not be followed" in output.out
     assert len(document.document["failures"]) == 2
 
 
@@ -215,22 +215,24 @@ async def batches_of(shop: Shop) -> list[int]:
     return sorted(sizes)
 
 
-async def test_a_bulk_load_makes_batches_of_the_size_it_was_told_and_writes_where_it_was_told(desk: Desk) -> None:
-    ids = [f"size-{desk.folder.name}-{number}"[-60:] for number in range(5)]
-    file = orders_file(desk.folder, *((order_id, "alice", "tea-mug") for order_id in ids))
+async def test_a_bulk_load_makes_batches_of_the_size_it_was_reported_and_writes_where_it_was_told(
+    run_starter: Desk,
+) -> None:
+    ids = [f"size-{run_starter.folder.name}-{number}"[-60:] for number in range(5)]
+    file = orders_file(run_starter.folder, *((order_id, "alice", "tea-mug") for order_id in ids))
 
-    async with desk.shop.working():
-        told = await desk("load", "--from", str(file), "--batch", "2", "--outcomes", "told.csv")
+    async with run_starter.shop.working():
+        output = await run_starter("load", "--from", str(file), "--batch", "2", "--outcomes", "told.csv")
 
     async def are_visible() -> bool:
-        return len(await batches_of(desk.shop)) == 3
+        return len(await batches_of(run_starter.shop)) == 3
 
     await until(are_visible)
-    assert await batches_of(desk.shop) == [1, 2, 2]
-    assert told.code == 0
-    assert told.out.splitlines()[1:] == ["outcome  5 completed", "each order's outcome is in told.csv"]
-    assert told_in(desk.folder / "told.csv") == dict.fromkeys(ids, "completed")
-    assert not (desk.folder / "orders.csv.outcomes.csv").exists()
+    assert await batches_of(run_starter.shop) == [1, 2, 2]
+    assert output.code == 0
+    assert output.out.splitlines()[1:] == ["outcome  5 completed", "each order's outcome is in told.csv"]
+    assert told_in(run_starter.folder / "told.csv") == dict.fromkeys(ids, "completed")
+    assert not (run_starter.folder / "orders.csv.outcomes.csv").exists()
 
 
 @pytest.mark.parametrize(
@@ -238,36 +240,36 @@ async def test_a_bulk_load_makes_batches_of_the_size_it_was_told_and_writes_wher
     [("unknown", "unknown", 1), ("stuck", "stuck", 4), ("malformed", "malformed", 2), ("rejected", "rejected", 0)],
 )
 async def test_a_bulk_load_ends_with_the_worst_that_it_has_to_tell(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, trouble: str, status: str, code: int
+    run_starter: Desk, monkeypatch: pytest.MonkeyPatch, trouble: str, status: str, code: int
 ) -> None:
     carry = Checkouts.carry
 
     async def carried(self: Checkouts, orders: Any) -> Any:
         outcomes = await carry(self, orders)
         return [
-            type(told)(told.order_id, trouble if told.status == "rejected" else told.status, told.reason)
-            for told in outcomes
+            type(output)(output.order_id, trouble if output.status == "rejected" else output.status, output.reason)
+            for output in outcomes
         ]
 
     monkeypatch.setattr(Checkouts, "carry", carried)
     customer = "two words and a\tbreak" if trouble == "malformed" else "bob"
-    good, bad = f"good-{desk.folder.name}"[-60:], f"bad-{desk.folder.name}"[-60:]
-    file = orders_file(desk.folder, (good, "alice", "tea-mug"), (bad, customer, "lamp"))
+    good, bad = f"good-{run_starter.folder.name}"[-60:], f"bad-{run_starter.folder.name}"[-60:]
+    file = orders_file(run_starter.folder, (good, "alice", "tea-mug"), (bad, customer, "lamp"))
 
-    async with desk.shop.working():
-        told = await desk("load", "--from", str(file))
+    async with run_starter.shop.working():
+        output = await run_starter("load", "--from", str(file))
 
-    assert told.code == code
-    assert f"1 {status}" in told.out
-    assert told_in(desk.folder / "orders.csv.outcomes.csv") == {good: "completed", bad: status}
+    assert output.code == code
+    assert f"1 {status}" in output.out
+    assert told_in(run_starter.folder / "orders.csv.outcomes.csv") == {good: "completed", bad: status}
 
 
 async def test_the_outcomes_of_a_batch_that_ended_are_in_the_file_while_the_load_goes_on(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    run_starter: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A load that is killed then leaves them behind."""
-    into = desk.folder / "orders.csv.outcomes.csv"
-    ids = [f"flush-{desk.folder.name}-{number}"[-60:] for number in range(2)]
+    into = run_starter.folder / "orders.csv.outcomes.csv"
+    ids = [f"flush-{run_starter.folder.name}-{number}"[-60:] for number in range(2)]
     seen: list[dict[str, str]] = []
     carry = Checkouts.carry
 
@@ -276,9 +278,9 @@ async def test_the_outcomes_of_a_batch_that_ended_are_in_the_file_while_the_load
         return await carry(self, orders)
 
     monkeypatch.setattr(Checkouts, "carry", looking)
-    file = orders_file(desk.folder, *((order_id, "alice", "tea-mug") for order_id in ids))
-    async with desk.shop.working():
-        ran = await desk("load", "--from", str(file), "--batch", "1", "--concurrency", "1")
+    file = orders_file(run_starter.folder, *((order_id, "alice", "tea-mug") for order_id in ids))
+    async with run_starter.shop.working():
+        ran = await run_starter("load", "--from", str(file), "--batch", "1", "--concurrency", "1")
 
     assert ran.code == 0
     assert seen[1] == {ids[0]: "completed"}

@@ -21,7 +21,7 @@ with workflow.unsafe.imports_passed_through():
     from domain.errors import CheckoutError, OrderIdConflict, Refusal
     from domain.undo import UndoOutcome, UndoResult
     from workflows.cancellation import wait_until
-    from workflows.compensation import Compensation, Completed, Patience, Unwound, describe, find_cause
+    from workflows.compensation import Compensation, Completed, RetryBackoff, Unwound, describe, find_cause
     from workflows.saga import Saga
 
 with workflow.unsafe.imports_passed_through():
@@ -175,7 +175,7 @@ class TripWorkflow:
 
     def __init__(self) -> None:
         self._saga = Saga(
-            patience=Patience(first=timedelta(hours=1), longest=timedelta(days=1)),
+            backoff=RetryBackoff(first=timedelta(hours=1), longest=timedelta(days=1)),
             on_stuck=self._call_somebody,
         )
 
@@ -356,7 +356,7 @@ async def test_an_id_of_a_trip_to_elsewhere_is_refused_and_takes_nothing_back(ag
     assert await agency.free("Last Inn", "PX1") == (1, 8)
 
 
-async def test_a_trip_whose_undo_keeps_failing_is_stuck_until_somebody_mends_it(agency: Agency) -> None:
+async def test_a_trip_whose_undo_keeps_failing_is_stuck_until_somebody_fixes_it(agency: Agency) -> None:
     await agency.database.run(_BREAK_CANCEL_ROOM)
     async with agency.working():
         handle = await agency.start("Seaside", "PX2")

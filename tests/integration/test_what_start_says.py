@@ -9,28 +9,30 @@ from tests.integration.commands import Commands, Desk, unique
 from tests.integration.test_starter_orders import start
 
 
-async def test_who_sees_the_end_at_once_is_given_no_advice(desk: Desk) -> None:
-    async with desk.shop.working():
-        ran = await desk("start", "--customer", "alice", "--line", "tea-mug:1")
+async def test_who_sees_the_end_at_once_is_given_no_advice(run_starter: Desk) -> None:
+    async with run_starter.shop.working():
+        ran = await run_starter("start", "--customer", "alice", "--line", "tea-mug:1")
 
     order_id = ran.out.split()[1]
     assert ran.err == f"starting {order_id}\n"
 
 
-async def test_who_has_to_wait_is_told_how_to_look_later(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_has_to_wait_is_reported_how_to_look_later(
+    run_starter: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(waiting, "_TAKES_LONG_SECONDS", 0)
     order_id, quiet = unique("slow"), unique("quiet")
 
-    async with desk.shop.working():
-        told = await desk(*start(order_id, "alice"))
-        document = await desk(*start(quiet, "alice"), "--json")
+    async with run_starter.shop.working():
+        output = await run_starter(*start(order_id, "alice"))
+        document = await run_starter(*start(quiet, "alice"), "--json")
 
     later = f"{order_id} is under way; if this is interrupted: starter.py status {order_id}\n"
-    assert told.err == f"started {order_id}\n{later}"
+    assert output.err == f"started {order_id}\n{later}"
     assert document.err == ""
 
 
-def test_ctrl_c_ends_the_command_and_not_the_order_and_tells_where_to_look(commands: Commands) -> None:
+def test_ctrl_c_ends_the_command_and_not_the_order_and_reports_where_to_look(commands: Commands) -> None:
     buy = ("start", "--customer", "alice", "--line", "tea-mug:1")
 
     ran = commands.interrupted(*buy, when="is under way")

@@ -1,7 +1,7 @@
 """A worker that is told to stop while a step runs: it waits for that step as long as its settings say, and leaves.
 
-The step is an activity of its own (the classic lane) that waits in Postgres for a row. A step of the fast lane runs
-within a workflow task, which the SDK finishes whatever the grace is, and would tell nothing about it.
+The step is an activity of its own (the activity mode) that waits in Postgres for a row. A step of the local-first mode
+runs within a workflow task, which the SDK finishes whatever the grace is, and would tell nothing about it.
 """
 
 import asyncio

@@ -83,7 +83,7 @@ def test_a_worker_goes_on_in_a_new_file_when_a_signal_says_that_its_log_was_rota
 
 
 def test_a_worker_that_never_writes_the_log_writes_none(commands: Commands) -> None:
-    worker = commands.ready_worker(CHECKOUT_TELLS_LOG="never", CHECKOUT_LOG_FILE="/nowhere/saga.log")
+    worker = commands.ready_worker(CHECKOUT_WRITES_LOG="never", CHECKOUT_LOG_FILE="/nowhere/saga.log")
 
     commands.here("start", "--customer", "alice", "--line", "tea-mug:1", "--json")
 
@@ -94,7 +94,7 @@ def test_a_worker_that_never_writes_the_log_writes_none(commands: Commands) -> N
 
 def test_a_worker_that_has_to_write_the_log_and_cannot_logs_an_error(commands: Commands) -> None:
     commands.ready_worker()
-    second = commands.ready_worker(CHECKOUT_TELLS_LOG="always")
+    second = commands.ready_worker(CHECKOUT_WRITES_LOG="always")
 
     second.until(lambda: "stands by" in second.tail(100), timeout=DEADLINE_SECONDS)
 

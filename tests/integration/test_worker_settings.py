@@ -12,7 +12,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from adapters.config import StarterSettings, WorkerSettings
 from domain import policies
-from domain.model import Lane
+from domain.model import ExecutionMode
 from domain.policies import checkout_workflow_id
 from tests.conftest import Database, Shop
 from tests.integration.commands import DEADLINE_SECONDS, Commands, Ran
@@ -42,7 +42,7 @@ SEEN_BY = {
     "heartbeat_file": "test_a_worker_at_work_is_healthy_until_its_loop_is_blocked_or_it_ends",
     "log_file": "test_orders_are_written_where_the_settings_say",
     "log_level": "test_a_worker_says_as_much_as_its_log_level_allows",
-    "tells_log": "test_a_worker_that_never_writes_the_log_writes_none",
+    "writes_log": "test_a_worker_that_never_writes_the_log_writes_none",
     "log_format": "test_a_worker_writes_its_log_as_json",
 }
 
@@ -110,21 +110,26 @@ async def test_a_worker_sweeps_and_audits_by_itself(commands: Commands, own_shop
 
 
 @pytest.mark.parametrize(
-    ("lane", "settings", "at_most"),
+    ("execution_mode", "settings", "at_most"),
     [
-        (Lane.CLASSIC, {}, 8),
-        (Lane.CLASSIC, {"CHECKOUT_DATABASE_POOL_SIZE": "2"}, 2),
-        (Lane.CLASSIC, {"CHECKOUT_MAX_CONCURRENT_ACTIVITIES": "3"}, 3),
+        (ExecutionMode.ACTIVITY, {}, 8),
+        (ExecutionMode.ACTIVITY, {"CHECKOUT_DATABASE_POOL_SIZE": "2"}, 2),
+        (ExecutionMode.ACTIVITY, {"CHECKOUT_MAX_CONCURRENT_ACTIVITIES": "3"}, 3),
         # One as a local attempt, and one as the activity that comes after it.
-        (Lane.FAST, {"CHECKOUT_MAX_CONCURRENT_ACTIVITIES": "1"}, 2),
+        (ExecutionMode.LOCAL_FIRST, {"CHECKOUT_MAX_CONCURRENT_ACTIVITIES": "1"}, 2),
     ],
     ids=["default", "connections", "activities", "local activities"],
 )
 async def test_no_more_runs_at_once_than_the_settings_allow(
-    lane: Lane, settings: dict[str, str], at_most: int, commands: Commands, own_shop: Shop, database: Database
+    execution_mode: ExecutionMode,
+    settings: dict[str, str],
+    at_most: int,
+    commands: Commands,
+    own_shop: Shop,
+    database: Database,
 ) -> None:
     await database.run(PATIENT.format(database.name))
-    own_shop.lane = lane
+    own_shop.execution_mode = execution_mode
     commands.ready_worker(**NEVER, **settings)
     most = 0
 
@@ -134,7 +139,7 @@ async def test_no_more_runs_at_once_than_the_settings_allow(
         async def as_many_as_may() -> bool:
             nonlocal most
             most = max(most, await database.blocked())
-            return bool(most >= min(at_most, 1 if lane is Lane.FAST else at_most))
+            return bool(most >= min(at_most, 1 if execution_mode is ExecutionMode.LOCAL_FIRST else at_most))
 
         await until(as_many_as_may)
         seen_until = time.monotonic() + 1.5
@@ -201,7 +206,7 @@ async def _limits_seen(database: Database, table: str, commands: Commands, comma
     """Run a command; give what came of it, and with which limits the table was read meanwhile."""
     seen: set[str] = set()
     async with database.connected() as listener:
-        await listener.add_listener(table, lambda *told: seen.add(str(told[3])))
+        await listener.add_listener(table, lambda *output: seen.add(str(output[3])))
         ran = await asyncio.to_thread(commands.starter, command, "--json")
 
         async def is_seen() -> bool:
@@ -242,12 +247,12 @@ def test_a_worker_says_where_its_histories_and_its_log_are(commands: Commands) -
         CHECKOUT_UI_URL="https://temporal.example/ui/", CHECKOUT_DATABASE_URL=f"{url}?channel_binding=require"
     )
 
-    told = worker.tail(100)
+    output = worker.tail(100)
 
     queue, log = commands.environment["CHECKOUT_TASK_QUEUE"], commands.environment["CHECKOUT_LOG_FILE"]
-    assert f"ready: task queue {queue}, histories at https://temporal.example/ui, log in {log}" in told
+    assert f"ready: task queue {queue}, histories at https://temporal.example/ui, log in {log}" in output
     # And what its database's URL asks for in vain.
-    assert "the database's URL asks for channel_binding=require" in told
+    assert "the database's URL asks for channel_binding=require" in output
 
 
 async def test_a_worker_says_as_much_as_its_log_level_allows(commands: Commands, own_shop: Shop) -> None:
@@ -267,16 +272,16 @@ async def test_a_worker_writes_its_log_as_json(commands: Commands, own_shop: Sho
     with contextlib.suppress(WorkflowFailureError):
         await (await own_shop.start(order)).result()
 
-    async def order_is_told() -> bool:
+    async def order_is_reported() -> bool:
         return order.order_id in worker.tail(1_000)
 
-    await until(order_is_told)
+    await until(order_is_reported)
     assert await asyncio.to_thread(worker.stop) == 0
 
-    told = [json.loads(line) for line in worker.tail(10_000).splitlines()]
-    assert all({"time", "level", "logger", "message"} <= entry.keys() for entry in told)
-    assert {entry.get("action") for entry in told} >= {"worker_ready", "order_moved", "worker_stopped"}
-    moved = [entry for entry in told if entry.get("action") == "order_moved"]
+    output = [json.loads(line) for line in worker.tail(10_000).splitlines()]
+    assert all({"time", "level", "logger", "message"} <= entry.keys() for entry in output)
+    assert {entry.get("action") for entry in output} >= {"worker_ready", "order_moved", "worker_stopped"}
+    moved = [entry for entry in output if entry.get("action") == "order_moved"]
     workflow_id = checkout_workflow_id(order.order_id)
     assert {(entry["order_id"], entry["workflow_id"]) for entry in moved} == {(order.order_id, workflow_id)}
 

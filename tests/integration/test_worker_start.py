@@ -37,7 +37,7 @@ async def engines(database: Database) -> AsyncIterator[Engines]:
     """The three that a worker has."""
     made = (
         create_engine(database.url),
-        create_engine(database.url, is_patient=True),
+        create_engine(database.url, has_long_statements=True),
         create_audit_engine(database.url),
     )
     yield made
@@ -104,7 +104,7 @@ async def test_no_more_orders_are_done_at_once_than_have_connections_and_idle_po
     polls = made["workflow_task_poller_behavior"]
     assert isinstance(polls, PollerBehaviorAutoscaling)
     assert made["max_concurrent_workflow_tasks"] == tasks
-    # As many again may wait for tasks of cached workflows, which the fast lane has none of.
+    # As many again may wait for tasks of cached workflows, which the local-first mode has none of.
     assert polls.minimum <= polls.initial <= polls.maximum <= tasks / 4
 
 
@@ -202,9 +202,9 @@ def test_a_worker_refuses_a_log_that_it_cannot_write(where: str, commands: Comma
 
 @pytest.mark.parametrize("name", ["CHECKOUT_DATABASE_PASSWORD_FILE", "CHECKOUT_DATABASE_URL_FILE"])
 def test_a_worker_refuses_a_secrets_file_that_is_not_there(name: str, commands: Commands, tmp_path: Path) -> None:
-    told = refusal_of(commands, **{name: str(tmp_path / "missing")})
+    output = refusal_of(commands, **{name: str(tmp_path / "missing")})
 
-    assert f"{name} cannot be read: No such file or directory" in told
+    assert f"{name} cannot be read: No such file or directory" in output
 
 
 async def test_a_worker_that_refuses_to_start_makes_no_schedule_and_takes_no_order(

@@ -18,7 +18,7 @@ MUTANTS = (
         _ORDERS,
         "            return await self.shown(await self._recorded(order_id))\n",
         "            raise\n",
-        at(EVERY_ORDER_ANSWERS, "test_an_order_of_a_batch_is_told_with_its_steps_and_the_batch_as_its_history"),
+        at(EVERY_ORDER_ANSWERS, "test_an_order_of_a_batch_is_reported_with_its_steps_and_the_batch_as_its_history"),
     ),
     Mutant(
         "status-tells-of-another-order",
@@ -44,7 +44,7 @@ MUTANTS = (
         "        if record.status in MOVING and batch is None:\n",
         at(
             EVERY_ORDER_ANSWERS,
-            "test_an_order_whose_batch_was_ended_from_outside_is_told_as_that_until_the_sweep_has_been",
+            "test_an_order_whose_batch_was_ended_from_outside_is_reported_as_that_until_the_sweep_has_been",
         ),
     ),
     Mutant(
@@ -77,7 +77,7 @@ MUTANTS = (
         "activities/batch_unwind.py",
         '"carrier": activity.info().workflow_id if activity.in_activity() else None,',
         '"carrier": None,',
-        at(EVERY_ORDER_ANSWERS, "test_an_order_of_a_batch_is_told_with_its_steps_and_the_batch_as_its_history"),
+        at(EVERY_ORDER_ANSWERS, "test_an_order_of_a_batch_is_reported_with_its_steps_and_the_batch_as_its_history"),
     ),
     Mutant(
         "batch-loses-a-cancel",
@@ -181,7 +181,7 @@ MUTANTS = (
         "terminal/waiting.py",
         "    except asyncio.CancelledError:\n        view.errors.print(advice)\n        raise\n",
         "    except asyncio.CancelledError:\n        raise\n",
-        at(WHAT_START_SAYS, "test_ctrl_c_ends_the_command_and_not_the_order_and_tells_where_to_look"),
+        at(WHAT_START_SAYS, "test_ctrl_c_ends_the_command_and_not_the_order_and_reports_where_to_look"),
     ),
     Mutant(
         "cancel-forgets-who",
@@ -197,7 +197,7 @@ MUTANTS = (
         _ASKING,
         "            if not by:\n                raise\n",
         "            raise\n",
-        at(_ACTOR, "test_a_worker_of_an_earlier_release_is_told_who_cancels_with_the_reason"),
+        at(_ACTOR, "test_a_worker_of_an_earlier_release_is_reported_who_cancels_with_the_reason"),
     ),
     Mutant(
         "list-of-the-longest-waiting",
@@ -261,6 +261,6 @@ MUTANTS = (
         "activities/lookups.py",
         " AND a.kind = 'customer')",
         ")",
-        at(LOOKUPS, "test_names_that_nobody_knows_are_told_and_a_house_account_is_no_customer"),
+        at(LOOKUPS, "test_names_that_nobody_knows_are_reported_and_a_house_account_is_no_customer"),
     ),
 )

@@ -64,7 +64,7 @@ MUTANTS = (
         _WORKFLOW,
         "        if audit.is_recorded:\n",
         "        if report.checks:\n",
-        at(MAINTENANCE, "test_an_audit_on_somebodys_word_that_all_is_at_rest_tells_the_log_nothing"),
+        at(MAINTENANCE, "test_an_audit_on_somebodys_word_that_all_is_at_rest_reports_the_log_nothing"),
     ),
     Mutant(
         "findings-are-told-again",
@@ -72,7 +72,7 @@ MUTANTS = (
         _FILE,
         " WHERE last.event IS DISTINCT FROM 'violated'\n",
         "\n",
-        at(MAINTENANCE, "test_a_violation_is_told_once_when_it_comes_and_once_when_it_is_over"),
+        at(MAINTENANCE, "test_a_violation_is_reported_once_when_it_comes_and_once_when_it_is_over"),
     ),
     Mutant(
         "findings-are-told-side-by-side",
@@ -80,15 +80,15 @@ MUTANTS = (
         _FILE,
         "            await connection.execute(_LOCK_FINDINGS)\n",
         "",
-        at(MAINTENANCE, "test_a_violation_that_two_audits_find_at_once_is_told_once"),
+        at(MAINTENANCE, "test_a_violation_that_two_audits_find_at_once_is_reported_once"),
     ),
     Mutant(
         "findings-are-never-over",
         "nobody would learn that a violation has been mended, nor that it is back",
         _FILE,
         "     WHERE last.event = 'violated' AND f.check_id IS NULL",
-        "     WHERE last.event = 'forgotten' AND f.check_id IS NULL",
-        at(MAINTENANCE, "test_a_violation_is_told_once_when_it_comes_and_once_when_it_is_over"),
+        "     WHERE last.event = 'missing_step' AND f.check_id IS NULL",
+        at(MAINTENANCE, "test_a_violation_is_reported_once_when_it_comes_and_once_when_it_is_over"),
     ),
     Mutant(
         "check-that-lists-a-part-clears-the-rest",
@@ -152,7 +152,7 @@ MUTANTS = (
         _WATCH,
         "    if found.pending_workflow_task.attempt >= _TASK_FAILS_FROM_ATTEMPT:\n",
         "    if found.pending_workflow_task.attempt < 0:\n",
-        at(SCHEDULES, "test_a_run_whose_workflow_task_keeps_failing_is_told_as_an_error_at_once_and_again"),
+        at(SCHEDULES, "test_a_run_whose_workflow_task_keeps_failing_is_reported_as_an_error_at_once_and_again"),
     ),
     Mutant(
         "failed-runs-are-no-alarm",
@@ -160,7 +160,7 @@ MUTANTS = (
         _WATCH,
         "        if not run.problem:\n",
         "        if not run.is_open:\n",
-        at(SCHEDULES, "test_a_schedule_whose_runs_fail_is_told_once_it_has_had_time[6-True]"),
+        at(SCHEDULES, "test_a_schedule_whose_runs_fail_is_reported_once_it_has_had_time[6-True]"),
     ),
     Mutant(
         "audits-take-the-orders-slots",

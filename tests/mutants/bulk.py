@@ -1,4 +1,4 @@
-"""Faults in the bulk lane: who gets the last ones, what is left behind, and who deals with the rest."""
+"""Faults in the bulk load: who gets the last ones, what is left behind, and who deals with the rest."""
 
 from tests.mutants.killers import BATCHES, BULK, CANCEL_OF_ONE, PAUSED, REPLAY, at
 from tests.mutants.mutant import Mutant
@@ -41,7 +41,7 @@ MUTANTS = (
         _SHARED,
         "    elif row.fingerprint != order.fingerprint:\n",
         "    elif False:\n",
-        at(BATCHES, "test_an_id_that_belongs_to_another_order_is_told_and_left_alone"),
+        at(BATCHES, "test_an_id_that_belongs_to_another_order_is_reported_and_left_alone"),
     ),
     Mutant(
         "batch-takes-an-order-by-hand-for-its-own",
@@ -49,7 +49,7 @@ MUTANTS = (
         _SHARED,
         "        report.left.append(order.order_id)\n    elif row.fingerprint != order.fingerprint:\n",
         "        report.ended.append(outcome_of(row))\n    elif row.fingerprint != order.fingerprint:\n",
-        at(BULK, "test_the_end_of_an_order_by_hand_is_told_only_to_whom_wants_the_same[False-other content]"),
+        at(BULK, "test_the_end_of_an_order_by_hand_is_reported_only_to_whom_wants_the_same[False-other content]"),
     ),
     Mutant(
         "batch-takes-its-first-look-for-the-last",
@@ -65,7 +65,7 @@ MUTANTS = (
         "client/batches.py",
         "        if await checkouts.has_saga_of(order):\n",
         "        if await checkouts.has_saga_of(order) or not is_last:\n",
-        at(BULK, "test_the_end_of_a_strangers_saga_is_not_told_as_that_of_an_order"),
+        at(BULK, "test_the_end_of_a_strangers_saga_is_not_reported_as_that_of_an_order"),
     ),
     Mutant(
         "load-tells-a-taken-id-as-a-refusal",
@@ -73,7 +73,7 @@ MUTANTS = (
         "client/batches.py",
         """            if (status.reason or "").startswith(_CONFLICTS):\n""",
         "            if False:\n",
-        at(BULK, "test_an_order_whose_own_saga_finds_its_id_taken_is_told_to_be_of_other_content"),
+        at(BULK, "test_an_order_whose_own_saga_finds_its_id_taken_is_reported_to_be_of_other_content"),
     ),
     Mutant(
         "batch-forgets-that-a-step-is-forgotten",
@@ -81,7 +81,7 @@ MUTANTS = (
         _SHARED,
         "    if row is None or row.status in before:\n",
         "    if row is None:\n",
-        at(BATCHES, "test_a_step_that_the_database_has_forgotten_is_told"),
+        at(BATCHES, "test_a_step_that_the_database_has_forgotten_is_reported"),
     ),
     Mutant(
         "batch-keeps-the-goods-of-the-refused",
@@ -151,16 +151,16 @@ MUTANTS = (
         "batch-keeps-its-reason-to-itself",
         "an order of a cancelled batch would end as one whose workflow was lost",
         _WORKFLOW,
-        "doubt=question, reason=undo.reason, ending=undo.ending)\n",
-        "doubt=question, ending=undo.ending)\n",
+        "review_reason=question, reason=undo.reason, ending=undo.ending)\n",
+        "review_reason=question, ending=undo.ending)\n",
         at(BULK, "test_an_undo_that_keeps_failing_after_a_cancel_is_the_business_of_a_repair"),
     ),
     Mutant(
         "batch-calls-the-refused-cancelled",
         "an order that a step refused would be told as cancelled because its undo failed",
         _WORKFLOW,
-        "doubt=question, reason=undo.reason, ending=undo.ending)\n",
-        "doubt=question, reason=undo.reason)\n",
+        "review_reason=question, reason=undo.reason, ending=undo.ending)\n",
+        "review_reason=question, reason=undo.reason)\n",
         at(BULK, "test_what_a_step_refused_does_not_go_forward_after_a_cancel_because_its_undo_failed"),
     ),
     Mutant(
@@ -196,8 +196,8 @@ MUTANTS = (
         "batch-guesses-what-was-forgotten",
         "goods would be reserved and money taken twice after a restore",
         _WORKFLOW,
-        "await self._delegate(report.forgotten, question, question=question)\n",
-        "await self._delegate(report.forgotten, question)\n",
+        "await self._delegate(report.missing_step, question, question=question)\n",
+        "await self._delegate(report.missing_step, question)\n",
         at(BULK, "test_what_the_database_has_forgotten_is_parked_and_not_guessed"),
     ),
     Mutant(
@@ -226,7 +226,7 @@ MUTANTS = (
         "workflows/checkout_steps.py",
         "            self._reason = tidy(describe(mismatch))\n",
         "            pass\n",
-        at(BULK, "test_what_a_batch_had_made_of_an_order_is_not_told_where_its_id_was_taken_meanwhile"),
+        at(BULK, "test_what_a_batch_had_made_of_an_order_is_not_reported_where_its_id_was_taken_meanwhile"),
     ),
     Mutant(
         "cancel-of-one-keeps-the-last-reason",

@@ -23,8 +23,8 @@ MUTANTS = (
         "reserve-under-another-activity-id",
         "tools that know the step by its id would not find it; and running orders would not replay",
         _STEPS,
-        "row.policy(), step.value, summary, lane",
-        'row.policy(), "hold" if step is Step.RESERVE else step.value, summary, lane',
+        "row.policy(), step.value, summary, execution_mode",
+        'row.policy(), "hold" if step is Step.RESERVE else step.value, summary, execution_mode',
         at(REPLAY, "test_a_recorded_history_replays[completed]"),
     ),
     Mutant(

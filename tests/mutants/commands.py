@@ -67,7 +67,7 @@ MUTANTS = (
         "sweep-waits-as-it-likes",
         "`sweep --stood-still` is ignored",
         "starter.py",
-        "checkouts.sweep(timedelta(seconds=stood_still), timedelta(seconds=timeout))",
+        "checkouts.sweep(timedelta(seconds=idle_for), timedelta(seconds=timeout))",
         "checkouts.sweep(timedelta(seconds=60), timedelta(seconds=timeout))",
         at(STARTER_UPKEEP, "test_a_sweep_leaves_alone_what_moved_within_the_time_that_it_was_told"),
     ),
@@ -75,8 +75,8 @@ MUTANTS = (
         "sweep-without-a-timeout",
         "`sweep --timeout` is ignored",
         "starter.py",
-        "checkouts.sweep(timedelta(seconds=stood_still), timedelta(seconds=timeout))",
-        "checkouts.sweep(timedelta(seconds=stood_still), timedelta(seconds=2))",
+        "checkouts.sweep(timedelta(seconds=idle_for), timedelta(seconds=timeout))",
+        "checkouts.sweep(timedelta(seconds=idle_for), timedelta(seconds=2))",
         at(STARTER_UPKEEP, "test_upkeep_waits_for_a_worker_no_longer_than_it_was_told[sweep]"),
     ),
     Mutant(
@@ -111,7 +111,7 @@ MUTANTS = (
         "batch_size=MAX_BATCH,",
         at(
             STARTER_UPKEEP,
-            "test_a_bulk_load_makes_batches_of_the_size_it_was_told_and_writes_where_it_was_told",
+            "test_a_bulk_load_makes_batches_of_the_size_it_was_reported_and_writes_where_it_was_told",
         ),
     ),
     Mutant(
@@ -122,7 +122,7 @@ MUTANTS = (
         "into = _outcomes_of(given.file)",
         at(
             STARTER_UPKEEP,
-            "test_a_bulk_load_makes_batches_of_the_size_it_was_told_and_writes_where_it_was_told",
+            "test_a_bulk_load_makes_batches_of_the_size_it_was_reported_and_writes_where_it_was_told",
         ),
     ),
     Mutant(
@@ -131,7 +131,7 @@ MUTANTS = (
         "starter.py",
         "if not as_json and is_new and order_id is not None:",
         "if False:",
-        at(STARTER_ORDERS, "test_who_waits_for_a_new_order_is_told_first_that_it_was_started"),
+        at(STARTER_ORDERS, "test_who_waits_for_a_new_order_is_reported_first_that_it_was_started"),
     ),
     Mutant(
         "interrupt-ends-well",
@@ -139,7 +139,7 @@ MUTANTS = (
         "client/failures.py",
         "INTERRUPTED = 130",
         "INTERRUPTED = 131",
-        at(WHAT_START_SAYS, "test_ctrl_c_ends_the_command_and_not_the_order_and_tells_where_to_look"),
+        at(WHAT_START_SAYS, "test_ctrl_c_ends_the_command_and_not_the_order_and_reports_where_to_look"),
     ),
     # client ----------------------------------------------------------------------------------------------
     Mutant(

@@ -9,7 +9,7 @@ _UNSET = "?it is not in .env - run sh deploy/compose/passwords.sh"
 _RIGHTS = at(COMPOSE_WIRING, "test_no_program_has_more_rights_than_it_needs")
 _NETWORKS = at(COMPOSE_WIRING, "test_a_service_is_on_the_networks_of_those_it_talks_to_and_no_other")
 _NO_PASSWORD_LOGGED = at(COMPOSE, "test_no_password_gets_into_the_servers_log_whatever_it_logs_and_whatever_fails")
-_TOLD = "test_a_container_is_told_the_hosts_ports_roles_and_passwords_of_the_others"
+_TOLD = "test_a_container_is_reported_the_hosts_ports_roles_and_passwords_of_the_others"
 
 
 def _told(service: str) -> tuple[str, ...]:

@@ -288,7 +288,7 @@ MUTANTS = (
         "worker-writes-a-log-that-it-should-not",
         "every machine would write a log, though one is meant to",
         "worker.py",
-        "    if settings.tells_log is TellsLog.NEVER:\n        await asyncio.Event().wait()\n",
+        "    if settings.writes_log is WritesLog.NEVER:\n        await asyncio.Event().wait()\n",
         "",
         at(WORKER_LOG, "test_a_worker_that_never_writes_the_log_writes_none"),
     ),

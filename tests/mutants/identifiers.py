@@ -22,7 +22,7 @@ MUTANTS = (
         _RULE,
         'if not unicodedata.is_normalized("NFC", value):',
         "if False:",
-        at(MODEL, "test_it_is_told_what_is_wrong_with_an_id"),
+        at(MODEL, "test_it_is_reported_what_is_wrong_with_an_id"),
     ),
     Mutant(
         "database-takes-ids-that-are-written-apart",
@@ -54,7 +54,7 @@ MUTANTS = (
         _SETUP,
         "        EXCEPTION WHEN integrity_constraint_violation THEN\n",
         "        EXCEPTION WHEN division_by_zero THEN\n",
-        at(UPGRADE, "test_rows_that_a_new_constraint_does_not_allow_stay_and_are_told_of"),
+        at(UPGRADE, "test_rows_that_a_new_constraint_does_not_allow_stay_and_are_reported_of"),
     ),
     Mutant(
         "id-is-typed-as-it-is",

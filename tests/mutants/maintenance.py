@@ -80,8 +80,8 @@ MUTANTS = (
         "sweep-forgets-its-report",
         "a long sweep would tell of its last pages alone",
         _FILE,
-        "                workflow.continue_as_new(SweepInput(sweep.stood_still_seconds, *place, report))",
-        "                workflow.continue_as_new(SweepInput(sweep.stood_still_seconds, *place))",
+        "                workflow.continue_as_new(SweepInput(sweep.idle_seconds, *place, report))",
+        "                workflow.continue_as_new(SweepInput(sweep.idle_seconds, *place))",
         at(SECOND_RUN, "test_a_sweep_of_more_pages_than_one_run_takes_reaches_the_last_order"),
     ),
     Mutant(
@@ -112,8 +112,8 @@ MUTANTS = (
         "sweep-buys-what-was-abandoned",
         "a lost order would be carried on days later",
         _SEARCH,
-        "row.status != OrderStatus.PENDING, doubt)",
-        'row.status == "nowhere", doubt)',
+        "row.status != OrderStatus.PENDING, review_reason\n",
+        'row.status == "nowhere", review_reason\n',
         at(
             MAINTENANCE,
             "test_what_a_terminated_saga_left_is_undone_and_the_order_cancelled[charge_payment-before-True]",

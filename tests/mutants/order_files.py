@@ -30,7 +30,7 @@ MUTANTS = (
         _ORDERS,
         "problem = self.problem or apart",
         "problem = self.problem",
-        at(BULK_FILES, "test_an_id_whose_rows_lie_apart_is_malformed_wherever_they_are_and_told_with_both_lines"),
+        at(BULK_FILES, "test_an_id_whose_rows_lie_apart_is_malformed_wherever_they_are_and_reported_with_both_lines"),
     ),
     Mutant(
         "order-without-its-unreadable-row",
@@ -54,7 +54,7 @@ MUTANTS = (
         "terminal/load/dry_run.py",
         "if first.setdefault(hash(entry.order_id), content) != content:",
         "if first.setdefault(hash(entry.order_id), content) is None:",
-        at(DRY_RUN, "test_an_id_that_comes_again_in_the_file_with_other_content_is_told_as_the_load_will"),
+        at(DRY_RUN, "test_an_id_that_comes_again_in_the_file_with_other_content_is_reported_as_the_load_will"),
     ),
     Mutant(
         "row-below-merged-cells-is-nobodys",
@@ -94,7 +94,7 @@ MUTANTS = (
         "domain/model.py",
         "shortened = digits if len(digits) <= 40 else",
         "shortened = digits[:12] if len(digits) <= 40 else",
-        at(BULK_FILES, "test_a_malformed_csv_order_is_told_and_the_next_is_read"),
+        at(BULK_FILES, "test_a_malformed_csv_order_is_reported_and_the_next_is_read"),
     ),
     Mutant(
         "outcome-under-a-tidied-id",
@@ -118,7 +118,7 @@ MUTANTS = (
         _OUTCOMES,
         "errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL",
         "errno.ENOLCK",
-        at(BULK_FILES, "test_a_place_without_locks_is_told_with_what_to_do"),
+        at(BULK_FILES, "test_a_place_without_locks_is_reported_with_what_to_do"),
     ),
     Mutant(
         "look-trusts-what-is-not-settled",

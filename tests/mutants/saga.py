@@ -230,7 +230,7 @@ MUTANTS = (
         "stuck-saga-never-tries-by-itself",
         "an order would wait for a person although its cause has passed",
         _FILE,
-        "                timeout=self._patience.after(self.rounds),\n",
+        "                timeout=self._backoff.after(self.rounds),\n",
         "                timeout=None,\n",
         at(SAGA, "test_a_stuck_saga_tries_again_by_itself"),
     ),

@@ -86,7 +86,7 @@ MUTANTS = (
         _FILE,
         "        NEW.updated_at := now();\n",
         "",
-        at(SETUP, "test_a_move_sets_the_clock_of_how_long_an_order_has_stood_still"),
+        at(SETUP, "test_a_move_sets_the_clock_of_how_long_an_order_has_was_idle"),
     ),
     Mutant(
         "service-may-change-the-ledger",
@@ -179,7 +179,7 @@ MUTANTS = (
         _FILE,
         "ELSIF NOT (is_alive AND starts_with(found, wanted)) THEN",
         "ELSIF NOT starts_with(found, wanted) THEN",
-        at(SETUP, "test_an_index_that_was_never_finished_is_told_with_what_to_do"),
+        at(SETUP, "test_an_index_that_was_never_finished_is_reported_with_what_to_do"),
     ),
     Mutant(
         "killed-worker-holds-its-locks",

@@ -12,8 +12,8 @@ MUTANTS = (
         "an-order-is-fast-by-default",
         "who opens a history would see three bare points",
         "domain/policies.py",
-        "LANE = Lane.CLASSIC",
-        "LANE = Lane.FAST",
+        "EXECUTION_MODE = ExecutionMode.ACTIVITY",
+        "EXECUTION_MODE = ExecutionMode.LOCAL_FIRST",
         at(CONFIG, "test_an_order_on_its_own_is_classic_unless_the_settings_say_otherwise"),
     ),
     Mutant(

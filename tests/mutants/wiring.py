@@ -77,7 +77,7 @@ MUTANTS = (
         "sweep-and-audit-on-the-steps-connections",
         "in a large database each sweep and each audit would end after 3 s, and find nothing, for ever",
         _WORKER,
-        "            patient_engine=engines.patient,\n            audit_engine=engines.audit,\n",
+        "            long_query_engine=engines.long_query,\n            audit_engine=engines.audit,\n",
         "",
         at(WORKER_SETTINGS, "test_sweep_and_audit_read_for_longer_than_a_step_may"),
     ),
@@ -131,7 +131,7 @@ MUTANTS = (
     ),
     Mutant(
         "worker-ignores-how-many-local-activities",
-        "what an operator has limited would not be limited in the fast lane",
+        "what an operator has limited would not be limited in the local-first mode",
         _WORKER,
         "max_concurrent_local_activities=settings.max_concurrent_activities,",
         "max_concurrent_local_activities=100,",
@@ -422,8 +422,8 @@ MUTANTS = (
         "every-worker-has-to-write-the-log",
         "each second worker on a machine would log an error",
         "adapters/config.py",
-        "tells_log: TellsLog = TellsLog.AUTO",
-        "tells_log: TellsLog = TellsLog.ALWAYS",
+        "writes_log: WritesLog = WritesLog.AUTO",
+        "writes_log: WritesLog = WritesLog.ALWAYS",
         at(TABLES, "test_the_tables_of_a_document_are_what_the_code_gives[operations.md]"),
     ),
     Mutant(

@@ -45,7 +45,7 @@ _RECENT = 300
 """How many of the orders that ended last a partial audit looks at, beside the open ones."""
 
 
-async def sweep(checkouts: Checkouts, book: Book, stood_still: timedelta) -> None:
+async def sweep(checkouts: Checkouts, book: Book, idle_for: timedelta) -> None:
     """Sweep all the time, whatever stands still or not: every order under way is looked at, beside its batch or saga.
 
     Whatever is not broken on purpose must be left alone. Where a sweep has repaired an order that was not terminated,
@@ -53,7 +53,7 @@ async def sweep(checkouts: Checkouts, book: Book, stood_still: timedelta) -> Non
     """
     while True:
         with contextlib.suppress(RPCError, NoWorker, Refused):
-            report = await checkouts.sweep(stood_still, _SWEEP_TIMEOUT)
+            report = await checkouts.sweep(idle_for, _SWEEP_TIMEOUT)
             book.counts["sweeps"] += 1
             book.counts["orders started by a sweep"] += report.started_count
             book.counts["orders repaired by a sweep"] += report.repaired_count
@@ -75,7 +75,7 @@ async def soak(harness: Harness, plan: Plan, chosen: argparse.Namespace) -> Repo
         return [plan.order_id(number) for number in numbers]
 
     auditor = Auditor(harness, lately, lambda: injector.has_downtime)
-    watchdog = Watchdog(book, injector, patience_seconds=chosen.patience)
+    watchdog = Watchdog(book, injector, timeout_seconds=chosen.backoff)
     broken = [(planned.order.order_id, step) for planned in plan.all_orders() for step in planned.broken]
     await harness.seed(shop, broken)
     await auditor.prepare()
@@ -90,7 +90,7 @@ async def soak(harness: Harness, plan: Plan, chosen: argparse.Namespace) -> Repo
                 background.create_task(work)
                 for work in (
                     *(auditor.run(), watchdog.run(), injector.watch_workers()),
-                    *(sweep(checkouts, book, stood_still) for stood_still in _STOOD_STILL),
+                    *(sweep(checkouts, book, idle_for) for idle_for in _STOOD_STILL),
                 )
             ]
             async with asyncio.TaskGroup() as play:

@@ -18,7 +18,7 @@ from tests.soak.harness import AWAY, Harness, SoakFailed
 from tests.soak.plan import PlannedFault
 
 _EVIDENCE_SECONDS = 20.0
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 _END_SESSIONS = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = '{ROLE}'"
 _SESSIONS_OF = f"SELECT count(*) FROM pg_stat_activity WHERE usename = '{ROLE}' AND backend_start BETWEEN $1 AND $2"
 _CERTAINLY = timedelta(seconds=1)
@@ -55,7 +55,7 @@ class Environment:
         while kept := await self._ask(_SESSIONS_OF, first, last):
             if time.monotonic() > deadline:
                 raise SoakFailed(f"{kept} sessions that cannot write are kept")
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def _now(self) -> datetime:
         return cast("datetime", await self._ask("SELECT clock_timestamp()"))
@@ -99,11 +99,11 @@ class Environment:
             begun.append(await self._now())
         try:
             await asyncio.sleep(fault.seconds)
-            while not (told := self._times_told(code) - before) and time.monotonic() < deadline:
-                await asyncio.sleep(_LOOK_SECONDS)
+            while not (output := self._times_told(code) - before) and time.monotonic() < deadline:
+                await asyncio.sleep(_POLL_SECONDS)
         finally:
             await end()
-        return f"told {told} times by the workers" if told else None
+        return f"told {output} times by the workers" if output else None
 
     async def _run(self, statement: str) -> None:
         """Run a statement, again until it is done; without a queue behind one that waits for a lock."""
@@ -113,7 +113,7 @@ class Environment:
                     await connection.execute("SET lock_timeout = '1s'")
                     await connection.execute(statement)
             except (*AWAY, asyncpg.LockNotAvailableError):
-                await asyncio.sleep(_LOOK_SECONDS)
+                await asyncio.sleep(_POLL_SECONDS)
             else:
                 return
 
@@ -123,7 +123,7 @@ class Environment:
                 async with self._harness.asking() as connection:
                     return await connection.fetchval(question, *parameters)
             except AWAY:
-                await asyncio.sleep(_LOOK_SECONDS)
+                await asyncio.sleep(_POLL_SECONDS)
 
     def _times_told(self, code: str) -> int:
         return sum(

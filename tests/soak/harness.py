@@ -127,8 +127,8 @@ class Harness:
             )
 
     async def client(self) -> Client:
-        patient = RetryConfig(max_interval_millis=1_000, max_elapsed_time_millis=5_000, max_retries=20)
-        return await Client.connect(self.temporal.address, data_converter=DATA_CONVERTER, retry_config=patient)
+        long_query = RetryConfig(max_interval_millis=1_000, max_elapsed_time_millis=5_000, max_retries=20)
+        return await Client.connect(self.temporal.address, data_converter=DATA_CONVERTER, retry_config=long_query)
 
     def checkouts(self, client: Client) -> Checkouts:
         return Checkouts(client, CHECKOUT_TASK_QUEUE, f"http://127.0.0.1:{self._stack.ports.ui}")

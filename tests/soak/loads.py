@@ -10,9 +10,9 @@ import asyncpg
 from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.service import RPCError
 
-from client.batches import carried_on
-from client.failures import OtherContent
-from domain.bulk import HANDED_OVER, ORDER_ID_CONFLICT, UNKNOWN, Outcome, digest
+from client.batches import delegated_outcome
+from client.failures import OrderIdConflict
+from domain.bulk import DELEGATED, ORDER_ID_CONFLICT, UNKNOWN, Outcome, digest
 from domain.model import CheckoutInput, OrderStatus
 from domain.policies import bulk_workflow_id
 from tests.soak.book import Ended
@@ -23,8 +23,8 @@ from tests.soak.plan import PlannedBatch, PlannedOrder
 from tests.soak.requests import PAUSE_SECONDS, Operator, Requests, interrupt
 from tests.soak.sagas import FORGOTTEN_SECONDS, Sagas
 
-LANES = {
-    HANDED_OVER: "batch, then a saga of its own",
+WAYS = {
+    DELEGATED: "batch, then a saga of its own",
     ORDER_ID_CONFLICT: "batch, came too late",
     UNKNOWN: "batch, terminated",
 }
@@ -67,10 +67,10 @@ class Loads:
 
     async def follow(self, planned: PlannedOrder, outcome: Outcome) -> None:
         """Follow an order that a batch has reported to its end, and record it."""
-        self._book.lanes[LANES.get(outcome.status, "batch")] += 1
+        self._book.execution_modes[WAYS.get(outcome.status, "batch")] += 1
         if planned.is_contested or outcome.status in {UNKNOWN, ORDER_ID_CONFLICT}:
             await self._settle(planned, outcome)
-        elif outcome.status == HANDED_OVER:
+        elif outcome.status == DELEGATED:
             self._book.end(planned, await self._sagas.ending(planned))
         elif outcome.status in ENDINGS:
             self._book.end(planned, Ended(outcome.status, outcome.reason or ""))
@@ -113,7 +113,7 @@ class Loads:
         order = planned.other if planned.second_start == "other" else planned.order
         try:
             is_new = await self._persist(lambda: self._checkouts.start(order))
-        except OtherContent:
+        except OrderIdConflict:
             if planned.second_start == "same":
                 raise SoakFailed(f"{order.order_id}: the same order was refused as another") from None
             said = "refused"
@@ -124,21 +124,21 @@ class Loads:
     async def _settle(self, planned: PlannedOrder, outcome: Outcome) -> None:
         """Wait until an order has ended whichever workflow is at work on it, and record its ending."""
         async with self._operator.tending(planned):
-            if outcome.status == HANDED_OVER and planned.second_start == "other":
+            if outcome.status == DELEGATED and planned.second_start == "other":
                 outcome = await self._carried_on(planned)
             row = await self._at_rest(planned)
-        told, stands = outcome.status, row["status"] if row else None
-        if told in ENDINGS and told != stands:
-            raise SoakFailed(f"{planned.order.order_id}: a load tells that it is {told}, the database has {stands}")
+        output, stands = outcome.status, row["status"] if row else None
+        if output in ENDINGS and output != stands:
+            raise SoakFailed(f"{planned.order.order_id}: a load tells that it is {output}, the database has {stands}")
         if row is None:
             self._book.end(planned, Ended(NEVER_BEGUN))
             return
         if planned.second_start == "other" and row["fingerprint"] == planned.other.fingerprint:
-            if told not in {HANDED_OVER, ORDER_ID_CONFLICT, UNKNOWN}:
+            if output not in {DELEGATED, ORDER_ID_CONFLICT, UNKNOWN}:
                 raise SoakFailed(f"{planned.order.order_id}: another order has its id, and a load tells {outcome}")
             self._book.taken.add(planned.number)
             planned = replace(planned, order=planned.other)
-        elif told == ORDER_ID_CONFLICT:
+        elif output == ORDER_ID_CONFLICT:
             raise SoakFailed(f"{planned.order.order_id}: a load tells that its id is taken, and it is its own")
         elif row["fingerprint"] != planned.order.fingerprint and not (
             planned.is_by_hand and row["fingerprint"] is None
@@ -149,7 +149,7 @@ class Loads:
     async def _carried_on(self, planned: PlannedOrder) -> Outcome:
         """Follow an order that was handed over as a bulk load does: the saga that it finds may be a stranger's."""
         while True:
-            outcome = await self._persist(lambda: carried_on(self._checkouts, planned.order))
+            outcome = await self._persist(lambda: delegated_outcome(self._checkouts, planned.order))
             if outcome.status != OrderStatus.STUCK:
                 return outcome
             await asyncio.sleep(PAUSE_SECONDS)

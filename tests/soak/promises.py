@@ -7,7 +7,7 @@ from typing import NamedTuple
 import asyncpg
 from temporalio.client import Client, WorkflowExecutionStatus
 
-from domain.bulk import HANDED_OVER, ORDER_ID_CONFLICT, Outcome, digest
+from domain.bulk import DELEGATED, ORDER_ID_CONFLICT, Outcome, digest
 from domain.model import CheckoutInput
 from domain.policies import ORDER_STATUS, bulk_workflow_id, order_id_of
 from tests.soak.book import Book
@@ -163,7 +163,7 @@ class Promises:
         )
         if outcome.status == ORDER_ID_CONFLICT:
             return "the database has that content" if is_its_own else None
-        if outcome.status == HANDED_OVER:
+        if outcome.status == DELEGATED:
             # Where another order may have the id, `carried_on` was asked whose saga that is, and the book has it.
             has_rival = self._plan.order(self._plan.number_of(outcome.order_id)).second_start == "other"
             is_true = outcome.order_id in with_sagas and (is_its_own or has_rival)

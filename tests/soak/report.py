@@ -64,7 +64,7 @@ class Report:
             "problems": self.problems,
             "seconds": round(self.seconds, 1),
             "orders_per_second": round(ended / self.seconds, 1) if self.seconds else 0.0,
-            "lanes": dict(self.book.lanes.most_common()),
+            "execution_modes": dict(self.book.execution_modes.most_common()),
             "outcomes": dict(Counter(self.book.endings.values()).most_common()),
             "refused_by_faults": len(self.book.unplanned),
             "stuck_on_purpose": len(self.book.stuck),
@@ -97,7 +97,10 @@ class Report:
         rows = [
             ("seed", str(found["seed"])),
             ("orders", f"{found['orders']}: {outcomes or 'none has ended'}"),
-            ("by lane", ", ".join(f"{count} {lane}" for lane, count in found["lanes"].items())),
+            (
+                "by execution mode",
+                ", ".join(f"{count} {execution_mode}" for execution_mode, count in found["execution_modes"].items()),
+            ),
             ("time", f"{found['seconds']} s, {found['orders_per_second']} orders/s"),
             ("refused because of faults", str(found["refused_by_faults"])),
             ("stuck on purpose, then settled", str(found["stuck_on_purpose"])),

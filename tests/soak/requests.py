@@ -108,7 +108,7 @@ async def interrupt(
     return "accepted"
 
 
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 _ANSWER_WITHIN = timedelta(seconds=5)
 
 
@@ -131,9 +131,9 @@ class Operator:
                         self._stuck = {row["order_id"] for row in rows}
                         if groundless := [name for name in self._stuck if not self._requests.planned(name).broken]:
                             raise SoakFailed(f"stuck without a cause: {', '.join(sorted(groundless))}")
-                        await asyncio.sleep(_LOOK_SECONDS)
+                        await asyncio.sleep(_POLL_SECONDS)
             except AWAY:
-                await asyncio.sleep(_LOOK_SECONDS)
+                await asyncio.sleep(_POLL_SECONDS)
 
     @asynccontextmanager
     async def tending(self, planned: PlannedOrder) -> AsyncIterator[None]:
@@ -148,18 +148,18 @@ class Operator:
                 if not operating.cancelled() and (failure := operating.exception()):
                     raise failure
 
-    async def vouched(self, planned: PlannedOrder, status: str, told: frozenset[str]) -> frozenset[str]:
+    async def vouched(self, planned: PlannedOrder, status: str, output: frozenset[str]) -> frozenset[str]:
         """Give the steps of an order that has ended which a person has settled by hand.
 
         Args:
             planned: the order.
             status: how it ended.
-            told: what the end of its saga says.
+            output: what the end of its saga says.
 
         Raises:
             SoakFailed: the saga has accepted such a word, and forgotten it.
         """
-        found = told
+        found = output
         if planned.broken and planned.remedy == "resolve" and status == "cancelled":
             # Such an ending says nothing else, and the answers to the operator may have been lost.
             found = await self._vouched_in_history(planned.order.order_id)
@@ -171,7 +171,7 @@ class Operator:
         name = planned.order.order_id
         while True:
             if name not in self._stuck:
-                await asyncio.sleep(_LOOK_SECONDS)
+                await asyncio.sleep(_POLL_SECONDS)
                 continue
             self._book.stuck.add(planned.number)
             await asyncio.sleep(planned.remedy_after)

@@ -23,8 +23,8 @@ from temporalio.converter import value_to_type
 from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from client.failures import OtherContent
-from domain.bulk import HANDED_OVER
+from client.failures import OrderIdConflict
+from domain.bulk import DELEGATED
 from domain.model import CheckoutStatus
 from domain.policies import CHECKOUT_TASK_QUEUE, CHECKOUT_WORKFLOW, WORKFLOW_TASK, checkout_workflow_id
 from tests.soak.book import Ended
@@ -85,7 +85,7 @@ class Sagas:
         order = planned.other if planned.second_start == "other" else planned.order
         try:
             is_new = await self._persist(lambda: self._checkouts.start(order))
-        except OtherContent:
+        except OrderIdConflict:
             self._book.counts["starts with other content, refused"] += 1
             if planned.second_start == "same":
                 raise SoakFailed(f"{order.order_id}: the same order was refused as another") from None
@@ -202,13 +202,13 @@ class Repeats:
             outcomes = await self._persist(lambda: self._checkouts.carry(content))
             for planned, outcome in zip(again, outcomes, strict=True):
                 ended = self._book.endings[planned.number]
-                if outcome.status == HANDED_OVER:
-                    told = (await self._sagas.ending(planned)).status
+                if outcome.status == DELEGATED:
+                    output = (await self._sagas.ending(planned)).status
                     self._book.special.add(planned.number)
                 else:
-                    told = outcome.status
-                if told != ended:
-                    raise SoakFailed(f"{planned.order.order_id} is {ended}, and a load grouped anew tells {told}")
+                    output = outcome.status
+                if output != ended:
+                    raise SoakFailed(f"{planned.order.order_id} is {ended}, and a load grouped anew tells {output}")
         for planned in again:
             await self._require_same(planned, self._book.endings[planned.number], "a load grouped anew")
         self._book.counts["orders of loads grouped anew" + (f", refused in {refused}" if refused else "")] += len(again)

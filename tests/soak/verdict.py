@@ -185,18 +185,18 @@ class Verdict:
                 for row in await connection.fetch("SELECT order_id, max(seq) AS seq FROM order_events GROUP BY 1")
             }
         while True:
-            problems, told = await asyncio.to_thread(self._read_log)
+            problems, output = await asyncio.to_thread(self._read_log)
             behind = [
-                f"{name}: {wanted.get(name, 0)} events, {told[name]} of them told"
-                for name in sorted({*wanted, *told})
-                if wanted.get(name, 0) != told[name]
+                f"{name}: {wanted.get(name, 0)} events, {output[name]} of them told"
+                for name in sorted({*wanted, *output})
+                if wanted.get(name, 0) != output[name]
             ]
             if problems or not behind or time.monotonic() > deadline:
                 return problems + behind
             await asyncio.sleep(1)
 
     def _read_log(self) -> tuple[list[str], Counter[str]]:
-        told: Counter[str] = Counter()
+        output: Counter[str] = Counter()
         problems = []
         line_shape = re.compile(r"\S+Z (\S+) #(\d+) .* pos=\d+\.\d+\n")
         with self._harness.saga_log.open(encoding="utf-8") as log:
@@ -205,10 +205,10 @@ class Verdict:
                 if found is None:
                     problems.append(f"line {number} is malformed: {text[:200]!r}")
                     continue
-                told[found[1]] += 1
-                if told[found[1]] != int(found[2]):
-                    problems.append(f"line {number}: {found[1]} #{found[2]} comes as its number {told[found[1]]}")
-        return problems, told
+                output[found[1]] += 1
+                if output[found[1]] != int(found[2]):
+                    problems.append(f"line {number}: {found[1]} #{found[2]} comes as its number {output[found[1]]}")
+        return problems, output
 
     async def _replay(self, every: int) -> list[str]:
         replaying = replayer(CheckoutWorkflow, BulkCheckoutWorkflow, runner=UnsandboxedWorkflowRunner())

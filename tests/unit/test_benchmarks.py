@@ -37,10 +37,13 @@ def test_ratios_are_those_of_the_rounds_and_not_of_the_medians() -> None:
 
 def test_the_tables_have_median_least_and_greatest_and_leave_out_what_was_not_counted() -> None:
     results = {
-        "fast": Results([one_round(value) for value in (10.0, 30.0, 20.0)], [one_round(1.0)]),
+        "local-first": Results([one_round(value) for value in (10.0, 30.0, 20.0)], [one_round(1.0)]),
         "bare SQL": Results([one_round(value) for value in (20.0, 30.0, 60.0)], [one_round(1.0)]),
     }
-    counts = {"fast": Counts(3.0, 3.04, 6_000.0, Footprint(8.0, 2_350.0)), "bare SQL": Counts(3, 3, 6e3, Footprint())}
+    counts = {
+        "local-first": Counts(3.0, 3.04, 6_000.0, Footprint(8.0, 2_350.0)),
+        "bare SQL": Counts(3, 3, 6e3, Footprint()),
+    }
 
     text = report.tables(results, counts)
 

@@ -75,7 +75,7 @@ def test_json_lines_are_orders(tmp_path: Path, name: str) -> None:
         ("n-1,alice,tea-mug,1\n" * 150, "the order has 150 lines; 100 are allowed"),
     ],
 )
-def test_a_malformed_csv_order_is_told_and_the_next_is_read(tmp_path: Path, row: str, problem: str) -> None:
+def test_a_malformed_csv_order_is_reported_and_the_next_is_read(tmp_path: Path, row: str, problem: str) -> None:
     malformed, good = read(tmp_path, "o.csv", HEADER + row + "n-9,alice,tea-mug,1\n")
 
     assert malformed.order is None
@@ -100,7 +100,7 @@ def test_a_malformed_csv_order_is_told_and_the_next_is_read(tmp_path: Path, row:
         ('{"order_id": "n-1", "customer": "' + "x" * 200_000 + '"}', "more than 200000 characters"),
     ],
 )
-def test_a_malformed_json_order_is_told_and_the_next_is_read(tmp_path: Path, line: str, problem: str) -> None:
+def test_a_malformed_json_order_is_reported_and_the_next_is_read(tmp_path: Path, line: str, problem: str) -> None:
     good = '{"order_id": "n-9", "customer": "alice", "lines": [{"sku": "tea-mug", "quantity": 1}]}'
     first, second = read(tmp_path, "o.jsonl", f"{line}\n{good}\n")
 
@@ -267,14 +267,14 @@ def test_what_a_spreadsheet_writes_is_read(tmp_path: Path, text: str, encoding: 
         *("\u0662", "\uff12", "2\u00b2", "\u2154"),
     ],
 )
-def test_a_quantity_that_is_no_plain_number_is_told_with_what_to_write(tmp_path: Path, quantity: str) -> None:
+def test_a_quantity_that_is_no_plain_number_is_reported_with_what_to_write(tmp_path: Path, quantity: str) -> None:
     malformed, good = read(tmp_path, "o.csv", f'{HEADER}n-1,alice,tea-mug,"{quantity}"\nn-9,alice,tea-mug,1\n')
 
     assert malformed.problem == (f"line 2: quantity {quantity!a} is not a whole number in digits alone, such as 12")
     assert good.order == order("n-9")
 
 
-def test_rows_in_utf_16_that_are_none_are_told(tmp_path: Path) -> None:
+def test_rows_in_utf_16_that_are_none_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "o.csv"
     path.write_bytes(
         f"\ufeff{HEADER}n-1,ali".encode("utf-16-le")
@@ -435,7 +435,7 @@ def test_what_stands_in_a_quoted_field_of_several_lines_is_no_order(tmp_path: Pa
         "a1 b1 a1 b1 a1 b1", "a1 , a1 b1 a1", "a1 bad a1 b1 a1", "a1 b1 bada", "bada b1 a1",
     ],
 )  # fmt: skip
-def test_an_id_whose_rows_lie_apart_is_malformed_wherever_they_are_and_told_with_both_lines(
+def test_an_id_whose_rows_lie_apart_is_malformed_wherever_they_are_and_reported_with_both_lines(
     tmp_path: Path, rows: str
 ) -> None:
     written = {"bad": "\0", "bada": 'a,"alice"x,tea-mug,1', ",": ",,,"}
@@ -499,7 +499,7 @@ def test_a_row_without_an_id_that_may_be_anybodys_is_malformed(tmp_path: Path, r
         "[]", "null", '"n-1"', "\ufeff{}", "{'order_id': 'n-1'}", "}", "\0",
     ],
 )  # fmt: skip
-def test_a_json_line_that_is_no_order_is_told_with_its_line(tmp_path: Path, line: str) -> None:
+def test_a_json_line_that_is_no_order_is_reported_with_its_line(tmp_path: Path, line: str) -> None:
     good = '{"order_id": "n-9", "customer": "alice", "lines": [{"sku": "tea-mug", "quantity": 1}]}'
     before, malformed, after = read(tmp_path, "o.JSONL", f"{good}\r\n{line}\r\n{good}")
 
@@ -546,7 +546,7 @@ def test_a_load_finds_an_order_again_whatever_is_in_its_id_and_whoever_saved_the
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL])
-def test_a_place_without_locks_is_told_with_what_to_do(
+def test_a_place_without_locks_is_reported_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def refuses(_descriptor: int, _operation: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from client.checkouts import Checkouts
-from domain.bulk import HANDED_OVER, Outcome
+from domain.bulk import DELEGATED, Outcome
 from domain.errors import InvalidInput
 from domain.model import CheckoutInput, OrderLine
 from terminal.load import bulk
@@ -68,10 +68,10 @@ async def test_when_a_batch_fails_the_others_are_waited_for_and_written_down(tmp
         others.set()
 
     letting = asyncio.create_task(let_go())
-    report, told = await load(tmp_path / "o.csv", ends, entries(100))
+    report, output = await load(tmp_path / "o.csv", ends, entries(100))
     await letting
 
-    assert told == {"n-0": "completed", "n-2": "completed", "n-3": "completed"}
+    assert output == {"n-0": "completed", "n-2": "completed", "n-3": "completed"}
     assert isinstance(report.failure, OSError)
     assert (report.stopped, report.under_way, report.outcomes) == (Stop.FAILED, 1, {"completed": 3})
     assert report.line < 10
@@ -86,10 +86,10 @@ async def test_when_the_file_cannot_be_read_on_what_is_under_way_is_waited_for(t
         yield from entries(3)
         raise InvalidInput("it was changed")
 
-    report, told = await load(tmp_path / "o.csv", ends, given())
+    report, output = await load(tmp_path / "o.csv", ends, given())
 
-    assert set(told) >= {"n-0", "n-1"}
-    assert set(told.values()) == {"completed"}
+    assert set(output) >= {"n-0", "n-1"}
+    assert set(output.values()) == {"completed"}
     assert isinstance(report.failure, InvalidInput)
     assert report.under_way == 0
 
@@ -111,9 +111,9 @@ async def test_who_interrupts_a_load_gets_what_is_under_way_written_down(tmp_pat
         nonlocal loading
         loading = given
 
-    report, told = await load(tmp_path / "o.csv", ends, entries(100), begin)
+    report, output = await load(tmp_path / "o.csv", ends, entries(100), begin)
 
-    assert told == {f"n-{number}": "completed" for number in range(4)}
+    assert output == {f"n-{number}": "completed" for number in range(4)}
     assert (report.stopped, report.under_way, begun) == (Stop.INTERRUPTED, 0, 4)
 
 
@@ -140,9 +140,9 @@ async def test_a_load_leaves_what_does_not_end_and_writes_down_what_has(
         nonlocal loading
         loading = given
 
-    report, told = await load(tmp_path / "o.csv", ends, entries(100), begin)
+    report, output = await load(tmp_path / "o.csv", ends, entries(100), begin)
 
-    assert told == {"n-0": "completed", "n-1": "completed"}
+    assert output == {"n-0": "completed", "n-1": "completed"}
     assert report.stopped is stops[0]
     assert report.under_way >= 1
 
@@ -157,9 +157,9 @@ async def test_what_a_batch_has_ended_is_written_down_though_one_of_its_orders_c
         return Outcome(order.order_id, "cancelled")
 
     async def ends(name: str) -> str:
-        return "completed" if name == "n-2" else HANDED_OVER
+        return "completed" if name == "n-2" else DELEGATED
 
-    monkeypatch.setattr(bulk, "carried_on", follow)
+    monkeypatch.setattr(bulk, "delegated_outcome", follow)
     with OutcomeFile(tmp_path / "o.csv") as outcomes:
         loading = BulkLoad(Till(ends), outcomes, batch_size=3, at_once=1, on_done=lambda _: None)
         report = await loading.run(entries(3))

@@ -129,7 +129,7 @@ def test_env_example_lists_every_variable_of_the_compose_file_with_its_default()
 
 def test_there_is_no_default_password_and_no_port_without_one() -> None:
     found = VARIABLE.findall(COMPOSE_FILE.read_text(encoding="utf-8"))
-    told = {said for _, kind, said in found if kind == "?"}
+    output = {said for _, kind, said in found if kind == "?"}
 
     passwords = {name for name in variables() if "PASSWORD" in name}
     people = {"POSTGRES_READER_PASSWORD", "POSTGRES_OPERATOR_PASSWORD"}  # nobody logs in without
@@ -137,7 +137,7 @@ def test_there_is_no_default_password_and_no_port_without_one() -> None:
     assert [name for name, kind, _ in found if name in required() and kind != "?"] == [], "a default in one place"
     assert people <= passwords
     assert {variables()[name] for name in passwords} == {""}
-    [said] = told
+    [said] = output
     assert "passwords.sh" in said
     assert (ROOT / "deploy/compose/passwords.sh").is_file()
 
@@ -354,10 +354,10 @@ def test_no_password_gets_into_the_servers_log_whatever_it_logs_and_whatever_fai
 
     with stack.postgres.log.open(encoding="utf-8") as log:
         log.seek(logged)
-        told = log.read()
+        output = log.read()
     assert done.stderr.count("read-only transaction") >= len(_PASSWORD_OF), "each of them was tried"
-    assert "SET log_statement = 'none'" in told, "the server logs what it is sent"
-    assert "the.secret.of" not in told + done.stdout + done.stderr
+    assert "SET log_statement = 'none'" in output, "the server logs what it is sent"
+    assert "the.secret.of" not in output + done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("job", ["temporal-schema", "temporal-namespace"])

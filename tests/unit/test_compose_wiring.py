@@ -150,7 +150,7 @@ def run_script(service: str, folder: Path) -> tuple[int, list[str]]:
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
-def test_a_container_is_told_the_hosts_ports_roles_and_passwords_of_the_others(name: str) -> None:
+def test_a_container_is_reported_the_hosts_ports_roles_and_passwords_of_the_others(name: str) -> None:
     assert services(**SET)[name]["environment"] == ENVIRONMENTS[name]
 
 

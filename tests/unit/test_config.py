@@ -9,7 +9,7 @@ from adapters.config import ConfigurationError, StarterSettings, WorkerSettings,
 from adapters.database_url import parse
 from adapters.temporal import connection_options
 from devstack.stack import DATABASE, DEFAULT_PORTS, ROLE
-from domain.model import Lane
+from domain.model import ExecutionMode
 
 
 def settings(monkeypatch: pytest.MonkeyPatch, url: str) -> WorkerSettings:
@@ -266,8 +266,8 @@ def test_a_certificate_in_a_setting_has_the_lines_of_its_file(monkeypatch: pytes
 
 
 def test_an_order_on_its_own_is_classic_unless_the_settings_say_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CHECKOUT_LANE", raising=False)
-    assert load(StarterSettings).lane is Lane.CLASSIC
+    monkeypatch.delenv("CHECKOUT_EXECUTION_MODE", raising=False)
+    assert load(StarterSettings).execution_mode is ExecutionMode.ACTIVITY
 
-    monkeypatch.setenv("CHECKOUT_LANE", "fast")
-    assert load(StarterSettings).lane is Lane.FAST
+    monkeypatch.setenv("CHECKOUT_EXECUTION_MODE", "local-first")
+    assert load(StarterSettings).execution_mode is ExecutionMode.LOCAL_FIRST

@@ -82,7 +82,7 @@ def test_a_part_that_has_died_is_named_and_is_no_success(
 def test_what_an_earlier_release_has_left_open_is_closed(tmp_path: Path) -> None:
     (tmp_path / "postgres.log").touch(0o644)
 
-    up.close_to_others(tmp_path)
+    up.restrict_access(tmp_path)
 
     assert (tmp_path / "postgres.log").stat().st_mode & 0o077 == 0
     (tmp_path / "new").touch()

@@ -75,7 +75,7 @@ async def test_names_that_were_forgotten_are_asked_for_again(monkeypatch: pytest
     assert found.outcomes == {"new": 2, "unknown": 2}
 
 
-async def test_an_id_that_comes_again_in_the_file_with_other_content_is_told_as_the_load_will() -> None:
+async def test_an_id_that_comes_again_in_the_file_with_other_content_is_reported_as_the_load_will() -> None:
     first, again, other = order("n-1"), order("n-1"), order("n-1", sku="lamp")
 
     found = await dry_run(entries(first, again, other), Shop().look_up, Settled())
@@ -85,7 +85,7 @@ async def test_an_id_that_comes_again_in_the_file_with_other_content_is_told_as_
     assert not found.is_fine
 
 
-async def test_an_order_that_is_there_is_told_as_it_stands_and_by_its_content() -> None:
+async def test_an_order_that_is_there_is_reported_as_it_stands_and_by_its_content() -> None:
     mine, other, by_hand = order("mine"), order("other"), order("by-hand", "no-body")
     shop = Shop(
         KnownOrder("mine", "completed", mine.fingerprint),

@@ -58,16 +58,16 @@ def test_no_orders_saga_has_the_workflow_id_of_another_kind_of_workflow() -> Non
 
 def test_an_id_is_typed_as_one_argument() -> None:
     for name in LEGAL + MADE_UP:
-        *options, told = shlex.split(typed(name))
-        assert told == name
+        *options, output = shlex.split(typed(name))
+        assert output == name
         assert options == (["--"] if name.startswith("-") else [])
 
 
 def test_an_id_is_one_word_of_a_line_and_no_two_are_the_same() -> None:
-    told = {name: in_line(name) for name in LEGAL + MADE_UP}
+    output = {name: in_line(name) for name in LEGAL + MADE_UP}
 
-    assert len(set(told.values())) == len(told)
-    for name, word in told.items():
+    assert len(set(output.values())) == len(output)
+    for name, word in output.items():
         assert word.isprintable() or not name.isprintable()
         assert (json.loads(word) if word.startswith('"') else word) == name
         assert " " not in word or word.startswith('"')
@@ -85,7 +85,7 @@ def test_an_order_of_any_ids_comes_back_from_a_batch() -> None:
         assert payload_bytes(order) == len(json.dumps(pack(order)).encode())
 
 
-def test_batches_of_different_orders_are_told_apart_wherever_their_ids_are_cut() -> None:
+def test_batches_of_different_orders_are_reported_apart_wherever_their_ids_are_cut() -> None:
     def one(order_id: str, customer: str) -> CheckoutInput:
         return CheckoutInput(order_id, customer, (OrderLine("lamp", 1),))
 
@@ -118,10 +118,10 @@ def test_whatever_is_typed_composed_is_an_id_or_is_refused_in_printable_words() 
 
 
 def test_a_list_on_a_narrow_terminal_has_a_long_id_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    name, told = "".join(chr(0x4E00 + number) for number in range(MAX_LENGTH)), io.StringIO()
-    monkeypatch.setattr(view, "console", Terminal(file=told, width=80))
+    name, output = "".join(chr(0x4E00 + number) for number in range(MAX_LENGTH)), io.StringIO()
+    monkeypatch.setattr(view, "console", Terminal(file=output, width=80))
     row = Listed(name, "completed", None, datetime.now(UTC), None)
 
     view.print_list(Listing([(row, None)]), lambda place: place, as_json=False)
 
-    assert "".join(char for char in told.getvalue() if char in name) == name
+    assert "".join(char for char in output.getvalue() if char in name) == name

@@ -90,8 +90,8 @@ def test_what_other_systems_call_an_order_a_customer_or_a_sku_is_taken_as_it_is(
 @pytest.mark.parametrize("name", [*ILLEGAL, None, 7, True, ["a"]])
 def test_what_is_no_id_is_refused_by_name(name: Any) -> None:
     for what in ("order id", "customer", "line 1: SKU"):
-        told = f"^InvalidInput: {what} .* is not 1 to 128 printable characters: "
-        with pytest.raises(InvalidInput, match=told):
+        output = f"^InvalidInput: {what} .* is not 1 to 128 printable characters: "
+        with pytest.raises(InvalidInput, match=output):
             order(
                 (name if "SKU" in what else "lamp", 1),
                 order_id=name if what == "order id" else "o-1",
@@ -110,7 +110,7 @@ def test_what_is_no_id_is_refused_by_name(name: Any) -> None:
         ("caf\u0065\u0301", "it is not in Unicode's normal form C, which is 'caf\\xe9'"),
     ],
 )
-def test_it_is_told_what_is_wrong_with_an_id(name: Any, fault: str) -> None:
+def test_it_is_reported_what_is_wrong_with_an_id(name: Any, fault: str) -> None:
     assert (identifier_problem(name) or "").endswith(f": {fault}")
 
 

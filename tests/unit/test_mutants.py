@@ -195,7 +195,7 @@ def test_the_list_names_every_mutant_and_why_it_matters(capsys: pytest.CaptureFi
     assert all(line.endswith(mutant.why) for line, mutant in zip(listed, MUTANTS, strict=True))
 
 
-def test_a_mutant_that_does_not_exist_is_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mutant_that_does_not_exist_is_reported_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--only", "no-such-mutant"])
 

@@ -24,13 +24,13 @@ def test_a_quantity_is_refused_as_it_was_typed(quantity: str) -> None:
     assert refused.value.message == f"quantity {quantity} is not between 1 and 1000"
 
 
-def test_a_quantity_of_thousands_of_digits_is_told_by_how_many_it_has() -> None:
+def test_a_quantity_of_thousands_of_digits_is_reported_by_how_many_it_has() -> None:
     with pytest.raises(InvalidInput, match=r"quantity 9+\.\.\. \(5000 digits\) is not between"):
         order_line("tea-mug:" + "9" * 5_000)
 
 
 @pytest.mark.parametrize("text", ["tea-mug", "tea-mug:", "tea-mug:two", "tea-mug:--1", "tea-mug:-", "tea-mug:\u0663"])
-def test_what_is_no_sku_with_a_quantity_is_told_with_an_example(text: str) -> None:
+def test_what_is_no_sku_with_a_quantity_is_reported_with_an_example(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="as in tea-mug:2"):
         order_line(text)
 
@@ -40,12 +40,12 @@ def test_a_sku_may_have_colons_and_a_quantity_zeros_before_it() -> None:
 
 
 @pytest.mark.parametrize("order_id", ["order-1", "-1", "a b", "it's", "$(rm x)"])
-async def test_who_waits_no_longer_is_told_a_command_that_can_be_typed(order_id: str) -> None:
-    with pytest.raises(StillRunning) as told:
+async def test_who_waits_no_longer_is_reported_a_command_that_can_be_typed(order_id: str) -> None:
+    with pytest.raises(StillRunning) as output:
         async with deadline(0.001, order_id):
             await asyncio.Event().wait()
 
-    words = shlex.split(str(told.value).partition("starter.py status ")[2].removesuffix(" shows its status"))
+    words = shlex.split(str(output.value).partition("starter.py status ")[2].removesuffix(" shows its status"))
     assert words[-1] == order_id
     assert words[:-1] == (["--"] if order_id.startswith("-") else [])
 
@@ -68,7 +68,7 @@ def test_every_failure_of_the_client_has_one_root_its_exit_status_and_a_place_th
         "NoSuchOrder": 2,
         "NoWorker": 1,
         "NotKnownYet": 1,
-        "OtherContent": 2,
+        "OrderIdConflict": 2,
         "Refused": 3,
         "StillRunning": 1,
         "Unreachable": 1,

@@ -53,7 +53,7 @@ def seconds(*instants: int) -> list[timedelta]:
     return [timedelta(seconds=instant) for instant in instants]
 
 
-async def test_a_task_that_waits_and_that_nobody_has_polled_for_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_task_that_waits_and_that_nobody_has_polled_for_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     [told] = await told_by(Server(*seconds(10), polled=timedelta(seconds=9)), monkeypatch, looks=100)
 
     assert "no worker polls task queue checkout" in told

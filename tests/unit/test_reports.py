@@ -18,8 +18,8 @@ def reported(order_id: str) -> SweepReport:
     report, lines = SweepReport(), (OrderLine("tea-mug", 1),)
     for number in range(MANY):
         name = f"{order_id}{number:04d}"
-        for doubt, repair in (("", False), ("", True), ("a doubt", True)):
-            report.add(CheckoutInput(name, "alice", lines, repair, doubt))
+        for review_reason, repair in (("", False), ("", True), ("a doubt", True)):
+            report.add(CheckoutInput(name, "alice", lines, repair, review_reason))
         report.add_malformed([f"{name}: its lines were changed after a saga took it; restore them"])
     return report
 
@@ -46,7 +46,7 @@ def test_a_thousand_orders_of_ordinary_ids_are_named() -> None:
 def test_an_audit_names_three_violations_and_counts_the_rest(count: int, more: str) -> None:
     found = [Violation("A1", f"sku-{number}", "on hand 1, accounted for 2") for number in range(min(count, 5))]
 
-    told = AuditReport({}, found, count, {}).summary
+    output = AuditReport({}, found, count, {}).summary
 
     named = [f"A1 {violation.subject}: {violation.detail}" for violation in found[:3]]
-    assert told == "; ".join(named) + more
+    assert output == "; ".join(named) + more

@@ -22,7 +22,7 @@ from workflows.compensation import (
     Compensation,
     Completed,
     Irrevocable,
-    Patience,
+    RetryBackoff,
     StillStuck,
     Unwound,
     describe,
@@ -31,7 +31,7 @@ from workflows.saga import Saga
 
 STEPS = ("one", "two", "three")
 sdks = pytest.mark.parametrize("is_later_sdk", [False, True], ids=["this SDK", "a later SDK"])
-FOR_EVER = Patience(timedelta(hours=1), timedelta(hours=1))
+FOR_EVER = RetryBackoff(timedelta(hours=1), timedelta(hours=1))
 Ended = Completed[None] | Unwound | Irrevocable | StillStuck
 
 
@@ -43,7 +43,7 @@ class World:
     parked: list[list[str]] = field(default_factory=list)
     unwinds: list[tuple[BaseException | None, str | None]] = field(default_factory=list)
     changes: int = 0
-    patience: Patience = FOR_EVER
+    backoff: RetryBackoff = FOR_EVER
     way_back: list[Irrevocable | None] = field(default_factory=list)
     gates: dict[str, asyncio.Event] = field(default_factory=dict)
     reason: str | None = None
@@ -60,7 +60,7 @@ class World:
     def begin_again(self, *, is_resumed: bool = False) -> None:
         """Give the run a saga that has done nothing yet."""
         self.saga = Saga(
-            patience=self.patience,
+            backoff=self.backoff,
             on_change=self._on_change,
             on_unwind=lambda cause, step: self.unwinds.append((cause, step)),
             on_stuck=self._on_stuck,
@@ -275,7 +275,7 @@ async def test_only_steps_that_began_are_undone(world: World, failing: str, undo
     assert world.undone() == undone
 
 
-async def test_the_end_of_an_unwind_tells_cause_failed_step_and_what_became_of_each(world: World) -> None:
+async def test_the_end_of_an_unwind_reports_cause_failed_step_and_what_became_of_each(world: World) -> None:
     cause = refusal()
 
     ended = await world.run(world.story(failing={"two": cause}, undos={"two": [UndoOutcome.NOTHING_TO_UNDO]}))
@@ -285,7 +285,7 @@ async def test_the_end_of_an_unwind_tells_cause_failed_step_and_what_became_of_e
     assert world.states() == {"one": "undone", "two": "nothing to undo"}
 
 
-async def test_the_begin_of_an_unwind_is_told_once_with_its_cause(world: World) -> None:
+async def test_the_begin_of_an_unwind_is_reported_once_with_its_cause(world: World) -> None:
     cause = refusal()
 
     await world.run(world.story(failing={"two": cause}))
@@ -459,7 +459,7 @@ async def test_a_step_that_is_resolved_while_its_undo_runs_stays_resolved_when_t
 
 
 async def test_a_stuck_saga_tries_again_by_itself(world: World) -> None:
-    world.saga._patience = Patience(timedelta(milliseconds=5), timedelta(milliseconds=5))
+    world.saga._backoff = RetryBackoff(timedelta(milliseconds=5), timedelta(milliseconds=5))
 
     ended = await world.run(world.story(failing={"two": refusal()}, undos={"one": [refusal(), refusal(), refusal()]}))
 
@@ -858,7 +858,7 @@ async def test_a_round_begins_although_a_cancel_came_while_stuck(world: World, i
 
 @sdks
 async def test_a_round_begins_by_itself_although_a_cancel_came_while_stuck(world: World, is_later_sdk: bool) -> None:
-    world.saga._patience = Patience(timedelta(milliseconds=20), timedelta(milliseconds=20))
+    world.saga._backoff = RetryBackoff(timedelta(milliseconds=20), timedelta(milliseconds=20))
     run = await stuck_in_one(world, is_later_sdk=is_later_sdk)
 
     world.cancel()
@@ -989,15 +989,15 @@ def test_a_timeout_that_has_a_cause_is_described_by_that_cause() -> None:
 
 
 def test_patience_doubles_up_to_its_cap() -> None:
-    patience = Patience(timedelta(hours=1), timedelta(hours=24))
+    backoff = RetryBackoff(timedelta(hours=1), timedelta(hours=24))
 
-    assert [patience.after(n) // timedelta(hours=1) for n in range(1, 8)] == [1, 2, 4, 8, 16, 24, 24]
+    assert [backoff.after(n) // timedelta(hours=1) for n in range(1, 8)] == [1, 2, 4, 8, 16, 24, 24]
 
 
 def test_patience_holds_for_any_number_of_rounds() -> None:
-    patience = Patience(timedelta(milliseconds=1), timedelta(hours=24))
+    backoff = RetryBackoff(timedelta(milliseconds=1), timedelta(hours=24))
 
-    assert patience.after(10_000) == timedelta(hours=24)
+    assert backoff.after(10_000) == timedelta(hours=24)
 
 
 # Ending while stuck ---------------------------------------------------------------------------------------

@@ -142,13 +142,13 @@ def test_a_malformed_profile_is_reported_without_its_content(kind: str, profile:
         ("", "there is no profile 'prod'"),
     ],
 )
-def test_a_wrong_profile_is_told_with_what_to_look_for(
-    content: str, told: str, profile: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+def test_a_wrong_profile_is_reported_with_what_to_look_for(
+    content: str, output: str, profile: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     profile(content)
     monkeypatch.setenv("TEMPORAL_PROFILE", "prod")
 
-    with pytest.raises(ConfigurationError, match=told):
+    with pytest.raises(ConfigurationError, match=output):
         connection_options()
 
 

@@ -38,7 +38,7 @@ class Busy(Checkouts):
 async def test_a_question_that_a_busy_server_leaves_open_does_not_end_the_wait(status: RPCStatusCode) -> None:
     checkouts = Busy(status)
 
-    outcome = await asyncio.wait_for(checkouts.outcome("one", look_every=0.001), 10)
+    outcome = await asyncio.wait_for(checkouts.outcome("one", poll_every=0.001), 10)
 
     assert outcome.status == "completed"
     assert checkouts.questions == 3
@@ -46,4 +46,4 @@ async def test_a_question_that_a_busy_server_leaves_open_does_not_end_the_wait(s
 
 async def test_a_server_that_refuses_the_question_ends_the_wait() -> None:
     with pytest.raises(RPCError, match="Timeout expired"):
-        await asyncio.wait_for(Busy(RPCStatusCode.PERMISSION_DENIED).outcome("one", look_every=0.001), 10)
+        await asyncio.wait_for(Busy(RPCStatusCode.PERMISSION_DENIED).outcome("one", poll_every=0.001), 10)

@@ -17,7 +17,7 @@ from domain import policies
 from domain.audit import AuditInput
 from domain.errors import DatabaseRefusedStatement
 from domain.lookup import NamesInput
-from domain.model import CheckoutInput, Lane, OrderLine
+from domain.model import CheckoutInput, ExecutionMode, OrderLine
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
 from tests.workflow.bulk_scenes import BULK_SCENES
@@ -84,14 +84,14 @@ def given_up(name: str) -> Scene:
     return scene
 
 
-# The fast lane ------------------------------------------------------------------------------------------
+# The local-first mode ------------------------------------------------------------------------------------------
 
 
-def in_fast_lane(scene: Scene) -> Scene:
-    """Play a scene with orders that ask for the fast lane."""
+def in_local_first(scene: Scene) -> Scene:
+    """Play a scene with orders that ask for the local-first mode."""
 
     async def played(shop: Shop, gates: Gates) -> Handle:
-        return await scene(replace(shop, lane=Lane.FAST), gates)
+        return await scene(replace(shop, execution_mode=ExecutionMode.LOCAL_FIRST), gates)
 
     return played
 
@@ -366,7 +366,7 @@ async def cancelled_before_it_knows_of_the_parcel(shop: Shop, gates: Gates) -> H
 _AS_IF_RESTORED = "SET session_replication_role = replica;"
 
 
-async def forgotten(shop: Shop, gates: Gates) -> Handle:
+async def missing_step(shop: Shop, gates: Gates) -> Handle:
     """Have a saga find its payment gone, be parked, and be undone once somebody has looked."""
     order = shop.order("carol")
     gate = gates.hold(order, "ship_order", "before")
@@ -487,21 +487,21 @@ SCENES: dict[str, Scene] = {
     "completed-after-being-stuck": stuck_until_the_parcel_is_gone,
     "completed-after-waiting-for-a-right": put_right("charge_payment"),
     "cancelled-while-waiting-for-a-right": cancelled_while_it_waits,
-    "fast-completed-after-waiting-for-a-right": in_fast_lane(put_right("ship_order")),
+    "fast-completed-after-waiting-for-a-right": in_local_first(put_right("ship_order")),
     "continued-when-stuck-for-long": stuck_beyond_what_one_run_takes,
     "stuck-in-another-run-and-retried": stuck_in_another_run,
-    "fast-completed": in_fast_lane(ordered("carol")),
-    "fast-completed-after-reserve-failed": in_fast_lane(failed_once("reserve_inventory", "before")),
-    "fast-completed-after-pay-lost-its-report": in_fast_lane(failed_once("charge_payment", "after")),
-    "fast-completed-after-ship-took-too-long": in_fast_lane(took_too_long("ship_order")),
-    "fast-rejected-at-reserve": in_fast_lane(ordered("alice", "no-such")),
-    "fast-rejected-at-pay": in_fast_lane(ordered("bob")),
-    "fast-rejected-at-ship": in_fast_lane(ordered("nemo")),
-    "fast-rejected-when-pay-was-given-up": in_fast_lane(given_up("charge_payment")),
-    "fast-cancelled-before-the-first-step": in_fast_lane(cancelled_at_once),
-    "fast-cancelled-by-temporal-at-pay": in_fast_lane(cancelled("charge_payment", by_update=False)),
-    "fast-cancelled-by-update-at-ship": in_fast_lane(cancelled("ship_order", by_update=True)),
-    "fast-stuck-and-retried": in_fast_lane(stuck_and_retried),
+    "fast-completed": in_local_first(ordered("carol")),
+    "fast-completed-after-reserve-failed": in_local_first(failed_once("reserve_inventory", "before")),
+    "fast-completed-after-pay-lost-its-report": in_local_first(failed_once("charge_payment", "after")),
+    "fast-completed-after-ship-took-too-long": in_local_first(took_too_long("ship_order")),
+    "fast-rejected-at-reserve": in_local_first(ordered("alice", "no-such")),
+    "fast-rejected-at-pay": in_local_first(ordered("bob")),
+    "fast-rejected-at-ship": in_local_first(ordered("nemo")),
+    "fast-rejected-when-pay-was-given-up": in_local_first(given_up("charge_payment")),
+    "fast-cancelled-before-the-first-step": in_local_first(cancelled_at_once),
+    "fast-cancelled-by-temporal-at-pay": in_local_first(cancelled("charge_payment", by_update=False)),
+    "fast-cancelled-by-update-at-ship": in_local_first(cancelled("ship_order", by_update=True)),
+    "fast-stuck-and-retried": in_local_first(stuck_and_retried),
     "rejected-at-reserve": ordered("alice", "no-such"),
     "rejected-at-pay": ordered("bob"),
     "rejected-at-ship": ordered("nemo"),
@@ -530,7 +530,7 @@ SCENES: dict[str, Scene] = {
     "stuck-and-resolved": stuck_and_resolved,
     "stuck-in-two-steps": stuck_in_two_steps,
     "cancelled-before-it-knew-of-the-parcel": cancelled_before_it_knows_of_the_parcel,
-    "parked-and-undone": forgotten,
+    "parked-and-undone": missing_step,
     "parked-by-the-sweep-and-undone": parked_by_the_sweep,
     "sweep": sweeps,
     "sweep-that-parks": sweeps_and_parks,

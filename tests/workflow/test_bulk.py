@@ -14,10 +14,10 @@ from temporalio.service import RPCError
 
 from activities.batch_steps import Batches
 from activities.sweep import Sweep
-from client.batches import carried_on
+from client.batches import delegated_outcome
 from client.checkouts import Checkouts
 from domain import policies
-from domain.bulk import HANDED_OVER, MAX_BATCH, ORDER_ID_CONFLICT, UNKNOWN, Batch, Outcome, StepInput, pack
+from domain.bulk import DELEGATED, MAX_BATCH, ORDER_ID_CONFLICT, UNKNOWN, Batch, Outcome, StepInput, pack
 from domain.errors import CompensationImpossible, DatabaseRefusedStatement
 from domain.model import CheckoutInput, Ending, OrderLine
 from domain.sweep import UnfinishedInput
@@ -83,7 +83,7 @@ async def cancel_the_attempt(handle: BulkHandle) -> None:
     await until(is_cancelled)
 
 
-async def how_it_ended_once_mended(shop: Shop, order: CheckoutInput) -> str:
+async def how_it_ended_once_fixed(shop: Shop, order: CheckoutInput) -> str:
     """Mend the undo of pay, ask the order's own saga to try it again, and give how that ends."""
     await shop.database.run(MEND_UNDO["pay"])
     await retry(shop.newest_run(order))
@@ -186,11 +186,11 @@ async def test_where_a_step_keeps_failing_its_orders_go_on_in_sagas_of_their_own
     async with shop.working(interceptors=(gates,)):
         outcomes = await outcomes_of(await start_batch(shop, orders))
         ends = [
-            (await checkouts.outcome(outcome.order_id)).status if outcome.status == HANDED_OVER else outcome.status
+            (await checkouts.outcome(outcome.order_id)).status if outcome.status == DELEGATED else outcome.status
             for outcome in outcomes
         ]
 
-    assert HANDED_OVER in statuses(outcomes)
+    assert DELEGATED in statuses(outcomes)
     assert ends == ENDINGS
     assert await violations(shop) == []
 
@@ -199,8 +199,8 @@ async def test_where_a_step_keeps_failing_its_orders_go_on_in_sagas_of_their_own
     ("name", "told"),
     [("reserve_orders", [ORDER_ID_CONFLICT, "completed"]), ("charge_orders", ["completed", "completed"])],
 )
-async def test_the_end_of_a_strangers_saga_is_not_told_as_that_of_an_order(
-    shop: Shop, name: str, told: list[str]
+async def test_the_end_of_a_strangers_saga_is_not_reported_as_that_of_an_order(
+    shop: Shop, name: str, output: list[str]
 ) -> None:
     """The stranger has the id in Temporal; whose it is in the database is a matter of who came there first."""
     orders, gates = [shop.order("alice"), shop.order("alice")], Gates()
@@ -212,18 +212,18 @@ async def test_the_end_of_a_strangers_saga_is_not_told_as_that_of_an_order(
         await checkouts.start(stranger)
         await gate.reached()
         outcomes = await outcomes_of(await start_batch(shop, orders))
-        following = [asyncio.create_task(carried_on(checkouts, order)) for order in orders]
+        following = [asyncio.create_task(delegated_outcome(checkouts, order)) for order in orders]
         gate.open()
         ends = await asyncio.gather(*following)
         status = await shop.order_status(orders[0])
 
-    assert statuses(outcomes) == [HANDED_OVER, HANDED_OVER]
-    assert statuses(ends) == told
+    assert statuses(outcomes) == [DELEGATED, DELEGATED]
+    assert statuses(ends) == output
     assert status == "completed"
     assert await violations(shop) == []
 
 
-async def test_an_order_whose_own_saga_finds_its_id_taken_is_told_to_be_of_other_content(shop: Shop) -> None:
+async def test_an_order_whose_own_saga_finds_its_id_taken_is_reported_to_be_of_other_content(shop: Shop) -> None:
     order, gates = shop.order("alice"), Gates()
     stranger = replace(order, lines=(OrderLine("no-such", 1),))
     gates.fail(gates_of(shop, [order]), "reserve_orders", "before", error=lambda: DatabaseRefusedStatement("injected"))
@@ -232,16 +232,16 @@ async def test_an_order_whose_own_saga_finds_its_id_taken_is_told_to_be_of_other
         await checkouts.start(stranger)
         await checkouts.outcome(order.order_id)
         handed_over = await outcomes_of(await start_batch(shop, [order]))
-        end = await carried_on(checkouts, order)
+        end = await delegated_outcome(checkouts, order)
 
-    assert statuses(handed_over) == [HANDED_OVER]
+    assert statuses(handed_over) == [DELEGATED]
     assert end.status == ORDER_ID_CONFLICT
     assert await shop.order_status(order) == "rejected"
     assert await violations(shop) == []
 
 
 @pytest.mark.parametrize("ending", [Ending.REJECTED, Ending.CANCELLED])
-async def test_what_a_batch_had_made_of_an_order_is_not_told_where_its_id_was_taken_meanwhile(
+async def test_what_a_batch_had_made_of_an_order_is_not_reported_where_its_id_was_taken_meanwhile(
     shop: Shop, ending: Ending
 ) -> None:
     """The batch had refused it, or been cancelled, and could not undo it; a stranger's saga was done first."""
@@ -251,7 +251,7 @@ async def test_what_a_batch_had_made_of_an_order_is_not_told_where_its_id_was_ta
     async with shop.working():
         await (await shop.start(stranger)).result()
         await shop.run_again(replace(order, repair=True, reason="OutOfStock: tea-mug: 1 wanted, 0 free", ending=ending))
-        end = await carried_on(checkouts, order)
+        end = await delegated_outcome(checkouts, order)
 
     assert end.status == ORDER_ID_CONFLICT
     assert await shop.order_status(stranger) == "completed"
@@ -259,8 +259,8 @@ async def test_what_a_batch_had_made_of_an_order_is_not_told_where_its_id_was_ta
 
 
 @pytest.mark.parametrize(("is_same", "told"), [(False, ORDER_ID_CONFLICT), (True, "rejected")])
-async def test_the_end_of_an_order_by_hand_is_told_only_to_whom_wants_the_same(
-    shop: Shop, is_same: bool, told: str
+async def test_the_end_of_an_order_by_hand_is_reported_only_to_whom_wants_the_same(
+    shop: Shop, is_same: bool, output: str
 ) -> None:
     """It was refused before reserve could write down whose the id is."""
     by_hand = shop.order("alice", ("no-such", 1))
@@ -271,11 +271,11 @@ async def test_the_end_of_an_order_by_hand_is_told_only_to_whom_wants_the_same(
         await checkouts.start(by_hand)
         first = await checkouts.outcome(by_hand.order_id)
         handed_over = await outcomes_of(await start_batch(shop, [order]))
-        end = await carried_on(checkouts, order)
+        end = await delegated_outcome(checkouts, order)
 
     assert first.status == "rejected"
-    assert statuses(handed_over) == [HANDED_OVER]
-    assert end.status == told
+    assert statuses(handed_over) == [DELEGATED]
+    assert end.status == output
     assert await reason_of(shop, by_hand) == first.reason
     assert (end.reason == first.reason) == is_same
     assert await violations(shop) == []
@@ -293,7 +293,7 @@ async def test_one_order_that_cannot_be_written_does_not_take_the_others_with_it
         outcomes = await outcomes_of(await start_batch(shop, orders))
         ends = [(await checkouts.outcome(orders[number].order_id)).status for number in (0, 3, 4)]
 
-    assert statuses(outcomes) == [HANDED_OVER, "rejected", "rejected", HANDED_OVER, HANDED_OVER]
+    assert statuses(outcomes) == [DELEGATED, "rejected", "rejected", DELEGATED, DELEGATED]
     assert ends == ["rejected", "rejected", "completed"]
     assert await violations(shop) == []
 
@@ -308,7 +308,7 @@ async def test_more_orders_than_are_handed_over_at_once_all_have_sagas_of_their_
 
     assert [outcome.order_id for outcome in outcomes] == [order.order_id for order in orders]
     assert {(outcome.status, outcome.reason) for outcome in outcomes} == {
-        (HANDED_OVER, "DatabaseRefusedStatement: no right: injected")
+        (DELEGATED, "DatabaseRefusedStatement: no right: injected")
     }
     assert await activities_of(handle) == ["start_sagas", "start_sagas"]
     assert set(ended) == {"OrderRejected"}
@@ -321,9 +321,9 @@ async def test_an_undo_that_keeps_failing_is_the_business_of_the_orders_own_saga
         outcomes = await outcomes_of(await start_batch(shop, [order, shop.order("alice")]))
         await until_status(shop, order, "stuck")
         incidents = await open_incidents(shop, order)
-        ended = await how_it_ended_once_mended(shop, order)
+        ended = await how_it_ended_once_fixed(shop, order)
 
-    assert statuses(outcomes) == [HANDED_OVER, "completed"]
+    assert statuses(outcomes) == [DELEGATED, "completed"]
     assert incidents == [["pay"]]
     assert ended == "OrderRejected"
     assert await violations(shop) == []
@@ -340,7 +340,7 @@ async def test_what_the_database_has_forgotten_is_parked_and_not_guessed(shop: S
         outcomes = await outcomes_of(handle)
         await until_status(shop, order, "stuck")
 
-    assert statuses(outcomes) == [HANDED_OVER]
+    assert statuses(outcomes) == [DELEGATED]
     assert "was it restored to an earlier instant" in (outcomes[0].reason or "")
     assert await shop.order_status(order) == "stuck"
 
@@ -461,9 +461,9 @@ async def test_an_undo_that_keeps_failing_after_a_cancel_is_the_business_of_a_re
         await handle.cancel(reason="the supplier is gone")
         outcomes = await outcomes_of(handle)
         await until_status(shop, order, "stuck")
-        ended = await how_it_ended_once_mended(shop, order)
+        ended = await how_it_ended_once_fixed(shop, order)
 
-    assert statuses(outcomes) == [HANDED_OVER]
+    assert statuses(outcomes) == [DELEGATED]
     assert ended == "OrderCancelled"
     assert await reason_of(shop, order) == "cancelled: the supplier is gone"
     assert await violations(shop) == []
@@ -481,9 +481,9 @@ async def test_what_a_step_refused_does_not_go_forward_after_a_cancel_because_it
         unwind.open()
         outcomes = await outcomes_of(handle)
         await until_status(shop, order, "stuck")
-        ended = await how_it_ended_once_mended(shop, order)
+        ended = await how_it_ended_once_fixed(shop, order)
 
-    assert statuses(outcomes) == [HANDED_OVER]
+    assert statuses(outcomes) == [DELEGATED]
     assert ended == "OrderRejected"
     assert (await reason_of(shop, order) or "").startswith("UndeliverableAddress: ")
     assert await violations(shop) == []
@@ -501,7 +501,7 @@ async def test_an_undo_that_fails_after_a_cancel_leaves_each_order_its_own_reaso
         outcomes = await outcomes_of(handle)
         ended = [await how_it_ended(shop.newest_run(order)) for order in (refused, called_off)]
 
-    assert statuses(outcomes) == [HANDED_OVER, HANDED_OVER]
+    assert statuses(outcomes) == [DELEGATED, DELEGATED]
     assert ended == ["OrderRejected", "OrderCancelled"]
     assert (await reason_of(shop, refused) or "").startswith("InsufficientFunds: ")
     assert await reason_of(shop, called_off) == "cancelled: the supplier is gone"
@@ -554,12 +554,12 @@ async def test_the_sweep_leaves_orders_alone_while_their_batch_is_under_way_and_
         lost = await shop.sweep()
         ended = [await how_it_ended(shop.newest_run(order)) for order in orders]
         fault.mend()
-        told = await checkouts.carry(orders)
+        output = await checkouts.carry(orders)
 
     assert under_way.repaired == []
     assert sorted(lost.repaired) == sorted(order.order_id for order in orders)
     assert ended == ["OrderCancelled"] * 2
-    assert statuses(told) == ["cancelled"] * 2
+    assert statuses(output) == ["cancelled"] * 2
     assert await goods_and_money(shop.database) == before
     assert await violations(shop) == []
 

@@ -41,7 +41,7 @@ async def test_what_is_not_to_be_cancelled_any_more_is_refused_and_the_first_rea
     async with shop.working(interceptors=(gates,)):
         batch = await start_batch(shop, orders)
         await gate.reached()
-        told = {order.order_id: await refusal_of(batch, order.order_id) for order in (sold, unknown)}
+        output = {order.order_id: await refusal_of(batch, order.order_id) for order in (sold, unknown)}
         stranger = await refusal_of(batch, "somebody-elses")
         without_a_reason = await refusal_of(batch, wanted.order_id, " ")
         for reason in ("found it cheaper", "another reason"):
@@ -49,8 +49,8 @@ async def test_what_is_not_to_be_cancelled_any_more_is_refused_and_the_first_rea
         gate.open()
         outcomes = (await batch.result()).unpacked()
 
-    assert told[sold.order_id] == f"order {sold.order_id} is completed already"
-    assert told[unknown.order_id].startswith(f"order {unknown.order_id} is being undone already: UnknownSku: ")
+    assert output[sold.order_id] == f"order {sold.order_id} is completed already"
+    assert output[unknown.order_id].startswith(f"order {unknown.order_id} is being undone already: UnknownSku: ")
     assert stranger == "order somebody-elses is not in this batch"
     assert without_a_reason == "a reason is needed: it is kept in the order's log"
     assert [outcome.status for outcome in outcomes] == ["completed", "rejected", "cancelled"]

@@ -81,7 +81,7 @@ async def test_an_order_of_several_lines_completes(shop: Shop) -> None:
     assert await violations(shop) == []
 
 
-async def test_a_completed_order_tells_its_parcels_number(shop: Shop) -> None:
+async def test_a_completed_order_reports_its_parcels_number(shop: Shop) -> None:
     order = shop.order("carol")
 
     async with shop.working():
@@ -274,7 +274,7 @@ async def test_a_step_that_committed_and_never_could_say_so_is_undone_unless_irr
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_parcel_found_only_by_its_undo_is_told_of_in_the_result(shop: Shop) -> None:
+async def test_a_parcel_found_only_by_its_undo_is_reported_of_in_the_result(shop: Shop) -> None:
     gates, order = Gates(), shop.order("alice")
     gates.fail(order, "ship_order", "after", error=lost_report)
 
@@ -418,7 +418,7 @@ MALFORMED = {
     "too many lines": (GOOD | {"lines": [{"sku": f"s-{n}", "quantity": 1} for n in range(101)]},),
     "a megabyte of lines": (GOOD | {"lines": [{"sku": f"s-{n}", "quantity": 1} for n in range(30_000)]},),
     "repair is a word": (GOOD | {"repair": "yes"},),
-    "doubt is a number": (GOOD | {"repair": True, "doubt": 7},),
+    "doubt is a number": (GOOD | {"repair": True, "review_reason": 7},),
 }
 
 
@@ -571,7 +571,7 @@ async def test_an_intruder_that_is_cancelled_leaves_a_completed_order_alone(shop
 # Watching -----------------------------------------------------------------------------------------------
 
 
-async def test_the_status_query_tells_how_far_an_order_is(shop: Shop) -> None:
+async def test_the_status_query_reports_how_far_an_order_is(shop: Shop) -> None:
     gates, order = Gates(), shop.order("alice")
     gate = gates.hold(order, "charge_payment", "before")
 

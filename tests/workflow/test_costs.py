@@ -11,7 +11,7 @@ from temporalio.client import Client
 
 from adapters.temporal import DATA_CONVERTER
 from devstack.stack import DevStack
-from domain.model import Lane
+from domain.model import ExecutionMode
 from tests.conftest import Database, Shop
 from tests.statements import log_statements, statements_sent
 
@@ -31,8 +31,8 @@ class Costs:
 
 
 EXPECTED = {
-    Lane.FAST: Costs(events=8, history_bytes=2_400, round_trips=3, commits=3),
-    Lane.CLASSIC: Costs(events=24, history_bytes=4_045, round_trips=3, commits=3),
+    ExecutionMode.LOCAL_FIRST: Costs(events=8, history_bytes=2_400, round_trips=3, commits=3),
+    ExecutionMode.ACTIVITY: Costs(events=24, history_bytes=4_045, round_trips=3, commits=3),
 }
 TOLERANCE = 0.01
 """How far the bytes may be off, either way, since ids and times have no fixed length.
@@ -41,11 +41,13 @@ A history that got smaller should be said to have.
 """
 
 
-@pytest.mark.parametrize("lane", Lane)
-async def test_a_completed_order_costs_what_it_did(shop: Shop, database: Database, stack: DevStack, lane: Lane) -> None:
+@pytest.mark.parametrize("execution_mode", ExecutionMode)
+async def test_a_completed_order_costs_what_it_did(
+    shop: Shop, database: Database, stack: DevStack, execution_mode: ExecutionMode
+) -> None:
     # Histories name who worked for them: by default with the machine's name.
     client = await Client.connect(stack.temporal.address, data_converter=DATA_CONVERTER, identity="costs")
-    shop = replace(shop, client=client, lane=lane)
+    shop = replace(shop, client=client, execution_mode=execution_mode)
     await log_statements(database)
 
     async with shop.working():
@@ -56,7 +58,7 @@ async def test_a_completed_order_costs_what_it_did(shop: Shop, database: Databas
     history = (await handle.describe()).raw_description.workflow_execution_info
 
     found = Costs(history.history_length, history.history_size_bytes, len(statements), _commits(statements))
-    expected = EXPECTED[lane]
+    expected = EXPECTED[execution_mode]
 
     assert replace(found, history_bytes=0) == replace(expected, history_bytes=0)
     assert found.history_bytes == pytest.approx(expected.history_bytes, rel=TOLERANCE)

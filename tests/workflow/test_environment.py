@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from domain import policies
-from domain.model import Lane
+from domain.model import ExecutionMode
 from tests.conftest import Shop
 from tests.workflow.bulk_scenes import start_batch
 from tests.workflow.gates import Gates
@@ -46,16 +46,16 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "at", "lane"),
+    ("what", "at", "execution_mode"),
     [
-        *(("a missing right", at, lane) for at in DOES for lane in Lane),
-        *((what, "reserve_inventory", Lane.FAST) for what in BREAK if what != "a missing right"),
+        *(("a missing right", at, execution_mode) for at in DOES for execution_mode in ExecutionMode),
+        *((what, "reserve_inventory", ExecutionMode.LOCAL_FIRST) for what in BREAK if what != "a missing right"),
     ],
 )
 async def test_an_order_waits_in_whatever_step_and_completes_once_it_is_put_right(
-    shop: Shop, what: str, at: str, lane: Lane
+    shop: Shop, what: str, at: str, execution_mode: ExecutionMode
 ) -> None:
-    gates, order = Gates(), replace(shop.order("alice"), lane=lane)
+    gates, order = Gates(), replace(shop.order("alice"), execution_mode=execution_mode)
     gate = gates.hold(order, at, "before")
 
     async with shop.working(interceptors=(gates,)):

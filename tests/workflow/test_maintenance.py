@@ -340,7 +340,7 @@ async def test_an_order_that_moved_a_moment_ago_is_not_looked_at(shop: Shop) -> 
         handle = await shop.start(order)
         await gate.reached()
         await handle.terminate()
-        report = await shop.sweep(stood_still_seconds=60)
+        report = await shop.sweep(idle_seconds=60)
         gate.open()
 
     assert report == SweepReport()
@@ -416,7 +416,7 @@ async def findings(shop: Shop) -> list[tuple[str, str, str]]:
     return [tuple(row) for row in rows]
 
 
-async def test_a_violation_is_told_once_when_it_comes_and_once_when_it_is_over(shop: Shop) -> None:
+async def test_a_violation_is_reported_once_when_it_comes_and_once_when_it_is_over(shop: Shop) -> None:
     async with shop.working():
         await shop.database.run("UPDATE inventory SET on_hand = on_hand - 1 WHERE sku IN ('lamp', 'cap')")
         for _ in range(2):
@@ -433,7 +433,7 @@ async def test_a_violation_is_told_once_when_it_comes_and_once_when_it_is_over(s
     assert (await findings(shop))[2:] == [("A1", "lamp", "cleared"), ("A1", "cap", "cleared")]
 
 
-async def test_a_violation_that_two_audits_find_at_once_is_told_once(shop: Shop) -> None:
+async def test_a_violation_that_two_audits_find_at_once_is_reported_once(shop: Shop) -> None:
     audit = Audit(shop.engine)
     await shop.database.run("UPDATE inventory SET on_hand = on_hand - 1 WHERE sku = 'lamp'")
     report = await audit.run_audit(AuditInput())
@@ -469,7 +469,7 @@ async def test_a_check_that_found_more_than_it_lists_clears_nothing(shop: Shop) 
     assert {event for _, _, event in await findings(shop)} == {"violated"}
 
 
-async def test_an_audit_on_somebodys_word_that_all_is_at_rest_tells_the_log_nothing(shop: Shop) -> None:
+async def test_an_audit_on_somebodys_word_that_all_is_at_rest_reports_the_log_nothing(shop: Shop) -> None:
     await accept_by_hand(shop)
 
     async with shop.working():

@@ -85,14 +85,14 @@ async def test_the_sweep_leaves_the_orders_of_a_paused_batch_alone(shop: Shop) -
     assert await violations(shop) == []
 
 
-async def test_a_paused_order_is_told_as_such_and_what_is_asked_of_it_is_refused_in_words(shop: Shop) -> None:
+async def test_a_paused_order_is_reported_as_such_and_what_is_asked_of_it_is_refused_in_words(shop: Shop) -> None:
     order = shop.order("alice")
     checkouts = Checkouts(shop.client, shop.task_queue, "http://ui")
     handle = await shop.start(order)
     await pause(shop, handle.id)
 
     async with shop.working():
-        told = await checkouts.status(order.order_id)
+        output = await checkouts.status(order.order_id)
 
         async def is_listed() -> bool:
             return [one.status async for one in checkouts.list(None, 100) if one.order_id == order.order_id] == [
@@ -105,6 +105,6 @@ async def test_a_paused_order_is_told_as_such_and_what_is_asked_of_it_is_refused
         await unpause(shop, handle.id)
         ended = await how_it_ended(handle)
 
-    assert told.status == "paused"
-    assert "until it is unpaused" in (told.reason or "")
+    assert output.status == "paused"
+    assert "until it is unpaused" in (output.reason or "")
     assert ended == "completed"

@@ -244,7 +244,7 @@ OTHERS = (AuditsFirst, DoesNothing, CarriesNothing, LooksNothingUp)
 async def test_other_commands_do_not_replay_and_the_failure_says_what_to_do(
     kinds: Sequence[type], recording: Path
 ) -> None:
-    with pytest.raises(pytest.fail.Exception) as told:
+    with pytest.raises(pytest.fail.Exception) as output:
         await require_replay(kinds, recording, UnsandboxedWorkflowRunner())
 
     for advice in (
@@ -255,4 +255,4 @@ async def test_other_commands_do_not_replay_and_the_failure_says_what_to_do(
         f"python -m tests.workflow.record --again {recording.stem}",
         "docs/upgrades.md",
     ):
-        assert advice in str(told.value)
+        assert advice in str(output.value)

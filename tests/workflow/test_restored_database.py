@@ -85,7 +85,7 @@ async def backup(database: Database) -> Backup:
     ],
 )
 async def test_a_saga_whose_steps_are_forgotten_is_parked_and_undoes_nothing_by_itself(
-    shop: Shop, backup: Backup, backed_up_at: str | None, goes_on_at: str, forgotten: str
+    shop: Shop, backup: Backup, backed_up_at: str | None, goes_on_at: str, missing_step: str
 ) -> None:
     gates, order = Gates(), shop.order("carol")
     if backed_up_at is None:
@@ -104,7 +104,7 @@ async def test_a_saga_whose_steps_are_forgotten_is_parked_and_undoes_nothing_by_
         await until_status(shop, order, "stuck")
         status = await handle.query(CheckoutWorkflow.status)
 
-    assert f"step {forgotten} of order {order.order_id} was done" in (await reason_of(shop, order) or "")
+    assert f"step {missing_step} of order {order.order_id} was done" in (await reason_of(shop, order) or "")
     assert {step.state for step in status.steps} == {"stuck"}
     assert [sorted(steps) for steps in await open_incidents(shop, order)] == [
         sorted(step.step for step in status.steps)
@@ -264,7 +264,7 @@ async def test_a_parked_saga_that_is_cancelled_before_its_first_task_waits_for_a
         switch_on(monkeypatch)
     order = await completed_and_forgotten(shop, backup, "ship_order")
     before = await goods_and_money(shop.database)
-    handle = await shop.run_again(replace(order, repair=True, doubt="Temporal has completed it"))
+    handle = await shop.run_again(replace(order, repair=True, review_reason="Temporal has completed it"))
     await handle.cancel(reason="too early")
 
     async with shop.working():

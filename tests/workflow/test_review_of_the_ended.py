@@ -32,7 +32,7 @@ async def test_a_review_of_an_order_that_has_ended_since_a_sweep_listed_it_ends_
         await how_it_ended(first)
         was = await shop.order_status(order)
         # The sweep had read the order as stuck: an operator's retry was faster.
-        ended = await how_it_ended(await shop.run_again(replace(order, repair=True, doubt=DOUBT)))
+        ended = await how_it_ended(await shop.run_again(replace(order, repair=True, review_reason=DOUBT)))
 
     assert (was, ended) == (ending.value, f"Order{ending.value.capitalize()}")
     assert await shop.order_status(order) == ending.value

@@ -202,20 +202,20 @@ async def look(client: Client, handle: ScheduleHandle, *, running_for: timedelta
     return await schedule_watch.look(client, handle.id, EVERY.sweep, not_before=datetime.now(UTC) - running_for)
 
 
-async def test_a_run_whose_workflow_task_keeps_failing_is_told_as_an_error_at_once_and_again(
+async def test_a_run_whose_workflow_task_keeps_failing_is_reported_as_an_error_at_once_and_again(
     client: Client, task_queue: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schedule_watch, "_TELL_AGAIN_AFTER_LOOKS", 1)
+    monkeypatch.setattr(schedule_watch, "_REPEAT_AFTER_POLLS", 1)
     told: list[str] = []
 
-    async def is_told_twice() -> bool:
+    async def is_reported_twice() -> bool:
         told[:] = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
         return sum("the workflow task of its newest run keeps failing" in message for message in told) >= 2
 
     async with working_with(client, task_queue, CannotGoOn):
         await begin(client, task_queue)
-        watch = asyncio.create_task(schedule_watch.follow(lambda: client, task_queue, EVERY, look_every_seconds=0.1))
-        await until(is_told_twice)
+        watch = asyncio.create_task(schedule_watch.follow(lambda: client, task_queue, EVERY, poll_seconds=0.1))
+        await until(is_reported_twice)
         watch.cancel()
 
     assert f"schedule sweep-{task_queue} does not do its work" in " ".join(told)
@@ -229,24 +229,24 @@ async def _newest(client: Client, task_queue: str) -> str:
 
 
 @pytest.mark.parametrize(("minutes", "is_alarming"), [(4, False), (6, True)])
-async def test_a_schedule_whose_runs_fail_is_told_once_it_has_had_time(
+async def test_a_schedule_whose_runs_fail_is_reported_once_it_has_had_time(
     client: Client, task_queue: str, minutes: int, is_alarming: bool
 ) -> None:
     handle = await begin(client, task_queue)
     await client.get_workflow_handle(await _newest(client, task_queue)).terminate()
 
-    standing = await look(client, handle, running_for=timedelta(minutes=minutes))
+    active_steps = await look(client, handle, running_for=timedelta(minutes=minutes))
 
-    assert standing.is_alarming is is_alarming
-    assert ("its newest run was terminated" in standing.told) is is_alarming
+    assert active_steps.is_alarming is is_alarming
+    assert ("its newest run was terminated" in active_steps.told) is is_alarming
 
 
 async def test_a_run_that_takes_long_and_gets_on_is_no_alarm(client: Client, task_queue: str) -> None:
     async with working_with(client, task_queue, WorksOn):
         handle = await begin(client, task_queue)
-        standing = await look(client, handle, running_for=timedelta(days=1))
+        active_steps = await look(client, handle, running_for=timedelta(days=1))
 
-    assert standing == schedule_watch.Standing(f"schedule {handle.id} does its work")
+    assert active_steps == schedule_watch.Standing(f"schedule {handle.id} does its work")
     await client.get_workflow_handle(await _newest(client, task_queue)).terminate()
 
 
@@ -258,12 +258,12 @@ async def test_an_audit_that_has_found_something_has_done_its_work(shop: Shop) -
         assert isinstance(begun.action, ScheduleActionExecutionStartWorkflow)
         with pytest.raises(WorkflowFailureError):
             await shop.client.get_workflow_handle(begun.action.workflow_id).result()
-        standing = await look(shop.client, handle, running_for=timedelta(days=1))
+        active_steps = await look(shop.client, handle, running_for=timedelta(days=1))
 
-    assert not standing.is_alarming
+    assert not active_steps.is_alarming
 
 
-async def test_a_schedule_that_begins_nothing_or_is_gone_is_told_and_a_pause_is_no_alarm(
+async def test_a_schedule_that_begins_nothing_or_is_gone_is_reported_and_a_pause_is_no_alarm(
     client: Client, task_queue: str
 ) -> None:
     await schedules.ensure(client, task_queue, EVERY)

@@ -339,7 +339,7 @@ async def test_whoever_waits_for_a_run_that_was_replaced_waits_for_the_newer_one
     assert ends == []
 
 
-async def test_the_status_of_a_cancelled_order_is_told_without_a_worker(shop: Shop) -> None:
+async def test_the_status_of_a_cancelled_order_is_reported_without_a_worker(shop: Shop) -> None:
     order = shop.order("alice")
     handle = await shop.start(order)
     await handle.cancel()

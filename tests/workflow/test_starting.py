@@ -8,7 +8,7 @@ from temporalio.client import WorkflowHistory
 
 from activities.inventory import Inventory
 from client.checkouts import Checkouts
-from client.failures import OtherContent
+from client.failures import OrderIdConflict
 from domain.bulk import Batch, pack
 from domain.model import CheckoutInput
 from domain.policies import checkout_workflow_id
@@ -60,12 +60,12 @@ async def test_a_start_with_other_content_is_refused_running_or_finished(shop: S
         await checkouts.start(order)
         await gate.reached()
         for other in others:
-            with pytest.raises(OtherContent, match="choose another id"):
+            with pytest.raises(OrderIdConflict, match="choose another id"):
                 await checkouts.start(other)
         gate.open()
         await checkouts.outcome(order.order_id)
         for other in others:
-            with pytest.raises(OtherContent, match="choose another id"):
+            with pytest.raises(OrderIdConflict, match="choose another id"):
                 await checkouts.start(other)
 
 
@@ -73,7 +73,7 @@ async def test_a_second_start_joins_an_order_that_no_worker_has_seen(shop: Shop,
     order = shop.order("alice", ("tea-mug", 1))
 
     answers = [await checkouts.start(order) for _ in range(2)]
-    with pytest.raises(OtherContent):
+    with pytest.raises(OrderIdConflict):
         await checkouts.start(other_contents(shop, order)[0])
 
     assert answers == [True, False]
@@ -86,7 +86,7 @@ async def test_a_start_joins_an_order_that_was_started_by_other_means(shop: Shop
 
     is_new = await checkouts.start(order)
     for other in other_contents(shop, order):
-        with pytest.raises(OtherContent):
+        with pytest.raises(OrderIdConflict):
             await checkouts.start(other)
 
     assert not is_new
@@ -102,7 +102,7 @@ async def test_a_start_at_an_id_that_holds_no_order_is_refused(
         "Checkout", args=given, id=checkout_workflow_id(order.order_id), task_queue=shop.task_queue
     )
 
-    with pytest.raises(OtherContent, match="choose another id"):
+    with pytest.raises(OrderIdConflict, match="choose another id"):
         await checkouts.start(order)
 
     await handle.terminate()

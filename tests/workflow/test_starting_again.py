@@ -7,13 +7,13 @@ from datetime import timedelta
 import pytest
 from temporalio.client import WorkflowHandle
 
-from client.batches import carried_on
+from client.batches import delegated_outcome
 from client.checkouts import Checkouts
-from client.failures import OtherContent
+from client.failures import OrderIdConflict
 from domain import policies
 from domain.bulk import UNKNOWN
 from domain.errors import DatabaseRefusedStatement
-from domain.model import CheckoutInput, CheckoutStatus, Ending, Lane, OrderLine
+from domain.model import CheckoutInput, CheckoutStatus, Ending, ExecutionMode, OrderLine
 from domain.policies import checkout_workflow_id
 from tests.conftest import Shop
 from tests.workflow.bulk_scenes import gates_of, start_batch
@@ -53,27 +53,27 @@ async def timed_out(shop: Shop, order: CheckoutInput) -> None:
     await until(is_over)
 
 
-@pytest.mark.parametrize("lane", Lane)
+@pytest.mark.parametrize("execution_mode", ExecutionMode)
 @pytest.mark.parametrize("how", ["terminated", "timed out"])
 async def test_an_order_that_was_ended_before_it_had_a_row_is_begun_anew(
-    shop: Shop, checkouts: Checkouts, how: str, lane: Lane
+    shop: Shop, checkouts: Checkouts, how: str, execution_mode: ExecutionMode
 ) -> None:
-    order = replace(shop.order("alice"), lane=lane)
+    order = replace(shop.order("alice"), execution_mode=execution_mode)
     if how == "terminated":
         await checkouts.start(order)
         await shop.newest_run(order).terminate()
     else:
         await timed_out(shop, order)
-    told = await checkouts.status(order.order_id)
+    output = await checkouts.status(order.order_id)
 
     async with shop.working():
         swept = await shop.sweep()
         is_new = await checkouts.start(order)
         outcome = await checkouts.outcome(order.order_id)
 
-    assert told.status == "terminated"
-    assert "before a worker had seen it" in (told.reason or "")
-    assert "starter.py start with the same order begins it anew" in (told.reason or "")
+    assert output.status == "terminated"
+    assert "before a worker had seen it" in (output.reason or "")
+    assert "starter.py start with the same order begins it anew" in (output.reason or "")
     assert (swept.repaired, swept.started) == ([], [])
     assert is_new
     assert outcome.status == "completed"
@@ -92,14 +92,14 @@ async def test_an_order_that_was_ended_at_work_goes_on_from_what_it_has_done(
         await checkouts.start(order)
         await gate.reached()
         await shop.newest_run(order).terminate()
-        told = await checkouts.status(order.order_id)
+        output = await checkouts.status(order.order_id)
         is_new = await checkouts.start(order)
         gate.open()
         outcome = await checkouts.outcome(order.order_id)
         await gate.passed()
 
-    assert "starter.py sweep undoes what it has done" in (told.reason or "")
-    assert "starter.py start with the same order goes on" in (told.reason or "")
+    assert "starter.py sweep undoes what it has done" in (output.reason or "")
+    assert "starter.py start with the same order goes on" in (output.reason or "")
     assert is_new
     assert (outcome.status, await shop.order_status(order)) == ("completed", "completed")
     assert await shop.database.value("SELECT count(*) FROM transfers WHERE order_id = $1", order.order_id) == 1
@@ -134,7 +134,7 @@ async def test_other_content_is_refused_although_the_run_that_has_the_id_is_gone
     await shop.newest_run(order).terminate()
 
     for other in (replace(order, customer="bob"), replace(order, lines=(OrderLine("tea-mug", 2),))):
-        with pytest.raises(OtherContent, match="choose another id"):
+        with pytest.raises(OrderIdConflict, match="choose another id"):
             await checkouts.start(other)
 
     assert await checkouts.is_gone(order.order_id)
@@ -260,7 +260,7 @@ async def test_a_load_begins_an_order_anew_whose_own_saga_was_ended_before_it_ca
     async with shop.working(interceptors=(gates,)):
         own = await handed_over_and_held(shop, gates, order)
         await own.terminate()
-        following = asyncio.create_task(carried_on(checkouts, order))
+        following = asyncio.create_task(delegated_outcome(checkouts, order))
         gates.hold(order, "reserve_inventory", "before").open()
         outcome = await asyncio.wait_for(following, PATIENCE_SECONDS)
 
@@ -275,19 +275,19 @@ async def test_a_load_does_not_argue_with_who_ends_a_saga_while_it_waits_and_beg
     gates, order, is_followed = Gates(), shop.order("alice"), asyncio.Event()
     outcome = checkouts.outcome
 
-    async def followed(order_id: str, *, look_every: float) -> CheckoutStatus:
+    async def followed(order_id: str, *, poll_every: float) -> CheckoutStatus:
         is_followed.set()
-        return await outcome(order_id, look_every=look_every)
+        return await outcome(order_id, poll_every=poll_every)
 
     monkeypatch.setattr(checkouts, "outcome", followed)
     async with shop.working(interceptors=(gates,)):
         own = await handed_over_and_held(shop, gates, order)
-        following = asyncio.create_task(carried_on(checkouts, order))
+        following = asyncio.create_task(delegated_outcome(checkouts, order))
         await is_followed.wait()
         await own.terminate()
         first = await asyncio.wait_for(following, PATIENCE_SECONDS)
         gates.hold(order, "reserve_inventory", "before").open()
-        again = await asyncio.wait_for(carried_on(checkouts, order), PATIENCE_SECONDS)
+        again = await asyncio.wait_for(delegated_outcome(checkouts, order), PATIENCE_SECONDS)
 
     assert (first.status, again.status) == (UNKNOWN, "completed")
     assert "ended from outside" in (first.reason or "")
@@ -300,7 +300,7 @@ async def test_a_load_leaves_a_strangers_saga_that_is_gone_alone(shop: Shop, che
     await shop.newest_run(stranger).terminate()
 
     async with shop.working():
-        outcome = await carried_on(checkouts, order)
+        outcome = await delegated_outcome(checkouts, order)
 
     assert outcome.status == "completed"
     assert await runs_of(shop, stranger) == 1

@@ -171,7 +171,7 @@ async def test_a_retry_while_it_is_still_broken_answers_that_it_is_still_stuck(s
     assert await shop.database.value("SELECT count(*) FROM order_events WHERE event = 'retry_requested'") == 1
 
 
-async def test_a_retry_after_the_cause_was_mended_brings_the_order_to_its_end(shop: Shop) -> None:
+async def test_a_retry_after_the_cause_was_fixed_brings_the_order_to_its_end(shop: Shop) -> None:
     before = await goods_and_money(shop.database)
 
     async with shop.working():
@@ -402,7 +402,7 @@ async def stuck_with_a_label(shop: Shop, gates: Gates, broken: tuple[str, ...]) 
 
 @pytest.mark.usefixtures("ship_gives_up_soon")
 @pytest.mark.parametrize("broken", BROKEN, ids="+".join)
-async def test_whichever_undos_fail_the_order_is_stuck_and_a_retry_mends_it(
+async def test_whichever_undos_fail_the_order_is_stuck_and_a_retry_fixes_it(
     shop: Shop, broken: tuple[str, ...]
 ) -> None:
     before, gates = await goods_and_money(shop.database), Gates()
@@ -529,7 +529,7 @@ async def test_a_cancelled_order_whose_undo_is_stuck_ends_cancelled(shop: Shop) 
     assert await violations(shop) == []
 
 
-async def test_many_stuck_orders_are_all_mended(shop: Shop) -> None:
+async def test_many_stuck_orders_are_all_fixed(shop: Shop) -> None:
     before = await goods_and_money(shop.database)
     await shop.database.run(BREAK_UNDO["pay"])
     orders = [shop.order("nemo") for _ in range(8)]

@@ -82,7 +82,7 @@ async def test_a_stuck_order_is_retried_beyond_the_limit_and_ends_as_ever(shop: 
     before = await goods_and_money(shop.database)
     async with shop.working():
         order, first = await stuck_in_pay(shop)
-        waiting = asyncio.create_task(checkouts.outcome(order.order_id, look_every=3600))
+        waiting = asyncio.create_task(checkouts.outcome(order.order_id, poll_every=3600))
         reason = await reason_of(shop, order)
         await retried_often(checkouts, order, 2 * LIMIT)
         newest = await shop.newest_run(order).describe()
@@ -97,7 +97,7 @@ async def test_a_stuck_order_is_retried_beyond_the_limit_and_ends_as_ever(shop: 
         await until_parked_again(shop, order)  # the next run begins with a round of its own
         await shop.database.run(MEND_UNDO["pay"])
         ended = await checkouts.retry(order.order_id)
-        told = await waiting
+        output = await waiting
 
     assert newest.run_id != first.first_execution_run_id
     assert (newest.typed_search_attributes[policies.ORDER_STATUS], status.status) == ("stuck", "stuck")
@@ -105,7 +105,7 @@ async def test_a_stuck_order_is_retried_beyond_the_limit_and_ends_as_ever(shop: 
     assert (status.reason, incidents, opened) == (reason, [["pay"]], 1)
     assert "injected" in cause
     assert (swept.repaired, swept.parked) == ([], [])
-    assert (ended.status, ended.reason, told.status) == ("rejected", reason, "rejected")
+    assert (ended.status, ended.reason, output.status) == ("rejected", reason, "rejected")
     assert await shop.database.value("SELECT count(*) FROM order_events WHERE event = 'retry_requested'") == (
         2 * LIMIT + 1
     )

@@ -96,7 +96,9 @@ async def test_an_order_that_moves_while_its_batch_closes_is_left_to_the_next_sw
     while_it_moves, afterwards = await a_page(shop, monkeypatch), await a_page(shop, monkeypatch)
 
     assert while_it_moves.orders == []
-    assert [(found.order_id, found.repair, found.doubt) for found in afterwards.orders] == [(order.order_id, True, "")]
+    assert [(found.order_id, found.repair, found.review_reason) for found in afterwards.orders] == [
+        (order.order_id, True, "")
+    ]
 
 
 async def test_an_order_that_its_batch_rejects_while_the_sweep_looks_gets_no_other_run(
@@ -213,7 +215,7 @@ async def test_a_batch_that_is_reset_while_the_sweep_looks_is_not_waited_for(
     page = await asyncio.wait_for(a_page(shop, monkeypatch), 20)
 
     [found] = page.orders
-    assert "Temporal has completed order" in found.doubt
+    assert "Temporal has completed order" in found.review_reason
     await shop.client.get_workflow_handle(batch.id).terminate()
 
 
@@ -227,8 +229,8 @@ async def test_a_run_that_temporal_forgets_while_the_sweep_looks_fails_no_sweep(
 
     if is_batch:
         page = await a_page(shop, monkeypatch)
-        found = [(one.order_id, one.doubt) for one in page.orders]
+        found = [(one.order_id, one.review_reason) for one in page.orders]
     else:
-        found = [(one.order_id, one.doubt) for one in await Sweep(shop.engine).find_contradictions([order])]
+        found = [(one.order_id, one.review_reason) for one in await Sweep(shop.engine).find_contradictions([order])]
 
     assert found == ([(order.order_id, "")] if is_batch else [])

@@ -183,7 +183,7 @@ async def test_a_sweep_begun_on_a_build_that_is_gone_ends_on_the_current_one_and
     ],
     ids=["auto_upgrade", "pinned"],
 )
-async def test_a_stuck_order_whose_build_is_gone_is_moved_to_another_and_mended_there(
+async def test_a_stuck_order_whose_build_is_gone_is_moved_to_another_and_fixed_there(
     shop: Shop, override: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=4000))

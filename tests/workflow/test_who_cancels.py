@@ -78,8 +78,8 @@ async def test_a_starter_of_an_earlier_release_sends_the_reason_alone(shop: Shop
     [("found it cheaper", "anna@desk: found it cheaper"), ("x" * MAX_REASON_LENGTH, "x" * MAX_REASON_LENGTH)],
     ids=["with who asks", "without, where both are too long"],
 )
-async def test_a_worker_of_an_earlier_release_is_told_who_cancels_with_the_reason(
-    shop: Shop, reason: str, told: str
+async def test_a_worker_of_an_earlier_release_is_reported_who_cancels_with_the_reason(
+    shop: Shop, reason: str, output: str
 ) -> None:
     order, checkouts = shop.order(), Checkouts(shop.client, shop.task_queue, "http://ui")
     earlier = Worker(
@@ -93,4 +93,4 @@ async def test_a_worker_of_an_earlier_release_is_told_who_cancels_with_the_reaso
         await checkouts.cancel(order.order_id, reason, "anna@desk")
         ended = await checkouts.outcome(order.order_id)
 
-    assert ended.reason == told
+    assert ended.reason == output

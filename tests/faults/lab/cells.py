@@ -1,11 +1,11 @@
 """The cells: six operations, five boundaries, eight faults; and how each of them has to end.
 
-240 in the classic lane. In the fast one the undos are the same, and a step has no result in the history before the
+240 in the activity mode. In the fast one the undos are the same, and a step has no result in the history before the
 next one is done: three steps, four boundaries, eight faults, 96 cells.
 
 A batch's steps are tried within its workflow task, and its undo is an ordinary activity. So eight faults meet the three
-steps in the runs of the fast lane, at four boundaries, and the undo in those of the classic one, at five: 136 cells.
-Each has a batch of five orders that meet every outcome.
+steps in the runs of the local-first mode, at four boundaries, and the undo in those of the activity mode, at five:
+136 cells. Each has a batch of five orders that meet every outcome.
 """
 
 import re
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from domain.model import Lane, Step
+from domain.model import ExecutionMode, Step
 
 
 class Operation(StrEnum):
@@ -60,14 +60,14 @@ class Group:
 
     fault: Fault
     boundary: Boundary
-    lane: Lane = Lane.CLASSIC
+    execution_mode: ExecutionMode = ExecutionMode.ACTIVITY
 
     def __str__(self) -> str:
         return f"{self.fault}-{self.boundary}" + ("-fast" if self.is_fast else "")
 
     @property
     def is_fast(self) -> bool:
-        return self.lane is Lane.FAST
+        return self.execution_mode is ExecutionMode.LOCAL_FIRST
 
     @property
     def operations(self) -> tuple[Operation, ...]:
@@ -75,7 +75,7 @@ class Group:
 
     @property
     def is_in_every_run(self) -> bool:
-        """One group of each fault is, in lanes and at boundaries that take turns."""
+        """One group of each fault is, in modes and at boundaries that take turns."""
         # A killed worker or Temporal meets a result that is not reported, a cut connection an unread commit.
         if self.is_fast == (self.fault in _CLASSIC_IN_EVERY_RUN):
             return False
@@ -102,7 +102,7 @@ class Cell:
 
 FAST_BOUNDARIES = tuple(boundary for boundary in Boundary if boundary is not Boundary.B5)
 GROUPS = [Group(fault, boundary) for fault in Fault for boundary in Boundary] + [
-    Group(fault, boundary, Lane.FAST) for fault in Fault for boundary in FAST_BOUNDARIES
+    Group(fault, boundary, ExecutionMode.LOCAL_FIRST) for fault in Fault for boundary in FAST_BOUNDARIES
 ]
 
 STEP_OF = {
@@ -198,8 +198,8 @@ def ending_of(cell: Cell) -> Ending:
 def is_finished_by_its_task(cell: Cell) -> bool:
     """Whether the order of a terminated run goes on to its end.
 
-    The one workflow task of the fast lane does not hear of the termination before it has done all steps, and no sweep
-    finds an order that has not begun.
+    The one workflow task of the local-first mode does not hear of the termination before it has done all steps, and no
+    sweep finds an order that has not begun.
     """
     is_begun = cell.operation is not Operation.RESERVE or not is_early(cell.group.boundary)
     return cell.group.is_fast and cell.group.fault is Fault.TERMINATED and not is_begun
@@ -290,7 +290,7 @@ class BatchOperation(StrEnum):
 class Fate(StrEnum):
     """What an order of the batch is made to meet, unless a cancel or a repair comes first."""
 
-    HANDED_OVER = "handed_over"
+    DELEGATED = "handed_over"
     LABEL = "label"
     REFUSED_AT_RESERVE = "refused_at_reserve"
     REFUSED_AT_PAY = "refused_at_pay"
@@ -311,7 +311,7 @@ class Fate(StrEnum):
 
 
 _STEPS_DONE = {
-    Fate.HANDED_OVER: 3,
+    Fate.DELEGATED: 3,
     Fate.LABEL: 3,
     Fate.REFUSED_AT_RESERVE: 0,
     Fate.REFUSED_AT_PAY: 1,

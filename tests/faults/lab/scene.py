@@ -8,11 +8,11 @@ from typing import Any, Protocol
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDReusePolicy
 
-from client.batches import carried_on
+from client.batches import delegated_outcome
 from client.checkouts import Checkouts
 from devstack.process import ChildProcess
 from devstack.stack import DevStack
-from domain.bulk import HANDED_OVER, Batch, Outcome, digest, pack
+from domain.bulk import DELEGATED, Batch, Outcome, digest, pack
 from domain.model import CheckoutInput, OrderLine
 from domain.policies import bulk_workflow_id, checkout_workflow_id
 from tests.conftest import Database
@@ -49,7 +49,7 @@ async def new_order(database: Database, cell: Cell) -> CheckoutInput:
     order_id = _new_name(cell)
     customer, sku = f"customer-{order_id}", f"sku-{order_id}"
     await database.run(_goods(sku) + _customer(customer, cell.zone, BALANCE))
-    return CheckoutInput(order_id, customer, (OrderLine(sku, QUANTITY),), lane=cell.group.lane)
+    return CheckoutInput(order_id, customer, (OrderLine(sku, QUANTITY),), execution_mode=cell.group.execution_mode)
 
 
 async def new_batch(database: Database, cell: BatchCell) -> tuple[str, list[CheckoutInput]]:
@@ -204,7 +204,7 @@ class Scene:
             outcomes = zip(orders, await checkouts.carry(orders), strict=True)
             # A batch whose attempts go to a stopped worker's open polls until its time is up hands its orders over.
             return [
-                await carried_on(checkouts, order) if outcome.status == HANDED_OVER else outcome
+                await delegated_outcome(checkouts, order) if outcome.status == DELEGATED else outcome
                 for order, outcome in outcomes
             ]
 

@@ -173,7 +173,7 @@ class Inspection:
 
 
 async def inspect(database: Database) -> Inspection:
-    engine = create_engine(database.url, pool_size=1, is_patient=True)
+    engine = create_engine(database.url, pool_size=1, has_long_statements=True)
     try:
         report = await Audit(engine).run_audit(AuditInput(0.0))
     finally:

@@ -1,4 +1,4 @@
-"""The fast lane: a step is tried where its workflow runs first, and by everybody's rules when that fails."""
+"""The local-first mode: a step is tried where its workflow runs first, and by everybody's rules when that fails."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, 
 from client.checkouts import Checkouts
 from domain import policies
 from domain.errors import DatabaseRefusedStatement
-from domain.model import Lane
+from domain.model import ExecutionMode
 from tests.conftest import Shop
 from tests.workflow.gates import PATIENCE_SECONDS, Gates, lost_report, outage
 from tests.workflow.replays import replayer
@@ -45,8 +45,8 @@ Handle = WorkflowHandle[Any, Any]
 
 @pytest.fixture
 def shop(shop: Shop) -> Shop:
-    """The shop, whose orders ask for the fast lane."""
-    return replace(shop, lane=Lane.FAST)
+    """The shop, whose orders ask for the local-first mode."""
+    return replace(shop, execution_mode=ExecutionMode.LOCAL_FIRST)
 
 
 async def activities_of(handle: Handle) -> list[str]:
@@ -82,12 +82,12 @@ async def test_a_completed_order_is_one_workflow_task_of_eight_events(shop: Shop
     ]
 
 
-async def test_both_lanes_tell_the_same_of_the_same_order_and_leave_the_same_rows(shop: Shop) -> None:
+async def test_both_modes_tell_the_same_of_the_same_order_and_leave_the_same_rows(shop: Shop) -> None:
     told: list[str] = []
     left: list[Any] = []
     async with shop.working():
-        for lane in Lane:
-            order = replace(shop, lane=lane).order("carol", ("tea-mug", 2), ("poster", 1))
+        for execution_mode in ExecutionMode:
+            order = replace(shop, execution_mode=execution_mode).order("carol", ("tea-mug", 2), ("poster", 1))
             before = await goods_and_money(shop.database)
             status = await (await shop.start(order)).result()
             after = await goods_and_money(shop.database)

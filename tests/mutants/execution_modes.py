@@ -1,6 +1,6 @@
-"""Faults in the fast lane: what is tried again, what is not, and that a history replays."""
+"""Faults in the local-first mode: what is tried again, what is not, and that a history replays."""
 
-from tests.mutants.killers import FAST_LANE, REPLAY, WORKER_START, at
+from tests.mutants.killers import LOCAL_FIRST, REPLAY, WORKER_START, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "workflows/operation.py"
@@ -21,19 +21,19 @@ MUTANTS = (
     ),
     Mutant(
         "idle-polls-keep-the-slots",
-        "after a burst in the classic lane the fast lane would have three fifths of its rate",
+        "after a burst in the activity mode the local-first mode would have three fifths of its rate",
         _WORKER,
         "    workflow_polls = min(_MOST_POLLS, workflow_tasks // _SLOTS_PER_POLL)\n",
         "    workflow_polls = _MOST_POLLS\n",
         _LIMITS,
     ),
     Mutant(
-        "lane-is-forgotten",
-        "every order would cost the whole history of the classic lane",
+        "execution-mode-is-ignored",
+        "every order would cost the whole history of the activity mode",
         _FILE,
-        "    if lane is Lane.FAST:\n",
-        "    if lane is None:\n",
-        at(FAST_LANE, "test_a_completed_order_is_one_workflow_task_of_eight_events"),
+        "    if execution_mode is ExecutionMode.LOCAL_FIRST:\n",
+        "    if execution_mode is None:\n",
+        at(LOCAL_FIRST, "test_a_completed_order_is_one_workflow_task_of_eight_events"),
     ),
     Mutant(
         "cancel-is-lost-with-its-local-attempt",
@@ -42,7 +42,7 @@ MUTANTS = (
         "            if (caller := asyncio.current_task()) and caller.cancelling():\n",
         "            if (caller := asyncio.current_task()) and caller.cancelled():\n",
         at(
-            FAST_LANE,
+            LOCAL_FIRST,
             "test_a_cancel_during_a_local_attempt_that_then_fails_is_not_followed_by_another_attempt[False]",
         ),
     ),
@@ -52,7 +52,7 @@ MUTANTS = (
         _FILE,
         "            if not _may_pass(error, policy):\n                raise\n",
         "            raise\n",
-        at(FAST_LANE, "test_what_may_pass_is_tried_again_as_an_ordinary_activity"),
+        at(LOCAL_FIRST, "test_what_may_pass_is_tried_again_as_an_ordinary_activity"),
     ),
     Mutant(
         "local-timeout-is-final",
@@ -60,7 +60,7 @@ MUTANTS = (
         _FILE,
         "    return isinstance(cause, TemporalTimeoutError)\n",
         "    return False\n",
-        at(FAST_LANE, "test_an_attempt_that_takes_too_long_is_begun_again_and_has_one_effect"),
+        at(LOCAL_FIRST, "test_an_attempt_that_takes_too_long_is_begun_again_and_has_one_effect"),
     ),
     Mutant(
         "local-timeout-does-not-replay",
@@ -68,7 +68,7 @@ MUTANTS = (
         _FILE,
         "cause = error.cause if isinstance(error, ActivityError) else error",
         "cause = error.cause",
-        at(FAST_LANE, "test_an_attempt_that_takes_too_long_is_begun_again_and_has_one_effect"),
+        at(LOCAL_FIRST, "test_an_attempt_that_takes_too_long_is_begun_again_and_has_one_effect"),
     ),
     Mutant(
         "refusal-is-asked-for-again",
@@ -76,15 +76,15 @@ MUTANTS = (
         _FILE,
         "        return not cause.non_retryable and",
         "        return",
-        at(FAST_LANE, "test_a_refusal_is_not_asked_for_twice"),
+        at(LOCAL_FIRST, "test_a_refusal_is_not_asked_for_twice"),
     ),
     Mutant(
         "refused-statement-is-tried-again",
-        "the fast lane would keep on at what the step's own policy gives up",
+        "the local-first mode would keep on at what the step's own policy gives up",
         _FILE,
         " and cause.type not in (policy.retry.non_retryable_error_types or ())",
         "",
-        at(FAST_LANE, "test_what_the_step_does_not_retry_is_not_begun_again"),
+        at(LOCAL_FIRST, "test_what_the_step_does_not_retry_is_not_begun_again"),
     ),
     Mutant(
         "local-attempts-without-end",
@@ -92,30 +92,30 @@ MUTANTS = (
         _FILE,
         "retry_policy=RetryPolicy(maximum_attempts=1),",
         "retry_policy=RetryPolicy(),",
-        at(FAST_LANE, "test_what_may_pass_is_tried_again_as_an_ordinary_activity"),
+        at(LOCAL_FIRST, "test_what_may_pass_is_tried_again_as_an_ordinary_activity"),
     ),
     Mutant(
         "completed-is-said-twice",
         "an event more for every order",
         "workflows/checkout.py",
-        "isinstance(outcome, Completed) and self._order.lane is Lane.FAST",
-        "self._order.repair and self._order.lane is Lane.FAST",
-        at(FAST_LANE, "test_a_completed_order_is_one_workflow_task_of_eight_events"),
+        "isinstance(outcome, Completed) and self._order.execution_mode is ExecutionMode.LOCAL_FIRST",
+        "self._order.repair and self._order.execution_mode is ExecutionMode.LOCAL_FIRST",
+        at(LOCAL_FIRST, "test_a_completed_order_is_one_workflow_task_of_eight_events"),
     ),
     Mutant(
-        "completed-is-said-in-no-lane",
+        "completed-is-set-in-no-mode",
         "the classic histories of open orders would not replay",
         "workflows/checkout.py",
-        "isinstance(outcome, Completed) and self._order.lane is Lane.FAST",
+        "isinstance(outcome, Completed) and self._order.execution_mode is ExecutionMode.LOCAL_FIRST",
         "isinstance(outcome, Completed)",
         at(REPLAY, "test_a_recorded_history_replays[completed]"),
     ),
     Mutant(
         "list-misses-the-fast",
-        "nobody would find the completed orders of the fast lane",
+        "nobody would find the completed orders of the local-first mode",
         "client/listing.py",
         "(OrderStatus = 'completed' OR (OrderStatus IS NULL AND ExecutionStatus = 'Completed'))",
         "OrderStatus = 'completed'",
-        at(FAST_LANE, "test_a_completed_order_is_listed_as_completed"),
+        at(LOCAL_FIRST, "test_a_completed_order_is_listed_as_completed"),
     ),
 )
