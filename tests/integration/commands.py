@@ -139,12 +139,15 @@ class Commands:
             str(ROOT / "worker.py"), "--check", **{"CHECKOUT_STARTUP_TIMEOUT_SECONDS": "5", **environment}
         )
 
-    def python(self, *arguments: str, folder: Path | None = None, **environment: str) -> Ran:
+    def python(self, *arguments: str, **environment: str) -> Ran:
+        return self.python_in(self.folder, *arguments, **environment)
+
+    def python_in(self, folder: Path, /, *arguments: str, **environment: str) -> Ran:
         """Run Python in a process of its own, to its end."""
         done = subprocess.run(
             [sys.executable, *arguments],
             env=self.environment | environment,
-            cwd=folder or self.folder,
+            cwd=folder,
             capture_output=True,
             text=True,
             timeout=DEADLINE_SECONDS,

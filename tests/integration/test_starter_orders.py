@@ -254,6 +254,19 @@ async def test_a_list_tells_when_an_order_began_how_long_it_took_and_at_which_st
     assert document["started_at"] <= document["closed_at"]
 
 
+async def test_a_list_has_no_more_orders_than_are_asked_for(desk: Desk) -> None:
+    for _ in range(3):
+        await desk("start", "--customer", "alice", "--line", "tea-mug:1", "--no-wait")
+
+    async def are_visible() -> bool:
+        return len((await desk("list", "--limit", "3", "--json")).document) == 3
+
+    await until(are_visible)
+    two = (await desk("list", "--limit", "2", "--status", "running", "--json")).document
+
+    assert len(two) == 2
+
+
 # cancel -------------------------------------------------------------------------------------------------
 
 
