@@ -36,7 +36,7 @@ _ONE_AT_A_TIME = threading.Lock()
 _FORK_EACH = """
 import json, os, signal, sys
 import starter
-from adapters.process_exit import leave
+from adapters.telemetry import leave
 for number, arguments in enumerate(json.load(sys.stdin)):
     child = os.fork()
     if child == 0:
@@ -131,23 +131,23 @@ class Commands:
 
     def starter(self, *arguments: str, **environment: str) -> Ran:
         """Run starter.py as a process of its own."""
-        return self._run(str(ROOT / "starter.py"), *arguments, environment=environment)
+        return self.python(str(ROOT / "starter.py"), *arguments, **environment)
 
     def check(self, **environment: str) -> Ran:
         """Run `worker.py --check`, which does not wait long."""
-        return self._run(
-            str(ROOT / "worker.py"), "--check", environment={"CHECKOUT_STARTUP_TIMEOUT_SECONDS": "5", **environment}
+        return self.python(
+            str(ROOT / "worker.py"), "--check", **{"CHECKOUT_STARTUP_TIMEOUT_SECONDS": "5", **environment}
         )
 
-    def python(self, *arguments: str, folder: Path | None = None, **environment: str) -> Ran:
-        """Run Python in a process of its own, to its end."""
-        return self._run(*arguments, environment=environment, folder=folder)
+    def python(self, *arguments: str, **environment: str) -> Ran:
+        return self.python_in(self.folder, *arguments, **environment)
 
-    def _run(self, *arguments: str, environment: Mapping[str, str], folder: Path | None = None) -> Ran:
+    def python_in(self, folder: Path, /, *arguments: str, **environment: str) -> Ran:
+        """Run Python in a process of its own, to its end."""
         done = subprocess.run(
             [sys.executable, *arguments],
             env={**self.environment, **environment},
-            cwd=folder or self.folder,
+            cwd=folder,
             capture_output=True,
             text=True,
             timeout=DEADLINE_SECONDS,

@@ -327,12 +327,12 @@ def test_a_search_attribute_of_another_type_is_refused(new_temporal: NewTemporal
 def test_a_taken_port_is_named(kind: str, new_postgres: NewPostgres, new_temporal: NewTemporal, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        servers: dict[str, Callable[[], PostgresServer | TemporalServer]] = {
+        makers: dict[str, Callable[[], PostgresServer | TemporalServer]] = {
             "postgres": lambda: new_postgres(port=port),
             "temporal": lambda: new_temporal(port=port),
             "ui": lambda: TemporalServer(port=free_port(), ui_port=port, log=tmp_path / "log"),
         }
-        server = servers[kind]()
+        server = makers[kind]()
 
         with pytest.raises(ServerFailed, match=rf"port {port} on 127.0.0.1 is taken.*free ports"):
             server.start()

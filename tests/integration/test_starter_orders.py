@@ -262,6 +262,19 @@ async def test_a_list_reports_when_an_order_began_how_long_it_took_and_at_which_
     assert document["started_at"] <= document["closed_at"]
 
 
+async def test_a_list_has_no_more_orders_than_are_asked_for(run_starter: Desk) -> None:
+    for _ in range(3):
+        await run_starter("start", "--customer", "alice", "--line", "tea-mug:1", "--no-wait")
+
+    async def are_visible() -> bool:
+        return len((await run_starter("list", "--limit", "3", "--json")).document) == 3
+
+    await until(are_visible)
+    two = (await run_starter("list", "--limit", "2", "--status", "running", "--json")).document
+
+    assert len(two) == 2
+
+
 # cancel -------------------------------------------------------------------------------------------------
 
 

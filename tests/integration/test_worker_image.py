@@ -34,7 +34,7 @@ def test_the_image_checks_works_sells_and_ends_as_it_is(commands: Commands, imag
     environment = commands.environment | SERVICE_LINKS | {"CHECKOUT_HEARTBEAT_FILE": str(tmp_path / "heartbeat")}
 
     def run(*arguments: str) -> Ran:
-        return commands.python(*arguments, folder=image, **environment)
+        return commands.python_in(image, *arguments, **environment)
 
     stray = run("-c", "import embedded")
     checked = run("worker.py", "--check")
@@ -61,7 +61,7 @@ def test_the_image_checks_works_sells_and_ends_as_it_is(commands: Commands, imag
 def test_a_typo_is_refused_beside_the_links_of_services(
     program: tuple[str, ...], commands: Commands, image: Path
 ) -> None:
-    done = commands.python(*program, folder=image, **SERVICE_LINKS, CHECKOUT_PROT="tcp://1.2.3.4:80")
+    done = commands.python_in(image, *program, **SERVICE_LINKS, CHECKOUT_PROT="tcp://1.2.3.4:80")
 
     assert done.code == 2
     assert "CHECKOUT_PROT: there is no such setting" in done.err

@@ -1,7 +1,6 @@
 """Faults in the starter: an option that is ignored, an exit status that says something else, words that are missing."""
 
 from tests.mutants.killers import (
-    EVERY_ORDER_ANSWERS,
     PARKED,
     SHOWN,
     STARTER_ORDERS,
@@ -37,7 +36,7 @@ MUTANTS = (
         "starter.py",
         "order_list.list_orders(checkouts, with_status, limit)",
         "order_list.list_orders(checkouts, with_status, 100)",
-        at(EVERY_ORDER_ANSWERS, "test_a_list_has_the_orders_of_batches_and_those_by_hand_each_once"),
+        at(STARTER_ORDERS, "test_a_list_has_no_more_orders_than_are_asked_for"),
     ),
     Mutant(
         "audit-is-never-at-rest",

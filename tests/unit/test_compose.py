@@ -85,14 +85,16 @@ def test_a_compose_file_with_a_mistake_is_refused(tmp_path: Path, right: str, wr
 
 
 def test_every_service_is_a_server_that_is_kept_running_or_a_job_that_runs_once() -> None:
-    assert {name for name, service in services().items() if service["restart"] == "unless-stopped"} == _SERVERS
-    assert {name for name, service in services().items() if service["restart"] == "no"} == _JOBS
+    made = services()
+    assert {name for name, service in made.items() if service["restart"] == "unless-stopped"} == _SERVERS
+    assert {name for name, service in made.items() if service["restart"] == "no"} == _JOBS
 
 
 def test_a_service_waits_for_the_health_of_servers_and_the_success_of_jobs() -> None:
+    made = services()
     waits = [
         (needed, wait["condition"])
-        for service in services().values()
+        for service in made.values()
         for needed, wait in service.get("depends_on", {}).items()
     ]
 
@@ -102,14 +104,15 @@ def test_a_service_waits_for_the_health_of_servers_and_the_success_of_jobs() -> 
             assert condition == "service_completed_successfully"
         else:
             assert condition == "service_healthy"
-            assert "healthcheck" in services()[needed]
+            assert "healthcheck" in made[needed]
 
 
 def test_programs_on_this_machine_find_what_compose_started_where_they_look_for_it() -> None:
-    [postgres] = services()["postgres"]["ports"]
-    [frontend] = services()["temporal"]["ports"]
-    [ui] = services()["temporal-ui"]["ports"]
-    database = services()["schema"]["environment"]["PGDATABASE"]
+    made = services()
+    [postgres] = made["postgres"]["ports"]
+    [frontend] = made["temporal"]["ports"]
+    [ui] = made["temporal-ui"]["ports"]
+    database = made["schema"]["environment"]["PGDATABASE"]
 
     assert frontend == f"{DEFAULT_TEMPORAL_ADDRESS}:7233"
     assert f"http://{ui}" == f"{DEFAULT_UI_URL}:8080"
