@@ -59,7 +59,7 @@ async def test_a_delivery_is_stock_and_an_approval(shop: Shop, operator: "asyncp
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "expected"),
     [
         ("deposit('bob', 1, 'EUR', 'x', 'once')", "deposit once was made already"),
         ("deliver('lamp', 1, 'x', 'once')", "delivery once was made already"),
@@ -80,12 +80,12 @@ async def test_a_delivery_is_stock_and_an_approval(shop: Shop, operator: "asyncp
     ],
 )
 async def test_what_makes_no_sense_is_refused_and_changes_nothing(
-    shop: Shop, operator: "asyncpg.Connection[asyncpg.Record]", call: str, output: str
+    shop: Shop, operator: "asyncpg.Connection[asyncpg.Record]", call: str, expected: str
 ) -> None:
     await operator.execute("SELECT deposit('bob', 3, 'EUR', 'x', 'once'), deliver('lamp', 3, 'x', 'once')")
     await operator.execute("SELECT deliver('lamp', -3, 'x')")
 
-    with pytest.raises(asyncpg.PostgresError, match=output):
+    with pytest.raises(asyncpg.PostgresError, match=expected):
         await operator.execute(f"SELECT {call}")
 
     assert len(await shop.database.fetch(_APPROVED)) == 3
@@ -119,7 +119,7 @@ async def test_what_is_there_at_the_upgrade_is_approved_once_and_nothing_after_i
     )
     await shop.database.run(by_hand)
     psql(stack.postgres, name, *_SETUP)
-    output = [(v.check, v.subject, v.detail) for v in (await shop.audit()).violations]
+    expected = [(v.check, v.subject, v.detail) for v in (await shop.audit()).violations]
     vouched = await shop.database.value("SELECT approve_what_is_there('it was for the broken mug')")
 
     assert after.violations == []
@@ -130,7 +130,7 @@ async def test_what_is_there_at_the_upgrade_is_approved_once_and_nothing_after_i
         ("delivery", "cap", 52),
     }
     assert len(found) == 224
-    assert output == [("A12", "bob", "deposited 512 EUR, approved 505")]
+    assert expected == [("A12", "bob", "deposited 512 EUR, approved 505")]
     assert vouched == 1
     assert (await shop.audit()).violations == []
 

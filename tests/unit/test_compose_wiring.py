@@ -411,7 +411,7 @@ def test_no_program_has_more_rights_than_it_needs() -> None:
     ("name", "files"),
     [
         ("schema", {"/sql/setup.sql": "./setup.sql", "/sql/roles.sql": "./deploy/compose/roles.sql"}),
-        ("demo-catalogue", {"/sql/demo.sql": "./demo.sql"}),
+        ("demo-catalogue", {"/sql/demo.sql": "./devstack/demo.sql"}),
     ],
 )
 def test_a_job_of_sql_runs_the_projects_own_files_and_stops_at_the_first_error(

@@ -136,7 +136,7 @@ def test_a_malformed_profile_is_reported_without_its_content(kind: str, profile:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "output"),
     [
         ('[profile.default]\naddress = "here:1"\napi_key = secret\n', "line 3, column 11"),
         ("", "there is no profile 'prod'"),

@@ -196,7 +196,7 @@ async def test_where_a_step_keeps_failing_its_orders_go_on_in_sagas_of_their_own
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "output"),
     [("reserve_orders", [ORDER_ID_CONFLICT, "completed"]), ("charge_orders", ["completed", "completed"])],
 )
 async def test_the_end_of_a_strangers_saga_is_not_reported_as_that_of_an_order(
@@ -258,7 +258,7 @@ async def test_what_a_batch_had_made_of_an_order_is_not_reported_where_its_id_wa
     assert await violations(shop) == []
 
 
-@pytest.mark.parametrize(("is_same", "told"), [(False, ORDER_ID_CONFLICT), (True, "rejected")])
+@pytest.mark.parametrize(("is_same", "output"), [(False, ORDER_ID_CONFLICT), (True, "rejected")])
 async def test_the_end_of_an_order_by_hand_is_reported_only_to_whom_wants_the_same(
     shop: Shop, is_same: bool, output: str
 ) -> None:

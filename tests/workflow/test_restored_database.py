@@ -77,7 +77,7 @@ async def backup(database: Database) -> Backup:
 
 
 @pytest.mark.parametrize(
-    ("backed_up_at", "goes_on_at", "forgotten"),
+    ("backed_up_at", "goes_on_at", "missing_step"),
     [
         (None, "charge_payment", "reserve"),
         ("charge_payment", "ship_order", "pay"),

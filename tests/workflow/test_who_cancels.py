@@ -74,7 +74,7 @@ async def test_a_starter_of_an_earlier_release_sends_the_reason_alone(shop: Shop
 
 
 @pytest.mark.parametrize(
-    ("reason", "told"),
+    ("reason", "output"),
     [("found it cheaper", "anna@desk: found it cheaper"), ("x" * MAX_REASON_LENGTH, "x" * MAX_REASON_LENGTH)],
     ids=["with who asks", "without, where both are too long"],
 )
