@@ -136,7 +136,8 @@ class CheckoutWorkflow(CheckoutStuck):
                 break
             if not state.active_steps:
                 self._reason = state.reason
-                self._set_status(SagaStatus(state.status))
+                # A row that was changed by hand meanwhile may be at a status which no saga has.
+                self._set_status(SagaStatus(state.status if state.status in {*SagaStatus} else self._ending))
                 return unwound
             self._must_undo(state.active_steps)
             if other_end := await self._saga.unwind_more():

@@ -492,6 +492,17 @@ def test_the_sqlstate_alone_decides_who_must_act(kind: type[CheckoutError], code
     assert code in failure.message
 
 
+@pytest.mark.parametrize("code", ["53100", "53200", "53300"])
+def test_statements_that_an_overloaded_server_refuses_do_not_all_come_back_at_once(code: str) -> None:
+    error = asyncpg.PostgresError("in words")
+    error.sqlstate = code
+
+    delays = {getattr(classify(error), "next_retry_delay", None) for _ in range(3)}
+
+    assert None not in delays
+    assert len(delays) == 3
+
+
 @pytest.mark.parametrize(
     "error", [RuntimeError(_SECRET * 1000), OSError(), TimeoutError(), asyncpg.InterfaceError("closed")]
 )

@@ -274,12 +274,21 @@ MUTANTS = (
         at(STUCK_FOR_LONG, "test_a_stuck_order_is_retried_beyond_the_limit_and_ends_as_ever"),
     ),
     Mutant(
+        "closed-order-shows-any-status",
+        "a row that was changed by hand while its saga closed it would fail the workflow task for ever",
+        _FILE,
+        "SagaStatus(state.status if state.status in {*SagaStatus} else self._ending)",
+        "SagaStatus(state.status)",
+        at(CHECKOUT, "test_an_order_whose_row_was_changed_by_hand_while_it_was_closed_ends_all_the_same[paid]"),
+        hangs=True,
+    ),
+    Mutant(
         "next-run-forgets-where-it-was-heading",
         "an order that was refused would end as cancelled",
         _FILE,
         "            ending=self._ending,\n",
         "            ending=None,\n",
-        at(STUCK_FOR_LONG, "test_a_stuck_order_is_retried_beyond_the_limit_and_ends_as_ever"),
+        at(STUCK_FOR_LONG, "test_another_run_ends_the_order_as_the_first_would_where_its_row_has_lost_the_ending"),
     ),
     Mutant(
         "run-ends-before-its-updates-are-answered",

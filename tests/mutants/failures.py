@@ -61,7 +61,7 @@ MUTANTS = (
         _FILE,
         '    return DatabaseUnavailable(f"no connection to Postgres: {message}")',
         '    return InvalidInput(f"no connection to Postgres: {message}")  # type: ignore[return-value]',
-        at(DATABASE, "test_a_refused_connection_is_an_outage"),
+        at(DATABASE, "test_an_error_without_a_sqlstate_is_an_outage_in_a_few_words"),
     ),
     Mutant(
         "connection-errors-come-out-raw",
@@ -77,6 +77,14 @@ MUTANTS = (
         _FILE,
         '{message} ({code})", next_retry_delay=_spread())',
         '{message} ({code})")',
+        at(DATABASE, "test_statements_that_an_overloaded_server_refuses_do_not_all_come_back_at_once"),
+    ),
+    Mutant(
+        "overload-of-sessions-comes-back-at-once",
+        "a thousand orders would ask for a session in the same instant",
+        _FILE,
+        "next_retry_delay=_spread() if (code or",
+        "next_retry_delay=None if (code or",
         at(DATABASE, "test_too_many_connections_are_an_outage_from_which_not_all_come_back_at_once"),
     ),
     Mutant(

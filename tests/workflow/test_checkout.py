@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from temporalio import activity
 from temporalio.client import WorkflowHandle
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
+from activities.orders import OrderState
 from domain import policies
 from domain.model import CheckoutStatus
 from domain.policies import checkout_workflow_id
+from tests.attempts import AroundAttempts, Run
 from tests.conftest import Shop
 from tests.workflow.gates import Gates, lost_report
 from tests.workflow.sagas import (
@@ -641,3 +644,21 @@ async def test_an_unwind_that_is_cancelled_survives_a_worker_without_memory(
     assert await violations(shop) == []
     assert [record.message for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}] == []
     assert "Failed running eviction" not in caplog.text
+
+
+class _AnswersWith(AroundAttempts):
+    def __init__(self, operation: str, answer: object) -> None:
+        self._operation, self._answer = operation, answer
+
+    async def attempt(self, info: activity.Info, arguments: Any, run: Run) -> Any:  # noqa: ARG002 - the hook's
+        return self._answer if info.activity_type == self._operation else await run()
+
+
+@pytest.mark.parametrize("status", ["pending", "reserved", "paid", "rejected"])
+async def test_an_order_whose_row_was_changed_by_hand_while_it_was_closed_ends_all_the_same(
+    shop: Shop, status: str
+) -> None:
+    async with shop.working(interceptors=(_AnswersWith("close_order", OrderState(status)),)):
+        handle = await shop.start(shop.order("bob", ("lamp", 1)))  # who cannot pay for it
+
+        assert await how_it_ended(handle) == "OrderRejected"

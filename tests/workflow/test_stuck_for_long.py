@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from temporalio import activity
 from temporalio.client import Client
 
 from adapters.temporal import DATA_CONVERTER
@@ -12,7 +14,8 @@ from client.failures import Refused
 from devstack.temporal import TemporalServer
 from domain import policies
 from domain.model import CheckoutInput
-from tests.conftest import Shop
+from tests.attempts import AroundAttempts, Run
+from tests.conftest import Database, Shop
 from tests.later_sdk import switch_on
 from tests.workflow.gates import Gates
 from tests.workflow.own_temporal import own_temporal
@@ -111,6 +114,31 @@ async def test_a_stuck_order_is_retried_beyond_the_limit_and_ends_as_ever(shop: 
     )
     assert await goods_and_money(shop.database) == before
     assert await violations(shop) == []
+
+
+class _LosesTheEnding(AroundAttempts):
+    """After each park, the order's row says no longer how the order is to end."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def attempt(self, info: activity.Info, arguments: Any, run: Run) -> Any:  # noqa: ARG002 - the hook's
+        answer = await run()
+        if info.activity_type == "park_order":
+            await self._database.run("SET session_replication_role = replica; UPDATE orders SET ending = NULL")
+        return answer
+
+
+async def test_another_run_ends_the_order_as_the_first_would_where_its_row_has_lost_the_ending(
+    shop: Shop, checkouts: Checkouts
+) -> None:
+    async with shop.working(interceptors=(_LosesTheEnding(shop.database),)):
+        order, first = await stuck_in_pay(shop)
+        await retried_often(checkouts, order)
+        await until_parked_in_another_run(shop, order, first)
+        await shop.database.run(MEND_UNDO["pay"])
+
+        assert (await checkouts.retry(order.order_id)).status == "rejected"
 
 
 async def test_an_order_that_temporal_cancelled_ends_as_cancelled_in_another_run(
