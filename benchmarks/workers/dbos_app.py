@@ -12,7 +12,7 @@ commits it together with the effect. It would be exactly-once without our fence.
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, cast
 
 from dbos import DBOS, AsyncSQLAlchemyDatasource, SetWorkflowID
@@ -69,23 +69,24 @@ class SessionAsEngine:
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[Any]:
-        """Yield the connection for one statement: it commits with the checkpoint instead of by itself."""
+        """Yield the connection: its statements commit with the checkpoint instead of by themselves."""
         yield _InTransaction(await self._datasource.sql_session().connection())
-
-    @asynccontextmanager
-    async def begin(self) -> AsyncIterator[Any]:
-        """Yield the connection, whose transaction is the datasource's."""
-        yield await self._datasource.sql_session().connection()
 
 
 class _InTransaction:
-    """A connection that stays in its transaction when autocommit is asked for."""
+    """A connection that stays in its transaction when autocommit or another transaction is asked for."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
     async def execution_options(self, **_: Any) -> Any:
         return self._connection
+
+    def begin(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
 
 
 async def main(port: int, shop_url: str, system_url: str) -> None:
