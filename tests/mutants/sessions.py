@@ -48,7 +48,7 @@ MUTANTS = (
         "an operator would read of one host alone why there is no session",
         _CONNECTOR,
         '"; ".join(f"{host}: {text}" if len(texts) > 1 else text for host, text in texts.items())',
-        "str(telling)",
+        "str(clearest)",
         at(SESSIONS, "test_when_no_host_gives_a_session_each_is_named"),
     ),
     Mutant(
