@@ -152,7 +152,7 @@ class Stuck:
         async def is_reported() -> bool:
             status = await handle.query(CheckoutWorkflow.status)
             return [
-                (view.step, "broken on purpose" in view.detail, "its shipment still stands" in view.detail)
+                (view.step, "broken on purpose" in view.detail, "its shipment is in effect" in view.detail)
                 for view in reversed(status.steps)
                 if view.state == "stuck"
             ] == [(step, not must_wait(step), must_wait(step)) for step in stuck]
@@ -180,7 +180,7 @@ class Stuck:
         assert set(phases) == set(UNWIND)
         for view in status.steps:
             if is_for_good and view.step in self.broken:
-                assert re.search("broken on purpose|its shipment still stands|^resolved by hand", view.detail), view
+                assert re.search("broken on purpose|its shipment is in effect|^resolved by hand", view.detail), view
         # On a person's word the rows stay as they are: nothing is given back twice. With a parcel that was settled
         # so, its goods are gone from the shelf, and there is nothing left to release.
         as_undone = {"ship": "cancelled", "pay": "1 captured, 1 refunded", "reserve": "released"}

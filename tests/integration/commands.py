@@ -36,7 +36,7 @@ _ONE_AT_A_TIME = threading.Lock()
 _FORK_EACH = """
 import json, os, signal, sys
 import starter
-from adapters.telemetry import leave
+from adapters.process_exit import leave
 for number, arguments in enumerate(json.load(sys.stdin)):
     child = os.fork()
     if child == 0:
