@@ -228,7 +228,13 @@ def audit(
 def sweep(
     *,
     idle_for: Annotated[
-        float, typer.Option(min=0, help="Take unfinished orders only if they were idle for so many seconds.")
+        float,
+        typer.Option(
+            "--idle-for",
+            "--stood-still",
+            min=0,
+            help="Take unfinished orders only if they were idle for this many seconds.",
+        ),
     ] = 60,
     timeout: Timeout = 300,
     as_json: Json = False,

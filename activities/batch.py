@@ -73,13 +73,13 @@ def is_due(report: StepReport, order: CheckoutInput, row: Row[Any] | None, befor
     if row is None or row.status in before:
         report.missing_step.append(order.order_id)
     elif row.fingerprint is None:  # by hand: its saga compares the content
-        report.left.append(order.order_id)
+        report.delegated.append(order.order_id)
     elif row.fingerprint != order.fingerprint:
         report.ended.append(Outcome(order.order_id, ORDER_ID_CONFLICT, order_id_conflict(order.order_id)))
     elif row.status in ENDINGS:
         report.ended.append(outcome_of(row))
     elif row.status in _OWNED_BY_A_SAGA:
-        report.left.append(order.order_id)
+        report.delegated.append(order.order_id)
     else:
         return True
     return False
@@ -135,7 +135,7 @@ async def claim(
         for order_id in missed:
             row = known.get(order_id)
             if row is None or is_due(report, orders[order_id], row):
-                report.left.append(order_id)
+                report.delegated.append(order_id)
     return [order_id for order_id in columns["order_ids"] if order_id in claimed]
 
 

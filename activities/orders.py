@@ -1,7 +1,8 @@
 """What is written about an order as a whole: the end of an unwind, and what an operator does."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -96,6 +97,8 @@ _REVIEWED = text("""
 @dataclass(frozen=True)
 class OrderState:
     """The order's row after an activity."""
+
+    earlier_names: ClassVar[Mapping[str, str]] = {"standing": "active_steps", "nothing_stands": "nothing_active"}
 
     status: str
     reason: str | None = None

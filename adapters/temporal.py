@@ -19,6 +19,7 @@ from temporalio.converter import (
     DefaultPayloadConverter,
     JSONPlainPayloadConverter,
     JSONTypeConverter,
+    value_to_type,
 )
 from temporalio.envconfig import ClientConfig
 from temporalio.exceptions import FailureError
@@ -73,6 +74,19 @@ class _WholeNumbers(JSONTypeConverter):
         return JSONTypeConverter.Unhandled
 
 
+class _EarlierNames(JSONTypeConverter):
+    """Reads fields under the names that earlier builds wrote: those in a type's `earlier_names`."""
+
+    def to_typed_value(self, hint: type[Any], value: Any) -> Any:
+        names = getattr(hint, "earlier_names", {})
+        if not isinstance(value, dict) or names.keys().isdisjoint(value):
+            return JSONTypeConverter.Unhandled
+        return value_to_type(hint, {names.get(name, name): each for name, each in value.items()}, _CONVERTERS)
+
+
+_CONVERTERS = (_WholeNumbers(), _EarlierNames())
+
+
 class _Shallow(AdvancedJSONEncoder):
     """Encodes dataclasses as the SDK does, without its deep copy first: a batch is hundreds of orders."""
 
@@ -84,7 +98,7 @@ class _Shallow(AdvancedJSONEncoder):
 
 # Without state, and shared: the SDK makes a converter for each activity and each activation.
 _ENCODINGS = tuple(
-    JSONPlainPayloadConverter(encoder=_Shallow, custom_type_converters=[_WholeNumbers()])
+    JSONPlainPayloadConverter(encoder=_Shallow, custom_type_converters=_CONVERTERS)
     if isinstance(converter, JSONPlainPayloadConverter)
     else converter
     for converter in DefaultPayloadConverter.default_encoding_payload_converters

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any, ClassVar
 
@@ -96,11 +96,13 @@ class Outcome:
 class StepReport:
     """What a step did for the orders of a batch. For those it does not name the step is done, and the next one due."""
 
+    earlier_names: ClassVar[Mapping[str, str]] = {"left": "delegated", "forgotten": "missing_step"}
+
     refused: dict[str, str] = field(default_factory=dict)
     """Order ids, each with the refusal. The effects of their earlier steps last until they are unwound."""
     ended: list[Outcome] = field(default_factory=list)
     """Orders that need nothing more."""
-    left: list[str] = field(default_factory=list)
+    delegated: list[str] = field(default_factory=list)
     """Orders that another saga owns, or whose state a batch does not process: each needs a saga of its own."""
     missing_step: list[str] = field(default_factory=list)
     """Orders whose previous step was committed, and is missing in the database."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -60,6 +60,11 @@ class ExecutionMode(StrEnum):
     LOCAL_FIRST = "local-first"
     """Each step is tried once where the workflow runs, as a local activity; an activity only if that fails."""
 
+    @classmethod
+    def _missing_(cls, value: object) -> "ExecutionMode | None":
+        """Read the words of earlier builds."""
+        return {"classic": cls.ACTIVITY, "fast": cls.LOCAL_FIRST}.get(str(value))
+
 
 @dataclass(frozen=True)
 class OrderLine:
@@ -82,6 +87,7 @@ class CheckoutInput:
 
     # A payload that does not fit ends the saga at once instead of failing its workflow task for ever.
     refuse_malformed: ClassVar[bool] = True
+    earlier_names: ClassVar[Mapping[str, str]] = {"lane": "execution_mode", "doubt": "review_reason"}
     # Above the longest order there can be: 100 SKUs of 128 characters, each of which JSON writes in 12 bytes at most.
     max_payload_bytes: ClassVar[int] = 262_144
 

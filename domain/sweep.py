@@ -1,5 +1,6 @@
 """What a sweep and its activities are asked and what they return."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -12,6 +13,8 @@ _BEGINNING = "0001-01-01T00:00:00+00:00"
 @dataclass(frozen=True)
 class UnfinishedInput:
     """Where a page of the search begins, and its size."""
+
+    earlier_names: ClassVar[Mapping[str, str]] = {"stood_still_seconds": "idle_seconds"}
 
     limit: int
     idle_seconds: float
@@ -98,6 +101,8 @@ class SweepInput:
 
     The rest is what one run of a long sweep passes on to the next.
     """
+
+    earlier_names: ClassVar[Mapping[str, str]] = {"stood_still_seconds": "idle_seconds"}
 
     idle_seconds: float = SWEEP_UNFINISHED_AFTER.total_seconds()
     after_at: str = _BEGINNING

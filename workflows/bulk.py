@@ -127,7 +127,7 @@ class BulkCheckoutWorkflow:
         for order_id, reason in report.refused.items():
             self._refused[order_id] = _Undo(self._step, tidy(reason), Ending.REJECTED)
         self._note_ended(report.ended)
-        await self._delegate(report.left, _OWNED)
+        await self._delegate(report.delegated, _OWNED)
         if report.missing_step:
             before = {Step.PAY: Step.RESERVE, Step.SHIP: Step.PAY}[self._step]
             lost = f"step {before} was done, and the database knows nothing of it"
@@ -164,7 +164,7 @@ class BulkCheckoutWorkflow:
             await self._delegate(list(undos), describe(error), undos if self._cancellation.is_requested else None)
         else:
             self._note_ended(report.ended)
-            await self._delegate(report.left, _OWNED)
+            await self._delegate(report.delegated, _OWNED)
 
     async def _delegate(
         self, order_ids: Sequence[str], why: str, undos: Mapping[str, _Undo] | None = None, *, question: str = ""

@@ -97,7 +97,7 @@ async def together(shop: Shop, orders: Sequence[CheckoutInput]) -> list[Outcome]
         Step.SHIP: batches.ship_orders,
     }.items():
         report = await do(asked(list(going.values())))
-        assert not report.left
+        assert not report.delegated
         assert not report.missing_step
         refused += [(going.pop(order_id), step, reason) for order_id, reason in report.refused.items()]
         ended += report.ended
@@ -112,7 +112,7 @@ async def together(shop: Shop, orders: Sequence[CheckoutInput]) -> list[Outcome]
             ["rejected"] * len(refused),
         )
     )
-    assert not undone.left
+    assert not undone.delegated
     return ended + undone.ended
 
 
@@ -235,7 +235,7 @@ async def test_an_order_that_comes_while_its_fence_is_taken_is_looked_at_again(
     report = await batch
 
     assert [outcome.status for outcome in report.ended] == ([ORDER_ID_CONFLICT] if lines else [])
-    assert report.left == ([] if lines else [ours.order_id])
+    assert report.delegated == ([] if lines else [ours.order_id])
     assert await shop.order_status(ours) == "reserved"
 
 
@@ -245,7 +245,7 @@ async def test_an_order_that_was_undone_before_it_was_done_is_left_to_its_saga(s
 
     report = await Batches(shop.engine).reserve_orders(asked([order]))
 
-    assert report == StepReport(left=[order.order_id])
+    assert report == StepReport(delegated=[order.order_id])
     assert await shop.order_status(order) is None
 
 
@@ -260,8 +260,8 @@ async def test_orders_by_hand_and_orders_that_are_stuck_are_left_to_their_sagas(
     undone = await BatchUnwind(shop.engine).unwind_orders(unwinding(both, Step.SHIP))
 
     ids = [order.order_id for order in both]
-    assert (reserved, undone) == (StepReport(left=ids), StepReport(left=ids))
-    assert (await batches.charge_orders(asked([stuck]))).left == [stuck.order_id]
+    assert (reserved, undone) == (StepReport(delegated=ids), StepReport(delegated=ids))
+    assert (await batches.charge_orders(asked([stuck]))).delegated == [stuck.order_id]
 
 
 @pytest.mark.parametrize("step", [Step.PAY, Step.SHIP])
@@ -351,7 +351,7 @@ async def test_an_order_that_somebody_undoes_while_its_fence_is_taken_is_not_cha
         await connection.execute("UPDATE orders SET status = 'unwinding', changed_by = 'release'")
     report = await charging
 
-    assert report.left == [order.order_id]
+    assert report.delegated == [order.order_id]
     assert await database.value("SELECT count(*) FROM transfers WHERE kind = 'capture'") == 0
     assert await database.value("SELECT count(*) FROM step_fence WHERE step = 'pay'") == 0
 

@@ -78,9 +78,9 @@ async def test_a_sweep_leaves_alone_what_moved_within_the_time_that_it_was_told(
     order = await lost_order(run_starter.shop)
 
     async with run_starter.shop.working():
-        by_default, output = await run_starter("sweep"), await run_starter("sweep", "--stood-still", "3600")
+        by_default, output = await run_starter("sweep"), await run_starter("sweep", "--idle-for", "3600")
         assert await run_starter.shop.order_status(order) == "reserved"
-        at_once = await run_starter("sweep", "--stood-still", "0")
+        at_once = await run_starter("sweep", "--idle-for", "0")
         await until_status(run_starter.shop, order, "cancelled")
 
     assert (by_default.code, output.code, at_once.code) == (0, 0, 0)
@@ -113,7 +113,7 @@ async def test_a_sweep_that_parks_an_order_ends_with_4(run_starter: Desk) -> Non
         await shop.database.run(
             "SET session_replication_role = replica; UPDATE orders SET status = 'paid' WHERE status = 'completed'"
         )
-        ran = await run_starter("sweep", "--stood-still", "0")
+        ran = await run_starter("sweep", "--idle-for", "0")
         await shop.newest_run(order).terminate()
 
     assert ran.code == 4

@@ -47,7 +47,7 @@ MUTANTS = (
         "batch-takes-an-order-by-hand-for-its-own",
         "the ending of a refused order by hand would be told of another order with its id",
         _SHARED,
-        "        report.left.append(order.order_id)\n    elif row.fingerprint != order.fingerprint:\n",
+        "        report.delegated.append(order.order_id)\n    elif row.fingerprint != order.fingerprint:\n",
         "        report.ended.append(outcome_of(row))\n    elif row.fingerprint != order.fingerprint:\n",
         at(BULK, "test_the_end_of_an_order_by_hand_is_reported_only_to_whom_wants_the_same[False-other content]"),
     ),

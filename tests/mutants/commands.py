@@ -64,7 +64,7 @@ MUTANTS = (
     ),
     Mutant(
         "sweep-waits-as-it-likes",
-        "`sweep --stood-still` is ignored",
+        "`sweep --idle-for` is ignored",
         "starter.py",
         "checkouts.sweep(timedelta(seconds=idle_for), timedelta(seconds=timeout))",
         "checkouts.sweep(timedelta(seconds=60), timedelta(seconds=timeout))",

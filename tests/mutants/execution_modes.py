@@ -36,6 +36,14 @@ MUTANTS = (
         at(LOCAL_FIRST, "test_a_completed_order_is_one_workflow_task_of_eight_events"),
     ),
     Mutant(
+        "earlier-names-are-not-read",
+        "open runs of an earlier build would lose their execution mode, and orders for a review would be undone",
+        "adapters/temporal.py",
+        "_CONVERTERS = (_WholeNumbers(), _EarlierNames())",
+        "_CONVERTERS = (_WholeNumbers(),)",
+        at(REPLAY, "test_a_recorded_history_replays[fast-completed]"),
+    ),
+    Mutant(
         "cancel-is-lost-with-its-local-attempt",
         "an order would be completed although its cancel came before ship",
         _FILE,
