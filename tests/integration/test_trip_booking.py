@@ -218,7 +218,7 @@ class TripWorkflow:
 
     @workflow.update
     async def retry(self) -> None:
-        """Try the failed undos again, now that their cause is mended; wait for what comes of it."""
+        """Try the failed undos again, now that their cause is fixed; wait for what comes of it."""
         self._saga.retry()
         await self._saga.round_ended()
 
