@@ -38,11 +38,11 @@ _REFUSED_CUSTOMERS = ("bob", "nemo")
 _SCARCE = "last-one"
 
 
-async def until(condition: Callable[[], Awaitable[bool]], what: str, backoff: float = PATIENCE_SECONDS) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], what: str, timeout_seconds: float = PATIENCE_SECONDS) -> None:
     """Wait for something that only polling can see."""
-    deadline = time.monotonic() + backoff
+    deadline = time.monotonic() + timeout_seconds
     while not await condition():
-        assert time.monotonic() < deadline, f"not within {backoff:g} s: {what}"
+        assert time.monotonic() < deadline, f"not within {timeout_seconds:g} s: {what}"
         await asyncio.sleep(_POLL_SECONDS)
 
 
@@ -77,14 +77,14 @@ class Load:
             self.ends[order.order_id] = await self._checkouts.outcome(order.order_id, poll_every=_POLL_SECONDS)
             self.open.discard(order.order_id)
 
-    async def ended(self, count: int, backoff: float = PATIENCE_SECONDS) -> None:
+    async def ended(self, count: int, timeout_seconds: float = PATIENCE_SECONDS) -> None:
         """Wait until so many orders have ended; what breaks while they are followed is raised here."""
 
         async def enough() -> bool:
             self.raise_what_broke()
             return len(self.ends) >= count
 
-        await until(enough, f"{count} of {len(self.orders)} orders have ended", backoff)
+        await until(enough, f"{count} of {len(self.orders)} orders have ended", timeout_seconds)
 
     @property
     def is_over(self) -> bool:
@@ -97,8 +97,8 @@ class Load:
             if follower.done():
                 follower.result()
 
-    async def all_ended(self, backoff: float = PATIENCE_SECONDS) -> None:
-        await self.ended(len(self.orders), backoff)
+    async def all_ended(self, timeout_seconds: float = PATIENCE_SECONDS) -> None:
+        await self.ended(len(self.orders), timeout_seconds)
         await asyncio.gather(*self._followers)
 
     def surprises(self) -> list[str]:
@@ -156,18 +156,24 @@ class Site:
 
     @asynccontextmanager
     async def under_load(
-        self, orders: int = 60, *, begun: int = 10, at_once: int = 20, mix: str = "mixed", backoff: float = 180.0
+        self,
+        orders: int = 60,
+        *,
+        begun: int = 10,
+        at_once: int = 20,
+        mix: str = "mixed",
+        timeout_seconds: float = 180.0,
     ) -> AsyncIterator[Load]:
         """Let orders stream in; begin the block when so many have ended. It may delay orders and harm none."""
         load = self.load(orders, at_once=at_once, mix=mix)
         await load.ended(begun)
         yield load
-        await self.require_unharmed(backoff)
+        await self.require_unharmed(timeout_seconds)
 
-    async def require_unharmed(self, backoff: float = PATIENCE_SECONDS) -> None:
+    async def require_unharmed(self, timeout_seconds: float = PATIENCE_SECONDS) -> None:
         """Wait until all orders have ended; require that they ended as without a fault, and left nothing behind."""
         for load in self.loads:
-            await load.all_ended(backoff)
+            await load.all_ended(timeout_seconds)
         assert [surprise for load in self.loads for surprise in load.surprises()] == []
         await self.require_clean()
 

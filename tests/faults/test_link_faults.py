@@ -97,7 +97,7 @@ async def test_a_slow_link_delays_orders_and_costs_none(
 ) -> None:
     with Proxy(server_port(site, server)) as link:
         await site.ready_worker(**{server: link})
-        async with site.under_load(40, backoff=480) as load:
+        async with site.under_load(40, timeout_seconds=480) as load:
             link.slow(each_way_seconds, jitter=each_way_seconds / 5)
             fired["orders in flight"] = len(load.open)
             # What is open now may not stay: the worker must be able to connect over such a link as well.

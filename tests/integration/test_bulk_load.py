@@ -62,7 +62,7 @@ def test_each_order_of_a_file_has_its_outcome_in_another_and_the_load_goes_on_fr
 def test_the_example_of_the_documents_loads(commands: Commands) -> None:
     commands.ready_worker()
 
-    loaded = commands.here("load", "--from", str(ROOT / "demo" / "orders.csv"), "--outcomes", "told.csv")
+    loaded = commands.here("load", "--from", str(ROOT / "devstack" / "orders.csv"), "--outcomes", "told.csv")
 
     assert loaded.code == 0, loaded.err
     output = {row["order_id"]: row["status"] for row in rows_of(commands.folder / "told.csv")}

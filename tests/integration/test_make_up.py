@@ -29,8 +29,8 @@ import devstack.stack
 devstack.stack.DEFAULT_PORTS = devstack.stack.Ports(*(int(port) for port in sys.argv.pop().split(",")))
 runpy.run_module("devstack", run_name="__main__", alter_sys=True)
 """
-_PARTS = ("activities", "adapters", "client", "demo", "domain", "embedded", "terminal", "workflows")
-_FILES = ("dev.py", "starter.py", "worker.py", "setup.sql", "demo.sql", "Makefile")
+_PARTS = ("activities", "adapters", "client", "devstack", "domain", "terminal", "workflows")
+_FILES = ("starter.py", "worker.py", "setup.sql", "Makefile")
 
 
 @dataclass

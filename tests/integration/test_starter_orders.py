@@ -377,7 +377,7 @@ async def test_the_log_reports_who_retried_and_resolved_and_why(
     logged = await run_starter.shop.database.fetch(
         "SELECT event, reason FROM order_events WHERE order_id = $1 AND changed_by = 'operator' ORDER BY seq", order_id
     )
-    whose = f"anna [1m@{'run_starter' * 100}"[:97] + "..."
+    whose = f"anna [1m@{'desk' * 100}"[:97] + "..."
     assert [(row["event"], row["reason"]) for row in logged] == [
         ("retry_requested", f"{whose}: the bank answers again (request retry-1)"),
         ("retry_requested", f"{whose} (request retry-2)"),

@@ -75,7 +75,7 @@ async def soak(harness: Harness, plan: Plan, chosen: argparse.Namespace) -> Repo
         return [plan.order_id(number) for number in numbers]
 
     auditor = Auditor(harness, lately, lambda: injector.has_downtime)
-    watchdog = Watchdog(book, injector, timeout_seconds=chosen.backoff)
+    watchdog = Watchdog(book, injector, timeout_seconds=chosen.patience)
     broken = [(planned.order.order_id, step) for planned in plan.all_orders() for step in planned.broken]
     await harness.seed(shop, broken)
     await auditor.prepare()

@@ -36,9 +36,9 @@ class Watchdog:
     def __init__(self, book: Book, injector: FaultInjector, *, timeout_seconds: float) -> None:
         self._book = book
         self._injector = injector
-        self._backoff = timeout_seconds
+        self._timeout_seconds = timeout_seconds
         self.windows: list[int] = []
-        """Orders that ended in each stretch of `patience_seconds`."""
+        """Orders that ended in each stretch of `timeout_seconds`."""
 
     async def run(self) -> None:
         """Watch until cancelled. Time in which no order can move does not count.
@@ -47,7 +47,7 @@ class Watchdog:
             SoakFailed: no order has ended for too long.
         """
         ended, quiet, last = len(self._book.endings), 0.0, time.monotonic()
-        window_ends, window_began = last + self._backoff, ended
+        window_ends, window_began = last + self._timeout_seconds, ended
         while True:
             await asyncio.sleep(_TICK_SECONDS)
             now = time.monotonic()
@@ -57,8 +57,8 @@ class Watchdog:
                 ended, quiet = len(self._book.endings), 0.0
             if now > window_ends:
                 self.windows.append(ended - window_began)
-                window_ends, window_began = now + self._backoff, ended
-            if quiet > self._backoff:
+                window_ends, window_began = now + self._timeout_seconds, ended
+            if quiet > self._timeout_seconds:
                 raise SoakFailed(f"no order has ended for {quiet:.0f} s; {ended} of {self._book.plan.orders} have")
 
 

@@ -22,7 +22,7 @@ from tests.workers import Workers
 
 
 @dataclass(frozen=True)
-class RetryBackoff:
+class Timeouts:
     """How many seconds the parts give one another. None may run out while the sagas are brought to their places."""
 
     attempt: float = 60.0
@@ -35,9 +35,9 @@ class RetryBackoff:
 # Where only a timeout reports to Temporal that a worker is lost. What a stopped worker holds open is ended by the
 # role's own timeout; under another fault that would be a second one.
 _HURRIED = {
-    Fault.WORKER_KILLED: RetryBackoff(attempt=5.0, workflow_task=3.0),
-    Fault.WORKER_STOPPED: RetryBackoff(attempt=5.0, workflow_task=3.0, transaction=7),
-    Fault.TEMPORAL_KILLED: RetryBackoff(attempt=10.0),
+    Fault.WORKER_KILLED: Timeouts(attempt=5.0, workflow_task=3.0),
+    Fault.WORKER_STOPPED: Timeouts(attempt=5.0, workflow_task=3.0, transaction=7),
+    Fault.TEMPORAL_KILLED: Timeouts(attempt=10.0),
 }
 
 
@@ -71,19 +71,19 @@ class Laboratory:
         # A run that failed may have left a server down.
         self._stack.postgres.start()
         self._stack.temporal.start()
-        backoff = _HURRIED.get(group.fault, RetryBackoff())
+        timeouts = _HURRIED.get(group.fault, Timeouts())
         if group.is_fast:
             # What comes meanwhile is heard when half of the task's time is over. Of a termination nothing is heard.
-            backoff = replace(backoff, workflow_task=60.0 if group.fault is Fault.TERMINATED else 3.0)
+            timeouts = replace(timeouts, workflow_task=60.0 if group.fault is Fault.TERMINATED else 3.0)
         server = Proxy(self._stack.ports.postgres, recognise=_recognise)
-        with self._database(backoff.transaction) as database, server as proxy:
+        with self._database(timeouts.transaction) as database, server as proxy:
             async with ControlServer() as control:
                 client = await Client.connect(self._stack.temporal.address, data_converter=DATA_CONVERTER)
-                task_timeout = timedelta(seconds=backoff.workflow_task)
+                task_timeout = timedelta(seconds=timeouts.workflow_task)
                 workers = Workers(self._stack, self._folder / str(group))
                 scene = Scene(
                     *(group, self._stack, client, database, proxy, control, workers),
-                    attempt_seconds=backoff.attempt,
+                    attempt_seconds=timeouts.attempt,
                     task_timeout=task_timeout,
                 )
                 try:
