@@ -46,7 +46,7 @@ LIMITS_SECONDS = {"workers": 10.0, "postgres": 5.0, "temporal": 15.0}
 """First progress, p99."""
 _GIVE_UP_SECONDS = 180.0
 _POLL_SECONDS = 0.02
-_POLL_SECONDS = 60.0
+_STUCK_POLL_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Stream:
             order_id = f"recovery-{next(self._numbers):06d}"
             await _insist(functools.partial(self._checkouts.start, CheckoutInput(order_id, *recipe(draw))))
             self.open.add(order_id)
-            end = await _insist(functools.partial(self._checkouts.outcome, order_id, poll_every=_POLL_SECONDS))
+            end = await _insist(functools.partial(self._checkouts.outcome, order_id, poll_every=_STUCK_POLL_SECONDS))
             self.ended_at[order_id] = time.time()
             self.open.discard(order_id)
             self.outcomes[end.status] += 1

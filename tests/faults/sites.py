@@ -32,7 +32,7 @@ from tests.workers import Workers, behind
 PATIENCE_SECONDS = 180.0
 _POLL_SECONDS = 0.05
 # Whether an order is stuck need not be asked often: nothing here is allowed to be.
-_POLL_SECONDS = 15.0
+_STUCK_POLL_SECONDS = 15.0
 # The mix "mixed" of terminal/load/made_up.py: who cannot pay, who cannot be delivered to, and what cannot be had.
 _REFUSED_CUSTOMERS = ("bob", "nemo")
 _SCARCE = "last-one"
@@ -74,7 +74,7 @@ class Load:
         for order in waiting:
             self.open.add(order.order_id)
             await self._checkouts.start(order)
-            self.ends[order.order_id] = await self._checkouts.outcome(order.order_id, poll_every=_POLL_SECONDS)
+            self.ends[order.order_id] = await self._checkouts.outcome(order.order_id, poll_every=_STUCK_POLL_SECONDS)
             self.open.discard(order.order_id)
 
     async def ended(self, count: int, timeout_seconds: float = PATIENCE_SECONDS) -> None:
