@@ -13,6 +13,7 @@ from temporalio.client import Client, ScheduleActionExecutionStartWorkflow, Sche
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
+from adapters.polled_state import Finding, PolledState
 from adapters.schedules import Every, named
 from adapters.temporal import NOT_OURS_TO_ASK
 from domain.errors import AuditViolation
@@ -35,14 +36,6 @@ _ENDED = {
 
 
 @dataclass(frozen=True)
-class Standing:
-    """The state of a schedule, in words; alarming where its work is not done."""
-
-    told: str
-    is_alarming: bool = False
-
-
-@dataclass(frozen=True)
 class _Run:
     """One run of a schedule; `problem` is empty where it has done its work, or is doing it."""
 
@@ -57,31 +50,26 @@ async def follow(
 
     Where the credentials do not allow it, that is logged once, and tried again: credentials are replaced.
     """
-    begun, known, looks = datetime.now(UTC), dict[str, Standing](), 0
-    may_look = True
+    begun = datetime.now(UTC)
+    intervals = {name: interval for name, interval in named(task_queue, every).items() if interval}
+    states = {name: PolledState(_fine(name), repeat_every=_REPEAT_AFTER_POLLS) for name in intervals}
+    may_poll = PolledState(known=True)
     while True:
-        for name, interval in named(task_queue, every).items():
-            if not interval:
-                continue
+        for name, interval in intervals.items():
             try:
-                state = await look(current(), name, interval, not_before=begun)
-            except RPCError as error:
-                if error.status in NOT_OURS_TO_ASK:
-                    if may_look:
-                        _log.warning("cannot see whether the schedules do their work: %s", error.message)
-                    may_look = False
-                continue  # away for a moment: the worker itself reports when it is for long
-            may_look = True
-            is_new = state != known.get(name, _fine(name))
-            if is_new or (state.is_alarming and looks % _REPEAT_AFTER_POLLS == 0):
-                level = logging.ERROR if state.is_alarming else logging.INFO
-                _log.log(level, "%s", state.told, extra={"action": "schedule_standing"})
-            known[name] = state
-        looks += 1
+                found = await look(current(), name, interval, not_before=begun)
+            except RPCError as error:  # a short outage; the worker itself reports a long one
+                if error.status in NOT_OURS_TO_ASK and may_poll.update(found=False):
+                    _log.warning("cannot see whether the schedules do their work: %s", error.message)
+                continue
+            may_poll.update(found=True)
+            if states[name].update(found, is_alarm=found.is_alarm):
+                level = logging.ERROR if found.is_alarm else logging.INFO
+                _log.log(level, "%s", found.text, extra={"action": "schedule_standing"})
         await asyncio.sleep(poll_seconds)
 
 
-async def look(client: Client, name: str, interval: timedelta, *, not_before: datetime) -> Standing:
+async def look(client: Client, name: str, interval: timedelta, *, not_before: datetime) -> Finding:
     """Return whether a schedule does its work: one of its newest runs has succeeded, or is in progress.
 
     It has three intervals for that, and at least five minutes, since its last success or the given instant: while no
@@ -92,9 +80,9 @@ async def look(client: Client, name: str, interval: timedelta, *, not_before: da
     except RPCError as error:
         if error.status is not RPCStatusCode.NOT_FOUND:
             raise
-        return Standing(f"schedule {name} is gone; a worker that starts makes it anew", is_alarming=True)
+        return Finding(f"schedule {name} is gone; a worker that starts makes it anew", is_alarm=True)
     if schedule.schedule.state.paused:
-        return Standing(f"schedule {name} is paused: {schedule.schedule.state.note or 'without a note'}")
+        return Finding(f"schedule {name} is paused: {schedule.schedule.state.note or 'without a note'}")
     since, problem = not_before, ""
     for begun in reversed(schedule.info.recent_actions):
         run = await _run_of(client, begun)
@@ -116,14 +104,14 @@ async def look(client: Client, name: str, interval: timedelta, *, not_before: da
 _TASK_FAILS = "the workflow task of its newest run keeps failing"
 
 
-def _fine(name: str) -> Standing:
-    return Standing(f"schedule {name} does its work")
+def _fine(name: str) -> Finding:
+    return Finding(f"schedule {name} does its work")
 
 
-def _alarm(name: str, problem: str) -> Standing:
-    return Standing(
+def _alarm(name: str, problem: str) -> Finding:
+    return Finding(
         f"schedule {name} does not do its work: {problem}; see docs/operations.md, What runs by itself",
-        is_alarming=True,
+        is_alarm=True,
     )
 
 

@@ -78,8 +78,10 @@ class _EarlierNames(JSONTypeConverter):
     """Reads fields under the names that earlier builds wrote: those in a type's `earlier_names`."""
 
     def to_typed_value(self, hint: type[Any], value: Any) -> Any:
+        if not isinstance(value, dict):
+            return JSONTypeConverter.Unhandled
         names = getattr(hint, "earlier_names", {})
-        if not isinstance(value, dict) or names.keys().isdisjoint(value):
+        if names.keys().isdisjoint(value):
             return JSONTypeConverter.Unhandled
         return value_to_type(hint, {names.get(name, name): each for name, each in value.items()}, _CONVERTERS)
 

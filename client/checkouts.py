@@ -137,7 +137,7 @@ class Checkouts:
     async def carry(self, orders: Sequence[CheckoutInput]) -> Sequence[Outcome]:
         """Process orders together to their ends, or join the batch of the same orders that is or was under way.
 
-        Some may have been delegated to sagas of their own; see `client.batches.carried_on`.
+        Some may have been delegated to sagas of their own; see `client.batches.delegated_outcome`.
         """
         batch = Batch([pack(order) for order in orders])
         workflow_id = policies.bulk_workflow_id(digest(orders))

@@ -83,7 +83,7 @@ class Session:
         self._statements = 0
 
     @property
-    def active_steps(self) -> str:
+    def position(self) -> str:
         if self.task is None:
             return "has not begun"
         if self.task.done():
@@ -188,7 +188,7 @@ class Stepper:
         """Perform the commit of an operation, now or, where it is waiting, as soon as it can."""
         session = self.sessions[name]
         if not (session.is_held or session.is_waiting):
-            self.premature.append(f"{name} {session.active_steps} before its commit")
+            self.premature.append(f"{name} {session.position} before its commit")
         if session.is_waiting:
             self.overdue.append(name)
         session.let_commit()
@@ -204,7 +204,7 @@ class Stepper:
         return dict(zip(tasks, answers, strict=True))
 
     def told(self) -> str:
-        return ", ".join(f"{name} {session.active_steps}" for name, session in self.sessions.items())
+        return ", ".join(f"{name} {session.position}" for name, session in self.sessions.items())
 
     async def _to_its_end(self, session: Session, operation: Awaitable[Any]) -> Any:
         try:

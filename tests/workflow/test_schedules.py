@@ -24,6 +24,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from adapters import schedule_watch, schedules
+from adapters.polled_state import Finding
 from adapters.schedules import Every
 from domain import policies
 from domain.sweep import SweepInput
@@ -197,7 +198,7 @@ async def begin(client: Client, task_queue: str, name: str = "sweep") -> Schedul
     return handle
 
 
-async def look(client: Client, handle: ScheduleHandle, *, running_for: timedelta) -> schedule_watch.Standing:
+async def look(client: Client, handle: ScheduleHandle, *, running_for: timedelta) -> Finding:
     """Look as a worker does that has run for so long."""
     return await schedule_watch.look(client, handle.id, EVERY.sweep, not_before=datetime.now(UTC) - running_for)
 
@@ -235,18 +236,18 @@ async def test_a_schedule_whose_runs_fail_is_reported_once_it_has_had_time(
     handle = await begin(client, task_queue)
     await client.get_workflow_handle(await _newest(client, task_queue)).terminate()
 
-    active_steps = await look(client, handle, running_for=timedelta(minutes=minutes))
+    state = await look(client, handle, running_for=timedelta(minutes=minutes))
 
-    assert active_steps.is_alarming is is_alarming
-    assert ("its newest run was terminated" in active_steps.told) is is_alarming
+    assert state.is_alarm is is_alarming
+    assert ("its newest run was terminated" in state.text) is is_alarming
 
 
 async def test_a_run_that_takes_long_and_gets_on_is_no_alarm(client: Client, task_queue: str) -> None:
     async with working_with(client, task_queue, WorksOn):
         handle = await begin(client, task_queue)
-        active_steps = await look(client, handle, running_for=timedelta(days=1))
+        state = await look(client, handle, running_for=timedelta(days=1))
 
-    assert active_steps == schedule_watch.Standing(f"schedule {handle.id} does its work")
+    assert state == Finding(f"schedule {handle.id} does its work")
     await client.get_workflow_handle(await _newest(client, task_queue)).terminate()
 
 
@@ -258,9 +259,9 @@ async def test_an_audit_that_has_found_something_has_done_its_work(shop: Shop) -
         assert isinstance(begun.action, ScheduleActionExecutionStartWorkflow)
         with pytest.raises(WorkflowFailureError):
             await shop.client.get_workflow_handle(begun.action.workflow_id).result()
-        active_steps = await look(shop.client, handle, running_for=timedelta(days=1))
+        state = await look(shop.client, handle, running_for=timedelta(days=1))
 
-    assert not active_steps.is_alarming
+    assert not state.is_alarm
 
 
 async def test_a_schedule_that_begins_nothing_or_is_gone_is_reported_and_a_pause_is_no_alarm(
@@ -275,7 +276,7 @@ async def test_a_schedule_that_begins_nothing_or_is_gone_is_reported_and_a_pause
     await handle.delete()
     gone = await look(client, handle, running_for=long_ago)
 
-    assert (idle.is_alarming, paused.is_alarming, gone.is_alarming) == (True, False, True)
-    assert "it has begun no run" in idle.told
-    assert paused.told == f"schedule sweep-{task_queue} is paused: while we look"
-    assert "is gone" in gone.told
+    assert (idle.is_alarm, paused.is_alarm, gone.is_alarm) == (True, False, True)
+    assert "it has begun no run" in idle.text
+    assert paused.text == f"schedule sweep-{task_queue} is paused: while we look"
+    assert "is gone" in gone.text
