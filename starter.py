@@ -29,10 +29,10 @@ from client import order_list
 from client.checkouts import Checkouts
 from client.failures import ClientError, ExitStatus, Refused
 from client.orders import Found, Orders
-from domain.errors import InvalidInput
 from domain.identifiers import composed, typed
 from domain.model import CheckoutInput, CheckoutStatus
 from domain.policies import checkout_workflow_id
+from sagafence import InvalidInput
 from terminal import view
 from terminal.load.command import EXAMPLES as LOAD_EXAMPLES
 from terminal.load.command import load_orders

@@ -13,9 +13,10 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 
-from adapters.database import snapshot, transaction
+from adapters.database import snapshot
 from domain.audit import Anchor, AuditInput, AuditReport, Violation
 from domain.policies import AUDIT_VIOLATIONS_SHOWN
+from sagafence import transaction
 
 _HEARTBEAT_SECONDS = 5.0
 _LOCK_RETRY_SECONDS = 1.0

@@ -7,11 +7,10 @@ from sqlalchemy import Row, TextClause, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from adapters.database import transaction
 from domain.bulk import ORDER_ID_CONFLICT, Outcome, StepReport
-from domain.errors import CheckoutError, DatabaseRefusedStatement, DatabaseUnavailable
 from domain.model import ENDINGS, CheckoutInput, OrderStatus, order_id_conflict
 from domain.text import tidy
+from sagafence import DatabaseRefusedStatement, DatabaseUnavailable, SagaError, transaction
 
 _TRIES = 5
 # Written by hand, or being undone by another saga.
@@ -146,6 +145,6 @@ async def lock_orders(connection: AsyncConnection, expected: Mapping[str, str]) 
         raise Changed("the status of an order")
 
 
-def describe(refusal: CheckoutError) -> str:
+def describe(refusal: SagaError) -> str:
     """Return a refusal as the reason that a saga would keep for it."""
     return tidy(f"{type(refusal).__name__}: {refusal.message}")

@@ -8,9 +8,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio import activity
 
 from activities.batch import Changed, is_due, line_columns, lock_orders, outcome_of, read_orders, until_unchanged
-from activities.fence import limited_refusals
 from domain.bulk import StepReport, UnwindInput, unpack
 from domain.model import ENDINGS, CheckoutInput, OrderStatus, Step
+from sagafence import limited_refusals
 
 _STEPS = list(Step)
 _DONE = {OrderStatus.RESERVED: Step.RESERVE, OrderStatus.PAID: Step.PAY}

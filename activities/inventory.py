@@ -8,11 +8,10 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 
-from activities.fence import GATE, do_once
 from activities.steps import fence_key, line_arrays, refusal, undo_step
-from domain.errors import CheckoutError, CurrencyMismatch, OutOfStock, UnknownCustomer, UnknownSku
+from domain.errors import CurrencyMismatch, OutOfStock, UnknownCustomer, UnknownSku
 from domain.model import CheckoutInput, Reservation, Step, UndoInput
-from domain.undo import UndoResult
+from sagafence import GATE, SagaError, UndoResult, do_once
 
 # `outcome` is empty, and so the gate stays shut, unless the customer and every SKU are known, all in one currency,
 # every line is in stock, and the order id is free or is that of a pending order, by hand, with this very content.
@@ -100,7 +99,7 @@ class LineFacts(NamedTuple):
     free: int
 
 
-def why_not_reserved(customer: str, account_currency: str | None, lines: Sequence[LineFacts]) -> CheckoutError | None:
+def why_not_reserved(customer: str, account_currency: str | None, lines: Sequence[LineFacts]) -> SagaError | None:
     """Return why an order cannot be reserved; None when it can. There is no such customer without a currency."""
     if account_currency is None:
         return UnknownCustomer(f"there is no customer {customer}")
@@ -115,7 +114,7 @@ def why_not_reserved(customer: str, account_currency: str | None, lines: Sequenc
     return None
 
 
-def _refuse(order: CheckoutInput, rows: Sequence[Row[Any]]) -> CheckoutError | None:
+def _refuse(order: CheckoutInput, rows: Sequence[Row[Any]]) -> SagaError | None:
     lines = [LineFacts(row.sku, row.quantity, row.currency, row.free) for row in rows]
     return why_not_reserved(order.customer, rows[0].account_currency, lines)
 

@@ -7,9 +7,10 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 
-from adapters.database import single_statement, snapshot
+from adapters.database import snapshot
 from domain.lookup import PAGE, KnownOrder, LookupAnswer, LookupInput, NamesInput, NamesReport, OrderRecord
 from domain.model import ENDINGS, OrderLine, Step, StepView, format_money, lines_summary
+from sagafence import single_statement
 
 _STEPS = [step.value for step in Step]
 

@@ -8,11 +8,9 @@ from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio import activity
 
-from activities.fence import resolve_once
 from activities.steps import CANCEL, fence_key, is_asked_for, line_arrays, lock_order, taken_back_by
-from adapters.database import transaction
-from domain.errors import InvalidInput
 from domain.model import CheckoutInput, Step, UndoInput
+from sagafence import InvalidInput, resolve_once, transaction
 
 _CLOSE = text("""
     INSERT INTO orders (order_id, customer, status, changed_by, reason, ending, fingerprint)

@@ -8,11 +8,10 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 
-from activities.fence import GATE, do_once
 from activities.steps import fence_key, refusal, undo_step
-from domain.errors import CheckoutError, InsufficientFunds
+from domain.errors import InsufficientFunds
 from domain.model import CheckoutInput, Payment, Step, UndoInput, format_money
-from domain.undo import UndoResult
+from sagafence import GATE, SagaError, UndoResult, do_once
 
 # The amount is the one that reserve priced; nothing a client sends can change it. Where the order has left `reserved`
 # since this statement began, the trigger on orders refuses the move, and the gate is rolled back with it. Looking at
@@ -62,7 +61,7 @@ _REFUND = text("""
 """)
 
 
-def why_not_paid(customer: str, balance_minor: int, total_minor: int, currency: str) -> CheckoutError | None:
+def why_not_paid(customer: str, balance_minor: int, total_minor: int, currency: str) -> SagaError | None:
     """Return why an order cannot be paid; None when it can."""
     if balance_minor >= total_minor:
         return None
@@ -71,7 +70,7 @@ def why_not_paid(customer: str, balance_minor: int, total_minor: int, currency: 
     )
 
 
-def _refuse(order: CheckoutInput, rows: Sequence[Row[Any]]) -> CheckoutError | None:
+def _refuse(order: CheckoutInput, rows: Sequence[Row[Any]]) -> SagaError | None:
     [row] = rows
     return why_not_paid(order.customer, row.balance_minor, row.total_minor, row.currency)
 

@@ -8,11 +8,10 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio import activity
 
-from activities.fence import GATE, do_once
 from activities.steps import fence_key, refusal, undo_step, workflow_run
-from domain.errors import CheckoutError, StepAlreadyCompensated, UndeliverableAddress
+from domain.errors import UndeliverableAddress
 from domain.model import CheckoutInput, OrderStatus, Shipment, Step, UndoInput
-from domain.undo import UndoResult
+from sagafence import GATE, SagaError, StepAlreadyCompensated, UndoResult, do_once
 
 TRACKING_NUMBER = "'PX' || upper(left(encode(sha256(convert_to(o.order_id, 'UTF8')), 'hex'), 16))"
 """The SQL that makes a parcel's number of the id of its order `o`: the same for every attempt."""
@@ -81,19 +80,19 @@ _CANCEL_LABEL = text("""
 """)
 
 
-def why_not_shipped(customer: str, delivery_zone: str | None, *, is_served: bool) -> CheckoutError | None:
+def why_not_shipped(customer: str, delivery_zone: str | None, *, is_served: bool) -> SagaError | None:
     """Return why an order cannot be shipped; None when it can."""
     if is_served:
         return None
     return UndeliverableAddress(f"no carrier delivers to {customer} in zone {delivery_zone or '(none)'}")
 
 
-def _refuse(order: CheckoutInput, rows: Sequence[Row[Any]]) -> CheckoutError | None:
+def _refuse(order: CheckoutInput, rows: Sequence[Row[Any]]) -> SagaError | None:
     [row] = rows
     return why_not_shipped(order.customer, row.delivery_zone, is_served=row.is_served)
 
 
-async def _is_being_undone(order: CheckoutInput, connection: AsyncConnection) -> CheckoutError | None:
+async def _is_being_undone(order: CheckoutInput, connection: AsyncConnection) -> SagaError | None:
     status = (await connection.execute(_STATUS, {"order_id": order.order_id})).scalar_one()
     if status == OrderStatus.COMPLETED:
         return None

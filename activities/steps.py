@@ -11,16 +11,18 @@ from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio import activity
 
-from activities.fence import FenceKey, Undoing, undo_once
-from domain.errors import (
-    CheckoutError,
-    CompensationImpossible,
-    DatabaseContradictsHistory,
-    OrderIdConflict,
-    StepAlreadyCompensated,
-)
+from domain.errors import DatabaseContradictsHistory, OrderIdConflict
 from domain.model import CheckoutInput, Ending, OrderStatus, Step, UndoInput, order_id_conflict
-from domain.undo import UndoOutcome, UndoResult
+from sagafence import (
+    CompensationImpossible,
+    FenceKey,
+    SagaError,
+    StepAlreadyCompensated,
+    Undoing,
+    UndoOutcome,
+    UndoResult,
+    undo_once,
+)
 
 _STEPS = list(Step)
 _DUE_AT = [OrderStatus.PENDING, OrderStatus.RESERVED, OrderStatus.PAID]
@@ -59,7 +61,7 @@ CANCEL = "cancel"
 
 def fence_key(order: CheckoutInput, step: Step) -> FenceKey:
     """Name a step of this order to the fence."""
-    return FenceKey(order.order_id, step.value, order.fingerprint)
+    return FenceKey(order.order_id, step.value, order.fingerprint, OrderIdConflict)
 
 
 def line_arrays(order: CheckoutInput) -> dict[str, list[str] | list[int]]:
@@ -127,12 +129,12 @@ def workflow_run() -> str:
 
 # Why a step was refused ---------------------------------------------------------------------------------
 
-Refuse = Callable[[CheckoutInput, Sequence[Row[Any]]], CheckoutError | None]
+Refuse = Callable[[CheckoutInput, Sequence[Row[Any]]], SagaError | None]
 
 
 async def refusal(
     order: CheckoutInput, step: Step, facts: TextClause, refuse: Refuse, connection: AsyncConnection
-) -> CheckoutError | None:
+) -> SagaError | None:
     """Find why a step had no effect; None where nothing prevents it any more.
 
     `facts` reads the rows to decide on, each with the order's `status` and `fingerprint`, null without one. `refuse`

@@ -17,10 +17,11 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from adapters.database import snapshot
 from domain.bulk import BatchReport, payload_bytes
-from domain.errors import DatabaseContradictsHistory, InvalidInput
+from domain.errors import DatabaseContradictsHistory
 from domain.model import CheckoutInput, OrderLine, OrderStatus
 from domain.policies import checkout_workflow_id
 from domain.sweep import UnfinishedInput, UnfinishedPage
+from sagafence import InvalidInput
 
 _Answer = TypeVar("_Answer")
 _COMPLETED = WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_COMPLETED

@@ -13,6 +13,7 @@ import asyncpg
 
 from adapters.config import SecretUnreadable, read_secret
 from adapters.database_url import SYSTEM_CERTIFICATES, Destination, Host, parse
+from sagafence import CannotConnect
 
 CONNECT_SECONDS = 2.0
 """Connecting, over all hosts together, and waiting for a free connection: below an attempt's start-to-close (5 s)
@@ -56,16 +57,6 @@ _FAILURES = (
     TimeoutError,
     UnicodeError,
 )
-
-
-class CannotConnect(ConnectionError):
-    """No host gives a session that can write. An outage, whatever Postgres says: no statement was refused."""
-
-    def __init__(self, message: str, *, sqlstate: str | None = None, is_refusal: bool = False) -> None:
-        super().__init__(message)
-        self.sqlstate = sqlstate
-        self.is_refusal = is_refusal
-        """Whether a server answers and refuses our credentials, the database's name or a right."""
 
 
 @dataclass

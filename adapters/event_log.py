@@ -24,11 +24,11 @@ from adapters.log_file import BEGINNING, OTHER_DATABASE, Bookmark, marked
 from adapters.log_setup import ORDERS_LOGGER
 from adapters.log_target import LogFile, StandardOutput, Target
 from adapters.polled_state import PolledState
-from domain.errors import CheckoutError
 from domain.identifiers import in_line
 from domain.model import OrderStatus
 from domain.policies import checkout_workflow_id
 from domain.text import for_log_line
+from sagafence import SagaError
 
 _log = logging.getLogger("checkout.event_log")
 _orders_log = logging.getLogger(ORDERS_LOGGER)
@@ -109,7 +109,7 @@ class _Follower:
         """Write the new events; return how many seconds to wait before the next poll."""
         try:
             return await self._write_new_events()
-        except CheckoutError as failure:
+        except SagaError as failure:
             _log.debug("saga.log waits: %s", failure.message)
         except BrokenPipeError:
             raise  # the reader of our output has gone for good

@@ -11,8 +11,8 @@ from typing import NamedTuple
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters.database import single_statement
 from adapters.log_file import Bookmark, Place
+from sagafence import single_statement
 
 # A row's place is that of the earliest transaction which wrote it or a later event of its order: a transaction
 # that had begun earlier, and then waited for the order, has the lower txid and the higher number. `due` finds the

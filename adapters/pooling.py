@@ -7,7 +7,8 @@ from typing import Any
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from adapters.connector import CONNECT_SECONDS, CONNECTOR, CannotConnect, Connector
+from adapters.connector import CONNECT_SECONDS, CONNECTOR, Connector
+from sagafence import CannotConnect
 
 _ROUNDS = 20
 _STATEMENT_POOLING = "statement pooling mode"

@@ -18,13 +18,14 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from adapters import heartbeat, rights, schema
 from adapters.config import ConfigurationError, WorkerSettings, WritesLog
-from adapters.connector import CONNECTOR, Admission, CannotConnect, Connector
-from adapters.database import Access, create_audit_engine, create_engine, sqlstate
+from adapters.connector import CONNECTOR, Admission, Connector
+from adapters.database import Access, create_audit_engine, create_engine
 from adapters.log_file import opened
 from adapters.log_target import STDOUT, lock_of
 from adapters.pooling import LENDING_POOLER, Pooling, pooling_of
 from adapters.temporal import ADVICE, NOT_OURS_TO_ASK, connect, connection_options, is_refused, place
 from domain import policies
+from sagafence import CannotConnect, sqlstate
 
 DATABASE_ADVICE = (
     "Check CHECKOUT_DATABASE_URL. Where CHECKOUT_DATABASE_URL_FILE or CHECKOUT_DATABASE_PASSWORD_FILE is set, check "

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from adapters.polled_state import PolledState
 from domain import policies
+from sagafence import ActivityPolicy
 
 OLDEST_SERVER = 15
 POLL_SECONDS = 60.0
@@ -243,7 +244,7 @@ async def watch(engine: AsyncEngine) -> None:
             _log.info("the database has all that the code relies on again", extra={"action": "schema_whole"})
 
 
-def _milliseconds(policy: policies.ActivityPolicy) -> int:
+def _milliseconds(policy: ActivityPolicy) -> int:
     return round(policy.start_to_close.total_seconds() * 1000)
 
 

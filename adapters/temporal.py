@@ -33,7 +33,7 @@ from temporalio.worker import (
 )
 
 from adapters.config import DEFAULT_TEMPORAL_ADDRESS, ConfigurationError, SecretUnreadable, read_secret
-from domain.errors import InvalidInput
+from sagafence import InvalidInput
 
 ADVICE = (
     "Check TEMPORAL_API_KEY or CHECKOUT_TEMPORAL_API_KEY_FILE, TEMPORAL_TLS_* and TEMPORAL_NAMESPACE, and your rights "

@@ -18,9 +18,9 @@ import asyncpg
 
 from benchmarks.contenders.contender import Contender, Footprint
 from benchmarks.measure import run_round
-from devstack.postgres import PostgresServer
 from devstack.stack import psql
 from domain.model import CheckoutInput
+from sagafence.devservers.postgres import PostgresServer
 
 _PARTS = 3
 _IDLE_SECONDS = 1.5

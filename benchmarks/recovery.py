@@ -35,10 +35,10 @@ from benchmarks import harness
 from benchmarks.measure import percentile
 from benchmarks.report import table
 from client.checkouts import Checkouts
-from devstack.ports import port_answers
 from devstack.stack import DATABASE, DevStack
 from domain.model import CheckoutInput
 from domain.policies import CHECKOUT_TASK_QUEUE
+from sagafence.devservers.ports import port_answers
 from terminal.load.made_up import MIXES
 
 _T = TypeVar("_T")

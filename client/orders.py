@@ -16,11 +16,11 @@ from client.failures import NoAnswer, NoSuchOrder, Refused
 from client.listing import TERMINATED
 from client.requests import HasEnded, Requests
 from domain.bulk import DELEGATED, BatchReport, CancelOrder
-from domain.errors import InvalidInput
 from domain.lookup import OrderRecord
 from domain.model import ENDINGS, CheckoutInput, CheckoutStatus, Ending, OrderStatus, who_and_why
 from domain.policies import checkout_workflow_id
 from domain.text import tidy
+from sagafence import InvalidInput
 
 MOVING = frozenset({OrderStatus.RESERVED, OrderStatus.PAID})
 """The statuses of an order that a workflow must be processing."""

@@ -13,10 +13,10 @@ from pathlib import Path
 from adapters.process_exit import leave
 from adapters.streams import clean_streams
 from devstack.demo import run_demo
-from devstack.process import ServerFailed
 from devstack.stack import ROOT
 from devstack.up import up
 from domain.version import RELEASE
+from sagafence.devservers.process import ServerFailed
 
 
 def demo() -> int:

@@ -11,8 +11,8 @@ from typing import Any
 
 import asyncpg
 
-from devstack.process import ChildProcess
 from devstack.stack import DATABASE, ROOT, DevStack
+from sagafence.devservers.process import ChildProcess
 
 _TIMEOUT_SECONDS = 30.0
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from devstack.passwords import SUPERUSER, write_for_us_alone
-from devstack.ports import free_port
-from devstack.postgres import PostgresServer
-from devstack.process import ChildProcess
-from devstack.temporal import TemporalServer
 from domain.policies import SEARCH_ATTRIBUTES
+from sagafence.devservers.passwords import SUPERUSER, write_for_us_alone
+from sagafence.devservers.ports import free_port
+from sagafence.devservers.postgres import PostgresServer
+from sagafence.devservers.process import ChildProcess
+from sagafence.devservers.temporal import TemporalServer
 
 ROOT = Path(__file__).resolve().parent.parent
 DATABASE = "checkout"

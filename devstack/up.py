@@ -7,8 +7,8 @@ import threading
 from pathlib import Path
 from types import FrameType
 
-from devstack.process import ChildProcess
 from devstack.stack import DEFAULT_PORTS, ROOT, DevStack
+from sagafence.devservers.process import ChildProcess
 
 _DATA = ROOT / ".data"
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any, ClassVar
 
-from domain.errors import InvalidInput
 from domain.model import CheckoutInput, Ending, OrderLine
+from sagafence import InvalidInput
 
 MAX_BATCH = 1_000
 DELEGATED = "handed over"

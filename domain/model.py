@@ -9,9 +9,9 @@ from functools import cached_property
 from typing import ClassVar
 
 from domain.currencies import MINOR_UNITS
-from domain.errors import InvalidInput
 from domain.identifiers import identifier_problem, shown
 from domain.text import tidy
+from sagafence import InvalidInput
 
 MAX_LINES = 100
 MAX_QUANTITY = 1_000
@@ -199,7 +199,7 @@ class Resolution:
 
 @dataclass(frozen=True)
 class StepView:
-    """One step as an operator sees it. `state` is a word of `workflows.saga.StepState`."""
+    """One step as an operator sees it. `state` is a word of `sagafence.StepState`."""
 
     step: str
     state: str

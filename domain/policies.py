@@ -1,12 +1,11 @@
 """Names, timeouts and retry policies: every number that decides how long an operation is tried."""
 
-from dataclasses import dataclass
 from datetime import timedelta
 
 from temporalio.common import RetryPolicy, SearchAttributeKey
 
-from domain.errors import DatabaseRefusedStatement
 from domain.model import ExecutionMode
+from sagafence import ActivityPolicy, DatabaseRefusedStatement
 
 CHECKOUT_TASK_QUEUE = "checkout"
 CHECKOUT_WORKFLOW = "Checkout"
@@ -33,6 +32,11 @@ def checkout_workflow_id(order_id: str) -> str:
     return _WORKFLOW_ID_PREFIX + order_id
 
 
+def local_attempt(mode: ExecutionMode) -> timedelta | None:
+    """Return how long the local attempt of an operation may take in this mode, or None where it has none."""
+    return LOCAL_ATTEMPT if mode is ExecutionMode.LOCAL_FIRST else None
+
+
 def order_id_of(workflow_id: str) -> str:
     """Undo `checkout_workflow_id`."""
     return workflow_id.removeprefix(_WORKFLOW_ID_PREFIX)
@@ -46,23 +50,6 @@ def bulk_workflow_id(digest: str) -> str:
 def audit_task_queue(task_queue: str) -> str:
     """Name the task queue of the audits, which has slots of its own: no order waits behind one."""
     return f"{task_queue}-audit"
-
-
-@dataclass(frozen=True)
-class ActivityPolicy:
-    """How long one operation may take and how it is retried.
-
-    `start_to_close` bounds one attempt. It is above what setup.sql lets the database role take: a statement (3 s)
-    for the steps, which are one each; a transaction (9 s) for all else. So what an attempt that Temporal gave up is
-    still doing ends soon after, and until then the fence keeps it harmless. `schedule_to_close` bounds all attempts
-    together, backoff included; None means never give up. `heartbeat` is for attempts that take long: how soon Temporal
-    notices that one is lost, and the attempt that its workflow has ended.
-    """
-
-    start_to_close: timedelta
-    schedule_to_close: timedelta | None
-    retry: RetryPolicy
-    heartbeat: timedelta | None = None
 
 
 def _retry(initial_ms: int, maximum_s: int, *, stops_when_refused: bool = True) -> RetryPolicy:
@@ -111,11 +98,6 @@ WORKFLOW_TASK = timedelta(seconds=5)
 """When a workflow task goes to another worker because this one, or its answer, was lost. Temporal's default is 10 s.
 
 Above the 2 s after which the SDK calls a task deadlocked, so that a slow one is reported as what it is."""
-
-UNDO_ATTEMPTS_WHEN_REFUSED = 5
-"""How often an undo is tried within a round when Postgres refuses its statement (not when it is away).
-
-With the backoff above: about 3 s, long enough for a grant or a deploy under way."""
 
 STUCK_RETRY_FIRST = timedelta(hours=1)
 STUCK_RETRY_LONGEST = timedelta(hours=24)

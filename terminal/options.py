@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from domain.errors import InvalidInput
 from domain.identifiers import composed
 from domain.model import MAX_NAME_LENGTH, OrderLine, quantity_of, reason_problem
 from domain.text import tidy
 from domain.version import RELEASE
+from sagafence import InvalidInput
 
 
 def print_release(is_asked: bool) -> None:

@@ -23,13 +23,13 @@ from adapters import schema
 from adapters.config import WorkerSettings
 from adapters.database import create_audit_engine, create_engine
 from adapters.temporal import DATA_CONVERTER
-from devstack.ports import free_port
-from devstack.postgres import PostgresServer
 from devstack.stack import DATABASE, ROLE, DevStack, psql
 from domain.audit import AuditInput, AuditReport
 from domain.model import CheckoutInput, CheckoutStatus, ExecutionMode, OrderLine
 from domain.policies import checkout_workflow_id
 from domain.sweep import SweepInput, SweepReport
+from sagafence.devservers.ports import free_port
+from sagafence.devservers.postgres import PostgresServer
 from tests.memory import folder_in_memory
 from tests.shares import share_out
 from worker import build_worker

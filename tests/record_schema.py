@@ -10,9 +10,9 @@ from pathlib import Path
 
 from adapters import schema
 from adapters.database import create_engine
-from devstack.ports import free_port
-from devstack.postgres import PostgresServer
 from devstack.stack import DATABASE, ROLE, make_database
+from sagafence.devservers.ports import free_port
+from sagafence.devservers.postgres import PostgresServer
 
 
 async def facts(url: str) -> list[str]:

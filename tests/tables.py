@@ -16,10 +16,19 @@ from pathlib import Path
 from annotated_types import Ge, Le
 from pydantic import SecretStr
 
+import sagafence
 from adapters import connector, database
 from adapters.config import PREFIX, StarterSettings, WorkerSettings
 from devstack.stack import ROOT
 from domain import errors, policies
+from sagafence import (
+    UNDO_ATTEMPTS_WHEN_REFUSED,
+    ActivityPolicy,
+    DatabaseRefusedStatement,
+    IdempotencyConflict,
+    Refusal,
+    SagaError,
+)
 
 _REGION = re.compile(r"(?<=<!-- table: )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
 SETUP = (ROOT / "setup.sql").read_text(encoding="utf-8")
@@ -80,7 +89,7 @@ def _policies() -> Iterator[Row]:
     means = _docstrings("domain/policies.py")
     yield "policy", "for", "one attempt", "all attempts", "first wait", "longest wait", "gives up on"
     for name, policy in vars(policies).items():
-        if isinstance(policy, policies.ActivityPolicy):
+        if isinstance(policy, ActivityPolicy):
             heartbeat = f", heartbeat within {_length(policy.heartbeat)}" if policy.heartbeat else ""
             yield (
                 f"`{name}`",
@@ -126,17 +135,18 @@ def _timeouts() -> Iterator[Row]:
 def _failures() -> Iterator[Row]:
     forward = policies.RESERVE.retry.non_retryable_error_types or ()
     yield "failure", "kind", "means", "in a step", "in an undo"
-    for name, failure in vars(errors).items():
-        if not isinstance(failure, type) or not issubclass(failure, errors.CheckoutError):
+    library = {name: getattr(sagafence, name) for name in sagafence.__all__}
+    for name, failure in {**vars(errors), **library}.items():
+        if not isinstance(failure, type) or not issubclass(failure, SagaError):
             continue
-        if failure in {errors.CheckoutError, errors.Refusal, *_ENDINGS}:
+        if failure in {SagaError, Refusal, IdempotencyConflict, *_ENDINGS}:
             continue
         is_retried = not failure("").non_retryable
         is_outage = is_retried and name not in forward
-        kind = "refusal" if issubclass(failure, errors.Refusal) else "outage" if is_outage else "broken"
+        kind = "refusal" if issubclass(failure, Refusal) else "outage" if is_outage else "broken"
         undo = "retried" if is_retried else "not retried"
-        if failure is errors.DatabaseRefusedStatement:
-            undo = f"{policies.UNDO_ATTEMPTS_WHEN_REFUSED} attempts"
+        if failure is DatabaseRefusedStatement:
+            undo = f"{UNDO_ATTEMPTS_WHEN_REFUSED} attempts"
         meaning = _linked(failure.__doc__ or "").split(". ")[0].rstrip(".")
         yield f"`{name}`", kind, meaning, "retried" if is_outage else "not retried", undo
 

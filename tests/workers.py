@@ -7,8 +7,8 @@ from pathlib import Path
 
 import psutil
 
-from devstack.process import ChildProcess
 from devstack.stack import ROOT, DevStack
+from sagafence.devservers.process import ChildProcess
 from tests.faults.lab.proxy import Proxy
 
 _DRAINS_WITHIN_SECONDS = 40.0

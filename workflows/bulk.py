@@ -26,13 +26,11 @@ with workflow.unsafe.imports_passed_through():
         UnwindInput,
         unpack,
     )
-    from domain.errors import DatabaseContradictsHistory, InvalidInput
-    from domain.model import CheckoutInput, Ending, ExecutionMode, Step, reason_problem, who_and_why
+    from domain.errors import DatabaseContradictsHistory
+    from domain.model import CheckoutInput, Ending, Step, reason_problem, who_and_why
     from domain.sweep import StartInput
     from domain.text import tidy
-    from workflows.cancellation import Cancellation
-    from workflows.compensation import describe, failure_of
-    from workflows.operation import perform
+    from sagafence import Cancellation, InvalidInput, describe, failure_of, perform
 
 _STEPS: Sequence[tuple[Step, Callable[[Any, StepInput], Awaitable[StepReport]], str]] = (
     (Step.RESERVE, Batches.reserve_orders, "Reserve"),
@@ -106,7 +104,7 @@ class BulkCheckoutWorkflow:
                     policies.BATCH,
                     self._step.value,
                     f"{verb} {len(due)} orders",
-                    execution_mode=ExecutionMode.LOCAL_FIRST,
+                    local_attempt=policies.LOCAL_ATTEMPT,
                 )
             except FailureError as error:
                 if self._cancellation.is_requested:  # whatever the failure: nothing is to go on

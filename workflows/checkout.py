@@ -20,13 +20,22 @@ with workflow.unsafe.imports_passed_through():
         who_and_why,
     )
     from domain.text import tidy
+    from sagafence import (
+        Completed,
+        InvalidInput,
+        Irrevocable,
+        RetryBackoff,
+        Saga,
+        StillStuck,
+        Unwound,
+        describe,
+        find_cause,
+        perform,
+        wait_until,
+    )
     from workflows import wording
-    from workflows.cancellation import wait_until
     from workflows.checkout_steps import Mode, SagaStatus, is_continuation
     from workflows.checkout_stuck import CheckoutStuck
-    from workflows.compensation import Completed, Irrevocable, RetryBackoff, StillStuck, Unwound, describe, find_cause
-    from workflows.operation import perform
-    from workflows.saga import Saga
 
 
 @workflow.defn(name=policies.CHECKOUT_WORKFLOW)
@@ -96,9 +105,9 @@ class CheckoutWorkflow(CheckoutStuck):
     @cancel.validator
     def _validate_cancel(self, reason: str, by: str = "") -> None:  # noqa: ARG002 - taken as it is, and made fit
         if problem := reason_problem(reason):
-            raise errors.InvalidInput(problem)
+            raise InvalidInput(problem)
         if self._status is not SagaStatus.RUNNING:
-            raise errors.InvalidInput(f"the order is {self._status} already: {self._reason or 'too late to cancel'}")
+            raise InvalidInput(f"the order is {self._status} already: {self._reason or 'too late to cancel'}")
 
     def _unwind_begins(self, cause: BaseException | None, failed_step: str | None) -> None:
         self._ending = Ending.REJECTED if cause else Ending.CANCELLED
@@ -176,6 +185,6 @@ def _require_own_workflow_id(order: CheckoutInput) -> None:
     own, given = policies.checkout_workflow_id(order.order_id), workflow.info().workflow_id
     # Nothing is recorded for a run with the right id; one that was open under another before this check goes on.
     if given != own and workflow.patched("refuse-a-foreign-workflow-id"):
-        raise errors.InvalidInput(
+        raise InvalidInput(
             f"the saga of order {order.order_id} has the workflow id {own}, not {tidy(given, 100)}: start it under that"
         )

@@ -17,11 +17,17 @@ from activities.shipping import Shipping
 from domain import errors, policies, summaries
 from domain.model import CheckoutInput, CheckoutStatus, Ending, Reservation, Step, StepView, UndoInput, format_money
 from domain.text import for_summary, tidy
-from domain.undo import UndoOutcome, UndoResult
+from sagafence import (
+    ActivityPolicy,
+    DatabaseMisconfigured,
+    Saga,
+    UndoOutcome,
+    UndoResult,
+    describe,
+    find_cause,
+    perform,
+)
 from workflows import wording
-from workflows.compensation import describe, find_cause
-from workflows.operation import perform
-from workflows.saga import Saga
 
 
 class _Row(NamedTuple):
@@ -31,7 +37,7 @@ class _Row(NamedTuple):
     summary: str
     undo: Callable[[Any, UndoInput], Awaitable[UndoResult]]
     undo_summary: str
-    policy: Callable[[], policies.ActivityPolicy]
+    policy: Callable[[], ActivityPolicy]
     """Of the step, read when it begins; every undo has `policies.UNDO`."""
     detail: Callable[[CheckoutInput, Any], str]
     """What the step did, in a few words."""
@@ -109,14 +115,12 @@ class CheckoutSteps:
     async def _do(self, step: Step) -> Any:
         """Do a step, and return what its activity does."""
         order, row = self._order, _STEPS[step]
-        summary = self._summary(row.summary)
+        summary, local = self._summary(row.summary), policies.local_attempt(order.execution_mode)
         with self._saga.step(step, partial(self._undo, step)) as entry:
             try:
-                answer = await perform(
-                    row.do, order, row.policy(), step.value, summary, execution_mode=order.execution_mode
-                )
+                answer = await perform(row.do, order, row.policy(), step.value, summary, local_attempt=local)
             except FailureError as error:
-                fault = find_cause(error, errors.DatabaseMisconfigured.__name__)
+                fault = find_cause(error, DatabaseMisconfigured.__name__)
                 if fault is None or self._saga.cancellation.is_requested:
                     raise
                 # No order is rejected because Postgres refuses the service: retried until an operator has fixed that.

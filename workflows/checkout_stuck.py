@@ -8,7 +8,7 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
 from activities.orders import OperatorNote, Orders, ParkInput
-from domain import errors, policies
+from domain import policies
 from domain.model import (
     CheckoutStatus,
     Ending,
@@ -20,11 +20,17 @@ from domain.model import (
     who_and_why,
 )
 from domain.text import tidy
-from workflows.cancellation import wait_until
+from sagafence import (
+    Compensation,
+    InvalidInput,
+    Irrevocable,
+    Saga,
+    StepAlreadyCompensated,
+    find_cause,
+    perform,
+    wait_until,
+)
 from workflows.checkout_steps import CheckoutSteps, Mode, SagaStatus
-from workflows.compensation import Compensation, Irrevocable, find_cause
-from workflows.operation import perform
-from workflows.saga import Saga
 
 
 class CheckoutStuck(CheckoutSteps):
@@ -94,7 +100,7 @@ class CheckoutStuck(CheckoutSteps):
     def _validate_retry(self, request: RetryRequest | None = None) -> None:
         self._require_stuck()
         if request is not None and request.reason and (problem := reason_problem(request.reason)):
-            raise errors.InvalidInput(problem)
+            raise InvalidInput(problem)
 
     @workflow.update(description="Count a stuck step as undone: an operator has undone it by hand")
     async def resolve_compensation(self, resolution: Resolution) -> CheckoutStatus:
@@ -105,9 +111,9 @@ class CheckoutStuck(CheckoutSteps):
         try:
             await perform(Orders.resolve_step, note, policies.RECORD, None, summary)
         except ActivityError as error:
-            if not (refusal := find_cause(error, errors.StepAlreadyCompensated.__name__)):
+            if not (refusal := find_cause(error, StepAlreadyCompensated.__name__)):
                 raise
-            raise errors.InvalidInput(refusal.message) from None  # a round was faster
+            raise InvalidInput(refusal.message) from None  # a round was faster
         self._saga.resolve(resolution.step, f"resolved by hand: {resolution.reason}")
         return self.status()
 
@@ -116,16 +122,16 @@ class CheckoutStuck(CheckoutSteps):
         self._require_stuck()
         unsettled = self._saga.unsettled_steps if self._given else [step.value for step in Step]
         if resolution.step not in unsettled:
-            raise errors.InvalidInput(f"step {resolution.step!r} is not stuck; stuck: {', '.join(unsettled)}")
+            raise InvalidInput(f"step {resolution.step!r} is not stuck; stuck: {', '.join(unsettled)}")
         if problem := reason_problem(resolution.reason):
-            raise errors.InvalidInput(problem)
+            raise InvalidInput(problem)
 
     def _require_stuck(self) -> None:
         if self._saga.is_stuck:
             return
         if self._status is SagaStatus.STUCK:
-            raise errors.InvalidInput("all its undos are done by now, and the order is being closed: look again")
-        raise errors.InvalidInput(f"the order is {self._status}, not stuck: there is nothing to retry or resolve")
+            raise InvalidInput("all its undos are done by now, and the order is being closed: look again")
+        raise InvalidInput(f"the order is {self._status}, not stuck: there is nothing to retry or resolve")
 
     async def _begun(self) -> None:
         """Wait until the run has its order: an update that came with its first task is taken before that."""

@@ -7,7 +7,7 @@ worker cannot run a workflow that declares a versioning behaviour, so it runs th
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.common import VersioningBehavior
@@ -23,9 +23,12 @@ with workflow.unsafe.imports_passed_through():
     from domain.lookup import LookupAnswer, LookupInput, NamesInput, NamesReport
     from domain.model import CheckoutInput
     from domain.sweep import StartInput, SweepInput, SweepReport, UnfinishedInput
-    from workflows.operation import Answer, Given, perform
+    from sagafence import ActivityPolicy, perform
 
 _PAGES_PER_RUN = 20
+
+Given = TypeVar("Given")
+Answer = TypeVar("Answer")
 
 
 @workflow.defn(name=policies.AUDIT_WORKFLOW)
@@ -164,7 +167,7 @@ async def _maintain(
     activity: Callable[[Any, Given], Awaitable[Answer]],
     given: Given,
     summary: str,
-    policy: policies.ActivityPolicy = policies.MAINTENANCE,
+    policy: ActivityPolicy = policies.MAINTENANCE,
     task_queue: str | None = None,
 ) -> Answer:
     return await workflow.execute_activity_method(

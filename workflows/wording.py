@@ -3,7 +3,7 @@
 from domain.identifiers import typed
 from domain.model import CheckoutStatus
 from domain.text import code, for_markdown
-from workflows.compensation import Unwound
+from sagafence import Unwound
 
 
 def details(status: CheckoutStatus, stuck_steps: list[str]) -> str:

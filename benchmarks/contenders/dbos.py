@@ -7,9 +7,9 @@ import asyncpg
 
 from benchmarks.contenders.contender import Contender, Footprint, require_installed
 from benchmarks.contenders.serving import OverHttp, worker
-from devstack.ports import free_port
 from devstack.stack import DATABASE, ROLE, DevStack, psql
 from domain.model import CheckoutInput
+from sagafence.devservers.ports import free_port
 
 _SYSTEM_DATABASE = "checkout_dbos"
 _STORED = """

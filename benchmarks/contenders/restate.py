@@ -8,9 +8,9 @@ from benchmarks.contenders import restate_server
 from benchmarks.contenders.contender import Contender, Footprint, require_installed
 from benchmarks.contenders.restate_server import RestateServer
 from benchmarks.contenders.serving import Http, OverHttp, worker
-from devstack.ports import free_port, port_answers
 from devstack.stack import DevStack
 from domain.model import CheckoutInput
+from sagafence.devservers.ports import free_port, port_answers
 
 
 class Restate(OverHttp):

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.contenders.contender import Absent
-from devstack.ports import free_port, port_answers
-from devstack.process import ChildProcess
 from devstack.stack import ROOT
+from sagafence.devservers.ports import free_port, port_answers
+from sagafence.devservers.process import ChildProcess
 
 _INSTALLED = Path(sys.prefix) / "restate"
 _START_SECONDS = 60.0

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from benchmarks.contenders.contender import Contender
-from devstack.process import ChildProcess
 from devstack.stack import ROOT, DevStack
 from domain.bulk import pack
 from domain.model import CheckoutInput
+from sagafence.devservers.process import ChildProcess
 
 _START_SECONDS = 60.0
 

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 from benchmarks.contenders.contender import Contender, require_installed
 from benchmarks.contenders.serving import OverHttp, worker
-from devstack.ports import free_port
 from devstack.stack import DevStack
+from sagafence.devservers.ports import free_port
 
 
 @contextmanager

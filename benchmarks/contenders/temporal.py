@@ -11,11 +11,11 @@ from benchmarks.contenders.contender import Contender, Footprint, require_instal
 from benchmarks.contenders.serving import Http, worker
 from benchmarks.workers.empty import TASK_QUEUE, run_empty
 from client.checkouts import Checkouts
-from devstack.ports import free_port
 from devstack.stack import DevStack
 from domain.bulk import pack
 from domain.model import CheckoutInput, ExecutionMode
 from domain.policies import CHECKOUT_TASK_QUEUE, checkout_workflow_id
+from sagafence.devservers.ports import free_port
 
 _YARDSTICKS = {"idle": "Idle", "bare": "Bare", "empty activities": "Empty"}
 """The workflows of benchmarks/workers/empty.py, by their names in the tables."""

@@ -10,8 +10,8 @@ from activities.orders import Orders
 from activities.payments import Payments
 from activities.shipping import Shipping
 from domain.bulk import Packed, unpack
-from domain.errors import CheckoutError
 from domain.model import CheckoutInput, Ending, UndoInput
+from sagafence import SagaError
 
 Wire = Packed
 """An order as JSON."""
@@ -47,7 +47,7 @@ class ShopSteps:
         """
         try:
             result = await self._dos[step](unpack(wire))
-        except CheckoutError as error:
+        except SagaError as error:
             if error.non_retryable:
                 raise Refused(f"{error.type}: {error.message}") from None
             raise

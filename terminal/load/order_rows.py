@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from domain.errors import InvalidInput
 from domain.identifiers import composed, not_composed
 from domain.text import tidy
+from sagafence import InvalidInput
 from terminal.load.text_file import LONGEST_LINE, Line
 
 COLUMNS = ("order_id", "customer", "sku", "quantity")

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from domain.errors import InvalidInput
 from domain.model import MAX_LINES, CheckoutInput, OrderLine, quantity_of, too_many_lines
 from domain.text import tidy
+from sagafence import InvalidInput
 from terminal.load.order_rows import Row, read_rows
 from terminal.load.text_file import Line, TextFile
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Self, TextIO
 
 from domain.bulk import ORDER_ID_CONFLICT, Outcome
-from domain.errors import InvalidInput
 from domain.model import ENDINGS, CheckoutInput
 from domain.text import tidy
+from sagafence import InvalidInput
 
 _FIRST_COLUMNS = ("line", "order_id", "status", "reason", "total_minor", "currency", "tracking_number")
 """The columns of files of earlier versions."""

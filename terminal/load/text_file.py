@@ -10,7 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from domain.errors import InvalidInput
+from sagafence import InvalidInput
 
 LONGEST_LINE = 200_000
 """In characters: an order of 100 lines whose ids are written as JSON escapes has fewer."""

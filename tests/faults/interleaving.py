@@ -29,9 +29,8 @@ from activities.inventory import Inventory
 from activities.payments import Payments
 from activities.shipping import Shipping
 from adapters.database import create_engine
-from domain.errors import StepAlreadyCompensated
 from domain.model import CheckoutInput, Ending, OrderLine, Step, UndoInput
-from domain.undo import UndoOutcome, UndoResult
+from sagafence import StepAlreadyCompensated, UndoOutcome, UndoResult
 
 DEADLINE_SECONDS = 30.0
 """Far above what any event takes on a busy machine, below the lock timeout that `GATES` sets."""

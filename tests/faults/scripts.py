@@ -16,10 +16,10 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 
 from domain import policies
-from domain.errors import DatabaseRefusedStatement
 from domain.model import CheckoutInput
 from domain.policies import checkout_workflow_id
 from domain.sweep import SweepReport
+from sagafence import DatabaseRefusedStatement
 from tests.conftest import Shop
 from tests.faults.harness import DEADLINE_SECONDS, TASK, Harness, Stop
 from tests.workflow.sagas import hasty, resolve, retry, until

@@ -18,10 +18,10 @@ from activities.audit import Audit
 from adapters.database import create_engine
 from adapters.temporal import DATA_CONVERTER
 from client.checkouts import Checkouts
-from devstack.process import ChildProcess
 from devstack.stack import ROLE, DevStack
 from domain.audit import AuditInput
 from domain.model import CheckoutInput, CheckoutStatus
+from sagafence.devservers.process import ChildProcess
 from terminal.load.made_up import MIXES
 from tests.conftest import Database, new_database
 from tests.execution_modes import in_both_modes

@@ -24,7 +24,7 @@ from devstack.stack import DevStack
 from domain import policies
 from domain.model import CheckoutInput, CheckoutStatus, Step
 from domain.policies import checkout_workflow_id
-from saga_testing.faults import Faults, Moment
+from sagafence.testing.faults import Faults, Moment
 from tests.conftest import Shop
 from tests.faults.share import share, shared_database
 from tests.workflow.sagas import (

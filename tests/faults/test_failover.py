@@ -16,11 +16,11 @@ import pytest
 from sqlalchemy.engine import make_url
 from temporalio.common import WorkflowIDReusePolicy
 
-from devstack.ports import free_port
-from devstack.postgres import PostgresServer
 from devstack.stack import ROLE, DevStack, psql
 from domain.model import CheckoutInput
 from domain.policies import CHECKOUT_WORKFLOW, checkout_workflow_id
+from sagafence.devservers.ports import free_port
+from sagafence.devservers.postgres import PostgresServer
 from tests.conftest import Database
 from tests.faults.lab.proxy import Proxy
 from tests.faults.sites import Load, Site, must_end, until

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from domain.errors import InvalidInput
+from sagafence import InvalidInput
 from terminal.load.orders_file import Entry, read_orders
 
 CASES = 20_000

@@ -18,11 +18,18 @@ with workflow.unsafe.imports_passed_through():
     from temporalio.client import Client, WorkflowHandle
     from temporalio.worker import Interceptor, UnsandboxedWorkflowRunner, Worker
 
-    from domain.undo import UndoOutcome, UndoResult
-    from saga_testing import BrokenPromise, Case, Kind, SagaUnderTest, Step, check, matrix
-    from workflows.cancellation import Cancellation, wait_until
-    from workflows.compensation import Compensation, Completed, RetryBackoff, StepState
-    from workflows.saga import Saga
+    from sagafence import (
+        Cancellation,
+        Compensation,
+        Completed,
+        RetryBackoff,
+        Saga,
+        StepState,
+        UndoOutcome,
+        UndoResult,
+        wait_until,
+    )
+    from sagafence.testing import BrokenPromise, Case, Kind, SagaUnderTest, Step, check, matrix
 
 THINGS = ("key", "van")
 STEPS = tuple(Step(thing, f"take_{thing}", f"return_{thing}", {thing: -1}) for thing in THINGS)

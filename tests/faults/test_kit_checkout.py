@@ -14,7 +14,7 @@ from temporalio.worker import Interceptor
 from adapters.database import create_engine
 from devstack.stack import DevStack
 from domain.policies import order_id_of
-from saga_testing import Case, SagaUnderTest, Step, check, matrix
+from sagafence.testing import Case, SagaUnderTest, Step, check, matrix
 from tests.conftest import Shop
 from tests.faults.share import share, shared_database
 from tests.workflow.sagas import violations

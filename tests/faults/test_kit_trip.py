@@ -10,7 +10,7 @@ from temporalio.client import Client
 
 from adapters.database import create_engine
 from devstack.stack import DevStack
-from saga_testing import Case, Kind, SagaUnderTest, Step, check, matrix
+from sagafence.testing import Case, Kind, SagaUnderTest, Step, check, matrix
 from tests.faults.share import shared_database
 from tests.integration.test_trip_booking import TABLES, Agency, TripWorkflow
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from devstack.ports import free_port
+from sagafence.devservers.ports import free_port
 from tests.faults.lab.proxy import Proxy, Way
 
 HELD_SECONDS = 0.3

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from domain import policies
-from saga_testing import Case, SagaUnderTest, check, matrix
+from sagafence.testing import Case, SagaUnderTest, check, matrix
 from tests.conftest import Shop
 from tests.faults import test_kit_checkout, test_kit_trip
 from tests.faults.share import share

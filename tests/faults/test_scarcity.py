@@ -16,8 +16,8 @@ from activities.payments import Payments
 from activities.shipping import Shipping
 from adapters.database import create_engine
 from client.failures import NoWorker, Refused
-from domain.errors import DatabaseUnavailable, StepAlreadyCompensated
 from domain.model import CheckoutInput, CheckoutStatus, Ending, UndoInput
+from sagafence import DatabaseUnavailable, StepAlreadyCompensated
 from tests.conftest import Database, Shop
 from tests.execution_modes import in_both_modes
 from tests.faults.callers import PATIENCE_SECONDS, ask, checkouts_of

@@ -14,11 +14,11 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from client.failures import Refused
-from devstack.ports import free_port
 from devstack.stack import DevStack
-from devstack.temporal import TemporalServer
 from domain.model import CheckoutInput, OrderLine
 from domain.policies import SEARCH_ATTRIBUTES, checkout_workflow_id
+from sagafence.devservers.ports import free_port
+from sagafence.devservers.temporal import TemporalServer
 from tests.faults.sites import Site, open_site, until
 
 pytestmark = pytest.mark.timeout(600)

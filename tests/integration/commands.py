@@ -22,8 +22,8 @@ from typing import Any
 from unittest import mock
 
 import starter
-from devstack.process import ChildProcess
 from devstack.stack import ROOT
+from sagafence.devservers.process import ChildProcess
 from tests.conftest import Shop
 
 DEADLINE_SECONDS = 60

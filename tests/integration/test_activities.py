@@ -13,24 +13,27 @@ from activities.orders import OperatorNote, Orders, OrderState, ParkInput
 from activities.payments import Payments
 from activities.shipping import Shipping
 from activities.steps import refusal
-from adapters.database import single_statement
 from devstack.stack import DevStack
 from domain.errors import (
-    CheckoutError,
-    CompensationImpossible,
     CurrencyMismatch,
     DatabaseContradictsHistory,
     InsufficientFunds,
-    InvalidInput,
     OrderIdConflict,
     OutOfStock,
-    StepAlreadyCompensated,
     UndeliverableAddress,
     UnknownCustomer,
     UnknownSku,
 )
 from domain.model import CheckoutInput, Ending, Reservation, Step, UndoInput
-from domain.undo import UndoOutcome, UndoResult
+from sagafence import (
+    CompensationImpossible,
+    InvalidInput,
+    SagaError,
+    StepAlreadyCompensated,
+    UndoOutcome,
+    UndoResult,
+    single_statement,
+)
 from tests.conftest import Database, Shop
 from tests.statements import log_statements, statements_sent
 
@@ -183,7 +186,7 @@ async def test_what_cannot_be_reserved_is_refused_by_name_and_leaves_no_row(
     given: str,
     customer: str,
     lines: tuple[tuple[str, int], ...],
-    refusal: type[CheckoutError],
+    refusal: type[SagaError],
     message: str,
 ) -> None:
     await shop.database.run(given)

@@ -21,8 +21,8 @@ from activities.shipping import Shipping
 from adapters.database import create_engine
 from devstack.stack import DevStack
 from domain.bulk import ORDER_ID_CONFLICT, Outcome, StepInput, StepReport, UnwindInput, pack
-from domain.errors import CheckoutError, DatabaseRefusedStatement, DatabaseUnavailable
 from domain.model import CheckoutInput, Ending, OrderLine, Step, UndoInput
+from sagafence import DatabaseRefusedStatement, DatabaseUnavailable, SagaError
 from tests.conftest import Database, Shop, cloned_database
 from tests.workflow.sagas import goods_and_money, violations
 
@@ -65,7 +65,7 @@ async def one_by_one(shop: Shop, orders: Sequence[CheckoutInput]) -> None:
         for order in list(going):
             try:
                 await do(order)
-            except CheckoutError as refusal:
+            except SagaError as refusal:
                 going.remove(order)
                 reason = f"{type(refusal).__name__}: {refusal.message}"
                 refused.append((step, UndoInput(order, Ending.REJECTED, reason)))

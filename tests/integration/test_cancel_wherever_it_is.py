@@ -9,9 +9,9 @@ import pytest
 from client import executions
 from client.orders import Orders
 from domain import policies
-from domain.errors import DatabaseRefusedStatement
 from domain.model import CheckoutInput
 from domain.policies import checkout_workflow_id
+from sagafence import DatabaseRefusedStatement
 from tests.integration.commands import Desk, Ran
 from tests.workflow.bulk_scenes import BulkHandle, gates_of, start_batch
 from tests.workflow.gates import Gate, Gates, Moment

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from devstack.ports import free_port
 from devstack.stack import ROOT, DevStack
+from sagafence.devservers.ports import free_port
 from tests.conftest import Database
 from tests.integration.commands import DEADLINE_SECONDS, Commands, Ran, run_each, unique, until
 

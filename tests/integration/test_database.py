@@ -14,23 +14,23 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.testing import ActivityEnvironment
 
 from activities.inventory import Inventory
-from adapters.database import (
-    classify,
-    single_statement,
-    snapshot,
-    transaction,
-    translated_errors,
-)
-from devstack.ports import free_port
+from adapters.database import snapshot
 from domain import policies
-from domain.errors import (
-    CheckoutError,
+from domain.model import Ending, UndoInput
+from sagafence import (
+    UNDO_ATTEMPTS_WHEN_REFUSED,
+    ActivityPolicy,
     DatabaseMisconfigured,
     DatabaseRefusedStatement,
     DatabaseUnavailable,
     InvalidInput,
+    SagaError,
+    classify,
+    single_statement,
+    transaction,
+    translated_errors,
 )
-from domain.model import Ending, UndoInput
+from sagafence.devservers.ports import free_port
 from tests.conftest import Database, Shop, engine_at
 
 _SECRET = "4111-1111-1111-1111"
@@ -42,20 +42,20 @@ async def _run(engine: AsyncEngine, statement: str = _SLOW, **parameters: Any) -
         await connection.execute(text(statement), parameters or {"secret": _SECRET})
 
 
-async def _failure(attempt: Awaitable[Any]) -> CheckoutError:
-    with pytest.raises(CheckoutError) as raised:
+async def _failure(attempt: Awaitable[Any]) -> SagaError:
+    with pytest.raises(SagaError) as raised:
         await attempt
     return raised.value
 
 
-def _assert_outage(failure: CheckoutError) -> None:
+def _assert_outage(failure: SagaError) -> None:
     assert type(failure) is DatabaseUnavailable
     assert failure.type == "DatabaseUnavailable"
     assert not failure.non_retryable
     _assert_discreet(failure)
 
 
-def _assert_discreet(failure: CheckoutError) -> None:
+def _assert_discreet(failure: SagaError) -> None:
     """Nothing of the statement or its values, and nothing in its causes that would show them."""
     for word in ("CAST", "INSERT INTO", "leaky_column", "[SQL", "[parameters", _SECRET, "\n"):
         assert word not in failure.message
@@ -199,7 +199,7 @@ async def test_a_deadlock_is_an_outage_for_one_of_the_two(database: Database, en
     await engine.dispose()  # a session hands its counters in when it ends
 
     [failure] = [answer for answer in answers if answer is not None]
-    assert isinstance(failure, CheckoutError)
+    assert isinstance(failure, SagaError)
     _assert_outage(failure)
     assert "40P01" in failure.message
     counted = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
@@ -247,7 +247,7 @@ async def test_a_plan_that_a_migration_made_stale_costs_at_most_one_attempt(
             return_exceptions=True,
         )
 
-    failures = [answer for answer in attempts if isinstance(answer, CheckoutError)]
+    failures = [answer for answer in attempts if isinstance(answer, SagaError)]
     assert len(failures) <= 1
     for failure in failures:
         _assert_outage(failure)
@@ -313,7 +313,7 @@ async def test_a_value_that_postgres_cannot_store_is_invalid_input(
 # A person is needed -------------------------------------------------------------------------------------
 
 
-def _assert_refused(failure: CheckoutError, sqlstate: str) -> None:
+def _assert_refused(failure: SagaError, sqlstate: str) -> None:
     assert type(failure) is DatabaseRefusedStatement
     assert failure.type == "DatabaseRefusedStatement"
     assert not failure.non_retryable  # the policies decide; see below
@@ -321,7 +321,7 @@ def _assert_refused(failure: CheckoutError, sqlstate: str) -> None:
     _assert_discreet(failure)
 
 
-def _assert_misconfigured(failure: CheckoutError, sqlstate: str) -> None:
+def _assert_misconfigured(failure: SagaError, sqlstate: str) -> None:
     assert type(failure) is DatabaseMisconfigured
     assert failure.type == "DatabaseMisconfigured"
     assert not failure.non_retryable
@@ -330,7 +330,7 @@ def _assert_misconfigured(failure: CheckoutError, sqlstate: str) -> None:
 
 
 def test_nothing_is_given_up_at_once_where_postgres_refuses_the_service_itself() -> None:
-    every = [policy for policy in vars(policies).values() if isinstance(policy, policies.ActivityPolicy)]
+    every = [policy for policy in vars(policies).values() if isinstance(policy, ActivityPolicy)]
 
     assert len(every) >= 7
     for policy in every:
@@ -362,13 +362,13 @@ async def test_an_undo_gives_its_round_up_after_a_few_attempts_when_a_person_is_
     undo = UndoInput(shop.order(), Ending.REJECTED, "a reason")
 
     given_up = []
-    for attempt in range(1, policies.UNDO_ATTEMPTS_WHEN_REFUSED + 1):
+    for attempt in range(1, UNDO_ATTEMPTS_WHEN_REFUSED + 1):
         environment = ActivityEnvironment()
         environment.info = dataclasses.replace(environment.info, attempt=attempt)
         failure = await _failure(environment.run(Inventory(shop.engine).release_inventory, undo))
         given_up.append(failure.non_retryable)
 
-    assert given_up == [False] * (policies.UNDO_ATTEMPTS_WHEN_REFUSED - 1) + [True]
+    assert given_up == [False] * (UNDO_ATTEMPTS_WHEN_REFUSED - 1) + [True]
 
 
 @pytest.mark.parametrize(
@@ -378,7 +378,7 @@ async def test_an_undo_gives_its_round_up_after_a_few_attempts_when_a_person_is_
         ("REVOKE INSERT ON step_fence FROM checkout", DatabaseMisconfigured),
     ],
 )
-async def test_an_undo_never_gives_up_because_of_an_outage(shop: Shop, damage: str, kind: type[CheckoutError]) -> None:
+async def test_an_undo_never_gives_up_because_of_an_outage(shop: Shop, damage: str, kind: type[SagaError]) -> None:
     await shop.database.run(damage.format(name=shop.database.name))
     environment = ActivityEnvironment()
     environment.info = dataclasses.replace(environment.info, attempt=1000)
@@ -482,7 +482,7 @@ _ACTS = {
 
 
 @pytest.mark.parametrize(("kind", "code"), [(kind, code) for kind, codes in _ACTS.items() for code in codes])
-def test_the_sqlstate_alone_decides_who_must_act(kind: type[CheckoutError], code: str) -> None:
+def test_the_sqlstate_alone_decides_who_must_act(kind: type[SagaError], code: str) -> None:
     error = asyncpg.PostgresError("in words")
     error.sqlstate = code
 

@@ -19,12 +19,12 @@ import pytest
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 
-from devstack import placement, ports
-from devstack.placement import installed
-from devstack.ports import free_port, port_is_free
-from devstack.postgres import PostgresServer
-from devstack.process import ChildProcess, ServerFailed, wait_gone
-from devstack.temporal import TemporalServer
+from sagafence.devservers import placement, ports
+from sagafence.devservers.placement import installed
+from sagafence.devservers.ports import free_port, port_is_free
+from sagafence.devservers.postgres import PostgresServer
+from sagafence.devservers.process import ChildProcess, ServerFailed, wait_gone
+from sagafence.devservers.temporal import TemporalServer
 
 ROOT = Path(__file__).parents[2]
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -168,8 +168,8 @@ async def test_a_lock_file_with_a_reused_process_id_does_not_stop_postgres(
 OWNER = """
 import json, sys, time
 from pathlib import Path
-from devstack.postgres import PostgresServer
-from devstack.temporal import TemporalServer
+from sagafence.devservers.postgres import PostgresServer
+from sagafence.devservers.temporal import TemporalServer
 folder, pg_port, port = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 pg = PostgresServer(folder / "pg", port=pg_port, log=folder / "pg.log", fsync=False)
 temporal = TemporalServer(
@@ -219,7 +219,7 @@ async def test_no_server_outlives_a_killed_owner_and_the_next_start_at_once_on_w
 ORPHANING_OWNER = """
 import json, sys, time
 from pathlib import Path
-from devstack import process
+from sagafence.devservers import process
 process.sys.platform = "other"  # as on systems without PR_SET_PDEATHSIG
 folder = Path(sys.argv[1])
 child = process.ChildProcess("s", sys.argv[2:], log=folder / "log", pid_file=folder / "s.pid")
@@ -416,7 +416,7 @@ async def test_a_checkout_closed_to_others_runs_and_can_be_reset(new_postgres: N
 
 CHOOSER = """
 import sys, time
-from devstack import ports
+from sagafence.devservers import ports
 ports._RANGE = range(int(sys.argv[1]), int(sys.argv[2]))
 print(ports.free_port(), flush=True)
 time.sleep(60)

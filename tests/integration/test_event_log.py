@@ -23,9 +23,9 @@ from adapters import event_log, event_query, log_file, log_target
 from adapters.database import create_engine
 from adapters.log_file import Bookmark
 from adapters.log_target import StandardOutput
-from devstack.ports import free_port
-from devstack.postgres import PostgresServer
 from devstack.stack import DATABASE, ROLE, make_database
+from sagafence.devservers.ports import free_port
+from sagafence.devservers.postgres import PostgresServer
 from tests.conftest import Database
 from tests.memory import folder_in_memory
 

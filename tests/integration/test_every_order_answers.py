@@ -11,9 +11,9 @@ from temporalio.service import RPCError, RPCStatusCode
 from activities import lookups
 from client import lookup, order_list
 from domain import policies
-from domain.errors import DatabaseRefusedStatement
 from domain.model import CheckoutInput
 from domain.policies import checkout_workflow_id
+from sagafence import DatabaseRefusedStatement
 from tests.conftest import Shop
 from tests.integration.commands import Desk
 from tests.workflow.bulk_scenes import BulkHandle, gates_of, mixed, start_batch

@@ -9,17 +9,21 @@ import pytest
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from activities.fence import GATE, FenceKey, do_once, resolve_once, undo_once
-from adapters.database import transaction
-from domain.errors import (
-    CheckoutError,
+from domain.errors import OrderIdConflict, OutOfStock
+from sagafence import (
+    GATE,
     DatabaseMisconfigured,
     DatabaseUnavailable,
-    OrderIdConflict,
-    OutOfStock,
+    FenceKey,
+    SagaError,
     StepAlreadyCompensated,
+    UndoOutcome,
+    UndoResult,
+    do_once,
+    resolve_once,
+    transaction,
+    undo_once,
 )
-from domain.undo import UndoOutcome, UndoResult
 from tests.conftest import Database
 
 _SCHEMA = """
@@ -41,7 +45,7 @@ def _statement(effect: str, *, fact: str = "true") -> TextClause:
 _COUNT = _statement("n + 1")
 
 
-async def _no_refusal(_: AsyncConnection) -> CheckoutError | None:
+async def _no_refusal(_: AsyncConnection) -> SagaError | None:
     return None
 
 
@@ -54,7 +58,7 @@ class Counter:
         self,
         key: FenceKey = _KEY,
         statement: TextClause = _COUNT,
-        explain: Callable[[AsyncConnection], Awaitable[CheckoutError | None]] = _no_refusal,
+        explain: Callable[[AsyncConnection], Awaitable[SagaError | None]] = _no_refusal,
     ) -> dict[str, Any]:
         return await do_once(self.engine, key, statement, {}, explain=explain)
 
@@ -126,7 +130,7 @@ async def test_another_request_can_neither_do_nor_undo_nor_resolve_a_step(counte
 
 
 async def test_a_refusal_leaves_nothing(counter: Counter) -> None:
-    async def explain(_: AsyncConnection) -> CheckoutError:
+    async def explain(_: AsyncConnection) -> SagaError:
         return OutOfStock("there is nothing to count")
 
     with pytest.raises(OutOfStock):
@@ -150,7 +154,7 @@ async def test_a_reason_that_has_passed_meanwhile_is_worth_another_attempt(
 async def test_a_refusal_that_is_the_work_of_a_rival_which_has_just_committed_is_the_rivals_result(
     counter: Counter,
 ) -> None:
-    async def explain(_: AsyncConnection) -> CheckoutError:
+    async def explain(_: AsyncConnection) -> SagaError:
         await counter.do()  # the rival commits between the look at the fence and this one
         return StepAlreadyCompensated("it is counted already")
 

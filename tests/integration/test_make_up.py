@@ -17,9 +17,9 @@ from signal import Signals
 import psutil
 import pytest
 
-from devstack.ports import port_is_free
-from devstack.process import ChildProcess, wait_gone
 from devstack.stack import ROOT, DevStack, Ports
+from sagafence.devservers.ports import port_is_free
+from sagafence.devservers.process import ChildProcess, wait_gone
 
 UP_SECONDS = 100
 # `python -m devstack`, with other default ports.

@@ -4,9 +4,9 @@ import pytest
 
 from activities.inventory import Inventory
 from activities.orders import OperatorNote, Orders, ParkInput
-from domain.errors import DatabaseContradictsHistory, StepAlreadyCompensated
+from domain.errors import DatabaseContradictsHistory
 from domain.model import CheckoutInput, Ending, UndoInput
-from domain.undo import UndoOutcome
+from sagafence import StepAlreadyCompensated, UndoOutcome
 from tests.conftest import Shop
 
 

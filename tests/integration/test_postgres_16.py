@@ -14,10 +14,10 @@ from temporalio.client import Client, WorkflowFailureError
 
 from adapters import database as adapter
 from adapters import schema
-from adapters.database import create_audit_engine, create_engine, transaction
-from devstack.postgres import PostgresServer
+from adapters.database import create_audit_engine, create_engine
 from devstack.stack import DATABASE, make_database
-from domain.errors import DatabaseUnavailable
+from sagafence import DatabaseUnavailable, transaction
+from sagafence.devservers.postgres import PostgresServer
 from tests.conftest import Database, Shop, database_on, postgres_of_its_own
 from tests.identifiers import disagreements
 

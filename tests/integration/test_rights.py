@@ -11,8 +11,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from devstack.postgres import PostgresServer
 from devstack.stack import DATABASE, make_database, psql
+from sagafence.devservers.postgres import PostgresServer
 from tests.conftest import postgres_of_its_own
 
 WORKER, READER, OPERATOR = "checkout", "checkout_reader", "checkout_operator"

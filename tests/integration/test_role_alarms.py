@@ -9,8 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from adapters import rights
 from adapters.database import create_audit_engine, create_engine
 from adapters.readiness import Engines, check_database
-from devstack.postgres import PostgresServer
 from devstack.stack import DATABASE, ROLE, ROOT, DevStack, give_passwords, make_database, psql
+from sagafence.devservers.postgres import PostgresServer
 from tests.conftest import postgres_of_its_own
 
 

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from devstack.ports import free_port
 from devstack.stack import ROOT, DevStack, psql
+from sagafence.devservers.ports import free_port
 from tests.conftest import Database
 from tests.integration.commands import DEADLINE_SECONDS, Commands, until
 

@@ -14,13 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.inventory import Inventory
 from adapters import readiness
-from adapters.connector import CONNECT_SECONDS, Admission, CannotConnect, Connector
-from adapters.database import single_statement
+from adapters.connector import CONNECT_SECONDS, Admission, Connector
 from adapters.database_url import parse
 from adapters.pooling import Pooling, pooling_of
-from devstack.ports import free_port
 from devstack.stack import DATABASE, ROLE, DevStack
-from domain.errors import CheckoutError, DatabaseMisconfigured
+from sagafence import CannotConnect, DatabaseMisconfigured, SagaError, single_statement
+from sagafence.devservers.ports import free_port
 from tests.conftest import Database, Shop, engine_at
 from tests.faults.lab.pooler import Mode, Pooler
 
@@ -32,8 +31,8 @@ async def ask(engine: AsyncEngine, question: str = "SELECT 1") -> Any:
         return (await connection.execute(text(question))).scalar_one()
 
 
-async def failure_of(engine: AsyncEngine, question: str = "SELECT 1") -> CheckoutError:
-    with pytest.raises(CheckoutError) as raised:
+async def failure_of(engine: AsyncEngine, question: str = "SELECT 1") -> SagaError:
+    with pytest.raises(SagaError) as raised:
         await ask(engine, question)
     return raised.value
 
@@ -89,10 +88,10 @@ async def _become_read_only(engine: AsyncEngine) -> None:
         await connection.execute(text("SELECT pg_sleep(0.2)"))  # so that each takes a session of its own
 
 
-async def _reserve(engine: AsyncEngine, shop: Shop) -> CheckoutError | None:
+async def _reserve(engine: AsyncEngine, shop: Shop) -> SagaError | None:
     try:
         await Inventory(engine).reserve_inventory(shop.order())
-    except CheckoutError as error:
+    except SagaError as error:
         return error
     return None
 

@@ -8,9 +8,9 @@ import asyncpg
 import pytest
 
 from adapters import schema
-from devstack.postgres import PostgresServer
-from devstack.process import ServerFailed
 from devstack.stack import ROOT, DevStack, psql
+from sagafence.devservers.postgres import PostgresServer
+from sagafence.devservers.process import ServerFailed
 from tests.conftest import Database, lacks, postgres_of_its_own
 
 _SETUP = ROOT / "setup.sql"

@@ -16,10 +16,10 @@ from activities.inventory import Inventory
 from activities.payments import Payments
 from activities.shipping import Shipping
 from adapters.schema import tables
-from devstack.process import ServerFailed
 from devstack.stack import DATABASE, ROOT, DevStack, psql
 from domain.currencies import MINOR_UNITS
 from domain.model import OrderStatus
+from sagafence.devservers.process import ServerFailed
 from tests.conftest import Database, Shop
 
 _SETUP = ("-v", "ON_ERROR_STOP=1", "-f", str(ROOT / "setup.sql"))

@@ -6,8 +6,8 @@ import subprocess
 import asyncpg
 import pytest
 
-from devstack.process import ServerFailed
 from devstack.stack import ROOT, DevStack, psql
+from sagafence.devservers.process import ServerFailed
 from tests.conftest import Database
 from tests.integration.test_setup_sql import _SETUP, _dump
 

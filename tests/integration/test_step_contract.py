@@ -11,9 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from activities.inventory import Inventory
 from activities.payments import Payments
 from activities.shipping import Shipping
-from domain.errors import DatabaseUnavailable, OrderIdConflict, StepAlreadyCompensated
+from domain.errors import OrderIdConflict
 from domain.model import CheckoutInput, Ending, Step, UndoInput
-from domain.undo import UndoOutcome, UndoResult
+from sagafence import DatabaseUnavailable, StepAlreadyCompensated, UndoOutcome, UndoResult
 from tests.conftest import Database, Shop
 
 # What the shop has and who owns what, however many rows it took to get there.

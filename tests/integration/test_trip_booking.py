@@ -17,12 +17,25 @@ with workflow.unsafe.imports_passed_through():
     from temporalio.client import Client
     from temporalio.worker import Interceptor, Worker
 
-    from activities.fence import GATE, FenceKey, do_once, undo_once
-    from domain.errors import CheckoutError, OrderIdConflict, Refusal
-    from domain.undo import UndoOutcome, UndoResult
-    from workflows.cancellation import wait_until
-    from workflows.compensation import Compensation, Completed, RetryBackoff, Unwound, describe, find_cause
-    from workflows.saga import Saga
+    from domain.errors import OrderIdConflict
+    from sagafence import (
+        GATE,
+        Compensation,
+        Completed,
+        FenceKey,
+        Refusal,
+        RetryBackoff,
+        Saga,
+        SagaError,
+        UndoOutcome,
+        UndoResult,
+        Unwound,
+        describe,
+        do_once,
+        find_cause,
+        undo_once,
+        wait_until,
+    )
 
 with workflow.unsafe.imports_passed_through():
     import asyncio
@@ -116,7 +129,7 @@ class Bookings:
     async def book_room(self, trip: Trip) -> Booking:
         """Take a room. A repeat returns the first confirmation."""
 
-        async def explain(connection: AsyncConnection) -> CheckoutError | None:
+        async def explain(connection: AsyncConnection) -> SagaError | None:
             return await _unless(connection, _HAS_ROOM, {"hotel": trip.hotel}, HotelFull(f"{trip.hotel} is full"))
 
         wanted = {"trip_id": trip.trip_id, "hotel": trip.hotel}
@@ -134,7 +147,7 @@ class Bookings:
     async def book_seat(self, trip: Trip) -> Booking:
         """Take a seat. A repeat returns the first confirmation."""
 
-        async def explain(connection: AsyncConnection) -> CheckoutError | None:
+        async def explain(connection: AsyncConnection) -> SagaError | None:
             return await _unless(connection, _HAS_SEAT, {"flight": trip.flight}, FlightFull(f"{trip.flight} is full"))
 
         wanted = {"trip_id": trip.trip_id, "flight": trip.flight}
@@ -150,8 +163,8 @@ class Bookings:
 
 
 async def _unless(
-    connection: AsyncConnection, fact: TextClause, about: dict[str, str], refusal: CheckoutError
-) -> CheckoutError | None:
+    connection: AsyncConnection, fact: TextClause, about: dict[str, str], refusal: SagaError
+) -> SagaError | None:
     """Give the refusal unless the fact holds by now: then the step is worth another attempt."""
     return None if (await connection.execute(fact, about)).scalar_one() else refusal
 

@@ -14,7 +14,7 @@ from typing import Any
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowHandle
 
-from devstack.process import ChildProcess
+from sagafence.devservers.process import ChildProcess
 from tests.conftest import Database, Shop
 from tests.integration.commands import DEADLINE_SECONDS, Commands
 from tests.workflow.sagas import until

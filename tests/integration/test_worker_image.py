@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from devstack.process import ChildProcess
+from sagafence.devservers.process import ChildProcess
 from tests.integration.commands import DEADLINE_SECONDS, Commands, Ran
 from tests.unit.image_files import make_image
 

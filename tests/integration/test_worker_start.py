@@ -23,9 +23,9 @@ from temporalio.worker import PollerBehaviorAutoscaling
 from adapters import readiness
 from adapters.config import WorkerSettings
 from adapters.database import create_audit_engine, create_engine
-from devstack import temporal
-from devstack.ports import free_port
 from devstack.stack import ROOT, DevStack
+from sagafence.devservers import temporal
+from sagafence.devservers.ports import free_port
 from tests.conftest import Database, Shop
 from tests.integration.commands import DEADLINE_SECONDS, Commands
 

@@ -141,7 +141,7 @@ MUTANTS = (
     Mutant(
         "old-servers-end-no-transaction",
         "below 17 an undo that Temporal gave up would go on for as long as it likes",
-        "adapters/database.py",
+        "sagafence/database.py",
         "limit = None if version is None or version >= _AGE_IS_LIMITED_SINCE else _TRANSACTION_SECONDS",
         "limit = None",
         at(POSTGRES_16, "test_a_transaction_that_lives_too_long_is_ended_and_is_an_outage"),

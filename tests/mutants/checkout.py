@@ -23,8 +23,8 @@ MUTANTS = (
         "reserve-under-another-activity-id",
         "tools that know the step by its id would not find it; and running orders would not replay",
         _STEPS,
-        "row.policy(), step.value, summary, execution_mode",
-        'row.policy(), "hold" if step is Step.RESERVE else step.value, summary, execution_mode',
+        "row.policy(), step.value, summary, local_attempt",
+        'row.policy(), "hold" if step is Step.RESERVE else step.value, summary, local_attempt',
         at(REPLAY, "test_a_recorded_history_replays[completed]"),
     ),
     Mutant(
@@ -124,7 +124,7 @@ MUTANTS = (
     Mutant(
         "standing-step-is-asked-about-for-ever",
         "a step that stands although its undo is on the stack would never be undone again",
-        "workflows/saga.py",
+        "sagafence/saga.py",
         "                entry.state = StepState.DONE\n                return\n",
         "                return\n",
         at(SECOND_RUN, "test_a_step_that_stands_although_it_was_undone_is_undone_again"),
@@ -143,7 +143,7 @@ MUTANTS = (
     Mutant(
         "first-reason-to-cancel-is-lost",
         "the log would name somebody who came too late",
-        "workflows/cancellation.py",
+        "sagafence/cancellation.py",
         "        self._reason = self._reason or reason\n",
         "        self._reason = reason\n",
         at(CANCEL, "test_the_first_of_two_cancels_is_the_one_on_record"),
@@ -260,7 +260,7 @@ MUTANTS = (
     Mutant(
         "unwind-beside-a-step-that-still-runs",
         "each cancel would race the step against its undo in the database",
-        "workflows/operation.py",
+        "sagafence/operation.py",
         "workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED",
         "workflow.ActivityCancellationType.TRY_CANCEL",
         at(CANCEL, "test_an_unwind_begins_after_the_cancelled_step_has_stopped"),

@@ -254,7 +254,7 @@ MUTANTS = (
     Mutant(
         "resolve-over-an-undone-step",
         "the record says that a person settled what the saga had undone",
-        "activities/fence.py",
+        "sagafence/fence.py",
         " DO UPDATE SET phase = 'resolved', updated_at = now()\n     WHERE step_fence.phase = 'done' AND ",
         " DO UPDATE SET phase = 'resolved', updated_at = now()\n     WHERE ",
         at(PARKED, "test_a_step_that_was_undone_cannot_be_resolved_and_stays_undone"),

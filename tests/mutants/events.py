@@ -104,7 +104,7 @@ MUTANTS = (
         "log-dies-with-a-database-that-is-away",
         "a restart of Postgres would stop the worker",
         _FILE,
-        "        except CheckoutError as failure:\n",
+        "        except SagaError as failure:\n",
         "        except KeyError as failure:\n",
         at(EVENT_LOG, "test_a_database_that_is_away_does_not_end_the_follower"),
     ),

@@ -3,7 +3,7 @@
 from tests.mutants.killers import LOCAL_FIRST, REPLAY, WORKER_START, at
 from tests.mutants.mutant import Mutant
 
-_FILE = "workflows/operation.py"
+_FILE = "sagafence/operation.py"
 _WORKER = "worker.py"
 _LIMITS = at(
     WORKER_START,
@@ -31,8 +31,8 @@ MUTANTS = (
         "execution-mode-is-ignored",
         "every order would cost the whole history of the activity mode",
         _FILE,
-        "    if execution_mode is ExecutionMode.LOCAL_FIRST:\n",
-        "    if execution_mode is None:\n",
+        "    if local_attempt is not None:\n",
+        "    if local_attempt == 0:\n",
         at(LOCAL_FIRST, "test_a_completed_order_is_one_workflow_task_of_eight_events"),
     ),
     Mutant(

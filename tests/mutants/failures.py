@@ -3,7 +3,7 @@
 from tests.mutants.killers import DATABASE, MODEL, PARKING, at
 from tests.mutants.mutant import Mutant
 
-_FILE = "adapters/database.py"
+_FILE = "sagafence/database.py"
 _TRANSIENT = "    if code[:2] in _TRANSIENT_CLASSES or code in _TRANSIENT_CODES | _STALE_PLAN_CODES:\n"
 
 MUTANTS = (
@@ -139,7 +139,7 @@ MUTANTS = (
     Mutant(
         "refusals-are-retried",
         "an order that is out of stock would be tried for a minute",
-        "domain/errors.py",
+        "sagafence/errors.py",
         "        super().__init__(message, details=details, category=ApplicationErrorCategory.BENIGN)",
         "        super().__init__(\n"
         "            message, details=details, category=ApplicationErrorCategory.BENIGN, non_retryable=False\n"
@@ -149,13 +149,13 @@ MUTANTS = (
     Mutant(
         "outages-are-not-retried",
         "a customer would notice each restart of Postgres",
-        "domain/errors.py",
-        "class DatabaseUnavailable(CheckoutError):\n"
+        "sagafence/errors.py",
+        "class DatabaseUnavailable(SagaError):\n"
         '    """Postgres is away, busy or being restarted. Retried."""\n'
         "\n"
         "    def __init__(self, message: str, *, next_retry_delay: timedelta | None = None) -> None:\n"
         "        super().__init__(message, non_retryable=False, next_retry_delay=next_retry_delay)\n",
-        "class DatabaseUnavailable(CheckoutError):\n"
+        "class DatabaseUnavailable(SagaError):\n"
         '    """Postgres is away, busy or being restarted. Retried."""\n'
         "\n"
         "    def __init__(self, message: str, *, next_retry_delay: timedelta | None = None) -> None:\n"
@@ -165,7 +165,7 @@ MUTANTS = (
     Mutant(
         "audit-reads-many-states",
         "checks that compare two moments would report what never was",
-        _FILE,
+        "adapters/database.py",
         'isolation_level="REPEATABLE READ", postgresql_readonly=True',
         'isolation_level="READ COMMITTED", postgresql_readonly=True',
         at(DATABASE, "test_the_snapshot_sees_one_state_for_the_whole_block"),
@@ -173,7 +173,7 @@ MUTANTS = (
     Mutant(
         "audit-may-write",
         "a check with a mistake in it could change what it looks at",
-        _FILE,
+        "adapters/database.py",
         'isolation_level="REPEATABLE READ", postgresql_readonly=True',
         'isolation_level="REPEATABLE READ"',
         at(DATABASE, "test_the_snapshot_may_not_write"),

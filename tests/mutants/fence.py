@@ -3,7 +3,7 @@
 from tests.mutants.killers import ACTIVITIES, CHECKOUT, CONTRACT, DATABASE, FENCE, SECOND_RUN, at
 from tests.mutants.mutant import Mutant
 
-_FILE = "activities/fence.py"
+_FILE = "sagafence/fence.py"
 
 MUTANTS = (
     Mutant(
@@ -156,18 +156,18 @@ MUTANTS = (
         "fence-key-has-the-attempt",
         "each retry would be a step of its own",
         "activities/steps.py",
-        "    return FenceKey(order.order_id, step.value, order.fingerprint)",
+        "    return FenceKey(order.order_id, step.value, order.fingerprint, OrderIdConflict)",
         "    attempt = activity.info().attempt if activity.in_activity() else 1\n"
-        '    return FenceKey(order.order_id, f"{step.value}/{attempt}", order.fingerprint)',
+        '    return FenceKey(order.order_id, f"{step.value}/{attempt}", order.fingerprint, OrderIdConflict)',
         at(CHECKOUT, "test_a_step_that_committed_and_then_failed_has_its_effect_once[charge_payment]"),
     ),
     Mutant(
         "fence-key-has-the-run-id",
         "a second run of an order could not undo what the first has left",
         "activities/steps.py",
-        "    return FenceKey(order.order_id, step.value, order.fingerprint)",
+        "    return FenceKey(order.order_id, step.value, order.fingerprint, OrderIdConflict)",
         '    run = activity.info().workflow_run_id if activity.in_activity() else "by hand"\n'
-        '    return FenceKey(f"{order.order_id}/{run}", step.value, order.fingerprint)',
+        '    return FenceKey(f"{order.order_id}/{run}", step.value, order.fingerprint, OrderIdConflict)',
         at(
             SECOND_RUN,
             "test_a_second_run_that_is_cancelled_before_its_first_step_undoes_what_the_first_run_left[reserve]",
@@ -177,9 +177,9 @@ MUTANTS = (
         "fence-key-has-the-activity-id",
         "a step and its undo would stand before two different fences",
         "activities/steps.py",
-        "    return FenceKey(order.order_id, step.value, order.fingerprint)",
+        "    return FenceKey(order.order_id, step.value, order.fingerprint, OrderIdConflict)",
         "    doing = activity.info().activity_id if activity.in_activity() else step.value\n"
-        "    return FenceKey(order.order_id, doing, order.fingerprint)",
+        "    return FenceKey(order.order_id, doing, order.fingerprint, OrderIdConflict)",
         at(CHECKOUT, "test_a_refused_order_is_rejected_with_everything_undone_and_explained[InsufficientFunds-bob]"),
     ),
 )

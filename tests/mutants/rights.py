@@ -115,7 +115,7 @@ MUTANTS = (
     Mutant(
         "superuser-needs-no-password",
         "any user of the machine could run programs as the user of the tests",
-        "devstack/postgres.py",
+        "sagafence/devservers/postgres.py",
         'f"host all,replication {SUPERUSER} 127.0.0.1/32 {superuser}",\n',
         'f"host all,replication {SUPERUSER} 127.0.0.1/32 trust",\n',
         at(EMBEDDED, "test_the_superuser_needs_the_password_and_a_guarded_server_asks_everybody"),

@@ -3,9 +3,9 @@
 from tests.mutants.killers import CANCEL, NEXT_SDK, SAGA, at
 from tests.mutants.mutant import Mutant
 
-_FILE = "workflows/saga.py"
-_PARTS = "workflows/compensation.py"
-_CANCELLATION = "workflows/cancellation.py"
+_FILE = "sagafence/saga.py"
+_PARTS = "sagafence/compensation.py"
+_CANCELLATION = "sagafence/cancellation.py"
 
 MUTANTS = (
     Mutant(

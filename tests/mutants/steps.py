@@ -28,7 +28,7 @@ MUTANTS = (
         "the snapshot trap: an undo that waited for a reserve in flight does not see the rows of it",
         _INVENTORY,
         "        return await undo_step(self._engine, undo, Step.RESERVE, _RELEASE)\n",
-        "        from activities import fence\n"
+        "        from sagafence import fence\n"
         "\n"
         "        key = fence_key(undo.order, Step.RESERVE)\n"
         "        whole = text(\n"

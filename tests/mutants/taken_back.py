@@ -81,7 +81,7 @@ MUTANTS = (
     Mutant(
         "rivals-work-is-a-refusal",
         "a step that somebody else has done this instant would end the order as undone",
-        "activities/fence.py",
+        "sagafence/fence.py",
         "            # `explain` may have seen what a concurrent attempt has committed since: then the "
         "fence has the result.\n"
         "            stored = (await connection.execute(_READ, key.parameters())).one_or_none()\n",
@@ -91,7 +91,7 @@ MUTANTS = (
     Mutant(
         "resolves-what-is-undone",
         "an operator would vouch for money that a round has refunded already",
-        "activities/fence.py",
+        "sagafence/fence.py",
         '    if stored.fingerprint == key.fingerprint and stored.phase == "undone":\n',
         "    if not stored.phase:\n",
         at(REVIEW, "test_a_resolution_that_comes_after_a_round_has_undone_the_step_is_refused_and_not_logged"),
@@ -99,7 +99,7 @@ MUTANTS = (
     Mutant(
         "resolution-shows-as-undone",
         "what a person vouched for would show as undone",
-        "workflows/saga.py",
+        "sagafence/saga.py",
         "if entry.is_stuck or entry.was_undone_before:",
         "if entry.is_stuck:",
         at(REVIEW, "test_a_round_that_comes_after_a_resolution_undoes_nothing"),
@@ -200,7 +200,7 @@ MUTANTS = (
     Mutant(
         "a-missing-right-is-the-orders-fault",
         "a missing right would reject every order",
-        "adapters/database.py",
+        "sagafence/database.py",
         '_MISCONFIGURED_CLASSES = frozenset({"28", "3D", "3F", "42"})',
         '_MISCONFIGURED_CLASSES = frozenset({"28", "3D", "3F"})\n_REFUSING_CLASSES = frozenset({"42"})',
         _WAITS,

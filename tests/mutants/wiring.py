@@ -533,7 +533,7 @@ MUTANTS = (
     Mutant(
         "embedded-postgres-for-the-whole-network",
         "any host of the network could try passwords",
-        "devstack/postgres.py",
+        "sagafence/devservers/postgres.py",
         '"listen_addresses": "127.0.0.1"',
         '"listen_addresses": "*"',
         at(EMBEDDED, "test_a_server_listens_on_loopback_alone_and_ignores_a_users_own_settings"),
@@ -541,7 +541,7 @@ MUTANTS = (
     Mutant(
         "embedded-temporal-for-the-whole-network",
         "any host of the network could end every order, without a password",
-        "devstack/temporal.py",
+        "sagafence/devservers/temporal.py",
         '"--ip", "127.0.0.1"',
         '"--ip", "0.0.0.0"',
         at(EMBEDDED, "test_a_server_listens_on_loopback_alone_and_ignores_a_users_own_settings"),
@@ -549,7 +549,7 @@ MUTANTS = (
     Mutant(
         "embedded-temporal-with-a-persons-own-settings",
         "`make up` would call a user's real cluster",
-        "devstack/temporal.py",
+        "sagafence/devservers/temporal.py",
         'return {name: value for name, value in os.environ.items() if not name.startswith("TEMPORAL_")}',
         "return dict(os.environ)",
         at(EMBEDDED, "test_a_server_listens_on_loopback_alone_and_ignores_a_users_own_settings"),
@@ -557,7 +557,7 @@ MUTANTS = (
     Mutant(
         "embedded-superusers-password-is-left-behind",
         "the password would lie beside the data, for the server's user",
-        "devstack/postgres.py",
+        "sagafence/devservers/postgres.py",
         "            password_file.unlink(missing_ok=True)\n",
         "            pass\n",
         at(EMBEDDED, "test_a_server_listens_on_loopback_alone_and_ignores_a_users_own_settings"),
@@ -565,7 +565,7 @@ MUTANTS = (
     Mutant(
         "embedded-ui-on-a-port-of-another",
         "Temporal would end with a message of its own that names no port",
-        "devstack/temporal.py",
+        "sagafence/devservers/temporal.py",
         "for port in (self.port, self.ui_port):",
         "for port in (self.port,):",
         at(EMBEDDED, "test_a_taken_port_is_named[ui]"),
@@ -573,7 +573,7 @@ MUTANTS = (
     Mutant(
         "embedded-child-that-hangs-is-left",
         "`make up` would leave a server that holds its port",
-        "devstack/process.py",
+        "sagafence/devservers/process.py",
         "            self.kill()\n            return self.wait(0)",
         "            return 0",
         at(EMBEDDED, "test_a_child_that_does_not_end_when_it_is_asked_is_killed"),

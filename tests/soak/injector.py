@@ -18,8 +18,8 @@ from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from devstack.process import ChildProcess
 from domain.policies import CHECKOUT_TASK_QUEUE
+from sagafence.devservers.process import ChildProcess
 from tests.faults.lab.proxy import Counts, Proxy
 from tests.soak.catalogue import PLENTY, POPULAR
 from tests.soak.environment import Environment

@@ -17,9 +17,8 @@ from temporalio import activity
 import worker
 from adapters.process_exit import leave
 from domain.bulk import StepInput
-from domain.errors import DatabaseRefusedStatement
 from domain.model import CheckoutInput, UndoInput
-from domain.policies import UNDO_ATTEMPTS_WHEN_REFUSED
+from sagafence import UNDO_ATTEMPTS_WHEN_REFUSED, DatabaseRefusedStatement
 from tests.attempts import AroundAttempts, Run
 
 REFUSED = "SOAK_REFUSED"

@@ -14,8 +14,8 @@ import pytest
 
 from devstack.stack import ROOT
 from domain.bulk import ORDER_ID_CONFLICT, UNKNOWN, Outcome, digest, unpack
-from domain.errors import InvalidInput
 from domain.model import MAX_LINES, CheckoutInput, OrderLine
+from sagafence import InvalidInput
 from terminal.load.orders_file import Entry, line_count, read_orders
 from terminal.load.outcomes import MALFORMED, OutcomeFile, from_cell, to_cell
 

@@ -9,8 +9,8 @@ import pytest
 
 from client.checkouts import Checkouts
 from domain.bulk import DELEGATED, Outcome
-from domain.errors import InvalidInput
 from domain.model import CheckoutInput, OrderLine
+from sagafence import InvalidInput
 from terminal.load import bulk
 from terminal.load.bulk import BulkLoad, BulkReport, Stop
 from terminal.load.orders_file import Entry

@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from adapters.config import DEFAULT_TEMPORAL_ADDRESS, DEFAULT_UI_URL, WorkerSettings, load
-from devstack import temporal
 from devstack.stack import ROOT, DevStack, psql
 from domain.policies import SEARCH_ATTRIBUTES
+from sagafence.devservers import temporal
 from tests.unit.compose_file import COMPOSE_FILE, VARIABLE, required, services, variables
 from tests.unit.image_files import copies, dockerfile, make_image
 
@@ -52,7 +52,8 @@ def _imported_by(*programs: str) -> set[str]:
                 modules = [name.name for name in node.names]
             else:
                 continue
-            candidates = [module.replace(".", "/") + ".py" for module in modules]
+            paths = [module.replace(".", "/") for module in modules]
+            candidates = [path + end for path in paths for end in (".py", "/__init__.py")]
             waiting += [candidate for candidate in candidates if (ROOT / candidate).is_file()]
     return seen
 
@@ -384,7 +385,7 @@ def test_every_path_that_the_dockerfile_copies_exists_and_is_let_in() -> None:
 def test_the_image_has_every_file_that_worker_and_starter_need() -> None:
     needed = _imported_by("worker.py", "starter.py") | {"activities/audit.sql"}
 
-    assert {"workflows/saga.py", "adapters/config.py", "domain/policies.py"} <= needed
+    assert {"sagafence/__init__.py", "adapters/config.py", "domain/policies.py"} <= needed
     assert (ROOT / "activities/audit.sql").is_file()
     assert {Path(file).parts[0] for file in needed} | {"requirements/runtime.lock"} == _copied()
 

@@ -14,8 +14,8 @@ import yaml
 
 from adapters import heartbeat
 from adapters.config import WorkerSettings
-from devstack.placement import installed
 from devstack.stack import DATABASE, ROLE, ROOT, DevStack
+from sagafence.devservers.placement import installed
 from tests.unit.compose_file import distinct, document, services
 
 # What each image listens on.

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from domain.bulk import Outcome
-from domain.errors import InvalidInput
 from domain.lookup import KnownOrder, NamesInput, NamesReport
 from domain.model import CheckoutInput, OrderLine
+from sagafence import InvalidInput
 from terminal.load import dry_run as checked
 from terminal.load.dry_run import DryRun, dry_run, print_dry_run
 from terminal.load.orders_file import Entry

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from temporalio.exceptions import ApplicationErrorCategory
 
+import sagafence
 from domain import errors, identifiers
-from domain.errors import CheckoutError, DatabaseUnavailable, InvalidInput, Refusal
 from domain.identifiers import composed, identifier_problem, is_identifier
 from domain.model import (
     MAX_LINES,
@@ -22,12 +22,14 @@ from domain.model import (
     lines_summary,
     reason_problem,
 )
+from sagafence import DatabaseUnavailable, InvalidInput, Refusal, SagaError
 from tests.identifiers import ILLEGAL, LEGAL
 
 ERRORS = [
     kind
-    for _, kind in inspect.getmembers(errors, inspect.isclass)
-    if issubclass(kind, CheckoutError) and kind is not CheckoutError
+    for module in (sagafence, errors)
+    for _, kind in inspect.getmembers(module, inspect.isclass)
+    if issubclass(kind, SagaError) and kind is not SagaError and kind.__module__.startswith(module.__name__)
 ]
 
 
@@ -238,7 +240,7 @@ def test_a_summary_names_three_lines_and_counts_the_rest(lines: list[tuple[str, 
 
 
 @pytest.mark.parametrize("kind", ERRORS)
-def test_a_failures_type_is_its_class_name(kind: type[CheckoutError]) -> None:
+def test_a_failures_type_is_its_class_name(kind: type[SagaError]) -> None:
     assert kind("what happened").type == kind.__name__
 
 

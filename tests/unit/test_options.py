@@ -10,8 +10,8 @@ import typer
 
 from client.failures import ClientError
 from devstack.stack import ROOT
-from domain.errors import InvalidInput
 from domain.model import OrderLine
+from sagafence import InvalidInput
 from terminal.options import order_line
 from terminal.waiting import StillRunning, deadline
 

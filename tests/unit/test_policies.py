@@ -10,7 +10,7 @@ from devstack.stack import ROOT
 from domain import policies
 from domain.bulk import Batch
 from domain.model import CheckoutInput
-from domain.policies import ActivityPolicy
+from sagafence import UNDO_ATTEMPTS_WHEN_REFUSED, ActivityPolicy
 from terminal.load import bulk
 from tests.tables import role_timeout
 
@@ -90,7 +90,7 @@ def test_a_blocked_workflow_task_is_reported_as_deadlocked_before_it_goes_to_ano
 
 def test_an_undo_that_is_refused_is_tried_for_about_three_seconds() -> None:
     initial, longest = seconds(policies.UNDO.retry.initial_interval), seconds(policies.UNDO.retry.maximum_interval)
-    waits = [min(initial * 2**number, longest) for number in range(policies.UNDO_ATTEMPTS_WHEN_REFUSED - 1)]
+    waits = [min(initial * 2**number, longest) for number in range(UNDO_ATTEMPTS_WHEN_REFUSED - 1)]
 
     assert 2.5 <= sum(waits) <= 3.5
 

@@ -12,7 +12,7 @@ from temporalio.service import RPCError, RPCStatusCode
 import worker
 from adapters import readiness, schedules
 from adapters.config import WorkerSettings
-from adapters.connector import CannotConnect
+from sagafence import CannotConnect
 
 
 def failing(*failures: Exception) -> Any:

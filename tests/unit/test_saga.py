@@ -14,20 +14,21 @@ from temporalio.exceptions import ActivityError, ApplicationError, TimeoutType
 from temporalio.exceptions import CancelledError as TemporalCancelledError
 from temporalio.exceptions import TimeoutError as TemporalTimeoutError
 
-import workflows.cancellation as cancellation_module
-import workflows.saga as saga_module
-from domain.undo import UndoOutcome, UndoResult
-from workflows.cancellation import wait_until
-from workflows.compensation import (
+import sagafence.cancellation as cancellation_module
+import sagafence.saga as saga_module
+from sagafence import (
     Compensation,
     Completed,
     Irrevocable,
     RetryBackoff,
+    Saga,
     StillStuck,
+    UndoOutcome,
+    UndoResult,
     Unwound,
     describe,
+    wait_until,
 )
-from workflows.saga import Saga
 
 STEPS = ("one", "two", "three")
 sdks = pytest.mark.parametrize("is_later_sdk", [False, True], ids=["this SDK", "a later SDK"])

@@ -6,10 +6,10 @@ from collections import Counter
 import pytest
 
 from devstack.stack import ROOT
-from saga_testing import Ending, Kind, Step, matrix
-from saga_testing.cases import STORIES
-from saga_testing.check import _RUNS
-from saga_testing.verdict import broken, difference, in_words
+from sagafence.testing import Ending, Kind, Step, matrix
+from sagafence.testing.cases import STORIES
+from sagafence.testing.check import _RUNS
+from sagafence.testing.verdict import broken, difference, in_words
 
 ROOM = Step("room", do="book_room", undo="cancel_room", effect={"rooms": -1})
 SEAT = Step("seat", do="book_seat", undo="cancel_seat", effect={"seats": -1, "rooms": +1})

@@ -10,11 +10,12 @@ import pytest
 from pydantic import ValidationError
 
 from adapters.config import ConfigurationError, SecretUnreadable, StarterSettings, WorkerSettings, load, read_secret
-from adapters.connector import CannotConnect, Connector
+from adapters.connector import Connector
 from adapters.database_url import parse
 from adapters.temporal import connect, connection_options, place
-from devstack.ports import free_port
 from devstack.stack import DevStack
+from sagafence import CannotConnect
+from sagafence.devservers.ports import free_port
 from tests.canary import CANARY, leaks
 
 ODD = "@/?#:&=%,[] +'\\;"

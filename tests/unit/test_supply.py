@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from devstack.placement import installed
 from devstack.stack import ROOT
+from sagafence.devservers.placement import installed
 
 LOCKS = sorted(ROOT.glob("requirements/*.lock"))
 BINARIES = ROOT / "deploy/supply/binaries.sha256"

@@ -26,10 +26,10 @@ from client.listing import Listed
 from client.order_list import Listing
 from domain import summaries
 from domain.audit import AuditReport, Violation
-from domain.errors import InvalidInput
 from domain.model import CheckoutInput, CheckoutStatus, OrderLine, StepView
 from domain.sweep import SweepReport
 from domain.text import code, for_log_line, for_markdown, for_summary, for_terminal, json_text, on_one_line
+from sagafence import InvalidInput
 from terminal import view
 from terminal.load.bulk import BulkReport, print_bulk
 from terminal.load.made_up import LoadReport, print_load

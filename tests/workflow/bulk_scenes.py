@@ -8,8 +8,8 @@ from temporalio.client import WorkflowHandle
 
 from domain import policies
 from domain.bulk import Batch, BatchReport, CancelOrder, digest, pack
-from domain.errors import DatabaseRefusedStatement
 from domain.model import CheckoutInput
+from sagafence import DatabaseRefusedStatement
 from tests.conftest import Shop
 from tests.workflow.gates import Gates, Moment
 from tests.workflow.sagas import BREAK_UNDO, until_tried

@@ -23,7 +23,7 @@ from temporalio.worker import Worker
 import worker as worker_module
 from adapters.config import WorkerSettings
 from adapters.temporal import DATA_CONVERTER
-from devstack import temporal
+from sagafence.devservers import temporal
 from tests.conftest import Shop
 from tests.workflow.gates import Gates
 from workflows.checkout import CheckoutWorkflow

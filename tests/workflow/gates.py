@@ -9,9 +9,9 @@ from typing import Any, Literal
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from domain.errors import DatabaseUnavailable
 from domain.model import CheckoutInput
 from domain.policies import order_id_of
+from sagafence import DatabaseUnavailable
 from tests.attempts import AroundAttempts, Run
 
 Moment = Literal["before", "after"]

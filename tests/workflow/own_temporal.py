@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from devstack.ports import free_port
-from devstack.temporal import TemporalServer
 from domain.policies import SEARCH_ATTRIBUTES
+from sagafence.devservers.ports import free_port
+from sagafence.devservers.temporal import TemporalServer
 
 
 @contextmanager

@@ -21,8 +21,8 @@ from adapters.database import create_engine
 from adapters.process_exit import leave
 from adapters.temporal import DATA_CONVERTER
 from devstack.stack import DATABASE, ROLE, DevStack, psql
-from devstack.temporal import TemporalServer
 from domain import policies
+from sagafence.devservers.temporal import TemporalServer
 from tests.conftest import Database, Shop
 from tests.workflow.gates import Gates
 from tests.workflow.sagas import hasty, until

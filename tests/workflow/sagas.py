@@ -16,7 +16,8 @@ from temporalio.converter import value_to_type
 from temporalio.exceptions import ApplicationError, CancelledError
 
 from domain.model import CheckoutInput, CheckoutStatus, Resolution
-from domain.policies import ActivityPolicy, checkout_workflow_id
+from domain.policies import checkout_workflow_id
+from sagafence import ActivityPolicy
 from tests.conftest import Database, Shop
 from tests.workflow.gates import PATIENCE_SECONDS, Gates
 from workflows.checkout import CheckoutWorkflow

@@ -15,10 +15,10 @@ from activities.payments import Payments
 from activities.shipping import Shipping
 from domain import policies
 from domain.audit import AuditInput
-from domain.errors import DatabaseRefusedStatement
 from domain.lookup import NamesInput
 from domain.model import CheckoutInput, ExecutionMode, OrderLine
 from domain.policies import checkout_workflow_id
+from sagafence import DatabaseRefusedStatement
 from tests.conftest import Shop
 from tests.workflow.bulk_scenes import BULK_SCENES
 from tests.workflow.gates import Gates, Moment, lost_report

@@ -18,9 +18,9 @@ from client.batches import delegated_outcome
 from client.checkouts import Checkouts
 from domain import policies
 from domain.bulk import DELEGATED, MAX_BATCH, ORDER_ID_CONFLICT, UNKNOWN, Batch, Outcome, StepInput, pack
-from domain.errors import CompensationImpossible, DatabaseRefusedStatement
 from domain.model import CheckoutInput, Ending, OrderLine
 from domain.sweep import UnfinishedInput
+from sagafence import CompensationImpossible, DatabaseRefusedStatement
 from tests.conftest import Shop
 from tests.workflow.bulk_scenes import BulkHandle, forget_orders, gates_of, mixed, start_batch
 from tests.workflow.gates import PATIENCE_SECONDS, Gates, Moment, lost_report, outage

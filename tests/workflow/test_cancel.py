@@ -23,7 +23,8 @@ from activities.orders import Orders
 from activities.payments import Payments
 from domain import policies
 from domain.model import CheckoutInput, CheckoutStatus
-from domain.policies import ActivityPolicy, checkout_workflow_id
+from domain.policies import checkout_workflow_id
+from sagafence import ActivityPolicy
 from tests.conftest import Shop
 from tests.workflow.gates import Gates, Moment
 from tests.workflow.sagas import (

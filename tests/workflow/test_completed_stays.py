@@ -14,7 +14,7 @@ from client.checkouts import Checkouts
 from domain import policies
 from domain.bulk import Outcome
 from domain.model import CheckoutInput, Ending, ExecutionMode, UndoInput
-from domain.undo import UndoOutcome
+from sagafence import UndoOutcome
 from tests.conftest import Shop
 from tests.workflow.bulk_scenes import gates_of, start_batch
 from tests.workflow.gates import Gates

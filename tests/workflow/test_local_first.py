@@ -14,8 +14,8 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, 
 
 from client.checkouts import Checkouts
 from domain import policies
-from domain.errors import DatabaseRefusedStatement
 from domain.model import ExecutionMode
+from sagafence import DatabaseRefusedStatement
 from tests.conftest import Shop
 from tests.workflow.gates import PATIENCE_SECONDS, Gates, lost_report, outage
 from tests.workflow.replays import replayer

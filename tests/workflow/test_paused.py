@@ -12,8 +12,8 @@ from activities.inventory import Inventory
 from adapters.temporal import DATA_CONVERTER
 from client.checkouts import Checkouts
 from client.failures import Refused
-from devstack.temporal import TemporalServer
 from domain.bulk import StepInput, pack
+from sagafence.devservers.temporal import TemporalServer
 from tests.conftest import Shop
 from tests.workflow.bulk_scenes import gates_of, mixed, start_batch
 from tests.workflow.own_temporal import own_temporal

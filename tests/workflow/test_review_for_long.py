@@ -8,8 +8,8 @@ from temporalio.client import Client
 
 from adapters.temporal import DATA_CONVERTER
 from client.checkouts import Checkouts
-from devstack.temporal import TemporalServer
 from domain import policies
+from sagafence.devservers.temporal import TemporalServer
 from tests.conftest import Shop
 from tests.workflow.gates import Gates
 from tests.workflow.own_temporal import own_temporal

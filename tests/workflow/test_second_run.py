@@ -16,9 +16,10 @@ from activities.payments import Payments
 from activities.shipping import Shipping
 from client.checkouts import Checkouts
 from domain import policies
-from domain.errors import DatabaseRefusedStatement, OrderIdConflict
+from domain.errors import OrderIdConflict
 from domain.model import CheckoutInput, CheckoutStatus, Ending, OrderLine, UndoInput
 from domain.policies import checkout_workflow_id
+from sagafence import DatabaseRefusedStatement
 from tests.conftest import Shop
 from tests.workflow.gates import Gates
 from tests.workflow.sagas import (

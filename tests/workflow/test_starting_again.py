@@ -12,9 +12,9 @@ from client.checkouts import Checkouts
 from client.failures import OrderIdConflict
 from domain import policies
 from domain.bulk import UNKNOWN
-from domain.errors import DatabaseRefusedStatement
 from domain.model import CheckoutInput, CheckoutStatus, Ending, ExecutionMode, OrderLine
 from domain.policies import checkout_workflow_id
+from sagafence import DatabaseRefusedStatement
 from tests.conftest import Shop
 from tests.workflow.bulk_scenes import gates_of, start_batch
 from tests.workflow.gates import PATIENCE_SECONDS, Gates

@@ -11,9 +11,9 @@ from temporalio.client import Client
 from adapters.temporal import DATA_CONVERTER
 from client.checkouts import Checkouts
 from client.failures import Refused
-from devstack.temporal import TemporalServer
 from domain import policies
 from domain.model import CheckoutInput
+from sagafence.devservers.temporal import TemporalServer
 from tests.attempts import AroundAttempts, Run
 from tests.conftest import Database, Shop
 from tests.later_sdk import switch_on

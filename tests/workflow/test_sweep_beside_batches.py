@@ -11,9 +11,9 @@ from activities.batch_steps import Batches
 from activities.sweep import Sweep
 from domain import policies
 from domain.bulk import StepInput, pack
-from domain.errors import DatabaseRefusedStatement
 from domain.model import CheckoutInput
 from domain.sweep import UnfinishedInput, UnfinishedPage
+from sagafence import DatabaseRefusedStatement
 from tests.conftest import Shop
 from tests.workflow.bulk_scenes import BulkHandle, forget_orders, gates_of, start_batch
 from tests.workflow.gates import Gates

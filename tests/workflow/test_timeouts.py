@@ -6,7 +6,7 @@ import pytest
 from temporalio.api.enums.v1 import EventType
 
 from domain import policies
-from domain.policies import ActivityPolicy
+from sagafence import ActivityPolicy
 from tests.conftest import Shop
 from tests.workflow.sagas import how_it_ended
 

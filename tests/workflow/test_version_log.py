@@ -14,11 +14,11 @@ from temporalio.service import RPCError, RPCStatusCode
 from adapters import deployment
 from adapters.config import WorkerSettings
 from adapters.temporal import DATA_CONVERTER
-from devstack.ports import free_port
-from devstack.process import ChildProcess
 from devstack.stack import ROOT, DevStack
-from devstack.temporal import TemporalServer
 from domain.policies import SEARCH_ATTRIBUTES
+from sagafence.devservers.ports import free_port
+from sagafence.devservers.process import ChildProcess
+from sagafence.devservers.temporal import TemporalServer
 from tests.conftest import Database, Shop
 from tests.workflow.deployments import Build, is_known, make_current, temporal_cli
 from tests.workflow.sagas import how_it_ended, until

@@ -5,8 +5,8 @@ from temporalio import workflow
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from client.checkouts import Checkouts
-from domain.errors import InvalidInput
 from domain.model import MAX_NAME_LENGTH, MAX_REASON_LENGTH, CheckoutInput, CheckoutStatus, reason_problem
+from sagafence import InvalidInput
 from tests.conftest import Shop
 from tests.workflow.gates import Gates
 from tests.workflow.sagas import how_it_ended, reason_of

@@ -12,8 +12,8 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowExecutionStatus, WorkflowUpdateFailedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from devstack.process import ChildProcess
 from domain.sweep import SweepInput, SweepReport
+from sagafence.devservers.process import ChildProcess
 from tests.faults.lab.cells import (
     UNDOS,
     BatchCell,

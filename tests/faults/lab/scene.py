@@ -10,11 +10,11 @@ from temporalio.common import WorkflowIDReusePolicy
 
 from client.batches import delegated_outcome
 from client.checkouts import Checkouts
-from devstack.process import ChildProcess
 from devstack.stack import DevStack
 from domain.bulk import DELEGATED, Batch, Outcome, digest, pack
 from domain.model import CheckoutInput, OrderLine
 from domain.policies import bulk_workflow_id, checkout_workflow_id
+from sagafence.devservers.process import ChildProcess
 from tests.conftest import Database
 from tests.faults.lab.cells import (
     BEFORE,

@@ -33,8 +33,8 @@ from adapters.config import WorkerSettings, load
 from adapters.log_setup import configure_logging
 from adapters.process_exit import leave
 from adapters.temporal import connect
-from domain.errors import CheckoutError
 from domain.policies import order_id_of
+from sagafence import SagaError
 from tests.attempts import AroundAttempts, Run
 from tests.faults.lab.cells import RETURNED, BatchOperation, Boundary, Operation
 from tests.faults.lab.control import Line, Report
@@ -82,7 +82,7 @@ class Boundaries(AroundAttempts):
         try:
             value = await run()
         except FailureError as error:
-            name = error.type if isinstance(error, CheckoutError) else None
+            name = error.type if isinstance(error, SagaError) else None
             await self._line.report(replace(here, answer=name or type(error).__name__))
             raise
         await self._line.report(replace(here, boundary=Boundary.B4))

@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from devstack.process import ServerFailed
+from sagafence.devservers.process import ServerFailed
 
 MARKER = "moved-to"
 _FOLDERS = {18: "pginstall18", 16: "pginstall"}

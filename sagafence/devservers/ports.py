@@ -8,14 +8,14 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from devstack.process import ServerFailed
+from sagafence.devservers.process import ServerFailed
 
 # Below every system's ephemeral range: a port from inside it, as bind(0) gives, may be taken by
 # an outgoing connection between this choice and the server's own bind.
 _RANGE = range(20_000, 30_000)
 # One byte per port, locked by the process that has it until that ends: two that choose at once, seconds before their
 # servers listen, never choose the same.
-_CLAIMS = Path(tempfile.gettempdir()) / f"checkout-ports-{os.getuid()}"
+_CLAIMS = Path(tempfile.gettempdir()) / f"sagafence-ports-{os.getuid()}"
 _taken: set[int] = set()
 
 

@@ -1,7 +1,8 @@
-"""Calling an activity: by its policy and in its mode."""
+"""Calling an activity by its policy."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from temporalio import workflow
@@ -9,9 +10,7 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError
 from temporalio.exceptions import TimeoutError as TemporalTimeoutError
 
-from domain import policies
-from domain.model import ExecutionMode
-from domain.policies import ActivityPolicy
+from sagafence.policy import ActivityPolicy
 
 Given = TypeVar("Given")
 Answer = TypeVar("Answer")
@@ -27,11 +26,11 @@ async def perform(  # noqa: PLR0913 - what an operation is called with
     activity_id: str | None,
     summary: str,
     *,
-    execution_mode: ExecutionMode = ExecutionMode.ACTIVITY,
+    local_attempt: timedelta | None = None,
 ) -> Answer:
     """Run an activity to its end.
 
-    In the local-first mode it is tried once as a local activity: within the workflow task, so the server needs no task
+    With a `local_attempt` it is tried once as a local activity: within the workflow task, so the server needs no task
     of its own for it. Where that fails for a reason that may pass, it begins again as an ordinary activity with every
     retry. Both attempts may run at once, so this is for activities behind a fence.
 
@@ -41,15 +40,16 @@ async def perform(  # noqa: PLR0913 - what an operation is called with
         policy: its timeouts and retries.
         activity_id: stable across deploys, for tools and replay; None where the activity may be repeated.
         summary: what the UI's timeline shows beside the activity's name.
-        execution_mode: whether to try it locally first. A history replays in the mode that it began in.
+        local_attempt: how long a local attempt may take; well below the timeout of a workflow task. None means there
+            is none. A history replays only with what it began with.
     """
-    if execution_mode is ExecutionMode.LOCAL_FIRST:
+    if local_attempt is not None:
         try:
             return await workflow.execute_local_activity_method(
                 activity,
                 given,
                 activity_id=activity_id,
-                start_to_close_timeout=policies.LOCAL_ATTEMPT,
+                start_to_close_timeout=local_attempt,
                 retry_policy=RetryPolicy(maximum_attempts=1),
                 cancellation_type=_WAIT,
             )

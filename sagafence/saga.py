@@ -1,4 +1,4 @@
-"""Saga: the compensation stack. Knows no shop words; needs `compensation`, `cancellation` and `domain.undo` alone.
+"""Saga: the compensation stack. Knows no shop words; needs `compensation`, `cancellation` and `sagafence.undo` alone.
 
 Write the forward story as one coroutine of steps and hand it to `saga.run(...)`:
 
@@ -20,7 +20,7 @@ What it promises:
 4. Once begun, an unwind cannot be interrupted. Cancels that come later change nothing.
 5. The first cause is kept, and every undo's outcome beside it.
 
-An undo is a coroutine function without arguments, as a rule around one activity. It returns a `domain.undo.UndoResult`.
+An undo is a coroutine function without arguments, as a rule around one activity. It returns a `UndoResult`.
 Steps and undos must be safe to repeat: put a fence in front of their effects.
 
 Failures that Temporal knows (`FailureError`, timeouts) unwind. Any other exception is a bug in workflow code:
@@ -37,9 +37,8 @@ from temporalio import workflow
 from temporalio.exceptions import FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from domain.undo import UndoOutcome, UndoResult
-    from workflows.cancellation import Cancellation, wait_until
-    from workflows.compensation import (
+    from sagafence.cancellation import Cancellation, wait_until
+    from sagafence.compensation import (
         SETTLED,
         Compensation,
         Completed,
@@ -52,6 +51,7 @@ with workflow.unsafe.imports_passed_through():
         failure_of,
         is_cut_short,
     )
+    from sagafence.undo import UndoOutcome, UndoResult
 
 T = TypeVar("T")
 

@@ -12,9 +12,9 @@
 Needs temporalio and nothing else: no plugin, no test framework, no seam in the saga. See docs/testing-your-saga.md.
 """
 
-from saga_testing.cases import Case, Ending, Kind, matrix
-from saga_testing.check import check
-from saga_testing.description import SagaUnderTest, Step
-from saga_testing.verdict import BrokenPromise
+from sagafence.testing.cases import Case, Ending, Kind, matrix
+from sagafence.testing.check import check
+from sagafence.testing.description import SagaUnderTest, Step
+from sagafence.testing.verdict import BrokenPromise
 
 __all__ = ["BrokenPromise", "Case", "Ending", "Kind", "SagaUnderTest", "Step", "check", "matrix"]

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError, RetryState, is_cancelled_exception
 from temporalio.exceptions import TimeoutError as TemporalTimeoutError
 
-from domain.undo import UndoOutcome, UndoResult
+from sagafence.undo import UndoOutcome, UndoResult
 
 T = TypeVar("T")
 

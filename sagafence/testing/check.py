@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
-from saga_testing.cases import TIMES, Case, Ending, Kind
-from saga_testing.description import Counts, SagaUnderTest, Step
-from saga_testing.faults import Fault, Gate, Moment
-from saga_testing.trial import Trial
+from sagafence.testing.cases import TIMES, Case, Ending, Kind
+from sagafence.testing.description import Counts, SagaUnderTest, Step
+from sagafence.testing.faults import Fault, Gate, Moment
+from sagafence.testing.trial import Trial
 
 _ONE_ATTEMPT = timedelta(seconds=1)
 """The timeout of an attempt that hangs; long enough for one that does not."""

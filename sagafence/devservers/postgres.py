@@ -10,10 +10,10 @@ from signal import SIGHUP, SIGINT, SIGQUIT
 
 import psutil
 
-from devstack.passwords import CHEAP_SCRAM, SUPERUSER, Passwords, new_secret, write_for_us_alone
-from devstack.placement import MARKER, Place, installed
-from devstack.ports import port_answers, require_free
-from devstack.process import ChildProcess, Server, ServerFailed, end_stubborn
+from sagafence.devservers.passwords import CHEAP_SCRAM, SUPERUSER, Passwords, new_secret, write_for_us_alone
+from sagafence.devservers.placement import MARKER, Place, installed
+from sagafence.devservers.ports import port_answers, require_free
+from sagafence.devservers.process import ChildProcess, Server, ServerFailed, end_stubborn
 
 _START_SECONDS = 60.0  # crash recovery replays the log first
 _STOP_SECONDS = 30.0

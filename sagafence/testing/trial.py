@@ -11,10 +11,10 @@ from temporalio.exceptions import TerminatedError
 from temporalio.exceptions import TimeoutError as WorkflowTimeoutError
 from temporalio.service import RPCError, RPCStatusCode
 
-from saga_testing.cases import Case, Ending
-from saga_testing.description import Counts, Handle, SagaUnderTest
-from saga_testing.faults import Fault, Faults, Gate
-from saga_testing.verdict import BrokenPromise, broken, difference, in_words
+from sagafence.testing.cases import Case, Ending
+from sagafence.testing.description import Counts, Handle, SagaUnderTest
+from sagafence.testing.faults import Fault, Faults, Gate
+from sagafence.testing.verdict import BrokenPromise, broken, difference, in_words
 
 T = TypeVar("T")
 _POLL_SECONDS = 0.05

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from signal import SIGKILL
 
-from devstack.ports import port_answers, require_free
-from devstack.process import ChildProcess, Server, ServerFailed
+from sagafence.devservers.ports import port_answers, require_free
+from sagafence.devservers.process import ChildProcess, Server, ServerFailed
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 10.0

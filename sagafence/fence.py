@@ -1,7 +1,7 @@
 """The step fence: every step takes effect at most once, and never after its undo.
 
 One row per (saga id, step), written first, in the transaction of the effect. The attempt that inserts it acts;
-every other one reads what it says. Knows no shop words.
+every other one reads what it says.
 
 The technique is the barrier table of dtm and the TCC fence of Seata, with two differences: a repeated step
 returns the *stored result*, and a step that comes after its undo gets an *error* instead of a silent success.
@@ -25,16 +25,16 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio import activity
 
-from adapters.database import single_statement, transaction, violated_constraint
-from domain.errors import (
-    CheckoutError,
+from sagafence.database import single_statement, transaction, violated_constraint
+from sagafence.errors import (
     DatabaseRefusedStatement,
     DatabaseUnavailable,
-    OrderIdConflict,
+    IdempotencyConflict,
+    SagaError,
     StepAlreadyCompensated,
 )
-from domain.policies import UNDO_ATTEMPTS_WHEN_REFUSED
-from domain.undo import UndoOutcome, UndoResult
+from sagafence.policy import UNDO_ATTEMPTS_WHEN_REFUSED
+from sagafence.undo import UndoOutcome, UndoResult
 
 GATE = """
 gate AS (
@@ -77,13 +77,15 @@ class FenceKey:
     saga_id: str
     step: str
     fingerprint: str
+    conflict: type[IdempotencyConflict] = IdempotencyConflict
+    """What is raised where the row belongs to another request."""
 
     def parameters(self) -> dict[str, Any]:
         """Return the bind values that `GATE` names."""
         return {"saga_id": self.saga_id, "step": self.step, "fingerprint": self.fingerprint}
 
 
-Explain = Callable[[AsyncConnection], Awaitable[CheckoutError | None]]
+Explain = Callable[[AsyncConnection], Awaitable[SagaError | None]]
 
 
 async def do_once(  # noqa: PLR0913 - a step, and the two questions about it
@@ -111,8 +113,8 @@ async def do_once(  # noqa: PLR0913 - a step, and the two questions about it
 
     Raises:
         StepAlreadyCompensated: the undo came first.
-        OrderIdConflict: the row belongs to another request.
-        CheckoutError: what `explain` or `recheck` found.
+        IdempotencyConflict: the row belongs to another request.
+        SagaError: what `explain` or `recheck` found.
         DatabaseUnavailable: the reason is gone meanwhile; retried.
     """
     async with single_statement(engine) as connection:
@@ -126,7 +128,7 @@ async def do_once(  # noqa: PLR0913 - a step, and the two questions about it
                 raise
         if result is not None:
             return dict(result)
-        refusal: CheckoutError | None = None
+        refusal: SagaError | None = None
         stored = (await connection.execute(_READ, key.parameters())).one_or_none()
         if stored is None:
             refusal = await explain(connection)
@@ -165,7 +167,7 @@ async def undo_once(engine: AsyncEngine, key: FenceKey) -> AsyncIterator[Undoing
     reverse, and the row refuses the step from now on.
 
     Raises:
-        OrderIdConflict: the row belongs to another request, whose effect must stay.
+        IdempotencyConflict: the row belongs to another request, whose effect must stay.
     """
     async with limited_refusals(), transaction(engine) as connection:
         row = (await connection.execute(_CLOSE, key.parameters())).one_or_none()
@@ -214,5 +216,5 @@ def _stored_result(key: FenceKey, phase: str, fingerprint: str, result: dict[str
     return dict(result)
 
 
-def _mismatch(key: FenceKey) -> OrderIdConflict:
-    return OrderIdConflict(f"{key.saga_id} already belongs to a request with other content; choose another id")
+def _mismatch(key: FenceKey) -> IdempotencyConflict:
+    return key.conflict(f"{key.saga_id} already belongs to a request with other content; choose another id")

@@ -35,7 +35,7 @@ class ChildProcess:
     ends: call it from the main thread or from one that lives as long as the child should.
     Elsewhere, and for a child still busy dying, `pid_file` lets the next start find and end it.
     The child has a session of its own, so Ctrl-C in the terminal reaches only the owner, which
-    then stops its children in order. It holds no pipe and no descriptor but `log`.
+    then stops its children one after the other. It holds no pipe and no descriptor but `log`.
     """
 
     def __init__(  # noqa: PLR0913 - each is an aspect of starting one program

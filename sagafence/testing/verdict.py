@@ -1,7 +1,7 @@
 """The error for a broken promise, and its message."""
 
-from saga_testing.cases import Case
-from saga_testing.description import Counts
+from sagafence.testing.cases import Case
+from sagafence.testing.description import Counts
 
 
 class BrokenPromise(AssertionError):

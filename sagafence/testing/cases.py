@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from saga_testing.description import Counts, Step
+from sagafence.testing.description import Counts, Step
 
 TIMES = 3
 """How often an attempt fails where it fails a few times."""

@@ -1,0 +1,124 @@
+"""Sagas on Temporal whose steps take effect at most once, in Postgres or elsewhere, and are undone when one fails.
+
+Workflow modules import from here without `workflow.unsafe.imports_passed_through`: what a workflow needs comes in
+passed through, and what needs SQLAlchemy is loaded when it is asked for, which a workflow never does.
+"""
+
+from typing import TYPE_CHECKING
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from sagafence.cancellation import Cancellation, wait_until
+    from sagafence.compensation import (
+        Compensation,
+        Completed,
+        Irrevocable,
+        RetryBackoff,
+        StepState,
+        StillStuck,
+        Unwound,
+        describe,
+        failure_of,
+        find_cause,
+    )
+    from sagafence.errors import (
+        CannotConnect,
+        CompensationImpossible,
+        DatabaseMisconfigured,
+        DatabaseRefusedStatement,
+        DatabaseUnavailable,
+        IdempotencyConflict,
+        InvalidInput,
+        Refusal,
+        SagaError,
+        StepAlreadyCompensated,
+    )
+    from sagafence.operation import perform
+    from sagafence.policy import UNDO_ATTEMPTS_WHEN_REFUSED, ActivityPolicy
+    from sagafence.saga import Saga
+    from sagafence.undo import UndoOutcome, UndoResult
+
+if TYPE_CHECKING:
+    from sagafence.database import (
+        classify,
+        drop_useless_sessions,
+        single_statement,
+        sqlstate,
+        transaction,
+        translated_errors,
+        violated_constraint,
+    )
+    from sagafence.fence import GATE, FenceKey, Undoing, do_once, limited_refusals, resolve_once, undo_once
+
+_LOADED_LATE = {
+    **dict.fromkeys(
+        (
+            "classify",
+            "drop_useless_sessions",
+            "single_statement",
+            "sqlstate",
+            "transaction",
+            "translated_errors",
+            "violated_constraint",
+        ),
+        "sagafence.database",
+    ),
+    **dict.fromkeys(
+        ("GATE", "FenceKey", "Undoing", "do_once", "limited_refusals", "resolve_once", "undo_once"), "sagafence.fence"
+    ),
+}
+
+__all__ = [
+    "GATE",
+    "UNDO_ATTEMPTS_WHEN_REFUSED",
+    "ActivityPolicy",
+    "Cancellation",
+    "CannotConnect",
+    "Compensation",
+    "CompensationImpossible",
+    "Completed",
+    "DatabaseMisconfigured",
+    "DatabaseRefusedStatement",
+    "DatabaseUnavailable",
+    "FenceKey",
+    "IdempotencyConflict",
+    "InvalidInput",
+    "Irrevocable",
+    "Refusal",
+    "RetryBackoff",
+    "Saga",
+    "SagaError",
+    "StepAlreadyCompensated",
+    "StepState",
+    "StillStuck",
+    "UndoOutcome",
+    "UndoResult",
+    "Undoing",
+    "Unwound",
+    "classify",
+    "describe",
+    "do_once",
+    "drop_useless_sessions",
+    "failure_of",
+    "find_cause",
+    "limited_refusals",
+    "perform",
+    "resolve_once",
+    "single_statement",
+    "sqlstate",
+    "transaction",
+    "translated_errors",
+    "undo_once",
+    "violated_constraint",
+    "wait_until",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LOADED_LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415 - a workflow's own import of this module needs it not
+
+    with workflow.unsafe.imports_passed_through():
+        return getattr(import_module(_LOADED_LATE[name]), name)

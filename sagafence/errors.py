@@ -1,0 +1,99 @@
+"""Every failure by name. The name crosses the wire and is public: match on `.type`, never on the text.
+
+Three kinds, by who must act:
+
+* *refusals* are facts about the request. They are not retried; the saga unwinds.
+* *outages* pass by themselves. They are retried by policy; the caller never notices. What refuses the service as a
+  whole (`DatabaseMisconfigured`) is an outage that an operator ends: a saga may wait for that without limit.
+* *broken* states need an operator. Going forward they end the saga; an undo keeps trying, and the saga is stuck.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+
+
+class SagaError(ApplicationError):
+    """The root of all of them. `type` is the class's name."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        details: Sequence[Any] = (),
+        non_retryable: bool = True,
+        next_retry_delay: timedelta | None = None,
+        category: ApplicationErrorCategory = ApplicationErrorCategory.UNSPECIFIED,
+    ) -> None:
+        super().__init__(
+            message,
+            *details,
+            type=type(self).__name__,
+            non_retryable=non_retryable,
+            next_retry_delay=next_retry_delay,
+            category=category,
+        )
+
+
+class Refusal(SagaError):
+    """A business refusal: expected, not retried, not an alarm."""
+
+    def __init__(self, message: str, *, details: Sequence[Any] = ()) -> None:
+        super().__init__(message, details=details, category=ApplicationErrorCategory.BENIGN)
+
+
+class InvalidInput(Refusal):
+    """The request is malformed. Its message names each problem and its fix."""
+
+
+class StepAlreadyCompensated(Refusal):
+    """The step's undo came first: a late attempt finds the tombstone and has no effect."""
+
+
+class IdempotencyConflict(Refusal):
+    """The id already belongs to a request with other content."""
+
+
+class DatabaseUnavailable(SagaError):
+    """Postgres is away, busy or being restarted. Retried."""
+
+    def __init__(self, message: str, *, next_retry_delay: timedelta | None = None) -> None:
+        super().__init__(message, non_retryable=False, next_retry_delay=next_retry_delay)
+
+
+class DatabaseRefusedStatement(SagaError):
+    """Postgres answers, but refuses what the statement wants to write: a constraint, a foreign trigger.
+
+    Only an operator can fix that. The policies of forward steps do not retry it; an undo tries a few times and then
+    leaves the saga stuck.
+    """
+
+    def __init__(self, message: str, *, non_retryable: bool = False) -> None:
+        super().__init__(message, non_retryable=non_retryable)
+
+
+class DatabaseMisconfigured(SagaError):
+    """Postgres answers, and refuses the service itself: a password, a right, a table, a column, a read-only session.
+
+    It says nothing about the request, which is not refused because of it: a step is retried until an operator has
+    fixed it. Every attempt is logged as an error.
+    """
+
+    def __init__(self, message: str, *, next_retry_delay: timedelta | None = None) -> None:
+        super().__init__(message, non_retryable=False, next_retry_delay=next_retry_delay)
+
+
+class CompensationImpossible(SagaError):
+    """The rows contradict each other: undoing this step now would break an invariant."""
+
+
+class CannotConnect(ConnectionError):
+    """No host gives a session that can write. An outage, whatever Postgres says: no statement was refused."""
+
+    def __init__(self, message: str, *, sqlstate: str | None = None, is_refusal: bool = False) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+        self.is_refusal = is_refusal
+        """Whether a server answers and refuses our credentials, the database's name or a right."""
