@@ -1,4 +1,4 @@
 """Which release this is."""
 
 RELEASE = "checkout-saga 0.1.0"
-"""Name and version as pyproject.toml has them; an image has the code without that file."""
+"""The application's name and version. The library beside it has its own, in pyproject.toml."""

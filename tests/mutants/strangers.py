@@ -1,6 +1,6 @@
 """Faults that only strangers meet: their clusters, their settings, their first look at a history."""
 
-from tests.mutants.killers import CONFIG, HEARTBEAT, PROJECT, SETUP, WORKER_HEALTH, WORKER_IMAGE, WORKER_START, at
+from tests.mutants.killers import CONFIG, HEARTBEAT, SETUP, WORKER_HEALTH, WORKER_IMAGE, WORKER_START, at
 from tests.mutants.mutant import Mutant
 
 _CONFIG = "adapters/config.py"
@@ -74,14 +74,6 @@ MUTANTS = (
         "os._exit(len(sys.argv) > 1)",
         "os._exit(0)",
         at(WORKER_START, "test_a_worker_takes_sigterm_before_it_has_imported_anything[checks]"),
-    ),
-    Mutant(
-        "another-release-is-told",
-        "a report would name a release that it is not about",
-        "domain/version.py",
-        'RELEASE = "checkout-saga 0.1.0"',
-        'RELEASE = "checkout-saga 0.0.9"',
-        at(PROJECT, "test_every_command_prints_the_release_of_pyproject"),
     ),
     Mutant(
         "setup-opens-an-account-for-a-customer",
