@@ -22,6 +22,7 @@ with workflow.unsafe.imports_passed_through():
         failure_of,
         find_cause,
     )
+    from sagafence.declare import SagaSteps, external, local
     from sagafence.errors import (
         CannotConnect,
         CompensationImpossible,
@@ -36,7 +37,10 @@ with workflow.unsafe.imports_passed_through():
     )
     from sagafence.operation import perform
     from sagafence.policy import UNDO_ATTEMPTS_WHEN_REFUSED, ActivityPolicy
-    from sagafence.saga import Saga
+    from sagafence.provider import Key, Known, Provider, Seen, Settles, Stands, Unknown, Verdict
+    from sagafence.saga import Resolution, Saga
+    from sagafence.saga_workflow import SagaCancelled, SagaStatus, SagaUnwound, SagaWorkflow, StepStatus
+    from sagafence.signature import SagaMisuse
     from sagafence.undo import UndoOutcome, UndoResult
 
 if TYPE_CHECKING:
@@ -50,6 +54,7 @@ if TYPE_CHECKING:
         violated_constraint,
     )
     from sagafence.fence import GATE, FenceKey, Undoing, do_once, limited_refusals, resolve_once, undo_once
+    from sagafence.postgres import PostgresFence
 
 _LOADED_LATE = {
     **dict.fromkeys(
@@ -67,6 +72,7 @@ _LOADED_LATE = {
     **dict.fromkeys(
         ("GATE", "FenceKey", "Undoing", "do_once", "limited_refusals", "resolve_once", "undo_once"), "sagafence.fence"
     ),
+    "PostgresFence": "sagafence.postgres",
 }
 
 __all__ = [
@@ -85,24 +91,43 @@ __all__ = [
     "IdempotencyConflict",
     "InvalidInput",
     "Irrevocable",
+    "Key",
+    "Known",
+    "PostgresFence",
+    "Provider",
     "Refusal",
+    "Resolution",
     "RetryBackoff",
     "Saga",
+    "SagaCancelled",
     "SagaError",
+    "SagaMisuse",
+    "SagaStatus",
+    "SagaSteps",
+    "SagaUnwound",
+    "SagaWorkflow",
+    "Seen",
+    "Settles",
+    "Stands",
     "StepAlreadyCompensated",
     "StepState",
+    "StepStatus",
     "StillStuck",
     "UndoOutcome",
     "UndoResult",
     "Undoing",
+    "Unknown",
     "Unwound",
+    "Verdict",
     "classify",
     "describe",
     "do_once",
     "drop_useless_sessions",
+    "external",
     "failure_of",
     "find_cause",
     "limited_refusals",
+    "local",
     "perform",
     "resolve_once",
     "single_statement",

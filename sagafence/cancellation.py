@@ -22,6 +22,11 @@ class Cancellation:
 
     def __init__(self) -> None:
         self._reason: str | None = None
+        self._is_overruled = False
+
+    def overrule(self) -> None:
+        """Have requests change nothing from now on: there is no way back any more."""
+        self._is_overruled = True
 
     def request(self, reason: str) -> None:
         """Request it from within the workflow. The first reason is kept."""
@@ -30,6 +35,10 @@ class Cancellation:
     @property
     def is_requested(self) -> bool:
         """Whether the run must be cancelled."""
+        return self._has_come and not self._is_overruled
+
+    @property
+    def _has_come(self) -> bool:
         return self._reason is not None or self.is_from_temporal
 
     @property
@@ -67,7 +76,7 @@ class Cancellation:
             try:
                 return await workflow.wait_condition(condition)
             except asyncio.CancelledError:
-                if not self.is_requested:
+                if not self._has_come:
                     raise  # an eviction; one that follows a request is raised by the next wait_condition, for good
 
 

@@ -135,7 +135,7 @@ async def do_once(  # noqa: PLR0913 - a step, and the two questions about it
             # `explain` may have seen what a concurrent attempt has committed since: then the fence has the result.
             stored = (await connection.execute(_READ, key.parameters())).one_or_none()
         if stored is not None:
-            first = _stored_result(key, stored.phase, stored.fingerprint, stored.result)
+            first = stored_result(key, stored.phase, stored.fingerprint, stored.result)
             if recheck is not None and (refusal := await recheck(connection)):
                 raise refusal
             return first
@@ -208,7 +208,8 @@ async def limited_refusals() -> AsyncIterator[None]:
         raise
 
 
-def _stored_result(key: FenceKey, phase: str, fingerprint: str, result: dict[str, Any] | None) -> dict[str, Any]:
+def stored_result(key: FenceKey, phase: str, fingerprint: str, result: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what a row of the fence says, or raise why it must not be used."""
     if fingerprint != key.fingerprint:
         raise _mismatch(key)
     if phase != "done" or result is None:

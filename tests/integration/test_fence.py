@@ -9,12 +9,13 @@ import pytest
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from domain.errors import OrderIdConflict, OutOfStock
+from domain.errors import OutOfStock
 from sagafence import (
     GATE,
     DatabaseMisconfigured,
     DatabaseUnavailable,
     FenceKey,
+    IdempotencyConflict,
     SagaError,
     StepAlreadyCompensated,
     UndoOutcome,
@@ -119,9 +120,9 @@ async def test_a_step_that_was_undone_or_resolved_never_takes_effect(
 async def test_another_request_can_neither_do_nor_undo_nor_resolve_a_step(counter: Counter) -> None:
     await counter.do()
 
-    with pytest.raises(OrderIdConflict):
+    with pytest.raises(IdempotencyConflict):
         await counter.do(_STRANGER)
-    with pytest.raises(OrderIdConflict):
+    with pytest.raises(IdempotencyConflict):
         await counter.undo(_STRANGER)
     await counter.resolve(_STRANGER)
 

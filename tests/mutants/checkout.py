@@ -124,7 +124,7 @@ MUTANTS = (
     Mutant(
         "standing-step-is-asked-about-for-ever",
         "a step that stands although its undo is on the stack would never be undone again",
-        "sagafence/saga.py",
+        "sagafence/stack.py",
         "                entry.state = StepState.DONE\n                return\n",
         "                return\n",
         at(SECOND_RUN, "test_a_step_that_stands_although_it_was_undone_is_undone_again"),

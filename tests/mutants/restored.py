@@ -3,7 +3,7 @@
 from tests.mutants.killers import BESIDE, RESTORED, SECOND_RUN, at
 from tests.mutants.mutant import Mutant
 
-_SAGA = "sagafence/saga.py"
+_SAGA = "sagafence/stack.py"
 _STORY = "workflows/checkout.py"
 _ORDERS = "activities/orders.py"
 _SEARCH = "activities/sweep.py"

@@ -3,7 +3,7 @@
 from tests.mutants.killers import CANCEL, NEXT_SDK, SAGA, at
 from tests.mutants.mutant import Mutant
 
-_FILE = "sagafence/saga.py"
+_FILE = "sagafence/stack.py"
 _PARTS = "sagafence/compensation.py"
 _CANCELLATION = "sagafence/cancellation.py"
 

@@ -99,7 +99,7 @@ MUTANTS = (
     Mutant(
         "resolution-shows-as-undone",
         "what a person vouched for would show as undone",
-        "sagafence/saga.py",
+        "sagafence/stack.py",
         "if entry.is_stuck or entry.was_undone_before:",
         "if entry.is_stuck:",
         at(REVIEW, "test_a_round_that_comes_after_a_resolution_undoes_nothing"),

@@ -65,6 +65,9 @@ LIBRARY = {
     "sagafence": {"sagafence", "temporalio"},
     "sagafence.database": {"sagafence", "temporalio", "sqlalchemy", "asyncpg"},
     "sagafence.fence": {"sagafence", "temporalio", "sqlalchemy"},
+    "sagafence.local_steps": {"sagafence", "temporalio", "sqlalchemy"},
+    "sagafence.postgres": {"sagafence", "temporalio", "sqlalchemy"},
+    "sagafence.registry": {"sagafence", "temporalio", "sqlalchemy"},
     "sagafence.testing": {"sagafence.testing", "temporalio"},
     "sagafence.devservers": {"sagafence.devservers", "psutil"},
 }
