@@ -116,7 +116,7 @@ MUTANTS = (
         "review-is-not-kept",
         "a second run would know nothing of the review",
         "workflows/checkout_stuck.py",
-        ", self._mode is Mode.REVIEW)\n",
+        ", bool(self._question))\n",
         ")\n",
         _RESET,
     ),
@@ -132,7 +132,7 @@ MUTANTS = (
         "review-of-what-has-ended",
         "a run that a sweep has started too late would wait for a review for ever, as stuck",
         "workflows/checkout_stuck.py",
-        "                self._mode = Mode.UNDO  # an operator",
+        '                self._question = ""  # an operator',
         "                pass  # an operator",
         at(
             REVIEW_ENDED,
@@ -218,7 +218,7 @@ MUTANTS = (
         "a-review-is-forgotten-by-the-next-run",
         "an order that waited for days would be undone in its next run although nobody has looked",
         "workflows/checkout.py",
-        '            review_reason=self._question if self._mode is Mode.REVIEW else "",\n            reason',
+        "            review_reason=self._question,\n            reason",
         "            reason",
         at(
             "tests/workflow/test_review_for_long.py",
