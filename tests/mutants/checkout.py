@@ -287,7 +287,7 @@ MUTANTS = (
         "temporals-cancel-ends-as-a-failure",
         "Temporal would show an order as failed that was cancelled through it",
         _FILE,
-        "        if outcome.cause is None and self._saga.cancellation.is_from_temporal:\n"
+        "        if self._is_cancelled_by_temporal or self._was_cancelled_later(outcome):\n"
         "            raise CancelledError(message)\n",
         "",
         at(CANCEL, "test_a_cancel_by_temporal_before_any_worker_runs_leaves_a_cancelled_order"),

@@ -185,8 +185,8 @@ MUTANTS = (
         "workflows/checkout_steps.py",
         "                workflow.upsert_search_attributes([policies.FAILED_STEP.value_set(step.value)])\n"
         "                self._show()\n"
-        "                answer",
-        "                answer",
+        "                try:\n",
+        "                try:\n",
         _WAITS,
     ),
     Mutant(
