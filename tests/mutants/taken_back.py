@@ -11,7 +11,7 @@ _RESET = at(
 )
 _WAITS = at(
     ENVIRONMENT,
-    "test_an_order_waits_in_whatever_step_and_completes_once_it_is_put_right[a missing right-charge_payment-fast]",
+    "test_an_order_waits_in_whatever_step_and_completes_once_it_is_put_right[a missing right-charge_payment-local-first]",
 )
 
 MUTANTS = (
@@ -23,7 +23,7 @@ MUTANTS = (
         "    SELECT false AND coalesce(taken_back_by <> 'cancel', true)\n",
         at(
             COMPLETED_STAYS,
-            "test_a_second_run_that_gives_up_in_a_step_leaves_the_order_completed[_run_again-charge_payment-classic]",
+            "test_a_second_run_that_gives_up_in_a_step_leaves_the_order_completed[_run_again-charge_payment-activity]",
         ),
     ),
     Mutant(
