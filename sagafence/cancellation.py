@@ -1,8 +1,9 @@
 """Cancels: whether a run must be cancelled, and what a cancel may interrupt. Knows no shop words.
 
-Temporal cancels the workflow's main task, through a plain `asyncio.shield` too; later SDKs raise a cancel in every task
-that waits for a condition. An eviction from the worker's cache arrives as the same `asyncio.CancelledError`, but was
-not requested: swallowing it would hold the worker for ever.
+Temporal cancels the workflow's main task: a plain `asyncio.shield` keeps the shielded task running, and its waiter goes
+on without it. Later SDKs also raise the cancel in every other task that was waiting for a condition when it came, once
+that wait is over. An eviction from the worker's cache arrives as the same `asyncio.CancelledError`, but was not
+requested: swallowing it would hold the worker for ever.
 """
 
 import asyncio

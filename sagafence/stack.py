@@ -15,8 +15,9 @@ What it promises:
 1. A step's undo is on the stack *before* the step runs: a step can take effect and still be reported as failed.
 2. Any failure, and any cancel, unwinds the stack last in, first out, beginning with the failed step's own undo.
 3. An undo that keeps failing does not stop the others. The saga is then *stuck*: it calls `on_stuck`, tries again after
-   ever longer waits, and accepts `retry()` and `resolve()`, until every undo is settled; across runs, where a history
-   grows too long.
+   waits that double up to a longest one, and accepts `retry()` and `resolve()`, until every undo is settled or
+   `on_stuck` finds that there is no way back. Where `ends_stuck` says so, `run` returns `StillStuck` instead: continue
+   as new, with a saga that `is_resumed`.
 4. Once begun, an unwind cannot be interrupted. Cancels that come later change nothing.
 5. The first cause is kept, and every undo's outcome beside it.
 
@@ -31,6 +32,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum, auto
+from itertools import takewhile
 from typing import Any, TypeVar
 
 from temporalio import workflow
@@ -70,7 +72,8 @@ class CompensationStack:
 
     Args:
         backoff: how long to wait between rounds when stuck.
-        on_change: called whenever a step changes state. Must not block.
+        on_change: called when a step begins, is done, and at each change of its undo's state. A step that fails or is
+            cancelled calls `on_unwind` instead. Must not block.
         on_unwind: called once when an unwind begins, with the first cause (None for a cancel) and the step that failed,
             if any. Must not block.
         on_stuck: called after each round that leaves undos, with those; must not give up. It may return `Irrevocable`
@@ -106,7 +109,7 @@ class CompensationStack:
 
     @property
     def compensations(self) -> Sequence[Compensation]:
-        """Every step begun so far, the earliest first."""
+        """The stack, from its bottom: the steps that this run has begun, and those that it was told it `must_undo`."""
         return tuple(self._stack)
 
     @property
@@ -126,16 +129,23 @@ class CompensationStack:
         return bool(self.stuck_steps) or (self._phase is Phase.STUCK and (bool(self._unsettled()) or not is_begun))
 
     def retry(self) -> None:
-        """Begin another round of the failed undos now. Joins a round that is running."""
-        if not any(entry.state is StepState.UNDOING for entry in self._stack):
+        """Begin another round of the failed undos now.
+
+        Joins a round that is running, unless an undo has failed in it already: then another follows at once, since what
+        made that undo fail may have been fixed meanwhile.
+        """
+        # Before the patch every retry joined. One id for each round: a run that has joined one may not join the next.
+        if not self._is_undoing or (
+            self._has_failed_in_this_round() and workflow.patched(f"retry-what-has-failed-in-round-{self.rounds + 1}")
+        ):
             self._retry_requested = True
 
     async def round_ended(self) -> None:
-        """Wait until the round that is running or due next has ended; return at once when nothing is stuck."""
+        """Wait until the round that `retry` has asked for or joined has ended; return at once when nothing is stuck."""
         if not self.is_stuck:
             return
-        ended = self.rounds
-        await wait_until(lambda: self.rounds > ended or self._phase is Phase.SETTLED)
+        awaited = self.rounds + (2 if self._is_undoing and self._retry_requested else 1)
+        await wait_until(lambda: self.rounds >= awaited or self._phase is Phase.SETTLED)
 
     def resolve(self, step: str, reason: str) -> None:
         """Count a stuck step as undone, because an operator says so."""
@@ -212,6 +222,9 @@ class CompensationStack:
     async def _unwind(self) -> Irrevocable | StillStuck | None:
         """Run rounds of undos until all are settled."""
         while True:
+            # A round that begins without a wait serves a retry as well. Before the patch another one followed it.
+            if self._retry_requested and workflow.patched(f"retried-by-round-{self.rounds + 1}"):
+                self._retry_requested = False
             for entry in self._unsettled():
                 result = await self._undo(entry)
                 if result is not None and result.outcome is UndoOutcome.IRREVOCABLE:
@@ -258,6 +271,15 @@ class CompensationStack:
         entry.was_undone_before = result.outcome is UndoOutcome.ALREADY_UNDONE
         self._mark(entry, SETTLED[result.outcome], entry.detail)
         return result
+
+    @property
+    def _is_undoing(self) -> bool:
+        return any(entry.state is StepState.UNDOING for entry in self._stack)
+
+    def _has_failed_in_this_round(self) -> bool:
+        """Whether the round that is running has left a stuck step behind it: it goes from the top to the bottom."""
+        passed = takewhile(lambda entry: entry.state is not StepState.UNDOING, reversed(self._stack))
+        return any(entry.is_stuck for entry in passed)
 
     def _is_to_end(self) -> bool:
         return bool(self.stuck_steps) and not self._retry_requested and self._ends_stuck()

@@ -31,6 +31,7 @@ from tests.workflow.sagas import (
     until_status,
     violations,
 )
+from tests.workflow.scenes import retried_during_a_round, stuck
 from workflows.checkout import CheckoutWorkflow
 
 Handle = WorkflowHandle[CheckoutWorkflow, CheckoutStatus]
@@ -268,6 +269,24 @@ async def test_a_retry_while_a_round_is_running_is_taken_or_refused_in_words_tha
     assert ended == "OrderRejected"
     if isinstance(second, WorkflowUpdateFailedError):
         assert "stuck, not stuck" not in str(second.cause)
+
+
+async def test_a_retry_during_a_round_that_has_failed_at_a_step_tries_that_step_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=60_000))  # one undo waits at a gate
+    before, gates = await goods_and_money(shop.database), Gates()
+
+    async with shop.working(interceptors=(gates,)):
+        order, handle = await stuck(shop, "pay", "reserve")
+        retries = await retried_during_a_round(shop, gates, order, handle)
+        answer = await retries[-1]
+        ended = await how_it_ended(handle)
+
+    assert state_of(answer, "pay") == "undone"
+    assert ended == "OrderRejected"
+    assert await goods_and_money(shop.database) == before
+    assert await violations(shop) == []
 
 
 # Resolve ------------------------------------------------------------------------------------------------
