@@ -113,9 +113,10 @@ WORKFLOW_TASK = timedelta(seconds=5)
 Above the 2 s after which the SDK calls a task deadlocked, so that a slow one is reported as what it is."""
 
 UNDO_ATTEMPTS_WHEN_REFUSED = 5
-"""How often an undo is tried within a round when Postgres refuses its statement (not when it is away).
+"""How many attempts of an undo Postgres may refuse in a round; those that met an outage are not counted.
 
-With the backoff above: about 3 s, long enough for a grant or a deploy under way."""
+With the backoff above: about 3 s, long enough for a grant or a deploy under way. After an outage it is longer, since
+each of its attempts has doubled the backoff."""
 
 STUCK_RETRY_FIRST = timedelta(hours=1)
 STUCK_RETRY_LONGEST = timedelta(hours=24)
