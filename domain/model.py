@@ -199,7 +199,7 @@ class Resolution:
 
 @dataclass(frozen=True)
 class StepView:
-    """One step as an operator sees it. `state` is a word of `workflows.saga.StepState`."""
+    """One step as an operator sees it. `state` is a word of `StepState`."""
 
     step: str
     state: str
