@@ -155,6 +155,16 @@ async def test_a_guard_that_would_let_the_step_pass_by_now_does(counter: Counter
     assert await counter.count() == 5
 
 
+async def test_a_guard_before_a_fact_that_has_changed_is_worth_another_attempt(counter: Counter) -> None:
+    async def explain(_: AsyncConnection) -> None:
+        await counter.database.run("UPDATE counter SET n = 0")
+
+    await counter.database.run("UPDATE counter SET n = 12")
+
+    with pytest.raises(DatabaseUnavailable, match="counter_is_full that has changed since"):
+        await counter.do(statement=_statement("n + 1", fact="n > 0"), explain=explain)
+
+
 async def test_a_guard_that_refuses_because_of_a_rival_again_is_worth_another_attempt(counter: Counter) -> None:
     ready = asyncio.Event()
 

@@ -112,10 +112,10 @@ MUTANTS = (
     ),
     Mutant(
         "pay-without-an-account",
-        "an order whose customer is gone would be tried for two minutes, and rejected for a TypeError",
+        "a customer whose account is gone would be told to pay something in",
         _PAYMENTS,
         '    if balance_minor is None:\n        return UnknownCustomer(f"there is no customer {customer}")\n',
-        "",
+        "    balance_minor = balance_minor or 0\n",
         at(ACTIVITIES, "test_a_customer_who_is_gone_cannot_pay"),
     ),
     Mutant(
