@@ -38,6 +38,7 @@ RECORD = ActivityPolicy(timedelta(seconds=10), None, _retry(200, 60, stops_when_
 """Recording what happened: never gives up."""
 
 UNDO_ATTEMPTS_WHEN_REFUSED = 5
-"""How often an undo is tried within a round when Postgres refuses its statement (not when it is away).
+"""How many attempts of an undo Postgres may refuse in a round; those that met an outage are not counted.
 
-With the backoff above: about 3 s, long enough for a grant or a deploy under way."""
+With the backoff of `UNDO`: about 3 s, long enough for a grant or a deploy under way. After an outage it is longer,
+since each of its attempts has doubled the backoff."""

@@ -1,6 +1,6 @@
 """Faults in the step fence: at most once, never after the undo, the first result, no other content."""
 
-from tests.mutants.killers import ACTIVITIES, CHECKOUT, CONTRACT, DATABASE, FENCE, SECOND_RUN, at
+from tests.mutants.killers import ACTIVITIES, CHECKOUT, CONTRACT, DATABASE, FENCE, SECOND_RUN, STUCK, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "sagafence/fence.py"
@@ -140,17 +140,49 @@ MUTANTS = (
         "undo-gives-up-at-the-first-refusal",
         "a grant that comes a second late would cost an operator's night",
         _FILE,
-        "activity.info().attempt >= UNDO_ATTEMPTS_WHEN_REFUSED",
-        "activity.info().attempt >= 1",
+        "            if refusals >= UNDO_ATTEMPTS_WHEN_REFUSED:\n",
+        "            if refusals >= 1:\n",
         at(DATABASE, "test_an_undo_gives_its_round_up_after_a_few_attempts_when_a_person_is_needed"),
     ),
     Mutant(
         "undo-never-gives-its-round-up",
         "an order that needs a person would not be parked for 15 minutes",
         _FILE,
-        "activity.info().attempt >= UNDO_ATTEMPTS_WHEN_REFUSED",
-        "activity.info().attempt >= 1000",
+        "            if refusals >= UNDO_ATTEMPTS_WHEN_REFUSED:\n",
+        "            if refusals >= 1000:\n",
         at(DATABASE, "test_an_undo_gives_its_round_up_after_a_few_attempts_when_a_person_is_needed"),
+    ),
+    Mutant(
+        "outages-count-as-refusals-of-an-undo",
+        "one refusal after an outage would park the order",
+        _FILE,
+        "1 + next(iter(activity.info().heartbeat_details), 0)",
+        "activity.info().attempt",
+        at(STUCK, "test_an_outage_before_each_refusal_does_not_end_a_round_early"),
+    ),
+    Mutant(
+        "refusals-of-an-undo-are-forgotten",
+        "a round would go on for 15 minutes, each attempt the first that was refused",
+        _FILE,
+        "            activity.heartbeat(refusals)\n",
+        "",
+        at(STUCK, "test_an_outage_before_each_refusal_does_not_end_a_round_early"),
+    ),
+    Mutant(
+        "foreign-constraint-is-an-outage",
+        "a payment that no attempt can make would be tried for two minutes",
+        _FILE,
+        "    if guard is not None and refusal is None:\n",
+        "    if False:\n",
+        at(ACTIVITIES, "test_a_constraint_that_is_not_ours_refuses_a_payment_at_once"),
+    ),
+    Mutant(
+        "rival-is-a-foreign-constraint",
+        "an order would be rejected because others were faster twice",
+        _FILE,
+        "        await connection.execute(_REPEATABLE_READ)\n",
+        "",
+        at(FENCE, "test_a_guard_that_refuses_because_of_a_rival_again_is_worth_another_attempt"),
     ),
     Mutant(
         "fence-key-has-the-attempt",

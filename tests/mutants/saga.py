@@ -164,7 +164,7 @@ MUTANTS = (
         "cancel-by-update-cuts-protected-work-short",
         "what a story protects would go on beside the unwind",
         _CANCELLATION,
-        "                if not self.is_requested:\n",
+        "                if not self._has_come:\n",
         "                if workflow.cancellation_reason() is None:\n",
         at(SAGA, "test_what_a_story_protects_ends_before_the_unwind_begins[update]"),
     ),

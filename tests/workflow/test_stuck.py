@@ -7,13 +7,16 @@ from itertools import combinations
 from typing import Any
 
 import pytest
+from temporalio import activity
 from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 
 from domain import policies
 from domain.model import CheckoutInput, CheckoutStatus, Resolution, RetryRequest
+from sagafence import fence
+from tests.attempts import AroundAttempts, Run
 from tests.conftest import Shop
-from tests.workflow.gates import Gates, lost_report
+from tests.workflow.gates import Gates, lost_report, outage
 from tests.workflow.sagas import (
     BREAK_UNDO,
     MEND_UNDO,
@@ -110,6 +113,28 @@ async def test_a_refund_that_keeps_failing_parks_the_order_with_one_incident_tha
     assert described.typed_search_attributes[policies.FAILED_STEP] == "pay"
     assert (status.status, state_of(status, "pay")) == ("stuck", "stuck")
     assert await violations(shop) == []
+
+
+async def test_an_outage_before_each_refusal_does_not_end_a_round_early(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OutageAtEveryOtherAttempt(AroundAttempts):
+        refunds = 0
+
+        async def attempt(self, info: activity.Info, arguments: Any, run: Run) -> Any:  # noqa: ARG002
+            if info.activity_type == "refund_payment":
+                self.refunds += 1
+                if info.attempt % 2:
+                    raise outage()
+            return await run()
+
+    monkeypatch.setattr(fence, "UNDO_ATTEMPTS_WHEN_REFUSED", 3)
+    outages = OutageAtEveryOtherAttempt()
+    async with shop.working(interceptors=(outages,)):
+        _, handle = await stuck_in_pay(shop)
+        await handle.terminate()
+
+    assert outages.refunds == 6, "three outages and three refusals"
 
 
 async def test_the_other_undos_are_done_although_one_fails(shop: Shop) -> None:
