@@ -37,6 +37,7 @@ with workflow.unsafe.imports_passed_through():
     from sagafence.operation import perform
     from sagafence.policy import UNDO_ATTEMPTS_WHEN_REFUSED, ActivityPolicy
     from sagafence.saga import Saga
+    from sagafence.sweep import Purged, PurgeInput, Sweep, SweepInput, SweepReport
     from sagafence.undo import UndoOutcome, UndoResult
 
 if TYPE_CHECKING:
@@ -50,6 +51,11 @@ if TYPE_CHECKING:
         violated_constraint,
     )
     from sagafence.fence import GATE, FenceKey, Undoing, do_once, limited_refusals, resolve_once, undo_once
+    from sagafence.lost import sweep_activities
+    from sagafence.registry import Opening, end, enter, mark_unwinding
+    from sagafence.retention import purge
+    from sagafence.schema import SchemaMissing, check, install
+    from sagafence.tables import ddl
 
 _LOADED_LATE = {
     **dict.fromkeys(
@@ -67,6 +73,11 @@ _LOADED_LATE = {
     **dict.fromkeys(
         ("GATE", "FenceKey", "Undoing", "do_once", "limited_refusals", "resolve_once", "undo_once"), "sagafence.fence"
     ),
+    "ddl": "sagafence.tables",
+    **dict.fromkeys(("SchemaMissing", "check", "install"), "sagafence.schema"),
+    **dict.fromkeys(("Opening", "end", "enter", "mark_unwinding"), "sagafence.registry"),
+    "purge": "sagafence.retention",
+    "sweep_activities": "sagafence.lost",
 }
 
 __all__ = [
@@ -85,28 +96,43 @@ __all__ = [
     "IdempotencyConflict",
     "InvalidInput",
     "Irrevocable",
+    "Opening",
+    "PurgeInput",
+    "Purged",
     "Refusal",
     "RetryBackoff",
     "Saga",
     "SagaError",
+    "SchemaMissing",
     "StepAlreadyCompensated",
     "StepState",
     "StillStuck",
+    "Sweep",
+    "SweepInput",
+    "SweepReport",
     "UndoOutcome",
     "UndoResult",
     "Undoing",
     "Unwound",
+    "check",
     "classify",
+    "ddl",
     "describe",
     "do_once",
     "drop_useless_sessions",
+    "end",
+    "enter",
     "failure_of",
     "find_cause",
+    "install",
     "limited_refusals",
+    "mark_unwinding",
     "perform",
+    "purge",
     "resolve_once",
     "single_statement",
     "sqlstate",
+    "sweep_activities",
     "transaction",
     "translated_errors",
     "undo_once",

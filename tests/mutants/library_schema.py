@@ -1,0 +1,230 @@
+"""Faults in the library's tables, the sagas' rows, the sweep and retention."""
+
+from tests.mutants.killers import LIBRARY_REGISTRY, LIBRARY_RETENTION, LIBRARY_SCHEMA, LIBRARY_SWEEP, at
+from tests.mutants.mutant import Mutant
+
+_TABLES = "sagafence/tables.py"
+_SQL = "sagafence/schema/001_sagas.sql"
+_SCHEMA = "sagafence/schema.py"
+_COMMAND = "sagafence/__main__.py"
+_REGISTRY = "sagafence/registry.py"
+_LOST = "sagafence/lost.py"
+_SWEEP = "sagafence/sweep.py"
+_RETENTION = "sagafence/retention.py"
+
+MUTANTS = (
+    Mutant(
+        "two-installs-at-once",
+        "workers that install at their start would fail of each other's half-made tables",
+        _TABLES,
+        "    PERFORM pg_advisory_xact_lock(hashtext('sagafence schema'));\n",
+        "",
+        at(LIBRARY_SCHEMA, "test_many_that_install_at_once_take_turns"),
+    ),
+    Mutant(
+        "tables-in-front-of-others",
+        "with an empty fence in front of the old one every step would take effect once more",
+        _TABLES,
+        "    IF stray IS NOT NULL THEN\n",
+        "    IF false THEN\n",
+        at(LIBRARY_SCHEMA, "test_tables_are_never_made_in_front_of_those_that_are_there"),
+    ),
+    Mutant(
+        "psql-goes-on-after-an-error",
+        "a deploy would be told that the tables are there",
+        _TABLES,
+        '    return f"\\\\set ON_ERROR_STOP on\\n\\nBEGIN;',
+        '    return f"BEGIN;',
+        at(LIBRARY_SCHEMA, "test_psql_fails_where_a_statement_does"),
+    ),
+    Mutant(
+        "older-release-takes-the-version-back",
+        "a worker of the newer release would refuse its own tables",
+        _TABLES,
+        " WHERE present.version < excluded.version;",
+        ";",
+        at(LIBRARY_SCHEMA, "test_what_a_newer_release_has_added_is_fine_and_an_older_one_takes_nothing_back"),
+    ),
+    Mutant(
+        "fence-of-another-shape",
+        "a fence row could say done without a result to repeat",
+        _SQL,
+        "CHECK (phase <> 'done' OR (had_effect AND result IS NOT NULL))",
+        "CHECK (phase <> 'done' OR had_effect)",
+        at(LIBRARY_SCHEMA, "test_the_checkout_and_the_library_make_the_same_fence"),
+    ),
+    Mutant(
+        "index-waits-for-every-writer",
+        "an upgrade would stop all sagas until the last open transaction ends",
+        _SQL,
+        "    IF to_regclass(format('%I.sagas_unfinished', current_schema())) IS NULL THEN\n"
+        "        CREATE INDEX sagas_unfinished",
+        "    IF true THEN\n        CREATE INDEX IF NOT EXISTS sagas_unfinished",
+        at(LIBRARY_SCHEMA, "test_a_run_beside_an_open_transaction_that_writes_waits_for_nothing"),
+        hangs=True,
+    ),
+    Mutant(
+        "check-does-not-look-at-columns",
+        "a worker would start on a table without a column, and fail in the middle of a saga",
+        _SCHEMA,
+        "sorted(tables()[name] - columns)",
+        "sorted(columns - columns)",
+        at(LIBRARY_SCHEMA, "test_whatever_a_database_lacks_is_named"),
+    ),
+    Mutant(
+        "check-does-not-look-at-rights",
+        "a worker would start with a role that may not write, and fail in the middle of a saga",
+        _SCHEMA,
+        'f"right INSERT on {row.name}" for row in rows if not row.may_write and',
+        'f"right INSERT on {row.name}" for row in rows if row.may_write and',
+        at(LIBRARY_SCHEMA, "test_a_missing_right_is_named"),
+    ),
+    Mutant(
+        "closed-pipe-is-a-traceback",
+        "`| head` would print a traceback",
+        _COMMAND,
+        "    except BrokenPipeError:\n        pass  # the reader has gone, as in `| head`\n",
+        "",
+        at(LIBRARY_SCHEMA, "test_a_reader_that_has_gone_and_a_full_disk_end_it_without_a_traceback"),
+    ),
+    Mutant(
+        "step-after-the-end-is-let-in",
+        "a late step would take effect after everything was settled, with nothing left to undo it",
+        _REGISTRY,
+        '     WHERE present.state <> \'ended\' AND {_IS_OURS}\n    RETURNING state\n""")  '
+        "# noqa: S608 - put together from our own constants\n\n_TOUCH",
+        '     WHERE {_IS_OURS}\n    RETURNING state\n""")  '
+        "# noqa: S608 - put together from our own constants\n\n_TOUCH",
+        at(LIBRARY_REGISTRY, "test_a_step_after_the_end_is_refused_and_leaves_nothing"),
+    ),
+    Mutant(
+        "undo-after-the-end-is-let-in",
+        "a second run would take back what a completed saga did",
+        _REGISTRY,
+        "     WHERE saga_id = :saga_id AND state <> 'ended' AND {_IS_OURS}\n",
+        "     WHERE saga_id = :saga_id AND state <> 'gone' AND {_IS_OURS}\n",
+        at(LIBRARY_REGISTRY, "test_an_undo_of_a_saga_that_has_ended_is_refused"),
+    ),
+    Mutant(
+        "anothers-input-is-ours",
+        "a saga would go on from the steps of another one",
+        _REGISTRY,
+        "    AND (:fingerprint = '' OR present.fingerprint IN ('', :fingerprint))\n",
+        "    AND :fingerprint IS NOT NULL\n",
+        at(LIBRARY_REGISTRY, "test_the_id_of_another_saga_is_refused_to_all_three"),
+    ),
+    Mutant(
+        "step-does-not-touch-the-row",
+        "the sweep would ask Temporal about every saga that is on its way",
+        _REGISTRY,
+        "DO UPDATE SET updated_at = clock_timestamp(), task_queue",
+        "DO UPDATE SET task_queue",
+        at(LIBRARY_REGISTRY, "test_a_later_step_touches_the_row_and_follows_the_saga_to_another_queue"),
+    ),
+    Mutant(
+        "end-is-changed-by-a-second-one",
+        "how a saga ended would be what the last run says",
+        _REGISTRY,
+        "    if stored.outcome != outcome:\n",
+        "    if stored.outcome == stored.state:\n",
+        at(LIBRARY_REGISTRY, "test_an_end_can_be_repeated_and_not_be_changed"),
+    ),
+    Mutant(
+        "sweep-trusts-rows-read-before",
+        "a saga that ended while Temporal was asked would be started once more",
+        _LOST,
+        "            if row.updated_at == read_before[row.saga_id]\n",
+        "",
+        at(LIBRARY_SWEEP, "test_a_saga_that_ends_or_moves_while_temporal_is_asked_is_not_started"),
+    ),
+    Mutant(
+        "sweep-starts-what-has-ended",
+        "a saga that ended while Temporal was asked would be started once more",
+        _LOST,
+        "WHERE saga_id = ANY (CAST(:saga_ids AS text[])) AND state <> 'ended'\n",
+        "WHERE saga_id = ANY (CAST(:saga_ids AS text[]))\n",
+        at(LIBRARY_SWEEP, "test_a_saga_that_ends_or_moves_while_temporal_is_asked_is_not_started"),
+    ),
+    Mutant(
+        "library-sweep-terminates-what-runs",
+        "each sweep beside another would interrupt what that one has started",
+        _LOST,
+        "WorkflowIDConflictPolicy.FAIL,",
+        "WorkflowIDConflictPolicy.TERMINATE_EXISTING,",
+        at(LIBRARY_SWEEP, "test_sweeps_beside_each_other_start_each_saga_once"),
+    ),
+    Mutant(
+        "outage-counts-as-lost",
+        "whatever runs would be started again while Temporal is away",
+        _LOST,
+        "            if error.status is RPCStatusCode.NOT_FOUND:\n                return True\n            raise\n",
+        "            return bool(error.status)\n",
+        at(LIBRARY_SWEEP, "test_nothing_is_concluded_from_a_temporal_that_is_away"),
+    ),
+    Mutant(
+        "completed-without-its-end-is-left",
+        "a saga whose end a restored database has lost would stay open for ever",
+        _LOST,
+        "        WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_COMPLETED,\n",
+        "",
+        at(LIBRARY_SWEEP, "test_a_saga_that_completed_without_its_end_is_started_again"),
+    ),
+    Mutant(
+        "poison-row-stops-the-sweep",
+        "one row that Temporal refuses would keep every other saga from being found",
+        _LOST,
+        "            if error.status in _ABOUT_THE_REQUEST:\n",
+        "            if error.status in ():\n",
+        at(LIBRARY_SWEEP, "test_a_row_that_temporal_refuses_is_named_and_does_not_stop_the_others"),
+        hangs=True,
+    ),
+    Mutant(
+        "sweep-takes-sagas-of-other-namespaces",
+        "a saga that runs elsewhere would be started beside itself",
+        _LOST,
+        "     WHERE state <> 'ended' AND namespace IN ('', :namespace)\n",
+        "     WHERE state <> 'ended' AND :namespace <> ''\n",
+        at(LIBRARY_SWEEP, "test_a_saga_of_another_namespace_is_left_alone"),
+    ),
+    Mutant(
+        "library-sweep-forgets-its-report",
+        "a long sweep would tell of its last pages alone",
+        _SWEEP,
+        "sweep.page, *place, report))",
+        "sweep.page, *place))",
+        at(LIBRARY_SWEEP, "test_more_sagas_than_one_run_of_the_sweep_takes_are_all_started"),
+    ),
+    Mutant(
+        "purge-touches-open-sagas",
+        "the fence of a saga that is on its way would be gone, and its steps would take effect twice",
+        _RETENTION,
+        "     WHERE state = 'ended' AND purged_at IS NULL AND ended_at <",
+        "     WHERE purged_at IS NULL AND coalesce(ended_at, updated_at) <",
+        at(LIBRARY_RETENTION, "test_a_saga_that_has_not_ended_is_never_touched_however_old"),
+    ),
+    Mutant(
+        "purge-keeps-inputs",
+        "what a person wrote into an input would be kept for ever",
+        _RETENTION,
+        "    UPDATE sagas SET input = NULL, purged_at",
+        "    UPDATE sagas SET purged_at",
+        at(LIBRARY_RETENTION, "test_an_old_saga_becomes_a_tombstone_that_goes_on_refusing"),
+    ),
+    Mutant(
+        "purge-deletes-the-tombstone",
+        "a step that comes very late would take effect",
+        _RETENTION,
+        "    while tombstones_older_than is not None:\n",
+        "    tombstones_older_than = older_than\n    while tombstones_older_than is not None:\n",
+        at(LIBRARY_RETENTION, "test_an_old_saga_becomes_a_tombstone_that_goes_on_refusing"),
+    ),
+    Mutant(
+        "purge-waits-for-held-rows",
+        "retention would hold up, and be held up by, whatever looks at an ended saga",
+        _RETENTION,
+        '     ORDER BY ended_at LIMIT :batch FOR UPDATE SKIP LOCKED\n""")\n\n_EMPTY',
+        '     ORDER BY ended_at LIMIT :batch FOR UPDATE\n""")\n\n_EMPTY',
+        at(LIBRARY_RETENTION, "test_a_saga_whose_row_is_held_is_left_to_the_next_run"),
+        hangs=True,
+    ),
+)
