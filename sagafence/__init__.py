@@ -41,6 +41,7 @@ with workflow.unsafe.imports_passed_through():
     from sagafence.saga import Resolution, Saga
     from sagafence.saga_workflow import SagaCancelled, SagaStatus, SagaUnwound, SagaWorkflow, StepStatus
     from sagafence.signature import SagaMisuse
+    from sagafence.sweep import Purged, PurgeInput, Sweep, SweepInput, SweepReport
     from sagafence.undo import UndoOutcome, UndoResult
 
 if TYPE_CHECKING:
@@ -54,7 +55,11 @@ if TYPE_CHECKING:
         violated_constraint,
     )
     from sagafence.fence import GATE, FenceKey, Undoing, do_once, limited_refusals, resolve_once, undo_once
+    from sagafence.lost import sweep_activities
     from sagafence.postgres import PostgresFence
+    from sagafence.retention import purge
+    from sagafence.schema import SchemaMissing, check, install
+    from sagafence.tables import ddl
 
 _LOADED_LATE = {
     **dict.fromkeys(
@@ -73,6 +78,10 @@ _LOADED_LATE = {
         ("GATE", "FenceKey", "Undoing", "do_once", "limited_refusals", "resolve_once", "undo_once"), "sagafence.fence"
     ),
     "PostgresFence": "sagafence.postgres",
+    "ddl": "sagafence.tables",
+    **dict.fromkeys(("SchemaMissing", "check", "install"), "sagafence.schema"),
+    "purge": "sagafence.retention",
+    "sweep_activities": "sagafence.lost",
 }
 
 __all__ = [
@@ -95,6 +104,8 @@ __all__ = [
     "Known",
     "PostgresFence",
     "Provider",
+    "PurgeInput",
+    "Purged",
     "Refusal",
     "Resolution",
     "RetryBackoff",
@@ -106,6 +117,7 @@ __all__ = [
     "SagaSteps",
     "SagaUnwound",
     "SagaWorkflow",
+    "SchemaMissing",
     "Seen",
     "Settles",
     "Stands",
@@ -113,25 +125,33 @@ __all__ = [
     "StepState",
     "StepStatus",
     "StillStuck",
+    "Sweep",
+    "SweepInput",
+    "SweepReport",
     "UndoOutcome",
     "UndoResult",
     "Undoing",
     "Unknown",
     "Unwound",
     "Verdict",
+    "check",
     "classify",
+    "ddl",
     "describe",
     "do_once",
     "drop_useless_sessions",
     "external",
     "failure_of",
     "find_cause",
+    "install",
     "limited_refusals",
     "local",
     "perform",
+    "purge",
     "resolve_once",
     "single_statement",
     "sqlstate",
+    "sweep_activities",
     "transaction",
     "translated_errors",
     "undo_once",

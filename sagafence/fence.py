@@ -194,16 +194,20 @@ async def undo_once(engine: AsyncEngine, key: FenceKey) -> AsyncIterator[Undoing
         IdempotencyConflict: the row belongs to another request, whose effect must stay.
     """
     async with limited_refusals(), transaction(engine) as connection:
-        row = (await connection.execute(_CLOSE, key.parameters())).one_or_none()
-        if row is None:
-            stored = (await connection.execute(_READ, key.parameters())).one()
-            if stored.fingerprint != key.fingerprint:
-                raise _mismatch(key)
-            yield Undoing(connection, stored.result or {}, False, UndoOutcome.ALREADY_UNDONE)
-        elif row.had_effect:
-            yield Undoing(connection, row.result, True, UndoOutcome.REVERSED)
-        else:
-            yield Undoing(connection, {}, False, UndoOutcome.NOTHING_TO_UNDO)
+        yield await close_fence(connection, key)
+
+
+async def close_fence(connection: AsyncConnection, key: FenceKey) -> Undoing:
+    """Turn the fence within a transaction: see `undo_once`."""
+    row = (await connection.execute(_CLOSE, key.parameters())).one_or_none()
+    if row is None:
+        stored = (await connection.execute(_READ, key.parameters())).one()
+        if stored.fingerprint != key.fingerprint:
+            raise _mismatch(key)
+        return Undoing(connection, stored.result or {}, False, UndoOutcome.ALREADY_UNDONE)
+    if row.had_effect:
+        return Undoing(connection, row.result, True, UndoOutcome.REVERSED)
+    return Undoing(connection, {}, False, UndoOutcome.NOTHING_TO_UNDO)
 
 
 async def resolve_once(connection: AsyncConnection, key: FenceKey) -> None:

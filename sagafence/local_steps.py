@@ -14,12 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from temporalio import activity
 
 from sagafence.database import transaction
-from sagafence.declare import SagaSteps, Step
-from sagafence.errors import SagaError
-from sagafence.fence import FenceKey, stored_result, undo_once
-from sagafence.registry import Opening, enter
-from sagafence.saga import Settled, StepCall
-from sagafence.undo import UndoResult
+from sagafence.declare import Forward, Pivot, SagaSteps, Step
+from sagafence.errors import SagaError, StepAlreadyCompensated
+from sagafence.fence import FenceKey, close_fence, limited_refusals, stored_result
+from sagafence.registry import Opening, State, Way, begin_unwind, enter, move
+from sagafence.saga import SagaInput, Settled, StepCall
+from sagafence.undo import UndoOutcome, UndoResult
 
 _ENTER = text("""
     INSERT INTO step_fence (saga_id, step, phase, had_effect, fingerprint, result)
@@ -55,23 +55,30 @@ class LocalStep:
         """Take effect, or return the result of the first time."""
         key = step_key(self._step, given, call, self._fingerprint)
         async with _errors_of_the_step(), transaction(self._engine) as connection:
-            await enter(connection, opening_of(call))
-            if (await connection.execute(_ENTER, key.parameters())).scalar_one_or_none() is None:
-                return from_json((await self._stored(connection, key))["result"], self._step.result_type)
+            state = await enter(connection, opening_of(call.opening))
+            may_act = state is (State.PAST_PIVOT if isinstance(self._step, Forward) else State.OPEN)
+            if not may_act or (await connection.execute(_ENTER, key.parameters())).scalar_one_or_none() is None:
+                return from_json((await _stored(connection, key))["result"], self._step.result_type)
             async with self._transaction_of(connection) as tx:
                 result = await _called(self._step.fn, self._owner, tx, given)
             stored = json.dumps({"result": to_json(result)})
             await connection.execute(_STORE, {"saga_id": key.saga_id, "step": key.step, "result": stored})
+            if isinstance(self._step, Pivot):
+                await move(connection, key.saga_id, State.PAST_PIVOT, State.OPEN)
         return result
 
     async def undo(self, given: Any, call: StepCall) -> UndoResult:
         """Reverse the effect, if there was one, and refuse the step from now on."""
         key = step_key(self._step, given, call, self._fingerprint)
-        async with _errors_of_the_step(), undo_once(self._engine, key) as undoing:
+        async with _errors_of_the_step(), limited_refusals(), transaction(self._engine) as connection:
+            way = await begin_unwind(connection, opening_of(call.opening))
+            if way is not Way.BACK:
+                return UndoResult(UndoOutcome.IRREVOCABLE if way is Way.FORWARD else UndoOutcome.ALREADY_UNDONE)
+            undoing = await close_fence(connection, key)
             if undoing.had_effect:
                 done = from_json(undoing.stored["result"], self._step.result_type)
-                assert self._step.undo_fn is not None
-                async with self._transaction_of(undoing.connection) as tx:
+                assert self._step.undo_fn is not None, "it was declared with one"
+                async with self._transaction_of(connection) as tx:
                     await _called(self._step.undo_fn, self._owner, tx, given, done)
             return undoing.result()
 
@@ -80,16 +87,13 @@ class LocalStep:
         key = step_key(self._step, given, call, self._fingerprint)
         async with transaction(self._engine) as connection:
             # Waits for an attempt under way, which then has committed or never will.
+            await enter(connection, opening_of(call.opening))
             await connection.execute(_CLOSE, key.parameters())
-            row = (await connection.execute(_READ, {"saga_id": key.saga_id, "step": key.step})).one()
+            row = (await connection.execute(_READ, key.parameters())).one()
         if row.phase != "done":
             return Settled(happened=False)
         stored = stored_result(key, row.phase, row.fingerprint, row.result)
         return Settled(happened=True, result=stored["result"])
-
-    async def _stored(self, connection: AsyncConnection, key: FenceKey) -> dict[str, Any]:
-        row = (await connection.execute(_READ, {"saga_id": key.saga_id, "step": key.step})).one()
-        return stored_result(key, row.phase, row.fingerprint, row.result)
 
     @asynccontextmanager
     async def _transaction_of(self, connection: AsyncConnection) -> AsyncIterator[AsyncConnection | AsyncSession]:
@@ -115,14 +119,33 @@ def step_key(step: Step[Any, Any], given: Any, call: StepCall, fingerprint: Call
     return FenceKey(saga_id, f"{step.name}/{call.instance}" if call.instance else step.name, fingerprint(given))
 
 
-def opening_of(call: StepCall) -> Opening | str:
+async def _stored(connection: AsyncConnection, key: FenceKey) -> dict[str, Any]:
+    """Return what a step stored the first time.
+
+    Raises:
+        StepAlreadyCompensated: it never acted, and now the saga is past it.
+    """
+    row = (await connection.execute(_READ, key.parameters())).one_or_none()
+    if row is None:
+        raise StepAlreadyCompensated(f"{key.step} of {key.saga_id} came too late: it is being undone, or has ended")
+    return stored_result(key, row.phase, row.fingerprint, row.result)
+
+
+def opening_of(begun: SagaInput | None) -> Opening | str:
     """Return what the saga's row is made of, or the saga's id where a step has made it already."""
     info = activity.info()
     assert info.workflow_id is not None, "a step is called by a workflow"
     assert info.workflow_type is not None, "and so is this one"
-    if call.opening is None:
+    if begun is None:
         return info.workflow_id
-    return Opening(info.workflow_id, info.workflow_type, info.task_queue, call.opening)
+    return Opening(
+        info.workflow_id,
+        info.workflow_type,
+        info.task_queue,
+        begun.content,
+        fingerprint=begun.fingerprint,
+        namespace=info.namespace,
+    )
 
 
 def to_json(value: Any) -> Any:

@@ -10,11 +10,12 @@ from temporalio import activity
 
 from sagafence.database import transaction
 from sagafence.declare import External, SagaSteps, Step, declared
+from sagafence.errors import IdempotencyConflict
 from sagafence.fence import resolve_once
 from sagafence.fingerprint import fingerprint
-from sagafence.local_steps import LocalStep, from_json, step_key
+from sagafence.local_steps import LocalStep, from_json, opening_of, step_key
 from sagafence.registry import end
-from sagafence.saga import Settled, StepCall
+from sagafence.saga import SagaInput, Settled, StepCall
 from sagafence.saga_workflow import END_ACTIVITY, RESOLVE_ACTIVITY, RecordedResolution
 from sagafence.signature import SagaMisuse
 from sagafence.undo import UndoResult
@@ -75,11 +76,13 @@ class PostgresFence:
 
     def _end(self) -> Activity:
         @activity.defn(name=END_ACTIVITY)
-        async def end_saga(outcome: str) -> None:
-            async with transaction(self._engine) as connection:
-                saga_id = activity.info().workflow_id
-                assert saga_id is not None, "it is called by a workflow"
-                await end(connection, saga_id, outcome)
+        async def end_saga(outcome: str, begun: SagaInput) -> None:
+            try:
+                async with transaction(self._engine) as connection:
+                    await end(connection, opening_of(begun), outcome)
+            except IdempotencyConflict as conflict:
+                # The row is another request's, or an earlier run has ended in another way: it stays as it is.
+                activity.logger.warning("%s", conflict.message)
 
         return end_saga
 

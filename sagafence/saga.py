@@ -36,13 +36,21 @@ Part = Coroutine[Any, Any, T]
 
 
 @dataclass(frozen=True)
+class SagaInput:
+    """What a saga was started with; its row has it, to start the saga again."""
+
+    content: Any
+    fingerprint: str
+
+
+@dataclass(frozen=True)
 class StepCall:
     """What each activity of a step gets beside the step's input."""
 
     instance: str = ""
     """Which of several calls of the same step this is."""
-    opening: Any = None
-    """The saga's own input, until a step has recorded it."""
+    opening: SagaInput | None = None
+    """What the saga was started with, until a step has recorded it."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,7 @@ class Saga(CompensationStack):
         **callbacks: Any,
     ) -> None:
         super().__init__(backoff=backoff, on_stuck=on_stuck, **callbacks)
-        self._opening: Any = None
+        self._opening: SagaInput | None = None
         self._begun: dict[str, _Begun] = {}
         self._pivot: str | None = None
         self._is_past_pivot = False
@@ -184,7 +192,7 @@ class Saga(CompensationStack):
         """Whether the saga only goes forward."""
         return self._is_past_pivot
 
-    def opens_with(self, given: Any) -> None:
+    def opens_with(self, given: SagaInput) -> None:
         """Have the first step record the saga with its input, for a sweep that has to start it again."""
         self._opening = given
 

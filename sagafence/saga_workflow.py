@@ -14,8 +14,9 @@ from sagafence.cancellation import wait_until
 from sagafence.compensation import Compensation, Completed, Irrevocable, RetryBackoff, StillStuck, Unwound, describe
 from sagafence.declare import In, Out
 from sagafence.errors import InvalidInput, Refusal, SagaError
+from sagafence.fingerprint import fingerprint
 from sagafence.policy import RECORD, ActivityPolicy
-from sagafence.saga import Resolution, Saga
+from sagafence.saga import Resolution, Saga, SagaInput
 from sagafence.signature import SagaMisuse
 
 W = TypeVar("W")
@@ -135,6 +136,10 @@ class SagaWorkflow(Generic[In, Out]):
         """
         raise NotImplementedError
 
+    def fingerprint_of(self, given: In) -> str:
+        """Return what a second run under the same id must have in common with the first: its input, as it is."""
+        return fingerprint(given)
+
     async def on_stuck(self, stuck: Sequence[Compensation]) -> None:
         """Raise an alarm after each round that left steps stuck. Override it; it must not fail.
 
@@ -149,8 +154,11 @@ class SagaWorkflow(Generic[In, Out]):
         """The saga, made when it is first asked for: a subclass need not call our constructor."""
         if "_saga" not in self.__dict__:
             self._ended_as = ""
-            self._saga = Saga(backoff=self.backoff, on_change=self._show, on_stuck=self._alarm)
+            self._saga = self._new_saga()
         return self._saga
+
+    def _new_saga(self) -> Saga:
+        return Saga(backoff=self.backoff, on_change=self._show, on_stuck=self._alarm)
 
     async def _alarm(self, stuck: Sequence[Compensation]) -> None:
         self._show()
@@ -163,12 +171,18 @@ class SagaWorkflow(Generic[In, Out]):
         workflow.set_current_details("\n".join([f"**{status.state}**", "", *lines]))
 
     async def _run(self, given: In) -> Out:
-        saga = self._the_saga
-        saga.opens_with(given)
+        saga, opening = self._the_saga, SagaInput(given, self.fingerprint_of(given))
+        saga.opens_with(opening)
         ended = await saga.run(self.story(saga, given))
+        if isinstance(ended, Irrevocable):
+            # An earlier run has passed the pivot, or come to it: the story is told again from what is stored.
+            saga = self._saga = self._new_saga()
+            saga.opens_with(opening)
+            saga.cancellation.overrule()
+            ended = await saga.run(self.story(saga, given))
         self._ended_as = _name_of(ended)
         if saga.compensations:
-            await saga.cancellation.protect(self._end(self._ended_as))
+            await saga.cancellation.protect(self._end(self._ended_as, opening))
         self._show()
         await wait_until(workflow.all_handlers_finished)
         if isinstance(ended, Completed):
@@ -180,10 +194,10 @@ class SagaWorkflow(Generic[In, Out]):
             raise CancelledError("cancelled; everything is undone")
         raise SagaCancelled(saga.cancellation.reason)
 
-    async def _end(self, outcome: str) -> None:
+    async def _end(self, outcome: str, opening: SagaInput) -> None:
         await workflow.execute_activity(
             END_ACTIVITY,
-            outcome,
+            args=[outcome, opening],
             activity_id="end",
             summary=outcome,
             start_to_close_timeout=self.record.start_to_close,

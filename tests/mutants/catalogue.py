@@ -14,6 +14,7 @@ from tests.mutants import (
     failures,
     fence,
     identifiers,
+    library_schema,
     maintenance,
     order_files,
     orders,
@@ -65,4 +66,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *secrets.MUTANTS,
     *answers.MUTANTS,
     *supply.MUTANTS,
+    *library_schema.MUTANTS,
 )

@@ -35,7 +35,7 @@ MUTANTS = (
         "repeated-undo-ignores-the-fingerprint",
         "a stranger would be told that its step is undone",
         _FILE,
-        "            if stored.fingerprint != key.fingerprint:\n                raise _mismatch(key)\n",
+        "        if stored.fingerprint != key.fingerprint:\n            raise _mismatch(key)\n",
         "",
         at(CONTRACT, "test_other_content_under_the_same_order_id_is_refused[reserve-undone-undo]"),
     ),
@@ -51,11 +51,10 @@ MUTANTS = (
         "no-tombstone",
         "a step in flight would take effect after its undo found nothing",
         _FILE,
-        "        row = (await connection.execute(_CLOSE, key.parameters())).one_or_none()\n",
-        "        if (await connection.execute(_READ, key.parameters())).one_or_none() is None:\n"
-        "            yield Undoing(connection, {}, False, UndoOutcome.NOTHING_TO_UNDO)\n"
-        "            return\n"
-        "        row = (await connection.execute(_CLOSE, key.parameters())).one_or_none()\n",
+        "    row = (await connection.execute(_CLOSE, key.parameters())).one_or_none()\n",
+        "    if (await connection.execute(_READ, key.parameters())).one_or_none() is None:\n"
+        "        return Undoing(connection, {}, False, UndoOutcome.NOTHING_TO_UNDO)\n"
+        "    row = (await connection.execute(_CLOSE, key.parameters())).one_or_none()\n",
         at(CONTRACT, "test_undo_without_do_succeeds_and_leaves_a_tombstone[pay]"),
     ),
     Mutant(
@@ -89,19 +88,18 @@ MUTANTS = (
         "undo-closes-the-fence-and-reverses-nothing",
         "stock or money would stay taken, with a fence that says otherwise",
         _FILE,
-        "            yield Undoing(connection, row.result, True, UndoOutcome.REVERSED)",
-        "            yield Undoing(connection, row.result, False, UndoOutcome.ALREADY_UNDONE)",
+        "        return Undoing(connection, row.result, True, UndoOutcome.REVERSED)",
+        "        return Undoing(connection, row.result, False, UndoOutcome.ALREADY_UNDONE)",
         at(CONTRACT, "test_undo_restores_what_do_changed_once[pay]"),
     ),
     Mutant(
         "undo-answers-already-undone-without-closing-the-fence",
         "the first attempt to come in late would pass",
         _FILE,
-        "        row = (await connection.execute(_CLOSE, key.parameters())).one_or_none()\n",
-        "        if (await connection.execute(_READ, key.parameters())).one_or_none() is None:\n"
-        "            yield Undoing(connection, {}, False, UndoOutcome.ALREADY_UNDONE)\n"
-        "            return\n"
-        "        row = (await connection.execute(_CLOSE, key.parameters())).one_or_none()\n",
+        "    row = (await connection.execute(_CLOSE, key.parameters())).one_or_none()\n",
+        "    if (await connection.execute(_READ, key.parameters())).one_or_none() is None:\n"
+        "        return Undoing(connection, {}, False, UndoOutcome.ALREADY_UNDONE)\n"
+        "    row = (await connection.execute(_CLOSE, key.parameters())).one_or_none()\n",
         at(FENCE, "test_a_step_that_was_undone_or_resolved_never_takes_effect"),
     ),
     Mutant(
