@@ -58,7 +58,7 @@ _BURY = text("""
 """)
 _TOLD = text("""
     SELECT n, kind, live, CAST(permitted_at AS text) AS permitted_at, CAST(answered_at AS text) AS answered_at, status
-    FROM external_calls WHERE saga_id = :saga_id AND step = :step ORDER BY n
+    FROM external_calls WHERE saga_id = :saga_id AND step = :step
 """)
 _LATE_UNTIL = text("SELECT CAST(to_timestamp(CAST(:at AS float8)) AS text)")
 _SAY = text("""
@@ -66,8 +66,8 @@ _SAY = text("""
     VALUES (:saga_id, :step, :verdict, :who, :why, CAST(:result AS jsonb))
 """)
 _SAID = text("""
-    SELECT verdict = :verdict AND who = :who AND why = :why
-    FROM saga_verdicts WHERE saga_id = :saga_id AND step = :step ORDER BY verdict_id DESC LIMIT 1
+    SELECT verdict = :verdict AND who = :who AND why = :why FROM saga_verdicts
+    WHERE verdict_id = (SELECT max(verdict_id) FROM saga_verdicts WHERE saga_id = :saga_id AND step = :step)
 """)
 _KINDS = {Act.VOID: "void", Act.REVERSE: "reverse"}
 
@@ -194,7 +194,7 @@ async def save(  # noqa: PLR0913 - a row has so many parts
 
 
 async def outcome_unknown(  # noqa: PLR0913 - all that a person must know
-    connection: AsyncConnection, key: FenceKey, provider: Provider, opened: Opened, step: Step, late_until: float
+    connection: AsyncConnection, key: FenceKey, provider: Provider, opened: Opened, step: Step, *, late_until: float
 ) -> OutcomeUnknown:
     """Make the failure that asks a person, with all that helps to answer."""
     calls = (await connection.execute(_TOLD, _identity(key))).mappings().all()
@@ -208,7 +208,7 @@ async def outcome_unknown(  # noqa: PLR0913 - all that a person must know
         "undo_key": opened.key.undo,
         "question": step.question,
         "late_until": until,
-        "calls": [dict(call) for call in calls],
+        "calls": sorted((dict(call) for call in calls), key=lambda call: call["n"]),
     }
     asked = step.question or Question.IS_IT_THERE
     return OutcomeUnknown(
@@ -226,7 +226,7 @@ _ASKED = {
 
 
 async def say(  # noqa: PLR0913 - a verdict, and who stands for it
-    connection: AsyncConnection, key: FenceKey, verdict: Verdict, who: str, why: str, result: str | None
+    connection: AsyncConnection, key: FenceKey, verdict: Verdict, *, who: str, why: str, result: str | None
 ) -> None:
     """Log a person's verdict."""
     await connection.execute(
@@ -234,7 +234,7 @@ async def say(  # noqa: PLR0913 - a verdict, and who stands for it
     )
 
 
-async def was_said(connection: AsyncConnection, key: FenceKey, verdict: Verdict, who: str, why: str) -> bool:
+async def was_said(connection: AsyncConnection, key: FenceKey, verdict: Verdict, *, who: str, why: str) -> bool:
     """Whether this very verdict was the last one: its sender repeats it, since the answer was lost."""
     said = await connection.execute(_SAID, {**_identity(key), "verdict": verdict.value, "who": who, "why": why})
     return bool(said.scalar_one_or_none())

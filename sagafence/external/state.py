@@ -182,7 +182,7 @@ def asking(step: Step, question: Question | None = None) -> tuple[Step, Next]:
 
 
 def arrived(facts: Facts, step: Step) -> Step:
-    """Note that an object was seen: where the key allows only one, or one call alone can have made it, no other comes."""
+    """Note that an object was seen. Where its key, or a single call, allows no second one, nothing else can come."""
     if facts.seals and step.seal is not Seal.FOREIGN:
         return step._replace(known=True, seal=Seal.SEALED)
     alone = not facts.has_keys and len(step.live) <= 1

@@ -146,7 +146,7 @@ def window_begins_anew(facts: Facts, step: Step, *, found: bool, token: Any, loo
 
 
 K = provider(REPEAT)
-_ADDITIVE = {"reversal_is_idempotent": False}
+_ADDITIVE: dict[str, Any] = {"reversal_is_idempotent": False}
 
 
 def _wrong(declared: Any, **more: Any) -> Scene:

@@ -33,8 +33,8 @@ def _after(name: str, declared: Provider, **more: Any) -> Scene:
     return Scene(f"after the pivot: {name}", declared, dos=3, undos=0, **more)
 
 
-_ADDITIVE = {"reversal_is_idempotent": False}
-_EXPIRES = {"kept": 3, "late": 1}
+_ADDITIVE: dict[str, Any] = {"reversal_is_idempotent": False}
+_EXPIRES: dict[str, Any] = {"kept": 3, "late": 1}
 
 QUICK = (
     *_both("first answers", provider(REPEAT)),

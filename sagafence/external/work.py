@@ -1,0 +1,116 @@
+"""One step that is worked on: whose it is, how it is called, and what its next move means for the caller."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from sagafence.database import transaction
+from sagafence.errors import (
+    CompensationImpossible,
+    DatabaseUnavailable,
+    InvalidInput,
+    NotSettledYet,
+    StepAlreadyCompensated,
+)
+from sagafence.external import sql
+from sagafence.external.answers import Calls, refused_again
+from sagafence.external.state import Act, Facts, Next, Step
+from sagafence.fence import FenceKey
+from sagafence.provider import Out, Provider, Settles
+
+# One attempt goes through few rounds; it ends rather than spin where others change the row all the time.
+ROUNDS = 20
+# An answer that was heard and not recorded is unknown again, so a failover is waited out here.
+_RECORDS = 4
+_FIRST_PAUSE = 0.2
+# Past the instant when it is quiet: that instant itself does not count.
+_SPARE = timedelta(milliseconds=20)
+
+Recorded = TypeVar("Recorded")
+
+
+@dataclass(frozen=True)
+class Work(Generic[Out]):
+    """A step, its provider, its author's functions and its request as JSON."""
+
+    engine: AsyncEngine
+    provider: Provider
+    key: FenceKey
+    calls: Calls[Out]
+    facts: Facts
+    request: str
+
+    @property
+    def name(self) -> str:
+        """Give what messages call it."""
+        return f"{self.key.step} of {self.key.saga_id}"
+
+    async def open(self, connection: AsyncConnection) -> sql.Opened:
+        """Lock its row, which is made where there is none."""
+        return await sql.open_row(connection, self.key, self.provider, self.request)
+
+    async def lock(self, connection: AsyncConnection) -> sql.Opened:
+        """Lock its row, which is there."""
+        opened = await sql.lock_row(connection, self.key)
+        if opened is None:
+            raise CompensationImpossible(f"the row of {self.name} was deleted while it was worked on")
+        return opened
+
+    async def recorded(self, record: Callable[[AsyncConnection], Awaitable[Recorded]]) -> Recorded:
+        """Run a transaction that records what was heard, more than once where Postgres is away."""
+        for attempt in range(1, _RECORDS):
+            try:
+                async with transaction(self.engine) as connection:
+                    return await record(connection)
+            except DatabaseUnavailable:
+                await asyncio.sleep(_FIRST_PAUSE * 2**attempt)
+        async with transaction(self.engine) as connection:
+            return await record(connection)
+
+    async def failure(
+        self, connection: AsyncConnection, opened: sql.Opened, step: Step, following: Next
+    ) -> Exception | None:
+        """Give what to raise of a move, once its transaction is committed."""
+        if following.act is Act.ASK:
+            late_until = self.facts.aged_at(step)
+            return await sql.outcome_unknown(connection, self.key, self.provider, opened, step, late_until=late_until)
+        if following.act is Act.WAIT:
+            left = timedelta(seconds=max(0.0, (following.until or opened.now) - opened.now)) + _SPARE
+            return NotSettledYet(
+                f"{self.name}: a call may still be under way for {left.total_seconds():.1f} s", next_retry_delay=left
+            )
+        if following.act is Act.REFUSED and opened.refusal:
+            return refused_again(opened.refusal)
+        if following.act is Act.IMPOSSIBLE:
+            return CompensationImpossible(f"{self.name} is a pivot in one place and none in another")
+        return self.too_late() if following.act in {Act.LATE, Act.REFUSED} else None
+
+    def too_late(self) -> StepAlreadyCompensated:
+        """Make the failure of an attempt that comes after the end."""
+        return StepAlreadyCompensated(f"{self.name} was already undone; this attempt came too late")
+
+    def restless(self) -> NotSettledYet:
+        """Make the failure of an attempt that never finds the row as it left it."""
+        return NotSettledYet(f"{self.name} is being changed by others all the time")
+
+
+def work_on(engine: AsyncEngine, provider: Provider, key: FenceKey, request: Any, calls: Calls[Out]) -> Work[Out]:
+    """Check what a step is called with.
+
+    Raises:
+        InvalidInput: the request is no JSON.
+        CompensationImpossible: a function is missing without which the provider cannot be asked.
+    """
+    if provider.settles is Settles.BY_LOOKING_UP and calls.look is None:
+        raise CompensationImpossible(f"provider {provider.name} settles by looking up: give the step {key.step} a look")
+    if provider.settles is Settles.BY_VOIDING and calls.undo is None:
+        raise CompensationImpossible(f"provider {provider.name} settles by voiding: give the step {key.step} an undo")
+    try:
+        sent = sql.as_jsonb(request)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"the request of {key.step} cannot be stored as JSON: {error}") from None
+    return Work(engine, provider, key, calls, Facts(provider, can_look=calls.look is not None), sent)
