@@ -1,6 +1,7 @@
 """One step that is worked on: whose it is, how it is called, and what its next move means for the caller."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,6 +22,8 @@ from sagafence.external.answers import Calls, refused_again
 from sagafence.external.state import Act, Facts, Next, Step
 from sagafence.fence import FenceKey
 from sagafence.provider import Out, Provider, Settles
+
+_log = logging.getLogger("sagafence.external")
 
 # One attempt goes through few rounds; it ends rather than spin where others change the row all the time.
 ROUNDS = 20
@@ -61,7 +64,18 @@ class Work(Generic[Out]):
         return opened
 
     async def recorded(self, record: Callable[[AsyncConnection], Awaitable[Recorded]]) -> Recorded:
-        """Run a transaction that records what was heard, more than once where Postgres is away."""
+        """Run a transaction that records what was heard: past a cancel, and more than once where Postgres is away."""
+        recording = asyncio.create_task(self._record(record))
+        try:
+            return await asyncio.shield(recording)
+        except asyncio.CancelledError:
+            # Without keys, what is not recorded is unknown for ever.
+            await asyncio.wait([recording])
+            if not recording.cancelled() and (failed := recording.exception()) is not None:
+                _log.warning("%s: what was heard is not recorded: %s", self.name, failed)
+            raise
+
+    async def _record(self, record: Callable[[AsyncConnection], Awaitable[Recorded]]) -> Recorded:
         for attempt in range(1, _RECORDS):
             try:
                 async with transaction(self.engine) as connection:

@@ -114,7 +114,7 @@ class Bench:
         else:
             assert isinstance(seen, Known)
             status, _, body = await send(self.http.port, "DELETE", f"/things/{seen.result}", key.undo)
-        if status == 409:
+        if status == 410:
             return Stands(seen.result if isinstance(seen, Known) else int(body["id"]))
         if status != 200:
             raise NoAnswer(str(status))

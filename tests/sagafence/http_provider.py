@@ -150,7 +150,7 @@ class HttpProvider:
 
     def _reverse(self, number: int, key: str) -> Answer:
         if self.is_shipped:
-            return 409, {}, "gone"
+            return 410, {}, "gone"
         if key and key in self.reversal_keys:
             return 200, {"Idempotent-Replayed": "true"}, "reversed"
         self.reversal_keys.add(key)
@@ -160,7 +160,7 @@ class HttpProvider:
 
     def _void(self, key: str) -> Answer:
         if self.is_shipped:
-            return 409, {}, {"id": next(number for number, thing in self.things.items() if thing["key"] == key)}
+            return 410, {}, {"id": next(number for number, thing in self.things.items() if thing["key"] == key)}
         for thing in self.things.values():
             if thing["key"] == key:
                 thing["live"] = False

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from sagafence import IdempotencyConflict, InvalidInput, StepAlreadyCompensated
+from sagafence import CompensationImpossible, IdempotencyConflict, InvalidInput, StepAlreadyCompensated
 from sagafence.errors import CallRejected, NotSettledYet, OutcomeUnknown
 from sagafence.provider import Keeps, Provider, Settles
 from tests.sagafence.bench import HOUR, MINUTE, NoAnswer, NoCredit
@@ -294,3 +294,60 @@ async def test_a_refusal_that_the_provider_does_not_keep_closes_nothing_while_an
     assert await step.phase() == "intended"
     step.http.arrive()
     assert await step.do() == 1
+
+
+async def test_what_was_heard_is_recorded_although_the_attempt_is_cancelled(bench: MakeBench) -> None:
+    step = bench(BY_A_PERSON)
+    step.http.faults.append(Fault.ACTS_AND_WAITS)
+    async with step.held_do() as doing, step.database.locked("SELECT FROM external_steps FOR UPDATE"):
+        step.http.may_go_on.set()
+        await step.database.until_blocked()
+        doing.cancel()
+        await asyncio.sleep(0)
+
+    with pytest.raises(asyncio.CancelledError):
+        await doing
+    assert (await step.do(), len(step.http.sent("POST"))) == (1, 1)
+
+
+async def test_what_was_heard_is_recorded_although_postgres_drops_its_sessions_meanwhile(bench: MakeBench) -> None:
+    step = bench(BY_A_PERSON)
+
+    async def drop_sessions() -> None:
+        await step.database.fetch("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'checkout'")
+
+    step.http.before_each = drop_sessions
+
+    assert (await step.do(), await step.phase()) == (1, "done")
+
+
+async def test_a_result_that_is_no_json_leaves_the_step_unknown_and_says_why(bench: MakeBench) -> None:
+    step = bench(BY_A_PERSON)
+    calls = replace(step.calls(), dump=lambda _: object())
+
+    with pytest.raises(TypeError, match="JSON"):
+        await step.steps.do(step.key, step.request, calls)
+
+    assert await step.phase() == "intended"
+    with pytest.raises(OutcomeUnknown):
+        await step.do()
+
+
+async def test_a_step_without_a_result_is_known_to_be_done(bench: MakeBench) -> None:
+    step = bench(BY_A_PERSON)
+    calls = replace(step.calls(), dump=lambda _: None, load=lambda kept: kept)
+
+    results = [await step.steps.do(step.key, step.request, calls) for _ in range(2)]
+
+    assert (results, await step.phase(), len(step.http.sent("POST"))) == ([None, None], "done", 1)
+
+
+@pytest.mark.parametrize("provider", [LOOKING_UP, VOIDING], ids=["look", "void"])
+async def test_a_step_that_lacks_a_function_sends_nothing(bench: MakeBench, provider: Provider) -> None:
+    step = bench(provider)
+    calls = replace(step.calls(), look=None, undo=None)
+
+    with pytest.raises(CompensationImpossible, match="give the step buy"):
+        await step.steps.do(step.key, step.request, calls)
+
+    assert step.http.requests == []

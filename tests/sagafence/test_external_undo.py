@@ -7,6 +7,7 @@ import pytest
 
 from sagafence import IdempotencyConflict, StepAlreadyCompensated, UndoOutcome, UndoResult
 from sagafence.errors import CallRejected, CompensationImpossible, NotSettledYet, OutcomeUnknown
+from sagafence.external import ExternalSteps
 from sagafence.provider import Happened, Keeps, Key, Never, Provider, Settles
 from tests.sagafence.bench import HOUR, MINUTE, Bench, NoAnswer, NoCredit
 from tests.sagafence.conftest import MakeBench
@@ -392,6 +393,41 @@ async def test_a_person_is_told_all_that_helps(bench: MakeBench) -> None:
     [call] = told["calls"]
     assert (call["kind"], call["status"], call["live"]) == ("do", "unknown: NoAnswer: 503", True)
     assert asked.value.non_retryable
+
+
+async def test_an_undo_marks_its_saga_and_settling_a_pivot_does_not(bench: MakeBench) -> None:
+    step, marked = bench(REPEATING), []
+
+    async def mark(_: object, saga_id: str) -> None:
+        marked.append(saga_id)
+
+    steps = ExternalSteps(step.engine, step.provider, mark_unwinding=mark)
+    await steps.settle(step.key, step.request, step.calls())
+    assert marked == []
+    step.key = replace(step.key, saga_id="saga-2")
+    await steps.undo(step.key, step.request, step.calls())
+
+    assert set(marked) == {"saga-2"}
+
+
+async def test_an_undo_that_the_author_did_not_write_is_named(bench: MakeBench) -> None:
+    step = bench(REPEATING)
+
+    with pytest.raises(CompensationImpossible, match="buy of saga-1 has no undo"):
+        await step.steps.undo(step.key, step.request, replace(step.calls(), undo=None))
+
+
+async def test_an_error_of_the_authors_undo_stays_what_it_is(bench: MakeBench) -> None:
+    step = bench(REPEATING)
+    await step.do()
+
+    async def undo(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await step.steps.undo(step.key, step.request, replace(step.calls(), undo=undo))
+
+    assert await step.undo() == REVERSED
 
 
 # ------------------------------------------------------------------------------------------------------------- pivots
