@@ -106,6 +106,8 @@ class HttpProvider:
         if fault is Fault.WAITS:
             await self._hold()
             fault = self.faults.popleft() if self.faults else Fault.NONE
+        if key in self.keys and self.keeps is not Keeps.NOTHING and fault in _DECISIONS:
+            fault = Fault.NONE  # it is decided already: the key answers
         if fault in _STATUS:
             return self._kept(key, body, _STATUS[fault])
         answer = self._act(*request)
@@ -169,6 +171,7 @@ class HttpProvider:
         return 200, {}, "voided"
 
 
+_DECISIONS = {Fault.REFUSES_402, Fault.FAILS_500, Fault.ACTS_AND_500}
 _STATUS = {
     Fault.FAILS_500: 500,
     Fault.REFUSES_402: 402,
