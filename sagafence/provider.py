@@ -6,7 +6,7 @@ Imports nothing but Python: a module that declares steps is loaded by workflows 
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum, StrEnum
-from typing import Generic, Self, TypeVar
+from typing import Generic, Self, TypeAlias, TypeVar
 
 Out = TypeVar("Out")
 
@@ -161,7 +161,7 @@ class Unknown:
     """What an undo is given: nobody knows whether the step had its effect. Only a void acts on this."""
 
 
-Seen = Known[Out] | Unknown
+Seen: TypeAlias = Known[Out] | Unknown
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from sagafence.external.state import Facts, Phase
+from sagafence.external_steps.state import Facts, Phase
 from tests.external_model.world import Scene, Worker, World, beginning, moves
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sagafence.external import backward, forward, verdicts
-from sagafence.external.state import Act, Answer, Facts, Next, Phase, Seal, Step, done
+from sagafence.external_steps import backward, forward, verdicts
+from sagafence.external_steps.state import Act, Answer, Facts, Next, Phase, Seal, Step, done
 from tests.external_model.scenes import FIRST, LOOK, OBJECTS, PERSON, REPEAT, SUCCESSES, VOID, provider
 from tests.external_model.world import Rules, Scene
 

@@ -1,6 +1,6 @@
 """A world around the rules of external steps: a provider, a network, workers that pause and die, a clock, a person.
 
-The rules are the product's own (sagafence/external); everything else here is as unkind as its declaration allows. A
+The rules are the product's own (sagafence/external_steps); everything else here is as unkind as its declaration allows. A
 state is a tuple. `moves` lists every atomic move from it: one transaction, one send, one act of the provider, one
 answer heard or lost, one tick. Instants are relative: 0 is now, -2 is two ticks ago, and what is too old to matter
 grows no older, so there is no horizon.
@@ -12,8 +12,8 @@ from datetime import timedelta
 from functools import cache, cached_property
 from typing import Any, NamedTuple
 
-from sagafence.external import backward, forward, verdicts
-from sagafence.external.state import Act, Answer, Facts, Next, Phase, Step
+from sagafence.external_steps import backward, forward, verdicts
+from sagafence.external_steps.state import Act, Answer, Facts, Next, Phase, Step
 from sagafence.provider import Keeps, Provider, Verdict
 
 

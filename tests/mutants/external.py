@@ -3,14 +3,14 @@
 from tests.mutants.killers import EXTERNAL_FORWARD, EXTERNAL_MODEL, EXTERNAL_PEOPLE, EXTERNAL_UNDO, PROVIDER, at
 from tests.mutants.mutant import Mutant
 
-_STATE = "sagafence/external/state.py"
-_FORWARD = "sagafence/external/forward.py"
-_BACKWARD = "sagafence/external/backward.py"
-_VERDICTS = "sagafence/external/verdicts.py"
-_SQL = "sagafence/external/sql.py"
-_DOING = "sagafence/external/doing.py"
-_SETTLING = "sagafence/external/settling.py"
-_STEPS = "sagafence/external/steps.py"
+_STATE = "sagafence/external_steps/state.py"
+_FORWARD = "sagafence/external_steps/forward.py"
+_BACKWARD = "sagafence/external_steps/backward.py"
+_VERDICTS = "sagafence/external_steps/verdicts.py"
+_SQL = "sagafence/external_steps/sql.py"
+_DOING = "sagafence/external_steps/doing.py"
+_SETTLING = "sagafence/external_steps/settling.py"
+_STEPS = "sagafence/external_steps/steps.py"
 
 
 def _model(scene: str) -> str:

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 import sagafence
 from sagafence import FenceKey, UndoResult
 from sagafence.errors import CallRejected, KeyReused, Refusal, StoredFailure
-from sagafence.external import Calls, ExternalSteps
+from sagafence.external_steps import Calls, ExternalSteps
 from sagafence.provider import Happened, Key, Known, Never, Provider, Seen, Stands, Verdict
 from tests.conftest import Database
 from tests.sagafence.http_provider import HttpProvider, send

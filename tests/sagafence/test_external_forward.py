@@ -342,12 +342,18 @@ async def test_a_step_without_a_result_is_known_to_be_done(bench: MakeBench) -> 
     assert (results, await step.phase(), len(step.http.sent("POST"))) == ([None, None], "done", 1)
 
 
-@pytest.mark.parametrize("provider", [LOOKING_UP, VOIDING], ids=["look", "void"])
-async def test_a_step_that_lacks_a_function_sends_nothing(bench: MakeBench, provider: Provider) -> None:
-    step = bench(provider)
-    calls = replace(step.calls(), look=None, undo=None)
+async def test_a_step_without_the_look_that_its_provider_settles_by_sends_nothing(bench: MakeBench) -> None:
+    step = bench(LOOKING_UP)
 
-    with pytest.raises(CompensationImpossible, match="give the step buy"):
-        await step.steps.do(step.key, step.request, calls)
+    with pytest.raises(CompensationImpossible, match="give the step buy a look"):
+        await step.do()
 
     assert step.http.requests == []
+
+
+async def test_a_step_that_only_goes_forward_needs_no_undo(bench: MakeBench) -> None:
+    step = bench(VOIDING)
+
+    assert await step.steps.do(step.key, step.request, replace(step.calls(), undo=None)) == 1
+    with pytest.raises(CompensationImpossible, match="give the pivot buy an undo"):
+        await step.steps.settle(step.key, step.request, replace(step.calls(), undo=None))

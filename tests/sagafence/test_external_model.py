@@ -2,7 +2,7 @@
 
 import pytest
 
-from sagafence.external import backward
+from sagafence.external_steps import backward
 from tests.external_model.check import check
 from tests.external_model.mistakes import MISTAKES, Mistake
 from tests.external_model.scenes import LARGE, QUICK

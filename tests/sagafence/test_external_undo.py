@@ -7,7 +7,7 @@ import pytest
 
 from sagafence import IdempotencyConflict, StepAlreadyCompensated, UndoOutcome, UndoResult
 from sagafence.errors import CallRejected, CompensationImpossible, NotSettledYet, OutcomeUnknown
-from sagafence.external import ExternalSteps
+from sagafence.external_steps import ExternalSteps
 from sagafence.provider import Happened, Keeps, Key, Never, Provider, Seen, Settles, Stands
 from tests.sagafence.bench import HOUR, MINUTE, Bench, NoAnswer, NoCredit
 from tests.sagafence.conftest import MakeBench

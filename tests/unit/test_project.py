@@ -65,7 +65,7 @@ LIBRARY = {
     "sagafence": {"sagafence", "temporalio"},
     "sagafence.database": {"sagafence", "temporalio", "sqlalchemy", "asyncpg"},
     "sagafence.fence": {"sagafence", "temporalio", "sqlalchemy"},
-    "sagafence.external": {"sagafence", "temporalio", "sqlalchemy"},
+    "sagafence.external_steps": {"sagafence", "temporalio", "sqlalchemy"},
     "sagafence.testing": {"sagafence.testing", "temporalio"},
     "sagafence.devservers": {"sagafence.devservers", "psutil"},
 }

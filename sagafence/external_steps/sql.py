@@ -10,7 +10,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sagafence.errors import OutcomeUnknown
-from sagafence.external.state import Act, Next, Phase, Question, Seal, Step
+from sagafence.external_steps.state import Act, Next, Phase, Question, Seal, Step
 from sagafence.fence import FenceKey
 from sagafence.provider import Key, Provider, Verdict
 

@@ -7,15 +7,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from sagafence.database import transaction
 from sagafence.errors import CompensationImpossible, InvalidInput, VerdictRefused
-from sagafence.external import sql
-from sagafence.external.answers import Calls
-from sagafence.external.doing import do
-from sagafence.external.settling import settle
-from sagafence.external.state import Facts
-from sagafence.external.verdicts import said
-from sagafence.external.work import work_on
+from sagafence.external_steps import sql
+from sagafence.external_steps.answers import Calls
+from sagafence.external_steps.doing import do
+from sagafence.external_steps.settling import settle
+from sagafence.external_steps.state import Facts
+from sagafence.external_steps.verdicts import said
+from sagafence.external_steps.work import work_on
 from sagafence.fence import FenceKey, limited_refusals
-from sagafence.provider import Happened, Never, Out, Provider, Verdict
+from sagafence.provider import Happened, Never, Out, Provider, Settles, Verdict
 from sagafence.undo import UndoOutcome, UndoResult
 
 Enter = Callable[[AsyncConnection, Any], Awaitable[None]]
@@ -97,6 +97,10 @@ class ExternalSteps:
             NotSettledYet: a call may still be under way; its `next_retry_delay` says when none can be.
             IdempotencyConflict: the row belongs to another request.
         """
+        if self._provider.settles is Settles.BY_VOIDING and calls.undo is None:
+            raise CompensationImpossible(
+                f"provider {self._provider.name} settles by voiding: give the pivot {key.step} an undo"
+            )
 
         async def mark(_: AsyncConnection) -> None:
             """Mark nothing: whether the saga unwinds is what this finds out."""

@@ -1,6 +1,6 @@
 """The rules on the way forward: when a call may be sent, and what its answer means."""
 
-from sagafence.external.state import (
+from sagafence.external_steps.state import (
     CLOSING,
     Act,
     Answer,

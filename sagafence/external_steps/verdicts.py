@@ -1,6 +1,6 @@
 """The rules of what a person says: each word leads on, and none counts while a call could still contradict it."""
 
-from sagafence.external.state import Facts, Phase, Question, Seal, Step, done
+from sagafence.external_steps.state import Facts, Phase, Question, Seal, Step, done
 from sagafence.provider import Verdict
 
 

@@ -17,13 +17,13 @@ from sagafence.errors import (
     NotSettledYet,
     StepAlreadyCompensated,
 )
-from sagafence.external import sql
-from sagafence.external.answers import Calls, refused_again
-from sagafence.external.state import Act, Facts, Next, Step
+from sagafence.external_steps import sql
+from sagafence.external_steps.answers import Calls, refused_again
+from sagafence.external_steps.state import Act, Facts, Next, Step
 from sagafence.fence import FenceKey
 from sagafence.provider import Out, Provider, Settles
 
-_log = logging.getLogger("sagafence.external")
+_log = logging.getLogger("sagafence.external_steps")
 
 # One attempt goes through few rounds; it ends rather than spin where others change the row all the time.
 ROUNDS = 20
@@ -121,8 +121,6 @@ def work_on(engine: AsyncEngine, provider: Provider, key: FenceKey, request: Any
     """
     if provider.settles is Settles.BY_LOOKING_UP and calls.look is None:
         raise CompensationImpossible(f"provider {provider.name} settles by looking up: give the step {key.step} a look")
-    if provider.settles is Settles.BY_VOIDING and calls.undo is None:
-        raise CompensationImpossible(f"provider {provider.name} settles by voiding: give the step {key.step} an undo")
     try:
         sent = sql.as_jsonb(request)
     except (TypeError, ValueError) as error:

@@ -7,8 +7,8 @@ from typing import Any, Generic
 from temporalio.exceptions import ApplicationError
 
 from sagafence.errors import CallRejected, KeyReused, Refusal, StoredFailure
-from sagafence.external.sql import Evidence, as_jsonb
-from sagafence.external.state import Answer
+from sagafence.external_steps.sql import Evidence, as_jsonb
+from sagafence.external_steps.state import Answer
 from sagafence.provider import Key, Out, Seen, Stands
 
 

@@ -2,8 +2,8 @@
 
 import math
 
-from sagafence.external.forward import about_this_call, happened, heard_do
-from sagafence.external.state import (
+from sagafence.external_steps.forward import about_this_call, happened, heard_do
+from sagafence.external_steps.state import (
     CLOSING,
     Act,
     Answer,

@@ -8,11 +8,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sagafence.database import transaction
 from sagafence.errors import NotSettledYet
-from sagafence.external import sql
-from sagafence.external.answers import Heard, hear_do, hear_undo
-from sagafence.external.backward import begin_undo, heard_claim, heard_reversal, heard_void, looked_undo
-from sagafence.external.state import Act, Next, Phase, Step
-from sagafence.external.work import ROUNDS, Work
+from sagafence.external_steps import sql
+from sagafence.external_steps.answers import Heard, hear_do, hear_undo
+from sagafence.external_steps.backward import begin_undo, heard_claim, heard_reversal, heard_void, looked_undo
+from sagafence.external_steps.state import Act, Next, Phase, Step
+from sagafence.external_steps.work import ROUNDS, Work
 from sagafence.provider import Known, Out, Unknown
 
 Mark = Callable[[AsyncConnection], Awaitable[None]]

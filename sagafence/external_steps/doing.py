@@ -7,14 +7,14 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sagafence.database import transaction
-from sagafence.external import sql
-from sagafence.external.answers import Heard, hear_do
-from sagafence.external.forward import begin_do, heard_do, looked_do
-from sagafence.external.state import Act, Answer, Phase, Question, Step
-from sagafence.external.work import ROUNDS, Work
+from sagafence.external_steps import sql
+from sagafence.external_steps.answers import Heard, hear_do
+from sagafence.external_steps.forward import begin_do, heard_do, looked_do
+from sagafence.external_steps.state import Act, Answer, Phase, Question, Step
+from sagafence.external_steps.work import ROUNDS, Work
 from sagafence.provider import Out
 
-_log = logging.getLogger("sagafence.external")
+_log = logging.getLogger("sagafence.external_steps")
 
 Enter = Callable[[AsyncConnection], Awaitable[None]]
 
