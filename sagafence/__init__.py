@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
+    from sagafence.calls import Resolution
     from sagafence.cancellation import Cancellation, wait_until
     from sagafence.compensation import (
         Compensation,
@@ -38,7 +39,7 @@ with workflow.unsafe.imports_passed_through():
     from sagafence.operation import perform
     from sagafence.policy import UNDO_ATTEMPTS_WHEN_REFUSED, ActivityPolicy
     from sagafence.provider import Key, Known, Provider, Seen, Settles, Stands, Unknown, Verdict
-    from sagafence.saga import Resolution, Saga
+    from sagafence.saga import Saga
     from sagafence.saga_workflow import SagaCancelled, SagaStatus, SagaUnwound, SagaWorkflow, StepStatus
     from sagafence.signature import SagaMisuse
     from sagafence.sweep import Purged, PurgeInput, Sweep, SweepInput, SweepReport

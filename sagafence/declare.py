@@ -185,11 +185,6 @@ class ExternalPivot(Pivot[In, Out], External[In, Out]):
 class ExternalForward(Forward[In, Out], External[In, Out]):
     """A step after the pivot, at a provider."""
 
-    @property
-    def activities(self) -> dict[str, str]:
-        """Its do, and what finds out whether it happened."""
-        return {"do": self.activity, "settle": f"{self.activity}.settle"}
-
 
 class _Local:
     """Declares a step that is one transaction. `tx` comes as an AsyncSession or an AsyncConnection, as annotated."""

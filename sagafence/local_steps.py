@@ -13,12 +13,12 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from temporalio import activity
 
+from sagafence.calls import Resolution, SagaInput, Settled, StepCall
 from sagafence.database import transaction
 from sagafence.declare import Forward, Pivot, SagaSteps, Step
 from sagafence.errors import SagaError, StepAlreadyCompensated
-from sagafence.fence import FenceKey, close_fence, limited_refusals, stored_result
+from sagafence.fence import FenceKey, close_fence, limited_refusals, resolve_once, stored_result
 from sagafence.registry import Opening, State, Way, begin_unwind, enter, move
-from sagafence.saga import SagaInput, Settled, StepCall
 from sagafence.undo import UndoOutcome, UndoResult
 
 _ENTER = text("""
@@ -29,6 +29,10 @@ _ENTER = text("""
 _READ = text("SELECT phase, fingerprint, result FROM step_fence WHERE saga_id = :saga_id AND step = :step")
 _STORE = text("""
     UPDATE step_fence SET result = CAST(:result AS jsonb) WHERE saga_id = :saga_id AND step = :step
+""")
+_SAY = text("""
+    INSERT INTO saga_verdicts (saga_id, step, verdict, who, why, result)
+    VALUES (:saga_id, :step, :verdict, :who, :why, CAST(:result AS jsonb))
 """)
 _CLOSE = text("""
     INSERT INTO step_fence (saga_id, step, phase, had_effect, fingerprint)
@@ -94,6 +98,14 @@ class LocalStep:
             return Settled(happened=False)
         stored = stored_result(key, row.phase, row.fingerprint, row.result)
         return Settled(happened=True, result=stored["result"])
+
+    async def resolve(self, given: Any, call: StepCall, said: Resolution) -> None:
+        """Record an operator's word: from now on neither the step nor its undo has any effect for this saga."""
+        key = step_key(self._step, given, call, self._fingerprint)
+        async with transaction(self._engine) as connection:
+            await resolve_once(connection, key)
+            row = {"saga_id": key.saga_id, "step": key.step, "verdict": said.verdict.value}
+            await connection.execute(_SAY, {**row, "who": said.who, "why": said.why, "result": json.dumps(said.result)})
 
     @asynccontextmanager
     async def _transaction_of(self, connection: AsyncConnection) -> AsyncIterator[AsyncConnection | AsyncSession]:

@@ -1,29 +1,23 @@
 """Binding declared steps to Postgres: an instance of `SagaSteps` and an engine become the activities of a worker."""
 
-import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from temporalio import activity
 
+from sagafence.bound_external import BoundExternalStep
+from sagafence.calls import SagaInput, Settled, StepCall
 from sagafence.database import transaction
 from sagafence.declare import External, SagaSteps, Step, declared
 from sagafence.errors import IdempotencyConflict
-from sagafence.fence import resolve_once
 from sagafence.fingerprint import fingerprint
-from sagafence.local_steps import LocalStep, from_json, opening_of, step_key
+from sagafence.local_steps import LocalStep, from_json, opening_of
 from sagafence.registry import end
-from sagafence.saga import SagaInput, Settled, StepCall
 from sagafence.saga_workflow import END_ACTIVITY, RESOLVE_ACTIVITY, RecordedResolution
 from sagafence.signature import SagaMisuse
 from sagafence.undo import UndoResult
 
-_SAY = text("""
-    INSERT INTO saga_verdicts (saga_id, step, verdict, who, why, result)
-    VALUES (:saga_id, :step, :verdict, :who, :why, CAST(:result AS jsonb))
-""")
 Activity = Callable[..., Awaitable[Any]]
 
 
@@ -63,8 +57,8 @@ class PostgresFence:
         return [*activities.values(), self._end(), self._resolve(bound)]
 
     def _bind(self, what: str, owner: SagaSteps, step: Step[Any, Any]) -> Activity:
-        local = LocalStep(self._engine, owner, step, self._fingerprint)
-        bound = {"do": local.do, "undo": local.undo, "settle": local.settle}[what]
+        bound_step = self._bound(owner, step)
+        bound = {"do": bound_step.do, "undo": bound_step.undo, "settle": bound_step.settle}[what]
         answer = {"do": step.result_type, "undo": UndoResult, "settle": Settled}[what]
 
         async def run(given: Any, call: StepCall) -> Any:
@@ -73,6 +67,11 @@ class PostgresFence:
         # What the SDK decodes the payloads to.
         run.__annotations__ = {"given": step.input_type, "call": StepCall, "return": answer}
         return run
+
+    def _bound(self, owner: SagaSteps, step: Step[Any, Any]) -> LocalStep | BoundExternalStep:
+        if isinstance(step, External):
+            return BoundExternalStep(self._engine, owner, step, self._fingerprint)
+        return LocalStep(self._engine, owner, step, self._fingerprint)
 
     def _end(self) -> Activity:
         @activity.defn(name=END_ACTIVITY)
@@ -89,22 +88,9 @@ class PostgresFence:
     def _resolve(self, bound: dict[str, tuple[SagaSteps, Step[Any, Any]]]) -> Activity:
         @activity.defn(name=RESOLVE_ACTIVITY)
         async def resolve(said: RecordedResolution) -> None:
-            _, step = bound[said.activity]
-            key = step_key(step, from_json(said.given, step.input_type), StepCall(said.instance), self._fingerprint)
-            async with transaction(self._engine) as connection:
-                await resolve_once(connection, key)
-                told = said.resolution
-                await connection.execute(
-                    _SAY,
-                    {
-                        "saga_id": key.saga_id,
-                        "step": key.step,
-                        "verdict": told.verdict.value,
-                        "who": told.who,
-                        "why": told.why,
-                        "result": json.dumps(told.result),
-                    },
-                )
+            owner, step = bound[said.activity]
+            given = from_json(said.given, step.input_type)
+            await self._bound(owner, step).resolve(given, StepCall(said.instance), said.resolution)
 
         return resolve
 

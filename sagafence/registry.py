@@ -123,6 +123,11 @@ async def enter(connection: AsyncConnection, saga: Opening | str) -> State:
     return State(row.state)
 
 
+async def lock(connection: AsyncConnection, saga_id: str) -> None:
+    """Lock the saga's row, if there is one, until the transaction ends."""
+    await connection.execute(_READ, {"saga_id": saga_id})
+
+
 async def move(connection: AsyncConnection, saga_id: str, to: State, *came_from: State) -> None:
     """Note that the saga is at its pivot, past it, or back before it. Changes nothing from any other state."""
     await connection.execute(_MOVE, {"saga_id": saga_id, "to": to, "came_from": [state.value for state in came_from]})

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, overload
 from temporalio import workflow
 from temporalio.exceptions import FailureError
 
+from sagafence.calls import Resolution, SagaInput, Settled, StepCall
 from sagafence.compensation import (
     Compensation,
     Completed,
@@ -19,7 +20,7 @@ from sagafence.compensation import (
     describe,
     find_cause,
 )
-from sagafence.declare import Forward, In, Out, Pivot, Step, Undoable
+from sagafence.declare import External, Forward, In, Out, Pivot, Step, Undoable
 from sagafence.errors import IdempotencyConflict
 from sagafence.policy import ActivityPolicy
 from sagafence.provider import Verdict
@@ -33,44 +34,6 @@ C = TypeVar("C")
 D = TypeVar("D")
 T = TypeVar("T")
 Part = Coroutine[Any, Any, T]
-
-
-@dataclass(frozen=True)
-class SagaInput:
-    """What a saga was started with; its row has it, to start the saga again."""
-
-    content: Any
-    fingerprint: str
-
-
-@dataclass(frozen=True)
-class StepCall:
-    """What each activity of a step gets beside the step's input."""
-
-    instance: str = ""
-    """Which of several calls of the same step this is."""
-    opening: SagaInput | None = None
-    """What the saga was started with, until a step has recorded it."""
-
-
-@dataclass(frozen=True)
-class Settled:
-    """What became of a step whose outcome was unknown."""
-
-    happened: bool
-    result: Any = None
-
-
-@dataclass(frozen=True)
-class Resolution:
-    """What an operator says of a stuck step."""
-
-    step: str
-    verdict: Verdict
-    who: str
-    why: str
-    result: Any = None
-    """The step's result, as JSON, where it happened."""
 
 
 @dataclass(frozen=True)
@@ -203,20 +166,30 @@ class Saga(CompensationStack):
 
     def judge(self, resolution: Resolution) -> None:
         """Act on what an operator says of a stuck step, once that is recorded."""
-        name, verdict = resolution.step, resolution.verdict
-        is_decided = self._is_held(name) and (verdict is Verdict.HAPPENED or self._is_pivot(name))
-        if is_decided:
-            self._resolutions[name] = resolution
-        elif verdict is not Verdict.HAPPENED and not self._is_held(name):
-            self.resolve(name, f"{verdict}: {resolution.why}")
+        name, step = resolution.step, self._begun[resolution.step].step
+        # Of an external step, the next round finds in its row what was said.
+        if not isinstance(step, External):
+            if isinstance(step, Forward):
+                self._resolutions[name] = resolution
+            else:
+                self.resolve(name, f"{resolution.verdict}: {resolution.why}")
         self.retry()
 
     def refusal_of(self, resolution: Resolution) -> str | None:
         """Say why a resolution cannot be taken, or None."""
-        if resolution.step not in self.stuck_steps:
-            return f"{resolution.step} is not stuck; stuck: {', '.join(self.stuck_steps) or 'nothing'}"
-        if resolution.verdict is Verdict.UNDONE_BY_HAND and self._is_held(resolution.step):
-            return f"{resolution.step} is not being undone: say whether it {Verdict.HAPPENED} or {Verdict.NEVER} did"
+        name, verdict = resolution.step, resolution.verdict
+        if name not in self.stuck_steps:
+            return f"{name} is not stuck; stuck: {', '.join(self.stuck_steps) or 'nothing'}"
+        step = self._begun[name].step
+        if isinstance(step, (Pivot, Forward)) and verdict is Verdict.UNDONE_BY_HAND:
+            return f"{name} is not being undone: say whether it {Verdict.HAPPENED} or {Verdict.NEVER} did"
+        if isinstance(step, External):
+            return None
+        if isinstance(step, Pivot):
+            return f"{name} is in the database, which knows what became of it: retry once it answers"
+        if isinstance(step, Forward) is not (verdict is Verdict.HAPPENED):
+            wanted = Verdict.HAPPENED if isinstance(step, Forward) else Verdict.UNDONE_BY_HAND
+            return f"{name} can only be resolved as {wanted}"
         return None
 
     def begun(self, step: str) -> tuple[Step[Any, Any], Any, StepCall]:
@@ -306,17 +279,10 @@ class Saga(CompensationStack):
             self._retry_requested = False
             self._mark(entry, StepState.RUNNING, "")
             if said := self._resolutions.pop(entry.step, None):
-                return Settled(said.verdict is Verdict.HAPPENED, said.result)
+                return Settled(True, said.result)
 
     def _entry(self, name: str) -> Compensation:
         return next(entry for entry in self._stack if entry.step == name)
-
-    def _is_pivot(self, name: str) -> bool:
-        return isinstance(self._begun[name].step, Pivot)
-
-    def _is_held(self, name: str) -> bool:
-        """Whether a stuck step is a pivot or comes after it, so that nothing is undone before it is settled."""
-        return isinstance(self._begun[name].step, (Pivot, Forward))
 
     async def _uninterrupted(self, work: Coroutine[Any, Any, T]) -> T:
         """Run work to its end within the story, whatever cancels arrive."""

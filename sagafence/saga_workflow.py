@@ -10,13 +10,14 @@ from typing import Any, ClassVar, Generic, TypeVar, get_type_hints
 from temporalio import workflow
 from temporalio.exceptions import CancelledError
 
+from sagafence.calls import Resolution, SagaInput
 from sagafence.cancellation import wait_until
 from sagafence.compensation import Compensation, Completed, Irrevocable, RetryBackoff, StillStuck, Unwound, describe
 from sagafence.declare import In, Out
 from sagafence.errors import InvalidInput, Refusal, SagaError
 from sagafence.fingerprint import fingerprint
 from sagafence.policy import RECORD, ActivityPolicy
-from sagafence.saga import Resolution, Saga, SagaInput
+from sagafence.saga import Saga
 from sagafence.signature import SagaMisuse
 
 W = TypeVar("W")

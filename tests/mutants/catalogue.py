@@ -11,6 +11,7 @@ from tests.mutants import (
     credentials,
     events,
     execution_modes,
+    external,
     failures,
     fence,
     identifiers,
@@ -37,6 +38,7 @@ from tests.mutants.mutant import Mutant
 
 MUTANTS: tuple[Mutant, ...] = (
     *fence.MUTANTS,
+    *external.MUTANTS,
     *identifiers.MUTANTS,
     *steps.MUTANTS,
     *orders.MUTANTS,

@@ -1,6 +1,6 @@
-"""A database with the library's tables, and workers of declared sagas."""
+"""A database with the library's tables, workers of declared sagas, and a bench for one external step."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import asyncpg
 import pytest
@@ -9,9 +9,13 @@ from temporalio.client import Client
 
 from devstack.stack import DevStack
 from sagafence import install
+from sagafence.provider import Keeps, Provider
 from tests.conftest import DROP, Database, named_database
+from tests.sagafence.bench import Bench, make_tables
+from tests.sagafence.http_provider import HttpProvider
 from tests.sagafence.trips import Trips
 
+MakeBench = Callable[..., Bench]
 _EFFECTS = "CREATE TABLE effects (number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, saga_id text, step text)"
 
 
@@ -40,3 +44,23 @@ async def trips(client: Client, library_engine: AsyncEngine, library_database: D
     """The saga, with no worker running yet."""
     await library_database.run(_EFFECTS)
     return Trips(client, library_engine, library_database)
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[HttpProvider]:
+    """A provider over HTTP."""
+    async with HttpProvider() as running:
+        yield running
+
+
+@pytest.fixture
+async def bench(engine: AsyncEngine, database: Database, http: HttpProvider) -> MakeBench:
+    """Make a bench for a provider; the server over HTTP keeps under its keys what the declaration says."""
+    await make_tables(database)
+
+    def made(provider: Provider, *, can_look: bool = False) -> Bench:
+        http.keeps = provider.keeps or Keeps.NOTHING
+        http.void_blocks = provider.void_blocks
+        return Bench(engine, database, http, provider, can_look)
+
+    return made

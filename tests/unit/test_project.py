@@ -71,6 +71,8 @@ LIBRARY = {
     "sagafence.registry": {"sagafence", "sqlalchemy"},
     "sagafence.retention": {"sagafence", "temporalio", "sqlalchemy"},
     "sagafence.schema": {"sagafence", "sqlalchemy"},
+    "sagafence.bound_external": {"sagafence", "sqlalchemy"},
+    "sagafence.external_steps": {"sagafence", "temporalio", "sqlalchemy"},
     "sagafence.testing": {"sagafence.testing", "temporalio"},
     "sagafence.devservers": {"sagafence.devservers", "psutil"},
 }
