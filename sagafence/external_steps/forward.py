@@ -26,7 +26,7 @@ def begin_do(facts: Facts, step: Step, now: float) -> tuple[Step, Next]:
         return step, Next(Act.LATE)
     may_send = facts.has_keys or not step.live
     if step.seal is Seal.OPEN and may_send and facts.within_window(step.first, now):
-        step, n = permitted(step, now)
+        step, n = permitted(step._replace(question=None), now)
         return step, Next(Act.SEND, n)
     if facts.can_look and step.seal is not Seal.FOREIGN:
         return step, Next(Act.LOOK)

@@ -1,8 +1,8 @@
 """A world around the rules of external steps: a provider, a network, workers that pause and die, a clock, a person.
 
-The rules are the product's own (sagafence/external_steps); everything else here is as unkind as its declaration allows.
-A state is a tuple. `moves` lists every atomic move from it: one transaction, one send, one act of the provider, one
-answer heard or lost, one tick. Instants are relative: 0 is now, -2 is two ticks ago, and what is too old to matter
+The rules are the product's own (sagafence/external_steps); everything else here is as unkind as its declaration
+allows. A state is a tuple. `moves` lists every atomic move from it: one transaction, one send, one act of the provider,
+one answer heard or lost, one tick. Instants are relative: 0 is now, -2 is two ticks ago, and what is too old to matter
 grows no older, so there is no horizon.
 """
 

@@ -129,5 +129,6 @@ _INSTANTS = ("first_at", "last_at", "rev_first_at", "rev_last_at")
 
 
 async def make_tables(database: Database) -> None:
-    await database.run(SCHEMA)
+    for _ in range(2):  # it can be run again
+        await database.run(SCHEMA)
     await database.run(_RIGHTS)
