@@ -12,6 +12,7 @@ from sagafence import install
 from sagafence.provider import Keeps, Provider
 from tests.conftest import DROP, Database, named_database
 from tests.sagafence.bench import Bench, make_tables
+from tests.sagafence.elsewhere import Elsewhere
 from tests.sagafence.http_provider import HttpProvider
 from tests.sagafence.trips import Trips
 
@@ -64,3 +65,10 @@ async def bench(engine: AsyncEngine, database: Database, http: HttpProvider) -> 
         return Bench(engine, database, http, provider, can_look)
 
     return made
+
+
+@pytest.fixture
+async def elsewhere(client: Client, library_engine: AsyncEngine, library_database: Database) -> Elsewhere:
+    """The saga with effects elsewhere, with no worker running yet."""
+    await library_database.run(_EFFECTS)
+    return Elsewhere(client, library_engine, library_database)

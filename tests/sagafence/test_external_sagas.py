@@ -1,0 +1,119 @@
+"""Whole sagas with effects at providers over HTTP: lost answers, an unknown pivot, second runs, an operator's word."""
+
+import pytest
+from temporalio.client import WorkflowFailureError
+from temporalio.exceptions import ApplicationError
+
+from sagafence import Keeps, Resolution, Verdict
+from tests.sagafence.elsewhere import Elsewhere
+from tests.sagafence.elsewhere_story import Fulfil
+from tests.sagafence.http_provider import Fault
+
+ALL, NONE = (1, 1, 1, 1), (0, 0, 0, 0)
+
+
+async def test_every_effect_happens_once(elsewhere: Elsewhere) -> None:
+    async with elsewhere.working():
+        handle = await elsewhere.start()
+        results = await handle.result()
+
+    assert results == [1, 1, 1, 1]
+    assert await elsewhere.held() == ALL
+    assert await elsewhere.saga_state() == "ended"
+
+
+@pytest.mark.parametrize("fault", [Fault.FAILS_500, Fault.ACTS_AND_HANGS_UP, Fault.LATE, Fault.GATEWAY_503])
+@pytest.mark.parametrize("where", ["crm", "mail"])
+async def test_a_call_whose_answer_is_lost_is_repeated_under_its_key(
+    elsewhere: Elsewhere, where: str, fault: Fault
+) -> None:
+    provider = getattr(elsewhere, where)
+    provider.keeps = Keeps.SUCCESSES if fault is Fault.FAILS_500 else Keeps.FIRST_ANSWERS
+    provider.faults.append(fault)
+    async with elsewhere.working():
+        await (await elsewhere.start()).result()
+        for _ in range(len(provider.late)):
+            provider.arrive()
+
+    assert await elsewhere.held() == ALL
+    assert len(set(provider.sent("POST"))) == 1
+
+
+async def test_a_provider_that_refuses_has_everything_undone(elsewhere: Elsewhere) -> None:
+    elsewhere.billing.faults.append(Fault.REFUSES_402)
+    async with elsewhere.working():
+        handle = await elsewhere.start()
+        with pytest.raises(WorkflowFailureError) as failed:
+            await handle.result()
+
+    assert isinstance(failed.value.cause, ApplicationError)
+    assert failed.value.cause.message == "Refused: no"
+    assert failed.value.cause.details == ("bill",)
+    assert await elsewhere.held() == NONE
+
+
+async def test_a_step_that_acted_and_was_never_heard_is_undone_beside_its_sibling(elsewhere: Elsewhere) -> None:
+    elsewhere.crm.faults.extend([Fault.ACTS_AND_HANGS_UP] * 3)
+    async with elsewhere.working():
+        handle = await elsewhere.start()
+        with pytest.raises(WorkflowFailureError):
+            await handle.result()
+
+    assert await elsewhere.held() == NONE
+
+
+async def test_a_pivot_that_happened_unheard_is_found_out_and_the_saga_goes_on(elsewhere: Elsewhere) -> None:
+    elsewhere.billing.faults.append(Fault.ACTS_AND_HANGS_UP)
+    elsewhere.billing.is_shipped = True
+    async with elsewhere.working():
+        await (await elsewhere.start()).result()
+
+    assert await elsewhere.held() == ALL
+
+
+async def test_while_a_pivot_is_unknown_nothing_before_it_is_undone(elsewhere: Elsewhere) -> None:
+    elsewhere.billing.faults.extend([Fault.LATE] + [Fault.REJECTS_429] * 3)
+    async with elsewhere.working():
+        handle = await elsewhere.start()
+        await elsewhere.until(handle, "stuck")
+        held, state = await elsewhere.held(), await elsewhere.saga_state()
+        await handle.execute_update(Fulfil.retry)
+        with pytest.raises(WorkflowFailureError):
+            await handle.result()
+        arrived, *_ = elsewhere.billing.arrive()
+
+    assert (held, state) == ((1, 1, 0, 0), "at_pivot")
+    assert arrived == 402, "the key is void: what comes late finds it so"
+    assert await elsewhere.held() == NONE
+
+
+async def test_a_cancel_of_a_second_run_undoes_nothing_while_the_pivot_of_the_first_is_unknown(
+    elsewhere: Elsewhere,
+) -> None:
+    elsewhere.billing.faults.extend([Fault.ACTS_AND_HANGS_UP] + [Fault.REJECTS_429] * 3)
+    async with elsewhere.working():
+        handle = await elsewhere.start()
+        await elsewhere.until(handle, "stuck")
+        await handle.terminate("lost")
+        elsewhere.billing.is_shipped = True
+        again = await elsewhere.start(handle.id)
+        await again.cancel()
+        await again.result()
+
+    assert await elsewhere.held() == ALL
+
+
+async def test_an_operator_settles_what_nobody_can_find_out(elsewhere: Elsewhere) -> None:
+    elsewhere.mail.faults.append(Fault.ACTS_AND_500)
+    happened = Resolution("mail", Verdict.HAPPENED, "ann", "it is in their log", 1)
+    async with elsewhere.working():
+        handle = await elsewhere.start()
+        stuck = await elsewhere.until(handle, "stuck")
+        await handle.execute_update(Fulfil.resolve, happened)
+        results = await handle.result()
+
+    assert results == [1, 1, 1, 1]
+    assert stuck.steps[-1].detail.startswith("OutcomeUnknown: ")
+    [row] = await elsewhere.database.fetch("SELECT step, verdict, who, why FROM saga_verdicts")
+    assert tuple(row) == ("mail", "happened", "ann", "it is in their log")
+    assert await elsewhere.held() == ALL
