@@ -9,12 +9,30 @@
     async def test_a_trip_keeps_its_promises(case: Case, trips: SagaUnderTest) -> None:
         await check(case, trips)
 
-Needs temporalio and nothing else: no plugin, no test framework, no seam in the saga. See docs/testing-your-saga.md.
+Needs temporalio and nothing else: no test framework, no seam in the saga. See docs/testing-your-saga.md.
 """
 
 from sagafence.testing.cases import Case, Ending, Kind, matrix
 from sagafence.testing.check import check
-from sagafence.testing.description import SagaUnderTest, Step
+from sagafence.testing.description import SagaUnderTest, Step, Together
+from sagafence.testing.provider import Call, ProviderStrikes, Strike, Struck
+from sagafence.testing.proxy import ProviderProxy, provider_proxy
 from sagafence.testing.verdict import BrokenPromise
 
-__all__ = ["BrokenPromise", "Case", "Ending", "Kind", "SagaUnderTest", "Step", "check", "matrix"]
+__all__ = [
+    "BrokenPromise",
+    "Call",
+    "Case",
+    "Ending",
+    "Kind",
+    "ProviderProxy",
+    "ProviderStrikes",
+    "SagaUnderTest",
+    "Step",
+    "Strike",
+    "Struck",
+    "Together",
+    "check",
+    "matrix",
+    "provider_proxy",
+]
