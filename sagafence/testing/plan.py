@@ -1,4 +1,4 @@
-"""The order of a saga's steps: one after the other, or side by side."""
+"""Which steps of a saga come one after the other, and which run side by side."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -164,13 +164,13 @@ class Trial:
         """Check that no step was undone before one that followed it: by the first attempts of the undos."""
         if not self.saga.undoes_in_order:
             return
-        plan, began = self.case.plan, list(self.faults.attempts)  # in the order in which they were first seen
+        plan, began = self.case.plan, list(self.faults.attempts)  # the first that was seen first
         undone = sorted((step for step in plan.steps if step.undo in began), key=lambda step: began.index(step.undo))
         for n, step in enumerate(undone):
             for later in undone[n + 1 :]:
                 self.require(
                     not plan.precedes(step, later),
-                    "Steps are undone in reverse order: each before those that it followed.",
+                    "Steps are undone backwards: each before those that it followed.",
                     f"{step.undo} was called before {later.undo}",
                 )
 

@@ -66,6 +66,7 @@ LIBRARY = {
     "sagafence.database": {"sagafence", "temporalio", "sqlalchemy", "asyncpg"},
     "sagafence.fence": {"sagafence", "temporalio", "sqlalchemy"},
     "sagafence.testing": {"sagafence.testing", "temporalio"},
+    "sagafence.testing.plugin": {"sagafence.testing", "sagafence.devservers", "temporalio", "sqlalchemy", "pytest"},
     "sagafence.devservers": {"sagafence.devservers", "psutil"},
 }
 

@@ -8,8 +8,8 @@ import pytest
 from devstack.stack import ROOT
 from sagafence.testing import Ending, Kind, Step, Together, matrix
 from sagafence.testing.cases import STORIES
-from sagafence.testing.check import _RUNS
 from sagafence.testing.plan import Bounds, Plan
+from sagafence.testing.plays import _RUNS
 from sagafence.testing.verdict import broken
 from sagafence.testing.words import difference, in_words
 
@@ -132,7 +132,7 @@ def test_every_kind_of_case_has_its_story_and_its_play() -> None:
 def test_every_kind_of_case_is_in_the_document() -> None:
     document = (ROOT / "docs" / "testing-your-saga.md").read_text(encoding="utf-8")
 
-    named = set(re.findall(r"`([a-z-]+)`", document))
+    named = set(re.findall(r"`([a-z0-9-]+)`", document))
     named |= {f"{name.removesuffix('-before')}-after" for name in named if name.endswith("-before")}
 
     assert {kind.value for kind in Kind} - named == set()
