@@ -10,10 +10,13 @@ import pytest
 from temporalio.client import Client
 
 from sagafence.testing import BrokenPromise, Case, check, matrix
-from tests.faults.moving import STEPS, moves
+from tests.faults.moving import LOCAL_FIRST, STEPS, STEPS_LOCAL_FIRST, moves
 from tests.faults.share import share
 
 MATRIX = matrix(STEPS, can_be_retried=True)
+LOCAL_FIRST_CASES = [
+    case for case in matrix(STEPS_LOCAL_FIRST, can_be_retried=True) if case.step is None or case.step.is_local_first
+]
 BY_NAME = {str(case): case for case in MATRIX}
 
 # In which cases each mistake shows; the first is the one that `make test` plays.
@@ -64,6 +67,12 @@ async def _broken_in(client: Client, fault: str, cases: Sequence[Case]) -> dict[
 @pytest.mark.parametrize("case", share(MATRIX, every=13))
 async def test_a_correct_saga_keeps_its_promises(client: Client, case: Case) -> None:
     async with moves(client) as saga:
+        await check(case, saga)
+
+
+@pytest.mark.parametrize("case", share(LOCAL_FIRST_CASES, every=11))
+async def test_a_correct_saga_whose_steps_are_local_first_keeps_its_promises(client: Client, case: Case) -> None:
+    async with moves(client, LOCAL_FIRST) as saga:
         await check(case, saga)
 
 

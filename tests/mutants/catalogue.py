@@ -14,6 +14,7 @@ from tests.mutants import (
     failures,
     fence,
     identifiers,
+    kit,
     maintenance,
     order_files,
     orders,
@@ -64,5 +65,6 @@ MUTANTS: tuple[Mutant, ...] = (
     *strangers.MUTANTS,
     *secrets.MUTANTS,
     *answers.MUTANTS,
+    *kit.MUTANTS,
     *supply.MUTANTS,
 )

@@ -37,7 +37,7 @@ CREATE = Request("POST", "/tenants", "k1")
 
 
 def struck(provider: Provider) -> tuple[ProviderStrikes[Request, Answer], Send]:
-    strikes = ProviderStrikes(
+    strikes: ProviderStrikes[Request, Answer] = ProviderStrikes(
         call=lambda request: Call(request.method, request.path, request.key),
         answer=Answer,
         rekey=lambda request, key: replace(request, key=key),
