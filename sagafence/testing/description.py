@@ -22,9 +22,9 @@ class Step:
 
     name: str
     do: str
-    """The activity type of the step."""
+    """The activity type of the step; its activity id where several steps share a type: `seat/there`."""
     undo: str = ""
-    """The activity type of its undo. A step after the point of no return has none."""
+    """The activity type of its undo, or its id. A step after the point of no return has none."""
     effect: Counts = field(default_factory=dict)
     """By how much the step changes the probe's counts: `{"rooms": -1}`."""
     is_irrevocable: bool = False

@@ -8,8 +8,9 @@ above all the failures that it does not retry.
 import asyncio
 import contextlib
 import dataclasses
+import re
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -35,6 +36,8 @@ Place = tuple[str, Moment]
 _FIRST_RETRY = timedelta(milliseconds=20)
 _LONGEST_RETRY = timedelta(milliseconds=100)
 _LONGEST_WAIT_SECONDS = 10.0
+_OF_A_ROUND = re.compile(r"-\d+$")
+"""What an activity id ends with where it is of a later round of the same step or undo."""
 
 
 class Gate:
@@ -136,9 +139,15 @@ class _Limits:
 
 
 class Faults(Interceptor):
-    """The gates and faults of one workflow, by activity type; `before` the real call, or `after` it."""
+    """The gates and faults of one workflow, by activity; `before` the real call, or `after` it.
 
-    def __init__(self, workflow_id: str) -> None:
+    Args:
+        workflow_id: of the saga under test.
+        names: what its steps call their activities, where that may be an activity id.
+    """
+
+    def __init__(self, workflow_id: str, names: Iterable[str] = ()) -> None:
+        self.names = frozenset(names)
         self.attempts: Counter[str] = Counter()
         """All attempts of an activity so far, local ones included."""
         self.local_attempts: Counter[str] = Counter()
@@ -197,13 +206,18 @@ class Faults(Interceptor):
         input: WorkflowInterceptorClassInput,  # noqa: A002, ARG002
     ) -> type[WorkflowInboundInterceptor]:
         """Intercept the workflow's calls of its activities."""
-        workflow_id, limits = self._workflow_id, self._limits
+        workflow_id, limits, name_of = self._workflow_id, self._limits, self.name_of
 
         class _Workflow(WorkflowInboundInterceptor):
             def init(self, outbound: WorkflowOutboundInterceptor) -> None:
-                super().init(_ShortWaits(outbound, workflow_id, limits))
+                super().init(_ShortWaits(outbound, workflow_id, limits, name_of))
 
         return _Workflow
+
+    def name_of(self, activity_type: str, activity_id: str | None) -> str:
+        """Name an activity as the steps name it: by its id where one of them does, else by its type."""
+        by_id = _OF_A_ROUND.sub("", activity_id or "")
+        return by_id if by_id in self.names else activity_type
 
     def is_about(self, info: activity.Info) -> bool:
         """Whether an attempt belongs to the workflow under test."""
@@ -220,7 +234,7 @@ class Faults(Interceptor):
 
     async def attempt(self, info: activity.Info, call: Callable[[], Awaitable[Any]]) -> Any:
         """Run one attempt through its gates and faults."""
-        name = info.activity_type
+        name = self.name_of(info.activity_type, info.activity_id)
         self.attempts[name] += 1
         if info.is_local:
             self.local_attempts[name] += 1
@@ -268,8 +282,10 @@ class _ShortWaits(WorkflowOutboundInterceptor):
         next: WorkflowOutboundInterceptor,  # noqa: A002
         workflow_id: str,
         limits: dict[str, _Limits],
+        name_of: Callable[[str, str | None], str],
     ) -> None:
         super().__init__(next)
+        self._name_of = name_of
         self._workflow_id = workflow_id
         self._limits = limits
 
@@ -282,7 +298,8 @@ class _ShortWaits(WorkflowOutboundInterceptor):
     def _shortened(self, given: _Start) -> _Start:
         if workflow.info().workflow_id != self._workflow_id:
             return given
-        limits = self._limits.get(given.activity, _Limits(None, None))
+        name = self._name_of(given.activity, given.activity_id)
+        limits = self._limits.get(name, _Limits(None, None))
         policy = given.retry_policy or RetryPolicy()
         times = [at_most for at_most in (limits.start_to_close, given.start_to_close_timeout) if at_most is not None]
         attempts = [at_most for at_most in (limits.attempts, policy.maximum_attempts) if at_most]

@@ -88,7 +88,7 @@ class Plan:
         if len({step.name for step in steps}) < len(steps):
             raise ValueError("two steps have the same name")
         if len({step.do for step in steps}) < len(steps):
-            raise ValueError("two steps have the same activity: a step is told from the others by its activity type")
+            raise ValueError("two steps have the same activity: tell them apart by their activity ids")
         if len(pivots) > 1 or any(self.beside(step) for step in pivots):
             raise ValueError("a saga has one step at most that is irrevocable, and no step runs beside it")
         for step in steps:

@@ -35,7 +35,7 @@ class Trial:
         self.case = case
         self.saga = saga
         self.handle = handle
-        self.faults = Faults(handle.id)
+        self.faults = Faults(handle.id, (name for step in case.plan.steps for name in (step.do, step.undo) if name))
         self._before = before
 
     @asynccontextmanager

@@ -49,6 +49,14 @@ MUTANTS = (
         at(KIT_CHECKOUT, f"{_LOCAL_FIRST}[reserve-do-late-past-local]"),
     ),
     Mutant(
+        "kit-takes-a-later-round-for-another-activity",
+        "an undo that is stuck would work in its second round, before it is mended",
+        "sagafence/testing/faults.py",
+        '        by_id = _OF_A_ROUND.sub("", activity_id or "")\n',
+        '        by_id = activity_id or ""\n',
+        at(KIT_UNIT, "test_an_activity_is_named_by_its_id_where_a_step_does_and_by_its_type_elsewhere"),
+    ),
+    Mutant(
         "kit-does-not-look-at-the-sequence-of-undos",
         "a saga that undoes its first step first would pass",
         "sagafence/testing/trial.py",

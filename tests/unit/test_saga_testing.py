@@ -8,6 +8,7 @@ import pytest
 from devstack.stack import ROOT
 from sagafence.testing import Ending, Kind, Step, Together, matrix
 from sagafence.testing.cases import STORIES
+from sagafence.testing.faults import Faults
 from sagafence.testing.plan import Bounds, Plan
 from sagafence.testing.plays import _RUNS
 from sagafence.testing.verdict import broken
@@ -216,3 +217,13 @@ def test_a_failure_says_promise_story_finding_and_where_to_look() -> None:
         "  how to look    temporal workflow show --workflow-id trip-7",
         "  case           room-do-report-lost",
     ]
+
+
+def test_an_activity_is_named_by_its_id_where_a_step_does_and_by_its_type_elsewhere() -> None:
+    faults = Faults("trip-7", ["book_room", "seat/back", "undo-seat/back"])
+
+    assert faults.name_of("book_room", "room") == "book_room"
+    assert faults.name_of("book_seat", "seat/back") == "seat/back"
+    assert faults.name_of("cancel_seat", "undo-seat/back-12") == "undo-seat/back"
+    assert faults.name_of("book_seat", "seat/there") == "book_seat"
+    assert faults.name_of("book_seat", None) == "book_seat"
