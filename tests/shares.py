@@ -70,6 +70,7 @@ SLOW_FILES = frozenset(
         "test_one_audit_at_a_time",
         "test_plans",
         "test_postgres_16",
+        "test_pytest_plugin",
         "test_real_ids",
         "test_schema_behind",
         "test_secrets_of_commands",

@@ -6,8 +6,11 @@ above all the failures that it does not retry.
 """
 
 import asyncio
+import contextlib
 import dataclasses
-from collections import Counter
+import re
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -32,6 +35,9 @@ Place = tuple[str, Moment]
 
 _FIRST_RETRY = timedelta(milliseconds=20)
 _LONGEST_RETRY = timedelta(milliseconds=100)
+_LONGEST_WAIT_SECONDS = 10.0
+_OF_A_ROUND = re.compile(r"-\d+$")
+"""What an activity id ends with where it is of a later round of the same step or undo."""
 
 
 class Gate:
@@ -42,12 +48,16 @@ class Gate:
         self.has_ended = asyncio.Event()
         self.error: BaseException | None = None
         """How the real call of the attempt ended, once `has_ended` is set."""
-        self._is_deaf = is_deaf
+        self.is_holding = False
+        self.is_local = False
+        """Whether the attempt that it holds is a local one."""
+        self.is_deaf = is_deaf
         self._released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def open(self) -> None:
         """Let the attempt go on."""
         if not self._released.done():
+            self.is_holding = False
             self._released.set_result(None)
 
     def lose(self) -> None:
@@ -60,18 +70,27 @@ class Gate:
         if self.has_held.is_set():
             return False
         self.has_held.set()
+        self.is_holding = True
+        self.is_local = activity.info().is_local
+        try:
+            await self._wait()
+        finally:
+            self.is_holding = False
+        return True
+
+    async def _wait(self) -> None:
         while True:
             try:
                 await asyncio.shield(self._released)
             except asyncio.CancelledError:
-                if not self._is_deaf:
+                if not self.is_deaf:
                     raise
                 # A late attempt is one that does not know that its time is over.
                 task = asyncio.current_task()
                 assert task is not None
                 task.uncancel()
             else:
-                return True
+                return
 
     def note_end(self, error: BaseException | None) -> None:
         """Note how the attempt's real call ended."""
@@ -80,11 +99,15 @@ class Gate:
 
 
 class Fault:
-    """Makes attempts fail: the next `times`, or all of them until `mend`."""
+    """Makes attempts fail: the next `times`, or all of them until `stop`.
+
+    It waits with that until `once` has happened elsewhere, for a while: a step beside it may not come at all.
+    """
 
     def __init__(self, times: int | None, *, is_final: bool) -> None:
         self.injections = 0
         self.has_injected = asyncio.Event()
+        self.once: Sequence[asyncio.Event] = ()
         self._left = times
         self._is_final = is_final
 
@@ -92,8 +115,14 @@ class Fault:
         """Let every later attempt pass."""
         self._left = 0
 
-    def inject(self) -> None:
+    async def inject(self) -> None:
         """Fail the attempt, if any is left to fail."""
+        if self._left == 0:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LONGEST_WAIT_SECONDS):
+                for event in self.once:
+                    await event.wait()
         if self._left == 0:
             return
         if self._left is not None:
@@ -110,11 +139,22 @@ class _Limits:
 
 
 class Faults(Interceptor):
-    """The gates and faults of one workflow, by activity type; `before` the real call, or `after` it."""
+    """The gates and faults of one workflow, by activity; `before` the real call, or `after` it.
 
-    def __init__(self, workflow_id: str) -> None:
+    Args:
+        workflow_id: of the saga under test.
+        names: what its steps call their activities, where that may be an activity id.
+    """
+
+    def __init__(self, workflow_id: str, names: Iterable[str] = ()) -> None:
+        self.names = frozenset(names)
         self.attempts: Counter[str] = Counter()
+        """All attempts of an activity so far, local ones included."""
+        self.local_attempts: Counter[str] = Counter()
         self._workflow_id = workflow_id
+        self._worked: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._past_local: set[str] = set()
+        self._under_way = 0
         self._gates: dict[Place, Gate] = {}
         self._faults: dict[Place, Fault] = {}
         self._limits: dict[str, _Limits] = {}
@@ -130,6 +170,24 @@ class Faults(Interceptor):
     def limit(self, name: str, *, start_to_close: timedelta | None = None, attempts: int | None = None) -> None:
         """Limit the time of one attempt of an activity, or their number."""
         self._limits[name] = _Limits(start_to_close, attempts)
+
+    def worked(self, name: str) -> asyncio.Event:
+        """Return what is set once an attempt of an activity has succeeded."""
+        return self._worked[name]
+
+    def pass_local(self, name: str) -> None:
+        """Have local attempts of an activity fail, without effect; gates and faults are for the ordinary ones."""
+        self._past_local.add(name)
+
+    @property
+    def at_work(self) -> int:
+        """How many attempts are under way and not held up."""
+        return self._under_way - sum(gate.is_holding for gate in self._gates.values())
+
+    @property
+    def is_held_locally(self) -> bool:
+        """Whether a local attempt is held up."""
+        return any(gate.is_holding and gate.is_local for gate in self._gates.values())
 
     async def stop(self, worker: AbstractAsyncContextManager[Any]) -> None:
         """Stop a worker; every attempt at a gate is lost with it."""
@@ -148,13 +206,18 @@ class Faults(Interceptor):
         input: WorkflowInterceptorClassInput,  # noqa: A002, ARG002
     ) -> type[WorkflowInboundInterceptor]:
         """Intercept the workflow's calls of its activities."""
-        workflow_id, limits = self._workflow_id, self._limits
+        workflow_id, limits, name_of = self._workflow_id, self._limits, self.name_of
 
         class _Workflow(WorkflowInboundInterceptor):
             def init(self, outbound: WorkflowOutboundInterceptor) -> None:
-                super().init(_ShortWaits(outbound, workflow_id, limits))
+                super().init(_ShortWaits(outbound, workflow_id, limits, name_of))
 
         return _Workflow
+
+    def name_of(self, activity_type: str, activity_id: str | None) -> str:
+        """Name an activity as the steps name it: by its id where one of them does, else by its type."""
+        by_id = _OF_A_ROUND.sub("", activity_id or "")
+        return by_id if by_id in self.names else activity_type
 
     def is_about(self, info: activity.Info) -> bool:
         """Whether an attempt belongs to the workflow under test."""
@@ -164,9 +227,37 @@ class Faults(Interceptor):
         """Run the gate and the fault of a place; return the gate that held the attempt."""
         gate, fault = self._gates.get(place), self._faults.get(place)
         was_held = await gate.hold() if gate else False
-        if fault and not has_failed:
-            fault.inject()
+        is_late = was_held and gate is not None and gate.is_deaf  # it is to act
+        if fault and not has_failed and not is_late:
+            await fault.inject()
         return gate if was_held else None
+
+    async def attempt(self, info: activity.Info, call: Callable[[], Awaitable[Any]]) -> Any:
+        """Run one attempt through its gates and faults."""
+        name = self.name_of(info.activity_type, info.activity_id)
+        self.attempts[name] += 1
+        if info.is_local:
+            self.local_attempts[name] += 1
+            if name in self._past_local:
+                raise ApplicationError("injected", type="Injected")
+        self._under_way += 1
+        try:
+            held_by = await self.come_to((name, "before"))
+            error: BaseException | None = None
+            try:
+                answer = await call()
+            except BaseException as raised:
+                error = raised
+                raise
+            else:
+                self._worked[name].set()
+            finally:
+                if held_by:
+                    held_by.note_end(error)
+                await self.come_to((name, "after"), has_failed=error is not None)
+            return answer
+        finally:
+            self._under_way -= 1
 
 
 class _Activities(ActivityInboundInterceptor):
@@ -178,20 +269,8 @@ class _Activities(ActivityInboundInterceptor):
         info = activity.info()
         if not self._faults.is_about(info):
             return await super().execute_activity(input)
-        name = info.activity_type
-        self._faults.attempts[name] += 1
-        held_by = await self._faults.come_to((name, "before"))
-        error: BaseException | None = None
-        try:
-            answer = await super().execute_activity(input)
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            if held_by:
-                held_by.note_end(error)
-            await self._faults.come_to((name, "after"), has_failed=error is not None)
-        return answer
+        call = super().execute_activity
+        return await self._faults.attempt(info, lambda: call(input))
 
 
 _Start = TypeVar("_Start", StartActivityInput, StartLocalActivityInput)
@@ -203,8 +282,10 @@ class _ShortWaits(WorkflowOutboundInterceptor):
         next: WorkflowOutboundInterceptor,  # noqa: A002
         workflow_id: str,
         limits: dict[str, _Limits],
+        name_of: Callable[[str, str | None], str],
     ) -> None:
         super().__init__(next)
+        self._name_of = name_of
         self._workflow_id = workflow_id
         self._limits = limits
 
@@ -217,15 +298,18 @@ class _ShortWaits(WorkflowOutboundInterceptor):
     def _shortened(self, given: _Start) -> _Start:
         if workflow.info().workflow_id != self._workflow_id:
             return given
-        limits = self._limits.get(given.activity, _Limits(None, None))
+        name = self._name_of(given.activity, given.activity_id)
+        limits = self._limits.get(name, _Limits(None, None))
         policy = given.retry_policy or RetryPolicy()
+        times = [at_most for at_most in (limits.start_to_close, given.start_to_close_timeout) if at_most is not None]
+        attempts = [at_most for at_most in (limits.attempts, policy.maximum_attempts) if at_most]
         return dataclasses.replace(
             given,
-            start_to_close_timeout=limits.start_to_close or given.start_to_close_timeout,
+            start_to_close_timeout=min(times, default=None),
             retry_policy=dataclasses.replace(
                 policy,
                 initial_interval=min(policy.initial_interval, _FIRST_RETRY),
                 maximum_interval=_LONGEST_RETRY,
-                maximum_attempts=policy.maximum_attempts if limits.attempts is None else limits.attempts,
+                maximum_attempts=min(attempts, default=0),  # a local attempt stays one, before the ordinary ones
             ),
         )

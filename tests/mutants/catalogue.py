@@ -15,6 +15,7 @@ from tests.mutants import (
     failures,
     fence,
     identifiers,
+    kit,
     library_schema,
     maintenance,
     order_files,
@@ -67,6 +68,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *strangers.MUTANTS,
     *secrets.MUTANTS,
     *answers.MUTANTS,
+    *kit.MUTANTS,
     *supply.MUTANTS,
     *library_schema.MUTANTS,
 )

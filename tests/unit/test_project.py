@@ -74,6 +74,7 @@ LIBRARY = {
     "sagafence.bound_external": {"sagafence", "sqlalchemy"},
     "sagafence.external_steps": {"sagafence", "temporalio", "sqlalchemy"},
     "sagafence.testing": {"sagafence.testing", "temporalio"},
+    "sagafence.testing.plugin": {"sagafence.testing", "sagafence.devservers", "temporalio", "sqlalchemy", "pytest"},
     "sagafence.devservers": {"sagafence.devservers", "psutil"},
 }
 
