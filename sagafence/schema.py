@@ -16,11 +16,13 @@ _SERVER = text("SELECT version() AS name, CAST(current_setting('server_version_n
 # statements alone know.
 _COLUMNS = text("""
     SELECT ours.name, a.attname AS column,
-           has_any_column_privilege(c.oid, 'SELECT') AS may_read, has_any_column_privilege(c.oid, 'INSERT') AS may_write
+           ARRAY(SELECT wanted FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE']) AS wanted
+                  WHERE NOT has_any_column_privilege(c.oid, wanted)) AS missing_rights
       FROM unnest(CAST(:tables AS text[])) AS ours (name)
       JOIN pg_class c ON c.oid = to_regclass(ours.name) AND c.relkind IN ('r', 'p')
       JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 """)
+_NEVER_WRITTEN = {VERSION_TABLE: {"INSERT", "UPDATE"}, "saga_verdicts": {"UPDATE"}}
 _VERSION = text(f"SELECT version FROM {VERSION_TABLE}")  # noqa: S608 - a constant of ours
 
 
@@ -66,10 +68,10 @@ async def check(engine: AsyncEngine) -> None:
         lacks = [f"table {name}" for name in tables() if name not in found]
         for name, columns in found.items():
             lacks += [f"column {name}.{column}" for column in sorted(tables()[name] - columns)]
-        lacks += sorted({f"right SELECT on {row.name}" for row in rows if not row.may_read})
-        lacks += sorted(
-            {f"right INSERT on {row.name}" for row in rows if not row.may_write and row.name != VERSION_TABLE}
-        )
+        rights = {(right, row.name) for row in rows for right in row.missing_rights}
+        lacks += [
+            f"right {right} on {name}" for right, name in sorted(rights) if right not in _NEVER_WRITTEN.get(name, ())
+        ]
         if not lacks:
             present = (await connection.execute(_VERSION)).scalar_one_or_none() or 0
             if present < version():

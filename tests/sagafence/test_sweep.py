@@ -22,16 +22,17 @@ from temporalio.client import (
     WorkflowFailureError,
     WorkflowHandle,
 )
-from temporalio.service import RPCError
+from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
 from devstack.stack import ROOT, DevStack
 from sagafence import Purged, PurgeInput, Sweep, SweepInput, SweepReport, sweep_activities
 from sagafence.database import transaction
-from sagafence.devservers.ports import free_port
 from sagafence.lost import LostSagas, Runs, SagaRows
 from sagafence.registry import Opening, end, enter
 from sagafence.sweep import IdleInput, IdleSaga
+from tests.faults.lab.proxy import Proxy
 from tests.sagafence.bare import Bare, bare_database
 from tests.sagafence.moves import Move, Stay
 
@@ -68,6 +69,7 @@ class Ground:
     client: Client
     queue: str
     seen: set[str]
+    address: str
 
     def opening(self, first: str = "runs", kind: str = "Move", **more: Any) -> Opening:
         name = f"{first}-{uuid.uuid4().hex[:8]}"
@@ -87,7 +89,17 @@ class Ground:
             Sweep.run, SweepInput(idle_seconds=0, **more), id=f"sweep-{uuid.uuid4()}", task_queue=self.queue
         )
 
-    async def newest(self, workflow_id: str) -> WorkflowHandle[Any, Any]:
+    async def is_known(self, workflow_id: str) -> bool:
+        """Whether Temporal knows of any run."""
+        try:
+            await self.client.get_workflow_handle(workflow_id).describe()
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
+            return False
+        return True
+
+    def newest(self, workflow_id: str) -> WorkflowHandle[Any, Any]:
         return self.client.get_workflow_handle(workflow_id)
 
     def lost(self, **parts: Any) -> LostSagas:
@@ -122,7 +134,7 @@ async def working(stack: DevStack, bare: Bare) -> AsyncIterator[Ground]:
         seen.add(workflow_id)
         return False
 
-    made = Ground(bare, client, f"sweep-{uuid.uuid4().hex[:8]}", seen)
+    made = Ground(bare, client, f"sweep-{uuid.uuid4().hex[:8]}", seen, stack.temporal.address)
     work = Work(bare.engine)
     async with Worker(
         client,
@@ -152,7 +164,7 @@ async def test_a_saga_whose_run_closed_before_its_end_is_started_again_and_ends(
     report = await ground.sweep()
 
     assert (report.idle, report.alive, report.started) == (1, 0, [lost.id])
-    again = await ground.newest(lost.id)
+    again = ground.newest(lost.id)
     assert await again.result() == "moved"
     described = await again.describe()
     assert (described.workflow_type, described.task_queue) == ("Stay", ground.queue)
@@ -165,7 +177,7 @@ async def test_a_saga_that_completed_without_its_end_is_started_again(ground: Gr
     assert await lost.result() == "without its end"
 
     assert (await ground.sweep()).started == [lost.id]
-    assert await (await ground.newest(lost.id)).result() == "moved"
+    assert await ground.newest(lost.id).result() == "moved"
 
 
 async def test_a_saga_that_temporal_has_never_heard_of_is_started_with_its_input(ground: Ground) -> None:
@@ -174,7 +186,7 @@ async def test_a_saga_that_temporal_has_never_heard_of_is_started_with_its_input
 
     assert (await ground.sweep()).started == [gone.saga_id]
 
-    again = await ground.newest(gone.saga_id)
+    again = ground.newest(gone.saga_id)
     assert await again.result() == "moved"
     async for event in again.fetch_history_events():
         if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
@@ -188,7 +200,7 @@ async def test_an_unwinding_saga_is_started_again_too_and_one_under_another_work
     await ground.bare.run("UPDATE sagas SET state = 'unwinding'")
 
     assert (await ground.sweep()).started == [gone.saga_id]
-    assert (await (await ground.newest(gone.workflow_id)).describe()).workflow_type == "Move"
+    assert (await ground.newest(gone.workflow_id).describe()).workflow_type == "Move"
 
 
 async def test_what_runs_what_has_ended_and_what_moved_a_moment_ago_is_left_alone(ground: Ground) -> None:
@@ -230,7 +242,7 @@ async def test_sweeps_beside_each_other_start_each_saga_once(ground: Ground) -> 
     started = [name for report in reports for name in report.started]
     assert sorted(started) == sorted(saga.saga_id for saga in sagas)
     for saga in sagas:
-        await (await ground.newest(saga.saga_id)).terminate()
+        await ground.newest(saga.saga_id).terminate()
 
 
 async def test_a_start_that_another_was_faster_with_is_joined(ground: Ground) -> None:
@@ -241,7 +253,7 @@ async def test_a_start_that_another_was_faster_with_is_joined(ground: Ground) ->
     second = await ground.lost().start_lost(idle)
 
     assert (first.started, second.started, second.joined, second.failed) == ([gone.saga_id], [], 1, [])
-    await (await ground.newest(gone.saga_id)).terminate()
+    await ground.newest(gone.saga_id).terminate()
 
 
 async def ends_meanwhile(bare: Bare, saga: Opening) -> None:
@@ -249,11 +261,15 @@ async def ends_meanwhile(bare: Bare, saga: Opening) -> None:
         await end(connection, saga, "completed")
 
 
+async def ends_by_hand(bare: Bare, _saga: Opening) -> None:
+    await bare.run("UPDATE sagas SET state = 'ended', outcome = 'by hand', ended_at = now()")
+
+
 async def moves_meanwhile(bare: Bare, saga: Opening) -> None:
     await bare.open(saga)
 
 
-@pytest.mark.parametrize("what", [ends_meanwhile, moves_meanwhile])
+@pytest.mark.parametrize("what", [ends_meanwhile, ends_by_hand, moves_meanwhile])
 async def test_a_saga_that_ends_or_moves_while_temporal_is_asked_is_not_started(
     ground: Ground, what: Callable[[Bare, Opening], Awaitable[None]]
 ) -> None:
@@ -264,18 +280,50 @@ async def test_a_saga_that_ends_or_moves_while_temporal_is_asked_is_not_started(
     came_of = await ground.lost().start_lost(lost)
 
     assert (len(lost), came_of.started, came_of.moved) == (1, [], 1)
-    with pytest.raises(RPCError, match="not found"):
-        await (await ground.newest(saga.saga_id)).describe()
+    assert not await ground.is_known(saga.saga_id)
+
+
+async def test_a_run_that_comes_after_the_end_of_its_saga_changes_nothing(ground: Ground) -> None:
+    done = await ground.started("nothing")
+    await done.result()
+    before = await ground.bare.rows("SELECT * FROM sagas")
+
+    late = await ground.client.start_workflow("Move", {"first": "nothing"}, id=done.id, task_queue=ground.queue)
+    with pytest.raises(WorkflowFailureError) as failed:
+        await late.result()
+
+    refused = failed.value.cause.__cause__
+    assert isinstance(refused, ApplicationError)
+    assert (refused.type, refused.details) == (
+        "StepAlreadyCompensated",
+        ({"saga_id": done.id, "outcome": "completed"},),
+    )
+    assert await ground.bare.rows("SELECT * FROM sagas") == before
+    assert await ground.sweep() == SweepReport()
 
 
 async def test_nothing_is_concluded_from_a_temporal_that_is_away(ground: Ground) -> None:
-    await ground.bare.open(ground.opening("nothing"))
+    await ground.bare.open(gone := ground.opening("nothing"))
     idle = await ground.idle()
-    away = Runs(await Client.connect(f"127.0.0.1:{free_port()}", lazy=True))
 
-    for ask in (ground.lost(runs=away).find_lost, ground.lost(runs=away).start_lost):
-        with pytest.raises((RPCError, RuntimeError)):
-            await ask(idle)
+    with Proxy(int(ground.address.rpartition(":")[2])) as link:
+        beyond = Runs(await Client.connect(f"127.0.0.1:{link.port}"))
+        link.refuse()
+        link.reset()
+        for ask in (ground.lost(runs=beyond).find_lost, ground.lost(runs=beyond).start_lost):
+            with pytest.raises(RPCError) as away:
+                await ask(idle)
+            assert away.value.status in {RPCStatusCode.UNAVAILABLE, RPCStatusCode.UNKNOWN}
+
+    assert not await ground.is_known(gone.saga_id)
+
+
+async def test_nothing_is_started_in_a_namespace_that_is_not_there(ground: Ground) -> None:
+    await ground.bare.open(ground.opening("nothing"))
+    nowhere = Runs(await Client.connect(ground.address, namespace="nowhere"))
+
+    with pytest.raises(RPCError, match="nowhere"):
+        await ground.lost(runs=nowhere).start_lost(await ground.idle())
 
 
 async def test_a_row_that_temporal_refuses_is_named_and_does_not_stop_the_others(ground: Ground) -> None:
@@ -323,7 +371,7 @@ async def test_a_schedule_sweeps_and_purges(ground: Ground) -> None:
             report = await handle.result()
             if count == 1:
                 assert report.started == [gone.saga_id]
-                assert await (await ground.newest(gone.saga_id)).result() == "moved"
+                assert await ground.newest(gone.saga_id).result() == "moved"
     finally:
         await schedule.delete()
 
