@@ -99,7 +99,8 @@ def heard_claim(  # noqa: PLR0911, PLR0913 - an answer, and what held when its c
     n, less = sent.n, step._replace(live=step.live - {sent.n})
     if answer is Answer.OK:
         if not facts.seals and sent.was_quiet:
-            less = less._replace(live=frozenset())
+            # What was permitted before is too old to act; another undo's claim, permitted since, is not.
+            less = less._replace(live=frozenset(other for other in less.live if other > n))
         return happened(facts, step, less), Next(Act.AGAIN)
     if answer is Answer.REFUSED and not step.known:
         # A refusal that is not stored was decided past the key: whatever was quiet by then had not acted.

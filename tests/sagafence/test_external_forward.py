@@ -9,6 +9,7 @@ import pytest
 
 from sagafence import CompensationImpossible, IdempotencyConflict, InvalidInput, StepAlreadyCompensated
 from sagafence.errors import CallRejected, NotSettledYet, OutcomeUnknown
+from sagafence.external_steps import Calls
 from sagafence.provider import Keeps, Provider, Settles
 from tests.sagafence.bench import HOUR, MINUTE, NoAnswer, NoCredit
 from tests.sagafence.conftest import MakeBench
@@ -332,7 +333,7 @@ async def test_a_result_that_is_no_json_leaves_the_step_unknown_and_says_why(ben
 
 async def test_a_step_without_a_result_is_known_to_be_done(bench: MakeBench) -> None:
     step = bench(BY_A_PERSON)
-    calls: Any = replace(step.calls(), dump=lambda _: None, load=lambda kept: kept)
+    calls: Calls[Any] = replace(step.calls(), dump=lambda _: None, load=lambda kept: kept)
 
     results: list[object] = [await step.steps.do(step.key, step.request, calls) for _ in range(2)]
 
