@@ -229,13 +229,13 @@ def test_what_was_answered_before_a_kill_is_there_after_it(provider: ProviderPro
 
     ask(provider.url, "POST", "/invoices/voided/void")
     with ThreadPoolExecutor(8) as pool:
-        sent = [pool.submit(bill, n) for n in range(2_000)]
+        sent = [pool.submit(bill, n) for n in range(600)]
         while len(answered) < 50:
             time.sleep(0.001)
         provider.kill()
         for each in sent:
             each.result()
-    assert 50 <= len(answered) < 2_000
+    assert 50 <= len(answered) < 600
 
     provider.start()
 
@@ -243,9 +243,9 @@ def test_what_was_answered_before_a_kill_is_there_after_it(provider: ProviderPro
         assert ask(provider.url, "POST", "/invoices", {**BILL, "reference": key}, key) == Heard(
             201, body, replayed=True
         )
-    for n in range(2_000):
+    for n in range(600):
         ask(provider.url, "POST", "/invoices", {**BILL, "reference": f"{n}"}, f"{n}")
-    assert provider.books()["charges"] == {f"{n}": 1 for n in range(2_000)}
+    assert provider.books()["charges"] == {f"{n}": 1 for n in range(600)}
     assert ask(provider.url, "POST", "/invoices", BILL, "voided").body["error"] == "voided"
 
 

@@ -142,7 +142,7 @@ class FaultProxy:
             late = list(self._late)
             self._late.clear()
         heard = [self._ask(request) for request in late]
-        return [each and each.status for each in heard]
+        return [None if each is None else each.status for each in heard]
 
     def handle(self, request: _Request) -> _Heard | None:
         """Return what the client hears, or None: its connection breaks."""
