@@ -34,7 +34,7 @@ def main() -> int:
     try:
         server = HttpServer(given.port, _handler(Api(State(given.state), given.takes)))
     except (OSError, OverflowError, sqlite3.Error) as error:
-        print(f"The provider cannot start: {error}", file=sys.stderr)  # noqa: T201 - for people
+        print(f"The provider cannot start: {error}", file=sys.stderr)
         return 1
 
     def end(_signal: int, _frame: FrameType | None) -> None:
@@ -50,7 +50,7 @@ def main() -> int:
         signal.signal(each, end)
     if given.until_stdin_closes:
         threading.Thread(target=end_with_stdin, daemon=True).start()
-    print(json.dumps({"url": server.url, "pid": os.getpid()}), flush=True)  # noqa: T201 - for whoever started it
+    print(json.dumps({"url": server.url, "pid": os.getpid()}), flush=True)
     server.serve_forever(poll_interval=0.05)
     server.server_close()
     return 0

@@ -123,7 +123,7 @@ class FaultProxy:
         """Strike this share of all requests, each with one of these faults, as `seed` draws them."""
         with self._lock:
             self._share, self._faults = share, list(faults)
-            self._draw = random.Random(seed)  # noqa: S311 - repeatable on purpose
+            self._draw = random.Random(seed)
 
     def heal(self) -> None:
         """Strike no more. What LATE has kept stays kept."""
