@@ -1,7 +1,5 @@
 """The steps of opening a workspace, each with its way back beside it."""
 
-from urllib.parse import quote
-
 from httpx import AsyncClient
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -58,7 +56,7 @@ class Steps(SagaSteps):
 
     @bill.undo
     async def void_bill(self, key: Key, ws: Workspace, seen: Seen[int]) -> Stands[int] | None:
-        answer = await self._http.post(f"/invoices/{quote(key, safe='')}/void")
+        answer = await self._http.post(f"/invoices/{key}/void")
         if "invoice" in (said := said_in(answer)):
             return Stands(int(said["invoice"]["id"]))
         meaning(answer)

@@ -1,12 +1,12 @@
 """Opening a workspace keeps its promises, whatever goes wrong with a step, an undo, a worker or the provider."""
 
 import asyncio
-import uuid
 
 import pytest
+from httpx import AsyncClient
 from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
 
-from examples.workspace.tests.world import EVERYTHING, NOTHING, World
+from examples.workspace.tests.world import EVERYTHING, NOTHING, Handle, World
 from examples.workspace.workflow import OpenWorkspace
 from sagafence import Resolution, Verdict
 from sagafence.testing import Case, SagaUnderTest, Step, Strike, Together, check
@@ -86,14 +86,8 @@ async def test_while_nobody_knows_whether_it_was_billed_nothing_is_undone(world:
 
 @pytest.mark.parametrize(("step", "path"), [("billing", "/invoices"), ("welcome", "/mails")])
 async def test_where_only_a_person_can_say_they_look_and_say_it(world: World, step: str, path: str) -> None:
-    name = uuid.uuid4().hex
     async with world.worker():
-        # Somebody has used the key for something else: what became of our request cannot be told.
-        other = {"reference": "other", "plan": "team", "template": "welcome"}
-        key = {"Idempotency-Key": f"workspace-{name}/{step}"}
-        (await world.http.post(path, json=other, headers=key)).raise_for_status()
-        handle = await world.start(name=name)
-        await world.until(handle, "stuck")
+        handle = await where_only_a_person_can_say(world, step, path)
         assert (await world.counts(handle.id))["tenants"] == 1
         word = Resolution(step, Verdict.HAPPENED, who="ana", why="it is in their list, number 77", result=77)
         await handle.execute_update(OpenWorkspace.resolve, word)
@@ -103,12 +97,8 @@ async def test_where_only_a_person_can_say_they_look_and_say_it(world: World, st
 
 
 async def test_a_person_who_says_that_it_was_never_billed_has_the_rest_undone(world: World) -> None:
-    name = uuid.uuid4().hex
     async with world.worker():
-        key = {"Idempotency-Key": f"workspace-{name}/billing"}
-        await world.http.post("/invoices", json={"reference": "other", "plan": "team"}, headers=key)
-        handle = await world.start(name=name)
-        await world.until(handle, "stuck")
+        handle = await where_only_a_person_can_say(world, "billing", "/invoices")
         word = Resolution("billing", Verdict.NEVER, who="ana", why="their list has none of this workspace")
         await handle.execute_update(OpenWorkspace.resolve, word)
         with pytest.raises(WorkflowFailureError):
@@ -143,7 +133,21 @@ async def test_a_charge_that_arrives_after_its_void_is_refused(world: World) -> 
         await late.has_ended.wait()
 
     assert await world.counts(handle.id) == NOTHING
-    assert world.provider.books()["voids"] == [f"{handle.id}/billing"]
+    assert world.provider.books()["voids"] == [await world.key(handle.id, "billing")]
+
+
+async def where_only_a_person_can_say(world: World, step: str, path: str) -> Handle:
+    """Have somebody use the step's key for something else: what became of our own request cannot be told."""
+    unheard = world.proxy.strike(Strike.FAIL, match=f"POST {path}", times=None)
+    handle = await world.start()
+    await unheard.has_hit.wait()
+    other = {"reference": "other", "plan": "team", "template": "welcome"}
+    async with AsyncClient(base_url=world.provider.url) as somebody:
+        answer = await somebody.post(path, json=other, headers={"Idempotency-Key": await world.key(handle.id, step)})
+    answer.raise_for_status()
+    unheard.stop()
+    await world.until(handle, "stuck")
+    return handle
 
 
 def names_of(error: BaseException | None) -> list[str]:

@@ -41,8 +41,8 @@ class World:
             interceptors=interceptors,
         )
 
-    async def start(self, plan: str = "team", subdomain: str | None = None, name: str | None = None) -> Handle:
-        name = name or uuid.uuid4().hex
+    async def start(self, plan: str = "team", subdomain: str | None = None) -> Handle:
+        name = uuid.uuid4().hex
         ws = Workspace(f"workspace-{name}", subdomain or name, plan)
         return await self.client.start_workflow(OpenWorkspace.run, ws, id=ws.workspace_id, task_queue=self.task_queue)
 
@@ -61,6 +61,13 @@ class World:
             for what in ("tenants", "invoices", "mails")
         }
         return {"subdomains": row.subdomains, "seats": row.seats, **theirs}
+
+    async def key(self, workspace_id: str, step: str) -> str:
+        """Return the key under which a step's request is sent."""
+        asked = text("SELECT key FROM external_steps WHERE saga_id = :id AND step = :step")
+        async with self.engine.connect() as connection:
+            key: str = (await connection.execute(asked, {"id": workspace_id, "step": step})).scalar_one()
+            return key
 
     async def until(self, handle: Handle, state: str) -> None:
         async with asyncio.timeout(60):
