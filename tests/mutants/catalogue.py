@@ -31,6 +31,7 @@ from tests.mutants import (
     taken_back,
     text,
     wiring,
+    workspace,
 )
 from tests.mutants.mutant import Mutant
 
@@ -60,6 +61,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *taken_back.MUTANTS,
     *compose.MUTANTS,
     *wiring.MUTANTS,
+    *workspace.MUTANTS,
     *commands.MUTANTS,
     *strangers.MUTANTS,
     *secrets.MUTANTS,
