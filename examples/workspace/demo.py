@@ -1,6 +1,7 @@
 """The example on throw-away servers, `python -m examples.workspace.demo`: three workspaces, one on a bad day."""
 
 import asyncio
+import logging
 import tempfile
 from pathlib import Path
 
@@ -60,5 +61,6 @@ async def open_workspace(client: Client, subdomain: str, plan: str) -> None:
 
 
 if __name__ == "__main__":
+    logging.getLogger("temporalio").setLevel(logging.ERROR)  # an attempt that failed is retried, and no news here
     with tempfile.TemporaryDirectory() as temporary:
         asyncio.run(demo(Path(temporary)))

@@ -24,6 +24,7 @@ from sqlalchemy.pool import NullPool
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.service import RPCError
 
 import sagafence
@@ -39,7 +40,6 @@ from sagafence.devservers.temporal import TemporalServer
 
 SCHEMA = Path(__file__).parents[1] / "schema.sql"
 ROOT = Path(__file__).parents[3]
-AT_ONCE = 50
 SHARE = 0.1
 
 
@@ -99,7 +99,7 @@ class Stage:
         start()
 
 
-async def nemesis(folder: Path, sagas: int, seed: int) -> list[str]:
+async def nemesis(folder: Path, sagas: int, seed: int, at_once: int, every: float) -> list[str]:
     """Open so many workspaces under fire, and return what is wrong in the end."""
     draw = random.Random(seed)
     stage = Stage(folder)
@@ -112,14 +112,15 @@ async def nemesis(folder: Path, sagas: int, seed: int) -> list[str]:
         with FaultProxy(stage.provider.url, slow_seconds=0.5, late_seconds=2.0) as proxy:
             proxy.strike_at_random(SHARE, seed)
             stage.start_worker(proxy.url)
-            client = await Client.connect(stage.temporal.address)
-            striking = asyncio.create_task(strike(stage, draw, struck))
-            endings = await open_all(client, draw, sagas)
+            client = await Client.connect(stage.temporal.address, runtime=quiet())
+            striking = asyncio.create_task(strike(stage, draw, struck, every))
+            endings = await open_all(client, draw, sagas, at_once)
             striking.cancel()
             await asyncio.gather(striking, return_exceptions=True)
             proxy.heal()
             late = await asyncio.to_thread(proxy.deliver_late)
-            print(f"struck: {dict(struck)}; requests: {dict(proxy.struck)}; late at the end: {len(late)}")
+            requests = {fault.name: n for fault, n in proxy.struck.items()}
+            print(f"struck: {dict(struck)}\nrequests: {requests}, and {len(late)} that arrived after the end")
         print(f"endings: {dict(Counter(endings.values()))}")
         wrong = await differences(engine, stage.provider.books(), endings)
         await engine.dispose()
@@ -128,18 +129,24 @@ async def nemesis(folder: Path, sagas: int, seed: int) -> list[str]:
         stage.stop()
 
 
-async def strike(stage: Stage, draw: random.Random, struck: Counter[str]) -> None:
+def quiet() -> Runtime:
+    """Return a runtime that does not tell of each call that Temporal did not answer."""
+    only_errors = TelemetryFilter(core_level="ERROR", other_level="ERROR")
+    return Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(filter=only_errors)))
+
+
+async def strike(stage: Stage, draw: random.Random, struck: Counter[str], every: float) -> None:
     strikes = stage.strikes()
     while True:
-        await asyncio.sleep(draw.uniform(1, 5))
+        await asyncio.sleep(draw.uniform(0.5, 1.5) * every)
         name = draw.choice(list(strikes))
         # To its end, also when the sagas have ended meanwhile.
         await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(strikes[name])))
         struck[name] += 1
 
 
-async def open_all(client: Client, draw: random.Random, sagas: int) -> dict[str, str]:
-    free = asyncio.Semaphore(AT_ONCE)
+async def open_all(client: Client, draw: random.Random, sagas: int, at_once: int) -> dict[str, str]:
+    free = asyncio.Semaphore(at_once)
     endings: dict[str, str] = {}
 
     async def open_one(ws: Workspace) -> None:
@@ -172,11 +179,17 @@ async def ending(client: Client, ws: Workspace) -> str:
                 )
             await client.get_workflow_handle_for(OpenWorkspace.run, ws.workspace_id).result()
         except WorkflowFailureError as error:
-            return getattr(error.cause, "type", None) or type(error.cause).__name__
+            return cause_of(error)
         except RPCError:
             await asyncio.sleep(0.5)  # Temporal is away
         else:
             return "completed"
+
+
+def cause_of(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return getattr(error, "type", None) or type(error).__name__
 
 
 async def differences(engine: Any, books: dict[str, Any], endings: dict[str, str]) -> list[str]:
@@ -213,9 +226,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m examples.workspace.tests.nemesis")
     parser.add_argument("--sagas", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--at-once", type=int, default=50, help="how many workspaces are being opened at a time")
+    parser.add_argument("--every", type=float, default=5.0, metavar="SECONDS", help="between two strikes, on average")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        wrong = asyncio.run(nemesis(Path(temporary), given.sagas, given.seed))
+        wrong = asyncio.run(nemesis(Path(temporary), given.sagas, given.seed, given.at_once, given.every))
     for line in wrong:
         print(line, file=sys.stderr)
     sys.exit(1 if wrong else 0)
