@@ -269,7 +269,7 @@ async def _pay(connection: AsyncConnection, orders: dict[str, CheckoutInput]) ->
         spent[bills[order_id].customer] += bills[order_id].total_minor
     found = await connection.execute(_LOCK_BALANCES, {"customers": list(spent)})
     balances = {row.account_id: row.balance_minor for row in found}
-    if any(balances[customer] < amount for customer, amount in spent.items()):
+    if any(balances.get(customer, 0) < amount for customer, amount in spent.items()):
         raise Changed("the balance of a customer")
     await connection.execute(_PAY, {"order_ids": claimed})
     return report

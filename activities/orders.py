@@ -145,7 +145,8 @@ class Orders:
         """
         order = undo.order
         async with transaction(self._engine) as connection:
-            # A completed order is undone only by a cancel that was asked for.
+            # It stays completed unless a cancel was asked for. The run that shipped it may take it back too, and has
+            # done so by its undos before it closes it.
             locked = await lock_order(connection, order, by=CANCEL if is_asked_for(undo) else None)
             found = await _in_effect(connection, order)
             if (steps := found.unreviewed or found.steps) and not (locked and locked.stays_completed):

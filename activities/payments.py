@@ -9,31 +9,29 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 
 from activities.steps import fence_key, refusal, undo_step
-from domain.errors import InsufficientFunds
+from domain.errors import InsufficientFunds, UnknownCustomer
 from domain.model import CheckoutInput, Payment, Step, UndoInput, format_money
 from sagafence import GATE, SagaError, UndoResult, do_once
 
 # The amount is the one that reserve priced; nothing a client sends can change it. Where the order has left `reserved`
-# since this statement began, the trigger on orders refuses the move, and the gate is rolled back with it. Looking at
-# the status here would leave the gate passed without an effect, and locking the order's row before the gate would
-# deadlock with its undo.
+# since this statement began, the trigger on orders refuses the move, and the gate is rolled back with it. If `advanced`
+# looked at the status again, the gate would be passed without an effect; if `bill` locked the order's row, before the
+# gate, it would deadlock with the undo.
 _CHARGE = text(f"""
 WITH bill AS (
-    SELECT o.order_id, o.customer, o.total_minor, o.currency
+    SELECT o.order_id, o.customer, o.total_minor, o.currency, 'capture/' || o.order_id AS transfer_id
       FROM orders o JOIN accounts a ON a.account_id = o.customer
      WHERE o.order_id = :order_id AND o.status = 'reserved' AND o.fingerprint = :fingerprint
        AND a.balance_minor >= o.total_minor
 ), outcome AS (
-    SELECT jsonb_build_object('transfer_id', 'capture/' || order_id, 'amount_minor', total_minor,
-                              'currency', currency) AS result
+    SELECT jsonb_build_object('transfer_id', transfer_id, 'amount_minor', total_minor, 'currency', currency) AS result
       FROM bill
 ), {GATE}, advanced AS (
     UPDATE orders o SET status = 'paid', changed_by = 'pay' FROM gate WHERE o.order_id = :order_id
     RETURNING o.order_id
 ), moved AS (
     INSERT INTO transfers (transfer_id, order_id, kind, debit_account, credit_account, amount_minor, currency)
-    SELECT 'capture/' || bill.order_id, bill.order_id, 'capture', bill.customer, 'shop', bill.total_minor,
-           bill.currency
+    SELECT bill.transfer_id, bill.order_id, 'capture', bill.customer, 'shop', bill.total_minor, bill.currency
       FROM bill JOIN advanced USING (order_id)
     RETURNING debit_account, amount_minor
 ), debited AS (
@@ -61,8 +59,10 @@ _REFUND = text("""
 """)
 
 
-def why_not_paid(customer: str, balance_minor: int, total_minor: int, currency: str) -> SagaError | None:
-    """Return why an order cannot be paid; None when it can."""
+def why_not_paid(customer: str, balance_minor: int | None, total_minor: int, currency: str) -> SagaError | None:
+    """Return why an order cannot be paid; None when it can. There is no such customer any more without a balance."""
+    if balance_minor is None:
+        return UnknownCustomer(f"there is no customer {customer}")
     if balance_minor >= total_minor:
         return None
     return InsufficientFunds(
@@ -88,6 +88,7 @@ class Payments:
         One statement. A repeat returns the first payment.
 
         Raises:
+            UnknownCustomer: the account was deleted since the order was reserved.
             InsufficientFunds: the balance is below the total.
             StepAlreadyCompensated: the refund came first, or the order is not waiting for payment.
             DatabaseContradictsHistory: the order's reservation is gone.

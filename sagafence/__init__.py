@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
+    from sagafence.calls import Resolution
     from sagafence.cancellation import Cancellation, wait_until
     from sagafence.compensation import (
         Compensation,
@@ -22,6 +23,7 @@ with workflow.unsafe.imports_passed_through():
         failure_of,
         find_cause,
     )
+    from sagafence.declare import SagaSteps, external, local
     from sagafence.errors import (
         CannotConnect,
         CompensationImpossible,
@@ -36,7 +38,11 @@ with workflow.unsafe.imports_passed_through():
     )
     from sagafence.operation import perform
     from sagafence.policy import UNDO_ATTEMPTS_WHEN_REFUSED, ActivityPolicy
+    from sagafence.provider import Key, Known, Provider, Seen, Settles, Stands, Unknown, Verdict
     from sagafence.saga import Saga
+    from sagafence.saga_workflow import SagaCancelled, SagaStatus, SagaUnwound, SagaWorkflow, StepStatus
+    from sagafence.signature import SagaMisuse
+    from sagafence.sweep import Purged, PurgeInput, Sweep, SweepInput, SweepReport
     from sagafence.undo import UndoOutcome, UndoResult
 
 if TYPE_CHECKING:
@@ -50,6 +56,11 @@ if TYPE_CHECKING:
         violated_constraint,
     )
     from sagafence.fence import GATE, FenceKey, Undoing, do_once, limited_refusals, resolve_once, undo_once
+    from sagafence.lost import sweep_activities
+    from sagafence.postgres import PostgresFence
+    from sagafence.retention import purge
+    from sagafence.schema import SchemaMissing, check, install
+    from sagafence.tables import ddl
 
 _LOADED_LATE = {
     **dict.fromkeys(
@@ -67,6 +78,11 @@ _LOADED_LATE = {
     **dict.fromkeys(
         ("GATE", "FenceKey", "Undoing", "do_once", "limited_refusals", "resolve_once", "undo_once"), "sagafence.fence"
     ),
+    "PostgresFence": "sagafence.postgres",
+    "ddl": "sagafence.tables",
+    **dict.fromkeys(("SchemaMissing", "check", "install"), "sagafence.schema"),
+    "purge": "sagafence.retention",
+    "sweep_activities": "sagafence.lost",
 }
 
 __all__ = [
@@ -85,28 +101,58 @@ __all__ = [
     "IdempotencyConflict",
     "InvalidInput",
     "Irrevocable",
+    "Key",
+    "Known",
+    "PostgresFence",
+    "Provider",
+    "PurgeInput",
+    "Purged",
     "Refusal",
+    "Resolution",
     "RetryBackoff",
     "Saga",
+    "SagaCancelled",
     "SagaError",
+    "SagaMisuse",
+    "SagaStatus",
+    "SagaSteps",
+    "SagaUnwound",
+    "SagaWorkflow",
+    "SchemaMissing",
+    "Seen",
+    "Settles",
+    "Stands",
     "StepAlreadyCompensated",
     "StepState",
+    "StepStatus",
     "StillStuck",
+    "Sweep",
+    "SweepInput",
+    "SweepReport",
     "UndoOutcome",
     "UndoResult",
     "Undoing",
+    "Unknown",
     "Unwound",
+    "Verdict",
+    "check",
     "classify",
+    "ddl",
     "describe",
     "do_once",
     "drop_useless_sessions",
+    "external",
     "failure_of",
     "find_cause",
+    "install",
     "limited_refusals",
+    "local",
     "perform",
+    "purge",
     "resolve_once",
     "single_statement",
     "sqlstate",
+    "sweep_activities",
     "transaction",
     "translated_errors",
     "undo_once",

@@ -1,8 +1,9 @@
 """Cancels: whether a run must be cancelled, and what a cancel may interrupt. Knows no shop words.
 
-Temporal cancels the workflow's main task, through a plain `asyncio.shield` too; later SDKs raise a cancel in every task
-that waits for a condition. An eviction from the worker's cache arrives as the same `asyncio.CancelledError`, but was
-not requested: swallowing it would hold the worker for ever.
+Temporal cancels the workflow's main task: a plain `asyncio.shield` keeps the shielded task running, and its waiter goes
+on without it. Later SDKs also raise the cancel in every other task that was waiting for a condition when it came, once
+that wait is over. An eviction from the worker's cache arrives as the same `asyncio.CancelledError`, but was not
+requested: swallowing it would hold the worker for ever.
 """
 
 import asyncio
@@ -22,6 +23,11 @@ class Cancellation:
 
     def __init__(self) -> None:
         self._reason: str | None = None
+        self._is_overruled = False
+
+    def overrule(self) -> None:
+        """Have requests change nothing from now on: there is no way back any more."""
+        self._is_overruled = True
 
     def request(self, reason: str) -> None:
         """Request it from within the workflow. The first reason is kept."""
@@ -30,6 +36,10 @@ class Cancellation:
     @property
     def is_requested(self) -> bool:
         """Whether the run must be cancelled."""
+        return self._has_come and not self._is_overruled
+
+    @property
+    def _has_come(self) -> bool:
         return self._reason is not None or self.is_from_temporal
 
     @property
@@ -67,7 +77,7 @@ class Cancellation:
             try:
                 return await workflow.wait_condition(condition)
             except asyncio.CancelledError:
-                if not self.is_requested:
+                if not self._has_come:
                     raise  # an eviction; one that follows a request is raised by the next wait_condition, for good
 
 

@@ -89,6 +89,52 @@ class CompensationImpossible(SagaError):
     """The rows contradict each other: undoing this step now would break an invariant."""
 
 
+class CallRejected(SagaError):
+    """A provider turned one call away: that call had no effect and will have none. It says nothing about others.
+
+    For an author's call to raise: 400, 401, 429, or 409 while another request with the key is worked on. Retried.
+    """
+
+    def __init__(self, message: str, *, next_retry_delay: timedelta | None = None) -> None:
+        super().__init__(message, non_retryable=False, next_retry_delay=next_retry_delay)
+
+
+class KeyReused(SagaError):
+    """A provider says that the key was used with other content. For an author's call to raise; a person must look."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, non_retryable=False)
+
+
+class StoredFailure(SagaError):
+    """A provider repeats a stored error: no call under the key can act any more, and one may have acted.
+
+    For an author's call to raise.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, non_retryable=False)
+
+
+class OutcomeUnknown(SagaError):
+    """Nobody but a person can say whether a step had its effect elsewhere.
+
+    Its only detail says what to look for: `saga_id`, `step`, `provider`, `key`, `undo_key`, `question`, `late_until`,
+    and `calls` with their times and answers.
+    """
+
+
+class NotSettledYet(SagaError):
+    """A request may still be under way, so nothing can be settled yet. Retried when it is too late for it."""
+
+    def __init__(self, message: str, *, next_retry_delay: timedelta | None = None) -> None:
+        super().__init__(message, non_retryable=False, next_retry_delay=next_retry_delay)
+
+
+class VerdictRefused(Refusal):
+    """A person's word on a step does not count, or not yet. Its message says why."""
+
+
 class CannotConnect(ConnectionError):
     """No host gives a session that can write. An outage, whatever Postgres says: no statement was refused."""
 

@@ -9,8 +9,8 @@ returns the *stored result*, and a step that comes after its undo gets an *error
 How to fence a step of your own:
 
 * write its effect as **one** SQL statement that begins with CTEs ending in one named `outcome` with a column
-  `result` (jsonb), goes on with `GATE`, and reads everything it then writes from `gate`. When the gate stays
-  shut, nothing has happened;
+  `result` (jsonb), goes on with `GATE`, and writes only what it joins with `gate`, or with a CTE that does. When
+  the gate stays shut, nothing has happened;
 * take every other lock after the gate, in the step as in its undo, so that the two cannot deadlock;
 * give the statement to `do_once`. Write the undo as a block inside `undo_once`.
 """
@@ -66,6 +66,9 @@ _RESOLVE = text("""
 """)
 
 
+_REPEATABLE_READ = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+
+
 @dataclass(frozen=True)
 class FenceKey:
     """Which step of which saga, and the fingerprint of the request it acts on.
@@ -99,8 +102,7 @@ async def do_once(  # noqa: PLR0913 - a step, and the two questions about it
 ) -> dict[str, Any]:
     """Run a step's effect unless it already happened, and return its first result either way.
 
-    One round trip when the gate opens. When it stays shut, a second statement, with a fresh snapshot,
-    reads why.
+    One round trip when the gate opens. When it stays shut, further statements, each with a fresh snapshot, read why.
 
     Args:
         engine: where the fence and the effect live, together.
@@ -116,13 +118,14 @@ async def do_once(  # noqa: PLR0913 - a step, and the two questions about it
         IdempotencyConflict: the row belongs to another request.
         SagaError: what `explain` or `recheck` found.
         DatabaseUnavailable: the reason is gone meanwhile; retried.
+        DatabaseRefusedStatement: a constraint refuses the effect, and nothing explains it.
     """
     async with single_statement(engine) as connection:
         try:
             executed = await connection.execute(statement, {**parameters, **key.parameters()})
             guard, result = None, executed.scalar_one_or_none()
         except IntegrityError as error:
-            # A constraint refused what the snapshot had allowed: another saga was faster.
+            # A constraint refused what the snapshot had allowed: another saga was faster, or it always does.
             guard, result = violated_constraint(error), None
             if guard is None:
                 raise
@@ -135,13 +138,34 @@ async def do_once(  # noqa: PLR0913 - a step, and the two questions about it
             # `explain` may have seen what a concurrent attempt has committed since: then the fence has the result.
             stored = (await connection.execute(_READ, key.parameters())).one_or_none()
         if stored is not None:
-            first = _stored_result(key, stored.phase, stored.fingerprint, stored.result)
+            first = stored_result(key, stored.phase, stored.fingerprint, stored.result)
             if recheck is not None and (refusal := await recheck(connection)):
                 raise refusal
             return first
+    if guard is not None and refusal is None:
+        result = await _do_undisturbed(engine, key, statement, parameters)
+        if result is not None:
+            return result
     raise refusal or DatabaseUnavailable(
         f"{key.step} of {key.saga_id} was refused by {guard or 'a state'} that has changed since"
     )
+
+
+async def _do_undisturbed(
+    engine: AsyncEngine, key: FenceKey, statement: TextClause, parameters: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Run the effect on one snapshot, on which a faster saga shows as 40001: a constraint that refuses always does.
+
+    Returns None when the gate stays shut.
+
+    Raises:
+        DatabaseUnavailable: another saga was faster again; retried.
+        DatabaseRefusedStatement: the constraint refuses whoever comes.
+    """
+    async with transaction(engine) as connection:
+        await connection.execute(_REPEATABLE_READ)
+        result = (await connection.execute(statement, {**parameters, **key.parameters()})).scalar_one_or_none()
+    return None if result is None else dict(result)
 
 
 @dataclass
@@ -170,16 +194,20 @@ async def undo_once(engine: AsyncEngine, key: FenceKey) -> AsyncIterator[Undoing
         IdempotencyConflict: the row belongs to another request, whose effect must stay.
     """
     async with limited_refusals(), transaction(engine) as connection:
-        row = (await connection.execute(_CLOSE, key.parameters())).one_or_none()
-        if row is None:
-            stored = (await connection.execute(_READ, key.parameters())).one()
-            if stored.fingerprint != key.fingerprint:
-                raise _mismatch(key)
-            yield Undoing(connection, stored.result or {}, False, UndoOutcome.ALREADY_UNDONE)
-        elif row.had_effect:
-            yield Undoing(connection, row.result, True, UndoOutcome.REVERSED)
-        else:
-            yield Undoing(connection, {}, False, UndoOutcome.NOTHING_TO_UNDO)
+        yield await close_fence(connection, key)
+
+
+async def close_fence(connection: AsyncConnection, key: FenceKey) -> Undoing:
+    """Turn the fence within a transaction: see `undo_once`."""
+    row = (await connection.execute(_CLOSE, key.parameters())).one_or_none()
+    if row is None:
+        stored = (await connection.execute(_READ, key.parameters())).one()
+        if stored.fingerprint != key.fingerprint:
+            raise _mismatch(key)
+        return Undoing(connection, stored.result or {}, False, UndoOutcome.ALREADY_UNDONE)
+    if row.had_effect:
+        return Undoing(connection, row.result, True, UndoOutcome.REVERSED)
+    return Undoing(connection, {}, False, UndoOutcome.NOTHING_TO_UNDO)
 
 
 async def resolve_once(connection: AsyncConnection, key: FenceKey) -> None:
@@ -199,16 +227,24 @@ async def resolve_once(connection: AsyncConnection, key: FenceKey) -> None:
 
 @asynccontextmanager
 async def limited_refusals() -> AsyncIterator[None]:
-    """End the round when Postgres has refused the undo's statements too often: only an operator can fix that."""
+    """End the round when Postgres has refused the undo's statements too often: only an operator can fix that.
+
+    The number of the attempt would count outages too. Temporal gives the details of the last heartbeat to every later
+    attempt, on whatever worker.
+    """
     try:
         yield
     except DatabaseRefusedStatement as refused:
-        if activity.in_activity() and activity.info().attempt >= UNDO_ATTEMPTS_WHEN_REFUSED:
-            raise DatabaseRefusedStatement(refused.message, non_retryable=True) from None
+        if activity.in_activity():
+            refusals = 1 + next(iter(activity.info().heartbeat_details), 0)
+            if refusals >= UNDO_ATTEMPTS_WHEN_REFUSED:
+                raise DatabaseRefusedStatement(refused.message, non_retryable=True) from None
+            activity.heartbeat(refusals)
         raise
 
 
-def _stored_result(key: FenceKey, phase: str, fingerprint: str, result: dict[str, Any] | None) -> dict[str, Any]:
+def stored_result(key: FenceKey, phase: str, fingerprint: str, result: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what a row of the fence says, or raise why it must not be used."""
     if fingerprint != key.fingerprint:
         raise _mismatch(key)
     if phase != "done" or result is None:

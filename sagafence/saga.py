@@ -1,287 +1,328 @@
-"""Saga: the compensation stack. Knows no shop words; needs `compensation`, `cancellation` and `sagafence.undo` alone.
-
-Write the forward story as one coroutine of steps and hand it to `saga.run(...)`:
-
-    async def story() -> str:
-        with saga.step("room", undo=cancel_room):
-            room = await book_room()
-        with saga.step("flight", undo=cancel_flight):
-            return await book_flight(room)
-
-    ended = await saga.run(story())
-
-What it promises:
-
-1. A step's undo is on the stack *before* the step runs: a step can take effect and still be reported as failed.
-2. Any failure, and any cancel, unwinds the stack last in, first out, beginning with the failed step's own undo.
-3. An undo that keeps failing does not stop the others. The saga is then *stuck*: it calls `on_stuck`, tries again after
-   ever longer waits, and accepts `retry()` and `resolve()`, until every undo is settled; across runs, where a history
-   grows too long.
-4. Once begun, an unwind cannot be interrupted. Cancels that come later change nothing.
-5. The first cause is kept, and every undo's outcome beside it.
-
-An undo is a coroutine function without arguments, as a rule around one activity. It returns a `UndoResult`.
-Steps and undos must be safe to repeat: put a fence in front of their effects.
-
-Failures that Temporal knows (`FailureError`, timeouts) unwind. Any other exception is a bug in workflow code:
-it fails the workflow task, and the saga waits, where it is, for a corrected deploy.
-"""
+"""What a story is told with: steps in sequence and side by side, the pivot, and what comes after it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
-from enum import Enum, auto
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, overload
 
 from temporalio import workflow
-from temporalio.exceptions import FailureError, is_cancelled_exception
+from temporalio.exceptions import FailureError
 
-with workflow.unsafe.imports_passed_through():
-    from sagafence.cancellation import Cancellation, wait_until
-    from sagafence.compensation import (
-        SETTLED,
-        Compensation,
-        Completed,
-        Irrevocable,
-        RetryBackoff,
-        StepState,
-        StillStuck,
-        Unwound,
-        describe,
-        failure_of,
-        is_cut_short,
-    )
-    from sagafence.undo import UndoOutcome, UndoResult
+from sagafence.calls import Resolution, SagaInput, Settled, StepCall
+from sagafence.compensation import (
+    Compensation,
+    Completed,
+    Irrevocable,
+    RetryBackoff,
+    StepState,
+    StillStuck,
+    Unwound,
+    describe,
+    find_cause,
+)
+from sagafence.declare import External, Forward, In, Out, Pivot, Step, Undoable
+from sagafence.errors import IdempotencyConflict
+from sagafence.policy import ActivityPolicy
+from sagafence.provider import Verdict
+from sagafence.signature import SagaMisuse
+from sagafence.stack import CompensationStack, Phase
+from sagafence.undo import UndoOutcome, UndoResult
 
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
 T = TypeVar("T")
+Part = Coroutine[Any, Any, T]
 
 
-class Phase(Enum):
-    """Where a saga is."""
+@dataclass(frozen=True)
+class _Begun:
+    """A step as the story began it."""
 
-    FORWARD = auto()  # the story runs
-    UNWINDING = auto()  # the first round of undos
-    STUCK = auto()  # a round has left undos that failed: waiting for the next one, or in it
-    SETTLED = auto()  # every undo is settled, or there is no way back
+    step: Step[Any, Any]
+    given: Any
+    call: StepCall
 
 
-class Saga:
-    """The compensation stack of one workflow run.
+class Saga(CompensationStack):
+    """A compensation stack, and the verbs that declared steps are run with.
 
-    Args:
-        backoff: how long to wait between rounds when stuck.
-        on_change: called whenever a step changes state. Must not block.
-        on_unwind: called once when an unwind begins, with the first cause (None for a cancel) and the step that failed,
-            if any. Must not block.
-        on_stuck: called after each round that leaves undos, with those; must not give up. It may return `Irrevocable`
-            when it finds that there is no way back. Where it finds more to undo, it calls `must_undo`, and the next
-            round begins at once.
-        ends_stuck: asked while waiting between rounds: whether the run must end, stuck as it is, because its history
-            has grown long. Must be false until all update handlers have finished.
-        is_resumed: whether an earlier run has ended as `StillStuck`. It then counts as stuck from the start.
+    A workflow that is no `SagaWorkflow` uses it through `step` and `run`; see `sagafence.stack`.
     """
 
-    def __init__(  # noqa: PLR0913 - one callback for each event that a workflow may act on
+    def __init__(
         self,
         *,
         backoff: RetryBackoff,
-        on_change: Callable[[], None] = lambda: None,
-        on_unwind: Callable[[BaseException | None, str | None], None] = lambda _cause, _step: None,
         on_stuck: Callable[[Sequence[Compensation]], Awaitable[Irrevocable | None]],
-        ends_stuck: Callable[[], bool] = lambda: False,
-        is_resumed: bool = False,
+        **callbacks: Any,
     ) -> None:
-        self.cancellation = Cancellation()
-        self._stack: list[Compensation] = []
-        self._backoff = backoff
-        self._on_change = on_change
-        self._on_unwind = on_unwind
-        self._on_stuck = on_stuck
-        self._ends_stuck = ends_stuck
-        self._phase = Phase.STUCK if is_resumed else Phase.FORWARD
-        self.rounds = 0
-        """Rounds of undos ended so far."""
-        self._retry_requested = False
-        self._is_partly_undone = False
+        super().__init__(backoff=backoff, on_stuck=on_stuck, **callbacks)
+        self._opening: SagaInput | None = None
+        self._begun: dict[str, _Begun] = {}
+        self._pivot: str | None = None
+        self._is_past_pivot = False
+        self._first_failed: str | None = None
+        self._conflicts: set[str] = set()
+        self._resolutions: dict[str, Resolution] = {}
 
-    @property
-    def compensations(self) -> Sequence[Compensation]:
-        """Every step begun so far, the earliest first."""
-        return tuple(self._stack)
+    # What a story says ------------------------------------------------------------------------------------
 
-    @property
-    def stuck_steps(self) -> list[str]:
-        """The steps whose undo failed and waits for a retry or an operator."""
-        return [entry.step for entry in self._stack if entry.is_stuck]
+    async def do(self, step: Undoable[In, Out], given: In, *, instance: str = "") -> Out:
+        """Run a step whose undo goes on the stack first.
 
-    @property
-    def unsettled_steps(self) -> list[str]:
-        """The steps that are not undone yet, whether their undos are running, due or stuck."""
-        return [entry.step for entry in reversed(self._unsettled())]
-
-    @property
-    def is_stuck(self) -> bool:
-        """Whether undos have failed, also while they are tried again."""
-        is_begun = bool(self._stack)  # a resumed saga is stuck before it has its stack
-        return bool(self.stuck_steps) or (self._phase is Phase.STUCK and (bool(self._unsettled()) or not is_begun))
-
-    def retry(self) -> None:
-        """Begin another round of the failed undos now. Joins a round that is running."""
-        if not any(entry.state is StepState.UNDOING for entry in self._stack):
-            self._retry_requested = True
-
-    async def round_ended(self) -> None:
-        """Wait until the round that is running or due next has ended; return at once when nothing is stuck."""
-        if not self.is_stuck:
-            return
-        ended = self.rounds
-        await wait_until(lambda: self.rounds > ended or self._phase is Phase.SETTLED)
-
-    def resolve(self, step: str, reason: str) -> None:
-        """Count a stuck step as undone, because an operator says so."""
-        for entry in self._stack:
-            if entry.step == step:
-                entry.resolution = reason
-                # A round that begins after the resolution finds the step undone already: by that operator.
-                if entry.is_stuck or entry.was_undone_before:
-                    self._mark(entry, StepState.RESOLVED, reason)
-
-    def add_compensation(self, step: str, undo: Callable[[], Awaitable[UndoResult]]) -> Compensation:
-        """Put an undo on the stack. `step` must not be there yet."""
-        if any(entry.step == step for entry in self._stack):
-            raise ValueError(f"step {step} is already on the stack")
-        entry = Compensation(step, undo, StepState.RUNNING)
-        self._stack.append(entry)
-        return entry
-
-    def must_undo(self, step: str, undo: Callable[[], Awaitable[UndoResult]]) -> None:
-        """Have a step undone that this run did not do, or has undone before; see `unwind_more`."""
-        for entry in self._stack:
-            if entry.step == step:
-                entry.state = StepState.DONE
-                return
-        self.add_compensation(step, undo).state = StepState.DONE
-
-    @contextmanager
-    def step(self, name: str, undo: Callable[[], Awaitable[UndoResult]]) -> Iterator[Compensation]:
-        """Register the undo of a step, unique by name, before the step is done within this context.
-
-        `undo` reverses the step, or makes sure that it never takes effect. The `detail` of the yielded entry may say in
-        a few words what the step did.
+        `instance` tells several calls of one step apart, in a loop or side by side: the item's own id, never its index
+        in a list that may change.
         """
-        if self.cancellation.is_requested:
-            raise asyncio.CancelledError
-        entry = self.add_compensation(name, undo)
-        self._on_change()
+        self._require(step, Undoable, "do")
+        begun, name = self._begin(step, given, instance)
+        with self.step(name, lambda: self._undo_declared(name, begun)):
+            value: Out = await self._attempt(begun, name)
+        return value
+
+    async def pivot(self, step: Pivot[In, Out], given: In) -> Out:
+        """Run the step after which there is no way back. While its outcome is unknown, nothing is undone."""
+        self._require(step, Pivot, "pivot")
+        if running := [entry.step for entry in self._stack if entry.state is StepState.RUNNING]:
+            raise SagaMisuse(f'the pivot "{step.name}" has to wait for {", ".join(running)}: it runs beside no step')
+        begun, name = self._begin(step, given, "")
+        self._pivot = name
+        with self.step(name, _is_settled) as entry:
+            try:
+                value: Out = await self._attempt(begun, name)
+            except (FailureError, TimeoutError, asyncio.CancelledError) as error:
+                settled = await self._uninterrupted(self._insist(entry, lambda: self._settle(name, begun)))
+                if not settled.happened:
+                    raise
+                if isinstance(error, asyncio.CancelledError) and (task := asyncio.current_task()):
+                    task.uncancel()
+                value = _typed(settled.result, step.result_type)
+            self._is_past_pivot = True
+            self.cancellation.overrule()
+        return value
+
+    async def then(self, step: Forward[In, Out], given: In, *, instance: str = "") -> Out:
+        """Run a step after the pivot, until it is done or an operator says that it happened."""
+        self._require(step, Forward, "then")
+        begun, name = self._begin(step, given, instance)
+        with self.step(name, _is_settled) as entry:
+            done = await self._uninterrupted(self._insist(entry, lambda: self._forward(name, begun)))
+        result: Out = _typed(done.result, step.result_type)
+        return result
+
+    @overload
+    async def together(self, a: Part[A], b: Part[B], /) -> tuple[A, B]: ...
+    @overload
+    async def together(self, a: Part[A], b: Part[B], c: Part[C], /) -> tuple[A, B, C]: ...
+    @overload
+    async def together(self, a: Part[A], b: Part[B], c: Part[C], d: Part[D], /) -> tuple[A, B, C, D]: ...
+    @overload
+    async def together(self, *parts: Part[A]) -> tuple[A, ...]: ...
+    async def together(self, *parts: Part[Any]) -> tuple[Any, ...]:
+        """Run parts of the story side by side, and return their results in the sequence of the parts.
+
+        When one fails, or a cancel comes, the others are cancelled, and all of them settle before anything is undone.
+        What is raised is the failure that came first.
+        """
+        tasks, failures = [asyncio.create_task(part) for part in parts], list[BaseException]()
+
+        def note(task: "asyncio.Task[Any]") -> None:
+            if not task.cancelled() and (error := task.exception()):
+                failures.append(error)
+
+        for task in tasks:
+            task.add_done_callback(note)
+
+        def are_done() -> bool:
+            return all(task.done() for task in tasks)
+
         try:
-            yield entry
-        except BaseException as error:
-            entry.state = StepState.CANCELLED if is_cancelled_exception(error) else StepState.FAILED
-            entry.detail = describe(error)
-            raise
-        self._mark(entry, StepState.DONE, entry.detail)
+            await workflow.wait_condition(lambda: are_done() or bool(failures))
+        except asyncio.CancelledError as cancel:
+            failures.append(cancel)  # an eviction comes again, and as another kind, at the next wait
+        if failures:
+            for task in tasks:
+                task.cancel()
+            await self._until(are_done)
+            raise next((error for error in failures if _is_bug(error)), failures[0])
+        return tuple(task.result() for task in tasks)
+
+    # What a workflow asks ---------------------------------------------------------------------------------
+
+    @property
+    def is_past_pivot(self) -> bool:
+        """Whether the saga only goes forward."""
+        return self._is_past_pivot
+
+    def opens_with(self, given: SagaInput) -> None:
+        """Have the first step record the saga with its input, for a sweep that has to start it again."""
+        self._opening = given
+
+    @property
+    def is_unwinding(self) -> bool:
+        """Whether an unwind has begun."""
+        return self._phase is not Phase.FORWARD
+
+    def judge(self, resolution: Resolution) -> None:
+        """Act on what an operator says of a stuck step, once that is recorded."""
+        name, step = resolution.step, self._begun[resolution.step].step
+        # Of an external step, the next round finds in its row what was said.
+        if not isinstance(step, External):
+            if isinstance(step, Forward):
+                self._resolutions[name] = resolution
+            else:
+                self.resolve(name, f"{resolution.verdict}: {resolution.why}")
+        self.retry()
+
+    def refusal_of(self, resolution: Resolution) -> str | None:
+        """Say why a resolution cannot be taken, or None."""
+        name, verdict = resolution.step, resolution.verdict
+        if name not in self.stuck_steps:
+            return f"{name} is not stuck; stuck: {', '.join(self.stuck_steps) or 'nothing'}"
+        step = self._begun[name].step
+        if isinstance(step, (Pivot, Forward)) and verdict is Verdict.UNDONE_BY_HAND:
+            return f"{name} is not being undone: say whether it {Verdict.HAPPENED} or {Verdict.NEVER} did"
+        if isinstance(step, External):
+            return None
+        if isinstance(step, Pivot):
+            return f"{name} is in the database, which knows what became of it: retry once it answers"
+        if isinstance(step, Forward) is not (verdict is Verdict.HAPPENED):
+            wanted = Verdict.HAPPENED if isinstance(step, Forward) else Verdict.UNDONE_BY_HAND
+            return f"{name} can only be resolved as {wanted}"
+        return None
+
+    def begun(self, step: str) -> tuple[Step[Any, Any], Any, StepCall]:
+        """Return how the story began a step: its declaration, its input, and which call of it this is."""
+        begun = self._begun[step]
+        return begun.step, begun.given, begun.call
 
     async def run(
         self, story: Coroutine[Any, Any, T], *, is_partly_undone: bool = False
     ) -> Completed[T] | Unwound | Irrevocable | StillStuck:
-        """Run the forward story; when it fails or is cancelled, unwind. Returns when all is settled, or `StillStuck`.
+        """Run the story; unwind it when it fails or is cancelled before the pivot."""
+        ended = await super().run(self._guarded(story), is_partly_undone=is_partly_undone)
+        return replace(ended, failed_step=self._first_failed) if isinstance(ended, Unwound) else ended
 
-        There is no way forward any more where an earlier run has undone some of the steps (`is_partly_undone`).
-        """
-        self._is_partly_undone = is_partly_undone
-        forward = await self.cancellation.interruptible(story)
-        cause = failure_of(forward)
-        is_cancelled = self.cancellation.is_requested
-        if cause is None and not forward.cancelled() and not is_cancelled:
-            return Completed(forward.result())
-        if is_cancelled and is_cut_short(cause):
-            cause = None
-        failed = next((e.step for e in self._stack if e.state in {StepState.FAILED, StepState.CANCELLED}), None)
-        if self._phase is Phase.FORWARD:
-            self._phase = Phase.UNWINDING
-        self._on_unwind(cause, failed)
-        if other_end := await self.cancellation.protect(self._unwind()):
-            return other_end
-        return Unwound(cause, failed, self.compensations)
+    async def _guarded(self, story: Coroutine[Any, Any, T]) -> T:
+        try:
+            return await story
+        except FailureError as error:
+            if self._is_past_pivot:
+                raise SagaMisuse(f"the story failed after its pivot {self._pivot}: {describe(error)}") from error
+            raise
 
-    async def unwind_more(self) -> Irrevocable | StillStuck | None:
-        """Undo what was put on the stack after `run` had unwound it. Call it inside `protect`."""
-        self._phase = Phase.STUCK
-        return await self._unwind()
+    # One step ---------------------------------------------------------------------------------------------
 
-    async def _unwind(self) -> Irrevocable | StillStuck | None:
-        """Run rounds of undos until all are settled."""
+    def _require(self, step: Step[Any, Any], kind: type[Step[Any, Any]], verb: str) -> None:
+        if not isinstance(step, kind):
+            raise SagaMisuse(f"saga.{verb} takes a step of kind {kind.__name__}, not {step!r}")
+        if kind is Forward and not self._is_past_pivot:
+            raise SagaMisuse(f'"{step.name}" has no undo, and the pivot has not been passed')
+        if kind is not Forward and self._pivot is not None:
+            raise SagaMisuse(f'"{step.name}" comes after the pivot "{self._pivot}", where only saga.then may be used')
+
+    def _begin(self, step: Step[Any, Any], given: Any, instance: str) -> tuple[_Begun, str]:
+        name = f"{step.name}/{instance}" if instance else step.name
+        if name in self._begun:
+            raise SagaMisuse(f'the step "{name}" was begun before: tell its calls apart with instance=...')
+        self._begun[name] = begun = _Begun(step, given, StepCall(instance, self._opening))
+        return begun, name
+
+    async def _attempt(self, begun: _Begun, name: str) -> Any:
+        step = begun.step
+        try:
+            value = await _call(step.activity, begun, step.result_type, step.policy, name)
+        except BaseException as error:
+            self._first_failed = self._first_failed or name
+            if find_cause(error, IdempotencyConflict.__name__):
+                self._conflicts.add(name)
+            raise
+        self._opening = None  # a step has recorded it
+        return value
+
+    async def _undo_declared(self, name: str, begun: _Begun) -> UndoResult:
+        step, rounds = begun.step, self._entry(name).rounds
+        activity_id = f"undo-{name}" if rounds == 1 else f"undo-{name}-{rounds}"
+        try:
+            undone: UndoResult = await _call(step.undo_activity, begun, UndoResult, step.undo_policy, activity_id)
+        except FailureError as error:
+            # Only where the do was refused for the same reason does the row belong to another request.
+            if name in self._conflicts and find_cause(error, IdempotencyConflict.__name__):
+                return UndoResult(UndoOutcome.NOTHING_TO_UNDO)
+            raise
+        return undone
+
+    async def _settle(self, name: str, begun: _Begun) -> Settled:
+        step, rounds = begun.step, self._entry(name).rounds
+        activity_id = f"settle-{name}" if rounds == 1 else f"settle-{name}-{rounds}"
+        settled: Settled = await _call(step.activities["settle"], begun, Settled, step.undo_policy, activity_id)
+        return settled
+
+    async def _forward(self, name: str, begun: _Begun) -> Settled:
+        step, rounds = begun.step, self._entry(name).rounds
+        activity_id = name if rounds == 1 else f"{name}-{rounds}"
+        return Settled(True, await _call(step.activity, begun, None, step.policy, activity_id))
+
+    async def _insist(self, entry: Compensation, attempt: Callable[[], Awaitable[Settled]]) -> Settled:
+        """Try until it works or an operator has resolved it; stuck after each round that fails."""
         while True:
-            for entry in self._unsettled():
-                result = await self._undo(entry)
-                if result is not None and result.outcome is UndoOutcome.IRREVOCABLE:
-                    if not self._anything_undone():
-                        self.rounds += 1
-                        return self._go_forward(Irrevocable(entry.step, result.stored))
-                    self._mark(entry, StepState.STUCK, "irrevocable, but other steps are undone already")
-            self.rounds += 1
-            if not (stuck := self._unsettled()):
-                self._phase = Phase.SETTLED
-                return None
-            self._phase = Phase.STUCK
-            if found := await self._on_stuck(stuck):
-                return self._go_forward(found)
-            if all(entry.is_stuck for entry in self._unsettled()):
-                await self._wait_for_another_round()
-                if self._is_to_end():
-                    return StillStuck(self._anything_undone())
-                self._retry_requested = False
-
-    def _go_forward(self, found: Irrevocable) -> Irrevocable:
-        for entry in self._stack:
-            if entry.is_stuck:  # there is nothing to undo after all: it stays in effect
-                self._mark(entry, StepState.DONE, "")
-        self._phase = Phase.SETTLED
-        return found
-
-    def _unsettled(self) -> list[Compensation]:
-        """List what has to be undone, the latest first."""
-        settled = {*SETTLED.values(), StepState.RESOLVED}
-        return [entry for entry in reversed(self._stack) if entry.state not in settled]
-
-    async def _undo(self, entry: Compensation) -> UndoResult | None:
-        entry.rounds += 1
-        self._mark(entry, StepState.UNDOING, entry.detail)
-        try:
-            result = await entry.undo()
-        except (FailureError, TimeoutError) as error:
-            if entry.resolution is not None:  # an operator was faster than this round
-                self._mark(entry, StepState.RESOLVED, entry.resolution)
-            else:
+            entry.rounds += 1
+            try:
+                return await attempt()
+            except (FailureError, TimeoutError) as error:
                 self._mark(entry, StepState.STUCK, describe(error))
-            return None
-        entry.was_undone_before = result.outcome is UndoOutcome.ALREADY_UNDONE
-        self._mark(entry, SETTLED[result.outcome], entry.detail)
-        return result
+            finally:
+                self.rounds += 1  # whoever asked for it waits for its end, however it ends
+            await self._on_stuck([entry])
+            await self._wait_for_another_round()
+            self._retry_requested = False
+            self._mark(entry, StepState.RUNNING, "")
+            if said := self._resolutions.pop(entry.step, None):
+                return Settled(True, said.result)
 
-    def _is_to_end(self) -> bool:
-        return bool(self.stuck_steps) and not self._retry_requested and self._ends_stuck()
+    def _entry(self, name: str) -> Compensation:
+        return next(entry for entry in self._stack if entry.step == name)
 
-    async def _wait_for_another_round(self) -> None:
-        if self._is_to_end():
-            return
-        try:
-            await workflow.wait_condition(
-                lambda: self._retry_requested or not self.stuck_steps or self._is_to_end(),
-                timeout=self._backoff.after(self.rounds),
-                timeout_summary="try the failed undos again",
-            )
-        except TimeoutError:
-            pass
-        except asyncio.CancelledError:
-            if workflow.cancellation_reason() is None:
-                raise
-            # The wait is over, by time or condition, and a cancel came meanwhile. An eviction is raised here.
-            await wait_until(lambda: True)
+    async def _uninterrupted(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run work to its end within the story, whatever cancels arrive."""
+        task = asyncio.create_task(work)
+        await self._until(task.done)
+        return task.result()
 
-    def _anything_undone(self) -> bool:
-        return self._is_partly_undone or any(e.state in {StepState.UNDONE, StepState.RESOLVED} for e in self._stack)
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        """Wait within the story, where a cancel of either kind strikes the task that waits."""
+        while not condition():
+            try:
+                await workflow.wait_condition(condition)
+            except asyncio.CancelledError:
+                continue  # an eviction comes again, and as another kind, at the next wait
 
-    def _mark(self, entry: Compensation, state: StepState, detail: str) -> None:
-        entry.state, entry.detail = state, detail
-        self._on_change()
+
+async def _call(name: str, begun: _Begun, answer: Any, policy: ActivityPolicy, activity_id: str) -> Any:
+    return await workflow.execute_activity(
+        name,
+        args=[begun.given, begun.call],
+        result_type=answer,
+        activity_id=activity_id,
+        summary=begun.step.summary(begun.given),
+        start_to_close_timeout=policy.start_to_close,
+        schedule_to_close_timeout=policy.schedule_to_close,
+        heartbeat_timeout=policy.heartbeat,
+        retry_policy=policy.retry,
+        cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+    )
+
+
+async def _is_settled() -> UndoResult:
+    """Undo a pivot that has been settled as never: there is nothing to undo."""
+    return UndoResult(UndoOutcome.NOTHING_TO_UNDO)
+
+
+def _typed(value: Any, kind: Any) -> Any:
+    converter = workflow.payload_converter()
+    return converter.from_payload(converter.to_payload(value), kind)
+
+
+def _is_bug(error: BaseException) -> bool:
+    return not isinstance(error, (FailureError, TimeoutError, asyncio.CancelledError))

@@ -108,6 +108,8 @@ SLOW_TESTS = frozenset(
         "test_a_worker_checks_the_schema_while_it_works",
         "test_a_worker_process_takes_a_new_key_and_goes_on",
         "test_an_order_and_the_data_outlive_ctrl_c",
+        # tests/sagafence
+        "test_no_state_of_a_larger_world_breaks_a_promise",
         # tests/workflow: these wait out the 15 s that a request waits for a worker
         "test_a_request_that_nobody_took_exits_with_1_and_says_that_it_may_still_happen",
         "test_a_repeated_resolve_shows_how_the_order_stands_now",

@@ -146,7 +146,7 @@ def _failures() -> Iterator[Row]:
         kind = "refusal" if issubclass(failure, Refusal) else "outage" if is_outage else "broken"
         undo = "retried" if is_retried else "not retried"
         if failure is DatabaseRefusedStatement:
-            undo = f"{UNDO_ATTEMPTS_WHEN_REFUSED} attempts"
+            undo = f"{UNDO_ATTEMPTS_WHEN_REFUSED} refusals"
         meaning = _linked(failure.__doc__ or "").split(". ")[0].rstrip(".")
         yield f"`{name}`", kind, meaning, "retried" if is_outage else "not retried", undo
 

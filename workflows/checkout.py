@@ -34,7 +34,7 @@ with workflow.unsafe.imports_passed_through():
         wait_until,
     )
     from workflows import wording
-    from workflows.checkout_steps import Mode, SagaStatus, is_continuation
+    from workflows.checkout_steps import SagaStatus, is_continuation
     from workflows.checkout_stuck import CheckoutStuck
 
 
@@ -42,8 +42,9 @@ with workflow.unsafe.imports_passed_through():
 class CheckoutWorkflow(CheckoutStuck):
     """The saga of one order. Its workflow id is `checkout-{order_id}`.
 
-    It ends *completed* with a `CheckoutStatus`, *failed* as `OrderRejected` or `OrderCancelled`, or
-    *cancelled* when the cancel came through Temporal; a failure carries the `CheckoutStatus` as its detail.
+    It ends *completed* with a `CheckoutStatus`; *failed* as `OrderRejected` or `OrderCancelled`, which carry the
+    `CheckoutStatus` as their detail; or *cancelled*, without one, when the unwind began by a cancel through Temporal.
+    Under another workflow id than its own it fails as `InvalidInput`, and does nothing.
     An order whose undo keeps failing stays open as *stuck*, for `retry_compensation` and
     `resolve_compensation`; where its history grows too long, in a run that goes on where this one ended.
     """
@@ -68,9 +69,8 @@ class CheckoutWorkflow(CheckoutStuck):
             InvalidInput: the workflow does not have the id under which every caller looks for the order.
         """
         _require_own_workflow_id(order)
-        self._given, self._question = order, order.review_reason
-        self._mode = Mode.BUY if not order.repair else Mode.REVIEW if order.review_reason else Mode.UNDO
-        story = self._buy() if self._mode is Mode.BUY else self._abandon()
+        self._given, self._question = order, order.review_reason if order.repair else ""
+        story = self._abandon() if order.repair else self._buy()
         outcome = await self._saga.run(story, is_partly_undone=order.is_partly_undone)
         if isinstance(outcome, Unwound):
             outcome = await self._saga.cancellation.protect(self._close(outcome))
@@ -89,7 +89,7 @@ class CheckoutWorkflow(CheckoutStuck):
     async def _abandon(self) -> None:
         """Do nothing, so that everything which an earlier, lost run may have done is undone."""
         self._must_undo([step.value for step in Step])
-        if self._mode is Mode.REVIEW:
+        if self._question:
             raise errors.DatabaseContradictsHistory(self._question)
         lost = "its workflow was terminated, timed out or lost; undone by the sweep"
         raise ApplicationError(self._order.reason or lost, type="Abandoned")
@@ -112,13 +112,12 @@ class CheckoutWorkflow(CheckoutStuck):
     def _unwind_begins(self, cause: BaseException | None, failed_step: str | None) -> None:
         self._ending = Ending.REJECTED if cause else Ending.CANCELLED
         self._reason = tidy(describe(cause) if cause else f"cancelled: {self._saga.cancellation.reason}")
-        if (order := self._order).repair:  # the unwind began in an earlier run, or in a batch
+        self._is_cancelled_by_temporal = cause is None and self._saga.cancellation.is_from_temporal
+        if (order := self._order).repair:  # who started it may have said why, and how the order is to end
             self._ending = order.ending or Ending.CANCELLED
             self._reason = tidy(order.reason) or self._reason
         elif contradiction := find_cause(cause, errors.DatabaseContradictsHistory.__name__):
-            self._mode, self._question = Mode.REVIEW, contradiction.message
-        else:
-            self._mode = Mode.UNDO
+            self._question = contradiction.message
         if not is_continuation():
             self._set_status(SagaStatus.UNWINDING, failed_step)
 
@@ -127,7 +126,7 @@ class CheckoutWorkflow(CheckoutStuck):
         order = replace(
             self._order,
             repair=True,
-            review_reason=self._question if self._mode is Mode.REVIEW else "",
+            review_reason=self._question,
             reason=self._reason or "",
             ending=self._ending,
             is_partly_undone=left.is_partly_undone,
@@ -173,11 +172,16 @@ class CheckoutWorkflow(CheckoutStuck):
         if not isinstance(outcome, Unwound) or self._status is SagaStatus.COMPLETED:
             return status
         message = wording.failure(status, outcome)
-        if outcome.cause is None and self._saga.cancellation.is_from_temporal:
+        if self._is_cancelled_by_temporal or self._was_cancelled_later(outcome):
             raise CancelledError(message)
         if self._status is SagaStatus.CANCELLED:
             raise errors.OrderCancelled(message, details=[status]) from outcome.cause
         raise errors.OrderRejected(message, details=[status]) from outcome.cause
+
+    def _was_cancelled_later(self, outcome: Unwound) -> bool:
+        """Whether the run is from before the patch: a cancel by Temporal during the unwind then changed its end."""
+        is_later = outcome.cause is None and self._saga.cancellation.is_from_temporal
+        return is_later and not workflow.patched("later-cancel-changes-nothing")
 
 
 def _require_own_workflow_id(order: CheckoutInput) -> None:

@@ -82,23 +82,14 @@ class SagaStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
-class Mode(StrEnum):
-    """What a run does with its order."""
-
-    BUY = "buy"  # do the steps
-    UNDO = "undo"  # undo whatever was done, by this run or an earlier one
-    REVIEW = "review"  # undo nothing before an operator asks for it: Temporal and the database contradict each other
-
-
 class CheckoutSteps:
     """What one run knows of its order, and its steps."""
 
     def __init__(self, saga: Saga) -> None:
         self._saga = saga
         self._given: CheckoutInput | None = None
-        self._mode = Mode.BUY
         self._question = ""
-        """In mode REVIEW: what an operator has to decide."""
+        """What an operator has to decide before anything is undone: Temporal and the database contradict each other."""
         self._status = SagaStatus.STUCK if is_continuation() else SagaStatus.RUNNING
         self._ending = Ending.REJECTED
         self._reason: str | None = None
@@ -106,6 +97,7 @@ class CheckoutSteps:
         self._tracking_number: str | None = None
         self._has_id_conflict = False
         self._waits_for: str | None = None
+        self._is_cancelled_by_temporal = False
 
     @property
     def _order(self) -> CheckoutInput:
@@ -127,8 +119,10 @@ class CheckoutSteps:
                 self._waits_for = tidy(f"waiting until it is fixed: {fault.message}")
                 workflow.upsert_search_attributes([policies.FAILED_STEP.value_set(step.value)])
                 self._show()
-                answer = await perform(row.do, order, policies.ENVIRONMENT, f"{step}-waits", summary)
-                self._waits_for = None
+                try:
+                    answer = await perform(row.do, order, policies.ENVIRONMENT, f"{step}-waits", summary)
+                finally:
+                    self._waits_for = None
                 workflow.upsert_search_attributes([policies.FAILED_STEP.value_unset()])
                 self._show()
             entry.detail = row.detail(order, answer)
@@ -140,7 +134,7 @@ class CheckoutSteps:
                 self._saga.must_undo(step, partial(self._undo, step))
 
     async def _undo(self, step: Step) -> UndoResult:
-        if self._mode is Mode.REVIEW:
+        if self._question:
             raise errors.DatabaseContradictsHistory(self._question)
         row = _STEPS[step]
         # Each round has an activity id of its own: the history shows which attempt was which.

@@ -30,7 +30,7 @@ from sagafence import (
     perform,
     wait_until,
 )
-from workflows.checkout_steps import CheckoutSteps, Mode, SagaStatus
+from workflows.checkout_steps import CheckoutSteps, SagaStatus
 
 
 class CheckoutStuck(CheckoutSteps):
@@ -38,14 +38,14 @@ class CheckoutStuck(CheckoutSteps):
 
     def __init__(self, saga: Saga) -> None:
         super().__init__(saga)
-        self._review_lock = _ReviewLock(lambda: self._mode is Mode.REVIEW)
+        self._review_lock = _ReviewLock(lambda: bool(self._question))
 
     async def _park(self, stuck: Sequence[Compensation]) -> Irrevocable | None:
         self._set_status(SagaStatus.STUCK, stuck[0].step)
         steps = [entry.step for entry in stuck]
         async with self._review_lock.held("parking", after="retry", patch="parking-after-the-retry"):
             try:
-                park = ParkInput(self._undo_input(), steps, tidy(stuck[0].detail), self._mode is Mode.REVIEW)
+                park = ParkInput(self._undo_input(), steps, tidy(stuck[0].detail), bool(self._question))
                 summary = f"Park: the undo of {', '.join(steps)} keeps failing"
                 state = await perform(Orders.park_order, park, policies.RECORD, None, summary)
             except ActivityError as error:
@@ -62,9 +62,9 @@ class CheckoutStuck(CheckoutSteps):
 
     def _take_over_the_ending(self, stuck: Sequence[str], *, nothing_active: bool) -> None:
         """End as the order has: it was not parked, because another run has undone it."""
-        if self._mode is Mode.REVIEW:
+        if self._question:
             if workflow.patched("no-review-of-what-has-ended"):
-                self._mode = Mode.UNDO  # an operator has asked for it: there is nothing left to decide
+                self._question = ""  # an operator has asked for it: there is nothing left to decide
                 self._must_undo(stuck)
         # Runs that were open at the deploy wait on. Asked in each round, so that they end with their next one.
         elif nothing_active and workflow.patched(f"what-has-ended-is-not-stuck-{self._saga.rounds}"):
@@ -91,7 +91,7 @@ class CheckoutStuck(CheckoutSteps):
         note = OperatorNote(self._order, f"{why} (request {info.id})" if why else f"request {info.id}")
         async with self._review_lock.held("retry", after="parking", patch="retry-after-the-parking"):
             await perform(Orders.note_retry, note, policies.RECORD, None, "Log the operator's retry")
-            self._mode = Mode.UNDO
+            self._question = ""
         self._saga.retry()
         await self._saga.round_ended()
         return self.status()

@@ -27,6 +27,7 @@ from domain.errors import (
 from domain.model import CheckoutInput, Ending, Reservation, Step, UndoInput
 from sagafence import (
     CompensationImpossible,
+    DatabaseRefusedStatement,
     InvalidInput,
     SagaError,
     StepAlreadyCompensated,
@@ -315,6 +316,31 @@ async def test_a_price_that_changes_on_the_way_changes_nothing_for_the_order(sho
     assert payment.amount_minor == reservation.total_minor == before - charged
     assert await shop.database.value("SELECT balance_minor FROM accounts WHERE account_id = 'carol'") == before
     assert (await shop.audit(at_rest=False)).violations == []
+
+
+async def test_a_customer_who_is_gone_cannot_pay(shop: Shop) -> None:
+    order = shop.order("zoe")
+    await shop.database.run("INSERT INTO accounts (account_id, kind, name) VALUES ('zoe', 'customer', 'Zoe')")
+    await reserve(shop, order)
+    await shop.database.run("DELETE FROM accounts WHERE account_id = 'zoe'")
+    before = await shop.database.every_row()
+
+    with pytest.raises(UnknownCustomer, match="there is no customer zoe"):
+        await Payments(shop.engine).charge_payment(order)
+
+    assert await shop.database.every_row() == before
+
+
+async def test_a_constraint_that_is_not_ours_refuses_a_payment_at_once(shop: Shop) -> None:
+    order = shop.order()
+    await reserve(shop, order)
+    await shop.database.run("ALTER TABLE transfers ADD CONSTRAINT somebodys CHECK (amount_minor < 100) NOT VALID")
+    before = await shop.database.every_row()
+
+    with pytest.raises(DatabaseRefusedStatement, match="somebodys"):
+        await Payments(shop.engine).charge_payment(order)
+
+    assert await shop.database.every_row() == before
 
 
 @pytest.mark.parametrize("step", [Payments.charge_payment, Shipping.ship_order])

@@ -371,6 +371,31 @@ async def test_money_that_goes_while_a_batch_decides_is_not_spent_again(shop: Sh
     assert await database.value("SELECT count(*) FROM step_fence WHERE step = 'pay'") == 0
 
 
+OPEN_ACCOUNT = "INSERT INTO accounts (account_id, kind, name, balance_minor) VALUES ('zoe', 'customer', 'Zoe', 100000)"
+CLOSE_ACCOUNT = "DELETE FROM accounts WHERE account_id = 'zoe'"
+
+
+@pytest.mark.parametrize("when", ["before the batch charges", "while it decides"])
+async def test_a_customer_who_is_gone_is_refused_and_the_others_are_charged(
+    shop: Shop, database: Database, when: str
+) -> None:
+    orders = [shop.order("zoe"), shop.order("alice")]
+    await database.run(OPEN_ACCOUNT)
+    await Batches(shop.engine).reserve_orders(asked(orders))
+    if when == "while it decides":
+        async with database.locked("SELECT FROM orders FOR UPDATE") as connection:
+            charging = asyncio.create_task(Batches(shop.engine).charge_orders(asked(orders)))
+            await database.until_blocked()
+            await connection.execute(CLOSE_ACCOUNT)
+        report = await charging
+    else:
+        await database.run(CLOSE_ACCOUNT)
+        report = await Batches(shop.engine).charge_orders(asked(orders))
+
+    assert report.refused == {orders[0].order_id: "UnknownCustomer: there is no customer zoe"}
+    assert await shop.order_status(orders[1]) == "paid"
+
+
 async def test_a_constraint_that_refuses_one_of_the_orders_is_no_outage(shop: Shop) -> None:
     async def attempt(connection: AsyncConnection) -> None:
         await connection.execute(text("UPDATE inventory SET reserved = on_hand + 1 WHERE sku = 'lamp'"))

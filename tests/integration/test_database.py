@@ -361,10 +361,12 @@ async def test_an_undo_gives_its_round_up_after_a_few_attempts_when_a_person_is_
     )
     undo = UndoInput(shop.order(), Ending.REJECTED, "a reason")
 
+    kept: list[int] = []  # what Temporal keeps of the heartbeats for the next attempt
     given_up = []
-    for attempt in range(1, UNDO_ATTEMPTS_WHEN_REFUSED + 1):
+    for attempt in range(100, 100 + UNDO_ATTEMPTS_WHEN_REFUSED):  # after a long outage
         environment = ActivityEnvironment()
-        environment.info = dataclasses.replace(environment.info, attempt=attempt)
+        environment.info = dataclasses.replace(environment.info, attempt=attempt, heartbeat_details=list(kept))
+        environment.on_heartbeat = lambda *details: kept.__setitem__(slice(None), details)
         failure = await _failure(environment.run(Inventory(shop.engine).release_inventory, undo))
         given_up.append(failure.non_retryable)
 

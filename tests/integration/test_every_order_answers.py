@@ -10,10 +10,9 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from activities import lookups
 from client import lookup, order_list
-from domain import policies
 from domain.model import CheckoutInput
 from domain.policies import checkout_workflow_id
-from sagafence import DatabaseRefusedStatement
+from sagafence import DatabaseRefusedStatement, fence
 from tests.conftest import Shop
 from tests.integration.commands import Desk
 from tests.workflow.bulk_scenes import BulkHandle, gates_of, mixed, start_batch
@@ -196,7 +195,7 @@ async def test_an_order_that_temporal_has_forgotten_is_reported_by_the_database(
 async def test_a_stuck_order_that_temporal_has_forgotten_says_which_step_is_stuck(
     run_starter: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policies, "UNDO_ATTEMPTS_WHEN_REFUSED", 1)
+    monkeypatch.setattr(fence, "UNDO_ATTEMPTS_WHEN_REFUSED", 1)
     shop, order = run_starter.shop, run_starter.shop.order("nemo")
     await shop.database.run(BREAK_UNDO["pay"])
     async with shop.working():

@@ -9,12 +9,14 @@ import pytest
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from domain.errors import OrderIdConflict, OutOfStock
+from domain.errors import OutOfStock
 from sagafence import (
     GATE,
     DatabaseMisconfigured,
+    DatabaseRefusedStatement,
     DatabaseUnavailable,
     FenceKey,
+    IdempotencyConflict,
     SagaError,
     StepAlreadyCompensated,
     UndoOutcome,
@@ -119,9 +121,9 @@ async def test_a_step_that_was_undone_or_resolved_never_takes_effect(
 async def test_another_request_can_neither_do_nor_undo_nor_resolve_a_step(counter: Counter) -> None:
     await counter.do()
 
-    with pytest.raises(OrderIdConflict):
+    with pytest.raises(IdempotencyConflict):
         await counter.do(_STRANGER)
-    with pytest.raises(OrderIdConflict):
+    with pytest.raises(IdempotencyConflict):
         await counter.undo(_STRANGER)
     await counter.resolve(_STRANGER)
 
@@ -140,15 +142,65 @@ async def test_a_refusal_leaves_nothing(counter: Counter) -> None:
     assert await counter.count() == 0
 
 
-@pytest.mark.parametrize("statement", [_statement("n + 1", fact="n > 0"), _statement("13")], ids=["a fact", "a guard"])
-async def test_a_reason_that_has_passed_meanwhile_is_worth_another_attempt(
-    counter: Counter, statement: TextClause
-) -> None:
+async def test_a_reason_that_has_passed_meanwhile_is_worth_another_attempt(counter: Counter) -> None:
     with pytest.raises(DatabaseUnavailable) as refused:
-        await counter.do(statement=statement)
+        await counter.do(statement=_statement("n + 1", fact="n > 0"))
 
     assert not refused.value.non_retryable
     assert await counter.phase() is None
+
+
+async def test_a_guard_that_would_let_the_step_pass_by_now_does(counter: Counter) -> None:
+    async def explain(_: AsyncConnection) -> None:
+        await counter.database.run("UPDATE counter SET n = 4")
+
+    await counter.database.run("UPDATE counter SET n = 12")
+
+    assert await counter.do(explain=explain) == {"n": 5}
+    assert await counter.count() == 5
+
+
+async def test_a_guard_before_a_fact_that_has_changed_is_worth_another_attempt(counter: Counter) -> None:
+    async def explain(_: AsyncConnection) -> None:
+        await counter.database.run("UPDATE counter SET n = 0")
+
+    await counter.database.run("UPDATE counter SET n = 12")
+
+    with pytest.raises(DatabaseUnavailable, match="counter_is_full that has changed since"):
+        await counter.do(statement=_statement("n + 1", fact="n > 0"), explain=explain)
+
+
+async def test_a_guard_that_refuses_because_of_a_rival_again_is_worth_another_attempt(counter: Counter) -> None:
+    ready = asyncio.Event()
+
+    async def rival() -> None:
+        await ready.wait()
+        async with counter.database.locked("UPDATE counter SET n = 12"):
+            ready.clear()
+            await counter.database.until_blocked()
+
+    async def explain(_: AsyncConnection) -> None:
+        await counter.database.run("UPDATE counter SET n = 4")
+        ready.set()
+        while ready.is_set():
+            await asyncio.sleep(0)
+
+    await counter.database.run("UPDATE counter SET n = 12")
+    rivals = asyncio.create_task(rival())
+
+    with pytest.raises(DatabaseUnavailable, match="40001"):
+        await counter.do(explain=explain)
+
+    await rivals
+    assert await counter.phase() is None
+
+
+async def test_a_constraint_that_refuses_whoever_comes_needs_a_person(counter: Counter) -> None:
+    with pytest.raises(DatabaseRefusedStatement, match="counter_is_full"):
+        await counter.do(statement=_statement("13"))
+
+    assert await counter.phase() is None
+    assert await counter.count() == 0
 
 
 async def test_a_refusal_that_is_the_work_of_a_rival_which_has_just_committed_is_the_rivals_result(

@@ -12,6 +12,14 @@ _EQUAL = at(BATCHES, "test_orders_that_are_done_together_leave_what_they_leave_o
 
 MUTANTS = (
     Mutant(
+        "account-that-goes-while-a-batch-decides",
+        "one customer's account would have every order of the batch repeated until it is handed to a saga of its own",
+        _STEPS,
+        "balances.get(customer, 0) < amount",
+        "balances[customer] < amount",
+        at(BATCHES, "test_a_customer_who_is_gone_is_refused_and_the_others_are_charged[while it decides]"),
+    ),
+    Mutant(
         "batch-promises-the-last-one-twice",
         "a batch with more buyers than goods would never be reserved",
         _STEPS,

@@ -11,9 +11,11 @@ from tests.mutants import (
     credentials,
     events,
     execution_modes,
+    external,
     failures,
     fence,
     identifiers,
+    library_schema,
     maintenance,
     order_files,
     orders,
@@ -37,6 +39,7 @@ from tests.mutants.mutant import Mutant
 
 MUTANTS: tuple[Mutant, ...] = (
     *fence.MUTANTS,
+    *external.MUTANTS,
     *identifiers.MUTANTS,
     *steps.MUTANTS,
     *orders.MUTANTS,
@@ -67,4 +70,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *secrets.MUTANTS,
     *answers.MUTANTS,
     *supply.MUTANTS,
+    *library_schema.MUTANTS,
 )

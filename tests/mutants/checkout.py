@@ -3,6 +3,7 @@
 from tests.mutants.killers import (
     CANCEL,
     CHECKOUT,
+    ENVIRONMENT,
     MAINTENANCE,
     NEXT_SDK,
     REPLAY,
@@ -100,10 +101,44 @@ MUTANTS = (
         at(MAINTENANCE, "test_undos_of_a_repair_are_tried_once_each"),
     ),
     Mutant(
+        "wait-is-shown-after-its-end",
+        "an order that has completed would say that it waits for an operator",
+        _STEPS,
+        "                try:\n"
+        '                    answer = await perform(row.do, order, policies.ENVIRONMENT, f"{step}-waits", summary)\n'
+        "                finally:\n"
+        "                    self._waits_for = None\n",
+        '                answer = await perform(row.do, order, policies.ENVIRONMENT, f"{step}-waits", summary)\n'
+        "                self._waits_for = None\n",
+        at(
+            ENVIRONMENT,
+            "test_a_parcel_that_left_when_it_was_put_right_completes_the_order_without_a_word_of_the_wait",
+        ),
+    ),
+    Mutant(
+        "later-cancel-changes-the-end",
+        "an order that was cancelled by an update would close as if Temporal had cancelled it",
+        _FILE,
+        "        if self._is_cancelled_by_temporal or self._was_cancelled_later(outcome):\n",
+        "        if outcome.cause is None and self._saga.cancellation.is_from_temporal:\n",
+        at(
+            CANCEL,
+            "test_a_second_cancel_during_the_unwind_of_the_first_changes_nothing[close_order]",
+        ),
+    ),
+    Mutant(
+        "later-cancel-changes-nothing-of-old",
+        "a run that a later cancel has closed before the deploy would not replay",
+        _FILE,
+        '        return is_later and not workflow.patched("later-cancel-changes-nothing")\n',
+        "        return False\n",
+        at(REPLAY, "test_a_recorded_history_replays[cancelled-by-update-then-by-temporal-unpatched]"),
+    ),
+    Mutant(
         "repair-runs-the-story",
         "an abandoned order would be bought after all",
         _FILE,
-        "self._buy() if self._mode is Mode.BUY else self._abandon()",
+        "self._abandon() if order.repair else self._buy()",
         "self._buy()",
         at(
             MAINTENANCE,
@@ -124,7 +159,7 @@ MUTANTS = (
     Mutant(
         "standing-step-is-asked-about-for-ever",
         "a step that stands although its undo is on the stack would never be undone again",
-        "sagafence/saga.py",
+        "sagafence/stack.py",
         "                entry.state = StepState.DONE\n                return\n",
         "                return\n",
         at(SECOND_RUN, "test_a_step_that_stands_although_it_was_undone_is_undone_again"),
@@ -252,7 +287,7 @@ MUTANTS = (
         "temporals-cancel-ends-as-a-failure",
         "Temporal would show an order as failed that was cancelled through it",
         _FILE,
-        "        if outcome.cause is None and self._saga.cancellation.is_from_temporal:\n"
+        "        if self._is_cancelled_by_temporal or self._was_cancelled_later(outcome):\n"
         "            raise CancelledError(message)\n",
         "",
         at(CANCEL, "test_a_cancel_by_temporal_before_any_worker_runs_leaves_a_cancelled_order"),

@@ -1,6 +1,6 @@
 """Faults in the step fence: at most once, never after the undo, the first result, no other content."""
 
-from tests.mutants.killers import ACTIVITIES, CHECKOUT, CONTRACT, DATABASE, FENCE, SECOND_RUN, at
+from tests.mutants.killers import ACTIVITIES, CHECKOUT, CONTRACT, DATABASE, FENCE, SECOND_RUN, STUCK, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "sagafence/fence.py"
@@ -35,7 +35,7 @@ MUTANTS = (
         "repeated-undo-ignores-the-fingerprint",
         "a stranger would be told that its step is undone",
         _FILE,
-        "            if stored.fingerprint != key.fingerprint:\n                raise _mismatch(key)\n",
+        "        if stored.fingerprint != key.fingerprint:\n            raise _mismatch(key)\n",
         "",
         at(CONTRACT, "test_other_content_under_the_same_order_id_is_refused[reserve-undone-undo]"),
     ),
@@ -51,11 +51,10 @@ MUTANTS = (
         "no-tombstone",
         "a step in flight would take effect after its undo found nothing",
         _FILE,
-        "        row = (await connection.execute(_CLOSE, key.parameters())).one_or_none()\n",
-        "        if (await connection.execute(_READ, key.parameters())).one_or_none() is None:\n"
-        "            yield Undoing(connection, {}, False, UndoOutcome.NOTHING_TO_UNDO)\n"
-        "            return\n"
-        "        row = (await connection.execute(_CLOSE, key.parameters())).one_or_none()\n",
+        "    row = (await connection.execute(_CLOSE, key.parameters())).one_or_none()\n",
+        "    if (await connection.execute(_READ, key.parameters())).one_or_none() is None:\n"
+        "        return Undoing(connection, {}, False, UndoOutcome.NOTHING_TO_UNDO)\n"
+        "    row = (await connection.execute(_CLOSE, key.parameters())).one_or_none()\n",
         at(CONTRACT, "test_undo_without_do_succeeds_and_leaves_a_tombstone[pay]"),
     ),
     Mutant(
@@ -89,19 +88,18 @@ MUTANTS = (
         "undo-closes-the-fence-and-reverses-nothing",
         "stock or money would stay taken, with a fence that says otherwise",
         _FILE,
-        "            yield Undoing(connection, row.result, True, UndoOutcome.REVERSED)",
-        "            yield Undoing(connection, row.result, False, UndoOutcome.ALREADY_UNDONE)",
+        "        return Undoing(connection, row.result, True, UndoOutcome.REVERSED)",
+        "        return Undoing(connection, row.result, False, UndoOutcome.ALREADY_UNDONE)",
         at(CONTRACT, "test_undo_restores_what_do_changed_once[pay]"),
     ),
     Mutant(
         "undo-answers-already-undone-without-closing-the-fence",
         "the first attempt to come in late would pass",
         _FILE,
-        "        row = (await connection.execute(_CLOSE, key.parameters())).one_or_none()\n",
-        "        if (await connection.execute(_READ, key.parameters())).one_or_none() is None:\n"
-        "            yield Undoing(connection, {}, False, UndoOutcome.ALREADY_UNDONE)\n"
-        "            return\n"
-        "        row = (await connection.execute(_CLOSE, key.parameters())).one_or_none()\n",
+        "    row = (await connection.execute(_CLOSE, key.parameters())).one_or_none()\n",
+        "    if (await connection.execute(_READ, key.parameters())).one_or_none() is None:\n"
+        "        return Undoing(connection, {}, False, UndoOutcome.ALREADY_UNDONE)\n"
+        "    row = (await connection.execute(_CLOSE, key.parameters())).one_or_none()\n",
         at(FENCE, "test_a_step_that_was_undone_or_resolved_never_takes_effect"),
     ),
     Mutant(
@@ -140,17 +138,49 @@ MUTANTS = (
         "undo-gives-up-at-the-first-refusal",
         "a grant that comes a second late would cost an operator's night",
         _FILE,
-        "activity.info().attempt >= UNDO_ATTEMPTS_WHEN_REFUSED",
-        "activity.info().attempt >= 1",
+        "            if refusals >= UNDO_ATTEMPTS_WHEN_REFUSED:\n",
+        "            if refusals >= 1:\n",
         at(DATABASE, "test_an_undo_gives_its_round_up_after_a_few_attempts_when_a_person_is_needed"),
     ),
     Mutant(
         "undo-never-gives-its-round-up",
         "an order that needs a person would not be parked for 15 minutes",
         _FILE,
-        "activity.info().attempt >= UNDO_ATTEMPTS_WHEN_REFUSED",
-        "activity.info().attempt >= 1000",
+        "            if refusals >= UNDO_ATTEMPTS_WHEN_REFUSED:\n",
+        "            if refusals >= 1000:\n",
         at(DATABASE, "test_an_undo_gives_its_round_up_after_a_few_attempts_when_a_person_is_needed"),
+    ),
+    Mutant(
+        "outages-count-as-refusals-of-an-undo",
+        "one refusal after an outage would park the order",
+        _FILE,
+        "1 + next(iter(activity.info().heartbeat_details), 0)",
+        "activity.info().attempt",
+        at(STUCK, "test_an_outage_before_each_refusal_does_not_end_a_round_early"),
+    ),
+    Mutant(
+        "refusals-of-an-undo-are-forgotten",
+        "a round would go on for 15 minutes, each attempt the first that was refused",
+        _FILE,
+        "            activity.heartbeat(refusals)\n",
+        "",
+        at(STUCK, "test_an_outage_before_each_refusal_does_not_end_a_round_early"),
+    ),
+    Mutant(
+        "foreign-constraint-is-an-outage",
+        "a payment that no attempt can make would be tried for two minutes",
+        _FILE,
+        "    if guard is not None and refusal is None:\n",
+        "    if False:\n",
+        at(ACTIVITIES, "test_a_constraint_that_is_not_ours_refuses_a_payment_at_once"),
+    ),
+    Mutant(
+        "rival-is-a-foreign-constraint",
+        "an order would be rejected because others were faster twice",
+        _FILE,
+        "        await connection.execute(_REPEATABLE_READ)\n",
+        "",
+        at(FENCE, "test_a_guard_that_refuses_because_of_a_rival_again_is_worth_another_attempt"),
     ),
     Mutant(
         "fence-key-has-the-attempt",

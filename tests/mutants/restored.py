@@ -3,7 +3,7 @@
 from tests.mutants.killers import BESIDE, RESTORED, SECOND_RUN, at
 from tests.mutants.mutant import Mutant
 
-_SAGA = "sagafence/saga.py"
+_SAGA = "sagafence/stack.py"
 _STORY = "workflows/checkout.py"
 _ORDERS = "activities/orders.py"
 _SEARCH = "activities/sweep.py"
@@ -30,9 +30,7 @@ MUTANTS = (
         "doubt-is-no-hindrance",
         "a restored database would have an order undone whose parcel may be on its way",
         "workflows/checkout_steps.py",
-        "        if self._mode is Mode.REVIEW:\n"
-        "            raise errors.DatabaseContradictsHistory(self._question)\n"
-        "        row",
+        "        if self._question:\n            raise errors.DatabaseContradictsHistory(self._question)\n        row",
         "        row",
         at(RESTORED, "test_a_saga_whose_steps_are_forgotten_is_parked_and_undoes_nothing_by_itself"),
     ),
@@ -40,7 +38,7 @@ MUTANTS = (
         "doubt-is-never-lifted",
         "an operator who has looked could not have the order undone",
         "workflows/checkout_stuck.py",
-        "            self._mode = Mode.UNDO\n        self._saga.retry()\n",
+        '            self._question = ""\n        self._saga.retry()\n',
         "        self._saga.retry()\n",
         at(RESTORED, "test_a_parked_saga_undoes_what_there_is_once_somebody_has_looked"),
     ),
@@ -48,8 +46,8 @@ MUTANTS = (
         "swept-doubt-is-no-doubt",
         "the sweep would refund every order that was delivered before a restore",
         _STORY,
-        "Mode.REVIEW if order.review_reason else Mode.UNDO",
-        "Mode.UNDO",
+        'order.review_reason if order.repair else ""',
+        '""',
         _SWEPT,
     ),
     Mutant(

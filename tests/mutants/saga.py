@@ -1,9 +1,9 @@
 """Faults in the compensation stack: the unwind's order, its protection, its cancels, and being stuck."""
 
-from tests.mutants.killers import CANCEL, NEXT_SDK, SAGA, at
+from tests.mutants.killers import CANCEL, NEXT_SDK, REPLAY, SAGA, STUCK, at
 from tests.mutants.mutant import Mutant
 
-_FILE = "sagafence/saga.py"
+_FILE = "sagafence/stack.py"
 _PARTS = "sagafence/compensation.py"
 _CANCELLATION = "sagafence/cancellation.py"
 
@@ -153,8 +153,8 @@ MUTANTS = (
         "cancel-kills-who-waits-for-a-round",
         "with a later SDK, an operator's retry would be answered with a failure that is none",
         _FILE,
-        "        await wait_until(lambda: self.rounds > ended or self._phase is Phase.SETTLED)\n",
-        "        await workflow.wait_condition(lambda: self.rounds > ended or self._phase is Phase.SETTLED)\n",
+        "        await wait_until(lambda: self.rounds >= awaited or self._phase is Phase.SETTLED)\n",
+        "        await workflow.wait_condition(lambda: self.rounds >= awaited or self._phase is Phase.SETTLED)\n",
         (
             *at(SAGA, "test_whoever_waits_for_a_round_is_answered_although_a_cancel_comes"),
             *at(NEXT_SDK, "test_a_stuck_order_with_a_cancel_and_a_retry_ends_undone"),
@@ -164,7 +164,7 @@ MUTANTS = (
         "cancel-by-update-cuts-protected-work-short",
         "what a story protects would go on beside the unwind",
         _CANCELLATION,
-        "                if not self.is_requested:\n",
+        "                if not self._has_come:\n",
         "                if workflow.cancellation_reason() is None:\n",
         at(SAGA, "test_what_a_story_protects_ends_before_the_unwind_begins[update]"),
     ),
@@ -257,15 +257,68 @@ MUTANTS = (
         "                    return StillStuck(self._anything_undone())\n"
         "                self._retry_requested = False\n",
         "                    return StillStuck(self._anything_undone())\n",
-        at(SAGA, "test_a_retry_is_good_for_one_round"),
+        at(SAGA, "test_a_retry_is_good_for_one_round[a run from before the patches]"),
     ),
     Mutant(
         "retry-joins-no-round",
         "a retry during a round would cause one that nobody needs",
         _FILE,
-        "        if not any(entry.state is StepState.UNDOING for entry in self._stack):\n            self._retry",
-        "        if True:\n            self._retry",
+        "        if not self._is_undoing or (\n",
+        "        if True or (\n",
         at(SAGA, "test_a_retry_during_a_round_joins_it"),
+    ),
+    Mutant(
+        "retry-joins-whatever-has-failed",
+        "an operator who has fixed a step would learn of its old failure, and it would wait for hours",
+        _FILE,
+        "            self._has_failed_in_this_round() and workflow.patched(",
+        "            False and workflow.patched(",
+        (
+            *at(SAGA, "test_a_retry_during_a_round_that_has_failed_at_a_step_tries_that_step_again_at_once"),
+            *at(STUCK, "test_a_retry_during_a_round_that_has_failed_at_a_step_tries_that_step_again"),
+        ),
+    ),
+    Mutant(
+        "retry-has-never-joined",
+        "a run that was open at the deploy, and whose retry had joined a round, would not replay",
+        _FILE,
+        '            self._has_failed_in_this_round() and workflow.patched(f"retry-what-has-failed-in-round-',
+        '            self._has_failed_in_this_round() and (f"retry-what-has-failed-in-round-',
+        (
+            *at(SAGA, "test_a_retry_during_a_round_joined_it_before_the_patch_whatever_had_failed"),
+            *at(REPLAY, "test_a_recorded_history_replays[stuck-and-retried-during-a-round-unpatched]"),
+        ),
+    ),
+    Mutant(
+        "asker-is-answered-before-his-round",
+        "an operator would read that his fix did not help, while it was not tried yet",
+        _FILE,
+        "(2 if self._is_undoing and self._retry_requested else 1)",
+        "1",
+        at(SAGA, "test_whoever_retries_such_a_step_is_answered_when_it_was_tried"),
+    ),
+    Mutant(
+        "retry-outlives-a-round-that-begins-at-once",
+        "one retry would cause two rounds, the second long after it or without a wait",
+        _FILE,
+        '            if self._retry_requested and workflow.patched(f"retried-by-round-{self.rounds + 1}"):\n',
+        "            if False:\n",
+        at(
+            SAGA,
+            "test_a_retry_that_comes_before_a_round_that_begins_at_once_causes_no_other[a new run]",
+            "test_a_retry_that_came_when_all_was_undone_causes_no_round_of_what_is_found_later",
+        ),
+    ),
+    Mutant(
+        "retry-never-outlived-a-round",
+        "a run that was open at the deploy, and had such a second round, would not replay",
+        _FILE,
+        'if self._retry_requested and workflow.patched(f"retried-by-round-{self.rounds + 1}"):',
+        "if self._retry_requested:",
+        at(
+            SAGA,
+            "test_a_retry_that_comes_before_a_round_that_begins_at_once_causes_no_other[from before the patch]",
+        ),
     ),
     Mutant(
         "resolve-during-a-round-is-lost",

@@ -111,6 +111,14 @@ MUTANTS = (
         at(ACTIVITIES, "test_money_and_stock_of_a_parcel_that_is_gone_stay_where_they_are"),
     ),
     Mutant(
+        "pay-without-an-account",
+        "a customer whose account is gone would be told to pay something in",
+        _PAYMENTS,
+        '    if balance_minor is None:\n        return UnknownCustomer(f"there is no customer {customer}")\n',
+        "    balance_minor = balance_minor or 0\n",
+        at(ACTIVITIES, "test_a_customer_who_is_gone_cannot_pay"),
+    ),
+    Mutant(
         "money-moves-before-the-gate",
         "a payment that comes after its refund would be captured all the same",
         _PAYMENTS,
@@ -122,10 +130,10 @@ MUTANTS = (
         "charge-at-todays-price",
         "the customer would pay another price than the one that was reserved",
         _PAYMENTS,
-        "    SELECT o.order_id, o.customer, o.total_minor, o.currency\n      FROM orders o JOIN accounts",
+        "    SELECT o.order_id, o.customer, o.total_minor, o.currency, 'capture/'",
         "    SELECT o.order_id, o.customer, (SELECT sum(l.quantity * p.unit_price_minor)::bigint FROM order_lines l\n"
-        "             JOIN products p USING (sku) WHERE l.order_id = o.order_id) AS total_minor, o.currency\n"
-        "      FROM orders o JOIN accounts",
+        "             JOIN products p USING (sku) WHERE l.order_id = o.order_id) AS total_minor,\n"
+        "           o.currency, 'capture/'",
         at(ACTIVITIES, "test_a_price_that_changes_on_the_way_changes_nothing_for_the_order"),
     ),
     Mutant(

@@ -65,6 +65,14 @@ LIBRARY = {
     "sagafence": {"sagafence", "temporalio"},
     "sagafence.database": {"sagafence", "temporalio", "sqlalchemy", "asyncpg"},
     "sagafence.fence": {"sagafence", "temporalio", "sqlalchemy"},
+    "sagafence.local_steps": {"sagafence", "temporalio", "sqlalchemy"},
+    "sagafence.postgres": {"sagafence", "temporalio", "sqlalchemy"},
+    "sagafence.lost": {"sagafence", "temporalio", "sqlalchemy"},
+    "sagafence.registry": {"sagafence", "sqlalchemy"},
+    "sagafence.retention": {"sagafence", "temporalio", "sqlalchemy"},
+    "sagafence.schema": {"sagafence", "sqlalchemy"},
+    "sagafence.bound_external": {"sagafence", "sqlalchemy"},
+    "sagafence.external_steps": {"sagafence", "temporalio", "sqlalchemy"},
     "sagafence.testing": {"sagafence.testing", "temporalio"},
     "sagafence.devservers": {"sagafence.devservers", "psutil"},
 }
@@ -164,8 +172,8 @@ def test_the_library_knows_no_shop_words() -> None:
 
     for path in sources("sagafence"):
         text = path.read_text(encoding="utf-8")
-        # "in reverse order", "checkout" as this project's name: none of it should be needed.
-        assert shop_words.findall(text) == [], path
+        # "in reverse order", "checkout" as this project's name: none of it should be needed. SQL has no other word.
+        assert shop_words.findall(text.replace("ORDER BY", "")) == [], path
 
 
 def test_no_file_is_longer_than_350_lines() -> None:

@@ -53,6 +53,8 @@ class World:
     main: "asyncio.Task[Any] | None" = None
 
     ends_stuck: bool = False
+    is_patched: bool = True
+    """Whether it does what `workflow.patched` asks for: False for what is replayed of a run from before the patch."""
 
     def __post_init__(self) -> None:
         self.begin_again()
@@ -186,7 +188,11 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
         if is_cancelled_meanwhile():
             raise asyncio.CancelledError
 
-    as_seen = SimpleNamespace(wait_condition=wait_condition, cancellation_reason=lambda: made.reason)
+    as_seen = SimpleNamespace(
+        wait_condition=wait_condition,
+        cancellation_reason=lambda: made.reason,
+        patched=lambda _: made.is_patched,
+    )
     for module in (saga_module, cancellation_module):
         monkeypatch.setattr(module, "workflow", as_seen)
     return made
@@ -367,7 +373,9 @@ async def test_a_retry_runs_only_the_stuck_undos(world: World) -> None:
     run.cancel()
 
 
-async def test_a_retry_is_good_for_one_round(world: World) -> None:
+@pytest.mark.parametrize("is_patched", [True, False], ids=["a new run", "a run from before the patches"])
+async def test_a_retry_is_good_for_one_round(world: World, is_patched: bool) -> None:
+    world.is_patched = is_patched
     run = world.begin(world.story(failing={"two": refusal()}, undos={"one": [refusal(), refusal(), refusal()]}))
     await world.at("parked 1")
 
@@ -393,6 +401,92 @@ async def test_a_retry_during_a_round_joins_it(world: World) -> None:
 
     assert world.parked == [["one"], ["one"]]
     run.cancel()
+
+
+async def retried_when_two_has_failed_again(world: World) -> "asyncio.Task[Ended]":
+    """Retry a saga that is stuck in two steps again, while a round has failed at one of them and is at the other."""
+    undos: dict[str, Sequence[UndoOutcome | Exception]] = {"two": [refusal(), refusal()], "one": [refusal()]}
+    run = world.begin(world.story(failing={"two": refusal()}, undos=undos))
+    await world.at("parked 1")
+    world.hold("undo one")
+    world.saga.retry()
+    await some_turns()
+    assert world.states() == {"one": "undoing", "two": "stuck"}
+    world.saga.retry()
+    return run
+
+
+async def test_a_retry_during_a_round_that_has_failed_at_a_step_tries_that_step_again_at_once(world: World) -> None:
+    run = await retried_when_two_has_failed_again(world)
+
+    world.let_go("undo one")
+    ended = await asyncio.wait_for(run, 5)
+
+    assert isinstance(ended, Unwound)
+    assert world.tried_to_undo() == ["two", "one", "two", "one", "two"]
+
+
+async def test_whoever_retries_such_a_step_is_answered_when_it_was_tried(world: World) -> None:
+    run = await retried_when_two_has_failed_again(world)
+    asker = asyncio.create_task(world.saga.round_ended())
+    world.hold("undo two")
+
+    world.let_go("undo one")
+    await some_turns()
+    is_answered_early = asker.done()
+    world.let_go("undo two")
+    await asyncio.wait_for(asker, 5)
+    await asyncio.wait_for(run, 5)
+
+    assert not is_answered_early
+    assert world.states() == {"one": "undone", "two": "undone"}
+
+
+async def test_a_retry_during_a_round_joined_it_before_the_patch_whatever_had_failed(world: World) -> None:
+    world.is_patched = False
+    run = await retried_when_two_has_failed_again(world)
+    asker = asyncio.create_task(world.saga.round_ended())
+
+    world.let_go("undo one")
+    await asyncio.wait_for(asker, 5)
+    await some_turns()
+
+    assert world.parked == [["two", "one"], ["two"]]
+    assert world.tried_to_undo() == ["two", "one", "two", "one"]
+    run.cancel()
+
+
+@pytest.mark.parametrize(("is_patched", "rounds"), [(True, 2), (False, 3)], ids=["a new run", "from before the patch"])
+async def test_a_retry_that_comes_before_a_round_that_begins_at_once_causes_no_other(
+    world: World, is_patched: bool, rounds: int
+) -> None:
+    world.is_patched = is_patched
+
+    async def park(stuck: Sequence[Compensation]) -> None:
+        world.parked.append([entry.step for entry in stuck])
+        if len(world.parked) == 1:
+            world.saga.retry()
+            world.saga.must_undo("left by another run", world.undo("left by another run"))
+
+    world.saga._on_stuck = park
+    run = world.begin(world.story(failing={"two": refusal()}, undos={"one": [refusal()] * 4}))
+    await some_turns(300)
+
+    assert world.parked == [["one"]] * rounds
+    run.cancel()
+
+
+async def test_a_retry_that_came_when_all_was_undone_causes_no_round_of_what_is_found_later(world: World) -> None:
+    await world.run(world.story(failing={"one": refusal()}))
+    world.saga.retry()
+
+    world.saga.must_undo("two", world.undo("two", refusal(), refusal()))
+    unwinding = asyncio.create_task(world.saga.unwind_more())
+    await world.at("parked 1")
+    await some_turns(300)
+
+    assert world.parked == [["two"]]
+    unwinding.cancel()
 
 
 async def test_rounds_are_counted_for_the_saga_and_for_each_undo(world: World) -> None:

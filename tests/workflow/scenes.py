@@ -1,5 +1,6 @@
 """The ways of a saga, one scene each, for record.py: every ending, and every way there with commands of its own."""
 
+import asyncio
 import contextlib
 import uuid
 from collections.abc import Awaitable, Callable
@@ -16,7 +17,7 @@ from activities.shipping import Shipping
 from domain import policies
 from domain.audit import AuditInput
 from domain.lookup import NamesInput
-from domain.model import CheckoutInput, ExecutionMode, OrderLine
+from domain.model import CheckoutInput, CheckoutStatus, ExecutionMode, OrderLine
 from domain.policies import checkout_workflow_id
 from sagafence import DatabaseRefusedStatement
 from tests.conftest import Shop
@@ -28,8 +29,10 @@ from tests.workflow.sagas import (
     MEND_STEPS,
     MEND_UNDO,
     failure_of,
+    hasty,
     resolve,
     retry,
+    until,
     until_another_run,
     until_it_waits,
     until_status,
@@ -151,6 +154,21 @@ async def cancelled_twice(shop: Shop, gates: Gates) -> Handle:
     return handle
 
 
+async def cancelled_by_update_then_by_temporal(shop: Shop, gates: Gates) -> Handle:
+    """Have a cancel by Temporal come while what a cancel by update began is being undone."""
+    order = shop.order("carol")
+    paid = gates.hold(order, "charge_payment", "after")
+    refunding = gates.hold(order, "refund_payment", "before")
+    handle = await shop.start(order)
+    await paid.reached()
+    await handle.execute_update(CheckoutWorkflow.cancel, "changed my mind")
+    paid.open()
+    await refunding.reached()
+    await handle.cancel(reason="and once more")
+    refunding.open()
+    return handle
+
+
 def cancel_refused(customer: str, name: str, reason: str) -> Scene:
     """Have an update that its validator refuses."""
 
@@ -235,6 +253,41 @@ async def stuck_in_two_steps(shop: Shop, _gates: Gates) -> Handle:
     await shop.database.run(MEND_UNDO["reserve"])
     await retry(handle)
     return handle
+
+
+async def stuck_and_retried_during_a_round(shop: Shop, gates: Gates) -> Handle:
+    """Have a retry come while a round is running that has failed at one step already, and is at another."""
+    usual = policies.UNDO
+    policies.UNDO = hasty(usual, give_up_ms=60_000)  # the other step's undo waits at a gate
+    try:
+        order, handle = await stuck(shop, "pay", "reserve")
+        retries = await retried_during_a_round(shop, gates, order, handle)
+        await asyncio.gather(*retries)
+    finally:
+        policies.UNDO = usual
+    return handle
+
+
+async def retried_during_a_round(
+    shop: Shop, gates: Gates, order: CheckoutInput, handle: Handle
+) -> "list[asyncio.Task[CheckoutStatus]]":
+    """Retry an order that is stuck in pay and reserve, and retry it again when pay has failed again and is mended."""
+    releasing = gates.hold(order, "release_inventory", "before")
+    retries = [asyncio.create_task(retry(handle))]
+    await releasing.reached()
+    for step in ("pay", "reserve"):
+        await shop.database.run(MEND_UNDO[step])
+    retries.append(asyncio.create_task(retry(handle)))
+    await until_tried(gates, order, "note_retry", times=2)
+
+    async def is_noted() -> bool:
+        pending = (await handle.describe()).raw_description.pending_activities
+        return [activity.activity_type.name for activity in pending] == ["release_inventory"]
+
+    await until(is_noted)
+    await handle.query(CheckoutWorkflow.status)  # answered once the workflow has seen that it is noted
+    releasing.open()
+    return retries
 
 
 async def stuck_until_the_parcel_is_gone(shop: Shop, gates: Gates) -> Handle:
@@ -521,6 +574,7 @@ SCENES: dict[str, Scene] = {
     "cancelled-by-update-at-pay": cancelled("charge_payment", by_update=True),
     "cancelled-by-update-at-ship": cancelled("ship_order", by_update=True),
     "cancelled-twice": cancelled_twice,
+    "cancelled-by-update-then-by-temporal": cancelled_by_update_then_by_temporal,
     "cancelled-by-repair": repaired,
     "cancelled-and-what-stood-undone": closes_what_stands,
     "cancelled-under-anothers-id": intruder_cancelled,
@@ -529,6 +583,7 @@ SCENES: dict[str, Scene] = {
     "stuck-until-it-tried-again": stuck_until_it_tries_again,
     "stuck-and-resolved": stuck_and_resolved,
     "stuck-in-two-steps": stuck_in_two_steps,
+    "stuck-and-retried-during-a-round": stuck_and_retried_during_a_round,
     "cancelled-before-it-knew-of-the-parcel": cancelled_before_it_knows_of_the_parcel,
     "parked-and-undone": missing_step,
     "parked-by-the-sweep-and-undone": parked_by_the_sweep,

@@ -556,8 +556,9 @@ async def test_a_second_cancel_during_the_unwind_of_the_first_changes_nothing(sh
         await gate.reached()
         await handle.cancel(reason="and again")
         gate.open()
-        await how_it_ended(handle)
+        ended = await how_it_ended(handle)
 
+    assert ended == "OrderCancelled"
     assert [gates.attempts_of(order, undo) for undo in UNDOS] == [1, 1, 1]
     await assert_cancelled(shop, order, before)
 

@@ -8,7 +8,7 @@ from domain import policies
 from domain.model import ExecutionMode
 from tests.conftest import Shop
 from tests.workflow.bulk_scenes import start_batch
-from tests.workflow.gates import Gates
+from tests.workflow.gates import Gates, lost_report
 from tests.workflow.sagas import (
     BREAK_STEPS,
     DOES,
@@ -21,6 +21,7 @@ from tests.workflow.sagas import (
     until_tried,
     violations,
 )
+from tests.workflow.test_shown import details_of
 from workflows.checkout import CheckoutWorkflow
 
 BREAK = {
@@ -95,6 +96,31 @@ async def test_an_order_that_waits_can_be_cancelled(shop: Shop) -> None:
 
     assert ended == "OrderCancelled"
     assert await goods_and_money(shop.database) == before
+    assert await violations(shop) == []
+
+
+async def test_a_parcel_that_left_when_it_was_put_right_completes_the_order_without_a_word_of_the_wait(
+    shop: Shop,
+) -> None:
+    gates, order = Gates(), shop.order("alice")
+    gate = gates.hold(order, "ship_order", "before")
+
+    async with shop.working(interceptors=(gates,)):
+        handle = await shop.start(order)
+        await gate.reached()
+        await shop.database.run(BREAK["a missing right"][0])
+        gate.open()
+        await until_it_waits(shop, order.order_id)
+        fault = gates.fail(order, "ship_order", "after", error=lost_report)
+        await shop.database.run(BREAK["a missing right"][1])
+        await fault.struck()
+        await handle.execute_update(CheckoutWorkflow.cancel, "found it cheaper")
+        status = await handle.result()
+        details = await details_of(handle)
+
+    assert (status.status, status.reason) == ("completed", None)
+    assert details[0] == "**completed**"
+    assert await open_incidents(shop, order) == []
     assert await violations(shop) == []
 
 

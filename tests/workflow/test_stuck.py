@@ -7,13 +7,16 @@ from itertools import combinations
 from typing import Any
 
 import pytest
+from temporalio import activity
 from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 
 from domain import policies
 from domain.model import CheckoutInput, CheckoutStatus, Resolution, RetryRequest
+from sagafence import fence
+from tests.attempts import AroundAttempts, Run
 from tests.conftest import Shop
-from tests.workflow.gates import Gates, lost_report
+from tests.workflow.gates import Gates, lost_report, outage
 from tests.workflow.sagas import (
     BREAK_UNDO,
     MEND_UNDO,
@@ -31,6 +34,7 @@ from tests.workflow.sagas import (
     until_status,
     violations,
 )
+from tests.workflow.scenes import retried_during_a_round, stuck
 from workflows.checkout import CheckoutWorkflow
 
 Handle = WorkflowHandle[CheckoutWorkflow, CheckoutStatus]
@@ -109,6 +113,28 @@ async def test_a_refund_that_keeps_failing_parks_the_order_with_one_incident_tha
     assert described.typed_search_attributes[policies.FAILED_STEP] == "pay"
     assert (status.status, state_of(status, "pay")) == ("stuck", "stuck")
     assert await violations(shop) == []
+
+
+async def test_an_outage_before_each_refusal_does_not_end_a_round_early(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OutageAtEveryOtherAttempt(AroundAttempts):
+        refunds = 0
+
+        async def attempt(self, info: activity.Info, arguments: Any, run: Run) -> Any:  # noqa: ARG002
+            if info.activity_type == "refund_payment":
+                self.refunds += 1
+                if info.attempt % 2:
+                    raise outage()
+            return await run()
+
+    monkeypatch.setattr(fence, "UNDO_ATTEMPTS_WHEN_REFUSED", 3)
+    outages = OutageAtEveryOtherAttempt()
+    async with shop.working(interceptors=(outages,)):
+        _, handle = await stuck_in_pay(shop)
+        await handle.terminate()
+
+    assert outages.refunds == 6, "three outages and three refusals"
 
 
 async def test_the_other_undos_are_done_although_one_fails(shop: Shop) -> None:
@@ -268,6 +294,24 @@ async def test_a_retry_while_a_round_is_running_is_taken_or_refused_in_words_tha
     assert ended == "OrderRejected"
     if isinstance(second, WorkflowUpdateFailedError):
         assert "stuck, not stuck" not in str(second.cause)
+
+
+async def test_a_retry_during_a_round_that_has_failed_at_a_step_tries_that_step_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=60_000))  # one undo waits at a gate
+    before, gates = await goods_and_money(shop.database), Gates()
+
+    async with shop.working(interceptors=(gates,)):
+        order, handle = await stuck(shop, "pay", "reserve")
+        retries = await retried_during_a_round(shop, gates, order, handle)
+        answer = await retries[-1]
+        ended = await how_it_ended(handle)
+
+    assert state_of(answer, "pay") == "undone"
+    assert ended == "OrderRejected"
+    assert await goods_and_money(shop.database) == before
+    assert await violations(shop) == []
 
 
 # Resolve ------------------------------------------------------------------------------------------------

@@ -1,0 +1,126 @@
+"""A declared external step: the protocol of `sagafence.external_steps`, with the saga's row taken first.
+
+The row holds the stack while a pivot's outcome is unknown, whichever run of the saga asks: it is `at_pivot` from the
+permission of the first call until the pivot is settled, and nothing is undone meanwhile.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from sagafence.calls import Resolution, Settled, StepCall
+from sagafence.declare import External, Forward, Pivot, SagaSteps
+from sagafence.external_steps import Calls, ExternalSteps
+from sagafence.external_steps.state import Phase, Step
+from sagafence.fence import FenceKey
+from sagafence.local_steps import from_json, opening_of, step_key, to_json
+from sagafence.provider import Happened, Key, Seen
+from sagafence.registry import Opening, State, Way, begin_unwind, enter, lock, move
+from sagafence.undo import UndoOutcome, UndoResult
+
+
+class _NoWayBack(Exception):
+    def __init__(self, way: Way) -> None:
+        super().__init__(way)
+        self.way = way
+
+
+@dataclass(frozen=True)
+class _Pivot:
+    """Tells the saga's row what its pivot has come to."""
+
+    saga_id: str
+
+    async def lock(self, connection: AsyncConnection) -> None:
+        """Lock the saga's row, before the step's."""
+        await lock(connection, self.saga_id)
+
+    async def note(self, connection: AsyncConnection, step: Step) -> None:
+        """Note what the pivot has come to."""
+        if step.phase is Phase.DONE:
+            await move(connection, self.saga_id, State.PAST_PIVOT, State.OPEN, State.AT_PIVOT)
+        elif step.phase is Phase.NEVER:
+            await move(connection, self.saga_id, State.OPEN, State.AT_PIVOT)
+        elif step.permitted:
+            await move(connection, self.saga_id, State.AT_PIVOT, State.OPEN)
+
+
+class BoundExternalStep:
+    """One declared step, with the instance that calls its provider and the database that knows of it."""
+
+    def __init__(
+        self, engine: AsyncEngine, owner: SagaSteps, step: External[Any, Any], fingerprint: Callable[[Any], str]
+    ) -> None:
+        self._owner = owner
+        self._step = step
+        self._fingerprint = fingerprint
+        self._protocol = ExternalSteps(engine, step.provider)
+        may_act_in = {State.OPEN, State.AT_PIVOT} if isinstance(step, Pivot) else {State.OPEN}
+        self._may_act_in = {State.PAST_PIVOT} if isinstance(step, Forward) else may_act_in
+        self._calls: Calls[Any] = Calls(
+            self._do, self._undo if step.undo_fn else None, self._look if step.lookup_fn else None, to_json, self._load
+        )
+
+    async def do(self, given: Any, call: StepCall) -> Any:
+        """Have the effect at the provider, or return the result of the first time."""
+        saga = opening_of(call.opening)
+
+        async def may_call(connection: AsyncConnection) -> bool:
+            return await enter(connection, saga) in self._may_act_in
+
+        key = self._key(given, call)
+        return await self._protocol.do(key, to_json(given), self._calls, enter=may_call, pivot=self._pivot_of(key))
+
+    async def undo(self, given: Any, call: StepCall) -> UndoResult:
+        """Settle what is unknown, and reverse what happened."""
+        saga: Opening | str = opening_of(call.opening)
+
+        async def unwind(connection: AsyncConnection) -> None:
+            if (way := await begin_unwind(connection, saga)) is not Way.BACK:
+                raise _NoWayBack(way)
+
+        try:
+            return await self._protocol.undo(self._key(given, call), to_json(given), self._calls, mark=unwind)
+        except _NoWayBack as found:
+            is_forward = found.way is Way.FORWARD
+            return UndoResult(UndoOutcome.IRREVOCABLE if is_forward else UndoOutcome.ALREADY_UNDONE)
+
+    async def settle(self, given: Any, call: StepCall) -> Settled:
+        """Find out whether a pivot happened."""
+        key = self._key(given, call)
+        found = await self._protocol.settle(key, to_json(given), self._calls, pivot=self._pivot_of(key))
+        if isinstance(found, Happened):
+            return Settled(happened=True, result=to_json(found.result))
+        return Settled(happened=False)
+
+    async def resolve(self, given: Any, call: StepCall, said: Resolution) -> None:
+        """Record an operator's word."""
+        key = self._key(given, call)
+        await self._protocol.resolve(
+            key, said.verdict, who=said.who, why=said.why, result=said.result, pivot=self._pivot_of(key)
+        )
+
+    def _key(self, given: Any, call: StepCall) -> FenceKey:
+        return step_key(self._step, given, call, self._fingerprint)
+
+    def _pivot_of(self, key: FenceKey) -> _Pivot | None:
+        return _Pivot(key.saga_id) if isinstance(self._step, Pivot) else None
+
+    def _given(self, request: Any) -> Any:
+        return from_json(request, self._step.input_type)
+
+    def _load(self, result: Any) -> Any:
+        return from_json(result, self._step.result_type)
+
+    async def _do(self, key: Key, request: Any) -> Any:
+        return await self._step.fn(self._owner, key, self._given(request))
+
+    async def _undo(self, key: Key, request: Any, seen: Seen[Any]) -> Any:
+        assert self._step.undo_fn is not None, "it is called only where there is one"
+        return await self._step.undo_fn(self._owner, key, self._given(request), seen)
+
+    async def _look(self, key: Key, request: Any) -> Any:
+        assert self._step.lookup_fn is not None, "it is called only where there is one"
+        return await self._step.lookup_fn(self._owner, key, self._given(request))

@@ -1,0 +1,44 @@
+"""What a saga's workflow and its activities say to each other, besides a step's own input and result."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sagafence.provider import Verdict
+
+
+@dataclass(frozen=True)
+class SagaInput:
+    """What a saga was started with; its row has it, to start the saga again."""
+
+    content: Any
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class StepCall:
+    """What each activity of a step gets beside the step's input."""
+
+    instance: str = ""
+    """Which of several calls of the same step this is."""
+    opening: SagaInput | None = None
+    """What the saga was started with, until a step has recorded it."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What became of a step whose outcome was unknown."""
+
+    happened: bool
+    result: Any = None
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """What an operator says of a stuck step."""
+
+    step: str
+    verdict: Verdict
+    who: str
+    why: str
+    result: Any = None
+    """The step's result, as JSON, where it happened."""

@@ -1,0 +1,193 @@
+"""A declared step in one transaction: the saga's row and the fence's first, then the step's own statements.
+
+The same technique as `do_once`, for effects that are more than one statement: the fence's row is written before the
+effect, and is invisible to everybody until both commit together.
+"""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+from temporalio import activity
+
+from sagafence.calls import Resolution, SagaInput, Settled, StepCall
+from sagafence.database import transaction
+from sagafence.declare import Forward, Pivot, SagaSteps, Step
+from sagafence.errors import SagaError, StepAlreadyCompensated
+from sagafence.fence import FenceKey, close_fence, limited_refusals, resolve_once, stored_result
+from sagafence.registry import Opening, State, Way, begin_unwind, enter, move
+from sagafence.undo import UndoOutcome, UndoResult
+
+_ENTER = text("""
+    INSERT INTO step_fence (saga_id, step, phase, had_effect, fingerprint, result)
+    VALUES (:saga_id, :step, 'done', true, :fingerprint, '{}')
+    ON CONFLICT DO NOTHING RETURNING true
+""")
+_READ = text("SELECT phase, fingerprint, result FROM step_fence WHERE saga_id = :saga_id AND step = :step")
+_STORE = text("""
+    UPDATE step_fence SET result = CAST(:result AS jsonb) WHERE saga_id = :saga_id AND step = :step
+""")
+_SAY = text("""
+    INSERT INTO saga_verdicts (saga_id, step, verdict, who, why, result)
+    VALUES (:saga_id, :step, :verdict, :who, :why, CAST(:result AS jsonb))
+""")
+_CLOSE = text("""
+    INSERT INTO step_fence (saga_id, step, phase, had_effect, fingerprint)
+    VALUES (:saga_id, :step, 'undone', false, :fingerprint) ON CONFLICT DO NOTHING
+""")
+
+
+class StepLeftItsTransaction(SagaError):
+    """The step's code rolled back, or ended, the transaction it was given, and returned as if it had worked."""
+
+
+class LocalStep:
+    """One declared step, with the instance that has its code and the database that has its effect."""
+
+    def __init__(
+        self, engine: AsyncEngine, owner: SagaSteps, step: Step[Any, Any], fingerprint: Callable[[Any], str]
+    ) -> None:
+        self._engine = engine
+        self._owner = owner
+        self._step = step
+        self._fingerprint = fingerprint
+
+    async def do(self, given: Any, call: StepCall) -> Any:
+        """Take effect, or return the result of the first time."""
+        key = step_key(self._step, given, call, self._fingerprint)
+        async with _errors_of_the_step(), transaction(self._engine) as connection:
+            state = await enter(connection, opening_of(call.opening))
+            may_act = state is (State.PAST_PIVOT if isinstance(self._step, Forward) else State.OPEN)
+            if not may_act or (await connection.execute(_ENTER, key.parameters())).scalar_one_or_none() is None:
+                return from_json((await _stored(connection, key))["result"], self._step.result_type)
+            async with self._transaction_of(connection) as tx:
+                result = await _called(self._step.fn, self._owner, tx, given)
+            stored = json.dumps({"result": to_json(result)})
+            await connection.execute(_STORE, {"saga_id": key.saga_id, "step": key.step, "result": stored})
+            if isinstance(self._step, Pivot):
+                await move(connection, key.saga_id, State.PAST_PIVOT, State.OPEN)
+        return result
+
+    async def undo(self, given: Any, call: StepCall) -> UndoResult:
+        """Reverse the effect, if there was one, and refuse the step from now on."""
+        key = step_key(self._step, given, call, self._fingerprint)
+        async with _errors_of_the_step(), limited_refusals(), transaction(self._engine) as connection:
+            way = await begin_unwind(connection, opening_of(call.opening))
+            if way is not Way.BACK:
+                return UndoResult(UndoOutcome.IRREVOCABLE if way is Way.FORWARD else UndoOutcome.ALREADY_UNDONE)
+            undoing = await close_fence(connection, key)
+            if undoing.had_effect:
+                done = from_json(undoing.stored["result"], self._step.result_type)
+                assert self._step.undo_fn is not None, "it was declared with one"
+                async with self._transaction_of(connection) as tx:
+                    await _called(self._step.undo_fn, self._owner, tx, given, done)
+            return undoing.result()
+
+    async def settle(self, given: Any, call: StepCall) -> Settled:
+        """Find out whether a pivot took effect; if not, it never will."""
+        key = step_key(self._step, given, call, self._fingerprint)
+        async with transaction(self._engine) as connection:
+            # Waits for an attempt under way, which then has committed or never will.
+            await enter(connection, opening_of(call.opening))
+            await connection.execute(_CLOSE, key.parameters())
+            row = (await connection.execute(_READ, key.parameters())).one()
+        if row.phase != "done":
+            return Settled(happened=False)
+        stored = stored_result(key, row.phase, row.fingerprint, row.result)
+        return Settled(happened=True, result=stored["result"])
+
+    async def resolve(self, given: Any, call: StepCall, said: Resolution) -> None:
+        """Record an operator's word: from now on neither the step nor its undo has any effect for this saga."""
+        key = step_key(self._step, given, call, self._fingerprint)
+        async with transaction(self._engine) as connection:
+            await resolve_once(connection, key)
+            row = {"saga_id": key.saga_id, "step": key.step, "verdict": said.verdict.value}
+            await connection.execute(_SAY, {**row, "who": said.who, "why": said.why, "result": json.dumps(said.result)})
+
+    @asynccontextmanager
+    async def _transaction_of(self, connection: AsyncConnection) -> AsyncIterator[AsyncConnection | AsyncSession]:
+        """Yield the transaction as the step wants it: one that its `commit` cannot end."""
+        if self._step.transaction_type is AsyncConnection:
+            yield connection
+        else:
+            kind = self._step.transaction_type
+            async with kind(connection, join_transaction_mode="rollback_only", expire_on_commit=False) as session:
+                yield session
+                await session.flush()
+                session.expunge_all()
+        if not connection.in_transaction():
+            raise StepLeftItsTransaction(
+                f"{self._step.name} ended the transaction it was given and returned. To have no effect, it must raise"
+            )
+
+
+def step_key(step: Step[Any, Any], given: Any, call: StepCall, fingerprint: Callable[[Any], str]) -> FenceKey:
+    """Name a call of a step to the fence: by its workflow's id, which outlives retries and resets."""
+    saga_id = activity.info().workflow_id
+    assert saga_id is not None, "a step is called by a workflow"
+    return FenceKey(saga_id, f"{step.name}/{call.instance}" if call.instance else step.name, fingerprint(given))
+
+
+async def _stored(connection: AsyncConnection, key: FenceKey) -> dict[str, Any]:
+    """Return what a step stored the first time.
+
+    Raises:
+        StepAlreadyCompensated: it never acted, and now the saga is past it.
+    """
+    row = (await connection.execute(_READ, key.parameters())).one_or_none()
+    if row is None:
+        raise StepAlreadyCompensated(f"{key.step} of {key.saga_id} came too late: it is being undone, or has ended")
+    return stored_result(key, row.phase, row.fingerprint, row.result)
+
+
+def opening_of(begun: SagaInput | None) -> Opening | str:
+    """Return what the saga's row is made of, or the saga's id where a step has made it already."""
+    info = activity.info()
+    assert info.workflow_id is not None, "a step is called by a workflow"
+    assert info.workflow_type is not None, "and so is this one"
+    if begun is None:
+        return info.workflow_id
+    return Opening(
+        info.workflow_id,
+        info.workflow_type,
+        info.task_queue,
+        begun.content,
+        fingerprint=begun.fingerprint,
+        namespace=info.namespace,
+    )
+
+
+def to_json(value: Any) -> Any:
+    """Return a result as it is stored: as Temporal's converter would write it."""
+    return json.loads(activity.payload_converter().to_payload(value).data or "null")
+
+
+def from_json(value: Any, kind: Any) -> Any:
+    """Return a stored result as its type."""
+    converter = activity.payload_converter()
+    return converter.from_payload(converter.to_payload(value), kind)
+
+
+class _OfTheStep(Exception):
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+
+async def _called(fn: Callable[..., Any], *arguments: Any) -> Any:
+    """Call the step's code. A timeout or a socket that is its own says nothing about the database."""
+    try:
+        return await fn(*arguments)
+    except OSError as error:  # TimeoutError among them
+        raise _OfTheStep(error) from error
+
+
+@asynccontextmanager
+async def _errors_of_the_step() -> AsyncIterator[None]:
+    try:
+        yield
+    except _OfTheStep as carried:
+        raise carried.error from None

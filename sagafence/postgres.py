@@ -1,0 +1,99 @@
+"""Binding declared steps to Postgres: an instance of `SagaSteps` and an engine become the activities of a worker."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+from temporalio import activity
+
+from sagafence.bound_external import BoundExternalStep
+from sagafence.calls import SagaInput, Settled, StepCall
+from sagafence.database import transaction
+from sagafence.declare import External, SagaSteps, Step, declared
+from sagafence.errors import IdempotencyConflict
+from sagafence.fingerprint import fingerprint
+from sagafence.local_steps import LocalStep, from_json, opening_of
+from sagafence.registry import end
+from sagafence.saga_workflow import END_ACTIVITY, RESOLVE_ACTIVITY, RecordedResolution
+from sagafence.signature import SagaMisuse
+from sagafence.undo import UndoResult
+
+Activity = Callable[..., Awaitable[Any]]
+
+
+class PostgresFence:
+    """Binds declared steps to a database that has the library's tables (`sagafence.install`).
+
+    Args:
+        engine: where the fence is, together with the effects of local steps.
+        fingerprint: what a repeat under the same workflow id must have in common with the first.
+    """
+
+    def __init__(self, engine: AsyncEngine, *, fingerprint: Callable[[Any], str] = fingerprint) -> None:
+        self._engine = engine
+        self._fingerprint = fingerprint
+
+    def activities_of(self, *steps: SagaSteps) -> Sequence[Activity]:
+        """Return what `Worker(activities=...)` takes. Call it once for each worker, with all of its steps.
+
+        Raises:
+            SagaMisuse: two steps have one name or one activity, or a step asks for another kind of transaction.
+        """
+        bound: dict[str, tuple[SagaSteps, Step[Any, Any]]] = {}
+        activities: dict[str, Activity] = {}
+        names: set[str] = set()
+        for owner in steps:
+            for step in declared(type(owner)):
+                if step.name in names:
+                    raise SagaMisuse(f'two steps are named "{step.name}": they would take each other\'s fence row')
+                if not isinstance(step, External) and not _is_transaction(step.transaction_type):
+                    raise SagaMisuse(f'the step "{step.name}": tx is an AsyncSession or an AsyncConnection')
+                names.add(step.name)
+                bound[step.activity] = owner, step
+                for what, name in step.activities.items():
+                    if name in activities:
+                        raise SagaMisuse(f"two steps run as the activity {name}: give one of them activity=...")
+                    activities[name] = activity.defn(name=name)(self._bind(what, owner, step))
+        return [*activities.values(), self._end(), self._resolve(bound)]
+
+    def _bind(self, what: str, owner: SagaSteps, step: Step[Any, Any]) -> Activity:
+        bound_step = self._bound(owner, step)
+        bound = {"do": bound_step.do, "undo": bound_step.undo, "settle": bound_step.settle}[what]
+        answer = {"do": step.result_type, "undo": UndoResult, "settle": Settled}[what]
+
+        async def run(given: Any, call: StepCall) -> Any:
+            return await bound(given, call)
+
+        # What the SDK decodes the payloads to.
+        run.__annotations__ = {"given": step.input_type, "call": StepCall, "return": answer}
+        return run
+
+    def _bound(self, owner: SagaSteps, step: Step[Any, Any]) -> LocalStep | BoundExternalStep:
+        if isinstance(step, External):
+            return BoundExternalStep(self._engine, owner, step, self._fingerprint)
+        return LocalStep(self._engine, owner, step, self._fingerprint)
+
+    def _end(self) -> Activity:
+        @activity.defn(name=END_ACTIVITY)
+        async def end_saga(outcome: str, begun: SagaInput) -> None:
+            try:
+                async with transaction(self._engine) as connection:
+                    await end(connection, opening_of(begun), outcome)
+            except IdempotencyConflict as conflict:
+                # The row is another request's, or an earlier run has ended in another way: it stays as it is.
+                activity.logger.warning("%s", conflict.message)
+
+        return end_saga
+
+    def _resolve(self, bound: dict[str, tuple[SagaSteps, Step[Any, Any]]]) -> Activity:
+        @activity.defn(name=RESOLVE_ACTIVITY)
+        async def resolve(said: RecordedResolution) -> None:
+            owner, step = bound[said.activity]
+            given = from_json(said.given, step.input_type)
+            await self._bound(owner, step).resolve(given, StepCall(said.instance), said.resolution)
+
+        return resolve
+
+
+def _is_transaction(kind: Any) -> bool:
+    return isinstance(kind, type) and (kind is AsyncConnection or issubclass(kind, AsyncSession))

@@ -1,0 +1,76 @@
+"""Checks of a declaration that only its source can answer for: signatures, type hints, results that can be stored."""
+
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from enum import IntEnum, StrEnum
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from uuid import UUID
+
+_PLAIN = (bool, int, float, str, datetime, UUID, types.NoneType)
+_CONTAINERS = (list, tuple, set, frozenset, dict, typing.Union, types.UnionType, typing.Literal, Sequence)
+
+
+class SagaMisuse(TypeError):
+    """The program is wrong. Raised where it is written: by a class definition, at worker start, in a workflow task."""
+
+
+def require_method(fn: Callable[..., Any], what: str, takes: Sequence[str]) -> None:
+    """Require an async method with as many parameters as `takes` names.
+
+    Raises:
+        SagaMisuse: it is none.
+    """
+    name = getattr(fn, "__qualname__", repr(fn))
+    if not inspect.iscoroutinefunction(fn):
+        raise SagaMisuse(f"{what} must be an async method: write `async def` before {name}")
+    if len(inspect.signature(fn).parameters) != len(takes):
+        raise SagaMisuse(f"{what} takes ({', '.join(takes)}); {name} takes {inspect.signature(fn)}")
+
+
+def step_types(fn: Callable[..., Any], where: str) -> tuple[Any, Any, Any]:
+    """Return the types of a step's second parameter, of its input and of its result.
+
+    Raises:
+        SagaMisuse: one is not annotated, cannot be found at run time, or cannot be stored as JSON.
+    """
+    try:
+        hints = get_type_hints(fn)
+    except NameError as error:
+        raise SagaMisuse(f"{where}: {error}. Its types are needed at run time: no TYPE_CHECKING block") from error
+    names = [*list(inspect.signature(fn).parameters)[1:], "return"]
+    if missing := [name for name in names if name not in hints]:
+        raise SagaMisuse(f"{where} has no type for {', '.join(missing)}: its payloads could not be decoded")
+    second, given, result = (hints[name] for name in names)
+    for what, kind in ((names[1], given), ("its result", result)):
+        if problem := not_storable(kind):
+            raise SagaMisuse(f"{where}: {problem} in the type of {what} does not become JSON and back. Use dataclasses")
+    return second, given, result
+
+
+def not_storable(kind: Any, seen: tuple[Any, ...] = ()) -> str | None:
+    """Name the part of a type that Temporal's JSON converter cannot write and read back, or None.
+
+    Types that say themselves how they become JSON (pydantic's models) are taken at their word.
+    """
+    if kind is Any or kind in _PLAIN or kind in seen or isinstance(kind, TypeVar) or hasattr(kind, "model_validate"):
+        return None
+    if supertype := getattr(kind, "__supertype__", None):  # a NewType
+        return not_storable(supertype, seen)
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is typing.Literal:
+        return None
+    if origin in _CONTAINERS or (origin is not None and issubclass(origin, Sequence)):
+        parts: Sequence[Any] = [one for one in arguments if one is not Ellipsis]
+    elif kind in (list, tuple, set, dict) or typing.is_typeddict(kind):
+        parts = list(get_type_hints(kind).values()) if typing.is_typeddict(kind) else []
+    elif dataclasses.is_dataclass(origin or kind):
+        parts = list(get_type_hints(origin or kind).values())
+    elif isinstance(kind, type) and issubclass(kind, (StrEnum, IntEnum)):
+        parts = []
+    else:
+        return getattr(kind, "__name__", repr(kind))
+    return next((problem for part in parts if (problem := not_storable(part, (*seen, kind)))), None)

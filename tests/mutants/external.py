@@ -1,0 +1,303 @@
+"""Faults in the protocol of external steps: each guard is broken once."""
+
+from tests.mutants.killers import EXTERNAL_FORWARD, EXTERNAL_MODEL, EXTERNAL_PEOPLE, EXTERNAL_UNDO, PROVIDER, at
+from tests.mutants.mutant import Mutant
+
+_STATE = "sagafence/external_steps/state.py"
+_FORWARD = "sagafence/external_steps/forward.py"
+_BACKWARD = "sagafence/external_steps/backward.py"
+_VERDICTS = "sagafence/external_steps/verdicts.py"
+_SQL = "sagafence/external_steps/sql.py"
+_DOING = "sagafence/external_steps/doing.py"
+_SETTLING = "sagafence/external_steps/settling.py"
+_STEPS = "sagafence/external_steps/steps.py"
+
+
+def _model(scene: str) -> str:
+    return f"test_no_state_breaks_a_promise_and_none_is_without_a_way_out[{scene}]"
+
+
+MUTANTS = (
+    Mutant(
+        "external-sends-again-without-a-key",
+        "a provider that knows no keys would act twice after a lost answer",
+        _FORWARD,
+        "    may_send = facts.has_keys or not step.live\n",
+        "    may_send = True\n",
+        at(EXTERNAL_FORWARD, "test_without_keys_an_unknown_call_is_never_sent_again"),
+    ),
+    Mutant(
+        "external-ignores-the-window",
+        "a key that the provider has forgotten would act again",
+        _STATE,
+        "        return now + self.late < first + self.kept\n",
+        "        return True\n",
+        at(EXTERNAL_FORWARD, "test_an_old_key_is_not_sent_however_young_its_last_call_is"),
+    ),
+    Mutant(
+        "external-window-from-the-last-call",
+        "each attempt would prolong a key that the provider counts from the first one",
+        _STATE,
+        "    first = now if step.first is None else step.first\n",
+        "    first = now\n",
+        at(EXTERNAL_FORWARD, "test_an_old_key_is_not_sent_however_young_its_last_call_is"),
+    ),
+    Mutant(
+        "external-wait-from-the-first-call",
+        "a second call could still arrive when the first one is too old to",
+        _STATE,
+        "        return -math.inf if step.last is None else step.last + self.late + self.lag\n",
+        "        return -math.inf if step.first is None else step.first + self.late + self.lag\n",
+        at(
+            EXTERNAL_UNDO,
+            "test_the_wait_is_counted_from_the_last_permission_and_includes_how_far_a_look_lags",
+        ),
+    ),
+    Mutant(
+        "external-ignores-the-lag",
+        "a look that shows an older state would be taken for absence",
+        _STATE,
+        "        return -math.inf if step.last is None else step.last + self.late + self.lag\n",
+        "        return -math.inf if step.last is None else step.last + self.late\n",
+        at(
+            EXTERNAL_UNDO,
+            "test_the_wait_is_counted_from_the_last_permission_and_includes_how_far_a_look_lags",
+        ),
+    ),
+    Mutant(
+        "external-copies-prove-nothing-forgotten",
+        "an answer would be taken for the end of its request, though copies of it are under way",
+        _STATE,
+        "        return not step.live and not self.provider.duplicates\n",
+        "        return not step.live\n",
+        at(EXTERNAL_MODEL, _model("first answers, copies")),
+    ),
+    Mutant(
+        "external-records-done-over-undone",
+        "a success that is heard late would reopen a step that the saga has undone",
+        _FORWARD,
+        "    if step.phase is Phase.INTENDED or settles:\n",
+        "    if step.phase in {Phase.INTENDED, Phase.UNDONE} or settles:\n",
+        at(EXTERNAL_UNDO, "test_a_success_that_is_heard_after_the_undo_does_not_reopen_the_step"),
+    ),
+    Mutant(
+        "external-success-counts-over-a-void",
+        "a pivot would count as happened although its void has taken it back",
+        _FORWARD,
+        "    settles = step.phase is Phase.SETTLING and not facts.voids  #",
+        "    settles = step.phase is Phase.SETTLING  #",
+        at(EXTERNAL_UNDO, "test_a_success_that_is_heard_while_the_pivot_is_voided_does_not_count_over_the_void"),
+    ),
+    Mutant(
+        "external-old-answer-closes-another-call",
+        "a refusal of a call that counts for dead would close one that is under way",
+        _FORWARD,
+        "step._replace(live=step.live - {n})\n    if answer is Answer.OK:",
+        "step._replace(live=frozenset(sorted(step.live)[1:]))\n    if answer is Answer.OK:",
+        at(EXTERNAL_FORWARD, "test_a_late_refusal_of_one_call_says_nothing_of_another_that_is_under_way"),
+    ),
+    Mutant(
+        "external-refusal-of-one-call-closes-all",
+        "where refusals are not stored, one says nothing of the calls beside it",
+        _FORWARD,
+        "(facts.stores_errors or facts.answered(less)):\n            return less._replace(phase=Phase.NEVER",
+        "True:\n            return less._replace(phase=Phase.NEVER",
+        at(
+            EXTERNAL_FORWARD,
+            "test_a_refusal_that_the_provider_does_not_keep_closes_nothing_while_another_call_is_under_way",
+        ),
+    ),
+    Mutant(
+        "external-stored-error-means-open",
+        "a replayed error would be claimed over and over instead of settled or asked about",
+        _FORWARD,
+        "less._replace(seal=Seal.SILENT, last=now)",
+        "less",
+        at(EXTERNAL_UNDO, "test_a_stored_error_is_never_taken_for_nothing_done"),
+    ),
+    Mutant(
+        "external-expired-window-begins-anew",
+        "after a look a forgotten key would be sent again, and an old refusal be taken for a new one",
+        _FORWARD,
+        "    if step.seal is Seal.SILENT or (facts.has_keys and facts.quiet(step, looked_at)):\n",
+        "    if step.seal is Seal.SILENT:\n",
+        at(EXTERNAL_MODEL, "test_no_state_of_a_larger_world_breaks_a_promise[first answers, keys expire, look]"),
+    ),
+    Mutant(
+        "external-no-tombstone",
+        "a do that comes after its undo would act",
+        _BACKWARD,
+        "    if step.phase is Phase.INTENDED and not step.permitted:\n        return settled(step, pivot=pivot)\n",
+        "    if step.phase is Phase.INTENDED and not step.permitted:\n        return step, Next(Act.SETTLED)\n",
+        at(EXTERNAL_UNDO, "test_an_undo_without_its_do_leaves_a_tombstone"),
+    ),
+    Mutant(
+        "external-undo-does-not-close",
+        "attempts would be sent while their step is being undone",
+        _BACKWARD,
+        "    step = step._replace(phase=Phase.SETTLING if pivot else Phase.UNDOING)\n",
+        "",
+        at(EXTERNAL_UNDO, "test_a_step_that_is_being_settled_as_a_pivot_is_not_reversed"),
+    ),
+    Mutant(
+        "external-freed-key-is-not-waited-for",
+        "a call that arrives after the undo has freed its key would act again",
+        _BACKWARD,
+        "    if facts.provider.frees_keys and not facts.quiet(step, now):\n        return step, facts.wait(step)\n",
+        "",
+        at(EXTERNAL_UNDO, "test_an_undo_that_frees_the_key_waits_until_no_call_is_under_way"),
+    ),
+    Mutant(
+        "external-absence-counts-at-once",
+        "a call that arrives after the look would leave its effect behind a settled undo",
+        _BACKWARD,
+        "    if facts.aged(step, looked_at):\n        return settled",
+        "    if True:\n        return settled",
+        at(EXTERNAL_UNDO, "test_an_absence_counts_only_once_nothing_can_arrive"),
+    ),
+    Mutant(
+        "external-stale-absence",
+        "an absence would count although a success was recorded since the look",
+        _BACKWARD,
+        "    if step.token() != token:\n",
+        "    if False:\n",
+        at(EXTERNAL_UNDO, "test_an_absence_that_a_success_has_overtaken_does_not_count"),
+    ),
+    Mutant(
+        "external-void-once",
+        "a void that does not block would settle while a call is under way",
+        _BACKWARD,
+        "not facts.provider.frees_keys) or sent.was_quiet:\n",
+        "not facts.provider.frees_keys) or True:\n",
+        at(EXTERNAL_UNDO, "test_a_void_that_does_not_block_is_repeated_once_it_is_quiet"),
+    ),
+    Mutant(
+        "external-unstored-refusal-claims-the-key",
+        "a claim's refusal would settle although the call before it may still act",
+        _BACKWARD,
+        "        if facts.stores_errors or alone:\n",
+        "        if True:\n",
+        at(EXTERNAL_UNDO, "test_a_refusal_that_is_not_stored_counts_only_when_it_was_quiet_before"),
+    ),
+    Mutant(
+        "external-rejected-claim-is-a-refusal",
+        "a 401 or a 409 of the claim would be taken for the provider's no",
+        _BACKWARD,
+        "    if answer is Answer.REFUSED and not step.known:\n",
+        "    if answer in {Answer.REFUSED, Answer.REJECTED} and not step.known:\n",
+        at(EXTERNAL_UNDO, "test_a_claim_that_is_turned_away_claims_nothing"),
+    ),
+    Mutant(
+        "external-reversal-after-its-key-expired",
+        "the provider would pay back twice",
+        _BACKWARD,
+        "        if repeats and not (facts.has_keys and facts.within_window(step.rev_first, now)):\n",
+        "        if repeats and not facts.has_keys:\n",
+        at(EXTERNAL_UNDO, "test_a_reversal_is_repeated_under_its_own_key_and_never_after_it_expired"),
+    ),
+    Mutant(
+        "external-reversal-repeated-without-a-key",
+        "a provider that knows no keys would pay back twice",
+        _BACKWARD,
+        "        repeats = bool(step.reversing) or step.reversed\n",
+        "        repeats = False\n",
+        at(EXTERNAL_UNDO, "test_without_keys_a_reversal_that_was_not_heard_is_not_repeated"),
+    ),
+    Mutant(
+        "external-person-asked-beside-a-void",
+        "a person's happened would be made untrue by a void under way",
+        _BACKWARD,
+        "step._replace(permitted=n, question=None), Next(",
+        "step._replace(permitted=n), Next(",
+        at(EXTERNAL_MODEL, _model("pivot: void blocks")),
+    ),
+    Mutant(
+        "external-hasty-never",
+        "a call under way would act after a person has said that it never did",
+        _VERDICTS,
+        "    if not nothing_comes and not (alone and is_last):\n",
+        "    if False:\n",
+        at(EXTERNAL_PEOPLE, "test_never_does_not_count_while_a_call_may_be_under_way"),
+    ),
+    Mutant(
+        "external-word-beside-a-reversal",
+        "what is undone by hand would be paid back a second time by a reversal under way",
+        _VERDICTS,
+        "    if could_add and step.rev_last is not None and now <= step.rev_last + facts.late:\n",
+        "    if False:\n",
+        at(EXTERNAL_PEOPLE, "test_undone_by_hand_does_not_count_while_a_reversal_may_be_under_way"),
+    ),
+    Mutant(
+        "external-old-key-after-never",
+        "a key that may hold an old answer would be used for a new effect",
+        _VERDICTS,
+        "generation=step.generation + 1)",
+        "generation=step.generation)",
+        at(EXTERNAL_PEOPLE, "test_a_forward_step_that_never_happened_is_sent_under_the_next_key"),
+    ),
+    Mutant(
+        "external-verdict-is-not-logged",
+        "nobody would know who said it, and why",
+        _STEPS,
+        "            await sql.say(connection, key, verdict, who=who, why=why, result=kept)\n",
+        "",
+        at(EXTERNAL_PEOPLE, "test_undone_by_hand_ends_it"),
+    ),
+    Mutant(
+        "external-intent-is-not-committed",
+        "a call would be under way that no row knows of",
+        _DOING,
+        "            await work.save(connection, opened, step, permits=following, forward=True)\n",
+        "            if following.n == 0:\n"
+        "                await work.save(connection, opened, step, permits=following, forward=True)\n",
+        at(EXTERNAL_FORWARD, "test_the_intent_is_committed_before_the_call"),
+    ),
+    Mutant(
+        "external-sends-the-request-it-is-given",
+        "an input that drifted would be sent under a key that has other content",
+        _DOING,
+        "        heard = await hear_do(work.calls, opened.key, opened.request)\n",
+        "        heard = await hear_do(work.calls, opened.key, __import__('json').loads(work.request))\n",
+        at(EXTERNAL_FORWARD, "test_every_attempt_sends_the_same_key_and_the_stored_request"),
+    ),
+    Mutant(
+        "external-ignores-the-fingerprint",
+        "another request would be answered with the first one's result, or undo it",
+        _SQL,
+        "    if row.fingerprint != key.fingerprint:\n",
+        "    if False:\n",
+        at(EXTERNAL_FORWARD, "test_another_request_under_the_same_id_is_refused"),
+    ),
+    Mutant(
+        "external-steps-share-a-key",
+        "one step's call would be answered with another's effect",
+        _SQL,
+        "json.dumps([key.saga_id, key.step, key.fingerprint, generation, purpose])",
+        "json.dumps([key.saga_id, key.fingerprint, generation, purpose])",
+        at(EXTERNAL_FORWARD, "test_no_two_steps_requests_or_sagas_share_a_key"),
+    ),
+    Mutant(
+        "external-foreign-key-is-touched",
+        "an object that is somebody else's would be reversed",
+        _BACKWARD,
+        "    if step.seal is Seal.FOREIGN:\n        return asking(step)\n",
+        "",
+        at(EXTERNAL_UNDO, "test_a_key_with_other_content_is_never_reversed"),
+    ),
+    Mutant(
+        "external-enters-no-saga",
+        "a saga that has ended would have effects",
+        _DOING,
+        "            may_call = await enter(connection)\n",
+        "            may_call = True\n",
+        at(EXTERNAL_FORWARD, "test_a_saga_that_has_ended_sends_nothing"),
+    ),
+    Mutant(
+        "provider-whose-keys-expire-with-no-bound",
+        "no time would be left in which a repeat is safe, and nobody is told",
+        "sagafence/provider.py",
+        "                kept is not None and late is None,\n",
+        "                False,\n",
+        at(PROVIDER, "test_a_declaration_that_cannot_be_kept_is_refused_and_says_why"),
+    ),
+)

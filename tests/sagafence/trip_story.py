@@ -1,0 +1,26 @@
+"""The story of the tests: room, then seats side by side, the ticket as the pivot, a greeting after it."""
+
+from datetime import timedelta
+
+from temporalio import workflow
+
+from sagafence import RetryBackoff, Saga, SagaWorkflow
+
+with workflow.unsafe.imports_passed_through():
+    from tests.sagafence.trip_steps import Booking, Trip, TripSteps
+
+
+@workflow.defn
+class BookTrip(SagaWorkflow[Trip, list[Booking]]):
+    """Books everything or nothing."""
+
+    backoff = RetryBackoff(timedelta(hours=1), timedelta(hours=1))
+
+    async def story(self, saga: Saga, trip: Trip, /) -> list[Booking]:
+        """Room, two seats together, ticket, greeting."""
+        room = await saga.do(TripSteps.book_room, trip)
+        seats = await saga.together(
+            *(saga.do(TripSteps.book_seat, trip, instance=which) for which in ("there", "back"))
+        )
+        ticket = await saga.pivot(TripSteps.issue_ticket, trip)
+        return [room, *seats, ticket, await saga.then(TripSteps.greet, trip)]

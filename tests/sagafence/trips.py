@@ -1,0 +1,90 @@
+"""The saga of the tests: its worker, and how to look at what it did."""
+
+import asyncio
+import uuid
+from collections import Counter
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio import activity
+from temporalio.client import Client, WorkflowHandle
+from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor, Worker
+
+from sagafence import PostgresFence, SagaStatus
+from tests.conftest import Database
+from tests.sagafence.trip_steps import Booking, Trip, TripSteps
+from tests.sagafence.trip_story import BookTrip
+
+
+class _Losing(Interceptor):
+    """Loses the answer of the first attempt of some activities, after it has committed."""
+
+    def __init__(self, lost: set[str]) -> None:
+        self._lost = lost
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002
+        lost = self._lost
+
+        class Activities(ActivityInboundInterceptor):
+            async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002
+                answer = await super().execute_activity(input)
+                if (name := activity.info().activity_type) in lost:
+                    lost.remove(name)
+                    raise ConnectionResetError("the answer was lost")
+                return answer
+
+        return Activities(next)
+
+
+@dataclass
+class Trips:
+    """The saga of the tests: its worker, and how to look at what it did."""
+
+    client: Client
+    engine: AsyncEngine
+    database: Database
+    steps: TripSteps = field(default_factory=TripSteps)
+    task_queue: str = field(default_factory=lambda: f"trips-{uuid.uuid4().hex[:12]}")
+
+    def working(self, **options: Any) -> AbstractAsyncContextManager[Any]:
+        """Run a worker inside the block."""
+        return Worker(
+            self.client,
+            task_queue=self.task_queue,
+            workflows=[BookTrip],
+            activities=PostgresFence(self.engine).activities_of(self.steps),
+            interceptors=[_Losing(self.steps.lost)],
+            **options,
+        )
+
+    async def start(self, *fails: str, note: str = "") -> WorkflowHandle[BookTrip, list[Booking]]:
+        """Start a saga whose steps of these names refuse it."""
+        trip = Trip(f"trip-{uuid.uuid4().hex[:12]}", fails, note)
+        return await self.client.start_workflow(BookTrip.run, trip, id=trip.trip_id, task_queue=self.task_queue)
+
+    async def start_again(
+        self, handle: WorkflowHandle[BookTrip, list[Booking]], note: str = ""
+    ) -> WorkflowHandle[BookTrip, list[Booking]]:
+        """Start a second run under the same id, as a sweep does after the first was lost."""
+        trip = Trip(handle.id, (), note)
+        return await self.client.start_workflow(BookTrip.run, trip, id=trip.trip_id, task_queue=self.task_queue)
+
+    async def effects(self, handle: WorkflowHandle[Any, Any]) -> Counter[str]:
+        """Count what a saga holds."""
+        rows = await self.database.fetch("SELECT step FROM effects WHERE saga_id = $1", handle.id)
+        return Counter(row["step"] for row in rows)
+
+    async def until(self, handle: WorkflowHandle[BookTrip, Any], state: str) -> SagaStatus:
+        """Wait for a state, and return the whole status."""
+        async with asyncio.timeout(20):
+            while (status := await handle.query(BookTrip.status)).state != state:
+                await asyncio.sleep(0.02)
+        return status
+
+    async def until_step(self, handle: WorkflowHandle[BookTrip, Any], step: str, state: str) -> None:
+        """Wait for the state of one step."""
+        async with asyncio.timeout(20):
+            while (step, state) not in {(one.step, one.state) for one in (await handle.query(BookTrip.status)).steps}:
+                await asyncio.sleep(0.02)
