@@ -25,6 +25,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from sagafence.declare import SagaSteps, external, local
     from sagafence.errors import (
+        CallRejected,
         CannotConnect,
         CompensationImpossible,
         DatabaseMisconfigured,
@@ -32,13 +33,18 @@ with workflow.unsafe.imports_passed_through():
         DatabaseUnavailable,
         IdempotencyConflict,
         InvalidInput,
+        KeyReused,
+        NotSettledYet,
+        OutcomeUnknown,
         Refusal,
         SagaError,
         StepAlreadyCompensated,
+        StoredFailure,
+        VerdictRefused,
     )
     from sagafence.operation import perform
     from sagafence.policy import UNDO_ATTEMPTS_WHEN_REFUSED, ActivityPolicy
-    from sagafence.provider import Key, Known, Provider, Seen, Settles, Stands, Unknown, Verdict
+    from sagafence.provider import Keeps, Key, Known, Provider, Seen, Settles, Stands, Unknown, Verdict
     from sagafence.saga import Saga
     from sagafence.saga_workflow import SagaCancelled, SagaStatus, SagaUnwound, SagaWorkflow, StepStatus
     from sagafence.signature import SagaMisuse
@@ -89,6 +95,7 @@ __all__ = [
     "GATE",
     "UNDO_ATTEMPTS_WHEN_REFUSED",
     "ActivityPolicy",
+    "CallRejected",
     "Cancellation",
     "CannotConnect",
     "Compensation",
@@ -101,8 +108,12 @@ __all__ = [
     "IdempotencyConflict",
     "InvalidInput",
     "Irrevocable",
+    "Keeps",
     "Key",
+    "KeyReused",
     "Known",
+    "NotSettledYet",
+    "OutcomeUnknown",
     "PostgresFence",
     "Provider",
     "PurgeInput",
@@ -126,6 +137,7 @@ __all__ = [
     "StepState",
     "StepStatus",
     "StillStuck",
+    "StoredFailure",
     "Sweep",
     "SweepInput",
     "SweepReport",
@@ -135,6 +147,7 @@ __all__ = [
     "Unknown",
     "Unwound",
     "Verdict",
+    "VerdictRefused",
     "check",
     "classify",
     "ddl",
