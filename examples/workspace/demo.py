@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -64,3 +66,5 @@ if __name__ == "__main__":
     logging.getLogger("temporalio").setLevel(logging.ERROR)  # an attempt that failed is retried, and no news here
     with tempfile.TemporaryDirectory() as temporary:
         asyncio.run(demo(Path(temporary)))
+    sys.stdout.flush()
+    os._exit(0)  # see start.py

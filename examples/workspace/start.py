@@ -31,4 +31,6 @@ if __name__ == "__main__":
     parser.add_argument("subdomain")
     parser.add_argument("--plan", default="team", help="team, company or pilot")
     given = parser.parse_args()
-    sys.exit(asyncio.run(open_workspace(given.subdomain, given.plan)))
+    status = asyncio.run(open_workspace(given.subdomain, given.plan))
+    sys.stdout.flush()
+    os._exit(status)  # sys.exit may abort on Python 3.11 once Temporal's client was used (temporalio/sdk-python#300)
