@@ -34,6 +34,7 @@ from tests.mutants import (
     taken_back,
     text,
     wiring,
+    workspace,
 )
 from tests.mutants.mutant import Mutant
 
@@ -64,6 +65,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *taken_back.MUTANTS,
     *compose.MUTANTS,
     *wiring.MUTANTS,
+    *workspace.MUTANTS,
     *commands.MUTANTS,
     *strangers.MUTANTS,
     *secrets.MUTANTS,

@@ -104,6 +104,9 @@ WHAT_START_SAYS = "tests/integration/test_what_start_says.py"
 STARTING = "tests/workflow/test_starting.py"
 STUCK = "tests/workflow/test_stuck.py"
 STUCK_FOR_LONG = "tests/workflow/test_stuck_for_long.py"
+WORKSPACE = "examples/workspace/tests/test_workspace.py"
+WORKSPACE_ANSWERS = "examples/workspace/tests/test_providers.py"
+WORKSPACE_PROVIDER = "tests/sagafence/test_workspace_provider.py"
 
 
 def at(file: str, *tests: str) -> tuple[str, ...]:
