@@ -180,14 +180,6 @@ MUTANTS = (
         at(EXTERNAL_UNDO, "test_a_refusal_that_is_not_stored_counts_only_when_it_was_quiet_before"),
     ),
     Mutant(
-        "external-claim-buries-anothers",
-        "an undo would free the key while another undo's repeat is under way, which would act again",
-        _BACKWARD,
-        "frozenset(other for other in less.live if other > n)",
-        "frozenset()",
-        at(EXTERNAL_MODEL, "test_no_state_of_a_larger_world_breaks_a_promise[undo frees the key]"),
-    ),
-    Mutant(
         "external-rejected-claim-is-a-refusal",
         "a 401 or a 409 of the claim would be taken for the provider's no",
         _BACKWARD,
