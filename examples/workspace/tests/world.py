@@ -70,6 +70,6 @@ class World:
             return key
 
     async def until(self, handle: Handle, state: str) -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(20):
             while (await handle.query(OpenWorkspace.status)).state != state:
                 await asyncio.sleep(0.05)
