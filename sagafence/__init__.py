@@ -43,7 +43,7 @@ with workflow.unsafe.imports_passed_through():
         VerdictRefused,
     )
     from sagafence.operation import perform
-    from sagafence.policy import UNDO_ATTEMPTS_WHEN_REFUSED, ActivityPolicy
+    from sagafence.policy import STEP_POLICY, UNDO_ATTEMPTS_WHEN_REFUSED, UNDO_POLICY, ActivityPolicy
     from sagafence.provider import Keeps, Key, Known, Provider, Seen, Settles, Stands, Unknown, Verdict
     from sagafence.saga import Saga
     from sagafence.saga_workflow import SagaCancelled, SagaStatus, SagaUnwound, SagaWorkflow, StepStatus
@@ -93,7 +93,9 @@ _LOADED_LATE = {
 
 __all__ = [
     "GATE",
+    "STEP_POLICY",
     "UNDO_ATTEMPTS_WHEN_REFUSED",
+    "UNDO_POLICY",
     "ActivityPolicy",
     "CallRejected",
     "Cancellation",

@@ -15,7 +15,7 @@ and `@external`, `saga.pivot` takes `@local.pivot` and `@external.pivot`, `saga.
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, ClassVar, Generic, TypeAlias, TypedDict, TypeVar, Unpack
 
-from sagafence.policy import STEP, UNDO, ActivityPolicy
+from sagafence.policy import STEP_POLICY, UNDO_POLICY, ActivityPolicy
 from sagafence.provider import Key, Provider, Seen, Settles, Stands
 from sagafence.signature import SagaMisuse, require_method, step_types
 
@@ -35,9 +35,9 @@ class Options(TypedDict, total=False):
     undo_activity: str
     """That of its undo; the undo's name by default."""
     policy: ActivityPolicy
-    """How long the step may take and how it is retried: `STEP` by default."""
+    """How long the step may take and how it is retried: `STEP_POLICY` by default, a minute in all."""
     undo_policy: ActivityPolicy
-    """The same of one round of its undo: `UNDO` by default."""
+    """The same of one round of its undo, or of settling a pivot: `UNDO_POLICY` by default, a quarter of an hour."""
     summary: Callable[[Any], str]
     """What the UI shows beside the activity, made from the step's input."""
 
@@ -57,8 +57,8 @@ class Step(Generic[In, Out]):
         self.undo_fn: Callable[..., Async[Any]] | None = None
         self.activity = options.get("activity", fn.__name__)
         self.undo_activity = options.get("undo_activity", "")
-        self.policy = options.get("policy", STEP)
-        self.undo_policy = options.get("undo_policy", UNDO)
+        self.policy = options.get("policy", STEP_POLICY)
+        self.undo_policy = options.get("undo_policy", UNDO_POLICY)
         self.summary = options.get("summary", lambda _given: name)
         self.transaction_type: Any = None
         """What the step wants its transaction as; None where it has none."""

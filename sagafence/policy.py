@@ -30,15 +30,15 @@ def _retry(initial_ms: int, maximum_s: int, *, stops_when_refused: bool) -> Retr
     )
 
 
-STEP = ActivityPolicy(timedelta(seconds=5), timedelta(minutes=1), _retry(100, 5, stops_when_refused=True))
+STEP_POLICY = ActivityPolicy(timedelta(seconds=5), timedelta(minutes=1), _retry(100, 5, stops_when_refused=True))
 """A step, unless its declaration says otherwise."""
-UNDO = ActivityPolicy(timedelta(seconds=10), timedelta(minutes=15), _retry(200, 60, stops_when_refused=False))
+UNDO_POLICY = ActivityPolicy(timedelta(seconds=10), timedelta(minutes=15), _retry(200, 60, stops_when_refused=False))
 """One round of an undo, or of settling a pivot. Then the saga is stuck, and later rounds follow."""
-RECORD = ActivityPolicy(timedelta(seconds=10), None, _retry(200, 60, stops_when_refused=False))
+RECORD_POLICY = ActivityPolicy(timedelta(seconds=10), None, _retry(200, 60, stops_when_refused=False))
 """Recording what happened: never gives up."""
 
 UNDO_ATTEMPTS_WHEN_REFUSED = 5
 """How many attempts of an undo Postgres may refuse in a round; those that met an outage are not counted.
 
-With the backoff of `UNDO`: about 3 s, long enough for a grant or a deploy under way. After an outage it is longer,
+With the backoff of `UNDO_POLICY`: about 3 s, long enough for a grant or a deploy under way. After an outage it is longer,
 since each of its attempts has doubled the backoff."""

@@ -16,7 +16,7 @@ from sagafence.compensation import Compensation, Completed, Irrevocable, RetryBa
 from sagafence.declare import In, Out
 from sagafence.errors import InvalidInput, Refusal, SagaError
 from sagafence.fingerprint import fingerprint
-from sagafence.policy import RECORD, ActivityPolicy
+from sagafence.policy import RECORD_POLICY, ActivityPolicy
 from sagafence.saga import Saga
 from sagafence.signature import SagaMisuse
 
@@ -86,7 +86,7 @@ class SagaWorkflow(Generic[In, Out]):
 
     backoff: ClassVar[RetryBackoff] = RetryBackoff(timedelta(hours=1), timedelta(days=1))
     """How long a stuck saga waits before it tries again by itself."""
-    record: ClassVar[ActivityPolicy] = RECORD
+    record: ClassVar[ActivityPolicy] = RECORD_POLICY
     """How its end and what operators say are recorded."""
 
     def __init_subclass__(cls, **more: Any) -> None:

@@ -357,7 +357,8 @@ def test_a_fault_is_heard_as_such_and_strikes_once(
     with FaultProxy(provider.url, slow_seconds=0.05) as proxy:
         heard = heard_through(proxy, fault)
 
-        assert (heard and heard.status) == status
+        # Of two at once either answer comes back, and the second may meet the first at work.
+        assert (heard and heard.status) in ({status, 409} if fault is Fault.TWICE_AT_ONCE else {status})
         assert provider.books()["charges"] == ({"ws-1": charges} if charges else {})
         assert proxy.struck == {fault: 1}
         again = heard_through(proxy, None)
