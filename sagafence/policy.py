@@ -40,5 +40,5 @@ RECORD_POLICY = ActivityPolicy(timedelta(seconds=10), None, _retry(200, 60, stop
 UNDO_ATTEMPTS_WHEN_REFUSED = 5
 """How many attempts of an undo Postgres may refuse in a round; those that met an outage are not counted.
 
-With the backoff of `UNDO_POLICY`: about 3 s, long enough for a grant or a deploy under way. After an outage it is longer,
-since each of its attempts has doubled the backoff."""
+With the backoff of `UNDO_POLICY`: about 3 s, long enough for a grant or a deploy under way. After an outage it is
+longer, since each of its attempts has doubled the backoff."""

@@ -92,6 +92,8 @@ class Saga(CompensationStack):
             try:
                 value: Out = await self._attempt(begun, name)
             except (FailureError, TimeoutError, asyncio.CancelledError) as error:
+                if name in self._conflicts:
+                    raise  # the row is another request's: there is nothing of ours to settle
                 settled = await self._uninterrupted(self._insist(entry, lambda: self._settle(name, begun)))
                 if not settled.happened:
                     raise

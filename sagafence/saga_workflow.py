@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any, ClassVar, Generic, TypeVar, get_type_hints
 
 from temporalio import workflow
-from temporalio.exceptions import CancelledError
+from temporalio.exceptions import ActivityError, CancelledError
 
 from sagafence.calls import Resolution, SagaInput
 from sagafence.cancellation import wait_until
@@ -254,14 +254,17 @@ class SagaWorkflow(Generic[In, Out]):
     async def resolve(self, resolution: Resolution) -> SagaStatus:
         """Record what an operator says of a stuck step, and act on it."""
         step, given, call = self._the_saga.begun(resolution.step)
-        await workflow.execute_activity(
-            RESOLVE_ACTIVITY,
-            RecordedResolution(resolution, step.activity, given, call.instance),
-            summary=f"{resolution.step}: {resolution.verdict}",
-            start_to_close_timeout=self.record.start_to_close,
-            schedule_to_close_timeout=self.record.schedule_to_close,
-            retry_policy=self.record.retry,
-        )
+        try:
+            await workflow.execute_activity(
+                RESOLVE_ACTIVITY,
+                RecordedResolution(resolution, step.activity, given, call.instance),
+                summary=f"{resolution.step}: {resolution.verdict}",
+                start_to_close_timeout=self.record.start_to_close,
+                schedule_to_close_timeout=self.record.schedule_to_close,
+                retry_policy=self.record.retry,
+            )
+        except ActivityError as error:
+            raise InvalidInput(f"the resolution was not taken: {describe(error)}") from error
         self._the_saga.judge(resolution)
         return self.status()
 

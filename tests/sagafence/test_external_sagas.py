@@ -1,7 +1,7 @@
 """Whole sagas with effects at providers over HTTP: lost answers, an unknown pivot, second runs, an operator's word."""
 
 import pytest
-from temporalio.client import WorkflowFailureError
+from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 
 from sagafence import Keeps, Resolution, Verdict
@@ -101,6 +101,19 @@ async def test_a_cancel_of_a_second_run_undoes_nothing_while_the_pivot_of_the_fi
         await again.result()
 
     assert await elsewhere.held() == ALL
+
+
+async def test_a_verdict_that_does_not_count_yet_is_refused_with_its_reason(elsewhere: Elsewhere) -> None:
+    elsewhere.billing.faults.extend([Fault.LATE] + [Fault.REJECTS_429] * 3)
+    async with elsewhere.working():
+        handle = await elsewhere.start()
+        await elsewhere.until(handle, "stuck")
+        with pytest.raises(WorkflowUpdateFailedError) as refused:
+            await handle.execute_update(Fulfil.resolve, Resolution("bill", Verdict.NEVER, "ann", "I think so"))
+        await handle.terminate("the test is over")
+
+    assert isinstance(refused.value.cause, ApplicationError)
+    assert refused.value.cause.message.startswith("the resolution was not taken: VerdictRefused: bill of ")
 
 
 async def test_an_operator_settles_what_nobody_can_find_out(elsewhere: Elsewhere) -> None:

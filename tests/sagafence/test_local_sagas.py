@@ -8,8 +8,8 @@ from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError, CancelledError
 
 from sagafence import Resolution, Verdict
-from tests.sagafence.trip_steps import Booking
-from tests.sagafence.trip_story import BookTrip
+from tests.sagafence.trip_steps import Booking, Trip
+from tests.sagafence.trip_story import BookTrip, IssueTicket
 from tests.sagafence.trips import Trips
 
 ALL = Counter({"room": 1, "seat": 2, "ticket": 1, "greeting": 1})
@@ -257,3 +257,26 @@ async def test_another_request_under_the_same_id_is_refused_and_takes_nothing_ba
 
     assert _cause(failed).message.startswith("IdempotencyConflict: ")
     assert (await trips.effects(handle))["room"] == 1
+
+
+async def test_a_pivot_of_another_request_under_the_same_id_is_refused_and_not_settled(trips: Trips) -> None:
+    attempt = trips.steps.hold("ticket")
+    async with trips.working():
+        handle = await trips.client.start_workflow(
+            IssueTicket.run, Trip("ticket-1"), id="ticket-1", task_queue=trips.task_queue
+        )
+        await attempt.has_come.wait()
+        await handle.terminate("lost")
+        attempt.may_go.set()
+        async with asyncio.timeout(20):
+            while not await trips.effects(handle):
+                await asyncio.sleep(0.02)
+        other = await trips.client.start_workflow(
+            IssueTicket.run, Trip("ticket-1", note="another"), id="ticket-1", task_queue=trips.task_queue
+        )
+        with pytest.raises(WorkflowFailureError) as failed:
+            await other.result()
+
+    assert _cause(failed).message.startswith("IdempotencyConflict: ")
+    assert await trips.effects(handle) == Counter({"ticket": 1})
+    assert await trips.database.value("SELECT state FROM sagas") == "past_pivot"

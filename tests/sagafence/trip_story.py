@@ -24,3 +24,12 @@ class BookTrip(SagaWorkflow[Trip, list[Booking]]):
         )
         ticket = await saga.pivot(TripSteps.issue_ticket, trip)
         return [room, *seats, ticket, await saga.then(TripSteps.greet, trip)]
+
+
+@workflow.defn
+class IssueTicket(SagaWorkflow[Trip, Booking]):
+    """Nothing but the pivot."""
+
+    async def story(self, saga: Saga, trip: Trip, /) -> Booking:
+        """The ticket alone."""
+        return await saga.pivot(TripSteps.issue_ticket, trip)

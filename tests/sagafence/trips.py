@@ -15,7 +15,7 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, 
 from sagafence import PostgresFence, SagaStatus
 from tests.conftest import Database
 from tests.sagafence.trip_steps import Booking, Trip, TripSteps
-from tests.sagafence.trip_story import BookTrip
+from tests.sagafence.trip_story import BookTrip, IssueTicket
 
 
 class _Losing(Interceptor):
@@ -53,7 +53,7 @@ class Trips:
         return Worker(
             self.client,
             task_queue=self.task_queue,
-            workflows=[BookTrip],
+            workflows=[BookTrip, IssueTicket],
             activities=PostgresFence(self.engine).activities_of(self.steps),
             interceptors=[_Losing(self.steps.lost)],
             **options,
