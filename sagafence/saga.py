@@ -204,7 +204,9 @@ class Saga(CompensationStack):
     ) -> Completed[T] | Unwound | Irrevocable | StillStuck:
         """Run the story; unwind it when it fails or is cancelled before the pivot."""
         ended = await super().run(self._guarded(story), is_partly_undone=is_partly_undone)
-        return replace(ended, failed_step=self._first_failed) if isinstance(ended, Unwound) else ended
+        if isinstance(ended, Unwound) and self._first_failed:  # side by side, not the one that was begun first
+            return replace(ended, failed_step=self._first_failed)
+        return ended
 
     async def _guarded(self, story: Coroutine[Any, Any, T]) -> T:
         try:

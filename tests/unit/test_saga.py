@@ -15,7 +15,7 @@ from temporalio.exceptions import CancelledError as TemporalCancelledError
 from temporalio.exceptions import TimeoutError as TemporalTimeoutError
 
 import sagafence.cancellation as cancellation_module
-import sagafence.saga as saga_module
+import sagafence.stack as saga_module
 from sagafence import (
     Compensation,
     Completed,
