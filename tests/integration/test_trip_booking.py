@@ -1,4 +1,4 @@
-"""The example of docs/your-own-saga.md, run: a trip on the same `Saga` and the same fence as the checkout."""
+"""The example of docs/your-own-saga-low-level.md, run: a trip on the same `Saga` and the same fence as the checkout."""
 
 import hashlib
 import json
@@ -17,12 +17,12 @@ with workflow.unsafe.imports_passed_through():
     from temporalio.client import Client
     from temporalio.worker import Interceptor, Worker
 
-    from domain.errors import OrderIdConflict
     from sagafence import (
         GATE,
         Compensation,
         Completed,
         FenceKey,
+        IdempotencyConflict,
         Refusal,
         RetryBackoff,
         Saga,
@@ -216,7 +216,7 @@ class TripWorkflow:
         try:
             return await workflow.execute_activity_method(undo, trip, **_UNDO)
         except ActivityError as error:
-            if find_cause(error, OrderIdConflict.__name__) is None:
+            if find_cause(error, IdempotencyConflict.__name__) is None:
                 raise
             return UndoResult(UndoOutcome.NOTHING_TO_UNDO)
 
@@ -364,7 +364,7 @@ async def test_an_id_of_a_trip_to_elsewhere_is_refused_and_takes_nothing_back(ag
         failure = await failure_of(second)
 
     assert isinstance(failure, ApplicationError)
-    assert failure.message.startswith("OrderIdConflict: ")
+    assert failure.message.startswith("IdempotencyConflict: ")
     assert await agency.free("Seaside", "PX1") == (2, 8)
     assert await agency.free("Last Inn", "PX1") == (1, 8)
 
@@ -388,7 +388,7 @@ async def test_a_trip_whose_undo_keeps_failing_is_stuck_until_somebody_fixes_it(
 
 def test_every_block_of_the_document_is_a_part_of_this_module() -> None:
     here = Path(__file__)
-    document = (here.parents[2] / "docs" / "your-own-saga.md").read_text(encoding="utf-8")
+    document = (here.parents[2] / "docs" / "your-own-saga-low-level.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```(?:python|sql)\n(.*?)^```", document, re.MULTILINE | re.DOTALL)
     source = here.read_text(encoding="utf-8")
 

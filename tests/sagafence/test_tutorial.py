@@ -1,0 +1,104 @@
+"""docs/your-own-saga.md, run as a stranger would: its blocks in a folder that knows the library by its name alone."""
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+from temporalio.client import Client, WorkflowFailureError
+
+import sagafence
+from devstack.stack import ROOT
+from tests.conftest import Database
+
+_DOCUMENT = ROOT / "docs" / "your-own-saga.md"
+_FILES = ROOT / "examples" / "trip"
+_NAMES = ("trip.sql", "trip_steps.py", "trip_story.py", "trip_worker.py", "airline.py", "pytest.ini", "test_trip.py")
+# What else is installed here must not take part.
+_PLUGINS = ("pytest_asyncio.plugin", "xdist.plugin", "sagafence.testing.plugin")
+
+
+def blocks() -> dict[str, str]:
+    """Return the blocks of the tutorial, by the file that is named last before each."""
+    document = _DOCUMENT.read_text(encoding="utf-8")
+    found = re.findall(r"`([\w.]+)`[^`]*\n```(?:python|sql|ini)\n(.*?)^```", document, re.MULTILINE | re.DOTALL)
+    assert len(found) == len(re.findall(r"^```(?:python|sql|ini)$", document, re.MULTILINE))
+    return dict(found)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, block in blocks().items():
+        (tmp_path / name).write_text(block, encoding="utf-8")
+    return tmp_path
+
+
+def alone() -> dict[str, str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    return env | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+
+
+def run_pytest(folder: Path, *arguments: str, timeout: int) -> str:
+    plugins = [argument for name in _PLUGINS for argument in ("-p", name)]
+    command = [sys.executable, "-m", "pytest", "-q", *plugins, *arguments]
+    done = subprocess.run(
+        command, cwd=folder, env=alone(), capture_output=True, text=True, check=False, timeout=timeout
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_blocks_of_the_tutorial_are_the_files_of_the_example() -> None:
+    assert blocks() == {name: (_FILES / name).read_text(encoding="utf-8") for name in _NAMES}
+
+
+def test_the_tutorials_first_tests_pass_in_a_folder_of_their_own(folder: Path) -> None:
+    matrix = "test_whatever_goes_wrong_a_trip_is_booked_whole_or_not_at_all"
+    tests = ["test_a_trip_is_booked", "test_a_trip_that_is_refused_leaves_nothing"]
+    cases = ["plain", "seat-provider-acts-then-500", "invoice-do-gives-up"]
+    chosen = [*tests, *(f"{matrix}[{case}]" for case in cases)]
+
+    assert "6 passed" in run_pytest(folder, *(f"test_trip.py::{name}" for name in chosen), timeout=110)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(900)
+def test_the_tutorials_whole_matrix_is_green_and_as_large_as_it_says(folder: Path) -> None:
+    [said] = re.findall(r"^(\d+) passed in", _DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
+
+    assert f"{said} passed" in run_pytest(folder, "-n", "3", timeout=850)
+
+
+def test_a_broken_promise_is_found_by_the_case_that_the_tutorial_names(folder: Path) -> None:
+    steps = folder / "trip_steps.py"
+    broken = steps.read_text(encoding="utf-8").replace('"Idempotency-Key": key', '"Idempotency-Key": uuid.uuid4().hex')
+    steps.write_text(f"import uuid\n{broken}", encoding="utf-8")
+
+    with pytest.raises(AssertionError, match=r"seats \+2"):
+        run_pytest(folder, "-k", "seat-provider-acts-then-500 and not for-good", timeout=110)
+
+
+async def test_the_tutorials_worker_runs_as_a_command(folder: Path, client: Client, library_database: Database) -> None:
+    url = library_database.admin_url
+    await library_database.run(sagafence.ddl())
+    await library_database.run((folder / "trip.sql").read_text(encoding="utf-8"))
+    env = alone() | {
+        "DATABASE_URL": url.replace("postgresql:", "postgresql+asyncpg:"),
+        "TEMPORAL_ADDRESS": client.service_client.config.target_host,
+        "AIRLINE_URL": "http://127.0.0.1:9",
+    }
+    trip_id = f"trip-{uuid.uuid4()}"
+    given = {"trip_id": trip_id, "hotel": "Full House", "flight": "PX1"}
+    worker = await asyncio.create_subprocess_exec(sys.executable, "trip_worker.py", cwd=folder, env=env)
+    try:
+        with pytest.raises(WorkflowFailureError) as failure:
+            await client.execute_workflow("BookTrip", given, id=trip_id, task_queue="trips")
+    finally:
+        worker.terminate()
+        await worker.wait()
+
+    assert "no room is free in Full House" in str(failure.value.cause)
