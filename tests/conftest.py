@@ -61,7 +61,7 @@ _LONGEST_FIRST = (
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Sort the files by how long they take, and mark which of the commands run them."""
-    are_whole_files = not config.getoption("lf") and not any("::" in argument for argument in config.args)
+    are_whole_files = not config.getoption("lf", False) and not any("::" in argument for argument in config.args)
     config.stash[COLLECTED] = frozenset(item.nodeid for item in items if are_whole_files)
     share_out(items)
 
