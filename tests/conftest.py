@@ -31,7 +31,7 @@ from domain.sweep import SweepInput, SweepReport
 from sagafence.devservers.ports import free_port
 from sagafence.devservers.postgres import PostgresServer
 from tests.memory import folder_in_memory
-from tests.shares import share_out
+from tests.shares import COLLECTED, share_out
 from worker import build_worker
 from workflows.checkout import CheckoutWorkflow
 from workflows.maintenance import SweepWorkflow
@@ -59,8 +59,10 @@ _LONGEST_FIRST = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Sort the files by how long they take, and mark which of the commands run them."""
+    are_whole_files = not config.getoption("lf", False) and not any("::" in argument for argument in config.args)
+    config.stash[COLLECTED] = frozenset(item.nodeid for item in items if are_whole_files)
     share_out(items)
 
     def place(item: pytest.Item) -> tuple[bool, int]:

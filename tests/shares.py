@@ -8,6 +8,9 @@ number of values of the innermost axis, so that the share meets all values of ev
 
 import pytest
 
+COLLECTED = pytest.StashKey[frozenset[str]]()
+"""The ids of all tests of the files that were collected, those included that this run leaves out."""
+
 EVERY = {
     # tests/faults
     "test_a_trip_keeps_its_promises": 5,

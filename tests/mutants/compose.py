@@ -233,7 +233,7 @@ MUTANTS = (
         _FILE,
         "ON_ERROR_STOP=1]",
         "ON_ERROR_STOP=0]",
-        at(COMPOSE_WIRING, "test_a_job_of_sql_runs_the_projects_own_files_and_stops_at_the_first_error[schema]"),
+        at(COMPOSE_WIRING, "test_a_job_of_sql_runs_the_projects_own_files_and_stops_at_the_first_error[schema-files0]"),
     ),
     Mutant(
         "compose-passwords-before-the-roles",
@@ -241,7 +241,7 @@ MUTANTS = (
         _FILE,
         "[-f, /sql/setup.sql, -f, /sql/roles.sql]",
         "[-f, /sql/roles.sql, -f, /sql/setup.sql]",
-        at(COMPOSE_WIRING, "test_a_job_of_sql_runs_the_projects_own_files_and_stops_at_the_first_error[schema]"),
+        at(COMPOSE_WIRING, "test_a_job_of_sql_runs_the_projects_own_files_and_stops_at_the_first_error[schema-files0]"),
     ),
     Mutant(
         "compose-index-with-the-schema-of-histories",

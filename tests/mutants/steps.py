@@ -83,7 +83,8 @@ MUTANTS = (
         _INVENTORY,
         "      FROM gate, outcome WHERE NOT EXISTS (SELECT FROM by_hand)\n",
         "      FROM gate, outcome WHERE NOT EXISTS (SELECT FROM by_hand)\n"
-        "    ON CONFLICT (order_id) DO UPDATE SET status = excluded.status\n",
+        "    ON CONFLICT (order_id) DO UPDATE SET status = excluded.status, changed_by = excluded.changed_by,\n"
+        "       fingerprint = excluded.fingerprint, total_minor = excluded.total_minor, currency = excluded.currency\n",
         at(SECOND_RUN, "test_a_row_that_is_committed_while_reserve_waits_for_it_is_not_taken_over"),
     ),
     Mutant(

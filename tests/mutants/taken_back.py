@@ -35,7 +35,7 @@ MUTANTS = (
         "           AND taken_back_by IS NULL\n",
         at(
             COMPLETED_STAYS,
-            "test_a_second_run_that_gives_up_in_a_step_leaves_the_order_completed[_run_again-ship_order-classic]",
+            "test_a_second_run_that_gives_up_in_a_step_leaves_the_order_completed[_run_again-ship_order-activity]",
         ),
     ),
     Mutant(

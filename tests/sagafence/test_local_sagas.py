@@ -46,6 +46,24 @@ async def test_a_step_that_refuses_undoes_those_before_it_and_is_named(trips: Tr
     assert await trips.database.value("SELECT count(*) FROM step_fence WHERE phase = 'done'") == 0
 
 
+async def test_a_step_that_is_under_way_beside_one_that_failed_is_waited_for_before_anything_is_undone(
+    trips: Trips,
+) -> None:
+    beside = trips.steps.hold("before seat/back")
+    async with trips.working():
+        handle = await trips.start("seat")
+        await beside.has_come.wait()
+        await trips.until_step(handle, "seat/there", "failed")
+        status, held = await handle.query(BookTrip.status), await trips.effects(handle)
+        beside.may_go.set()
+        with pytest.raises(WorkflowFailureError):
+            await handle.result()
+
+    assert status.state == "running"
+    assert held == Counter({"room": 1})
+    assert await trips.effects(handle) == Counter()
+
+
 @pytest.mark.parametrize("by", ["update", "temporal"])
 async def test_a_cancel_before_the_pivot_undoes_everything(trips: Trips, by: str) -> None:
     attempt = trips.steps.hold("seat")
@@ -100,6 +118,7 @@ async def test_after_the_pivot_a_step_is_tried_until_it_works_and_no_cancel_is_t
 
     assert isinstance(refused.value.cause, ApplicationError)
     assert refused.value.cause.type == "InvalidInput"
+    assert [one for one in await trips.activities(handle) if one.startswith("undo")] == []
     assert status.steps[-1].detail == "ValueError: greeting is broken"
     assert still.state == "stuck"
     assert await trips.effects(handle) == ALL
@@ -244,6 +263,26 @@ async def test_a_saga_that_was_terminated_goes_on_from_what_it_has_done(trips: T
     assert await trips.effects(handle) == ALL
 
 
+async def test_a_second_run_of_a_saga_that_was_being_undone_does_no_step_that_the_first_had_not_come_to(
+    trips: Trips,
+) -> None:
+    attempt = trips.steps.hold("room")
+    trips.steps.broken.add("undo-room")
+    async with trips.working():
+        handle = await trips.start()
+        await attempt.has_come.wait()
+        await handle.cancel()
+        attempt.may_go.set()
+        await trips.until(handle, "stuck")
+        await handle.terminate("lost")
+        trips.steps.broken.clear()
+        with pytest.raises(WorkflowFailureError) as failed:
+            await (await trips.start_again(handle)).result()
+
+    assert _cause(failed).message.startswith("StepAlreadyCompensated: seat/")
+    assert await trips.effects(handle) == Counter()
+
+
 async def test_another_request_under_the_same_id_is_refused_and_takes_nothing_back(trips: Trips) -> None:
     attempt = trips.steps.hold("seat")
     async with trips.working():
@@ -254,9 +293,12 @@ async def test_another_request_under_the_same_id_is_refused_and_takes_nothing_ba
         other = await trips.start_again(handle, note="another")
         with pytest.raises(WorkflowFailureError) as failed:
             await other.result()
+        held = await trips.effects(handle)
+        await (await trips.start_again(handle)).result()
 
     assert _cause(failed).message.startswith("IdempotencyConflict: ")
-    assert (await trips.effects(handle))["room"] == 1
+    assert held["room"] == 1
+    assert await trips.effects(handle) == ALL
 
 
 async def test_a_pivot_of_another_request_under_the_same_id_is_refused_and_not_settled(trips: Trips) -> None:

@@ -19,16 +19,22 @@ from tests.sagafence.trip_story import BookTrip, IssueTicket
 
 
 class _Losing(Interceptor):
-    """Loses the answer of the first attempt of some activities, after it has committed."""
+    """Loses the answer of the first attempt of some activities, after it has committed, and holds those that are held.
 
-    def __init__(self, lost: set[str]) -> None:
-        self._lost = lost
+    `steps.hold("before room")` holds the activity with the id `room` before it is in the database.
+    """
+
+    def __init__(self, steps: TripSteps) -> None:
+        self._steps = steps
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002
-        lost = self._lost
+        steps, lost = self._steps, self._steps.lost
 
         class Activities(ActivityInboundInterceptor):
             async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002
+                if attempt := steps.held.pop(f"before {activity.info().activity_id}", None):
+                    attempt.has_come.set()
+                    await attempt.may_go.wait()
                 answer = await super().execute_activity(input)
                 if (name := activity.info().activity_type) in lost:
                     lost.remove(name)
@@ -55,7 +61,7 @@ class Trips:
             task_queue=self.task_queue,
             workflows=[BookTrip, IssueTicket],
             activities=PostgresFence(self.engine).activities_of(self.steps),
-            interceptors=[_Losing(self.steps.lost)],
+            interceptors=[_Losing(self.steps)],
             **options,
         )
 
@@ -75,6 +81,12 @@ class Trips:
         """Count what a saga holds."""
         rows = await self.database.fetch("SELECT step FROM effects WHERE saga_id = $1", handle.id)
         return Counter(row["step"] for row in rows)
+
+    async def activities(self, handle: WorkflowHandle[Any, Any]) -> list[str]:
+        """List the ids of the activities that a saga has scheduled."""
+        events = [event async for event in handle.fetch_history_events()]
+        scheduled = [event.activity_task_scheduled_event_attributes.activity_id for event in events]
+        return [activity_id for activity_id in scheduled if activity_id]
 
     async def until(self, handle: WorkflowHandle[BookTrip, Any], state: str) -> SagaStatus:
         """Wait for a state, and return the whole status."""

@@ -12,6 +12,7 @@ from tests.mutants.campaign import Campaign, Outcome
 from tests.mutants.catalogue import MUTANTS
 from tests.mutants.mutant import Mutant, Stale
 from tests.mutants.run import Run, Verdict, judge
+from tests.shares import COLLECTED
 
 # A project of one product file, and what its tests make of it. Each test is the killer of one mutant.
 _PROJECT = {
@@ -86,6 +87,16 @@ def test_every_mutant_fits_the_code_and_names_tests_that_exist() -> None:
             problems[mutant.name] = gone or "it has no killer, or is a fault of a test"
 
     assert problems == {}
+
+
+def test_every_case_that_a_mutant_names_is_among_those_of_its_test(pytestconfig: pytest.Config) -> None:
+    """Sees the files that pytest has collected for this run: all of them in `make test`, this one alone otherwise."""
+    collected = pytestconfig.stash[COLLECTED]
+    known = collected | {test.partition("[")[0] for test in collected}
+    files = {test.partition("::")[0] for test in collected}
+    named = {killer for mutant in MUTANTS for killer in mutant.killer if killer.partition("::")[0] in files}
+
+    assert named - known == set()
 
 
 def test_mutants_have_names_of_their_own_and_are_faults_of_their_own() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import asyncpg
 import pytest
-from temporalio.client import WorkflowFailureError
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import TerminatedError
 
 from activities.inventory import Inventory
@@ -31,7 +32,6 @@ from tests.workflow.sagas import (
     reset_to,
     retry,
     until,
-    until_tried,
     violations,
 )
 from tests.workflow.test_stuck import stuck_with_a_label
@@ -174,6 +174,16 @@ async def until_stuck_again(shop: Shop, order: CheckoutInput) -> None:
     await until(is_stuck)
 
 
+async def _until_it_waits(handle: WorkflowHandle[Any, Any]) -> None:
+    """Wait until a run has begun to wait for its next round, which shows in its history alone."""
+
+    async def waits() -> bool:
+        events = [event.event_type async for event in handle.fetch_history_events()]
+        return EventType.EVENT_TYPE_TIMER_STARTED in events
+
+    await until(waits)
+
+
 async def _reset(shop: Shop, order: CheckoutInput) -> None:
     """Reset the order's run to its first task."""
     handle = shop.newest_run(order)
@@ -254,8 +264,7 @@ async def test_a_second_run_of_what_has_ended_is_stuck_where_a_step_stands_after
 
     async with shop.working(interceptors=(gates,)):
         second = await shop.run_again(order)
-        await until_tried(gates, order, "park_order", times=1)
-        await until_stuck_again(shop, order)
+        await _until_it_waits(second)
         refusal.mend()
         await retry(second)
         ended = await how_it_ended(second)

@@ -1,0 +1,181 @@
+"""Faults in declared sagas: what a story's verbs promise, and what a second run finds."""
+
+from tests.mutants.killers import LIBRARY_EXTERNAL_SAGAS, LIBRARY_FINGERPRINT, LIBRARY_LOCAL_SAGAS, at
+from tests.mutants.mutant import Mutant
+
+_SAGA = "sagafence/saga.py"
+_WORKFLOW = "sagafence/saga_workflow.py"
+_LOCAL = "sagafence/local_steps.py"
+_EXTERNAL = "sagafence/bound_external.py"
+_FINGERPRINT = "sagafence/fingerprint.py"
+_CANCEL_OF_A_SECOND_RUN = (
+    "test_a_cancel_of_a_second_run_takes_nothing_back_that_the_first_has_passed_the_pivot_with[greeting]"
+)
+_ANOTHER_REQUEST = "test_another_request_under_the_same_id_is_refused_and_takes_nothing_back"
+_AFTER_THE_PIVOT = "test_after_the_pivot_a_step_is_tried_until_it_works_and_no_cancel_is_taken"
+_UNKNOWN_PIVOT = "test_while_a_pivot_is_unknown_nothing_before_it_is_undone"
+_SECOND_RUN_AT_PIVOT = "test_a_cancel_of_a_second_run_undoes_nothing_while_the_pivot_of_the_first_is_unknown"
+
+MUTANTS = (
+    Mutant(
+        "declared-step-acts-while-the-saga-unwinds",
+        "a second run would do what nobody undoes any more, and pass the pivot of a saga that is half undone",
+        _LOCAL,
+        "            may_act = state is (State.PAST_PIVOT if isinstance(self._step, Forward) else State.OPEN)\n",
+        "            may_act = state is not State.ENDED\n",
+        at(
+            LIBRARY_LOCAL_SAGAS,
+            "test_a_second_run_of_a_saga_that_was_being_undone_does_no_step_that_the_first_had_not_come_to",
+        ),
+    ),
+    Mutant(
+        "declared-undo-past-the-pivot-is-let-in",
+        "a cancelled second run would take back what cannot be taken back",
+        _LOCAL,
+        "            if way is not Way.BACK:\n",
+        "            if way is Way.NOWHERE:\n",
+        at(LIBRARY_LOCAL_SAGAS, _CANCEL_OF_A_SECOND_RUN),
+        hangs=True,
+    ),
+    Mutant(
+        "local-pivot-does-not-move-the-row",
+        "nobody but its own run would know that there is no way back",
+        _LOCAL,
+        "                await move(connection, key.saga_id, State.PAST_PIVOT, State.OPEN)\n",
+        "                pass\n",
+        at(LIBRARY_LOCAL_SAGAS, _CANCEL_OF_A_SECOND_RUN),
+        hangs=True,
+    ),
+    Mutant(
+        "operators-word-leaves-the-fence-open",
+        "an attempt that comes late would act on what was undone by hand",
+        _LOCAL,
+        "            await resolve_once(connection, key)\n",
+        "",
+        at(LIBRARY_LOCAL_SAGAS, "test_an_operator_can_say_that_a_step_was_undone_by_hand"),
+    ),
+    Mutant(
+        "sibling-is-not-waited-for",
+        "steps would be undone while one beside them still acts",
+        _SAGA,
+        "            await self._until(are_done)\n            raise",
+        "            raise",
+        at(
+            LIBRARY_LOCAL_SAGAS,
+            "test_a_step_that_is_under_way_beside_one_that_failed_is_waited_for_before_anything_is_undone",
+        ),
+    ),
+    Mutant(
+        "cancel-counts-past-the-pivot",
+        "a cancel that came too late would begin an unwind",
+        _SAGA,
+        "            self.cancellation.overrule()\n",
+        "",
+        at(LIBRARY_LOCAL_SAGAS, _AFTER_THE_PIVOT),
+    ),
+    Mutant(
+        "step-after-the-pivot-gives-up",
+        "the saga would be left half done with no way back",
+        _SAGA,
+        "            done = await self._uninterrupted(self._insist(entry, lambda: self._forward(name, begun)))\n",
+        "            done = await self._forward(name, begun)\n",
+        at(LIBRARY_LOCAL_SAGAS, _AFTER_THE_PIVOT),
+        hangs=True,
+    ),
+    Mutant(
+        "unknown-pivot-counts-as-never",
+        "what the pivot paid for would be undone",
+        _SAGA,
+        "                settled = await self._uninterrupted(self._insist(entry, lambda: self._settle(name, begun)))\n",
+        "                settled = Settled(happened=False)\n",
+        at(LIBRARY_EXTERNAL_SAGAS, _UNKNOWN_PIVOT),
+        hangs=True,
+    ),
+    Mutant(
+        "another-request-is-stuck",
+        "whoever takes a taken id would leave a saga that waits for an operator",
+        _SAGA,
+        "            if name in self._conflicts and find_cause(",
+        "            if name not in self._conflicts and find_cause(",
+        at(LIBRARY_LOCAL_SAGAS, _ANOTHER_REQUEST),
+        hangs=True,
+    ),
+    Mutant(
+        "story-told-again-is-cancelled-again",
+        "a saga that is past its pivot would never come to its end",
+        _WORKFLOW,
+        "            saga.cancellation.overrule()\n",
+        "",
+        at(LIBRARY_LOCAL_SAGAS, _CANCEL_OF_A_SECOND_RUN),
+        hangs=True,
+    ),
+    Mutant(
+        "another-request-ends-the-saga",
+        "the first request could do nothing more under its own id",
+        _WORKFLOW,
+        "            args=[outcome, opening],\n",
+        "            args=[outcome, None],\n",
+        at(LIBRARY_LOCAL_SAGAS, _ANOTHER_REQUEST),
+    ),
+    Mutant(
+        "cancel-that-came-too-late-is-answered-well",
+        "who asked for it would believe that everything is undone",
+        _WORKFLOW,
+        "        if not saga.is_unwinding:\n            raise",
+        "        if False:\n            raise",
+        at(
+            LIBRARY_LOCAL_SAGAS,
+            "test_a_cancel_that_comes_while_the_pivot_acts_is_refused_where_it_took_effect[update]",
+        ),
+    ),
+    Mutant(
+        "external-pivot-does-not-move-the-row",
+        "another run would undo what the pivot may have paid for",
+        _EXTERNAL,
+        "            await move(connection, self.saga_id, State.AT_PIVOT, State.OPEN)\n",
+        "            pass\n",
+        at(LIBRARY_EXTERNAL_SAGAS, _UNKNOWN_PIVOT),
+    ),
+    Mutant(
+        "external-pivot-that-never-happened-holds-the-stack",
+        "nothing could be undone, and nothing could go on",
+        _EXTERNAL,
+        "            await move(connection, self.saga_id, State.OPEN, State.AT_PIVOT)\n",
+        "            pass\n",
+        at(LIBRARY_EXTERNAL_SAGAS, _UNKNOWN_PIVOT),
+        hangs=True,
+    ),
+    Mutant(
+        "external-undo-past-the-pivot-is-let-in",
+        "a second run would undo at the provider what the pivot may have paid for",
+        _EXTERNAL,
+        "begin_unwind(connection, saga)) is not Way.BACK:",
+        "begin_unwind(connection, saga)) is Way.NOWHERE:",
+        at(LIBRARY_EXTERNAL_SAGAS, _SECOND_RUN_AT_PIVOT),
+        hangs=True,
+    ),
+    Mutant(
+        "fingerprint-sees-nothing",
+        "another request under a taken id would get the first one's results",
+        _FINGERPRINT,
+        "hashlib.sha256(plain.encode())",
+        'hashlib.sha256(b"")',
+        at(LIBRARY_LOCAL_SAGAS, _ANOTHER_REQUEST),
+    ),
+    Mutant(
+        "fingerprint-sees-defaults",
+        "a deploy that adds a field would turn every saga that runs into another request",
+        _FINGERPRINT,
+        "            if not _is_default(field, getattr(value, field.name))\n",
+        "",
+        at(LIBRARY_FINGERPRINT, "test_a_field_that_is_added_with_a_default_changes_nothing"),
+    ),
+    Mutant(
+        "fingerprint-sees-the-sequence-of-keys",
+        "the same request from another client would be another one",
+        _FINGERPRINT,
+        "sort_keys=True",
+        "sort_keys=False",
+        at(LIBRARY_FINGERPRINT, "test_the_sequence_of_keys_and_of_members_says_nothing_and_that_of_a_list_does"),
+    ),
+)
