@@ -291,6 +291,7 @@ MUTANTS = (
         "    if settings.writes_log is WritesLog.NEVER:\n        await asyncio.Event().wait()\n",
         "",
         at(WORKER_LOG, "test_a_worker_that_never_writes_the_log_writes_none"),
+        hangs=True,
     ),
     Mutant(
         "worker-goes-on-without-its-log",

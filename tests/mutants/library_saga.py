@@ -18,17 +18,6 @@ _SECOND_RUN_AT_PIVOT = "test_a_cancel_of_a_second_run_undoes_nothing_while_the_p
 
 MUTANTS = (
     Mutant(
-        "declared-step-acts-while-the-saga-unwinds",
-        "a second run would do what nobody undoes any more, and pass the pivot of a saga that is half undone",
-        _LOCAL,
-        "            may_act = state is (State.PAST_PIVOT if isinstance(self._step, Forward) else State.OPEN)\n",
-        "            may_act = state is not State.ENDED\n",
-        at(
-            LIBRARY_LOCAL_SAGAS,
-            "test_a_second_run_of_a_saga_that_was_being_undone_does_no_step_that_the_first_had_not_come_to",
-        ),
-    ),
-    Mutant(
         "declared-undo-past-the-pivot-is-let-in",
         "a cancelled second run would take back what cannot be taken back",
         _LOCAL,

@@ -263,26 +263,6 @@ async def test_a_saga_that_was_terminated_goes_on_from_what_it_has_done(trips: T
     assert await trips.effects(handle) == ALL
 
 
-async def test_a_second_run_of_a_saga_that_was_being_undone_does_no_step_that_the_first_had_not_come_to(
-    trips: Trips,
-) -> None:
-    attempt = trips.steps.hold("room")
-    trips.steps.broken.add("undo-room")
-    async with trips.working():
-        handle = await trips.start()
-        await attempt.has_come.wait()
-        await handle.cancel()
-        attempt.may_go.set()
-        await trips.until(handle, "stuck")
-        await handle.terminate("lost")
-        trips.steps.broken.clear()
-        with pytest.raises(WorkflowFailureError) as failed:
-            await (await trips.start_again(handle)).result()
-
-    assert _cause(failed).message.startswith("StepAlreadyCompensated: seat/")
-    assert await trips.effects(handle) == Counter()
-
-
 async def test_another_request_under_the_same_id_is_refused_and_takes_nothing_back(trips: Trips) -> None:
     attempt = trips.steps.hold("seat")
     async with trips.working():
