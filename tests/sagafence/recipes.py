@@ -17,6 +17,7 @@ from temporalio.client import (
 )
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
 
 from sagafence import PurgeInput, Saga, SagaWorkflow, SweepInput
 
@@ -75,6 +76,10 @@ async def cancel(handle: WorkflowHandle[ApprovedTrip, list[str]]) -> str:
         await handle.execute_update(ApprovedTrip.cancel, "changed their mind")
     except WorkflowUpdateFailedError as refused:
         return f"not cancelled: {refused.cause}"
+    except RPCError as error:
+        if error.status is not RPCStatusCode.NOT_FOUND:
+            raise
+        return "not cancelled: it has ended"
     return "being undone"
 
 

@@ -68,7 +68,7 @@ async def test_a_story_waits_for_a_signal(agency: Agency) -> None:
         await handle.signal(ApprovedTrip.approve)
         assert await handle.result() == ["Seaside", "Alpine", f"confirmed/{handle.id}"]
 
-        assert await cancel(handle) != "being undone"
+        assert await cancel(handle) == "not cancelled: it has ended"
     assert await agency.free() == [4, 0, 4]
 
 
