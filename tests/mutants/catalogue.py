@@ -16,6 +16,7 @@ from tests.mutants import (
     fence,
     identifiers,
     kit,
+    library,
     library_schema,
     maintenance,
     order_files,
@@ -73,4 +74,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *kit.MUTANTS,
     *supply.MUTANTS,
     *library_schema.MUTANTS,
+    *library.MUTANTS,
 )
