@@ -13,7 +13,7 @@ COVERED ?= 90
 SERVICE ?= pypi
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test slow faults coverage soak mutants bench lint audit sbom format clean
+.PHONY: help setup demo up test slow faults coverage soak mutants bench lint wheel docs audit sbom format clean
 
 help:  ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -42,6 +42,12 @@ $(VENV)/supply/ok: requirements/supply.lock
 	@echo "Setting up $(VENV)/supply from requirements/supply.lock ..."
 	@$(PYTHON) -m venv $(VENV)/supply
 	@$(VENV)/supply/bin/python -m pip install -qq --disable-pip-version-check --no-input --no-deps --require-hashes -r requirements/supply.lock
+	@touch $@
+
+$(VENV)/docs/ok: requirements/docs.lock
+	@echo "Setting up $(VENV)/docs from requirements/docs.lock ..."
+	@$(PYTHON) -m venv $(VENV)/docs
+	@$(VENV)/docs/bin/python -m pip install -qq --disable-pip-version-check --no-input --no-deps --require-hashes -r requirements/docs.lock
 	@touch $@
 
 setup: $(VENV)/embedded.ok  ## Install what the product needs into .venv
@@ -81,6 +87,12 @@ lint: $(VENV)/dev.ok  ## Check style, types and formatting
 	@$(RUN) -m mypy .
 	@$(VENV)/bin/hadolint deploy/Dockerfile
 
+wheel: $(VENV)/dev.ok  ## Build the library's wheel and prove it in an environment of its own, outside of the checkout
+	@$(RUN) deploy/wheel/prove.py
+
+docs: $(VENV)/docs/ok  ## Make a reference of the library's public names in build/docs
+	@$(VENV)/docs/bin/python deploy/docs/reference.py build/docs
+
 audit: $(VENV)/supply/ok  ## Ask SERVICE (pypi or osv) for known vulnerabilities of every package of every lock file
 	@failed=0; for lock in requirements/*.lock; do \
 	  echo "$$lock"; \
@@ -89,8 +101,8 @@ audit: $(VENV)/supply/ok  ## Ask SERVICE (pypi or osv) for known vulnerabilities
 	done; \
 	[ $$failed = 0 ] || { echo "A package is vulnerable, or could not be looked up: then it was not audited."; exit 1; }
 
-sbom: $(VENV)/supply/ok $(VENV)/dev.ok  ## Write a bill of materials (CycloneDX) for each lock file into sbom/
-	@$(VENV)/supply/bin/python deploy/supply/sbom.py $(wildcard $(VENV)/lib/python*/site-packages $(VENV)/supply/lib/python*/site-packages)
+sbom: $(VENV)/supply/ok $(VENV)/docs/ok $(VENV)/dev.ok  ## Write a bill of materials (CycloneDX) for each lock file into sbom/
+	@$(VENV)/supply/bin/python deploy/supply/sbom.py $(wildcard $(VENV)/lib/python*/site-packages $(VENV)/supply/lib/python*/site-packages $(VENV)/docs/lib/python*/site-packages)
 
 format: $(VENV)/dev.ok  ## Format the code
 	@$(RUN) -m ruff check --fix .

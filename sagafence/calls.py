@@ -34,11 +34,14 @@ class Settled:
 
 @dataclass(frozen=True)
 class Resolution:
-    """What an operator says of a stuck step."""
+    """What an operator says of a stuck step, for the update `resolve` of a `SagaWorkflow`. It is recorded for good."""
 
     step: str
+    """The step's name as `SagaStatus` shows it."""
     verdict: Verdict
     who: str
+    """Who says so: for the record."""
     why: str
+    """How they know: for the record."""
     result: Any = None
     """The step's result, as JSON, where it happened."""

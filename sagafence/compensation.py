@@ -41,7 +41,17 @@ SETTLED = {
 
 @dataclass
 class Compensation:
-    """One entry of the stack, and what became of it."""
+    """One entry of the stack, and what became of it.
+
+    Attributes:
+        step: the step's name; no other entry has it.
+        undo: what is called, again in every round, until it returns.
+        state: of the step; `StepState.STUCK` after a round in which the undo failed.
+        detail: the failure of the last round, or how an operator has resolved it.
+        rounds: how many rounds of the undo have begun.
+        was_undone_before: whether its undo found the step undone already.
+        resolution: why an operator has resolved it, if one has.
+    """
 
     step: str
     undo: Callable[[], Awaitable[UndoResult]]
@@ -59,14 +69,14 @@ class Compensation:
 
 @dataclass(frozen=True)
 class Completed(Generic[T]):
-    """The forward story ran to its end."""
+    """The forward story ran to its end, and this is what it returned."""
 
     value: T
 
 
 @dataclass(frozen=True)
 class Unwound:
-    """The stack was unwound."""
+    """The stack was unwound, after the failure or the cancel that `cause` and `failed_step` name."""
 
     cause: BaseException | None
     """The first failure; None when a cancel was all there was."""
@@ -99,7 +109,7 @@ class RetryBackoff:
     longest: timedelta
 
     def after(self, rounds: int) -> timedelta:
-        """Return the wait after so many rounds, counted from 1."""
+        """Return the wait after so many rounds, counted from 1. It never exceeds `longest`."""
         doublings: int = min(rounds - 1, 30)
         return min(self.first * (1 << doublings), self.longest)
 

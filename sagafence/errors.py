@@ -16,7 +16,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 
 class SagaError(ApplicationError):
-    """The root of all of them. `type` is the class's name."""
+    """The root of all of them. Its type, which crosses the wire, is the class's name."""
 
     def __init__(
         self,
@@ -38,7 +38,10 @@ class SagaError(ApplicationError):
 
 
 class Refusal(SagaError):
-    """A business refusal: expected, not retried, not an alarm."""
+    """A business refusal: expected, not retried, not an alarm. Raise a subclass of it from a step.
+
+    Its details travel with it as JSON, to whoever looks at the failed workflow.
+    """
 
     def __init__(self, message: str, *, details: Sequence[Any] = ()) -> None:
         super().__init__(message, details=details, category=ApplicationErrorCategory.BENIGN)
@@ -53,11 +56,11 @@ class StepAlreadyCompensated(Refusal):
 
 
 class IdempotencyConflict(Refusal):
-    """The id already belongs to a request with other content."""
+    """The id already belongs to a request with other content. Nothing was done."""
 
 
 class DatabaseUnavailable(SagaError):
-    """Postgres is away, busy or being restarted. Retried."""
+    """Postgres is away, busy or being restarted. Retried, as the step's policy says."""
 
     def __init__(self, message: str, *, next_retry_delay: timedelta | None = None) -> None:
         super().__init__(message, non_retryable=False, next_retry_delay=next_retry_delay)
@@ -86,7 +89,10 @@ class DatabaseMisconfigured(SagaError):
 
 
 class CompensationImpossible(SagaError):
-    """The rows contradict each other: undoing this step now would break an invariant."""
+    """The rows contradict each other: undoing this step now would break an invariant.
+
+    Not retried within a round: the saga is stuck until the rows are mended and another round follows.
+    """
 
 
 class CallRejected(SagaError):
@@ -125,7 +131,10 @@ class OutcomeUnknown(SagaError):
 
 
 class NotSettledYet(SagaError):
-    """A request may still be under way, so nothing can be settled yet. Retried when it is too late for it."""
+    """A request may still be under way, so nothing can be settled yet. Retried when it is too late for it.
+
+    The delay before the next attempt is the time until then: see `Provider.late_by_at_most`.
+    """
 
     def __init__(self, message: str, *, next_retry_delay: timedelta | None = None) -> None:
         super().__init__(message, non_retryable=False, next_retry_delay=next_retry_delay)

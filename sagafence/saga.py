@@ -48,7 +48,7 @@ class _Begun:
 class Saga(CompensationStack):
     """A compensation stack, and the verbs that declared steps are run with.
 
-    A workflow that is no `SagaWorkflow` uses it through `step` and `run`; see `sagafence.stack`.
+    A `SagaWorkflow` hands it to its story. A workflow that is none makes its own and uses it through `step` and `run`.
     """
 
     def __init__(

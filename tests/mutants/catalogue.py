@@ -16,6 +16,7 @@ from tests.mutants import (
     fence,
     identifiers,
     kit,
+    library,
     library_saga,
     library_schema,
     maintenance,
@@ -75,4 +76,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *supply.MUTANTS,
     *library_schema.MUTANTS,
     *library_saga.MUTANTS,
+    *library.MUTANTS,
 )

@@ -92,7 +92,7 @@ MUTANTS = (
     Mutant(
         "plugin-leaves-databases-behind",
         "every test of a stranger's would leave a database in the server",
-        "sagafence/testing/plugin.py",
+        "sagafence_pytest.py",
         '        saga_postgres.psql("postgres", "-c", f\'DROP DATABASE "{name}" WITH (FORCE)\')\n',
         "        pass\n",
         at(PLUGIN, "test_a_first_test_needs_no_server_code_and_leaves_nothing_behind_when_it_fails"),

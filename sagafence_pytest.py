@@ -6,6 +6,9 @@
 
 Comes with the package, as `sagafence` among pytest's plugins. What a fixture needs is imported when it is first used.
 With pytest-xdist each worker has servers of its own. They end with the session, and with its process.
+
+A module of its own beside the package, because every run of pytest imports it where the package is installed, and an
+import of `sagafence` brings the whole of Temporal's SDK.
 """
 
 import asyncio
