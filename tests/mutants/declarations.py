@@ -1,6 +1,6 @@
-"""Faults in the checks of declarations: each would let a mistake through to the middle of a saga."""
+"""Faults in the checks of declarations and resolutions, and where a declared saga only goes forward."""
 
-from tests.mutants.killers import DECLARATIONS, at
+from tests.mutants.killers import DECLARATIONS, DECLARED_SAGA, at
 from tests.mutants.mutant import Mutant
 
 _DECLARE = "sagafence/declare.py"
@@ -53,5 +53,29 @@ MUTANTS = (
         " or not name.isprintable() or len(name) > _LONGEST_NAME",
         "",
         _KILLERS,
+    ),
+    Mutant(
+        "declared-saga-ends-where-it-cannot-go-forward",
+        "a run past the pivot whose story fails twice would be recorded as ended, with its last steps never done",
+        "sagafence/saga_workflow.py",
+        "        while isinstance(ended, Irrevocable):\n",
+        "        for _ in range(isinstance(ended, Irrevocable)):\n",
+        at(DECLARED_SAGA, "test_a_saga_past_its_pivot_that_cannot_go_forward_is_stuck_and_has_not_ended"),
+    ),
+    Mutant(
+        "declared-result-of-any-type",
+        "an operator's wrong result would fail every workflow task from then on",
+        "sagafence/saga.py",
+        "is_told and (problem := _unfit(resolution.result, step.result_type)):",
+        "is_told and (problem := None):",
+        at(DECLARED_SAGA, "test_a_result_that_is_none_of_the_steps_is_refused"),
+    ),
+    Mutant(
+        "declared-timeout-after-the-pivot-unwinds",
+        "a timeout of the story's own after the pivot would begin an unwind",
+        "sagafence/saga.py",
+        "        except (FailureError, TimeoutError) as error:\n            if self._is_past_pivot:",
+        "        except FailureError as error:\n            if self._is_past_pivot:",
+        at(DECLARED_SAGA, "test_a_failure_of_the_storys_own_after_the_pivot_is_a_mistake_of_the_program"),
     ),
 )
