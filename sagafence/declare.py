@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Generic, TypeAlias, TypedDict, TypeVar, Unpack
 
 from sagafence.policy import STEP_POLICY, UNDO_POLICY, ActivityPolicy
 from sagafence.provider import Key, Provider, Seen, Settles, Stands
-from sagafence.signature import SagaMisuse, require_method, step_types
+from sagafence.signature import SagaMisuse, may_be_none, require_method, require_name, step_types
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -50,9 +50,13 @@ class Step(Generic[In, Out]):
     decorator: ClassVar[str] = "@local"
 
     def __init__(self, fn: Callable[..., Async[Out]], name: str, options: Options) -> None:
+        require_name(name)
         require_method(fn, f'the step "{name}"', self.takes)
-        if not name or "/" in name:
-            raise SagaMisuse(f'a step needs a name without "/", which separates it in keys; this one has {name!r}')
+        if unknown := sorted(options.keys() - Options.__annotations__.keys()):
+            raise SagaMisuse(f'the step "{name}" has no option {", ".join(unknown)}')
+        for policy in ("policy", "undo_policy"):
+            if not isinstance(options.get(policy, STEP_POLICY), ActivityPolicy):
+                raise SagaMisuse(f'the step "{name}": {policy} is an ActivityPolicy, not {options[policy]!r}')
         self.fn, self.name = fn, name
         self.undo_fn: Callable[..., Async[Any]] | None = None
         self.activity = options.get("activity", fn.__name__)
@@ -84,6 +88,8 @@ class Step(Generic[In, Out]):
         if self.undo_fn is not None:
             raise SagaMisuse(f'the step "{self.name}" has two undos: {self.undo_fn.__name__} and {fn.__name__}')
         require_method(fn, f'the undo of "{self.name}"', (*self.takes, "what is known of the step"))
+        if fn.__name__ == self.fn.__name__:
+            raise SagaMisuse(f'the undo of "{self.name}" is named as its step, {fn.__name__}, and would take its place')
         self.undo_fn = fn
         self.undo_activity = self.undo_activity or fn.__name__
         return fn
@@ -148,12 +154,16 @@ class External(Step[In, Out]):
         where = f'the step "{self.name}" ({owner.__name__}.{self.fn.__name__})'
         if self.provider.settles is Settles.BY_LOOKING_UP and self.lookup_fn is None:
             raise SagaMisuse(f"{where} settles by looking up: write how with @{self.fn.__name__}.lookup")
+        if self.lookup_fn is not None and may_be_none(self.result_type):
+            raise SagaMisuse(f"{where}: None says that a lookup found nothing, so it cannot be the step's result too")
         if self.provider.settles is Settles.BY_VOIDING and isinstance(self, Pivot) and self.undo_fn is None:
             raise SagaMisuse(f"{where} settles by voiding: write how with @{self.fn.__name__}.undo")
 
     def lookup(self, fn: Callable[[Any, Key, In], Async[Out | None]]) -> Callable[[Any, Key, In], Async[Out | None]]:
         """Declare how the provider is asked what became of the step: its result, or None where there is none."""
         require_method(fn, f'the lookup of "{self.name}"', self.takes)
+        if fn.__name__ == self.fn.__name__:
+            raise SagaMisuse(f'the lookup of "{self.name}" is named as its step, {fn.__name__}, and would replace it')
         self.lookup_fn = fn
         return fn
 
@@ -193,6 +203,7 @@ class _Local:
         self, name: str, **options: Unpack[Options]
     ) -> Callable[[Callable[[Any, Tx, In], Async[Out]]], LocalStep[Tx, In, Out]]:
         """Declare a step that is undone when a later one fails."""
+        require_name(name)  # here already: @local without a name would declare nothing
         return lambda fn: LocalStep(fn, name, options)
 
     def pivot(
@@ -241,6 +252,9 @@ class SagaSteps:
         for step in vars(cls).values():
             if isinstance(step, Step):
                 step.complete(cls)
+        for attribute in {name for base in cls.__mro__ for name, one in vars(base).items() if isinstance(one, Step)}:
+            if not isinstance(getattr(cls, attribute), Step):
+                raise SagaMisuse(f"{cls.__name__}.{attribute} overrides a step and is none: declare it anew")
         steps = list(declared(cls))
         activities = [activity for step in steps for activity in step.activities.values()]
         for what, names in (("steps", [step.name for step in steps]), ("activities", activities)):

@@ -19,6 +19,7 @@ from sagafence.signature import SagaMisuse
 from sagafence.undo import UndoResult
 
 Activity = Callable[..., Awaitable[Any]]
+_OURS = (END_ACTIVITY, RESOLVE_ACTIVITY)
 
 
 class PostgresFence:
@@ -43,6 +44,8 @@ class PostgresFence:
         activities: dict[str, Activity] = {}
         names: set[str] = set()
         for owner in steps:
+            if not isinstance(owner, SagaSteps):
+                raise SagaMisuse(f"activities_of takes instances of SagaSteps, not {owner!r}")
             for step in declared(type(owner)):
                 if step.name in names:
                     raise SagaMisuse(f'two steps are named "{step.name}": they would take each other\'s fence row')
@@ -51,6 +54,8 @@ class PostgresFence:
                 names.add(step.name)
                 bound[step.activity] = owner, step
                 for what, name in step.activities.items():
+                    if name in _OURS:
+                        raise SagaMisuse(f'the step "{step.name}": the activity {name} is the library\'s own')
                     if name in activities:
                         raise SagaMisuse(f"two steps run as the activity {name}: give one of them activity=...")
                     activities[name] = activity.defn(name=name)(self._bind(what, owner, step))

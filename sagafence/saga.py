@@ -24,7 +24,7 @@ from sagafence.declare import External, Forward, In, Out, Pivot, Step, Undoable
 from sagafence.errors import IdempotencyConflict
 from sagafence.policy import ActivityPolicy
 from sagafence.provider import Verdict
-from sagafence.signature import SagaMisuse
+from sagafence.signature import SagaMisuse, may_be_none
 from sagafence.stack import CompensationStack, Phase
 from sagafence.undo import UndoOutcome, UndoResult
 
@@ -46,10 +46,7 @@ class _Begun:
 
 
 class Saga(CompensationStack):
-    """A compensation stack, and the verbs that declared steps are run with.
-
-    A `SagaWorkflow` hands it to its story. A workflow that is none makes its own and uses it through `step` and `run`.
-    """
+    """A compensation stack, and the verbs of declared steps. Other workflows use it through `step` and `run`."""
 
     def __init__(
         self,
@@ -161,6 +158,13 @@ class Saga(CompensationStack):
         """Have the first step record the saga with its input, for a sweep that has to start it again."""
         self._opening = given
 
+    async def wait_to_go_forward(self, found: Irrevocable) -> None:
+        """Be stuck at the step whose undo found no way back, until `retry` or the backoff's time."""
+        entry = self._entry(found.step)
+        self._mark(entry, StepState.STUCK, entry.detail)
+        await self._on_stuck([entry])
+        await self._wait_for_another_round()
+
     @property
     def is_unwinding(self) -> bool:
         """Whether an unwind has begun."""
@@ -177,14 +181,19 @@ class Saga(CompensationStack):
                 self.resolve(name, f"{resolution.verdict}: {resolution.why}")
         self.retry()
 
-    def refusal_of(self, resolution: Resolution) -> str | None:
+    def refusal_of(self, resolution: Resolution) -> str | None:  # noqa: PLR0911 - one way out for each reason
         """Say why a resolution cannot be taken, or None."""
         name, verdict = resolution.step, resolution.verdict
         if name not in self.stuck_steps:
             return f"{name} is not stuck; stuck: {', '.join(self.stuck_steps) or 'nothing'}"
         step = self._begun[name].step
+        if self._phase is Phase.SETTLED:
+            return f"{name} has no way back: the saga only goes forward, so retry it"
         if isinstance(step, (Pivot, Forward)) and verdict is Verdict.UNDONE_BY_HAND:
             return f"{name} is not being undone: say whether it {Verdict.HAPPENED} or {Verdict.NEVER} did"
+        is_told = resolution.result is not None or not isinstance(step, External)
+        if verdict is Verdict.HAPPENED and is_told and (problem := _unfit(resolution.result, step.result_type)):
+            return f"{name} needs its result, as its do gives it: {problem}"
         if isinstance(step, External):
             return None
         if isinstance(step, Pivot):
@@ -211,7 +220,7 @@ class Saga(CompensationStack):
     async def _guarded(self, story: Coroutine[Any, Any, T]) -> T:
         try:
             return await story
-        except FailureError as error:
+        except (FailureError, TimeoutError) as error:
             if self._is_past_pivot:
                 raise SagaMisuse(f"the story failed after its pivot {self._pivot}: {describe(error)}") from error
             raise
@@ -326,6 +335,16 @@ async def _is_settled() -> UndoResult:
 def _typed(value: Any, kind: Any) -> Any:
     converter = workflow.payload_converter()
     return converter.from_payload(converter.to_payload(value), kind)
+
+
+def _unfit(value: Any, kind: Any) -> str | None:
+    if value is None and kind is not Any and not may_be_none(kind):
+        return "there is none"  # the converter lets it through
+    try:
+        _typed(value, kind)
+    except Exception as error:  # noqa: BLE001 - the converter raises whatever the type's constructor does
+        return describe(error)
+    return None
 
 
 def _is_bug(error: BaseException) -> bool:

@@ -178,8 +178,12 @@ class SagaWorkflow(Generic[In, Out]):
         saga, opening = self._the_saga, SagaInput(given, self.fingerprint_of(given))
         saga.opens_with(opening)
         ended = await saga.run(self.story(saga, given))
-        if isinstance(ended, Irrevocable):
+        is_told_again = False
+        while isinstance(ended, Irrevocable):
             # An earlier run has passed the pivot, or come to it: the story is told again from what is stored.
+            if is_told_again:
+                await saga.cancellation.protect(saga.wait_to_go_forward(ended))
+            is_told_again = True
             saga = self._saga = self._new_saga()
             saga.opens_with(opening)
             saga.cancellation.overrule()

@@ -13,6 +13,10 @@ from uuid import UUID
 _PLAIN = (bool, int, float, str, datetime, UUID, types.NoneType)
 _CONTAINERS = (list, tuple, set, frozenset, dict, typing.Union, types.UnionType, typing.Literal, Sequence)
 
+_LONGEST_NAME = 100
+_KEYS = (str, int, float, bool)
+_BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
 
 class SagaMisuse(TypeError):
     """The program is wrong. Raised where it is written: by a class definition, at worker start, in a workflow task."""
@@ -27,8 +31,30 @@ def require_method(fn: Callable[..., Any], what: str, takes: Sequence[str]) -> N
     name = getattr(fn, "__qualname__", repr(fn))
     if not inspect.iscoroutinefunction(fn):
         raise SagaMisuse(f"{what} must be an async method: write `async def` before {name}")
-    if len(inspect.signature(fn).parameters) != len(takes):
+    parameters = inspect.signature(fn).parameters.values()
+    # It is called by position.
+    if len(parameters) != len(takes) or any(one.kind not in _BY_POSITION for one in parameters):
         raise SagaMisuse(f"{what} takes ({', '.join(takes)}); {name} takes {inspect.signature(fn)}")
+
+
+def require_name(name: object) -> None:
+    """Require a name that a key, a row of the fence and an activity id can have.
+
+    Raises:
+        SagaMisuse: it cannot be one.
+    """
+    if not isinstance(name, str):
+        raise SagaMisuse(f'a step needs a name, as in @local("seat"), before its function; it has {name!r}')
+    if not name.strip() or "/" in name or not name.isprintable() or len(name) > _LONGEST_NAME:
+        raise SagaMisuse(
+            f"a step needs a name of at most {_LONGEST_NAME} printable characters "
+            f'without "/", which separates it in keys; this one has {name!r}'
+        )
+
+
+def may_be_none(kind: Any) -> bool:
+    """Tell whether None is a value of a type."""
+    return kind is None or kind is types.NoneType or types.NoneType in get_args(kind)
 
 
 def step_types(fn: Callable[..., Any], where: str) -> tuple[Any, Any, Any]:
@@ -63,14 +89,17 @@ def not_storable(kind: Any, seen: tuple[Any, ...] = ()) -> str | None:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is typing.Literal:
         return None
+    if origin is dict and not (isinstance(arguments[0], type) and issubclass(arguments[0], _KEYS)):
+        return f"the key {getattr(arguments[0], '__name__', arguments[0])} of a dict"
     if origin in _CONTAINERS or (origin is not None and issubclass(origin, Sequence)):
         parts: Sequence[Any] = [one for one in arguments if one is not Ellipsis]
     elif kind in (list, tuple, set, dict) or typing.is_typeddict(kind):
         parts = list(get_type_hints(kind).values()) if typing.is_typeddict(kind) else []
-    elif dataclasses.is_dataclass(origin or kind):
-        parts = list(get_type_hints(origin or kind).values())
+    elif dataclasses.is_dataclass(kind):
+        parts = list(get_type_hints(kind).values())
     elif isinstance(kind, type) and issubclass(kind, (StrEnum, IntEnum)):
         parts = []
     else:
-        return getattr(kind, "__name__", repr(kind))
+        # A generic dataclass with its argument among them: the converter reads back none.
+        return repr(kind) if origin is not None else getattr(kind, "__name__", repr(kind))
     return next((problem for part in parts if (problem := not_storable(part, (*seen, kind)))), None)

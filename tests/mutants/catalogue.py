@@ -9,6 +9,7 @@ from tests.mutants import (
     commands,
     compose,
     credentials,
+    declarations,
     events,
     execution_modes,
     external,
@@ -43,6 +44,7 @@ from tests.mutants.mutant import Mutant
 MUTANTS: tuple[Mutant, ...] = (
     *fence.MUTANTS,
     *external.MUTANTS,
+    *declarations.MUTANTS,
     *identifiers.MUTANTS,
     *steps.MUTANTS,
     *orders.MUTANTS,

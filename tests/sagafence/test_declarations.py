@@ -1,0 +1,104 @@
+"""Mistakes in declarations that would otherwise show in the middle of a saga: refused where they are written."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
+from uuid import UUID
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from sagafence import PostgresFence, Provider, SagaMisuse, SagaSteps, Settles, external, local
+from sagafence.signature import not_storable
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Box(Generic[T]):
+    """A generic dataclass."""
+
+    content: T
+
+
+async def _act(_self: Any, tx: AsyncConnection, given: int) -> int:
+    del tx
+    return given
+
+
+async def _by_keyword(_self: Any, tx: AsyncConnection, *, given: int) -> int:
+    return await _act(None, tx, given)
+
+
+async def _any_number(_self: Any, tx: AsyncConnection, *given: int) -> int:
+    return await _act(None, tx, given[0])
+
+
+def _undo_named_as_its_step() -> None:
+    step = local("seat")(_act)
+
+    async def _act_(_self: Any, tx: AsyncConnection, given: int, done: int) -> None: ...
+
+    _act_.__name__ = "_act"
+    step.undo(_act_)
+
+
+def _overridden_by_a_plain_method() -> None:
+    base = type("Base", (SagaSteps,), {"act": local.pivot("seat")(_act)})
+    type("Derived", (base,), {"act": _act})
+
+
+def _result_that_says_that_nothing_was_found() -> None:
+    async def send(_self: Any, key: str, given: int) -> int | None: ...
+    async def look(_self: Any, key: str, given: int) -> int | None: ...
+
+    step = external.forward("mail", Provider("mail", Settles.BY_LOOKING_UP))(send)
+    step.lookup(look)
+    type("Steps", (SagaSteps,), {"send": step})
+
+
+def _fence() -> PostgresFence:
+    return PostgresFence(cast("AsyncEngine", None))
+
+
+def _class_for_its_instance() -> None:
+    _fence().activities_of(cast("SagaSteps", type("Steps", (SagaSteps,), {"act": local.pivot("seat")(_act)})))
+
+
+def _activity_of_ours() -> None:
+    steps = type("Steps", (SagaSteps,), {"act": local.pivot("seat", activity="sagafence.end")(_act)})
+    _fence().activities_of(steps())
+
+
+@pytest.mark.parametrize(
+    ("declare", "says"),
+    [
+        (lambda: local(cast("str", _act)), r'as in @local\("seat"\)'),
+        (lambda: local.pivot(cast("str", 3))(_act), "needs a name"),
+        (lambda: local.pivot(" ")(_act), "needs a name"),
+        (lambda: local.pivot("a\0b")(_act), "printable"),
+        (lambda: local.pivot("a" * 101)(_act), "at most 100"),
+        (lambda: local.pivot("seat", **cast("Any", {"polcy": 1}))(_act), "no option polcy"),
+        (lambda: local.pivot("seat", policy=cast("Any", 3))(_act), "policy is an ActivityPolicy"),
+        (lambda: local.pivot("seat")(cast("Any", _by_keyword)), "takes"),
+        (lambda: local.pivot("seat")(cast("Any", _any_number)), "takes"),
+        (_undo_named_as_its_step, "would take its place"),
+        (_overridden_by_a_plain_method, "Derived.act overrides a step"),
+        (_result_that_says_that_nothing_was_found, "found nothing"),
+        (_class_for_its_instance, "takes instances of SagaSteps"),
+        (_activity_of_ours, "library's own"),
+    ],
+)
+def test_it_is_refused_where_it_is_written(declare: Callable[[], object], says: str) -> None:
+    with pytest.raises(SagaMisuse, match=says):
+        declare()
+
+
+@pytest.mark.parametrize("kind", [Box[int], list[Box[int]], dict[UUID, int], dict[tuple[int, int], int]])
+def test_a_type_that_the_converter_cannot_read_back_is_refused(kind: Any) -> None:
+    assert not_storable(kind) is not None
+
+
+@pytest.mark.parametrize("kind", [dict[str, int], dict[int, list[str]], tuple[int, ...], int | None, list[set[int]]])
+def test_a_type_that_it_can_is_taken(kind: Any) -> None:
+    assert not_storable(kind) is None
