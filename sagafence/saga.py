@@ -69,8 +69,7 @@ class Saga(CompensationStack):
     async def do(self, step: Undoable[In, Out], given: In, *, instance: str = "") -> Out:
         """Run a step whose undo goes on the stack first.
 
-        `instance` tells several calls of one step apart, in a loop or side by side: the item's own id, never its index
-        in a list that may change.
+        `instance` tells several calls of one step apart, in a loop or side by side: by the item's own id.
         """
         self._require(step, Undoable, "do")
         begun, name = self._begin(step, given, instance)

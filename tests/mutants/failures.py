@@ -151,12 +151,12 @@ MUTANTS = (
         "a customer would notice each restart of Postgres",
         "sagafence/errors.py",
         "class DatabaseUnavailable(SagaError):\n"
-        '    """Postgres is away, busy or being restarted. Retried."""\n'
+        '    """Postgres is away, busy or being restarted. Retried, as the step\'s policy says."""\n'
         "\n"
         "    def __init__(self, message: str, *, next_retry_delay: timedelta | None = None) -> None:\n"
         "        super().__init__(message, non_retryable=False, next_retry_delay=next_retry_delay)\n",
         "class DatabaseUnavailable(SagaError):\n"
-        '    """Postgres is away, busy or being restarted. Retried."""\n'
+        '    """Postgres is away, busy or being restarted. Retried, as the step\'s policy says."""\n'
         "\n"
         "    def __init__(self, message: str, *, next_retry_delay: timedelta | None = None) -> None:\n"
         "        super().__init__(message, non_retryable=True, next_retry_delay=next_retry_delay)\n",

@@ -19,7 +19,7 @@ _DOCUMENT = ROOT / "docs" / "your-own-saga.md"
 _FILES = ROOT / "examples" / "trip"
 _NAMES = ("trip.sql", "trip_steps.py", "trip_story.py", "trip_worker.py", "airline.py", "pytest.ini", "test_trip.py")
 # What else is installed here must not take part.
-_PLUGINS = ("pytest_asyncio.plugin", "xdist.plugin", "sagafence.testing.plugin")
+_PLUGINS = ("pytest_asyncio.plugin", "xdist.plugin", "sagafence_pytest")
 
 
 def blocks() -> dict[str, str]:

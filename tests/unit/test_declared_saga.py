@@ -94,7 +94,7 @@ async def _until(condition: Callable[[], bool]) -> None:
 async def test_a_saga_past_its_pivot_that_cannot_go_forward_is_stuck_and_has_not_ended(books: Books) -> None:
     books.state, books.done = "past_pivot", EVERY - {"greeting"}
     books.refuses = ["room", "room"]
-    saga = BookTrip()
+    saga: Any = BookTrip()
     running = asyncio.create_task(saga.run(Trip("t")))
     await _until(lambda: running.done() or saga.status().state == "stuck")
 
@@ -106,7 +106,7 @@ async def test_a_saga_past_its_pivot_that_cannot_go_forward_is_stuck_and_has_not
 
 async def test_a_saga_that_is_stuck_past_its_pivot_takes_no_word_of_an_undo(books: Books) -> None:
     books.state, books.refuses = "past_pivot", ["room", "room"]
-    saga = BookTrip()
+    saga: Any = BookTrip()
     running = asyncio.create_task(saga.run(Trip("t")))
     await _until(lambda: running.done() or saga.status().state == "stuck")
     by_hand = Resolution("room", Verdict.UNDONE_BY_HAND, "ann", "so")
@@ -119,7 +119,7 @@ async def test_a_saga_that_is_stuck_past_its_pivot_takes_no_word_of_an_undo(book
 @pytest.mark.parametrize("result", [None, {"wrong": 1}, "text"])
 async def test_a_result_that_is_none_of_the_steps_is_refused(books: Books, result: Any) -> None:
     books.refuses = ["greeting"]
-    saga = BookTrip()
+    saga: Any = BookTrip()
     running = asyncio.create_task(saga.run(Trip("t")))
     await _until(lambda: saga.status().state == "stuck")
     said = Resolution("greeting", Verdict.HAPPENED, "ann", "I rang them", result)
@@ -140,6 +140,7 @@ async def test_a_failure_of_the_storys_own_after_the_pivot_is_a_mistake_of_the_p
         raise failure
 
     monkeypatch.setattr(BookTrip, "story", fails_late)
+    saga: Any = BookTrip()
     with pytest.raises(SagaMisuse, match="after its pivot"):
-        await asyncio.wait_for(BookTrip().run(Trip("t")), 5)
+        await asyncio.wait_for(saga.run(Trip("t")), 5)
     assert books.state == "past_pivot"

@@ -177,7 +177,7 @@ async def ending(client: Client, ws: Workspace) -> str:
                     id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                     id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 )
-            await client.get_workflow_handle_for(OpenWorkspace.run, ws.workspace_id).result()
+            await client.get_workflow_handle(ws.workspace_id).result()
         except WorkflowFailureError as error:
             return cause_of(error)
         except RPCError:
