@@ -2,12 +2,12 @@
 
 from collections.abc import Set as AbstractSet
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import asyncpg
-from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 
-from domain.bulk import DELEGATED, ORDER_ID_CONFLICT, Outcome, digest
+from domain.bulk import DELEGATED, ORDER_ID_CONFLICT, BatchReport, Outcome, digest
 from domain.model import CheckoutInput
 from domain.policies import ORDER_STATUS, bulk_workflow_id, order_id_of
 from tests.soak.book import Book
@@ -15,7 +15,6 @@ from tests.soak.harness import Harness
 from tests.soak.loads import overlapping
 from tests.soak.model import ENDINGS, NEVER_BEGUN
 from tests.soak.plan import Plan, PlannedBatch, regrouped
-from workflows.bulk import BulkCheckoutWorkflow
 
 _AGREES = {
     WorkflowExecutionStatus.COMPLETED: {"completed"},
@@ -140,7 +139,9 @@ class Promises:
     async def _of_report(
         self, workflow_id: str, run_id: str, planned: _Wanted, with_sagas: AbstractSet[str]
     ) -> list[str]:
-        handle = self._client.get_workflow_handle_for(BulkCheckoutWorkflow.run, workflow_id, run_id=run_id)
+        handle: WorkflowHandle[Any, BatchReport] = self._client.get_workflow_handle(
+            workflow_id, run_id=run_id, result_type=BatchReport
+        )
         outcomes = (await handle.result(follow_runs=False)).unpacked()
         if [outcome.order_id for outcome in outcomes] != list(planned.fingerprints):
             return [f"{workflow_id} tells of other orders than it was asked for"]

@@ -172,7 +172,8 @@ async def until_parked_again(shop: Shop, order: CheckoutInput) -> None:
 
 async def until_it_waits(shop: Shop, order_id: str) -> CheckoutStatus:
     """Wait until an order's saga says what it waits for, and give its status."""
-    handle = shop.client.get_workflow_handle_for(CheckoutWorkflow.run, checkout_workflow_id(order_id))
+    workflow_id = checkout_workflow_id(order_id)
+    handle: WorkflowHandle[Any, Any] = shop.client.get_workflow_handle(workflow_id)
 
     async def waits() -> bool:
         return (await handle.query(CheckoutWorkflow.status)).reason is not None

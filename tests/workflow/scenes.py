@@ -314,7 +314,7 @@ async def stuck_in_another_run(shop: Shop, gates: Gates) -> Handle:
     """Have the run that goes on with a stuck order bring it to its end."""
     earlier = await stuck_beyond_what_one_run_takes(shop, gates)
     await shop.database.run(MEND_UNDO["pay"])
-    newest = shop.client.get_workflow_handle_for(CheckoutWorkflow.run, earlier.id)
+    newest: Handle = shop.client.get_workflow_handle_for(CheckoutWorkflow.run, earlier.id)
     await retry(newest)
     return newest
 
