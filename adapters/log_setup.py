@@ -72,7 +72,8 @@ def configure_logging(level: str, log_format: LogFormat = LogFormat.TEXT) -> Non
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_FORMATTERS[log_format]())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("checkout").setLevel(level)
+    for ours in ("checkout", "sagafence"):
+        logging.getLogger(ours).setLevel(level)
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_uncaught
     threading.excepthook = lambda failed: _log_uncaught(

@@ -2,10 +2,10 @@
 
 from datetime import timedelta
 
-from temporalio.common import RetryPolicy, SearchAttributeKey
+from temporalio.common import SearchAttributeKey
 
 from domain.model import ExecutionMode
-from sagafence import ActivityPolicy, DatabaseRefusedStatement
+from sagafence import ActivityPolicy, retry_policy
 
 CHECKOUT_TASK_QUEUE = "checkout"
 CHECKOUT_WORKFLOW = "Checkout"
@@ -52,39 +52,30 @@ def audit_task_queue(task_queue: str) -> str:
     return f"{task_queue}-audit"
 
 
-def _retry(initial_ms: int, maximum_s: int, *, stops_when_refused: bool = True) -> RetryPolicy:
-    return RetryPolicy(
-        initial_interval=timedelta(milliseconds=initial_ms),
-        backoff_coefficient=2.0,
-        maximum_interval=timedelta(seconds=maximum_s),
-        non_retryable_error_types=[DatabaseRefusedStatement.__name__] if stops_when_refused else None,
-    )
-
-
-RESERVE = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=60), _retry(100, 5))
+RESERVE = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=60), retry_policy(100, 5))
 """Step reserve: a blip costs the shopper a tenth of a second, a database that stays away for a minute the order."""
-PAY = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=120), _retry(200, 10))
+PAY = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=120), retry_policy(200, 10))
 """Step pay: outlasts a restart or a failover of Postgres."""
-SHIP = ActivityPolicy(timedelta(seconds=5), timedelta(minutes=15), _retry(500, 30))
+SHIP = ActivityPolicy(timedelta(seconds=5), timedelta(minutes=15), retry_policy(500, 30))
 """Step ship: the customer has paid, so giving up costs a refund."""
-ENVIRONMENT = ActivityPolicy(timedelta(seconds=5), None, _retry(500, 30))
+ENVIRONMENT = ActivityPolicy(timedelta(seconds=5), None, retry_policy(500, 30))
 """A step after its own policy, while Postgres refuses the service itself: no order is rejected for that."""
-UNDO = ActivityPolicy(timedelta(seconds=10), timedelta(minutes=15), _retry(200, 60, stops_when_refused=False))
+UNDO = ActivityPolicy(timedelta(seconds=10), timedelta(minutes=15), retry_policy(200, 60, stops_when_refused=False))
 """One round of an undo. Then the order is parked, and later rounds follow."""
-RECORD = ActivityPolicy(timedelta(seconds=10), None, _retry(200, 60, stops_when_refused=False))
+RECORD = ActivityPolicy(timedelta(seconds=10), None, retry_policy(200, 60, stops_when_refused=False))
 """Recording what happened (close, complete, park, note, resolve): never gives up."""
-BATCH = ActivityPolicy(timedelta(seconds=10), timedelta(seconds=30), _retry(200, 5))
+BATCH = ActivityPolicy(timedelta(seconds=10), timedelta(seconds=30), retry_policy(200, 5))
 """A step of a whole batch; then each of its orders gets a saga of its own."""
-MAINTENANCE = ActivityPolicy(timedelta(seconds=60), timedelta(minutes=5), _retry(500, 10))
+MAINTENANCE = ActivityPolicy(timedelta(seconds=60), timedelta(minutes=5), retry_policy(500, 10))
 """The sweep, the check of a file, recording what an audit found; a caller waits for the answer."""
 AUDIT = ActivityPolicy(
     timedelta(minutes=30),
     timedelta(hours=1),
-    _retry(500, 10),
+    retry_policy(500, 10),
     heartbeat=timedelta(seconds=30),
 )
 """The audit, which reads every row: half a minute for a million orders (docs/performance.md), so this is for sixty."""
-LOOKUP = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=10), _retry(200, 2))
+LOOKUP = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=10), retry_policy(200, 2))
 """Reading an order's row for `starter.py status` and `list`: nothing depends on it, and it can be repeated."""
 
 EXECUTION_MODE = ExecutionMode.ACTIVITY

@@ -43,7 +43,7 @@ with workflow.unsafe.imports_passed_through():
         VerdictRefused,
     )
     from sagafence.operation import perform
-    from sagafence.policy import STEP_POLICY, UNDO_ATTEMPTS_WHEN_REFUSED, UNDO_POLICY, ActivityPolicy
+    from sagafence.policy import STEP_POLICY, UNDO_ATTEMPTS_WHEN_REFUSED, UNDO_POLICY, ActivityPolicy, retry_policy
     from sagafence.provider import Keeps, Key, Known, Provider, Seen, Settles, Stands, Unknown, Verdict
     from sagafence.saga import Saga
     from sagafence.saga_workflow import SagaCancelled, SagaStatus, SagaUnwound, SagaWorkflow, StepStatus
@@ -165,6 +165,7 @@ __all__ = [
     "perform",
     "purge",
     "resolve_once",
+    "retry_policy",
     "single_statement",
     "sqlstate",
     "sweep_activities",

@@ -56,6 +56,7 @@ class BoundExternalStep:
         self._owner = owner
         self._step = step
         self._fingerprint = fingerprint
+        self.input_type = step.input_type
         self._protocol = ExternalSteps(engine, step.provider)
         may_act_in = {State.OPEN, State.AT_PIVOT} if isinstance(step, Pivot) else {State.OPEN}
         self._may_act_in = {State.PAST_PIVOT} if isinstance(step, Forward) else may_act_in

@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import TextClause, text
+from sqlalchemy import Row, TextClause, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio import activity
@@ -138,7 +138,7 @@ async def do_once(  # noqa: PLR0913 - a step, and the two questions about it
             # `explain` may have seen what a concurrent attempt has committed since: then the fence has the result.
             stored = (await connection.execute(_READ, key.parameters())).one_or_none()
         if stored is not None:
-            first = stored_result(key, stored.phase, stored.fingerprint, stored.result)
+            first = stored_result(key, stored)
             if recheck is not None and (refusal := await recheck(connection)):
                 raise refusal
             return first
@@ -243,13 +243,18 @@ async def limited_refusals() -> AsyncIterator[None]:
         raise
 
 
-def stored_result(key: FenceKey, phase: str, fingerprint: str, result: dict[str, Any] | None) -> dict[str, Any]:
+async def fence_row(connection: AsyncConnection, key: FenceKey) -> Row[Any] | None:
+    """Read a step's row, if there is one."""
+    return (await connection.execute(_READ, key.parameters())).one_or_none()
+
+
+def stored_result(key: FenceKey, row: Row[Any]) -> dict[str, Any]:
     """Return what a row of the fence says, or raise why it must not be used."""
-    if fingerprint != key.fingerprint:
+    if row.fingerprint != key.fingerprint:
         raise _mismatch(key)
-    if phase != "done" or result is None:
+    if row.phase != "done" or row.result is None:
         raise StepAlreadyCompensated(f"{key.step} of {key.saga_id} was already undone; this attempt came too late")
-    return dict(result)
+    return dict(row.result)
 
 
 def _mismatch(key: FenceKey) -> IdempotencyConflict:

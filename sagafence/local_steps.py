@@ -17,7 +17,8 @@ from sagafence.calls import Resolution, SagaInput, Settled, StepCall
 from sagafence.database import transaction
 from sagafence.declare import Forward, Pivot, SagaSteps, Step
 from sagafence.errors import SagaError, StepAlreadyCompensated
-from sagafence.fence import FenceKey, close_fence, limited_refusals, resolve_once, stored_result
+from sagafence.external_steps.sql import say
+from sagafence.fence import FenceKey, close_fence, fence_row, limited_refusals, resolve_once, stored_result
 from sagafence.registry import Opening, State, Way, begin_unwind, enter, move
 from sagafence.undo import UndoOutcome, UndoResult
 
@@ -26,13 +27,8 @@ _ENTER = text("""
     VALUES (:saga_id, :step, 'done', true, :fingerprint, '{}')
     ON CONFLICT DO NOTHING RETURNING true
 """)
-_READ = text("SELECT phase, fingerprint, result FROM step_fence WHERE saga_id = :saga_id AND step = :step")
 _STORE = text("""
     UPDATE step_fence SET result = CAST(:result AS jsonb) WHERE saga_id = :saga_id AND step = :step
-""")
-_SAY = text("""
-    INSERT INTO saga_verdicts (saga_id, step, verdict, who, why, result)
-    VALUES (:saga_id, :step, :verdict, :who, :why, CAST(:result AS jsonb))
 """)
 _CLOSE = text("""
     INSERT INTO step_fence (saga_id, step, phase, had_effect, fingerprint)
@@ -54,6 +50,7 @@ class LocalStep:
         self._owner = owner
         self._step = step
         self._fingerprint = fingerprint
+        self.input_type = step.input_type
 
     async def do(self, given: Any, call: StepCall) -> Any:
         """Take effect, or return the result of the first time."""
@@ -93,19 +90,17 @@ class LocalStep:
             # Waits for an attempt under way, which then has committed or never will.
             await enter(connection, opening_of(call.opening))
             await connection.execute(_CLOSE, key.parameters())
-            row = (await connection.execute(_READ, key.parameters())).one()
-        if row.phase != "done":
+            row = await fence_row(connection, key)
+        if row is None or row.phase != "done":
             return Settled(happened=False)
-        stored = stored_result(key, row.phase, row.fingerprint, row.result)
-        return Settled(happened=True, result=stored["result"])
+        return Settled(happened=True, result=stored_result(key, row)["result"])
 
     async def resolve(self, given: Any, call: StepCall, said: Resolution) -> None:
         """Record an operator's word: from now on neither the step nor its undo has any effect for this saga."""
         key = step_key(self._step, given, call, self._fingerprint)
         async with transaction(self._engine) as connection:
             await resolve_once(connection, key)
-            row = {"saga_id": key.saga_id, "step": key.step, "verdict": said.verdict.value}
-            await connection.execute(_SAY, {**row, "who": said.who, "why": said.why, "result": json.dumps(said.result)})
+            await say(connection, key, said.verdict, who=said.who, why=said.why, result=json.dumps(said.result))
 
     @asynccontextmanager
     async def _transaction_of(self, connection: AsyncConnection) -> AsyncIterator[AsyncConnection | AsyncSession]:
@@ -137,10 +132,10 @@ async def _stored(connection: AsyncConnection, key: FenceKey) -> dict[str, Any]:
     Raises:
         StepAlreadyCompensated: it never acted, and now the saga is past it.
     """
-    row = (await connection.execute(_READ, key.parameters())).one_or_none()
+    row = await fence_row(connection, key)
     if row is None:
         raise StepAlreadyCompensated(f"{key.step} of {key.saga_id} came too late: it is being undone, or has ended")
-    return stored_result(key, row.phase, row.fingerprint, row.result)
+    return stored_result(key, row)
 
 
 def opening_of(begun: SagaInput | None) -> Opening | str:

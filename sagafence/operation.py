@@ -64,10 +64,8 @@ async def perform(  # noqa: PLR0913 - what an operation is called with
         given,
         activity_id=activity_id,
         summary=summary,
-        start_to_close_timeout=policy.start_to_close,
-        schedule_to_close_timeout=policy.schedule_to_close,
-        retry_policy=policy.retry,
         cancellation_type=_WAIT,
+        **policy.limits(),
     )
 
 

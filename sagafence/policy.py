@@ -2,8 +2,20 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypedDict
 
 from temporalio.common import RetryPolicy
+
+from sagafence.errors import DatabaseRefusedStatement
+
+
+class ActivityLimits(TypedDict):
+    """What a policy is to `workflow.execute_activity`."""
+
+    start_to_close_timeout: timedelta
+    schedule_to_close_timeout: timedelta | None
+    heartbeat_timeout: timedelta | None
+    retry_policy: RetryPolicy
 
 
 @dataclass(frozen=True)
@@ -21,20 +33,35 @@ class ActivityPolicy:
     retry: RetryPolicy
     heartbeat: timedelta | None = None
 
+    def limits(self) -> ActivityLimits:
+        """Return it as keyword arguments of `workflow.execute_activity` and its like."""
+        return {
+            "start_to_close_timeout": self.start_to_close,
+            "schedule_to_close_timeout": self.schedule_to_close,
+            "heartbeat_timeout": self.heartbeat,
+            "retry_policy": self.retry,
+        }
 
-def _retry(initial_ms: int, maximum_s: int, *, stops_when_refused: bool) -> RetryPolicy:
+
+def retry_policy(initial_ms: int, maximum_s: int, *, stops_when_refused: bool = True) -> RetryPolicy:
+    """Make the retries of a policy: after so many milliseconds, doubling up to so many seconds.
+
+    A statement that Postgres refuses is not tried again, unless `stops_when_refused` is false: for undos and records.
+    """
     return RetryPolicy(
         initial_interval=timedelta(milliseconds=initial_ms),
         maximum_interval=timedelta(seconds=maximum_s),
-        non_retryable_error_types=["DatabaseRefusedStatement"] if stops_when_refused else None,
+        non_retryable_error_types=[DatabaseRefusedStatement.__name__] if stops_when_refused else None,
     )
 
 
-STEP_POLICY = ActivityPolicy(timedelta(seconds=5), timedelta(minutes=1), _retry(100, 5, stops_when_refused=True))
+STEP_POLICY = ActivityPolicy(timedelta(seconds=5), timedelta(minutes=1), retry_policy(100, 5))
 """A step, unless its declaration says otherwise."""
-UNDO_POLICY = ActivityPolicy(timedelta(seconds=10), timedelta(minutes=15), _retry(200, 60, stops_when_refused=False))
+UNDO_POLICY = ActivityPolicy(
+    timedelta(seconds=10), timedelta(minutes=15), retry_policy(200, 60, stops_when_refused=False)
+)
 """One round of an undo, or of settling a pivot. Then the saga is stuck, and later rounds follow."""
-RECORD_POLICY = ActivityPolicy(timedelta(seconds=10), None, _retry(200, 60, stops_when_refused=False))
+RECORD_POLICY = ActivityPolicy(timedelta(seconds=10), None, retry_policy(200, 60, stops_when_refused=False))
 """Recording what happened: never gives up."""
 
 UNDO_ATTEMPTS_WHEN_REFUSED = 5

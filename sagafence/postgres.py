@@ -19,6 +19,7 @@ from sagafence.signature import SagaMisuse
 from sagafence.undo import UndoResult
 
 Activity = Callable[..., Awaitable[Any]]
+_Bound = LocalStep | BoundExternalStep
 _OURS = (END_ACTIVITY, RESOLVE_ACTIVITY)
 
 
@@ -40,7 +41,7 @@ class PostgresFence:
         Raises:
             SagaMisuse: two steps have one name or one activity, or a step asks for another kind of transaction.
         """
-        bound: dict[str, tuple[SagaSteps, Step[Any, Any]]] = {}
+        bound: dict[str, _Bound] = {}
         activities: dict[str, Activity] = {}
         names: set[str] = set()
         for owner in steps:
@@ -52,28 +53,16 @@ class PostgresFence:
                 if not isinstance(step, External) and not _is_transaction(step.transaction_type):
                     raise SagaMisuse(f'the step "{step.name}": tx is an AsyncSession or an AsyncConnection')
                 names.add(step.name)
-                bound[step.activity] = owner, step
+                bound[step.activity] = of_step = self._bound(owner, step)
                 for what, name in step.activities.items():
                     if name in _OURS:
                         raise SagaMisuse(f'the step "{step.name}": the activity {name} is the library\'s own')
                     if name in activities:
                         raise SagaMisuse(f"two steps run as the activity {name}: give one of them activity=...")
-                    activities[name] = activity.defn(name=name)(self._bind(what, owner, step))
-        return [*activities.values(), self._end(), self._resolve(bound)]
+                    activities[name] = activity.defn(name=name)(_activity(what, step, of_step))
+        return [*activities.values(), self._end(), _resolve(bound)]
 
-    def _bind(self, what: str, owner: SagaSteps, step: Step[Any, Any]) -> Activity:
-        bound_step = self._bound(owner, step)
-        bound = {"do": bound_step.do, "undo": bound_step.undo, "settle": bound_step.settle}[what]
-        answer = {"do": step.result_type, "undo": UndoResult, "settle": Settled}[what]
-
-        async def run(given: Any, call: StepCall) -> Any:
-            return await bound(given, call)
-
-        # What the SDK decodes the payloads to.
-        run.__annotations__ = {"given": step.input_type, "call": StepCall, "return": answer}
-        return run
-
-    def _bound(self, owner: SagaSteps, step: Step[Any, Any]) -> LocalStep | BoundExternalStep:
+    def _bound(self, owner: SagaSteps, step: Step[Any, Any]) -> _Bound:
         if isinstance(step, External):
             return BoundExternalStep(self._engine, owner, step, self._fingerprint)
         return LocalStep(self._engine, owner, step, self._fingerprint)
@@ -90,14 +79,26 @@ class PostgresFence:
 
         return end_saga
 
-    def _resolve(self, bound: dict[str, tuple[SagaSteps, Step[Any, Any]]]) -> Activity:
-        @activity.defn(name=RESOLVE_ACTIVITY)
-        async def resolve(said: RecordedResolution) -> None:
-            owner, step = bound[said.activity]
-            given = from_json(said.given, step.input_type)
-            await self._bound(owner, step).resolve(given, StepCall(said.instance), said.resolution)
 
-        return resolve
+def _activity(what: str, step: Step[Any, Any], bound: _Bound) -> Activity:
+    act = {"do": bound.do, "undo": bound.undo, "settle": bound.settle}[what]
+    answer = {"do": step.result_type, "undo": UndoResult, "settle": Settled}[what]
+
+    async def run(given: Any, call: StepCall) -> Any:
+        return await act(given, call)
+
+    # What the SDK decodes the payloads to.
+    run.__annotations__ = {"given": step.input_type, "call": StepCall, "return": answer}
+    return run
+
+
+def _resolve(bound: dict[str, _Bound]) -> Activity:
+    @activity.defn(name=RESOLVE_ACTIVITY)
+    async def resolve(said: RecordedResolution) -> None:
+        step = bound[said.activity]
+        await step.resolve(from_json(said.given, step.input_type), StepCall(said.instance), said.resolution)
+
+    return resolve
 
 
 def _is_transaction(kind: Any) -> bool:

@@ -318,11 +318,8 @@ async def _call(name: str, begun: _Begun, answer: Any, policy: ActivityPolicy, a
         result_type=answer,
         activity_id=activity_id,
         summary=begun.step.summary(begun.given),
-        start_to_close_timeout=policy.start_to_close,
-        schedule_to_close_timeout=policy.schedule_to_close,
-        heartbeat_timeout=policy.heartbeat,
-        retry_policy=policy.retry,
         cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        **policy.limits(),
     )
 
 

@@ -208,9 +208,7 @@ class SagaWorkflow(Generic[In, Out]):
             args=[outcome, opening],
             activity_id="end",
             summary=outcome,
-            start_to_close_timeout=self.record.start_to_close,
-            schedule_to_close_timeout=self.record.schedule_to_close,
-            retry_policy=self.record.retry,
+            **self.record.limits(),
         )
 
     # Queries and updates ----------------------------------------------------------------------------------
@@ -266,9 +264,7 @@ class SagaWorkflow(Generic[In, Out]):
                 RESOLVE_ACTIVITY,
                 RecordedResolution(resolution, step.activity, given, call.instance),
                 summary=f"{resolution.step}: {resolution.verdict}",
-                start_to_close_timeout=self.record.start_to_close,
-                schedule_to_close_timeout=self.record.schedule_to_close,
-                retry_policy=self.record.retry,
+                **self.record.limits(),
             )
         except ActivityError as error:
             raise InvalidInput(f"the resolution was not taken: {describe(error)}") from error

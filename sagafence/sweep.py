@@ -185,11 +185,8 @@ async def _look(name: str, given: object, answer: type[Answer], summary: str, po
         name,
         given,
         result_type=answer,
-        start_to_close_timeout=policy.start_to_close,
-        schedule_to_close_timeout=policy.schedule_to_close,
-        heartbeat_timeout=policy.heartbeat,
-        retry_policy=policy.retry,
         summary=summary,
+        **policy.limits(),
     )
     return result
 

@@ -174,9 +174,6 @@ async def _maintain(
         activity,
         given,
         task_queue=task_queue,
-        start_to_close_timeout=policy.start_to_close,
-        schedule_to_close_timeout=policy.schedule_to_close,
-        heartbeat_timeout=policy.heartbeat,
-        retry_policy=policy.retry,
         summary=summary,
+        **policy.limits(),
     )

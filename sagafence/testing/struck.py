@@ -11,33 +11,20 @@ from sagafence.testing.trial import Trial
 Run = Callable[[Trial], Awaitable[None]]
 
 
-def _passing(strike: Strike, *, times: int = 1) -> Run:
-    """Strike at the step's requests, which may then work."""
+def _passing(strike: Strike, *, times: int = 1, in_undo: bool = False) -> Run:
+    """Strike at the requests of the step, or of its undo, which may then work."""
 
     async def run(trial: Trial) -> None:
         step = step_of(trial)
-        struck = _provider(trial).strike(strike, match=step.calls, times=times)
+        name, calls = (step.undo, step.undo_calls) if in_undo else (step.do, step.calls)
+        if in_undo:
+            begin_unwind(trial)
+        struck = _provider(trial).strike(strike, match=calls, times=times)
         if strike is Strike.ACT_THEN_SILENCE:
-            trial.faults.limit(step.do, start_to_close=ONE_ATTEMPT)
+            trial.faults.limit(name, start_to_close=ONE_ATTEMPT)
         async with trial.working():
             await _ended(trial, struck)
-        _require_hits(trial, struck, step.calls)
-
-    return run
-
-
-def _passing_in_undo(strike: Strike) -> Run:
-    """Strike at the request of the step's undo."""
-
-    async def run(trial: Trial) -> None:
-        step = step_of(trial)
-        begin_unwind(trial)
-        struck = _provider(trial).strike(strike, match=step.undo_calls)
-        if strike is Strike.ACT_THEN_SILENCE:
-            trial.faults.limit(step.undo, start_to_close=ONE_ATTEMPT)
-        async with trial.working():
-            await _ended(trial, struck)
-        _require_hits(trial, struck, step.undo_calls)
+        _require_hits(trial, struck, calls)
 
     return run
 
@@ -94,7 +81,7 @@ RUNS: dict[Kind, Run] = {
     Kind.PROVIDER_ACTS_THEN_500_FOR_GOOD: _for_good(Strike.ACT_THEN_500),
     Kind.PROVIDER_ANSWERS_LATE: _for_good(Strike.ACT_THEN_SILENCE),
     Kind.PROVIDER_ACTS_LATE: _for_good(Strike.SILENCE_THEN_ACT),
-    Kind.UNDO_PROVIDER_ACTS_THEN_500: _passing_in_undo(Strike.ACT_THEN_500),
-    Kind.UNDO_PROVIDER_ACTS_IN_SILENCE: _passing_in_undo(Strike.ACT_THEN_SILENCE),
-    Kind.UNDO_PROVIDER_HEARS_TWICE: _passing_in_undo(Strike.ACT_TWICE),
+    Kind.UNDO_PROVIDER_ACTS_THEN_500: _passing(Strike.ACT_THEN_500, in_undo=True),
+    Kind.UNDO_PROVIDER_ACTS_IN_SILENCE: _passing(Strike.ACT_THEN_SILENCE, in_undo=True),
+    Kind.UNDO_PROVIDER_HEARS_TWICE: _passing(Strike.ACT_TWICE, in_undo=True),
 }

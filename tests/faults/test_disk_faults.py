@@ -92,7 +92,7 @@ async def full_file_system(site: Site, fired: Counter[str]) -> AsyncIterator[Non
         yield
         await until(lambda: crashed_for_want_of_a_segment(site), "Postgres has crashed for want of a log segment")
         fired["crashes"] += 1
-        fired["attempts failed"] = sum(said(worker, "WARNING checkout.database") for worker in site.workers)
+        fired["attempts failed"] = sum(said(worker, "WARNING sagafence.database") for worker in site.workers)
     finally:
         filler.unlink()
     await until(lambda: is_back(site), "Postgres is back")

@@ -29,7 +29,7 @@ import devstack.stack
 devstack.stack.DEFAULT_PORTS = devstack.stack.Ports(*(int(port) for port in sys.argv.pop().split(",")))
 runpy.run_module("devstack", run_name="__main__", alter_sys=True)
 """
-_PARTS = ("activities", "adapters", "client", "devstack", "domain", "terminal", "workflows")
+_PARTS = ("activities", "adapters", "client", "devstack", "domain", "sagafence", "terminal", "workflows")
 _FILES = ("starter.py", "worker.py", "setup.sql", "Makefile")
 
 

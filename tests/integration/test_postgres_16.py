@@ -12,11 +12,11 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client, WorkflowFailureError
 
-from adapters import database as adapter
 from adapters import schema
 from adapters.database import create_audit_engine, create_engine
 from devstack.stack import DATABASE, make_database
 from sagafence import DatabaseUnavailable, transaction
+from sagafence import database as library
 from sagafence.devservers.postgres import PostgresServer
 from tests.conftest import Database, Shop, database_on, postgres_of_its_own
 from tests.identifiers import disagreements
@@ -84,7 +84,7 @@ async def test_every_character_means_the_same_to_it(database: Database) -> None:
 async def test_a_transaction_that_lives_too_long_is_ended_and_is_an_outage(
     database: Database, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter, "_TRANSACTION_SECONDS", 0.5)
+    monkeypatch.setattr(library, "_TRANSACTION_SECONDS", 0.5)
 
     async def go_on() -> None:
         async with asyncio.timeout(20), transaction(engine) as connection:

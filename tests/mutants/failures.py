@@ -131,7 +131,7 @@ MUTANTS = (
     Mutant(
         "forward-steps-retry-what-needs-a-person",
         "a customer would wait a minute, or fifteen, for a missing right",
-        "domain/policies.py",
+        "sagafence/policy.py",
         "[DatabaseRefusedStatement.__name__] if stops_when_refused else None",
         "None",
         at(DATABASE, "test_only_forward_steps_give_up_at_once_when_a_person_is_needed"),

@@ -18,8 +18,8 @@ MUTANTS = (
         "do-ignores-the-fingerprint",
         "another order under the same id would be answered with the first one's result",
         _FILE,
-        "    if fingerprint != key.fingerprint:\n        raise _mismatch(key)\n    if phase",
-        "    if phase",
+        "    if row.fingerprint != key.fingerprint:\n        raise _mismatch(key)\n    if row.phase",
+        "    if row.phase",
         at(CONTRACT, "test_other_content_under_the_same_order_id_is_refused[reserve-done-do]"),
     ),
     Mutant(
@@ -61,19 +61,19 @@ MUTANTS = (
         "late-do-after-a-tombstone-succeeds",
         "the saga would go on with a step that was undone (P4)",
         _FILE,
-        '    if phase != "done" or result is None:\n'
+        '    if row.phase != "done" or row.result is None:\n'
         '        raise StepAlreadyCompensated(f"{key.step} of {key.saga_id} was already undone; '
         'this attempt came too late")\n'
-        "    return dict(result)\n",
-        "    return dict(result or {})\n",
+        "    return dict(row.result)\n",
+        "    return dict(row.result or {})\n",
         at(FENCE, "test_a_step_that_was_undone_or_resolved_never_takes_effect"),
     ),
     Mutant(
         "do-after-its-undo-answers-the-old-result",
         "a late attempt would report success for an effect that was reversed",
         _FILE,
-        '    if phase != "done" or result is None:',
-        "    if result is None:",
+        '    if row.phase != "done" or row.result is None:',
+        "    if row.result is None:",
         at(CONTRACT, "test_a_do_after_its_tombstone_is_refused[reserve-True]"),
     ),
     Mutant(

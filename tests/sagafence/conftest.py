@@ -1,6 +1,7 @@
 """A database with the library's tables, workers of declared sagas, and a bench for one external step."""
 
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import asyncpg
 import pytest
@@ -11,6 +12,7 @@ from devstack.stack import DevStack
 from sagafence import install
 from sagafence.provider import Keeps, Provider
 from tests.conftest import DROP, Database, named_database
+from tests.sagafence.bare import Bare, bare_database
 from tests.sagafence.bench import Bench, make_tables
 from tests.sagafence.elsewhere import Elsewhere
 from tests.sagafence.http_provider import HttpProvider
@@ -18,6 +20,13 @@ from tests.sagafence.trips import Trips
 
 MakeBench = Callable[..., Bench]
 _EFFECTS = "CREATE TABLE effects (number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, saga_id text, step text)"
+
+
+@pytest.fixture
+async def bare(stack: DevStack, administrator: Any) -> AsyncIterator[Bare]:
+    """A database with the library's tables and nothing else."""
+    async with bare_database(stack, administrator) as made:
+        yield made
 
 
 @pytest.fixture

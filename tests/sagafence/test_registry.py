@@ -1,15 +1,12 @@
 """The saga's row: written once, touched by every step, refused by everything after the end."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import Any
 
 import pytest
 
-from devstack.stack import DevStack
 from sagafence import (
     IdempotencyConflict,
     InvalidInput,
@@ -18,17 +15,11 @@ from sagafence import (
     transaction,
 )
 from sagafence.registry import Opening, State, Way, begin_unwind, end, enter, move
-from tests.sagafence.bare import Bare, bare_database, write_fence
+from tests.sagafence.bare import Bare, write_fence
 
 OPENING = Opening("s-1", "Move", "queue", {"from": "a", "to": ["b", None, 1.5]}, fingerprint="f1")
 ANOTHERS = replace(OPENING, fingerprint="f2")
 OF_ANOTHER_TYPE = replace(OPENING, workflow_type="Stay", fingerprint="")
-
-
-@pytest.fixture
-async def bare(stack: DevStack, administrator: Any) -> AsyncIterator[Bare]:
-    async with bare_database(stack, administrator) as made:
-        yield made
 
 
 async def entered(bare: Bare, saga: Opening | str) -> State:

@@ -1,24 +1,15 @@
 """Retention: what ended long ago goes, its tombstone stays, and nothing else is touched."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
-from devstack.stack import DevStack
 from sagafence import Purged, purge, transaction
 from sagafence.registry import Opening, State, Way, begin_unwind, end, enter
-from tests.sagafence.bare import Bare, bare_database, write_fence
+from tests.sagafence.bare import Bare, write_fence
 
 A_WEEK = timedelta(days=7)
-
-
-@pytest.fixture
-async def bare(stack: DevStack, administrator: Any) -> AsyncIterator[Bare]:
-    async with bare_database(stack, administrator) as made:
-        yield made
 
 
 def opening(saga_id: str) -> Opening:

@@ -38,12 +38,6 @@ _FACTS = """
 
 
 @pytest.fixture
-async def bare(stack: DevStack, administrator: Any) -> AsyncIterator[Bare]:
-    async with bare_database(stack, administrator) as made:
-        yield made
-
-
-@pytest.fixture
 async def empty(stack: DevStack, administrator: Any) -> AsyncIterator[Bare]:
     async with bare_database(stack, administrator, installed=False) as made:
         yield made

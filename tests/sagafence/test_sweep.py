@@ -32,7 +32,7 @@ from sagafence.lost import LostSagas, Runs, SagaRows
 from sagafence.registry import Opening, end, enter
 from sagafence.sweep import IdleInput, IdleSaga
 from tests.faults.lab.proxy import Proxy
-from tests.sagafence.bare import Bare, bare_database
+from tests.sagafence.bare import Bare
 from tests.sagafence.moves import Move, Stay
 
 
@@ -106,12 +106,6 @@ class Ground:
 
     async def idle(self) -> list[IdleSaga]:
         return (await self.lost().find_idle(IdleInput(100, 0))).sagas
-
-
-@pytest.fixture
-async def bare(stack: DevStack, administrator: Any) -> AsyncIterator[Bare]:
-    async with bare_database(stack, administrator) as made:
-        yield made
 
 
 @pytest.fixture
@@ -305,7 +299,8 @@ async def test_nothing_is_concluded_from_a_temporal_that_is_away(ground: Ground)
         for ask in (ground.lost(runs=beyond).find_lost, ground.lost(runs=beyond).start_lost):
             with pytest.raises(RPCError) as away:
                 await ask(idle)
-            assert away.value.status in {RPCStatusCode.UNAVAILABLE, RPCStatusCode.UNKNOWN}
+            # What the client says of a link that is cut depends on how far the call had come.
+            assert away.value.status in {RPCStatusCode.UNAVAILABLE, RPCStatusCode.UNKNOWN, RPCStatusCode.CANCELLED}
 
     assert not await ground.is_known(gone.saga_id)
 

@@ -95,6 +95,12 @@ class Trips:
                 await asyncio.sleep(0.02)
         return status
 
+    async def until_begun(self, handle: WorkflowHandle[BookTrip, Any]) -> None:
+        """Wait for the first step of a run: a cancel that comes before it finds nothing to undo."""
+        async with asyncio.timeout(20):
+            while not (await handle.query(BookTrip.status)).steps:
+                await asyncio.sleep(0.02)
+
     async def until_step(self, handle: WorkflowHandle[BookTrip, Any], step: str, state: str) -> None:
         """Wait for the state of one step."""
         async with asyncio.timeout(20):

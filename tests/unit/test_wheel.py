@@ -14,16 +14,12 @@ import pytest
 from devstack.stack import ROOT
 from sagafence.devservers import placement, temporal
 from sagafence.devservers.process import ServerFailed
+from tests.scripts import load
 
 
 @pytest.fixture(scope="module")
 def prove() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("prove", ROOT / "deploy/wheel/prove.py")
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return load("deploy/wheel/prove.py")
 
 
 def test_a_wheel_that_lacks_a_file_or_has_another_is_refused(prove: ModuleType) -> None:
