@@ -10,14 +10,14 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from sagafence.calls import Resolution, Settled, StepCall
+from sagafence.calls import Resolution, Settled, StepCall, Way
 from sagafence.declare import External, Forward, Pivot, SagaSteps
 from sagafence.external_steps import Calls, ExternalSteps
 from sagafence.external_steps.state import Phase, Step
 from sagafence.fence import FenceKey
-from sagafence.local_steps import from_json, opening_of, step_key, to_json
+from sagafence.local_steps import from_json, opening_of, refuse_while_unwinding, step_key, to_json
 from sagafence.provider import Happened, Key, Seen
-from sagafence.registry import Opening, State, Way, begin_unwind, enter, lock, move
+from sagafence.registry import Opening, State, begin_unwind, enter, lock, move
 from sagafence.undo import UndoOutcome, UndoResult
 
 
@@ -68,10 +68,13 @@ class BoundExternalStep:
         """Have the effect at the provider, or return the result of the first time."""
         saga = opening_of(call.opening)
 
-        async def may_call(connection: AsyncConnection) -> bool:
-            return await enter(connection, saga) in self._may_act_in
-
         key = self._key(given, call)
+
+        async def may_call(connection: AsyncConnection) -> bool:
+            state = await enter(connection, saga)
+            refuse_while_unwinding(state, key)
+            return state in self._may_act_in
+
         return await self._protocol.do(key, to_json(given), self._calls, enter=may_call, pivot=self._pivot_of(key))
 
     async def undo(self, given: Any, call: StepCall) -> UndoResult:

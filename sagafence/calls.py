@@ -1,6 +1,7 @@
 """What a saga's workflow and its activities say to each other, besides a step's own input and result."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from sagafence.provider import Verdict
@@ -45,3 +46,35 @@ class Resolution:
     """How they know: for the record."""
     result: Any = None
     """The step's result, as JSON, where it happened."""
+
+
+class Way(StrEnum):
+    """Where an undo leads."""
+
+    BACK = "back"
+    FORWARD = "forward"
+    """The pivot was passed, or may have been, by this run or an earlier one: nothing may be undone."""
+    NOWHERE = "nowhere"
+    """The saga has ended, and all that was to be undone is."""
+
+
+@dataclass(frozen=True)
+class EarlierStep:
+    """A step that an earlier run of the saga has begun, and what its undo takes."""
+
+    step: str
+    activity: str
+    undo_activity: str
+    """Empty where the worker has no such step any more."""
+    given: Any
+    instance: str
+    is_external: bool
+
+
+@dataclass(frozen=True)
+class Unwinding:
+    """Which way an unwind leads, and what it has to undo besides the steps of its own run."""
+
+    way: Way
+    earlier: list[EarlierStep] = field(default_factory=list)
+    """Those that were begun first come first."""

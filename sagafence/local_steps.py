@@ -13,18 +13,18 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from temporalio import activity
 
-from sagafence.calls import Resolution, SagaInput, Settled, StepCall
+from sagafence.calls import Resolution, SagaInput, Settled, StepCall, Way
 from sagafence.database import transaction
 from sagafence.declare import Forward, Pivot, SagaSteps, Step
 from sagafence.errors import SagaError, StepAlreadyCompensated
 from sagafence.external_steps.sql import say
 from sagafence.fence import FenceKey, close_fence, fence_row, limited_refusals, resolve_once, stored_result
-from sagafence.registry import Opening, State, Way, begin_unwind, enter, move
+from sagafence.registry import Opening, State, begin_unwind, enter, move
 from sagafence.undo import UndoOutcome, UndoResult
 
 _ENTER = text("""
-    INSERT INTO step_fence (saga_id, step, phase, had_effect, fingerprint, result)
-    VALUES (:saga_id, :step, 'done', true, :fingerprint, '{}')
+    INSERT INTO step_fence (saga_id, step, phase, had_effect, fingerprint, given, result)
+    VALUES (:saga_id, :step, 'done', true, :fingerprint, CAST(:given AS jsonb), CAST(:result AS jsonb))
     ON CONFLICT DO NOTHING RETURNING true
 """)
 _STORE = text("""
@@ -57,8 +57,9 @@ class LocalStep:
         key = step_key(self._step, given, call, self._fingerprint)
         async with _errors_of_the_step(), transaction(self._engine) as connection:
             state = await enter(connection, opening_of(call.opening))
+            refuse_while_unwinding(state, key)
             may_act = state is (State.PAST_PIVOT if isinstance(self._step, Forward) else State.OPEN)
-            if not may_act or (await connection.execute(_ENTER, key.parameters())).scalar_one_or_none() is None:
+            if not may_act or not await _entered(connection, key, given, "{}"):
                 return from_json((await _stored(connection, key))["result"], self._step.result_type)
             async with self._transaction_of(connection) as tx:
                 result = await _called(self._step.fn, self._owner, tx, given)
@@ -96,10 +97,16 @@ class LocalStep:
         return Settled(happened=True, result=stored_result(key, row)["result"])
 
     async def resolve(self, given: Any, call: StepCall, said: Resolution) -> None:
-        """Record an operator's word: from now on neither the step nor its undo has any effect for this saga."""
+        """Record an operator's word: from now on neither the step nor its undo has any effect for this saga.
+
+        Of a step after the pivot it is the result, which every later attempt returns.
+        """
         key = step_key(self._step, given, call, self._fingerprint)
         async with transaction(self._engine) as connection:
-            await resolve_once(connection, key)
+            if isinstance(self._step, Forward):
+                await _entered(connection, key, given, json.dumps({"result": said.result}))
+            else:
+                await resolve_once(connection, key)
             await say(connection, key, said.verdict, who=said.who, why=said.why, result=json.dumps(said.result))
 
     @asynccontextmanager
@@ -124,6 +131,22 @@ def step_key(step: Step[Any, Any], given: Any, call: StepCall, fingerprint: Call
     saga_id = activity.info().workflow_id
     assert saga_id is not None, "a step is called by a workflow"
     return FenceKey(saga_id, f"{step.name}/{call.instance}" if call.instance else step.name, fingerprint(given))
+
+
+def refuse_while_unwinding(state: State, key: FenceKey) -> None:
+    """Let no do answer any more, not even by its stored result: an unwind that was accepted is carried through.
+
+    Raises:
+        StepAlreadyCompensated: the saga unwinds.
+    """
+    if state is State.UNWINDING:
+        raise StepAlreadyCompensated(f"{key.step} of {key.saga_id} came too late: the saga is being undone")
+
+
+async def _entered(connection: AsyncConnection, key: FenceKey, given: Any, result: str) -> bool:
+    """Write the step's row and return whether this is the first time."""
+    row = {**key.parameters(), "given": json.dumps(to_json(given)), "result": result}
+    return bool((await connection.execute(_ENTER, row)).scalar_one_or_none())
 
 
 async def _stored(connection: AsyncConnection, key: FenceKey) -> dict[str, Any]:

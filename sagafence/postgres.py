@@ -7,20 +7,22 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from temporalio import activity
 
 from sagafence.bound_external import BoundExternalStep
-from sagafence.calls import SagaInput, Settled, StepCall
+from sagafence.calls import SagaInput, Settled, StepCall, Unwinding
 from sagafence.database import transaction
 from sagafence.declare import External, SagaSteps, Step, declared
 from sagafence.errors import IdempotencyConflict
 from sagafence.fingerprint import fingerprint
 from sagafence.local_steps import LocalStep, from_json, opening_of
 from sagafence.registry import end
+from sagafence.saga import UNWIND_ACTIVITY
 from sagafence.saga_workflow import END_ACTIVITY, RESOLVE_ACTIVITY, RecordedResolution
 from sagafence.signature import SagaMisuse
 from sagafence.undo import UndoResult
+from sagafence.unwinding import unwind
 
 Activity = Callable[..., Awaitable[Any]]
 _Bound = LocalStep | BoundExternalStep
-_OURS = (END_ACTIVITY, RESOLVE_ACTIVITY)
+_OURS = (UNWIND_ACTIVITY, END_ACTIVITY, RESOLVE_ACTIVITY)
 
 
 class PostgresFence:
@@ -43,7 +45,7 @@ class PostgresFence:
         """
         bound: dict[str, _Bound] = {}
         activities: dict[str, Activity] = {}
-        names: set[str] = set()
+        names: dict[str, Step[Any, Any]] = {}
         for owner in steps:
             if not isinstance(owner, SagaSteps):
                 raise SagaMisuse(f"activities_of takes instances of SagaSteps, not {owner!r}")
@@ -52,7 +54,7 @@ class PostgresFence:
                     raise SagaMisuse(f'two steps are named "{step.name}": they would take each other\'s fence row')
                 if not isinstance(step, External) and not _is_transaction(step.transaction_type):
                     raise SagaMisuse(f'the step "{step.name}": tx is an AsyncSession or an AsyncConnection')
-                names.add(step.name)
+                names[step.name] = step
                 bound[step.activity] = of_step = self._bound(owner, step)
                 for what, name in step.activities.items():
                     if name in _OURS:
@@ -60,12 +62,22 @@ class PostgresFence:
                     if name in activities:
                         raise SagaMisuse(f"two steps run as the activity {name}: give one of them activity=...")
                     activities[name] = activity.defn(name=name)(_activity(what, step, of_step))
-        return [*activities.values(), self._end(), _resolve(bound)]
+        return [*activities.values(), self._unwind(names), self._end(), _resolve(bound)]
 
     def _bound(self, owner: SagaSteps, step: Step[Any, Any]) -> _Bound:
         if isinstance(step, External):
             return BoundExternalStep(self._engine, owner, step, self._fingerprint)
         return LocalStep(self._engine, owner, step, self._fingerprint)
+
+    def _unwind(self, steps: dict[str, Step[Any, Any]]) -> Activity:
+        @activity.defn(name=UNWIND_ACTIVITY)
+        async def unwind_saga(begun: list[str], given: SagaInput) -> Unwinding:
+            saga = opening_of(given)
+            assert not isinstance(saga, str), "it was given"
+            async with transaction(self._engine) as connection:
+                return await unwind(connection, saga, begun, steps)
+
+        return unwind_saga
 
     def _end(self) -> Activity:
         @activity.defn(name=END_ACTIVITY)

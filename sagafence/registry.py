@@ -8,12 +8,13 @@ transaction and take the row's lock until its end. No other lock may be held bef
 
 import json
 from dataclasses import dataclass
-from enum import Enum, StrEnum, auto
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from sagafence.calls import Way
 from sagafence.errors import IdempotencyConflict, InvalidInput, StepAlreadyCompensated
 
 # Whose row it is. A text alone, without an opening, has neither type nor fingerprint.
@@ -34,15 +35,25 @@ _TOUCH = text("""
     UPDATE sagas SET updated_at = clock_timestamp() WHERE saga_id = :saga_id AND state <> 'ended' RETURNING state
 """)
 
-_UNWIND = text(f"""
-    UPDATE sagas AS present
-       SET state = CASE WHEN state = 'open' THEN 'unwinding' ELSE state END, updated_at = clock_timestamp()
-     WHERE saga_id = :saga_id AND state <> 'ended' AND {_IS_OURS}
+_UNWIND = text("""
+    UPDATE sagas SET state = CASE WHEN state = 'open' THEN 'unwinding' ELSE state END, updated_at = clock_timestamp()
+     WHERE saga_id = :saga_id AND state <> 'ended'
+    RETURNING state
+""")
+
+# A saga none of whose steps has committed anything has no row until here. A step of an earlier run that is under way
+# still comes before this, and then is seen, or after it, and then does nothing.
+_ENTER_UNWIND = text(f"""
+    INSERT INTO sagas AS present (saga_id, workflow_id, workflow_type, namespace, task_queue, input, fingerprint, state)
+    VALUES (:saga_id, :workflow_id, :workflow_type, :namespace, :task_queue, CAST(:input AS jsonb), :fingerprint,
+            'unwinding')
+    ON CONFLICT (saga_id) DO UPDATE
+       SET state = CASE WHEN present.state = 'open' THEN 'unwinding' ELSE present.state END,
+           updated_at = clock_timestamp()
+     WHERE present.state <> 'ended' AND {_IS_OURS}
     RETURNING state
 """)  # noqa: S608 - put together from our own constants
 
-# A saga none of whose steps has committed anything has no row until here. Its tombstones are in the fence, and have to
-# be found by retention like all others.
 _END = text(f"""
     INSERT INTO sagas AS present
            (saga_id, workflow_id, workflow_type, namespace, task_queue, input, fingerprint, state, outcome, ended_at)
@@ -50,7 +61,8 @@ _END = text(f"""
             'ended', :outcome, clock_timestamp())
     ON CONFLICT (saga_id) DO UPDATE
        SET state = 'ended', outcome = excluded.outcome, updated_at = clock_timestamp(), ended_at = clock_timestamp()
-     WHERE present.state <> 'ended' AND {_IS_OURS}
+     WHERE present.state <> 'ended' AND (present.state <> 'unwinding' OR excluded.outcome <> 'completed')
+       AND {_IS_OURS}
     RETURNING state
 """)  # noqa: S608 - put together from our own constants
 
@@ -74,16 +86,6 @@ class State(StrEnum):
     PAST_PIVOT = "past_pivot"
     UNWINDING = "unwinding"
     ENDED = "ended"
-
-
-class Way(Enum):
-    """Where an undo leads."""
-
-    BACK = auto()
-    FORWARD = auto()
-    """The pivot was passed, or may have been, by this run or an earlier one: nothing may be undone."""
-    NOWHERE = auto()
-    """The saga has ended, and all that was to be undone is."""
 
 
 @dataclass(frozen=True)
@@ -134,12 +136,14 @@ async def move(connection: AsyncConnection, saga_id: str, to: State, *came_from:
 
 
 async def begin_unwind(connection: AsyncConnection, saga: Opening | str) -> Way:
-    """Note in the transaction of an undo that the saga unwinds, unless it must not. Without a row it may.
+    """Note that the saga unwinds, unless it must not; an `Opening` writes the row where there is none yet.
+
+    The id alone is what an undo has. Without a row it may undo, and notes nothing.
 
     Raises:
         IdempotencyConflict: the row belongs to another saga, whose effects must stay.
     """
-    row = await _take(connection, _UNWIND, _parameters(saga))
+    row = await _take(connection, _UNWIND if isinstance(saga, str) else _ENTER_UNWIND, _parameters(saga))
     if row is None or row.state == State.UNWINDING:
         return Way.BACK
     if row.state != State.ENDED or (row.outcome == COMPLETED and not row.is_purged):
@@ -151,6 +155,7 @@ async def end(connection: AsyncConnection, saga: Opening | str, outcome: str) ->
     """Note that all is settled, and how it ended. From now on every do is refused. Safe to repeat.
 
     Raises:
+        StepAlreadyCompensated: it is being undone, and must not end as completed.
         IdempotencyConflict: the saga has ended in another way, or the row belongs to another saga.
     """
     given = _parameters(saga)
@@ -158,6 +163,8 @@ async def end(connection: AsyncConnection, saga: Opening | str, outcome: str) ->
         return
     stored = (await connection.execute(_READ, given)).one()
     _refuse_anothers(stored, given)
+    if stored.state != State.ENDED:
+        raise StepAlreadyCompensated(f"saga {given['saga_id']} is being undone: it cannot be completed")
     if stored.outcome != outcome:
         raise IdempotencyConflict(f"saga {given['saga_id']} has ended as {stored.outcome} already, not as {outcome}")
 

@@ -1,14 +1,17 @@
 """What a story is told with: steps in sequence and side by side, the pivot, and what comes after it."""
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar, overload
 
 from temporalio import workflow
 from temporalio.exceptions import FailureError
 
-from sagafence.calls import Resolution, SagaInput, Settled, StepCall
+from sagafence.begun import Begun, undo_earlier
+from sagafence.calls import EarlierStep, Resolution, SagaInput, StepCall, Unwinding, Way
 from sagafence.compensation import (
     Compensation,
     Completed,
@@ -22,9 +25,9 @@ from sagafence.compensation import (
 )
 from sagafence.declare import External, Forward, In, Out, Pivot, Step, Undoable
 from sagafence.errors import IdempotencyConflict
-from sagafence.policy import ActivityPolicy
-from sagafence.provider import Verdict
-from sagafence.signature import SagaMisuse, may_be_none
+from sagafence.policy import RECORD_POLICY, ActivityPolicy
+from sagafence.resolutions import why_not
+from sagafence.signature import SagaMisuse
 from sagafence.stack import CompensationStack, Phase
 from sagafence.undo import UndoOutcome, UndoResult
 
@@ -35,14 +38,7 @@ D = TypeVar("D")
 T = TypeVar("T")
 Part = Coroutine[Any, Any, T]
 
-
-@dataclass(frozen=True)
-class _Begun:
-    """A step as the story began it."""
-
-    step: Step[Any, Any]
-    given: Any
-    call: StepCall
+UNWIND_ACTIVITY = "sagafence.unwind"
 
 
 class Saga(CompensationStack):
@@ -56,13 +52,16 @@ class Saga(CompensationStack):
         **callbacks: Any,
     ) -> None:
         super().__init__(backoff=backoff, on_stuck=on_stuck, **callbacks)
+        self._input: SagaInput | None = None
         self._opening: SagaInput | None = None
-        self._begun: dict[str, _Begun] = {}
+        self._record = RECORD_POLICY
+        self._begun: dict[str, Begun] = {}
         self._pivot: str | None = None
         self._is_past_pivot = False
         self._first_failed: str | None = None
         self._conflicts: set[str] = set()
-        self._resolutions: dict[str, Resolution] = {}
+        self._earlier: dict[str, EarlierStep] = {}
+        self._goes_back = False
 
     # What a story says ------------------------------------------------------------------------------------
 
@@ -72,9 +71,12 @@ class Saga(CompensationStack):
         `instance` tells several calls of one step apart, in a loop or side by side: by the item's own id.
         """
         self._require(step, Undoable, "do")
-        begun, name = self._begin(step, given, instance)
-        with self.step(name, lambda: self._undo_declared(name, begun)):
-            value: Out = await self._attempt(begun, name)
+        begun = self._begin(step, given, instance)
+        with self.step(begun.name, partial(self._undo_declared, begun)):
+            value: Out = await self._attempt(begun)
+        if (task := asyncio.current_task()) and task.cancelling():
+            # The result was faster than the cancel, and has swallowed it: what the story waits for next may never come.
+            raise asyncio.CancelledError
         return value
 
     async def pivot(self, step: Pivot[In, Out], given: In) -> Out:
@@ -82,32 +84,32 @@ class Saga(CompensationStack):
         self._require(step, Pivot, "pivot")
         if running := [entry.step for entry in self._stack if entry.state is StepState.RUNNING]:
             raise SagaMisuse(f'the pivot "{step.name}" has to wait for {", ".join(running)}: it runs beside no step')
-        begun, name = self._begin(step, given, "")
-        self._pivot = name
+        begun = self._begin(step, given, "")
+        self._pivot = name = begun.name
         with self.step(name, _is_settled) as entry:
             try:
-                value: Out = await self._attempt(begun, name)
-            except (FailureError, TimeoutError, asyncio.CancelledError) as error:
+                value: Out = await self._attempt(begun)
+            except (FailureError, TimeoutError, asyncio.CancelledError):
                 if name in self._conflicts:
                     raise  # the row is another request's: there is nothing of ours to settle
-                settled = await self._uninterrupted(self._insist(entry, lambda: self._settle(name, begun)))
+                settled = await self._uninterrupted(self._insist(entry, begun.settle))
                 if not settled.happened:
                     raise
-                if isinstance(error, asyncio.CancelledError) and (task := asyncio.current_task()):
-                    task.uncancel()
                 value = _typed(settled.result, step.result_type)
             self._is_past_pivot = True
             self.cancellation.overrule()
+            while (task := asyncio.current_task()) and task.cancelling():
+                task.uncancel()
         return value
 
     async def then(self, step: Forward[In, Out], given: In, *, instance: str = "") -> Out:
         """Run a step after the pivot, until it is done or an operator says that it happened."""
         self._require(step, Forward, "then")
-        begun, name = self._begin(step, given, instance)
-        with self.step(name, _is_settled) as entry:
-            done = await self._uninterrupted(self._insist(entry, lambda: self._forward(name, begun)))
-        result: Out = _typed(done.result, step.result_type)
-        return result
+        begun = self._begin(step, given, instance)
+        with self.step(begun.name, _is_settled) as entry:
+            result = await self._uninterrupted(self._insist(entry, begun.do))
+        value: Out = _typed(result, step.result_type)
+        return value
 
     @overload
     async def together(self, a: Part[A], b: Part[B], /) -> tuple[A, B]: ...
@@ -153,13 +155,23 @@ class Saga(CompensationStack):
         """Whether the saga only goes forward."""
         return self._is_past_pivot
 
-    def opens_with(self, given: SagaInput) -> None:
-        """Have the first step record the saga with its input, for a sweep that has to start it again."""
-        self._opening = given
+    def opens_with(self, given: SagaInput, record: ActivityPolicy) -> None:
+        """Have the saga recorded with its input: by its first step, for a sweep that has to start it again.
 
-    async def wait_to_go_forward(self, found: Irrevocable) -> None:
-        """Be stuck at the step whose undo found no way back, until `retry` or the backoff's time."""
-        entry = self._entry(found.step)
+        `record` is how the beginning of an unwind is recorded.
+        """
+        self._input = self._opening = given
+        self._record = record
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether it is certain that the saga is undone: no run of it has come to the pivot, and none will."""
+        return self._goes_back
+
+    async def wait_to_go_forward(self) -> None:
+        """Be stuck at the step that failed where there is no way back, until `retry` or the backoff's time."""
+        failed = [entry for entry in self._stack if entry.state is StepState.FAILED]
+        entry = [*self._stack, *failed][-1] if self._stack else self.add_compensation("story", _is_settled)
         self._mark(entry, StepState.STUCK, entry.detail)
         await self._on_stuck([entry])
         await self._wait_for_another_round()
@@ -171,47 +183,38 @@ class Saga(CompensationStack):
 
     def judge(self, resolution: Resolution) -> None:
         """Act on what an operator says of a stuck step, once that is recorded."""
-        name, step = resolution.step, self._begun[resolution.step].step
-        # Of an external step, the next round finds in its row what was said.
-        if not isinstance(step, External):
-            if isinstance(step, Forward):
-                self._resolutions[name] = resolution
-            else:
-                self.resolve(name, f"{resolution.verdict}: {resolution.why}")
+        step = self._step_of(resolution.step)
+        is_external = step.is_external if isinstance(step, EarlierStep) else isinstance(step, External)
+        # Of other steps than these, the next round finds in their row what was said.
+        if not (is_external or isinstance(step, Forward)):
+            self.resolve(resolution.step, f"{resolution.verdict}: {resolution.why}")
         self.retry()
 
-    def refusal_of(self, resolution: Resolution) -> str | None:  # noqa: PLR0911 - one way out for each reason
+    def refusal_of(self, resolution: Resolution) -> str | None:
         """Say why a resolution cannot be taken, or None."""
-        name, verdict = resolution.step, resolution.verdict
-        if name not in self.stuck_steps:
-            return f"{name} is not stuck; stuck: {', '.join(self.stuck_steps) or 'nothing'}"
-        step = self._begun[name].step
+        if resolution.step not in self.stuck_steps:
+            return f"{resolution.step} is not stuck; stuck: {', '.join(self.stuck_steps) or 'nothing'}"
         if self._phase is Phase.SETTLED:
-            return f"{name} has no way back: the saga only goes forward, so retry it"
-        if isinstance(step, (Pivot, Forward)) and verdict is Verdict.UNDONE_BY_HAND:
-            return f"{name} is not being undone: say whether it {Verdict.HAPPENED} or {Verdict.NEVER} did"
-        is_told = resolution.result is not None or not isinstance(step, External)
-        if verdict is Verdict.HAPPENED and is_told and (problem := _unfit(resolution.result, step.result_type)):
-            return f"{name} needs its result, as its do gives it: {problem}"
-        if isinstance(step, External):
-            return None
-        if isinstance(step, Pivot):
-            return f"{name} is in the database, which knows what became of it: retry once it answers"
-        if isinstance(step, Forward) is not (verdict is Verdict.HAPPENED):
-            wanted = Verdict.HAPPENED if isinstance(step, Forward) else Verdict.UNDONE_BY_HAND
-            return f"{name} can only be resolved as {wanted}"
-        return None
+            return f"{resolution.step} has no way back: the saga only goes forward, so retry it"
+        return why_not(resolution, self._step_of(resolution.step))
 
-    def begun(self, step: str) -> tuple[Step[Any, Any], Any, StepCall]:
-        """Return how the story began a step: its declaration, its input, and which call of it this is."""
-        begun = self._begun[step]
-        return begun.step, begun.given, begun.call
+    def begun(self, name: str) -> tuple[str, Any, str]:
+        """Return how a step was begun: as which activity, with which input, and which of its calls it is."""
+        if earlier := self._earlier.get(name):
+            return earlier.activity, earlier.given, earlier.instance
+        begun = self._begun[name]
+        return begun.step.activity, begun.given, begun.call.instance
+
+    def _step_of(self, name: str) -> Step[Any, Any] | EarlierStep:
+        return self._earlier.get(name) or self._begun[name].step
 
     async def run(
         self, story: Coroutine[Any, Any, T], *, is_partly_undone: bool = False
     ) -> Completed[T] | Unwound | Irrevocable | StillStuck:
         """Run the story; unwind it when it fails or is cancelled before the pivot."""
         ended = await super().run(self._guarded(story), is_partly_undone=is_partly_undone)
+        if inspect.getcoroutinestate(story) is inspect.CORO_CREATED:  # a cancel was there before its first line
+            story.close()
         if isinstance(ended, Unwound) and self._first_failed:  # side by side, not the one that was begun first
             return replace(ended, failed_step=self._first_failed)
         return ended
@@ -224,6 +227,35 @@ class Saga(CompensationStack):
                 raise SagaMisuse(f"the story failed after its pivot {self._pivot}: {describe(error)}") from error
             raise
 
+    # Its unwind -------------------------------------------------------------------------------------------
+
+    async def _unwind(self) -> Irrevocable | StillStuck | None:
+        if self._input is not None and not self._goes_back:
+            found = await self._begin_unwind(self._input)
+            if found.way is Way.FORWARD:
+                self.rounds += 1
+                return self._go_forward(Irrevocable(self._stack[-1].step if self._stack else ""))
+            self._goes_back, self._opening = True, None
+            for earlier in found.earlier:
+                self._earlier[earlier.step] = earlier
+                self.must_undo(earlier.step, partial(self._undo_earlier, earlier))
+        return await super()._unwind()
+
+    async def _begin_unwind(self, given: SagaInput) -> Unwinding:
+        """Record that the saga unwinds, before anything is undone, and learn what earlier runs have left to undo."""
+        found: Unwinding = await workflow.execute_activity(
+            UNWIND_ACTIVITY,
+            args=[[entry.step for entry in self._stack], given],
+            result_type=Unwinding,
+            activity_id="unwind",
+            summary="cancelled" if self.cancellation.is_requested else "failed",
+            **self._record.limits(),
+        )
+        return found
+
+    async def _undo_earlier(self, earlier: EarlierStep) -> UndoResult:
+        return await undo_earlier(earlier, self._entry(earlier.step).rounds)
+
     # One step ---------------------------------------------------------------------------------------------
 
     def _require(self, step: Step[Any, Any], kind: type[Step[Any, Any]], verb: str) -> None:
@@ -234,17 +266,17 @@ class Saga(CompensationStack):
         if kind is not Forward and self._pivot is not None:
             raise SagaMisuse(f'"{step.name}" comes after the pivot "{self._pivot}", where only saga.then may be used')
 
-    def _begin(self, step: Step[Any, Any], given: Any, instance: str) -> tuple[_Begun, str]:
+    def _begin(self, step: Step[Any, Any], given: Any, instance: str) -> Begun:
         name = f"{step.name}/{instance}" if instance else step.name
         if name in self._begun:
             raise SagaMisuse(f'the step "{name}" was begun before: tell its calls apart with instance=...')
-        self._begun[name] = begun = _Begun(step, given, StepCall(instance, self._opening))
-        return begun, name
+        self._begun[name] = begun = Begun(name, step, given, StepCall(instance, self._opening))
+        return begun
 
-    async def _attempt(self, begun: _Begun, name: str) -> Any:
-        step = begun.step
+    async def _attempt(self, begun: Begun) -> Any:
+        name = begun.name
         try:
-            value = await _call(step.activity, begun, step.result_type, step.policy, name)
+            value = await begun.do(answer=begun.step.result_type)
         except BaseException as error:
             self._first_failed = self._first_failed or name
             if find_cause(error, IdempotencyConflict.__name__):
@@ -253,35 +285,21 @@ class Saga(CompensationStack):
         self._opening = None  # a step has recorded it
         return value
 
-    async def _undo_declared(self, name: str, begun: _Begun) -> UndoResult:
-        step, rounds = begun.step, self._entry(name).rounds
-        activity_id = f"undo-{name}" if rounds == 1 else f"undo-{name}-{rounds}"
+    async def _undo_declared(self, begun: Begun) -> UndoResult:
         try:
-            undone: UndoResult = await _call(step.undo_activity, begun, UndoResult, step.undo_policy, activity_id)
+            return await begun.undo(self._entry(begun.name).rounds)
         except FailureError as error:
             # Only where the do was refused for the same reason does the row belong to another request.
-            if name in self._conflicts and find_cause(error, IdempotencyConflict.__name__):
+            if begun.name in self._conflicts and find_cause(error, IdempotencyConflict.__name__):
                 return UndoResult(UndoOutcome.NOTHING_TO_UNDO)
             raise
-        return undone
 
-    async def _settle(self, name: str, begun: _Begun) -> Settled:
-        step, rounds = begun.step, self._entry(name).rounds
-        activity_id = f"settle-{name}" if rounds == 1 else f"settle-{name}-{rounds}"
-        settled: Settled = await _call(step.activities["settle"], begun, Settled, step.undo_policy, activity_id)
-        return settled
-
-    async def _forward(self, name: str, begun: _Begun) -> Settled:
-        step, rounds = begun.step, self._entry(name).rounds
-        activity_id = name if rounds == 1 else f"{name}-{rounds}"
-        return Settled(True, await _call(step.activity, begun, None, step.policy, activity_id))
-
-    async def _insist(self, entry: Compensation, attempt: Callable[[], Awaitable[Settled]]) -> Settled:
+    async def _insist(self, entry: Compensation, attempt: Callable[[int], Awaitable[T]]) -> T:
         """Try until it works or an operator has resolved it; stuck after each round that fails."""
         while True:
             entry.rounds += 1
             try:
-                return await attempt()
+                return await attempt(entry.rounds)
             except (FailureError, TimeoutError) as error:
                 self._mark(entry, StepState.STUCK, describe(error))
             finally:
@@ -290,8 +308,6 @@ class Saga(CompensationStack):
             await self._wait_for_another_round()
             self._retry_requested = False
             self._mark(entry, StepState.RUNNING, "")
-            if said := self._resolutions.pop(entry.step, None):
-                return Settled(True, said.result)
 
     def _entry(self, name: str) -> Compensation:
         return next(entry for entry in self._stack if entry.step == name)
@@ -311,18 +327,6 @@ class Saga(CompensationStack):
                 continue  # an eviction comes again, and as another kind, at the next wait
 
 
-async def _call(name: str, begun: _Begun, answer: Any, policy: ActivityPolicy, activity_id: str) -> Any:
-    return await workflow.execute_activity(
-        name,
-        args=[begun.given, begun.call],
-        result_type=answer,
-        activity_id=activity_id,
-        summary=begun.step.summary(begun.given),
-        cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-        **policy.limits(),
-    )
-
-
 async def _is_settled() -> UndoResult:
     """Undo a pivot that has been settled as never: there is nothing to undo."""
     return UndoResult(UndoOutcome.NOTHING_TO_UNDO)
@@ -331,16 +335,6 @@ async def _is_settled() -> UndoResult:
 def _typed(value: Any, kind: Any) -> Any:
     converter = workflow.payload_converter()
     return converter.from_payload(converter.to_payload(value), kind)
-
-
-def _unfit(value: Any, kind: Any) -> str | None:
-    if value is None and kind is not Any and not may_be_none(kind):
-        return "there is none"  # the converter lets it through
-    try:
-        _typed(value, kind)
-    except Exception as error:  # noqa: BLE001 - the converter raises whatever the type's constructor does
-        return describe(error)
-    return None
 
 
 def _is_bug(error: BaseException) -> bool:

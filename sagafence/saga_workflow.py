@@ -176,20 +176,18 @@ class SagaWorkflow(Generic[In, Out]):
 
     async def _run(self, given: In) -> Out:
         saga, opening = self._the_saga, SagaInput(given, self.fingerprint_of(given))
-        saga.opens_with(opening)
-        ended = await saga.run(self.story(saga, given))
+        saga.opens_with(opening, self.record)
         is_told_again = False
-        while isinstance(ended, Irrevocable):
+        while isinstance(ended := await saga.run(self._told(saga, given, opening)), Irrevocable):
             # An earlier run has passed the pivot, or come to it: the story is told again from what is stored.
             if is_told_again:
-                await saga.cancellation.protect(saga.wait_to_go_forward(ended))
+                await saga.cancellation.protect(saga.wait_to_go_forward())
             is_told_again = True
             saga = self._saga = self._new_saga()
-            saga.opens_with(opening)
+            saga.opens_with(opening, self.record)
             saga.cancellation.overrule()
-            ended = await saga.run(self.story(saga, given))
         self._ended_as = _name_of(ended)
-        if saga.compensations:
+        if isinstance(ended, Unwound):
             await saga.cancellation.protect(self._end(self._ended_as, opening))
         self._show()
         await wait_until(workflow.all_handlers_finished)
@@ -201,6 +199,12 @@ class SagaWorkflow(Generic[In, Out]):
         if saga.cancellation.is_from_temporal:
             raise CancelledError("cancelled; everything is undone")
         raise SagaCancelled(saga.cancellation.reason)
+
+    async def _told(self, saga: Saga, given: In, opening: SagaInput) -> Out:
+        """Tell the story, and record that it came to its end: where another run is being undone, it has not."""
+        value = await self.story(saga, given)
+        await self._end("completed", opening)
+        return value
 
     async def _end(self, outcome: str, opening: SagaInput) -> None:
         await workflow.execute_activity(
@@ -223,14 +227,13 @@ class SagaWorkflow(Generic[In, Out]):
 
     @workflow.update
     async def cancel(self, reason: str) -> None:
-        """Ask for an unwind, and return once it has begun. Refused once an unwind has begun, and past the pivot.
+        """Ask for an unwind, and return once it is recorded. Refused once an unwind has begun, and past the pivot.
 
-        While the pivot's outcome is unknown, neither is known yet: then this waits until it is settled.
+        Where the pivot's outcome is unknown, to this run or an earlier one, this waits until it is settled.
         """
-        saga = self._the_saga
-        saga.cancellation.request(reason)
-        await wait_until(lambda: saga.is_unwinding or saga.is_past_pivot or bool(self._ended_as))
-        if not saga.is_unwinding:
+        self._the_saga.cancellation.request(reason)
+        await wait_until(lambda: self._the_saga.goes_back or self._the_saga.is_past_pivot or bool(self._ended_as))
+        if not self._the_saga.goes_back:
             raise InvalidInput("too late: the saga has passed its point of no return meanwhile")
 
     @cancel.validator
@@ -258,11 +261,11 @@ class SagaWorkflow(Generic[In, Out]):
     @workflow.update
     async def resolve(self, resolution: Resolution) -> SagaStatus:
         """Record what an operator says of a stuck step, and act on it."""
-        step, given, call = self._the_saga.begun(resolution.step)
+        activity, given, instance = self._the_saga.begun(resolution.step)
         try:
             await workflow.execute_activity(
                 RESOLVE_ACTIVITY,
-                RecordedResolution(resolution, step.activity, given, call.instance),
+                RecordedResolution(resolution, activity, given, instance),
                 summary=f"{resolution.step}: {resolution.verdict}",
                 **self.record.limits(),
             )

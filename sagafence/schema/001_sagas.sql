@@ -70,6 +70,7 @@ CREATE TABLE IF NOT EXISTS step_fence (
     result      jsonb,                 -- what the first attempt answered, and every later one repeats
     created_at  timestamptz NOT NULL DEFAULT now(),
     updated_at  timestamptz NOT NULL DEFAULT now(),
+    given       jsonb,                 -- what a declared step was called with, and its undo is called with
     PRIMARY KEY (saga_id, step),
     CONSTRAINT step_fence_phase_is_known CHECK (phase IN (
         'done',     -- the step's effect stands

@@ -1,6 +1,14 @@
 """Faults in declared sagas: what a story's verbs promise, and what a second run finds."""
 
-from tests.mutants.killers import LIBRARY_EXTERNAL_SAGAS, LIBRARY_FINGERPRINT, LIBRARY_LOCAL_SAGAS, at
+from tests.mutants.killers import (
+    DECLARED_SAGA,
+    LIBRARY_EXTERNAL_SAGAS,
+    LIBRARY_FINGERPRINT,
+    LIBRARY_LOCAL_SAGAS,
+    LIBRARY_REGISTRY,
+    LIBRARY_SECOND_RUNS,
+    at,
+)
 from tests.mutants.mutant import Mutant
 
 _SAGA = "sagafence/saga.py"
@@ -8,6 +16,8 @@ _WORKFLOW = "sagafence/saga_workflow.py"
 _LOCAL = "sagafence/local_steps.py"
 _EXTERNAL = "sagafence/bound_external.py"
 _FINGERPRINT = "sagafence/fingerprint.py"
+_UNWINDING = "sagafence/unwinding.py"
+_REGISTRY = "sagafence/registry.py"
 _CANCEL_OF_A_SECOND_RUN = (
     "test_a_cancel_of_a_second_run_takes_nothing_back_that_the_first_has_passed_the_pivot_with[greeting]"
 )
@@ -66,8 +76,8 @@ MUTANTS = (
         "step-after-the-pivot-gives-up",
         "the saga would be left half done with no way back",
         _SAGA,
-        "            done = await self._uninterrupted(self._insist(entry, lambda: self._forward(name, begun)))\n",
-        "            done = await self._forward(name, begun)\n",
+        "            result = await self._uninterrupted(self._insist(entry, begun.do))\n",
+        "            result = await begun.do()\n",
         at(LIBRARY_LOCAL_SAGAS, _AFTER_THE_PIVOT),
         hangs=True,
     ),
@@ -75,8 +85,8 @@ MUTANTS = (
         "unknown-pivot-counts-as-never",
         "what the pivot paid for would be undone",
         _SAGA,
-        "                settled = await self._uninterrupted(self._insist(entry, lambda: self._settle(name, begun)))\n",
-        "                settled = Settled(happened=False)\n",
+        "                settled = await self._uninterrupted(self._insist(entry, begun.settle))\n",
+        "                settled = type('Settled', (), {'happened': False})\n",
         at(LIBRARY_EXTERNAL_SAGAS, _UNKNOWN_PIVOT),
         hangs=True,
     ),
@@ -84,8 +94,8 @@ MUTANTS = (
         "another-request-is-stuck",
         "whoever takes a taken id would leave a saga that waits for an operator",
         _SAGA,
-        "            if name in self._conflicts and find_cause(",
-        "            if name not in self._conflicts and find_cause(",
+        "            if begun.name in self._conflicts and find_cause(",
+        "            if begun.name not in self._conflicts and find_cause(",
         at(LIBRARY_LOCAL_SAGAS, _ANOTHER_REQUEST),
         hangs=True,
     ),
@@ -110,7 +120,7 @@ MUTANTS = (
         "cancel-that-came-too-late-is-answered-well",
         "who asked for it would believe that everything is undone",
         _WORKFLOW,
-        "        if not saga.is_unwinding:\n            raise",
+        "        if not self._the_saga.goes_back:\n            raise",
         "        if False:\n            raise",
         at(
             LIBRARY_LOCAL_SAGAS,
@@ -166,5 +176,93 @@ MUTANTS = (
         "sort_keys=True",
         "sort_keys=False",
         at(LIBRARY_FINGERPRINT, "test_the_sequence_of_keys_and_of_members_says_nothing_and_that_of_a_list_does"),
+    ),
+    Mutant(
+        "earlier-runs-steps-stay-in-effect",
+        "a second run that is cancelled early would end, and leave what the first had done",
+        _UNWINDING,
+        "[row for row in rows if row.step not in begun]",
+        "[]",
+        at(LIBRARY_SECOND_RUNS, "test_what_is_cancelled_before_its_first_step_undoes_what_the_first_run_did"),
+    ),
+    Mutant(
+        "earlier-runs-steps-are-undone-in-any-sequence",
+        "what later steps need would be taken away under them",
+        _UNWINDING,
+        "     ORDER BY created_at, step\n",
+        "     ORDER BY created_at DESC, step\n",
+        at(LIBRARY_SECOND_RUNS, "test_what_is_cancelled_before_its_first_step_undoes_what_the_first_run_did"),
+    ),
+    Mutant(
+        "unwind-forgets-what-may-have-happened-elsewhere",
+        "a call whose answer was never heard would keep its effect",
+        _UNWINDING,
+        "phase NOT IN ('never', 'undone', 'resolved')",
+        "phase = 'done'",
+        at(
+            LIBRARY_EXTERNAL_SAGAS,
+            "test_a_second_run_that_is_cancelled_before_its_first_step_reverses_what_the_first_may_have_done_elsewhere",
+        ),
+    ),
+    Mutant(
+        "unwind-takes-rows-of-others-for-declared-steps",
+        "a saga that also uses the fence itself would be stuck in every unwind of a second run",
+        _UNWINDING,
+        " AND given IS NOT NULL",
+        "",
+        at(LIBRARY_SECOND_RUNS, "test_a_row_of_the_fence_that_no_declared_step_wrote_is_left_to_whoever_wrote_it"),
+        hangs=True,
+    ),
+    Mutant(
+        "do-answers-while-the-saga-unwinds",
+        "a cancel that was accepted would wait for whatever the story of the next run waits for",
+        _LOCAL,
+        "    if state is State.UNWINDING:\n",
+        "    if state is None:\n",
+        at(LIBRARY_SECOND_RUNS, "test_a_cancel_that_was_accepted_is_not_forgotten_with_its_run"),
+    ),
+    Mutant(
+        "undone-saga-completes",
+        "a run that came to its end beside the unwind of another would report success",
+        _REGISTRY,
+        "AND (present.state <> 'unwinding' OR excluded.outcome <> 'completed')",
+        "",
+        at(LIBRARY_REGISTRY, "test_an_unwind_before_any_step_writes_the_row_and_refuses_completion_only"),
+    ),
+    Mutant(
+        "unwind-before-any-step-writes-no-row",
+        "a first step that is under way would be missed, and its saga would end without it",
+        _REGISTRY,
+        "_UNWIND if isinstance(saga, str) else _ENTER_UNWIND",
+        "_UNWIND",
+        at(LIBRARY_SECOND_RUNS, "test_a_step_that_is_under_way_for_a_lost_run_is_seen_by_the_unwind_of_the_next"),
+    ),
+    Mutant(
+        "cancel-is-swallowed-by-the-result-of-a-step",
+        "a saga that waits for a signal next would never hear of it",
+        _SAGA,
+        "        if (task := asyncio.current_task()) and task.cancelling():\n            # The result",
+        "        if False:\n            # The result",
+        at(DECLARED_SAGA, "test_a_cancel_that_a_steps_result_overtakes_is_heard_by_what_the_story_waits_for"),
+    ),
+    Mutant(
+        "operators-result-is-not-kept",
+        "the next run would be stuck at a step that was settled by hand",
+        _LOCAL,
+        "            if isinstance(self._step, Forward):\n                await _entered",
+        "            if False:\n                await _entered",
+        at(
+            LIBRARY_SECOND_RUNS,
+            "test_what_an_operator_said_of_a_step_after_the_pivot_is_its_result_in_later_runs_too",
+        ),
+        hangs=True,
+    ),
+    Mutant(
+        "step-that-no-worker-has-counts-as-undone",
+        "what the code of another release did would stay, without a word",
+        "sagafence/begun.py",
+        "    if not earlier.undo_activity:\n",
+        '    if not earlier.undo_activity:\n        return UndoResult("already_undone")\n    if False:\n',
+        at(DECLARED_SAGA, "test_a_step_of_an_earlier_run_that_no_worker_has_is_stuck_until_one_has_it"),
     ),
 )

@@ -15,7 +15,7 @@ from devstack.stack import DevStack
 from sagafence import install, transaction
 from sagafence.registry import Opening, enter
 
-_BLOCKED = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+BLOCKED = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Bare:
     async def until_blocked(self, sessions: int = 1) -> None:
         """Return once so many sessions wait for a lock."""
         async with asyncio.timeout(20):
-            while await self.value(_BLOCKED) < sessions:
+            while await self.value(BLOCKED) < sessions:
                 await asyncio.sleep(0.005)
 
 

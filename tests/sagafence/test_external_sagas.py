@@ -130,3 +130,21 @@ async def test_an_operator_settles_what_nobody_can_find_out(elsewhere: Elsewhere
     [row] = await elsewhere.database.fetch("SELECT step, verdict, who, why FROM saga_verdicts")
     assert tuple(row) == ("mail", "happened", "ann", "it is in their log")
     assert await elsewhere.held() == ALL
+
+
+async def test_a_second_run_that_is_cancelled_before_its_first_step_reverses_what_the_first_may_have_done_elsewhere(
+    elsewhere: Elsewhere,
+) -> None:
+    elsewhere.crm.faults.append(Fault.ACTS_AND_WAITS)
+    async with elsewhere.working():
+        handle = await elsewhere.start()
+        await elsewhere.crm.is_held.wait()
+        await handle.terminate("lost")
+        again = await elsewhere.start(handle.id)
+        await again.cancel()
+        with pytest.raises(WorkflowFailureError):
+            await again.result()
+        held, state = await elsewhere.held(), await elsewhere.saga_state()
+        elsewhere.crm.may_go_on.set()
+
+    assert (held, state) == (NONE, "ended")

@@ -14,7 +14,8 @@ from sagafence import (
     purge,
     transaction,
 )
-from sagafence.registry import Opening, State, Way, begin_unwind, end, enter, move
+from sagafence.calls import Way
+from sagafence.registry import Opening, State, begin_unwind, end, enter, move
 from tests.sagafence.bare import Bare, write_fence
 
 OPENING = Opening("s-1", "Move", "queue", {"from": "a", "to": ["b", None, 1.5]}, fingerprint="f1")
@@ -145,7 +146,6 @@ async def test_inputs_are_not_compared_where_one_of_them_has_no_fingerprint(bare
 
 
 async def test_an_unwinding_saga_lets_steps_in_and_stays_unwinding(bare: Bare) -> None:
-    """A run that was started again must get its stored results, or it would not know what to undo."""
     await entered(bare, OPENING)
     await unwinding(bare, "s-1")
     await unwinding(bare, OPENING)
@@ -195,6 +195,27 @@ async def test_an_undo_before_any_step_notes_nothing(bare: Bare) -> None:
     await unwinding(bare, "s-1")
 
     assert await bare.states() == {}
+
+
+async def test_an_unwind_before_any_step_writes_the_row_and_refuses_completion_only(bare: Bare) -> None:
+    await unwinding(bare, OPENING)
+
+    assert await bare.states() == {"s-1": "unwinding"}
+    with pytest.raises(StepAlreadyCompensated, match="s-1 is being undone: it cannot be completed"):
+        await ended(bare, OPENING, "completed")
+    assert await bare.states() == {"s-1": "unwinding"}
+    await ended(bare, OPENING, "unwound")
+    assert await bare.states() == {"s-1": "ended"}
+
+
+async def test_an_unwind_waits_for_the_first_step_that_is_under_way(bare: Bare) -> None:
+    async with transaction(bare.engine) as step:
+        await enter(step, OPENING)
+        unwind = asyncio.create_task(unwinding(bare, OPENING))
+        await bare.until_blocked()
+
+    assert await unwind is Way.BACK
+    assert await bare.states() == {"s-1": "unwinding"}
 
 
 async def test_a_saga_whose_steps_never_committed_ends_with_a_row_that_refuses(bare: Bare) -> None:

@@ -6,7 +6,8 @@ from datetime import timedelta
 import pytest
 
 from sagafence import Purged, purge, transaction
-from sagafence.registry import Opening, State, Way, begin_unwind, end, enter
+from sagafence.calls import Way
+from sagafence.registry import Opening, State, begin_unwind, end, enter
 from tests.sagafence.bare import Bare, write_fence
 
 A_WEEK = timedelta(days=7)

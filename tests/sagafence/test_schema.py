@@ -44,9 +44,10 @@ async def empty(stack: DevStack, administrator: Any) -> AsyncIterator[Bare]:
 
 
 async def test_the_checkout_and_the_library_make_the_same_fence(bare: Bare, database: Database) -> None:
+    """But for the input of declared steps, which the checkout has none of."""
     for query in (_COLUMNS, _CONSTRAINTS, _STORAGE):
         checkouts = [tuple(row) for row in await database.fetch(query)]
-        assert await bare.rows(query) == checkouts
+        assert [row for row in await bare.rows(query) if row[0] != "given"] == checkouts
         assert checkouts
 
 

@@ -50,7 +50,9 @@ class TripSteps(SagaSteps):
         self.held: dict[str, Attempt] = {}
         self.broken: set[str] = set()
         self.lost: set[str] = set()
-        """Steps whose first attempt commits, and is not heard of."""
+        """Activities whose first attempt commits, and is not heard of."""
+        self.refuses: set[str] = set()
+        """Activities whose next attempt is refused."""
 
     def hold(self, name: str) -> Attempt:
         """Hold the next attempt of an activity."""

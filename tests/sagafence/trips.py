@@ -14,7 +14,8 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, 
 
 from sagafence import PostgresFence, SagaStatus
 from tests.conftest import Database
-from tests.sagafence.trip_steps import Booking, Trip, TripSteps
+from tests.sagafence.bare import BLOCKED
+from tests.sagafence.trip_steps import Booking, Full, Trip, TripSteps
 from tests.sagafence.trip_story import BookTrip, IssueTicket
 
 
@@ -35,8 +36,11 @@ class _Losing(Interceptor):
                 if attempt := steps.held.pop(f"before {activity.info().activity_id}", None):
                     attempt.has_come.set()
                     await attempt.may_go.wait()
+                if (name := activity.info().activity_type) in steps.refuses:
+                    steps.refuses.remove(name)
+                    raise Full("not now")
                 answer = await super().execute_activity(input)
-                if (name := activity.info().activity_type) in lost:
+                if name in lost:
                     lost.remove(name)
                     raise ConnectionResetError("the answer was lost")
                 return answer
@@ -81,6 +85,12 @@ class Trips:
         """Count what a saga holds."""
         rows = await self.database.fetch("SELECT step FROM effects WHERE saga_id = $1", handle.id)
         return Counter(row["step"] for row in rows)
+
+    async def until_blocked(self) -> None:
+        """Wait until a session waits for a lock."""
+        async with asyncio.timeout(20):
+            while not await self.database.value(BLOCKED):
+                await asyncio.sleep(0.005)
 
     async def activities(self, handle: WorkflowHandle[Any, Any]) -> list[str]:
         """List the ids of the activities that a saga has scheduled."""

@@ -1,6 +1,7 @@
 """A declared saga without servers: its database is a few rows in memory, and asyncio stands in for the workflow."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,9 +11,9 @@ from temporalio import workflow
 from temporalio.converter import DataConverter
 from temporalio.exceptions import ApplicationError, FailureError
 
-from sagafence import Resolution, SagaMisuse, UndoOutcome, UndoResult, Verdict
-from sagafence.calls import Settled
-from tests.sagafence.trip_steps import Booking, Trip
+from sagafence import InvalidInput, Resolution, SagaCancelled, SagaMisuse, UndoOutcome, UndoResult, Verdict
+from sagafence.calls import EarlierStep, Settled, Unwinding, Way
+from tests.sagafence.trip_steps import Booking, Trip, TripSteps
 from tests.sagafence.trip_story import BookTrip
 
 _DO = {"book_room": "room", "book_seat": "seat", "issue_ticket": "ticket", "greet": "greeting"}
@@ -28,29 +29,66 @@ class Books:
     done: set[str] = field(default_factory=set)
     refuses: list[str] = field(default_factory=list)
     """Steps whose next do fails, each time that they are named."""
+    removed: set[str] = field(default_factory=set)
+    """Steps that no worker has any more."""
+    broken: set[str] = field(default_factory=set)
+    """Steps whose undo fails."""
+    overtakes: str = ""
+    """The step whose result comes although the step is to be cancelled."""
+    undone: list[str] = field(default_factory=list)
+    resolved: list[tuple[str, str]] = field(default_factory=list)
     reason: str | None = None
 
-    async def call(self, activity: str, *_: Any, args: tuple[Any, ...] = (), **__: Any) -> Any:
+    async def call(self, activity: str, *given: Any, args: tuple[Any, ...] = (), **__: Any) -> Any:
         """Run an activity."""
         await asyncio.sleep(0)
-        if activity == "sagafence.end":
-            self.state, self.ended_as = "ended", args[0]
-            return None
+        args = args or given
+        if activity.startswith("sagafence."):
+            return self._library(activity, *args)
         if activity == "issue_ticket.settle":
             return Settled(happened="ticket" in self.done, result={"step": "ticket", "number": 1})
         instance = args[1].instance
         step = (_DO | _UNDO)[activity]
         name = f"{step}/{instance}" if instance else step
         if activity in _DO:
-            return self._do(name)
+            value = self._do(name)
+            if name == self.overtakes:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.Event().wait()
+            return value
         if self.state == "past_pivot":
             return UndoResult(UndoOutcome.IRREVOCABLE)
+        if name in self.broken:
+            raise ApplicationError(f"{name} cannot be undone", type="Failed")
         self.state = "unwinding"
+        self.undone.append(name)
         had_effect = name in self.done
         self.done.discard(name)
         return UndoResult(UndoOutcome.REVERSED if had_effect else UndoOutcome.NOTHING_TO_UNDO)
 
+    def _library(self, activity: str, *args: Any) -> Any:
+        if activity == "sagafence.unwind":
+            return self._unwind(args[0])
+        if activity == "sagafence.resolve":
+            return self.resolved.append((args[0].activity, args[0].instance))
+        self.state, self.ended_as = "ended", args[0]
+        return None
+
+    def _unwind(self, begun: list[str]) -> Unwinding:
+        if self.state == "past_pivot":
+            return Unwinding(Way.FORWARD)
+        self.state = "unwinding"
+        earlier = [name for name in EVERY if name in self.done and name not in begun]
+        return Unwinding(Way.BACK, [self._earlier(name) for name in earlier])
+
+    def _earlier(self, name: str) -> EarlierStep:
+        step, _, instance = name.partition("/")
+        undo_activity = next((undo for undo, of in _UNDO.items() if of == step and step not in self.removed), "")
+        return EarlierStep(name, f"book_{step}", undo_activity, Trip("t"), instance, is_external=False)
+
     def _do(self, name: str) -> Any:
+        if self.state == "unwinding":
+            raise ApplicationError(f"{name} is being undone", type="StepAlreadyCompensated")
         if name in self.refuses:
             self.refuses.remove(name)
             raise ApplicationError(f"{name} fails", type="Failed")
@@ -83,7 +121,12 @@ def books(monkeypatch: pytest.MonkeyPatch) -> Books:
     return made
 
 
-EVERY = {"room", "seat/there", "seat/back", "ticket", "greeting"}
+EVERY = ["room", "seat/there", "seat/back", "ticket", "greeting"]
+
+
+async def _run() -> Any:
+    saga: Any = BookTrip()
+    return await saga.run(Trip("t"))
 
 
 async def _until(condition: Callable[[], bool]) -> None:
@@ -92,7 +135,7 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 
 async def test_a_saga_past_its_pivot_that_cannot_go_forward_is_stuck_and_has_not_ended(books: Books) -> None:
-    books.state, books.done = "past_pivot", EVERY - {"greeting"}
+    books.state, books.done = "past_pivot", set(EVERY[:-1])
     books.refuses = ["room", "room"]
     saga: Any = BookTrip()
     running = asyncio.create_task(saga.run(Trip("t")))
@@ -101,7 +144,7 @@ async def test_a_saga_past_its_pivot_that_cannot_go_forward_is_stuck_and_has_not
     assert books.state == "past_pivot"
     await saga.retry()
     await asyncio.wait_for(running, 5)
-    assert (books.ended_as, books.done) == ("completed", EVERY)
+    assert (books.ended_as, books.done) == ("completed", set(EVERY))
 
 
 async def test_a_saga_that_is_stuck_past_its_pivot_takes_no_word_of_an_undo(books: Books) -> None:
@@ -144,3 +187,93 @@ async def test_a_failure_of_the_storys_own_after_the_pivot_is_a_mistake_of_the_p
     with pytest.raises(SagaMisuse, match="after its pivot"):
         await asyncio.wait_for(saga.run(Trip("t")), 5)
     assert books.state == "past_pivot"
+
+
+# What earlier runs have done ----------------------------------------------------------------------------------
+
+
+async def test_a_second_run_that_is_cancelled_before_its_first_step_undoes_what_the_first_did(books: Books) -> None:
+    books.done = set(EVERY[:3])
+    books.reason = "cancelled"
+    with pytest.raises(FailureError):
+        await asyncio.wait_for(_run(), 5)
+
+    assert (books.done, books.undone, books.ended_as) == (set(), EVERY[2::-1], "cancelled")
+
+
+async def test_a_second_run_that_fails_early_undoes_later_steps_of_the_first_before_its_own(books: Books) -> None:
+    books.done = set(EVERY[:3])
+    books.refuses = ["room"]
+    with pytest.raises(FailureError, match="room fails"):
+        await asyncio.wait_for(_run(), 5)
+
+    assert (books.done, books.undone, books.ended_as) == (set(), ["seat/back", "seat/there", "room"], "unwound")
+
+
+async def test_a_cancel_by_temporal_of_a_second_run_past_the_pivot_changes_nothing(books: Books) -> None:
+    books.state, books.done = "past_pivot", set(EVERY[:-1])
+    books.reason = "cancelled"
+    await asyncio.wait_for(_run(), 5)
+
+    assert (books.ended_as, books.done, books.undone) == ("completed", set(EVERY), [])
+
+
+async def test_a_cancel_update_of_a_second_run_past_the_pivot_comes_too_late(books: Books) -> None:
+    books.state, books.done = "past_pivot", set(EVERY[:-1])
+    saga: Any = BookTrip()
+    running = asyncio.create_task(saga.run(Trip("t")))
+    asked = asyncio.create_task(saga.cancel("early"))
+    with pytest.raises(InvalidInput, match="too late"):
+        await asyncio.wait_for(asked, 5)
+    await asyncio.wait_for(running, 5)
+
+    assert (books.ended_as, books.undone) == ("completed", [])
+
+
+async def test_a_step_of_an_earlier_run_that_no_worker_has_is_stuck_until_one_has_it(books: Books) -> None:
+    books.done, books.reason, books.removed = {"room", "seat/there"}, "cancelled", {"seat"}
+    saga: Any = BookTrip()
+    running = asyncio.create_task(saga.run(Trip("t")))
+    await _until(lambda: books.undone == ["room"])
+
+    [stuck] = [step for step in saga.status().steps if step.state == "stuck"]
+    assert (stuck.step, "no worker has such a step" in stuck.detail) == ("seat/there", True)
+    by_hand = Resolution("seat/there", Verdict.UNDONE_BY_HAND, "ann", "so")
+    assert "deploy one" in (saga._the_saga.refusal_of(by_hand) or "")
+    running.cancel()
+
+
+async def test_what_an_operator_says_of_an_earlier_runs_step_is_recorded_under_its_own_activity(books: Books) -> None:
+    books.done, books.reason, books.broken = {"room", "seat/there"}, "cancelled", {"seat/there"}
+    saga: Any = BookTrip()
+    running = asyncio.create_task(saga.run(Trip("t")))
+    await _until(lambda: running.done() or saga.status().state == "stuck")
+    happened = Resolution("seat/there", Verdict.HAPPENED, "ann", "so")
+    assert "can only be resolved as" in (saga._the_saga.refusal_of(happened) or "")
+    await saga.resolve(Resolution("seat/there", Verdict.UNDONE_BY_HAND, "ann", "I rang them"))
+    with pytest.raises(FailureError):
+        await asyncio.wait_for(running, 5)
+
+    assert (books.resolved, books.ended_as) == ([("book_seat", "there")], "cancelled")
+
+
+async def test_a_cancel_that_a_steps_result_overtakes_is_heard_by_what_the_story_waits_for(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK gives the result of an activity that completes although it was to be cancelled, and no cancel."""
+
+    async def waits(_: BookTrip, saga: Any, trip: Trip, /) -> list[Booking]:
+        await saga.do(TripSteps.book_room, trip)
+        await asyncio.Event().wait()
+        return []
+
+    monkeypatch.setattr(BookTrip, "story", waits)
+    books.overtakes = "room"
+    saga: Any = BookTrip()
+    running = asyncio.create_task(saga.run(Trip("t")))
+    await _until(lambda: "room" in books.done)
+    await asyncio.wait_for(saga.cancel("found it cheaper"), 5)
+    with pytest.raises(SagaCancelled):
+        await asyncio.wait_for(running, 5)
+
+    assert (books.done, books.ended_as) == (set(), "cancelled")

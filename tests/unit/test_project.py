@@ -72,6 +72,7 @@ LIBRARY = {
     "sagafence.postgres": {"sagafence", "temporalio", "sqlalchemy"},
     "sagafence.lost": {"sagafence", "temporalio", "sqlalchemy"},
     "sagafence.registry": {"sagafence", "sqlalchemy"},
+    "sagafence.unwinding": {"sagafence", "temporalio", "sqlalchemy"},
     "sagafence.retention": {"sagafence", "temporalio", "sqlalchemy"},
     "sagafence.schema": {"sagafence", "sqlalchemy"},
     "sagafence.bound_external": {"sagafence", "sqlalchemy"},

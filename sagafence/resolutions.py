@@ -1,0 +1,48 @@
+"""What an operator may say of a stuck step."""
+
+from typing import Any
+
+from temporalio import workflow
+
+from sagafence.calls import EarlierStep, Resolution
+from sagafence.compensation import describe
+from sagafence.declare import External, Forward, Pivot, Step
+from sagafence.provider import Verdict
+from sagafence.signature import may_be_none
+
+
+def why_not(said: Resolution, step: Step[Any, Any] | EarlierStep) -> str | None:
+    """Say why a resolution cannot be taken, or None."""
+    if isinstance(step, EarlierStep):
+        return _why_not_of_an_earlier_run(said, step)
+    if isinstance(step, (Pivot, Forward)) and said.verdict is Verdict.UNDONE_BY_HAND:
+        return f"{said.step} is not being undone: say whether it {Verdict.HAPPENED} or {Verdict.NEVER} did"
+    is_told = said.result is not None or not isinstance(step, External)
+    if said.verdict is Verdict.HAPPENED and is_told and (problem := _unfit(said.result, step.result_type)):
+        return f"{said.step} needs its result, as its do gives it: {problem}"
+    if isinstance(step, External):
+        return None
+    if isinstance(step, Pivot):
+        return f"{said.step} is in the database, which knows what became of it: retry once it answers"
+    return _unless(said, Verdict.HAPPENED if isinstance(step, Forward) else Verdict.UNDONE_BY_HAND)
+
+
+def _why_not_of_an_earlier_run(said: Resolution, step: EarlierStep) -> str | None:
+    if not step.undo_activity:
+        return f"no worker has a step {said.step}: deploy one whose undo of it works, and retry"
+    return None if step.is_external else _unless(said, Verdict.UNDONE_BY_HAND)
+
+
+def _unless(said: Resolution, wanted: Verdict) -> str | None:
+    return None if said.verdict is wanted else f"{said.step} can only be resolved as {wanted}"
+
+
+def _unfit(value: Any, kind: Any) -> str | None:
+    if value is None and kind is not Any and not may_be_none(kind):
+        return "there is none"  # the converter lets it through
+    converter = workflow.payload_converter()
+    try:
+        converter.from_payload(converter.to_payload(value), kind)
+    except Exception as error:  # noqa: BLE001 - the converter raises whatever the type's constructor does
+        return describe(error)
+    return None
