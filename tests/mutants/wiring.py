@@ -419,6 +419,14 @@ MUTANTS = (
         at(TABLES, "test_the_tables_of_a_document_are_what_the_code_gives[operations.md]"),
     ),
     Mutant(
+        "setting-renamed-without-a-word",
+        "after an upgrade an operator would look for the new name among twenty",
+        "adapters/config.py",
+        "    if name in _EARLIER_NAMES:\n",
+        "    if name in known:\n",
+        at(CONFIG, "test_a_setting_under_its_earlier_name_is_refused_with_todays"),
+    ),
+    Mutant(
         "every-worker-has-to-write-the-log",
         "each second worker on a machine would log an error",
         "adapters/config.py",
