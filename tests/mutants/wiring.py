@@ -10,6 +10,7 @@ from tests.mutants.killers import (
     HEARTBEAT,
     MAKE_UP,
     POLICIES,
+    PROJECT,
     READINESS,
     SCHEMA_BEHIND,
     TABLES,
@@ -417,6 +418,14 @@ MUTANTS = (
         "Field(ge=0, le=3600)] = 20",
         "Field(ge=0, le=3600)] = 5",
         at(TABLES, "test_the_tables_of_a_document_are_what_the_code_gives[operations.md]"),
+    ),
+    Mutant(
+        "symptom-under-another-name",
+        "at night an operator would search the index for a text that no log has",
+        "worker.py",
+        'f"Postgres has refused every new session for ',
+        'f"Postgres has refused all new sessions for ',
+        at(PROJECT, "test_what_the_index_of_symptoms_quotes_is_what_the_code_says"),
     ),
     Mutant(
         "setting-renamed-without-a-word",
