@@ -25,6 +25,8 @@ _SERVICE_LINK = re.compile(
     rf"{PREFIX}([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
 _SERVICE_LINK_PORT = re.compile(rf"{PREFIX}([A-Z0-9_]+_)?PORT=(tcp|udp|sctp)://.*")
+# How earlier builds called a setting; its earlier values are read under the new name.
+_EARLIER_NAMES = {"CHECKOUT_LANE": "CHECKOUT_EXECUTION_MODE", "CHECKOUT_TELLS_LOG": "CHECKOUT_WRITES_LOG"}
 # Invisible in a terminal, and part of the value all the same: a line end of `echo`, a pasted blank.
 _CONTROLS = r"\x00-\x1f\x7f-\x9f\u200b\ufeff"
 _INVISIBLE = rf"[\s{_CONTROLS}]"
@@ -172,7 +174,7 @@ def load(kind: type[_SettingsT]) -> _SettingsT:
     """
     known = _known_names()
     problems = [
-        f"{name}: there is no such setting; known are {', '.join(sorted(known))}"
+        f"{name}: {_why_unknown(name, known)}"
         for name, value in sorted(os.environ.items())
         if name.startswith(PREFIX) and name not in known and not _is_service_link(name, value)
     ]
@@ -214,6 +216,12 @@ def read_secret(setting: str, file: Path) -> str:
 
 def _has_control_character(content: str) -> bool:
     return any(character < " " or "\x7f" <= character <= "\x9f" for character in content)
+
+
+def _why_unknown(name: str, known: set[str]) -> str:
+    if name in _EARLIER_NAMES:
+        return f"it is called {_EARLIER_NAMES[name]} now"
+    return f"there is no such setting; known are {', '.join(sorted(known))}"
 
 
 def _is_service_link(name: str, value: str) -> bool:

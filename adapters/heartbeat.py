@@ -3,7 +3,7 @@
     python -m adapters.heartbeat [SECONDS]
 
 Exit status of the probe: 0 the worker of CHECKOUT_HEARTBEAT_FILE wrote the file within the last SECONDS (30); 1 it did
-not: it is still starting, has ended, or is stuck.
+not: it is still starting, has ended, or is stuck; or the variable is not set, or SECONDS is no number.
 
 The probe runs every few seconds, so this module imports nothing that takes long.
 """

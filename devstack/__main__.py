@@ -2,6 +2,9 @@
 
 python -m devstack up      keep everything running on the default ports, data in .data/, until Ctrl-C
 python -m devstack demo    run every ending of a checkout on throw-away servers and show what happened
+
+Exit status: 0 `up` was stopped, or in `demo` all was as it should be; 1 a server or the worker could not start or has
+stopped by itself, or in `demo` an order or the audit was not as it should be; 2 wrong usage.
 """
 
 import logging

@@ -5,6 +5,11 @@ from typing import ClassVar
 
 from domain.policies import AUDIT_AT_REST_AFTER
 
+CAN_WAIT = frozenset({"A1", "A2", "A6", "A8", "A10", "A11", "A13", "Q1", "Q2", "Q3", "Q4", "Q7"})
+"""Checks whose violation is no worse in the morning.
+
+What breaks any other costs goods or money meanwhile, or misleads sagas that are running: it needs a person at once."""
+
 
 @dataclass(frozen=True)
 class Violation:
@@ -56,6 +61,11 @@ class AuditReport:
     def is_clean(self) -> bool:
         """Whether everything held."""
         return self.violation_count == 0
+
+    @property
+    def urgent(self) -> list[str]:
+        """The checks of which a violation needs a person at once."""
+        return sorted({found.check for found in self.violations} - CAN_WAIT)
 
     @property
     def summary(self) -> str:

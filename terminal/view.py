@@ -137,6 +137,11 @@ def print_audit(report: AuditReport) -> None:
         table.add_row(*map(on_one_line, (found.check, must_hold, found.subject, found.detail)))
     console.print(table)
     console.print(Text.assemble((f"{report.violation_count} violations", "bold red"), f"; {counted}"))
+    if report.urgent:
+        checks = on_one_line(", ".join(report.urgent))
+        console.print(Text.assemble(("a person is needed at once", "bold red"), f": {checks}"), soft_wrap=True)
+    else:
+        console.print("it can wait until the morning")
     console.print("docs/operations.md says what to do about each.")
 
 

@@ -4,7 +4,7 @@
     python -m tests.mutants --only NAME      one, with what pytest said
     python -m tests.mutants --list           their names, and why each matters
 
-Exit status: 0 all were killed; 1 one survived; 2 one could not be tried.
+Exit status: 0 all were killed; 1 one survived; 2 one could not be tried, or wrong usage.
 """
 
 import argparse

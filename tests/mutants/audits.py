@@ -219,4 +219,20 @@ MUTANTS = (
         'if self.violation_count > 20 else ""',
         at(REPORTS, "test_an_audit_names_three_violations_and_counts_the_rest"),
     ),
+    Mutant(
+        "oversold-until-the-morning",
+        "a shop would go on to sell what it does not have, while its operator sleeps",
+        "domain/audit.py",
+        'CAN_WAIT = frozenset({"A1", "A2", "A6"',
+        'CAN_WAIT = frozenset({"A1", "A2", "A3", "A6"',
+        at(REPORTS, "test_the_document_says_of_every_check_whether_it_can_wait"),
+    ),
+    Mutant(
+        "check-that-is-new-can-wait",
+        "what a newer worker finds would not wake anybody",
+        "domain/audit.py",
+        "return sorted({found.check for found in self.violations} - CAN_WAIT)",
+        "return sorted({found.check for found in self.violations} - CAN_WAIT & set(self.checks))",
+        at(REPORTS, "test_an_audit_says_whether_a_person_is_needed_at_once"),
+    ),
 )

@@ -56,6 +56,17 @@ def test_the_blocks_of_the_tutorial_are_the_files_of_the_example() -> None:
     assert blocks() == {name: (_FILES / name).read_text(encoding="utf-8") for name in _NAMES}
 
 
+def test_what_the_librarys_readme_shows_is_code_of_the_example() -> None:
+    readme = (ROOT / "sagafence" / "README.md").read_text(encoding="utf-8")
+    [section] = re.findall(r"^## What it looks like\n(.*?)^## ", readme, re.MULTILINE | re.DOTALL)
+
+    shown = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+
+    code = "\n".join((_FILES / name).read_text(encoding="utf-8") for name in ("trip_steps.py", "trip_story.py"))
+    assert len(shown) == 2
+    assert [line for block in shown for line in block.splitlines() if line not in code.splitlines()] == []
+
+
 def test_the_tutorials_first_tests_pass_in_a_folder_of_their_own(folder: Path) -> None:
     matrix = "test_whatever_goes_wrong_a_trip_is_booked_whole_or_not_at_all"
     tests = ["test_a_trip_is_booked", "test_a_trip_that_is_refused_leaves_nothing"]

@@ -2,9 +2,9 @@
 
     python -m tests.soak --orders 10000 --seed 1
 
-Orders and faults derive from the seed alone: the same seed, the same plan (see --plan). Exit status: 0 everything
-holds; 1 something does not, or nothing moved any more: the folder that is named then holds the reasons; 130
-interrupted.
+Orders and faults derive from the seed alone: the same seed, the same plan (see --plan).
+Exit status: 0 everything holds; 1 something does not, or nothing moved any more: the folder that is named then holds
+the reasons; 2 wrong usage; 130 interrupted.
 """
 
 import argparse

@@ -218,6 +218,23 @@ def test_what_only_looks_like_it_is_refused(name: str, value: str, monkeypatch: 
     assert refusal(monkeypatch, name, value).startswith(f"{name}: there is no such setting")
 
 
+@pytest.mark.parametrize(
+    ("earlier", "value", "setting"),
+    [
+        ("CHECKOUT_LANE", "fast", "CHECKOUT_EXECUTION_MODE"),
+        ("CHECKOUT_TELLS_LOG", "never", "CHECKOUT_WRITES_LOG"),
+    ],
+)
+def test_a_setting_under_its_earlier_name_is_refused_with_todays(
+    earlier: str, value: str, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert refusal(monkeypatch, earlier, value) == f"{earlier}: it is called {setting} now"
+
+    monkeypatch.delenv(earlier)
+    monkeypatch.setenv(setting, value)
+    load(WorkerSettings)
+
+
 @pytest.mark.parametrize("end", [" ", "\n", "\r", "\t", "\x07", "\x7f", "\x85", "\xa0", "\u2003", "\u200b", "\ufeff"])
 @pytest.mark.parametrize("name", ["CHECKOUT_TASK_QUEUE", "CHECKOUT_UI_URL", "CHECKOUT_LOG_FILE", "TEMPORAL_ADDRESS"])
 def test_invisible_characters_at_the_ends_of_a_setting_are_refused_and_shown(

@@ -257,10 +257,16 @@ def test_every_setting_is_documented_and_every_documented_one_exists() -> None:
     assert named == settings
 
 
+def linking() -> list[Path]:
+    """Give the documents, and those that have links of ours beside them."""
+    beside = ("CHANGELOG.md", "sagafence/README.md", "sagafence/CHANGELOG.md", "examples/workspace/README.md")
+    return [*documents(), *(ROOT / name for name in beside)]
+
+
 def test_every_relative_link_in_the_documents_leads_somewhere() -> None:
     broken = {
         f"{path.name}: {target}"
-        for path in documents()
+        for path in linking()
         for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8"))
         if "://" not in target and not (path.parent / target).exists()
     }
@@ -275,12 +281,24 @@ def test_every_anchor_in_the_documents_is_a_heading() -> None:
 
     broken = {
         f"{path.name}: {target}#{anchor}"
-        for path in documents()
+        for path in linking()
         for target, anchor in re.findall(r"\]\(([\w./-]*)#([^)]+)\)", path.read_text(encoding="utf-8"))
         if anchor not in anchors(path.parent / target if target else path)
     }
 
     assert broken == set()
+
+
+def test_what_the_index_of_symptoms_quotes_is_what_the_code_says() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    [index] = re.findall(r"^## What you see, and where to go\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
+    rows = re.findall(r"^\| (.*) \| (.*\]\(.*\).*) \|$", index, re.MULTILINE)
+    said = "\n".join(path.read_text(encoding="utf-8") for room in (*ROOMS, *COMMANDS) for path in sources(room))
+
+    quoted = {quote for seen, _ in rows for quote in re.findall(r"`([^`]+)`", seen)} - {"TMPRL1100"}  # the SDK says it
+
+    assert len(rows) > 15
+    assert {quote for quote in quoted if quote not in said} == set()
 
 
 def test_every_test_that_the_readme_points_at_exists() -> None:

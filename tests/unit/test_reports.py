@@ -1,13 +1,17 @@
 """What a sweep and an audit report of very much: all is counted, and what they name is short enough."""
 
 import json
+import re
 from dataclasses import asdict
 
 import pytest
 
-from domain.audit import AuditReport, Violation
+from activities.audit import ANCHOR_CHECK, audit_checks
+from devstack.stack import ROOT
+from domain.audit import CAN_WAIT, AuditReport, Violation
 from domain.model import CheckoutInput, OrderLine
 from domain.sweep import SweepReport
+from terminal import view
 
 TEMPORAL_TAKES = 2_000_000
 MANY = 1_500
@@ -50,3 +54,31 @@ def test_an_audit_names_three_violations_and_counts_the_rest(count: int, more: s
 
     named = [f"A1 {violation.subject}: {violation.detail}" for violation in found[:3]]
     assert output == "; ".join(named) + more
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (["A1", "Q4"], "it can wait until the morning"),
+        (["A1", "R1", "A3", "A3"], "a person is needed at once: A3, R1"),
+        (["A99"], "a person is needed at once: A99"),
+    ],
+)
+def test_an_audit_says_whether_a_person_is_needed_at_once(
+    found: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    view.print_audit(AuditReport({}, [Violation(check, "lamp", "broken") for check in found], len(found), {}))
+
+    assert said in capsys.readouterr().out.splitlines()
+
+
+def test_the_document_says_of_every_check_whether_it_can_wait() -> None:
+    text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    [paged] = re.findall(r"`audit \(([A-Z0-9|]+)\) violated`", text)
+
+    rows = dict(re.findall(r"^\| ([AQR]\d+) \| (in the morning|\*\*at once\*\*) \|", text, re.MULTILINE))
+
+    checks = {*audit_checks(), ANCHOR_CHECK}
+    assert rows == {check: "in the morning" if check in CAN_WAIT else "**at once**" for check in checks}
+    assert set(paged.split("|")) == checks - CAN_WAIT
+    assert checks > CAN_WAIT
