@@ -2,9 +2,10 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -33,20 +34,29 @@ class Elsewhere:
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """Run the providers and a worker inside the block."""
-        async with self.crm, self.billing, self.mail:
-            steps = OrderSteps(self.crm, self.billing, self.mail)
-            async with Worker(
+        async with (
+            self.crm,
+            self.billing,
+            self.mail,
+            Worker(
                 self.client,
                 task_queue=self.task_queue,
                 workflows=[Fulfil],
-                activities=PostgresFence(self.engine).activities_of(steps),
-            ):
-                yield
+                activities=self.activities(),
+            ),
+        ):
+            yield
 
-    async def start(self, order_id: str = "") -> WorkflowHandle[Fulfil, list[int]]:
+    def activities(self) -> Sequence[Any]:
+        """Return what the worker runs."""
+        return PostgresFence(self.engine).activities_of(OrderSteps(self.crm, self.billing, self.mail))
+
+    async def start(self, order_id: str = "", *, delay: timedelta | None = None) -> WorkflowHandle[Fulfil, list[int]]:
         """Start a saga, or another run of one."""
         order = Order(order_id or f"order-{uuid.uuid4().hex[:12]}", 3)
-        return await self.client.start_workflow(Fulfil.run, order, id=order.order_id, task_queue=self.task_queue)
+        return await self.client.start_workflow(
+            Fulfil.run, order, id=order.order_id, task_queue=self.task_queue, start_delay=delay
+        )
 
     async def until(self, handle: WorkflowHandle[Fulfil, Any], state: str) -> SagaStatus:
         """Wait for a state, and return the whole status."""

@@ -4,10 +4,12 @@ import pytest
 from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 
-from sagafence import Keeps, Resolution, Verdict
+from sagafence import Keeps, Resolution, UndoOutcome, Verdict
 from tests.sagafence.elsewhere import Elsewhere
+from tests.sagafence.elsewhere_steps import Order
 from tests.sagafence.elsewhere_story import Fulfil
 from tests.sagafence.http_provider import Fault
+from tests.sagafence.trips import BEFORE_ITS_FIRST_TASK, call_late
 
 ALL, NONE = (1, 1, 1, 1), (0, 0, 0, 0)
 
@@ -140,7 +142,7 @@ async def test_a_second_run_that_is_cancelled_before_its_first_step_reverses_wha
         handle = await elsewhere.start()
         await elsewhere.crm.is_held.wait()
         await handle.terminate("lost")
-        again = await elsewhere.start(handle.id)
+        again = await elsewhere.start(handle.id, delay=BEFORE_ITS_FIRST_TASK)
         await again.cancel()
         with pytest.raises(WorkflowFailureError):
             await again.result()
@@ -148,3 +150,15 @@ async def test_a_second_run_that_is_cancelled_before_its_first_step_reverses_wha
         elsewhere.crm.may_go_on.set()
 
     assert (held, state) == (NONE, "ended")
+
+
+async def test_an_undo_that_outlives_its_run_takes_nothing_back_at_the_provider_past_the_pivot(
+    elsewhere: Elsewhere,
+) -> None:
+    async with elsewhere.working():
+        handle = await elsewhere.start()
+        await handle.result()
+        undone = await call_late(handle, elsewhere.activities(), "delete", Order(handle.id, 3))
+
+    assert undone.outcome is UndoOutcome.IRREVOCABLE
+    assert await elsewhere.held() == ALL

@@ -7,10 +7,10 @@ import pytest
 from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError, CancelledError
 
-from sagafence import Resolution, Verdict
+from sagafence import PostgresFence, Resolution, UndoOutcome, Verdict
 from tests.sagafence.trip_steps import Booking, Trip
 from tests.sagafence.trip_story import BookTrip, IssueTicket
-from tests.sagafence.trips import Trips
+from tests.sagafence.trips import Trips, call_late
 
 ALL = Counter({"room": 1, "seat": 2, "ticket": 1, "greeting": 1})
 
@@ -118,7 +118,7 @@ async def test_after_the_pivot_a_step_is_tried_until_it_works_and_no_cancel_is_t
 
     assert isinstance(refused.value.cause, ApplicationError)
     assert refused.value.cause.type == "InvalidInput"
-    assert [one for one in await trips.activities(handle) if one.startswith("undo")] == []
+    assert [one for one in await trips.activities(handle) if one.startswith("un")] == []
     assert status.steps[-1].detail == "ValueError: greeting is broken"
     assert still.state == "stuck"
     assert await trips.effects(handle) == ALL
@@ -302,3 +302,17 @@ async def test_a_pivot_of_another_request_under_the_same_id_is_refused_and_not_s
     assert _cause(failed).message.startswith("IdempotencyConflict: ")
     assert await trips.effects(handle) == Counter({"ticket": 1})
     assert await trips.database.value("SELECT state FROM sagas") == "past_pivot"
+
+
+async def test_an_undo_that_outlives_its_run_takes_nothing_back_past_the_pivot(trips: Trips) -> None:
+    trips.steps.broken.add("greeting")
+    async with trips.working():
+        handle = await trips.start()
+        await trips.until(handle, "stuck")
+        activities = PostgresFence(trips.engine).activities_of(trips.steps)
+        undone = await call_late(handle, activities, "cancel_room", Trip(handle.id))
+        held = await trips.effects(handle)
+        await handle.terminate("the test is over")
+
+    assert undone.outcome is UndoOutcome.IRREVOCABLE
+    assert held == ALL - Counter({"greeting": 1})

@@ -41,8 +41,7 @@ async def _state(trips: Trips) -> tuple[str, str]:
 async def test_what_is_cancelled_before_its_first_step_undoes_what_the_first_run_did(trips: Trips) -> None:
     async with trips.working():
         handle = await _lost_before_its_pivot(trips)
-    again = await trips.start_again(handle)
-    await again.cancel()
+    again = await trips.start_again(handle, is_cancelled=True)
     async with trips.working():
         with pytest.raises(WorkflowFailureError):
             await again.result()
@@ -57,8 +56,7 @@ async def test_a_row_of_the_fence_that_no_declared_step_wrote_is_left_to_whoever
         handle = await _lost_before_its_pivot(trips)
     row = "INSERT INTO step_fence (saga_id, step, phase, had_effect, fingerprint, result)"
     await trips.database.run(f"{row} VALUES ('{handle.id}', 'another', 'done', true, 'f', '{{}}')")
-    again = await trips.start_again(handle)
-    await again.cancel()
+    again = await trips.start_again(handle, is_cancelled=True)
     async with trips.working():
         with pytest.raises(WorkflowFailureError):
             await again.result()
@@ -106,8 +104,7 @@ async def test_a_step_that_is_under_way_for_a_lost_run_is_seen_by_the_unwind_of_
         handle = await trips.start()
         await held.has_come.wait()
         await handle.terminate("lost")
-        again = await trips.start_again(handle)
-        await again.cancel()
+        again = await trips.start_again(handle, is_cancelled=True)
         await trips.until_blocked()
         held.may_go.set()
         with pytest.raises(WorkflowFailureError):
@@ -118,8 +115,7 @@ async def test_a_step_that_is_under_way_for_a_lost_run_is_seen_by_the_unwind_of_
 
 async def test_what_is_cancelled_before_its_first_step_goes_on_past_the_pivot_of_the_first(trips: Trips) -> None:
     handle = await _lost_after_its_pivot(trips)
-    again = await trips.start_again(handle)
-    await again.cancel()
+    again = await trips.start_again(handle, is_cancelled=True)
     async with trips.working():
         await again.result()
 
@@ -143,8 +139,7 @@ async def test_a_cancel_of_a_run_of_a_completed_saga_does_not_make_it_a_cancelle
     async with trips.working():
         handle = await trips.start()
         first = await handle.result()
-        again = await trips.start_again(handle)
-        await again.cancel()
+        again = await trips.start_again(handle, is_cancelled=True)
         assert await again.result() == first
 
     assert await _state(trips) == ("ended", "completed")

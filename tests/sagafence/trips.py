@@ -3,20 +3,27 @@
 import asyncio
 import uuid
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 from temporalio.client import Client, WorkflowHandle
+from temporalio.testing import ActivityEnvironment
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor, Worker
 
 from sagafence import PostgresFence, SagaStatus
+from sagafence.calls import StepCall
 from tests.conftest import Database
 from tests.sagafence.bare import BLOCKED
 from tests.sagafence.trip_steps import Booking, Full, Trip, TripSteps
 from tests.sagafence.trip_story import BookTrip, IssueTicket
+
+BEFORE_ITS_FIRST_TASK = timedelta(milliseconds=500)
+"""How long a run waits for its first task, so that a cancel comes before it."""
 
 
 class _Losing(Interceptor):
@@ -48,6 +55,14 @@ class _Losing(Interceptor):
         return Activities(next)
 
 
+async def call_late(handle: WorkflowHandle[Any, Any], activities: Sequence[Any], name: str, given: Any) -> Any:
+    """Run an activity of a saga that has nobody to hear it, as one that outlives its run."""
+    [late] = [one for one in activities if vars(one)["__temporal_activity_definition"].name == name]
+    environment = ActivityEnvironment()
+    environment.info = replace(environment.info, workflow_id=handle.id)
+    return await environment.run(late, given, StepCall())
+
+
 @dataclass
 class Trips:
     """The saga of the tests: its worker, and how to look at what it did."""
@@ -75,11 +90,23 @@ class Trips:
         return await self.client.start_workflow(BookTrip.run, trip, id=trip.trip_id, task_queue=self.task_queue)
 
     async def start_again(
-        self, handle: WorkflowHandle[BookTrip, list[Booking]], note: str = ""
+        self, handle: WorkflowHandle[BookTrip, list[Booking]], note: str = "", *, is_cancelled: bool = False
     ) -> WorkflowHandle[BookTrip, list[Booking]]:
-        """Start a second run under the same id, as a sweep does after the first was lost."""
+        """Start a second run under the same id, as a sweep does after the first was lost.
+
+        One that `is_cancelled` learns of it in its first task.
+        """
         trip = Trip(handle.id, (), note)
-        return await self.client.start_workflow(BookTrip.run, trip, id=trip.trip_id, task_queue=self.task_queue)
+        again = await self.client.start_workflow(
+            BookTrip.run,
+            trip,
+            id=trip.trip_id,
+            task_queue=self.task_queue,
+            start_delay=BEFORE_ITS_FIRST_TASK if is_cancelled else None,
+        )
+        if is_cancelled:
+            await again.cancel()
+        return again
 
     async def effects(self, handle: WorkflowHandle[Any, Any]) -> Counter[str]:
         """Count what a saga holds."""
