@@ -14,6 +14,10 @@ COLLECTED = pytest.StashKey[frozenset[str]]()
 EVERY = {
     # tests/faults
     "test_a_trip_keeps_its_promises": 5,
+    # tests/sagafence and tests/unit
+    "test_a_call_whose_answer_is_lost_is_repeated_under_its_key": 3,
+    "test_a_compose_file_with_a_mistake_is_refused": 3,
+    "test_the_model_finds_a_planted_mistake": 3,
     # tests/integration
     "test_a_check_reports_what_the_start_would": 3,
     "test_a_follower_that_fails_during_the_drain_is_reported_too": 2,
@@ -89,10 +93,17 @@ SLOW_FILES = frozenset(
         "test_worker_log",
         "test_worker_settings",
         "test_worker_start",
+        # tests/sagafence: a provider's process for each test, many sagas in each, or every case of the kit
+        "test_external_nemesis",
+        "test_kit_on_declared",
+        "test_workspace_provider",
         # tests/workflow: several workers, or several runs, in each test
         "test_next_sdk",
         "test_requests",
+        "test_restored_database",
+        "test_review",
         "test_review_for_long",
+        "test_review_of_the_ended",
         "test_stuck_for_long",
         "test_version_log",
         "test_versioning",
@@ -112,7 +123,11 @@ SLOW_TESTS = frozenset(
         "test_a_worker_checks_the_schema_while_it_works",
         "test_a_worker_process_takes_a_new_key_and_goes_on",
         "test_an_order_and_the_data_outlive_ctrl_c",
+        "test_every_command_prints_the_release",
+        "test_the_programs_find_all_that_they_import_in_what_the_image_gets",
         # tests/sagafence
+        "test_more_sagas_than_one_run_of_the_sweep_takes_are_all_started",
+        "test_nothing_is_concluded_from_a_temporal_that_is_away",
         "test_a_broken_promise_is_found_by_the_case_that_the_tutorial_names",
         "test_the_tutorials_first_tests_pass_in_a_folder_of_their_own",
         "test_the_tutorials_worker_runs_as_a_command",
