@@ -18,6 +18,7 @@ from sagafence.fence import FenceKey
 from sagafence.local_steps import from_json, opening_of, refuse_while_unwinding, step_key, to_json
 from sagafence.provider import Happened, Key, Seen
 from sagafence.registry import Opening, State, begin_unwind, enter, lock, move
+from sagafence.signature import may_be_none
 from sagafence.undo import UndoOutcome, UndoResult
 
 
@@ -101,9 +102,15 @@ class BoundExternalStep:
 
     async def resolve(self, given: Any, call: StepCall, said: Resolution) -> None:
         """Record an operator's word."""
-        key = self._key(given, call)
+        key, kind = self._key(given, call), self._step.result_type
         await self._protocol.resolve(
-            key, said.verdict, who=said.who, why=said.why, result=said.result, pivot=self._pivot_of(key)
+            key,
+            said.verdict,
+            who=said.who,
+            why=said.why,
+            result=said.result,
+            needs_result=kind is not Any and not may_be_none(kind),
+            pivot=self._pivot_of(key),
         )
 
     def _key(self, given: Any, call: StepCall) -> FenceKey:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Generic, TypeAlias, TypedDict, TypeVar, Unpack
 
 from sagafence.policy import STEP_POLICY, UNDO_POLICY, ActivityPolicy
 from sagafence.provider import Key, Provider, Seen, Settles, Stands
-from sagafence.signature import SagaMisuse, may_be_none, require_method, require_name, step_types
+from sagafence.signature import SagaMisuse, may_be_none, require_method, require_name, require_takes, step_types
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -83,6 +83,11 @@ class Step(Generic[In, Out]):
                 f"{self.decorator}.pivot or {self.decorator}.forward if there is no way back"
             )
         self.transaction_type, self.input_type, self.result_type = step_types(self.fn, where)
+        if self.undo_fn is not None:
+            require_takes(self.undo_fn, where, self._undo_gets())
+
+    def _undo_gets(self) -> tuple[Any, ...]:
+        return self.transaction_type, self.input_type, self.result_type
 
     def _set_undo(self, fn: F) -> F:
         if self.undo_fn is not None:
@@ -158,6 +163,9 @@ class External(Step[In, Out]):
             raise SagaMisuse(f"{where}: None says that a lookup found nothing, so it cannot be the step's result too")
         if self.provider.settles is Settles.BY_VOIDING and isinstance(self, Pivot) and self.undo_fn is None:
             raise SagaMisuse(f"{where} settles by voiding: write how with @{self.fn.__name__}.undo")
+
+    def _undo_gets(self) -> tuple[Any, ...]:
+        return Key, self.input_type  # and what is known of the step
 
     def lookup(self, fn: Callable[[Any, Key, In], Async[Out | None]]) -> Callable[[Any, Key, In], Async[Out | None]]:
         """Declare how the provider is asked what became of the step: its result, or None where there is none."""

@@ -77,6 +77,24 @@ def step_types(fn: Callable[..., Any], where: str) -> tuple[Any, Any, Any]:
     return second, given, result
 
 
+def require_takes(fn: Callable[..., Any], where: str, given: Sequence[Any]) -> None:
+    """Require that what an undo is called with is what its parameters are annotated as, where they are classes.
+
+    Raises:
+        SagaMisuse: a parameter is annotated with another class.
+    """
+    try:
+        hints = get_type_hints(fn)
+    except NameError as error:
+        raise SagaMisuse(f"{where}: {error} in its undo. Its types are needed at run time") from error
+    for name, kind in zip(list(inspect.signature(fn).parameters)[1:], given, strict=False):
+        wanted = hints.get(name, Any)
+        if isinstance(wanted, type) and isinstance(kind, type) and not issubclass(kind, wanted):
+            raise SagaMisuse(
+                f"{where}: its undo takes {name} as {wanted.__name__}, and gets it as {kind.__name__}, as its step does"
+            )
+
+
 def not_storable(kind: Any, seen: tuple[Any, ...] = ()) -> str | None:
     """Name the part of a type that Temporal's JSON converter cannot write and read back, or None.
 

@@ -110,6 +110,7 @@ class ExternalSteps:
         who: str,
         why: str,
         result: Any = None,
+        needs_result: bool = False,
         pivot: PivotOf | None = None,
     ) -> None:
         """Take a person's word on a step that waits for it, and log who said it and why.
@@ -120,10 +121,12 @@ class ExternalSteps:
             who: who it is.
             why: what they saw.
             result: the step's result as JSON, where they say that it happened and nobody else knows it.
+            needs_result: whether None is no result of this step.
             pivot: the saga that the step is the pivot of.
 
         Raises:
-            VerdictRefused: nothing is asked, or a call or a reversal may still be under way.
+            VerdictRefused: nothing is asked, nobody has said what the result is, or a call or a reversal may still be
+                under way.
         """
         if not who.strip() or not why.strip():
             raise InvalidInput("a verdict needs who says it and why")
@@ -136,6 +139,8 @@ class ExternalSteps:
                 raise VerdictRefused(f"{key.step} of {key.saga_id} was never called: nothing is asked")
             if opened.step.question is None and await sql.was_said(connection, key, verdict, who=who, why=why):
                 return
+            if verdict is Verdict.HAPPENED and needs_result and result is None and not opened.step.known:
+                raise VerdictRefused(f"{key.step} of {key.saga_id}: say what its result is, as its do would return it")
             step = said(facts, opened.step, verdict, opened.now)
             if isinstance(step, str):
                 raise VerdictRefused(f"{key.step} of {key.saga_id}: {verdict.value} does not count: {step}")

@@ -78,4 +78,12 @@ MUTANTS = (
         "        except FailureError as error:\n            if self._is_past_pivot:",
         at(DECLARED_SAGA, "test_a_failure_of_the_storys_own_after_the_pivot_is_a_mistake_of_the_program"),
     ),
+    Mutant(
+        "undo-gets-another-kind-of-transaction",
+        "the first undo of a saga would fail for ever, where the class could have been refused",
+        "sagafence/declare.py",
+        "            require_takes(self.undo_fn, where, self._undo_gets())\n",
+        "            pass\n",
+        at(DECLARATIONS, "test_it_is_refused_where_it_is_written"),
+    ),
 )

@@ -266,4 +266,12 @@ MUTANTS = (
         '    if not earlier.undo_activity:\n        return UndoResult("already_undone")\n    if False:\n',
         at(DECLARED_SAGA, "test_a_step_of_an_earlier_run_that_no_worker_has_is_stuck_until_one_has_it"),
     ),
+    Mutant(
+        "operators-word-without-a-result",
+        "the story would go on with nothing where a step's result should be",
+        "sagafence/external_steps/steps.py",
+        "verdict is Verdict.HAPPENED and needs_result and",
+        "False and",
+        at(LIBRARY_EXTERNAL_SAGAS, "test_an_operator_settles_what_nobody_can_find_out"),
+    ),
 )

@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar, cast
 from uuid import UUID
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from sagafence import PostgresFence, Provider, SagaMisuse, SagaSteps, Settles, external, local
 from sagafence.signature import not_storable
@@ -48,6 +48,23 @@ def _overridden_by_a_plain_method() -> None:
     type("Derived", (base,), {"act": _act})
 
 
+def _undo_in_another_kind_of_transaction() -> None:
+    async def free(_self: Any, tx: AsyncSession, given: int, done: int) -> None: ...
+
+    step = local("seat")(_act)
+    step.undo(cast("Any", free))
+    type("Steps", (SagaSteps,), {"act": step, "free": free})
+
+
+def _undo_of_another_result() -> None:
+    async def free(_self: Any, tx: AsyncConnection, given: int, done: Box[int]) -> None: ...
+
+    free.__annotations__["done"] = Box
+    step = local("seat")(_act)
+    step.undo(cast("Any", free))
+    type("Steps", (SagaSteps,), {"act": step, "free": free})
+
+
 def _result_that_says_that_nothing_was_found() -> None:
     async def send(_self: Any, key: str, given: int) -> int | None: ...
     async def look(_self: Any, key: str, given: int) -> int | None: ...
@@ -73,6 +90,11 @@ def _activity_of_ours() -> None:
 @pytest.mark.parametrize(
     ("declare", "says"),
     [
+        (
+            _undo_in_another_kind_of_transaction,
+            "its undo takes tx as AsyncSession, and gets it as AsyncConnection",
+        ),
+        (_undo_of_another_result, "its undo takes done as Box, and gets it as int, as its step does"),
         (lambda: local(cast("str", _act)), r'as in @local\("seat"\)'),
         (lambda: local.pivot(cast("str", 3))(_act), "needs a name"),
         (lambda: local.pivot(" ")(_act), "needs a name"),

@@ -1,5 +1,7 @@
 """Whole sagas with effects at providers over HTTP: lost answers, an unknown pivot, second runs, an operator's word."""
 
+from dataclasses import replace
+
 import pytest
 from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
@@ -124,9 +126,12 @@ async def test_an_operator_settles_what_nobody_can_find_out(elsewhere: Elsewhere
     async with elsewhere.working():
         handle = await elsewhere.start()
         stuck = await elsewhere.until(handle, "stuck")
+        with pytest.raises(WorkflowUpdateFailedError) as without:
+            await handle.execute_update(Fulfil.resolve, replace(happened, result=None))
         await handle.execute_update(Fulfil.resolve, happened)
         results = await handle.result()
 
+    assert "say what its result is" in str(without.value.cause)
     assert results == [1, 1, 1, 1]
     assert stuck.steps[-1].detail.startswith("OutcomeUnknown: ")
     [row] = await elsewhere.database.fetch("SELECT step, verdict, who, why FROM saga_verdicts")
