@@ -1,7 +1,8 @@
 """Many workspaces while everything fails: `python -m examples.workspace.tests.nemesis --sagas 1000 --seed 1`.
 
 Postgres is stopped at once, Temporal, the worker and the provider are killed, one after the other, and a share of all
-requests to the provider is cut, late, doubled or lied about. In the end our books and the provider's are compared.
+requests to the provider is cut, late, doubled or lied about. A share of the sagas is terminated on its way and started
+again, and of those two in three are cancelled. In the end our books and the provider's are compared.
 Status 0: they are equal, nobody was charged twice and nothing is unknown. Status 1: standard error says what differs.
 """
 
@@ -13,8 +14,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
 import sagafence
 from examples.workspace.model import Workspace
@@ -41,6 +43,8 @@ from sagafence.devservers.temporal import TemporalServer
 SCHEMA = Path(__file__).parents[1] / "schema.sql"
 ROOT = Path(__file__).parents[3]
 SHARE = 0.1
+LOST = 0.2
+"""The share of sagas whose run is terminated."""
 
 
 class Stage:
@@ -114,7 +118,7 @@ async def nemesis(folder: Path, sagas: int, seed: int, at_once: int, every: floa
             stage.start_worker(proxy.url)
             client = await Client.connect(stage.temporal.address, runtime=quiet())
             striking = asyncio.create_task(strike(stage, draw, struck, every))
-            endings = await open_all(client, draw, sagas, at_once)
+            endings = await open_all(client, draw, sagas, at_once, struck)
             striking.cancel()
             await asyncio.gather(striking, return_exceptions=True)
             proxy.heal()
@@ -145,12 +149,16 @@ async def strike(stage: Stage, draw: random.Random, struck: Counter[str], every:
         struck[name] += 1
 
 
-async def open_all(client: Client, draw: random.Random, sagas: int, at_once: int) -> dict[str, str]:
+async def open_all(
+    client: Client, draw: random.Random, sagas: int, at_once: int, struck: Counter[str]
+) -> dict[str, str]:
     free = asyncio.Semaphore(at_once)
     endings: dict[str, str] = {}
 
     async def open_one(ws: Workspace) -> None:
         async with free:
+            if draw.random() < LOST:
+                struck[await lose(client, ws, draw)] += 1
             endings[ws.workspace_id] = await ending(client, ws)
             if len(endings) % 500 == 0:
                 print(f"{len(endings)} of {sagas}", flush=True)
@@ -164,19 +172,51 @@ async def open_all(client: Client, draw: random.Random, sagas: int, at_once: int
     return endings
 
 
+async def lose(client: Client, ws: Workspace, draw: random.Random) -> str:
+    """Terminate a run on its way and start another, which goes on, or is cancelled sooner or later."""
+    handle = client.get_workflow_handle(ws.workspace_id)
+    again = draw.choice(["goes on", "is cancelled", "is cancelled before its first task"])
+    delay = timedelta(seconds=0.5) if again == "is cancelled before its first task" else None
+    await insist(lambda: start(client, ws, WorkflowIDReusePolicy.REJECT_DUPLICATE))
+    await asyncio.sleep(draw.uniform(0, 2))
+    await insist(lambda: handle.terminate("lost"))
+    await insist(lambda: start(client, ws, WorkflowIDReusePolicy.ALLOW_DUPLICATE, delay))
+    if again == "is cancelled":
+        await asyncio.sleep(draw.uniform(0, 1))
+    if again != "goes on":
+        await insist(handle.cancel)
+    return f"lost, and its second run {again}"
+
+
+async def insist(ask: Callable[[], Awaitable[None]]) -> None:
+    """Ask until Temporal answers, also that there is no such run any more."""
+    while True:
+        try:
+            return await ask()
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return None
+            await asyncio.sleep(0.5)  # Temporal is away
+
+
+async def start(client: Client, ws: Workspace, reuse: WorkflowIDReusePolicy, delay: timedelta | None = None) -> None:
+    # Raised where it was started and ended before we heard that it was started.
+    with suppress(WorkflowAlreadyStartedError):
+        await client.start_workflow(
+            OpenWorkspace.run,
+            ws,
+            id=ws.workspace_id,
+            task_queue=TASK_QUEUE,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            id_reuse_policy=reuse,
+            start_delay=delay,
+        )
+
+
 async def ending(client: Client, ws: Workspace) -> str:
     while True:
         try:
-            # Raised where it was started and ended before we heard that it was started.
-            with suppress(WorkflowAlreadyStartedError):
-                await client.start_workflow(
-                    OpenWorkspace.run,
-                    ws,
-                    id=ws.workspace_id,
-                    task_queue=TASK_QUEUE,
-                    id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                    id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-                )
+            await start(client, ws, WorkflowIDReusePolicy.REJECT_DUPLICATE)
             await client.get_workflow_handle(ws.workspace_id).result()
         except WorkflowFailureError as error:
             return cause_of(error)
