@@ -140,12 +140,13 @@ async def test_a_step_that_was_refused_and_heard_to_have_acted_later_is_asked_of
         handle = await elsewhere.start()
         await elsewhere.billing.is_held.wait()
         await handle.terminate("lost")
-        await elsewhere.database.run("UPDATE external_steps SET phase = 'never' WHERE step = 'bill'")
-        await elsewhere.database.run("UPDATE sagas SET state = 'open'")
-        late = "UPDATE external_steps SET phase = 'never', question = 'came_late', result = NULL WHERE step = 'tenant'"
-        await elsewhere.database.run(late)
-        again = await elsewhere.start(handle.id)
-        await again.cancel()
+    await elsewhere.database.run("UPDATE external_steps SET phase = 'never' WHERE step = 'bill'")
+    await elsewhere.database.run("UPDATE sagas SET state = 'open'")
+    late = "UPDATE external_steps SET phase = 'never', question = 'came_late', result = NULL WHERE step = 'tenant'"
+    await elsewhere.database.run(late)
+    again = await elsewhere.start(handle.id)
+    await again.cancel()
+    async with elsewhere.working():
         stuck = await elsewhere.until(again, "stuck")
         await again.terminate("the test is over")
 
