@@ -1,13 +1,15 @@
 """A step that was begun, by the story or by an earlier run: the activities that do it, settle it and undo it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from temporalio import workflow
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, FailureError
 
 from sagafence.calls import EarlierStep, Settled, StepCall
+from sagafence.compensation import find_cause
 from sagafence.declare import Step
+from sagafence.errors import IdempotencyConflict
 from sagafence.policy import UNDO_POLICY, ActivityPolicy
 from sagafence.undo import UndoResult
 
@@ -26,10 +28,20 @@ class Begun:
         return await self._call("", self.step.activity, answer, self.step.policy, rounds)
 
     async def undo(self, rounds: int) -> UndoResult:
-        """Undo it."""
-        step = self.step
-        undone: UndoResult = await self._call("undo-", step.undo_activity, UndoResult, step.undo_policy, rounds)
-        return undone
+        """Undo it. Where the row has another input, an earlier run of the saga has begun it, with that one."""
+        step, call = self.step, self.call
+        activity_id, summary = _id(f"undo-{self.name}", rounds), step.summary(self.given)
+        while True:
+            try:
+                undone: UndoResult = await _execute(
+                    step.undo_activity, self.given, call, UndoResult, step.undo_policy, activity_id, summary
+                )
+            except FailureError as error:
+                if call.as_stored or not find_cause(error, IdempotencyConflict.__name__):
+                    raise
+                call = replace(call, as_stored=True)
+            else:
+                return undone
 
     async def settle(self, rounds: int) -> Settled:
         """Find out what became of it."""
@@ -54,9 +66,10 @@ async def undo_earlier(earlier: EarlierStep, rounds: int) -> UndoResult:
             type="StepNotDeclared",
         )
     # How the step was declared is not known here.
-    call, policy, activity_id = StepCall(earlier.instance), UNDO_POLICY, _id(f"undo-{earlier.step}", rounds)
+    call, policy = StepCall(earlier.instance, as_stored=True), UNDO_POLICY
+    activity_id = _id(f"undo-{earlier.step}", rounds)
     undone: UndoResult = await _execute(
-        earlier.undo_activity, earlier.given, call, UndoResult, policy, activity_id, earlier.step
+        earlier.undo_activity, None, call, UndoResult, policy, activity_id, earlier.step
     )
     return undone
 

@@ -11,11 +11,12 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from sagafence.calls import Resolution, Settled, StepCall, Way
+from sagafence.database import single_statement
 from sagafence.declare import External, Forward, Pivot, SagaSteps
 from sagafence.external_steps import Calls, ExternalSteps
 from sagafence.external_steps.state import Phase, Step
 from sagafence.fence import FenceKey
-from sagafence.local_steps import from_json, opening_of, refuse_while_unwinding, step_key, to_json
+from sagafence.local_steps import as_stored, from_json, opening_of, refuse_while_unwinding, step_key, to_json
 from sagafence.provider import Happened, Key, Seen
 from sagafence.registry import Opening, State, begin_unwind, enter, lock, move
 from sagafence.signature import may_be_none
@@ -54,6 +55,7 @@ class BoundExternalStep:
     def __init__(
         self, engine: AsyncEngine, owner: SagaSteps, step: External[Any, Any], fingerprint: Callable[[Any], str]
     ) -> None:
+        self._engine = engine
         self._owner = owner
         self._step = step
         self._fingerprint = fingerprint
@@ -86,8 +88,9 @@ class BoundExternalStep:
             if (way := await begin_unwind(connection, saga)) is not Way.BACK:
                 raise _NoWayBack(way)
 
+        key = await self._stored_key(given, call)
         try:
-            return await self._protocol.undo(self._key(given, call), to_json(given), self._calls, mark=unwind)
+            return await self._protocol.undo(key, to_json(given), self._calls, mark=unwind)
         except _NoWayBack as found:
             is_forward = found.way is Way.FORWARD
             return UndoResult(UndoOutcome.IRREVOCABLE if is_forward else UndoOutcome.ALREADY_UNDONE)
@@ -102,7 +105,7 @@ class BoundExternalStep:
 
     async def resolve(self, given: Any, call: StepCall, said: Resolution) -> None:
         """Record an operator's word."""
-        key, kind = self._key(given, call), self._step.result_type
+        key, kind = await self._stored_key(given, call), self._step.result_type
         await self._protocol.resolve(
             key,
             said.verdict,
@@ -115,6 +118,13 @@ class BoundExternalStep:
 
     def _key(self, given: Any, call: StepCall) -> FenceKey:
         return step_key(self._step, given, call, self._fingerprint)
+
+    async def _stored_key(self, given: Any, call: StepCall) -> FenceKey:
+        key = self._key(given, call)
+        if call.as_stored:  # neither changes once it is written; the protocol reads the request from the row
+            async with single_statement(self._engine) as connection:
+                key, _ = await as_stored(connection, key, given, self._step)
+        return key
 
     def _pivot_of(self, key: FenceKey) -> _Pivot | None:
         return _Pivot(key.saga_id) if isinstance(self._step, Pivot) else None

@@ -23,6 +23,8 @@ class StepCall:
     """Which of several calls of the same step this is."""
     opening: SagaInput | None = None
     """What the saga was started with, until a step has recorded it."""
+    as_stored: bool = False
+    """Whether its input is what its row has: that of an earlier run, which may be another."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,7 @@ class EarlierStep:
     step: str
     activity: str
     undo_activity: str
-    """Empty where the worker has no such step any more."""
-    given: Any
+    """Empty where the worker has no such step."""
     instance: str
     is_external: bool
 

@@ -7,6 +7,7 @@ effect, and is invisible to everybody until both commit together.
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import text
@@ -34,10 +35,27 @@ _CLOSE = text("""
     INSERT INTO step_fence (saga_id, step, phase, had_effect, fingerprint)
     VALUES (:saga_id, :step, 'undone', false, :fingerprint) ON CONFLICT DO NOTHING
 """)
+_GIVEN = text("""
+    SELECT fingerprint, given FROM step_fence WHERE saga_id = :saga_id AND step = :step
+     UNION ALL
+    SELECT fingerprint, request FROM external_steps WHERE saga_id = :saga_id AND step = :step
+""")
 
 
 class StepLeftItsTransaction(SagaError):
-    """The step's code rolled back, or ended, the transaction it was given, and returned as if it had worked."""
+    """The step's code rolled back, or ended, the transaction it was given."""
+
+    def __init__(self) -> None:
+        super().__init__("a step must not end the transaction it is given. To have no effect, it must raise")
+
+
+class _WithoutCommit(AsyncConnection):
+    """The connection of a step. A commit would keep its effect without its result, and no undo could take it back."""
+
+    __slots__ = ()
+
+    async def commit(self) -> None:
+        raise StepLeftItsTransaction
 
 
 class LocalStep:
@@ -64,7 +82,9 @@ class LocalStep:
             async with self._transaction_of(connection) as tx:
                 result = await _called(self._step.fn, self._owner, tx, given)
             stored = json.dumps({"result": to_json(result)})
-            await connection.execute(_STORE, {"saga_id": key.saga_id, "step": key.step, "result": stored})
+            row = {"saga_id": key.saga_id, "step": key.step, "result": stored}
+            if (await connection.execute(_STORE, row)).rowcount != 1:
+                raise StepLeftItsTransaction  # by SQL of its own
             if isinstance(self._step, Pivot):
                 await move(connection, key.saga_id, State.PAST_PIVOT, State.OPEN)
         return result
@@ -76,6 +96,8 @@ class LocalStep:
             way = await begin_unwind(connection, opening_of(call.opening))
             if way is not Way.BACK:
                 return UndoResult(UndoOutcome.IRREVOCABLE if way is Way.FORWARD else UndoOutcome.ALREADY_UNDONE)
+            if call.as_stored:
+                key, given = await as_stored(connection, key, given, self._step)
             undoing = await close_fence(connection, key)
             if undoing.had_effect:
                 done = from_json(undoing.stored["result"], self._step.result_type)
@@ -103,6 +125,8 @@ class LocalStep:
         """
         key = step_key(self._step, given, call, self._fingerprint)
         async with transaction(self._engine) as connection:
+            if call.as_stored:
+                key, given = await as_stored(connection, key, given, self._step)
             if isinstance(self._step, Forward):
                 await _entered(connection, key, given, json.dumps({"result": said.result}))
             else:
@@ -113,7 +137,7 @@ class LocalStep:
     async def _transaction_of(self, connection: AsyncConnection) -> AsyncIterator[AsyncConnection | AsyncSession]:
         """Yield the transaction as the step wants it: one that its `commit` cannot end."""
         if self._step.transaction_type is AsyncConnection:
-            yield connection
+            yield _WithoutCommit(connection.engine, connection.sync_connection)
         else:
             kind = self._step.transaction_type
             async with kind(connection, join_transaction_mode="rollback_only", expire_on_commit=False) as session:
@@ -121,16 +145,26 @@ class LocalStep:
                 await session.flush()
                 session.expunge_all()
         if not connection.in_transaction():
-            raise StepLeftItsTransaction(
-                f"{self._step.name} ended the transaction it was given and returned. To have no effect, it must raise"
-            )
+            raise StepLeftItsTransaction
 
 
 def step_key(step: Step[Any, Any], given: Any, call: StepCall, fingerprint: Callable[[Any], str]) -> FenceKey:
     """Name a call of a step to the fence: by its workflow's id, which outlives retries and resets."""
     saga_id = activity.info().workflow_id
     assert saga_id is not None, "a step is called by a workflow"
-    return FenceKey(saga_id, f"{step.name}/{call.instance}" if call.instance else step.name, fingerprint(given))
+    name = f"{step.name}/{call.instance}" if call.instance else step.name
+    is_in_its_row = call.as_stored and given is None
+    return FenceKey(saga_id, name, "" if is_in_its_row else fingerprint(given))
+
+
+async def as_stored(
+    connection: AsyncConnection, key: FenceKey, given: Any, step: Step[Any, Any]
+) -> tuple[FenceKey, Any]:
+    """Return a step's identity and input as its row has them, where there is one."""
+    row = (await connection.execute(_GIVEN, {"saga_id": key.saga_id, "step": key.step})).one_or_none()
+    if row is None:
+        return key, given
+    return replace(key, fingerprint=row.fingerprint), from_json(row.given, step.input_type)
 
 
 def refuse_while_unwinding(state: State, key: FenceKey) -> None:

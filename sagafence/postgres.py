@@ -10,10 +10,10 @@ from sagafence.bound_external import BoundExternalStep
 from sagafence.calls import SagaInput, Settled, StepCall, Unwinding
 from sagafence.database import transaction
 from sagafence.declare import External, SagaSteps, Step, declared
-from sagafence.errors import IdempotencyConflict
+from sagafence.errors import IdempotencyConflict, InvalidInput
 from sagafence.fingerprint import fingerprint
 from sagafence.local_steps import LocalStep, from_json, opening_of
-from sagafence.registry import end
+from sagafence.registry import COMPLETED, end
 from sagafence.saga import UNWIND_ACTIVITY
 from sagafence.saga_workflow import END_ACTIVITY, RESOLVE_ACTIVITY, RecordedResolution
 from sagafence.signature import SagaMisuse
@@ -85,9 +85,11 @@ class PostgresFence:
             try:
                 async with transaction(self._engine) as connection:
                     await end(connection, opening_of(begun), outcome)
-            except IdempotencyConflict as conflict:
+            except (IdempotencyConflict, InvalidInput) as refused:
+                if outcome == COMPLETED:
+                    raise  # it must not be told so
                 # The row is another request's, or an earlier run has ended in another way: it stays as it is.
-                activity.logger.warning("%s", conflict.message)
+                activity.logger.warning("%s", refused.message)
 
         return end_saga
 
@@ -108,7 +110,8 @@ def _resolve(bound: dict[str, _Bound]) -> Activity:
     @activity.defn(name=RESOLVE_ACTIVITY)
     async def resolve(said: RecordedResolution) -> None:
         step = bound[said.activity]
-        await step.resolve(from_json(said.given, step.input_type), StepCall(said.instance), said.resolution)
+        call = StepCall(said.instance, as_stored=True)
+        await step.resolve(from_json(said.given, step.input_type), call, said.resolution)
 
     return resolve
 

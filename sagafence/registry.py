@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sagafence.calls import Way
 from sagafence.errors import IdempotencyConflict, InvalidInput, StepAlreadyCompensated
+from sagafence.external_steps.sql import as_jsonb
 
 # Whose row it is. A text alone, without an opening, has neither type nor fingerprint.
 _IS_OURS = """
@@ -175,6 +176,8 @@ def _parameters(saga: Opening | str) -> dict[str, str]:
         document = json.dumps(opening.input, allow_nan=False)
     except (TypeError, ValueError) as problem:
         raise InvalidInput(f"the input of saga {opening.saga_id} is no JSON: {problem}") from None
+    if document != as_jsonb(opening.input):
+        raise InvalidInput(f"the input of saga {opening.saga_id} has a character that Postgres cannot store")
     return {
         "saga_id": opening.saga_id,
         "workflow_id": opening.workflow_id or opening.saga_id,

@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar, overload
@@ -58,7 +59,7 @@ class Saga(CompensationStack):
         self._begun: dict[str, Begun] = {}
         self._pivot: str | None = None
         self._is_past_pivot = False
-        self._first_failed: str | None = None
+        self._failures: list[tuple[str, BaseException]] = []
         self._conflicts: set[str] = set()
         self._earlier: dict[str, EarlierStep] = {}
         self._goes_back = False
@@ -72,7 +73,7 @@ class Saga(CompensationStack):
         """
         self._require(step, Undoable, "do")
         begun = self._begin(step, given, instance)
-        with self.step(begun.name, partial(self._undo_declared, begun)):
+        with self.step(begun.name, lambda: begun.undo(self._entry(begun.name).rounds)):
             value: Out = await self._attempt(begun)
         if (task := asyncio.current_task()) and task.cancelling():
             # The result was faster than the cancel, and has swallowed it: what the story waits for next may never come.
@@ -201,7 +202,7 @@ class Saga(CompensationStack):
     def begun(self, name: str) -> tuple[str, Any, str]:
         """Return how a step was begun: as which activity, with which input, and which of its calls it is."""
         if earlier := self._earlier.get(name):
-            return earlier.activity, earlier.given, earlier.instance
+            return earlier.activity, None, earlier.instance
         begun = self._begun[name]
         return begun.step.activity, begun.given, begun.call.instance
 
@@ -215,9 +216,16 @@ class Saga(CompensationStack):
         ended = await super().run(self._guarded(story), is_partly_undone=is_partly_undone)
         if inspect.getcoroutinestate(story) is inspect.CORO_CREATED:  # a cancel was there before its first line
             story.close()
-        if isinstance(ended, Unwound) and self._first_failed:  # side by side, not the one that was begun first
-            return replace(ended, failed_step=self._first_failed)
+        if isinstance(ended, Unwound) and self._failures:  # not the one begun first, nor one that the story has caught
+            return replace(ended, failed_step=self._failed_step(ended.cause))
         return ended
+
+    def _failed_step(self, cause: BaseException | None) -> str | None:
+        while cause is not None:
+            if found := [name for name, error in self._failures if error is cause]:
+                return found[0]
+            cause = cause.__cause__
+        return None
 
     async def _guarded(self, story: Coroutine[Any, Any, T]) -> T:
         try:
@@ -231,30 +239,37 @@ class Saga(CompensationStack):
 
     async def _unwind(self) -> Irrevocable | StillStuck | None:
         if self._input is not None and not self._goes_back:
-            found = await self._begin_unwind(self._input)
+            found = await self._begin_unwind("unwind")
             if found.way is Way.FORWARD:
                 self.rounds += 1
                 return self._go_forward(Irrevocable(self._stack[-1].step if self._stack else ""))
             self._goes_back, self._opening = True, None
+            if found.way is Way.NOWHERE:  # nothing is in effect, or nothing of it is ours
+                for entry in self._stack:
+                    entry.undo = _is_settled
             for earlier in found.earlier:
                 self._earlier[earlier.step] = earlier
-                self.must_undo(earlier.step, partial(self._undo_earlier, earlier))
+                self.must_undo(earlier.step, partial(self._undo_earlier, earlier.step))
         return await super()._unwind()
 
-    async def _begin_unwind(self, given: SagaInput) -> Unwinding:
+    async def _begin_unwind(self, activity_id: str) -> Unwinding:
         """Record that the saga unwinds, before anything is undone, and learn what earlier runs have left to undo."""
         found: Unwinding = await workflow.execute_activity(
             UNWIND_ACTIVITY,
-            args=[[entry.step for entry in self._stack], given],
+            args=[[entry.step for entry in self._stack if entry.step not in self._earlier], self._input],
             result_type=Unwinding,
-            activity_id="unwind",
+            activity_id=activity_id,
             summary="cancelled" if self.cancellation.is_requested else "failed",
             **self._record.limits(),
         )
         return found
 
-    async def _undo_earlier(self, earlier: EarlierStep) -> UndoResult:
-        return await undo_earlier(earlier, self._entry(earlier.step).rounds)
+    async def _undo_earlier(self, name: str) -> UndoResult:
+        rounds = self._entry(name).rounds
+        if rounds > 1 and not self._earlier[name].undo_activity:  # a worker that has it may be deployed by now
+            found = await self._begin_unwind(f"unwind-{rounds}")
+            self._earlier.update((earlier.step, earlier) for earlier in found.earlier)
+        return await undo_earlier(self._earlier[name], rounds)
 
     # One step ---------------------------------------------------------------------------------------------
 
@@ -270,7 +285,8 @@ class Saga(CompensationStack):
         name = f"{step.name}/{instance}" if instance else step.name
         if name in self._begun:
             raise SagaMisuse(f'the step "{name}" was begun before: tell its calls apart with instance=...')
-        self._begun[name] = begun = Begun(name, step, given, StepCall(instance, self._opening))
+        # A copy: an undo is called with the same, whatever the story does to its own.
+        self._begun[name] = begun = Begun(name, step, deepcopy(given), StepCall(instance, self._opening))
         return begun
 
     async def _attempt(self, begun: Begun) -> Any:
@@ -278,21 +294,12 @@ class Saga(CompensationStack):
         try:
             value = await begun.do(answer=begun.step.result_type)
         except BaseException as error:
-            self._first_failed = self._first_failed or name
+            self._failures.append((name, error))
             if find_cause(error, IdempotencyConflict.__name__):
                 self._conflicts.add(name)
             raise
         self._opening = None  # a step has recorded it
         return value
-
-    async def _undo_declared(self, begun: Begun) -> UndoResult:
-        try:
-            return await begun.undo(self._entry(begun.name).rounds)
-        except FailureError as error:
-            # Only where the do was refused for the same reason does the row belong to another request.
-            if begun.name in self._conflicts and find_cause(error, IdempotencyConflict.__name__):
-                return UndoResult(UndoOutcome.NOTHING_TO_UNDO)
-            raise
 
     async def _insist(self, entry: Compensation, attempt: Callable[[int], Awaitable[T]]) -> T:
         """Try until it works or an operator has resolved it; stuck after each round that fails."""

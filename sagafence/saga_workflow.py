@@ -3,6 +3,7 @@
 import inspect
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, ClassVar, Generic, TypeVar, get_type_hints
@@ -202,7 +203,7 @@ class SagaWorkflow(Generic[In, Out]):
 
     async def _told(self, saga: Saga, given: In, opening: SagaInput) -> Out:
         """Tell the story, and record that it came to its end: where another run is being undone, it has not."""
-        value = await self.story(saga, given)
+        value = await self.story(saga, deepcopy(given))  # what it does to its input is not the next run's input
         await self._end("completed", opening)
         return value
 

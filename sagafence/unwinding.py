@@ -12,17 +12,18 @@ from temporalio import activity
 
 from sagafence.calls import EarlierStep, Unwinding, Way
 from sagafence.declare import External, Step, Undoable
-from sagafence.errors import IdempotencyConflict
+from sagafence.errors import IdempotencyConflict, InvalidInput
 from sagafence.registry import Opening, begin_unwind
 
 # Also a step that may have had its effect. A later step is begun after an earlier one has committed. The fence has
 # steps that were not declared too, which are undone by the workflow's own code or not at all.
 _IN_EFFECT = text("""
-    SELECT step, given, created_at FROM step_fence
+    SELECT step, created_at FROM step_fence
      WHERE saga_id = :saga_id AND phase = 'done' AND given IS NOT NULL
      UNION ALL
-    SELECT step, request, created_at FROM external_steps
-     WHERE saga_id = :saga_id AND phase NOT IN ('never', 'undone', 'resolved')
+    SELECT step, created_at FROM external_steps
+     WHERE saga_id = :saga_id
+       AND (phase NOT IN ('never', 'undone', 'resolved') OR (phase = 'never' AND question IS NOT NULL))
      ORDER BY created_at, step
 """)
 
@@ -42,9 +43,9 @@ async def unwind(
     """
     try:
         way = await begin_unwind(connection, saga)
-    except IdempotencyConflict as conflict:
-        # Nothing of it is ours. Steps that were refused for the same reason have nothing to undo either.
-        activity.logger.warning("%s", conflict.message)
+    except (IdempotencyConflict, InvalidInput) as refused:
+        # Nothing of it is ours, or none of its steps could record it: every do was refused for the same reason.
+        activity.logger.warning("%s", refused.message)
         return Unwinding(Way.NOWHERE)
     if way is not Way.BACK:
         return Unwinding(way)
@@ -57,7 +58,7 @@ def _earlier(rows: list[Row[tuple[object, ...]]], steps: Mapping[str, Step[objec
         name, _, instance = row.step.partition("/")
         step = steps.get(name)
         if step is None:  # the code of another release wrote it
-            yield EarlierStep(row.step, "", "", row.given, instance, is_external=False)
+            yield EarlierStep(row.step, "", "", instance, is_external=False)
         elif isinstance(step, Undoable):  # a pivot that is in effect has another way than back
             is_external = isinstance(step, External)
-            yield EarlierStep(row.step, step.activity, step.undo_activity, row.given, instance, is_external)
+            yield EarlierStep(row.step, step.activity, step.undo_activity, instance, is_external)

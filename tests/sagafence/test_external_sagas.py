@@ -139,6 +139,27 @@ async def test_an_operator_settles_what_nobody_can_find_out(elsewhere: Elsewhere
     assert await elsewhere.held() == ALL
 
 
+async def test_a_step_that_was_refused_and_heard_to_have_acted_later_is_asked_of_a_person_by_a_later_run_too(
+    elsewhere: Elsewhere,
+) -> None:
+    elsewhere.billing.faults.append(Fault.WAITS)
+    async with elsewhere.working():
+        handle = await elsewhere.start()
+        await elsewhere.billing.is_held.wait()
+        await handle.terminate("lost")
+    await elsewhere.database.run("UPDATE external_steps SET phase = 'never' WHERE step = 'bill'")
+    await elsewhere.database.run("UPDATE sagas SET state = 'open'")
+    late = "UPDATE external_steps SET phase = 'never', question = 'came_late', result = NULL WHERE step = 'tenant'"
+    await elsewhere.database.run(late)
+    again = await elsewhere.start(handle.id)
+    await again.cancel()
+    async with elsewhere.working():
+        stuck = await elsewhere.until(again, "stuck")
+        await again.terminate("the test is over")
+
+    assert [step.step for step in stuck.steps if step.state == "stuck"] == ["tenant"]
+
+
 async def test_a_second_run_that_is_cancelled_before_its_first_step_reverses_what_the_first_may_have_done_elsewhere(
     elsewhere: Elsewhere,
 ) -> None:

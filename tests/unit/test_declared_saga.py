@@ -11,7 +11,16 @@ from temporalio import workflow
 from temporalio.converter import DataConverter
 from temporalio.exceptions import ApplicationError, FailureError
 
-from sagafence import InvalidInput, Resolution, SagaCancelled, SagaMisuse, UndoOutcome, UndoResult, Verdict
+from sagafence import (
+    InvalidInput,
+    Resolution,
+    SagaCancelled,
+    SagaMisuse,
+    SagaUnwound,
+    UndoOutcome,
+    UndoResult,
+    Verdict,
+)
 from sagafence.calls import EarlierStep, Settled, Unwinding, Way
 from tests.sagafence.trip_steps import Booking, Trip, TripSteps
 from tests.sagafence.trip_story import BookTrip
@@ -31,6 +40,8 @@ class Books:
     """Steps whose next do fails, each time that they are named."""
     removed: set[str] = field(default_factory=set)
     """Steps that no worker has any more."""
+    is_anothers: bool = False
+    """Whether the row is another request's."""
     broken: set[str] = field(default_factory=set)
     """Steps whose undo fails."""
     overtakes: str = ""
@@ -58,6 +69,8 @@ class Books:
             return value
         if self.state == "past_pivot":
             return UndoResult(UndoOutcome.IRREVOCABLE)
+        if self.is_anothers:
+            raise ApplicationError(f"{name} is another request's", type="IdempotencyConflict")
         if name in self.broken:
             raise ApplicationError(f"{name} cannot be undone", type="Failed")
         self.state = "unwinding"
@@ -77,6 +90,8 @@ class Books:
     def _unwind(self, begun: list[str]) -> Unwinding:
         if self.state == "past_pivot":
             return Unwinding(Way.FORWARD)
+        if self.is_anothers:
+            return Unwinding(Way.NOWHERE)
         self.state = "unwinding"
         earlier = [name for name in EVERY if name in self.done and name not in begun]
         return Unwinding(Way.BACK, [self._earlier(name) for name in earlier])
@@ -84,7 +99,7 @@ class Books:
     def _earlier(self, name: str) -> EarlierStep:
         step, _, instance = name.partition("/")
         undo_activity = next((undo for undo, of in _UNDO.items() if of == step and step not in self.removed), "")
-        return EarlierStep(name, f"book_{step}", undo_activity, Trip("t"), instance, is_external=False)
+        return EarlierStep(name, f"book_{step}", undo_activity, instance, is_external=False)
 
     def _do(self, name: str) -> Any:
         if self.state == "unwinding":
@@ -240,7 +255,41 @@ async def test_a_step_of_an_earlier_run_that_no_worker_has_is_stuck_until_one_ha
     assert (stuck.step, "no worker has such a step" in stuck.detail) == ("seat/there", True)
     by_hand = Resolution("seat/there", Verdict.UNDONE_BY_HAND, "ann", "so")
     assert "deploy one" in (saga._the_saga.refusal_of(by_hand) or "")
-    running.cancel()
+    books.removed.clear()
+    await _until(lambda: saga.status().state == "stuck")
+    await asyncio.wait_for(saga.retry(), 5)
+    with pytest.raises(FailureError):
+        await asyncio.wait_for(running, 5)
+
+    assert (books.done, books.undone, books.ended_as) == (set(), ["room", "seat/there"], "cancelled")
+
+
+async def test_a_cancel_of_another_request_under_a_taken_id_leaves_nothing_stuck(books: Books) -> None:
+    books.is_anothers, books.overtakes = True, "room"
+    saga: Any = BookTrip()
+    running = asyncio.create_task(saga.run(Trip("t")))
+    await _until(lambda: "room" in books.done)
+    await asyncio.wait_for(saga.cancel("found it cheaper"), 5)
+    with pytest.raises(SagaCancelled):
+        await asyncio.wait_for(running, 5)
+
+    assert [step.state for step in saga.status().steps] == ["nothing to undo"]
+
+
+async def test_a_failure_that_the_story_has_caught_is_not_the_one_that_is_named(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def goes_on(_: BookTrip, saga: Any, trip: Trip, /) -> list[Booking]:
+        with contextlib.suppress(FailureError):
+            await saga.do(TripSteps.book_room, trip)
+        return [await saga.do(TripSteps.book_seat, trip)]
+
+    monkeypatch.setattr(BookTrip, "story", goes_on)
+    books.refuses = ["room", "seat"]
+    with pytest.raises(SagaUnwound, match="seat fails") as failed:
+        await asyncio.wait_for(_run(), 5)
+
+    assert failed.value.details == ("seat",)
 
 
 async def test_what_an_operator_says_of_an_earlier_runs_step_is_recorded_under_its_own_activity(books: Books) -> None:
