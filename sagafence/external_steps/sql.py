@@ -22,13 +22,14 @@ _COLUMNS = """
     CAST(extract(epoch FROM s.rev_last_at) AS float8) AS rev_last,
     CAST(extract(epoch FROM clock_timestamp()) AS float8) AS now
 """
-# The conflicting update changes nothing: it waits for the row's lock and then reads the row, and the clock, anew.
+# Without a target: a target would leave the other unique constraint to fail in whoever is second by an instant.
 _OPEN = text(f"""
     INSERT INTO external_steps AS s (saga_id, step, provider, fingerprint, key, undo_key, request, phase)
     VALUES (:saga_id, :step, :provider, :fingerprint, :key, :undo_key, CAST(:request AS jsonb), 'intended')
-    ON CONFLICT (saga_id, step) DO UPDATE SET updated_at = clock_timestamp()
+    ON CONFLICT DO NOTHING
     RETURNING {_COLUMNS}
 """)  # noqa: S608 - put together from our own constants
+# It waits for the row's lock and then reads the row, and the clock, anew.
 _LOCK = text(f"""
     UPDATE external_steps AS s SET updated_at = clock_timestamp() WHERE saga_id = :saga_id AND step = :step
     RETURNING {_COLUMNS}
@@ -119,7 +120,9 @@ async def open_row(connection: AsyncConnection, key: FenceKey, provider: Provide
     keys = key_of(key, 0)
     made = {"provider": provider.name, "key": keys, "undo_key": keys.undo, "request": request}
     made["key"] = str(keys)
-    row = (await connection.execute(_OPEN, {**key.parameters(), **made})).one()
+    row = (await connection.execute(_OPEN, {**key.parameters(), **made})).one_or_none()
+    if row is None:
+        row = (await connection.execute(_LOCK, _identity(key))).one()
     return await _opened(connection, key, row)
 
 
