@@ -26,7 +26,7 @@ from sagafence.compensation import (
 )
 from sagafence.declare import External, Forward, In, Out, Pivot, Step, Undoable
 from sagafence.errors import IdempotencyConflict
-from sagafence.policy import RECORD_POLICY, ActivityPolicy
+from sagafence.policy import UNDO_POLICY
 from sagafence.resolutions import why_not
 from sagafence.signature import SagaMisuse
 from sagafence.stack import CompensationStack, Phase
@@ -55,7 +55,6 @@ class Saga(CompensationStack):
         super().__init__(backoff=backoff, on_stuck=on_stuck, **callbacks)
         self._input: SagaInput | None = None
         self._opening: SagaInput | None = None
-        self._record = RECORD_POLICY
         self._begun: dict[str, Begun] = {}
         self._pivot: str | None = None
         self._is_past_pivot = False
@@ -156,13 +155,9 @@ class Saga(CompensationStack):
         """Whether the saga only goes forward."""
         return self._is_past_pivot
 
-    def opens_with(self, given: SagaInput, record: ActivityPolicy) -> None:
-        """Have the saga recorded with its input: by its first step, for a sweep that has to start it again.
-
-        `record` is how the beginning of an unwind is recorded.
-        """
+    def opens_with(self, given: SagaInput) -> None:
+        """Have the saga recorded with its input: by its first step, for a sweep that has to start it again."""
         self._input = self._opening = given
-        self._record = record
 
     @property
     def goes_back(self) -> bool:
@@ -197,6 +192,8 @@ class Saga(CompensationStack):
             return f"{resolution.step} is not stuck; stuck: {', '.join(self.stuck_steps) or 'nothing'}"
         if self._phase is Phase.SETTLED:
             return f"{resolution.step} has no way back: the saga only goes forward, so retry it"
+        if resolution.step == UNWIND_ACTIVITY:
+            return "the unwind is not recorded yet, which nobody can do by hand: retry once the database takes it"
         return why_not(resolution, self._step_of(resolution.step))
 
     def begun(self, name: str) -> tuple[str, Any, str]:
@@ -239,10 +236,12 @@ class Saga(CompensationStack):
 
     async def _unwind(self) -> Irrevocable | StillStuck | None:
         if self._input is not None and not self._goes_back:
-            found = await self._begin_unwind("unwind")
+            record = Compensation(UNWIND_ACTIVITY, _is_settled, StepState.RUNNING)
+            found = await self._insist(record, self._begin_unwind)
             if found.way is Way.FORWARD:
-                self.rounds += 1
                 return self._go_forward(Irrevocable(self._stack[-1].step if self._stack else ""))
+            if record.rounds == 1:
+                self.rounds = 0  # it is a round of its own only where it has failed
             self._goes_back, self._opening = True, None
             if found.way is Way.NOWHERE:  # nothing is in effect, or nothing of it is ours
                 for entry in self._stack:
@@ -252,22 +251,22 @@ class Saga(CompensationStack):
                 self.must_undo(earlier.step, partial(self._undo_earlier, earlier.step))
         return await super()._unwind()
 
-    async def _begin_unwind(self, activity_id: str) -> Unwinding:
+    async def _begin_unwind(self, rounds: int) -> Unwinding:
         """Record that the saga unwinds, before anything is undone, and learn what earlier runs have left to undo."""
         found: Unwinding = await workflow.execute_activity(
             UNWIND_ACTIVITY,
             args=[[entry.step for entry in self._stack if entry.step not in self._earlier], self._input],
             result_type=Unwinding,
-            activity_id=activity_id,
+            activity_id="unwind" if rounds == 1 else f"unwind-{rounds}",
             summary="cancelled" if self.cancellation.is_requested else "failed",
-            **self._record.limits(),
+            **UNDO_POLICY.limits(),
         )
         return found
 
     async def _undo_earlier(self, name: str) -> UndoResult:
         rounds = self._entry(name).rounds
         if rounds > 1 and not self._earlier[name].undo_activity:  # a worker that has it may be deployed by now
-            found = await self._begin_unwind(f"unwind-{rounds}")
+            found = await self._begin_unwind(rounds)
             self._earlier.update((earlier.step, earlier) for earlier in found.earlier)
         return await undo_earlier(self._earlier[name], rounds)
 
@@ -308,6 +307,8 @@ class Saga(CompensationStack):
             try:
                 return await attempt(entry.rounds)
             except (FailureError, TimeoutError) as error:
+                if entry not in self._stack:
+                    self._stack.append(entry)
                 self._mark(entry, StepState.STUCK, describe(error))
             finally:
                 self.rounds += 1  # whoever asked for it waits for its end, however it ends

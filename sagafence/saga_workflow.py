@@ -177,7 +177,7 @@ class SagaWorkflow(Generic[In, Out]):
 
     async def _run(self, given: In) -> Out:
         saga, opening = self._the_saga, SagaInput(given, self.fingerprint_of(given))
-        saga.opens_with(opening, self.record)
+        saga.opens_with(opening)
         is_told_again = False
         while isinstance(ended := await saga.run(self._told(saga, given, opening)), Irrevocable):
             # An earlier run has passed the pivot, or come to it: the story is told again from what is stored.
@@ -185,7 +185,7 @@ class SagaWorkflow(Generic[In, Out]):
                 await saga.cancellation.protect(saga.wait_to_go_forward())
             is_told_again = True
             saga = self._saga = self._new_saga()
-            saga.opens_with(opening, self.record)
+            saga.opens_with(opening)
             saga.cancellation.overrule()
         self._ended_as = _name_of(ended)
         if isinstance(ended, Unwound):

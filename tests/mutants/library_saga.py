@@ -374,4 +374,13 @@ MUTANTS = (
         "for name, error in self._failures]",
         at(DECLARED_SAGA, "test_a_failure_that_the_story_has_caught_is_not_the_one_that_is_named"),
     ),
+    Mutant(
+        "unwind-that-cannot-be-recorded-is-no-alarm",
+        "a missing right would hold a saga half done, and nobody would hear of it",
+        _SAGA,
+        "                if entry not in self._stack:\n                    self._stack.append(entry)\n",
+        "",
+        at(DECLARED_SAGA, "test_an_unwind_that_cannot_be_recorded_is_stuck_and_undoes_nothing_until_it_is"),
+        hangs=True,
+    ),
 )

@@ -42,6 +42,8 @@ class Books:
     """Steps that no worker has any more."""
     is_anothers: bool = False
     """Whether the row is another request's."""
+    records_nothing: bool = False
+    """Whether the database refuses to record an unwind."""
     broken: set[str] = field(default_factory=set)
     """Steps whose undo fails."""
     overtakes: str = ""
@@ -88,6 +90,8 @@ class Books:
         return None
 
     def _unwind(self, begun: list[str]) -> Unwinding:
+        if self.records_nothing:
+            raise ApplicationError("permission denied for table sagas", type="DatabaseRefusedStatement")
         if self.state == "past_pivot":
             return Unwinding(Way.FORWARD)
         if self.is_anothers:
@@ -326,3 +330,22 @@ async def test_a_cancel_that_a_steps_result_overtakes_is_heard_by_what_the_story
         await asyncio.wait_for(running, 5)
 
     assert (books.done, books.ended_as) == (set(), "cancelled")
+
+
+async def test_an_unwind_that_cannot_be_recorded_is_stuck_and_undoes_nothing_until_it_is(books: Books) -> None:
+    books.refuses, books.records_nothing = ["seat/back"], True
+    saga: Any = BookTrip()
+    running = asyncio.create_task(saga.run(Trip("t")))
+    await _until(lambda: running.done() or saga.status().state == "stuck")
+
+    record = saga.status().steps[-1]
+    assert (record.step, record.state) == ("sagafence.unwind", "stuck")
+    assert "permission denied" in record.detail
+    assert books.undone == []
+    by_hand = Resolution("sagafence.unwind", Verdict.UNDONE_BY_HAND, "ann", "so")
+    assert "nobody can do by hand" in (saga._the_saga.refusal_of(by_hand) or "")
+    books.records_nothing = False
+    await saga.retry()
+    with pytest.raises(FailureError, match="seat/back fails"):
+        await asyncio.wait_for(running, 5)
+    assert (books.done, books.ended_as) == (set(), "unwound")
