@@ -1,4 +1,7 @@
-"""`python -m sagafence schema` prints the SQL that makes the library's tables."""
+"""`python -m sagafence schema` prints the SQL that makes the library's tables.
+
+Exit status: 0 the SQL is printed; 1 the output could not be written, or its reader is gone; 2 wrong usage.
+"""
 
 import argparse
 import os

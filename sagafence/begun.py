@@ -29,19 +29,19 @@ class Begun:
 
     async def undo(self, rounds: int) -> UndoResult:
         """Undo it. Where the row has another input, an earlier run of the saga has begun it, with that one."""
-        step, call = self.step, self.call
-        activity_id, summary = _id(f"undo-{self.name}", rounds), step.summary(self.given)
-        while True:
-            try:
-                undone: UndoResult = await _execute(
-                    step.undo_activity, self.given, call, UndoResult, step.undo_policy, activity_id, summary
-                )
-            except FailureError as error:
-                if call.as_stored or not find_cause(error, IdempotencyConflict.__name__):
-                    raise
-                call = replace(call, as_stored=True)
-            else:
-                return undone
+        try:
+            return await self._undo(self.call, rounds)
+        except FailureError as error:
+            if not find_cause(error, IdempotencyConflict.__name__):
+                raise
+        return await self._undo(replace(self.call, as_stored=True), rounds)
+
+    async def _undo(self, call: StepCall, rounds: int) -> UndoResult:
+        step, activity_id = self.step, _id(f"undo-{self.name}", rounds)
+        undone: UndoResult = await _execute(
+            step.undo_activity, self.given, call, UndoResult, step.undo_policy, activity_id, step.summary(self.given)
+        )
+        return undone
 
     async def settle(self, rounds: int) -> Settled:
         """Find out what became of it."""

@@ -5,9 +5,10 @@ permission of the first call until the pivot is settled, and nothing is undone m
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from sagafence.calls import Resolution, Settled, StepCall, Way
@@ -16,11 +17,13 @@ from sagafence.declare import External, Forward, Pivot, SagaSteps
 from sagafence.external_steps import Calls, ExternalSteps
 from sagafence.external_steps.state import Phase, Step
 from sagafence.fence import FenceKey
-from sagafence.local_steps import as_stored, from_json, opening_of, refuse_while_unwinding, step_key, to_json
+from sagafence.local_steps import from_json, opening_of, refuse_while_unwinding, step_key, to_json
 from sagafence.provider import Happened, Key, Seen
 from sagafence.registry import Opening, State, begin_unwind, enter, lock, move
 from sagafence.signature import may_be_none
 from sagafence.undo import UndoOutcome, UndoResult
+
+_FINGERPRINT = text("SELECT fingerprint FROM external_steps WHERE saga_id = :saga_id AND step = :step")
 
 
 class _NoWayBack(Exception):
@@ -121,9 +124,10 @@ class BoundExternalStep:
 
     async def _stored_key(self, given: Any, call: StepCall) -> FenceKey:
         key = self._key(given, call)
-        if call.as_stored:  # neither changes once it is written; the protocol reads the request from the row
+        if call.as_stored:  # it never changes once it is written; the protocol reads the request from the row
             async with single_statement(self._engine) as connection:
-                key, _ = await as_stored(connection, key, given, self._step)
+                stored = (await connection.execute(_FINGERPRINT, key.parameters())).scalar_one_or_none()
+            key = replace(key, fingerprint=stored or key.fingerprint)
         return key
 
     def _pivot_of(self, key: FenceKey) -> _Pivot | None:

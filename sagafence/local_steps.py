@@ -35,11 +35,7 @@ _CLOSE = text("""
     INSERT INTO step_fence (saga_id, step, phase, had_effect, fingerprint)
     VALUES (:saga_id, :step, 'undone', false, :fingerprint) ON CONFLICT DO NOTHING
 """)
-_GIVEN = text("""
-    SELECT fingerprint, given FROM step_fence WHERE saga_id = :saga_id AND step = :step
-     UNION ALL
-    SELECT fingerprint, request FROM external_steps WHERE saga_id = :saga_id AND step = :step
-""")
+_GIVEN = text("SELECT fingerprint, given FROM step_fence WHERE saga_id = :saga_id AND step = :step")
 
 
 class StepLeftItsTransaction(SagaError):
@@ -97,7 +93,7 @@ class LocalStep:
             if way is not Way.BACK:
                 return UndoResult(UndoOutcome.IRREVOCABLE if way is Way.FORWARD else UndoOutcome.ALREADY_UNDONE)
             if call.as_stored:
-                key, given = await as_stored(connection, key, given, self._step)
+                key, given = await _as_stored(connection, key, given, self._step)
             undoing = await close_fence(connection, key)
             if undoing.had_effect:
                 done = from_json(undoing.stored["result"], self._step.result_type)
@@ -126,7 +122,7 @@ class LocalStep:
         key = step_key(self._step, given, call, self._fingerprint)
         async with transaction(self._engine) as connection:
             if call.as_stored:
-                key, given = await as_stored(connection, key, given, self._step)
+                key, given = await _as_stored(connection, key, given, self._step)
             if isinstance(self._step, Forward):
                 await _entered(connection, key, given, json.dumps({"result": said.result}))
             else:
@@ -157,7 +153,7 @@ def step_key(step: Step[Any, Any], given: Any, call: StepCall, fingerprint: Call
     return FenceKey(saga_id, name, "" if is_in_its_row else fingerprint(given))
 
 
-async def as_stored(
+async def _as_stored(
     connection: AsyncConnection, key: FenceKey, given: Any, step: Step[Any, Any]
 ) -> tuple[FenceKey, Any]:
     """Return a step's identity and input as its row has them, where there is one."""

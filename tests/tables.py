@@ -186,18 +186,12 @@ def _exits() -> Iterator[Row]:
         ("`python -m devstack`", "devstack/__main__.py"),
         ("`python -m tests.soak`", "tests/soak/__main__.py"),
         ("`python -m tests.mutants`", "tests/mutants/__main__.py"),
+        ("`python -m sagafence`", "sagafence/__main__.py"),
     ):
         docstring = ast.get_docstring(ast.parse((ROOT / module).read_text(encoding="utf-8"))) or ""
         [listed] = re.findall(r"^Exit status[^:]*: (.*?)(?:\.\n\n|\.?\Z)", docstring, re.MULTILINE | re.DOTALL)
         for status, meaning in re.findall(r"(\d+) (.+?)(?:; (?=\d)|\Z)", " ".join(listed.split())):
             yield command, status, meaning
-    # Its help is made by argparse, without a word on statuses.
-    for status, meaning in (
-        ("0", "the SQL is printed"),
-        ("1", "the output could not be written, or its reader is gone"),
-        ("2", "wrong usage"),
-    ):
-        yield "`python -m sagafence`", status, meaning
 
 
 TABLES: dict[str, Callable[[], Iterator[Row]]] = {
