@@ -62,7 +62,7 @@ from adapters.readiness import (
 )
 from adapters.streams import clean_streams
 from adapters.temporal import ADVICE, RefuseWrongArguments
-from adapters.worker_run import Companion, Failure, running
+from adapters.worker_run import Companion, Failure, running, use_client
 from domain import policies
 from domain.version import RELEASE
 from workflows.bulk import BulkCheckoutWorkflow
@@ -233,7 +233,9 @@ async def run(settings: WorkerSettings) -> None:
             watch = asyncio.create_task(
                 schedule_watch.follow(lambda: worker.client, settings.task_queue, _intervals(settings))
             )
-            credentials = asyncio.create_task(temporal_credentials.follow(worker, settings.temporal_api_key_file))
+            credentials = asyncio.create_task(
+                temporal_credentials.follow(worker, use_client, settings.temporal_api_key_file)
+            )
             guards = asyncio.create_task(schema.watch(engines.steps))
             alive = asyncio.create_task(
                 heartbeat.beat(settings.heartbeat_file, lambda: worker.is_running and not follower.done())

@@ -1,34 +1,17 @@
 """Reading for callers: one order by its id, the newest orders, and which names of a file exist. Writes nothing."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from sqlalchemy import Row, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 
+from adapters import order_query
 from adapters.database import snapshot
 from domain.lookup import PAGE, KnownOrder, LookupAnswer, LookupInput, NamesInput, NamesReport, OrderRecord
-from domain.model import ENDINGS, OrderLine, Step, StepView, format_money, lines_summary
+from domain.model import ENDINGS
 from sagafence import single_statement
 
-_STEPS = [step.value for step in Step]
-
-_ORDER = text("""
-    SELECT o.order_id, o.customer, o.status, o.reason, o.total_minor, o.currency, o.carrier, o.fingerprint,
-           o.created_at, o.updated_at, s.tracking_number, i.steps AS stuck_steps, i.cause,
-           ARRAY (SELECT sku FROM order_lines l WHERE l.order_id = o.order_id ORDER BY sku) AS skus,
-           ARRAY (SELECT quantity FROM order_lines l WHERE l.order_id = o.order_id ORDER BY sku) AS quantities
-      FROM orders o
-      LEFT JOIN shipments s ON s.order_id = o.order_id AND s.state <> 'cancelled'
-      LEFT JOIN incidents i ON i.order_id = o.order_id AND i.closed_at IS NULL
-     WHERE o.order_id = :order_id
-""")
-_FENCES = text("""
-    SELECT step, phase, had_effect, result ->> 'transfer_id' AS transfer_id,
-           result ->> 'tracking_number' AS tracking_number, result ->> 'carrier' AS parcel_carrier
-      FROM step_fence WHERE saga_id = :order_id
-""")
 _COLUMNS = """
     o.order_id, o.status, o.reason, o.total_minor, o.currency, o.carrier, o.fingerprint, o.created_at, o.updated_at
 """
@@ -84,13 +67,8 @@ class Lookups:
 
     async def _one(self, order_id: str) -> OrderRecord | None:
         async with snapshot(self._engine) as connection:
-            row = (await connection.execute(_ORDER, {"order_id": order_id})).one_or_none()
-            if row is None:
-                return None
-            fences = {each.step: each for each in await connection.execute(_FENCES, {"order_id": order_id})}
-        lines = [OrderLine(sku, quantity) for sku, quantity in zip(row.skus, row.quantities, strict=True)]
-        steps = _steps(row, lines, fences)
-        return _record(row, tracking_number=row.tracking_number, customer=row.customer, lines=lines, steps=steps)
+            found = await order_query.find_order(connection, order_id)
+        return found.record if found else None
 
     async def _newest(self, asked: LookupInput, limit: int) -> LookupAnswer:
         async with single_statement(self._engine) as connection:
@@ -101,7 +79,7 @@ class Lookups:
             oldest = before - _EVENTS_LOOKED_AT
             given = {"before": before, "oldest": oldest, "statuses": asked.statuses, "limit": limit}
             rows = (await connection.execute(_NEWEST, given)).all()
-        orders = [_record(row) for row in rows]
+        orders = [order_query.record(row) for row in rows]
         if len(rows) == limit:
             return LookupAnswer(orders, next_before=rows[-1].event_id)
         return LookupAnswer(orders, is_cut=oldest > events.first)
@@ -109,7 +87,7 @@ class Lookups:
     async def _unfinished(self, statuses: Sequence[str], limit: int) -> LookupAnswer:
         async with single_statement(self._engine) as connection:
             rows = (await connection.execute(_UNFINISHED, {"statuses": list(statuses), "limit": limit})).all()
-        return LookupAnswer([_record(row) for row in rows], is_cut=len(rows) == PAGE)
+        return LookupAnswer([order_query.record(row) for row in rows], is_cut=len(rows) == PAGE)
 
 
 class Names:
@@ -128,38 +106,3 @@ class Names:
             return NamesReport(
                 list(skus), list(customers), [KnownOrder(row.order_id, row.status, row.fingerprint) for row in orders]
             )
-
-
-def _record(row: Row[Any], **details: Any) -> OrderRecord:
-    return OrderRecord(
-        row.order_id,
-        row.status,
-        row.reason,
-        row.total_minor,
-        row.currency,
-        carrier=row.carrier,
-        fingerprint=row.fingerprint,
-        created_at=row.created_at.isoformat(),
-        updated_at=row.updated_at.isoformat(),
-        **details,
-    )
-
-
-def _steps(row: Row[Any], lines: Sequence[OrderLine], fences: Mapping[str, Row[Any]]) -> list[StepView]:
-    """Return each step that has a fence row as its own saga would show it."""
-    stuck = row.stuck_steps or []
-    shown: list[StepView] = []
-    for step in _STEPS:
-        fence = fences.get(step)
-        if step in stuck and (fence is None or fence.phase == "done"):
-            shown.append(StepView(step, "stuck", row.cause))
-        elif fence is not None:
-            state = fence.phase if fence.had_effect or fence.phase == "resolved" else "nothing to undo"
-            shown.append(StepView(step, state, _detail(row, lines, fence) if fence.had_effect else ""))
-    return shown
-
-
-def _detail(row: Row[Any], lines: Sequence[OrderLine], fence: Row[Any]) -> str:
-    if fence.step == Step.RESERVE:
-        return f"{lines_summary(lines)}: {format_money(row.total_minor, row.currency)}" if row.total_minor else ""
-    return fence.transfer_id or "" if fence.step == Step.PAY else f"{fence.tracking_number}, {fence.parcel_carrier}"

@@ -117,8 +117,8 @@ class StarterSettings(BaseSettings):
     """File with Temporal's API key, read again by a worker when it changes. Wins over `TEMPORAL_API_KEY`."""
 
 
-class WorkerSettings(StarterSettings):
-    """The settings of a worker."""
+class _ServiceSettings(StarterSettings):
+    """What the processes have in common that know where the database is."""
 
     database_url: Annotated[SecretStr, AfterValidator(_database_url)] = SecretStr(
         f"{DRIVER}://checkout:checkout@127.0.0.1:5432/checkout"
@@ -130,6 +130,15 @@ class WorkerSettings(StarterSettings):
     """File with the whole URL, read again for each new connection. Wins over `CHECKOUT_DATABASE_URL`."""
     database_password_file: _OptionalFile = None
     """File with the password alone, read again for each new connection. Wins over a URL's."""
+    log_level: Annotated[str, AfterValidator(_log_level)] = "INFO"
+    """`DEBUG`, `INFO`, `WARNING` or `ERROR`."""
+    log_format: LogFormat = LogFormat.TEXT
+    """Form of the process' own log: `text` or `json`, a line for each record."""
+
+
+class WorkerSettings(_ServiceSettings):
+    """The settings of a worker."""
+
     database_refused_seconds: Annotated[float, Field(gt=0, le=86_400)] = 180
     """How long Postgres may refuse every new session, while no open one works, before the worker ends with status 1."""
     database_pool_size: Annotated[int, Field(ge=1, le=500)] = 20
@@ -157,10 +166,29 @@ class WorkerSettings(StarterSettings):
     writes_log: WritesLog = WritesLog.AUTO
     """Which workers write saga.log: `auto`, the first of those that share a file, or each to its standard output;
     `always`, and it is an error in the log where another worker has the file; `never`."""
-    log_level: Annotated[str, AfterValidator(_log_level)] = "INFO"
-    """`DEBUG`, `INFO`, `WARNING` or `ERROR`."""
-    log_format: LogFormat = LogFormat.TEXT
-    """Form of the worker's own log: `text` or `json`, a line for each record."""
+
+
+class ApiSettings(_ServiceSettings):
+    """The settings of the HTTP API."""
+
+    database_url: Annotated[SecretStr, AfterValidator(_database_url)] = SecretStr(
+        f"{DRIVER}://checkout_reader@127.0.0.1:5432/checkout"
+    )
+    """The database, as for a worker, and as the role `checkout_reader`: one that may write is refused. A standby will
+    do."""
+    api_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """The address to listen on."""
+    api_port: Annotated[int, Field(ge=0, le=65_535)] = 8080
+    """The port to listen on; 0 for any that is free."""
+    api_keys_file: Path = Path("api-keys.json")
+    """The API keys, hashed; `python -m http_api.keys` makes and revokes them. Read again when it changes."""
+    api_requests_per_second: Annotated[float, Field(gt=0, le=1_000_000)] = 100
+    """How many requests a caller may make, over two seconds together; each process counts for itself."""
+    api_oidc_issuer: Annotated[str | None, BeforeValidator(_unset_when_empty)] = None
+    """The OpenID provider whose access tokens are accepted beside API keys: its `iss`, below which its configuration
+    is found."""
+    api_oidc_audience: Annotated[str | None, BeforeValidator(_unset_when_empty)] = None
+    """The `aud` that its tokens must have; needed with an issuer."""
 
 
 _SettingsT = TypeVar("_SettingsT", bound=StarterSettings)
@@ -253,4 +281,4 @@ def _shown(name: str, value: object) -> str:
 
 
 def _known_names() -> set[str]:
-    return {PREFIX + field.upper() for field in WorkerSettings.model_fields}
+    return {PREFIX + field.upper() for field in WorkerSettings.model_fields | ApiSettings.model_fields}

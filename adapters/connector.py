@@ -92,7 +92,7 @@ class Admission:
 
 
 class Connector:
-    """Makes sessions that can write; an engine calls it for each new connection.
+    """Makes sessions that can write, or for a reader any; an engine calls it for each new connection.
 
     Credentials in files are read again each time, so that a rotation needs no restart. With several hosts the one that
     answered last comes first, and each gets its share of the time: a dead one cannot use up all of it.
@@ -109,6 +109,7 @@ class Connector:
         url_file: Path | None = None,
         password_file: Path | None = None,
         admission: Admission | None = None,
+        is_reader: bool = False,
     ) -> None:
         self._destination = parse(url)
         self._answer_seconds = answer_seconds
@@ -116,6 +117,7 @@ class Connector:
         self._url_file = url_file
         self._password_file = password_file
         self.admission = admission or Admission()
+        self._requires = "" if is_reader else _REQUIRE_WRITABLE
         self._preferred: Host | None = None
 
     async def __call__(self) -> _DriverConnection:
@@ -172,7 +174,7 @@ class Connector:
             | ({"options": destination.options} if destination.options else {}),
         )
         try:
-            await connection.execute(f"{_REQUIRE_WRITABLE};{self._statements(connection)}")
+            await connection.execute(f"{self._requires};{self._statements(connection)}")
         except BaseException:
             connection.terminate()
             raise

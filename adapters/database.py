@@ -19,6 +19,7 @@ _COMMAND_TIMEOUT_SECONDS = 4.5
 # Below the start-to-close of the sweep (60 s) and of the audit (30 min).
 _LONG_STATEMENT_SECONDS = 55
 _AUDIT_SECONDS = 29 * 60
+_READER_SESSIONS = 10
 _REPORTED_AT_FIRST = "reported read-only at first"
 # The audit reads whole tables, whose sorts and hashes go to disk with the server's 4 MB. They are read in sequence: by
 # index, as if all of them were cached, a million orders take three times as long.
@@ -63,6 +64,13 @@ def create_audit_engine(url: str, **access: Unpack[Access]) -> AsyncEngine:
     """
     settings = {**_limits(_AUDIT_SECONDS), **_AUDIT_SETTINGS}
     return _engine(Connector(url, answer_seconds=_AUDIT_SECONDS + 2, settings=settings, **access), poolclass=NullPool)
+
+
+def create_reader_engine(url: str, **access: Unpack[Access]) -> AsyncEngine:
+    """Make the engine of the API, which reads by index alone, as a step does: a standby will do."""
+    settings = {"statement_timeout": "3s", "enable_seqscan": "off"}
+    connector = Connector(url, answer_seconds=_COMMAND_TIMEOUT_SECONDS, settings=settings, is_reader=True, **access)
+    return _engine(connector, pool_size=_READER_SESSIONS, max_overflow=0, pool_timeout=CONNECT_SECONDS)
 
 
 def _limits(seconds: int) -> dict[str, str]:

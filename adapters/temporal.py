@@ -253,9 +253,13 @@ def place(options: dict[str, Any]) -> str:
 
 
 async def connect(
-    *, runtime: Runtime | None = None, identity: str | None = None, api_key_file: Path | None = None
+    *,
+    runtime: Runtime | None = None,
+    identity: str | None = None,
+    api_key_file: Path | None = None,
+    is_lazy: bool = False,
 ) -> Client:
-    """Connect to Temporal.
+    """Connect to Temporal; a lazy client does so at its first call, and at each until it is connected.
 
     Raises:
         ConfigurationError: the address is none.
@@ -265,7 +269,7 @@ async def connect(
     if identity:
         options["identity"] = identity
     try:
-        return await Client.connect(**options, data_converter=DATA_CONVERTER, runtime=runtime)
+        return await Client.connect(**options, data_converter=DATA_CONVERTER, runtime=runtime, lazy=is_lazy)
     except ValueError as error:
         if "cert" in str(error):
             raise ConfigurationError(f"TEMPORAL_TLS_*: {error}") from error

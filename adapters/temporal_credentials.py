@@ -1,4 +1,4 @@
-"""A running worker's API key and certificates for Temporal, read again when their files change.
+"""A running process' API key and certificates for Temporal, read again when their files change.
 
 The client takes a new key. A connection keeps the certificates that it was made with, so new ones need a new client,
 which the workers use from their next call on.
@@ -6,16 +6,15 @@ which the workers use from their next call on.
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from temporalio.client import Client
 from temporalio.service import RPCError
-from temporalio.worker import Worker
 
 from adapters.polled_state import PolledState
 from adapters.temporal import ADVICE, connection_options, describe_task_queue, is_refused
-from adapters.worker_run import use_client
 
 POLL_SECONDS = 5.0
 _ASK_EVERY_POLLS = 3
@@ -23,8 +22,26 @@ _ASK_EVERY_POLLS = 3
 _log = logging.getLogger("checkout.temporal")
 
 
-async def follow(worker: Worker, api_key_file: Path | None = None, *, poll_seconds: float = POLL_SECONDS) -> NoReturn:
-    """Give a worker and its companions changed credentials, until cancelled.
+class Connected(Protocol):
+    """A worker, or whatever else has a client that can be exchanged."""
+
+    @property
+    def client(self) -> Client:
+        """The client in use."""
+
+    @property
+    def task_queue(self) -> str:
+        """The task queue that it may ask about."""
+
+
+C = TypeVar("C", bound=Connected)
+Use = Callable[[C, Client], None]
+
+
+async def follow(
+    worker: C, use: Use[C], api_key_file: Path | None = None, *, poll_seconds: float = POLL_SECONDS
+) -> NoReturn:
+    """Give a worker, or another process, changed credentials, until cancelled. `use` gives it another client.
 
     Unusable ones, such as half of a pair or a key that is being written, are logged and tried again; the old ones stay
     in use meanwhile. It is logged too where Temporal refuses those in use: the worker waits for better ones.
@@ -34,7 +51,7 @@ async def follow(worker: Worker, api_key_file: Path | None = None, *, poll_secon
     polls = 0
     while True:
         await asyncio.sleep(poll_seconds)
-        found = await _take(worker, api_key_file)
+        found = await _take(worker, use, api_key_file)
         if problem.update(found) and found:
             _log.warning("new credentials for Temporal cannot be used yet: %s", found, extra={"action": "credentials"})
         if polls % _ASK_EVERY_POLLS == 0 and (refusal := await _refusal(worker)) is not None:
@@ -42,14 +59,14 @@ async def follow(worker: Worker, api_key_file: Path | None = None, *, poll_secon
         polls += 1
 
 
-async def _take(worker: Worker, api_key_file: Path | None) -> str:
+async def _take(worker: C, use: Use[C], api_key_file: Path | None) -> str:
     """Take new credentials where there are some; return what is wrong with them, or an empty text."""
     client = worker.client
     used = client.service_client.config
     try:
         options = await asyncio.to_thread(connection_options, api_key_file)
         if options.get("tls") != used.tls:
-            use_client(worker, await _connected_anew(client, options))
+            use(worker, await _connected_anew(client, options))
             _log.info("connected to Temporal with new certificates", extra={"action": "credentials"})
         elif options.get("api_key") != used.api_key:
             client.api_key = options.get("api_key")
@@ -74,7 +91,7 @@ async def _connected_anew(client: Client, options: dict[str, Any]) -> Client:
     )
 
 
-async def _refusal(worker: Worker) -> str | None:
+async def _refusal(worker: Connected) -> str | None:
     """Describe the worker's task queue; return Temporal's refusal, an empty text, or None where it does not answer."""
     try:
         await describe_task_queue(worker.client, worker.task_queue)
@@ -92,13 +109,13 @@ def _log_access(access: PolledState[bool | None], refusal: str) -> None:
         return
     if refusal:
         _log.error(
-            "Temporal refuses this worker, which waits for better credentials: %s. %s",
+            "Temporal refuses this process, which waits for better credentials: %s. %s",
             refusal,
             ADVICE,
             extra={"action": "credentials"},
         )
     else:
-        _log.info("Temporal lets this worker in again", extra={"action": "credentials"})
+        _log.info("Temporal lets this process in again", extra={"action": "credentials"})
 
 
 def _first_line(error: Exception) -> str:

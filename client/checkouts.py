@@ -20,7 +20,7 @@ from client.executions import Execution
 from client.failures import NoSuchOrder, OrderIdConflict, Refused
 from client.listing import GONE, ORDERS, QUERIES, TERMINATED, Listed, listed, listed_status
 from client.pollers import Watch
-from client.requests import HasEnded, Requests
+from client.requests import UNTIL_ANSWERED, HasEnded, Requests, Waits
 from domain import policies, summaries
 from domain.audit import AuditReport
 from domain.bulk import UNKNOWN, Batch, BatchReport, Outcome, digest, pack
@@ -69,11 +69,18 @@ class Checkouts:
     request yet: it may still happen, and a repeat with the same content joins it.
     """
 
-    def __init__(self, client: Client, task_queue: str, ui_url: str, warn: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        task_queue: str,
+        ui_url: str,
+        warn: Callable[[str], None] | None = None,
+        waits: Waits = UNTIL_ANSWERED,
+    ) -> None:
         self.client = client
         self.task_queue = task_queue
         self._ui_url = ui_url
-        self._requests = Requests(client, task_queue)
+        self.requests = Requests(client, task_queue, waits)
         self._watch = Watch(client, task_queue, warn)
 
     def ui_link(self, workflow_id: str) -> str:
@@ -218,20 +225,26 @@ class Checkouts:
     async def cancel(self, order_id: str, reason: str, by: str = "") -> None:
         """Request that an order is undone; refused when it is too late."""
         _require_reason(reason)
-        await self._asked(order_id, self._requests.cancel(order_id, reason, by))
+        await self._asked(order_id, self.requests.cancel(order_id, reason, by))
 
     async def retry(self, order_id: str, reason: str = "", by: str = "") -> CheckoutStatus:
         """Retry the failed undos of a stuck order and wait for the result. The order's log names the operator."""
+        return await self._settled(order_id, await self.request_retry(order_id, reason, by))
+
+    async def request_retry(self, order_id: str, reason: str = "", by: str = "") -> CheckoutStatus | None:
+        """Request a retry; return its answer, or None where that takes longer than these requests wait."""
         if reason:
             _require_reason(reason)
-        asked = self._requests.retry(order_id, RetryRequest(by, reason))
-        return await self._settled(order_id, await self._asked(order_id, asked))
+        return await self._asked(order_id, self.requests.retry(order_id, RetryRequest(by, reason)))
 
     async def resolve(self, order_id: str, step: str, reason: str, by: str = "") -> CheckoutStatus:
         """Count a stuck step as undone and wait for the result."""
+        return await self._settled(order_id, await self.request_resolve(order_id, step, reason, by))
+
+    async def request_resolve(self, order_id: str, step: str, reason: str, by: str = "") -> CheckoutStatus | None:
+        """Request a resolution; return its answer, or None where that takes longer than these requests wait."""
         _require_reason(reason)
-        asked = self._requests.resolve(order_id, Resolution(step, reason, by))
-        return await self._settled(order_id, await self._asked(order_id, asked))
+        return await self._asked(order_id, self.requests.resolve(order_id, Resolution(step, reason, by)))
 
     async def audit(self, timeout: timedelta, *, is_at_rest: bool = False) -> AuditReport:
         """Check every invariant in the database; at rest, orders that are unfinished are not given an hour."""

@@ -5,6 +5,7 @@ may also be a refused request of another order: then the database has the order,
 """
 
 import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from temporalio.client import WorkflowFailureError
@@ -14,7 +15,7 @@ from client import executions, lookup
 from client.checkouts import Checkouts
 from client.failures import NoAnswer, NoSuchOrder, Refused
 from client.listing import TERMINATED
-from client.requests import HasEnded, Requests
+from client.requests import HasEnded
 from domain.bulk import DELEGATED, BatchReport, CancelOrder
 from domain.lookup import OrderRecord
 from domain.model import ENDINGS, CheckoutInput, CheckoutStatus, Ending, OrderStatus, who_and_why
@@ -38,6 +39,9 @@ class Found:
     workflow_id: str | None
 
 
+_Wait = Callable[[], Awaitable[Found]]
+
+
 class _Moved(Refused):
     """Another workflow has taken the order over meanwhile: repeat the request. The message is for the second time."""
 
@@ -49,7 +53,7 @@ class Orders:
         self._checkouts = checkouts
         self._client = checkouts.client
         self._task_queue = checkouts.task_queue
-        self._requests = Requests(checkouts.client, checkouts.task_queue)
+        self._requests = checkouts.requests
 
     async def find(self, order_id: str) -> Found:
         """Return the status of an order.
@@ -75,60 +79,81 @@ class Orders:
         """
         request = CancelOrder(order_id, reason, by)
         try:
-            return await self._cancel(request)
+            return await (await self._request_cancel(request))()
         except _Moved:
-            return await self._cancel(request)
+            return await (await self._request_cancel(request))()
+
+    async def request_cancel(self, order_id: str, reason: str, by: str) -> None:
+        """Request the same, and return once the request is accepted. Raises as `cancel` does."""
+        request = CancelOrder(order_id, reason, by)
+        try:
+            await self._request_cancel(request)
+        except _Moved:
+            await self._request_cancel(request)
 
     async def retry(self, order_id: str, reason: str, by: str) -> CheckoutStatus:
         """Retry the failed undos of a stuck order; see `Checkouts.retry`."""
-        try:
+        async with self._to_fix(order_id):
             return await self._checkouts.retry(order_id, reason, by)
-        except NoSuchOrder:
-            raise await self._nothing_to_fix(order_id) from None
+
+    async def request_retry(self, order_id: str, reason: str, by: str) -> None:
+        """Request the same, and return once the request is accepted."""
+        async with self._to_fix(order_id):
+            await self._checkouts.request_retry(order_id, reason, by)
 
     async def resolve(self, order_id: str, step: str, reason: str, by: str) -> CheckoutStatus:
         """Count a stuck step as undone; see `Checkouts.resolve`."""
-        try:
+        async with self._to_fix(order_id):
             return await self._checkouts.resolve(order_id, step, reason, by)
-        except NoSuchOrder:
-            raise await self._nothing_to_fix(order_id) from None
+
+    async def request_resolve(self, order_id: str, step: str, reason: str, by: str) -> None:
+        """Request the same, and return once the request is accepted."""
+        async with self._to_fix(order_id):
+            await self._checkouts.request_resolve(order_id, step, reason, by)
 
     # Cancelling -----------------------------------------------------------------------------------------
 
-    async def _cancel(self, request: CancelOrder) -> Found:
+    async def _request_cancel(self, request: CancelOrder) -> _Wait:
+        """Request a cancel of whichever workflow processes the order; return what waits for the result."""
         order_id = request.order_id
         try:
             await self._checkouts.cancel(order_id, request.reason, request.by)
         except NoSuchOrder:
-            return await self._cancel_recorded(await self._recorded(order_id), request)
+            return await self._request_recorded(await self._recorded(order_id), request)
         except Refused:
             if another := await self._another_than(await self._checkouts.status(order_id)):
-                return await self._cancel_recorded(another, request)
+                return await self._request_recorded(another, request)
             if not await self._is_undone_for(request):
                 raise
-        status = await self._checkouts.outcome(order_id)
-        if another := await self._another_than(status):
-            return await self._cancel_recorded(another, request)
-        return Found(status, checkout_workflow_id(order_id))
+        return lambda: self._cancelled(request)
 
-    async def _cancel_recorded(self, record: OrderRecord, request: CancelOrder) -> Found:
-        """Cancel an order that has no saga of its own."""
+    async def _cancelled(self, request: CancelOrder) -> Found:
+        status = await self._checkouts.outcome(request.order_id)
+        if another := await self._another_than(status):
+            return await (await self._request_recorded(another, request))()
+        return Found(status, checkout_workflow_id(request.order_id))
+
+    async def _request_recorded(self, record: OrderRecord, request: CancelOrder) -> _Wait:
+        """Request a cancel of an order that has no saga of its own."""
         if record.status == OrderStatus.PENDING:
-            return await self._undo_by_hand(record, request)
+            await self._undo_by_hand(record, request)
+            return lambda: self._undone_by_hand(record)
         if record.status in ENDINGS:
             if record.carrier and await self._requests.was_cancelled_in_batch(record.carrier, request):
-                return await self.shown(record)
+                return lambda: self.shown(record)
             raise Refused(f"order {record.order_id} is {record.status} already")
-        if record.carrier and record.status in MOVING:
-            with contextlib.suppress(HasEnded):
-                return await self._cancel_in_batch(record.carrier, request)
+        if (batch := record.carrier) and record.status in MOVING:
+            try:
+                await self._requests.cancel_in_batch(batch, request)
+            except HasEnded:
+                pass
+            except Refused as refusal:  # the order may have left it meanwhile
+                raise _Moved(str(refusal)) from None
+            else:
+                return lambda: self._cancelled_in_batch(batch, request)
         raise _Moved(f"order {record.order_id} is {as_shown(record)}, and {_LOST}")
 
-    async def _cancel_in_batch(self, workflow_id: str, request: CancelOrder) -> Found:
-        try:
-            await self._requests.cancel_in_batch(workflow_id, request)
-        except Refused as refusal:  # the order may have left it meanwhile
-            raise _Moved(str(refusal)) from None
+    async def _cancelled_in_batch(self, workflow_id: str, request: CancelOrder) -> Found:
         batch = self._client.get_workflow_handle(workflow_id, result_type=BatchReport)
         with contextlib.suppress(WorkflowFailureError):  # it was ended from outside
             report: BatchReport = await batch.result()
@@ -136,7 +161,7 @@ class Orders:
                 return await self.find(request.order_id)
         raise _Moved(f"order {request.order_id} has left its batch, and {_LOST}")
 
-    async def _undo_by_hand(self, record: OrderRecord, request: CancelOrder) -> Found:
+    async def _undo_by_hand(self, record: OrderRecord, request: CancelOrder) -> None:
         """Start a saga that undoes an order which has none; against a sweep, the workflow id decides which is first."""
         try:
             order = CheckoutInput(
@@ -151,12 +176,22 @@ class Orders:
             raise Refused(f"no saga can take order {record.order_id}, nor undo it: {problem.message}") from None
         if not await self._checkouts.undo(order):
             raise _Moved(f"order {record.order_id} has just been started")
+
+    async def _undone_by_hand(self, record: OrderRecord) -> Found:
         return Found(await self._checkouts.outcome(record.order_id), checkout_workflow_id(record.order_id))
 
     async def _is_undone_for(self, request: CancelOrder) -> bool:
         """Return whether the order's own saga was started to undo it for this very request."""
         order = await executions.order_of(self._client, checkout_workflow_id(request.order_id))
         return order is not None and order.repair and order.reason == _why(request)
+
+    @contextlib.asynccontextmanager
+    async def _to_fix(self, order_id: str) -> AsyncIterator[None]:
+        """Refuse what is asked inside the block of an order that has no saga of its own."""
+        try:
+            yield
+        except NoSuchOrder:
+            raise await self._nothing_to_fix(order_id) from None
 
     async def _nothing_to_fix(self, order_id: str) -> Refused:
         record = await self._recorded(order_id)

@@ -6,6 +6,7 @@ was carried out. So a caller that timed out can repeat it without a second reque
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +32,6 @@ from domain.policies import checkout_workflow_id
 
 _CANCEL, _RETRY, _RESOLVE = "cancel", "retry_compensation", "resolve_compensation"
 _CANCEL_ORDER = "cancel_order"
-_ACCEPT_SECONDS = 15.0
 _ASK_AGAIN_SECONDS = 0.5
 # The server's error where the run was ended from outside between accepting and answering the request.
 _CUT_OFF = "AcceptedUpdateCompletedWorkflow"
@@ -57,8 +57,21 @@ class _Answered:
     is_carried_out: bool
 
 
+@dataclass(frozen=True)
+class Waits:
+    """How long a request is waited for."""
+
+    accept_seconds: float = 15.0
+    """Until a worker has accepted it."""
+    answer_seconds: float | None = None
+    """From then on until it is answered; without a limit by default. An answer that comes later is not waited for."""
+
+
+UNTIL_ANSWERED = Waits()
+
+
 class Requests:
-    """Sends requests to the sagas of one namespace; each waits until it is answered.
+    """Sends requests to the sagas of one namespace; each waits until it is answered, or accepted, as given.
 
     Every one raises:
         NoSuchOrder: Temporal has no saga of the order.
@@ -67,9 +80,10 @@ class Requests:
         NotKnownYet: no worker has accepted the request in time.
     """
 
-    def __init__(self, client: Client, task_queue: str) -> None:
+    def __init__(self, client: Client, task_queue: str, waits: Waits) -> None:
         self._client = client
         self._task_queue = task_queue
+        self._waits = waits
 
     async def cancel(self, order_id: str, reason: str, by: str = "") -> None:
         """Request that an order is undone. The same reason is the same request, whoever sends it: the first is kept."""
@@ -146,7 +160,7 @@ class Requests:
         name: str,
         is_carried_out: Callable[[Mapping[str, _Answered]], bool],
     ) -> Any:
-        """Send a request and wait for the answer; None where the run that was asked has ended with it."""
+        """Send a request; return the answer, None where the run has ended with it or the answer takes too long."""
         try:
             return await self._result(await self._accepted(checkout_workflow_id(order_id), update, arguments, name))
         except WorkflowUpdateFailedError as failure:
@@ -181,7 +195,7 @@ class Requests:
     ) -> WorkflowUpdateHandle[Any]:
         handle = self._client.get_workflow_handle(workflow_id)
         try:
-            async with asyncio.timeout(_ACCEPT_SECONDS):
+            async with asyncio.timeout(self._waits.accept_seconds):
                 while True:
                     try:
                         return await handle.start_update(
@@ -198,18 +212,22 @@ class Requests:
         except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
             _reraise_cancel()
             raise NotKnownYet(
-                f"not known yet: no worker accepted the request within {_ACCEPT_SECONDS:g} s, and it may still happen; "
-                "repeat the command for the result, which joins this request. Is a worker running on task queue "
+                f"not known yet: no worker accepted the request within {self._waits.accept_seconds:g} s, and it may "
+                "still happen; repeat the command for the result, which joins this request. Is a worker running on task queue "
                 f"{self._task_queue}? `python worker.py` starts one"
             ) from None
 
     async def _result(self, accepted: WorkflowUpdateHandle[Any]) -> Any:
-        while True:
-            try:
-                return await accepted.result()
-            except WorkflowUpdateRPCTimeoutOrCancelledError:
-                _reraise_cancel()
-            await asyncio.sleep(_ASK_AGAIN_SECONDS)  # it was accepted, so an answer comes
+        """Wait for the answer; None where it takes too long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._waits.answer_seconds):
+                while True:
+                    try:
+                        return await accepted.result()
+                    except WorkflowUpdateRPCTimeoutOrCancelledError:
+                        _reraise_cancel()
+                    await asyncio.sleep(_ASK_AGAIN_SECONDS)  # it was accepted, so an answer comes
+        return None
 
     async def _answered(self, order_id: str) -> Mapping[str, _Answered]:
         """Read the answered requests from the histories of an order's newest run and of those that it continues."""

@@ -69,6 +69,6 @@ async def test_a_worker_that_is_refused_for_longer_than_the_sdk_waits_says_so_an
         reported = started.tail(100)
 
     assert status == 1, reported
-    assert "Temporal refuses this worker, which waits for better credentials" in reported
+    assert "Temporal refuses this process, which waits for better credentials" in reported
     assert "has ended this worker" in reported
     assert "CHECKOUT_TEMPORAL_API_KEY_FILE" in reported

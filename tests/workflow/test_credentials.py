@@ -14,6 +14,7 @@ from temporalio.worker import Worker
 
 from adapters import temporal_credentials
 from adapters.temporal import connect
+from adapters.worker_run import use_client
 from client import maintenance
 from devstack.stack import DevStack
 from tests.conftest import Shop
@@ -42,7 +43,7 @@ def put(folder: Path, name: str, *kinds: str) -> None:
 
 @asynccontextmanager
 async def following(worker: Worker, api_key_file: Path | None = None) -> AsyncIterator[None]:
-    task = asyncio.create_task(temporal_credentials.follow(worker, api_key_file, poll_seconds=0.05))
+    task = asyncio.create_task(temporal_credentials.follow(worker, use_client, api_key_file, poll_seconds=0.05))
     yield
     assert not task.done()
     task.cancel()
@@ -68,7 +69,7 @@ async def test_a_worker_takes_a_new_api_key_from_its_file_and_goes_on(
             waiting = [await shop.start(shop.order()) for _ in range(3)]
 
             async def is_logged_as_refused() -> bool:
-                return "refuses this worker" in caplog.text
+                return "refuses this process" in caplog.text
 
             await until(is_logged_as_refused)
             key_file.unlink()
@@ -82,7 +83,7 @@ async def test_a_worker_takes_a_new_api_key_from_its_file_and_goes_on(
             audited = await maintenance.audit(own, shop.task_queue, timedelta(seconds=30), is_at_rest=True)
 
             async def is_logged_as_let_in() -> bool:
-                return "lets this worker in again" in caplog.text
+                return "lets this process in again" in caplog.text
 
             await until(is_logged_as_let_in)
 

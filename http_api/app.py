@@ -1,0 +1,124 @@
+"""The FastAPI app: its routes, its description, its documentation page."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from importlib import resources
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import swagger_ui_default_parameters
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import HTMLResponse, Response
+from fastapi.staticfiles import StaticFiles
+
+from domain.text import json_text
+from domain.version import RELEASE
+from http_api import audits, events, health, orders, problems, requests
+from http_api.problems import ProblemDocument, documented
+from http_api.services import Services
+
+_DESCRIPTION = """
+Orders of the checkout saga: each ends completed, rejected or cancelled, or is stuck and waits for an operator.
+
+Every error is an RFC 9457 problem whose `detail` says what to do. A 503 says that it is not known whether the request
+was carried out: repeat it as it is. Amounts are in minor units of the currency.
+"""
+_FOR_ALL = documented(
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
+_DOCS_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Checkout API</title>
+<link rel="stylesheet" href="/docs/assets/swagger-ui.css">
+</head>
+<body>
+<div id="swagger-ui"></div>
+<script src="/docs/assets/swagger-ui-bundle.js"></script>
+<script src="/docs/begin.js"></script>
+</body>
+</html>
+"""
+
+
+def build_app(services: Services) -> FastAPI:
+    """Build the app on its services."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        tail = asyncio.create_task(services.tail.run())
+        try:
+            yield
+        finally:
+            tail.cancel()
+
+    app = FastAPI(
+        title="Checkout API",
+        version=RELEASE,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.services = services
+    problems.install(app)
+    for module in (orders, requests, events, audits):
+        app.include_router(module.router, responses=_FOR_ALL)
+    app.include_router(health.router)
+    _add_docs(app)
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
+    return app
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI description, with the problems that FastAPI does not know of."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes, tags=_TAGS
+        )
+        schemas = document["components"]["schemas"]
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(unused, None)
+        problem = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= problem.pop("$defs")
+        schemas["ProblemDocument"] = problem
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+_TAGS = [
+    {"name": "orders", "description": "Place orders, and follow them."},
+    {"name": "operators", "description": "Cancel an order, and help one that is stuck."},
+    {"name": "audit", "description": "Whether every invariant of the books holds."},
+    {"name": "health", "description": "For load balancers and supervisors; without a key."},
+]
+
+
+def _add_docs(app: FastAPI) -> None:
+    """Serve Swagger UI from its package: nothing comes from elsewhere, and no script stands within the page."""
+    begin = f"SwaggerUIBundle(Object.assign({json_text(_docs_options())}, {{dom_id: '#swagger-ui'}}));\n"
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(_DOCS_PAGE)
+
+    @app.get("/docs/begin.js", include_in_schema=False)
+    async def docs_begin() -> Response:
+        return Response(begin, media_type="text/javascript")
+
+    assets = str(resources.files("fastapi_offline").joinpath("static"))
+    app.mount("/docs/assets", StaticFiles(directory=assets), name="docs")
+
+
+def _docs_options() -> dict[str, Any]:
+    return {**swagger_ui_default_parameters, "url": "/openapi.json", "tryItOutEnabled": True}

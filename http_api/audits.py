@@ -1,0 +1,54 @@
+"""What the audits found, and an audit on request."""
+
+import asyncio
+from datetime import timedelta
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from temporalio.service import RPCError
+
+from http_api.models import AuditRun, AuditState, Finding
+from http_api.problems import temporal_is_away
+from http_api.services import Given, Operator, Reader
+
+router = APIRouter(tags=["audit"])
+
+_LONGEST_WAIT = 20
+_RUN = timedelta(minutes=30)
+
+
+@router.get("/v1/audit", openapi_extra={"x-scope": "read, operate"})
+async def read_audit(services: Given, principal: Reader) -> AuditState:  # noqa: ARG001 - the scope is checked
+    """Return what the audits found wrong and is not over, and how many orders are stuck."""
+    rows, stuck = await services.reads.findings()
+    found = [Finding(check_id=row.check_id, subject=row.subject, detail=row.detail, since=row.at) for row in rows]
+    return AuditState(is_clean=not found, findings=found, stuck_orders=stuck)
+
+
+@router.post(
+    "/v1/audits",
+    status_code=HTTPStatus.ACCEPTED,
+    responses={200: {"model": AuditRun, "description": "It has finished"}},
+    openapi_extra={"x-scope": "operate"},
+)
+async def run_audit(
+    services: Given,
+    principal: Operator,  # noqa: ARG001 - the scope is checked
+    response: Response,
+    wait: Annotated[int, Query(ge=0, le=_LONGEST_WAIT, description="Seconds to wait for its end.")] = 10,
+) -> AuditRun:
+    """Check every invariant of the database now. Callers who ask at once share a run, which goes on by itself."""
+    audit = asyncio.ensure_future(services.temporal.checkouts.audit(_RUN))
+    try:
+        # Temporal's answer to the start is waited for; then as long as the caller wishes.
+        done, _ = await asyncio.wait({audit}, timeout=max(wait, 1))
+        if not done:
+            return AuditRun(is_finished=False)
+        report = audit.result()
+    except (RuntimeError, RPCError):
+        raise temporal_is_away() from None
+    finally:
+        audit.cancel()
+    response.status_code = HTTPStatus.OK
+    return AuditRun(is_finished=True, violation_count=report.violation_count)

@@ -1,0 +1,103 @@
+"""Around every request: how its path is read, how long its body may take, what every answer has."""
+
+import asyncio
+from http import HTTPStatus
+from urllib.parse import unquote
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from http_api.problems import Problem
+from http_api.shown import ENCODED_SLASH
+
+MOST_BODY_BYTES = 64 * 1024
+"""An order of a hundred lines with the longest ids has 54 kB at most."""
+BODY_SECONDS = 10.0
+
+# No script, style or picture that this server does not have itself, and none within a page.
+_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'"
+_HEADERS = {
+    "Content-Security-Policy": f"{_POLICY}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+class Edge:
+    """Wraps the app.
+
+    A slash that is encoded in a path is part of an order's id, and no separator. A body is read here, whole, before
+    anything else: one that is too long, or comes too slowly, gets no further.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers[name] = value
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        scope["path"] = _path(scope["raw_path"])
+        try:
+            body = await _body(receive)
+        except ClientDisconnect:
+            return
+        except Problem as problem:
+            await problem.response()(scope, receive, send_with_headers)
+            return
+
+        async def receive_again() -> Message:
+            nonlocal body
+            if body is None:
+                return await receive()  # the caller's leaving
+            message = {"type": "http.request", "body": body, "more_body": False}
+            body = None
+            return message
+
+        await self._app(scope, receive_again, send_with_headers)
+
+
+def _path(raw: bytes) -> str:
+    slash = "".join(f"%{byte:02X}" for byte in ENCODED_SLASH.encode())
+    path = raw.decode("ascii", errors="replace")
+    return unquote(path.replace("%2F", slash).replace("%2f", slash), errors="replace")
+
+
+async def _body(receive: Receive) -> bytes | None:
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                body += message.get("body", b"")
+                if len(body) > MOST_BODY_BYTES:
+                    raise Problem(
+                        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                        "too-large",
+                        f"The body has more than {MOST_BODY_BYTES} bytes, which no request needs: split it.",
+                        headers={"Connection": "close"},
+                    )
+                if not message.get("more_body", False):
+                    return bytes(body)
+    except TimeoutError:
+        raise Problem(
+            HTTPStatus.REQUEST_TIMEOUT,
+            "body-too-slow",
+            f"The body did not come within {BODY_SECONDS:g} s. Repeat the request.",
+            headers={"Connection": "close"},
+        ) from None

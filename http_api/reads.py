@@ -1,0 +1,171 @@
+"""What the API reads from Postgres, as a role that can do nothing else."""
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from adapters.database import snapshot
+from adapters.order_query import FoundOrder, find_order
+from domain.model import OrderStatus
+from http_api.models import OrderStatusWord
+from sagafence import single_statement
+
+MOST_EVENTS = 1_000
+
+_STORED_AS: Mapping[OrderStatusWord, Sequence[OrderStatus]] = {
+    OrderStatusWord.RUNNING: (OrderStatus.RESERVED, OrderStatus.PAID),
+    OrderStatusWord.TERMINATED: (),  # Temporal knows it, and the database does not
+}
+_EVENTS = text("""
+    SELECT seq, event, previous_status, status, changed_by, reason, at FROM order_events
+     WHERE order_id = :order_id AND seq > :after ORDER BY seq LIMIT :limit
+""")
+_STATES = text("SELECT order_id, event_seq FROM orders WHERE order_id = ANY (CAST(:order_ids AS text[]))")
+_FINDINGS = text("""
+    SELECT check_id, subject, detail, at FROM (
+        SELECT DISTINCT ON (check_id, subject) check_id, subject, event, detail, at
+          FROM audit_events ORDER BY check_id, subject, event_id DESC) AS newest
+     WHERE event = 'violated' ORDER BY check_id, subject LIMIT 1000
+""")
+_STUCK = text("SELECT count(*) FROM incidents WHERE closed_at IS NULL")
+_MAY_WRITE = text("""
+    SELECT current_user FROM pg_class c
+     WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p')
+       AND (has_any_column_privilege(c.oid, 'INSERT, UPDATE') OR has_table_privilege(c.oid, 'DELETE, TRUNCATE'))
+     LIMIT 1
+""")
+
+
+class BadCursor(ValueError):
+    """A cursor that no page has given."""
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """The last order of a page."""
+
+    created_at: datetime
+    order_id: str
+
+    def __str__(self) -> str:
+        content = json.dumps([self.created_at.isoformat(), self.order_id])
+        return base64.urlsafe_b64encode(content.encode()).decode().rstrip("=")
+
+    @classmethod
+    def parse(cls, given: str) -> "Cursor":
+        """Read a cursor; raise BadCursor where it is none."""
+        try:
+            content = base64.b64decode(given + "=" * (-len(given) % 4), altchars=b"-_", validate=True)
+            created_at, order_id = json.loads(content)
+            found = cls(datetime.fromisoformat(created_at), str(order_id))
+            is_whole = found.created_at.tzinfo is not None and is_plausible(found.created_at)
+            is_whole = is_whole and "\0" not in found.order_id
+            found.order_id.encode()
+        except (binascii.Error, ValueError, TypeError) as error:
+            raise BadCursor from error
+        if not is_whole:
+            raise BadCursor
+        return found
+
+
+def is_plausible(instant: datetime) -> bool:
+    """Return whether Postgres and every time zone know an instant."""
+    return 1970 <= instant.year <= 2999
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which orders a list is of."""
+
+    status: OrderStatusWord | None = None
+    customers: frozenset[str] | None = None
+    """None for all."""
+    created_from: datetime | None = None
+    created_before: datetime | None = None
+    after: Cursor | None = None
+    limit: int = 50
+
+
+class Reads:
+    """Reads through one engine."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def order(self, order_id: str) -> FoundOrder | None:
+        """Return an order; None where there is none."""
+        async with snapshot(self._engine) as connection:
+            return await find_order(connection, order_id)
+
+    async def page(self, wanted: Wanted) -> Sequence[Row[Any]]:
+        """Return a page of orders, the newest first."""
+        statuses = OrderStatus if wanted.status is None else _stored_as(wanted.status)
+        customers: list[str | None] = [None] if wanted.customers is None else [*sorted(wanted.customers)]
+        parts = [(status, customer) for status in statuses for customer in customers]
+        if not parts:
+            return []
+        query, given = _page(wanted, parts)
+        async with single_statement(self._engine) as connection:
+            return (await connection.execute(text(query), given)).all()
+
+    async def events(self, order_id: str, after: int, limit: int = MOST_EVENTS) -> Sequence[Row[Any]]:
+        """Return an order's events from a number on, the oldest first."""
+        given = {"order_id": order_id, "after": after, "limit": limit}
+        async with single_statement(self._engine) as connection:
+            return (await connection.execute(_EVENTS, given)).all()
+
+    async def newest_events(self, order_ids: Sequence[str]) -> dict[str, int]:
+        """Return the number of the newest event of each order that there is."""
+        async with single_statement(self._engine) as connection:
+            rows = (await connection.execute(_STATES, {"order_ids": list(order_ids)})).all()
+        return {row.order_id: row.event_seq for row in rows}
+
+    async def findings(self) -> tuple[Sequence[Row[Any]], int]:
+        """Return what the audits found that is not over, and how many orders are stuck."""
+        async with snapshot(self._engine) as connection:
+            found = (await connection.execute(_FINDINGS)).all()
+            return found, (await connection.execute(_STUCK)).scalar_one()
+
+    async def writer(self) -> str | None:
+        """Return the name of our role where it may write, for which there is no reason."""
+        async with single_statement(self._engine) as connection:
+            return (await connection.execute(_MAY_WRITE)).scalar_one_or_none()
+
+
+def _stored_as(status: OrderStatusWord) -> Sequence[OrderStatus]:
+    stored = _STORED_AS.get(status)
+    return (OrderStatus(status.value),) if stored is None else stored
+
+
+def _page(wanted: Wanted, parts: Sequence[tuple[OrderStatus, str | None]]) -> tuple[str, dict[str, Any]]:
+    """Put a page together: the first rows of each status, which an index has in sequence, and the first of all those.
+
+    So a page costs the same wherever it is, and however many orders there are.
+    """
+    given: dict[str, Any] = {"limit": wanted.limit}
+    bounds = ""
+    if wanted.created_from is not None:
+        bounds, given["created_from"] = bounds + " AND created_at >= :created_from", wanted.created_from
+    if wanted.created_before is not None:
+        bounds, given["created_before"] = bounds + " AND created_at < :created_before", wanted.created_before
+    if wanted.after is not None:
+        bounds += " AND (created_at, order_id) < (:last_at, CAST(:last_id AS text))"
+        given |= {"last_at": wanted.after.created_at, "last_id": wanted.after.order_id}
+    selects = []
+    for number, (status, customer) in enumerate(parts):
+        whose = ""
+        if customer is not None:
+            whose, given[f"customer_{number}"] = f" AND customer = :customer_{number}", customer
+        selects.append(
+            "(SELECT order_id, customer, status, reason, total_minor, currency, created_at, updated_at"  # noqa: S608 - our own constants
+            f" FROM orders WHERE status = '{status.value}'{whose}{bounds}"
+            " ORDER BY created_at DESC, order_id DESC LIMIT :limit)"
+        )
+    return f"{' UNION ALL '.join(selects)} ORDER BY created_at DESC, order_id DESC LIMIT :limit", given

@@ -1,0 +1,99 @@
+"""What the routes work with, and who calls them."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from domain.model import ExecutionMode
+from http_api.keys import KeyFile, KeysUnusable, Scope
+from http_api.oidc import OpenIdProvider, ProviderAway
+from http_api.principal import Principal, of_key
+from http_api.problems import RETRY_SECONDS, Problem
+from http_api.rates import Rates
+from http_api.reads import Reads
+from http_api.tail import Tail
+from http_api.temporal import Temporal
+
+_BEARER = HTTPBearer(auto_error=False, description="An API key, or an access token of the OpenID provider.")
+_MOST_TOKEN_CHARACTERS = 8_192
+
+
+@dataclass
+class Services:
+    """The parts of one process."""
+
+    reads: Reads
+    tail: Tail
+    temporal: Temporal
+    keys: KeyFile
+    oidc: OpenIdProvider | None
+    rates: Rates
+    execution_mode: ExecutionMode
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the process is about to end."""
+
+
+def of_request(request: Request) -> Services:
+    """Return the services of the app that a request came to."""
+    services: Services = request.app.state.services
+    return services
+
+
+Given = Annotated[Services, Depends(of_request)]
+
+
+def may(*scopes: Scope) -> Callable[..., Coroutine[Any, Any, Principal]]:
+    """Make the dependency of a route that needs one of these scopes: it returns who calls."""
+
+    async def caller(
+        services: Given, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)]
+    ) -> Principal:
+        principal = await _principal(services, credentials.credentials if credentials else "")
+        if wait := services.rates.wait_seconds(principal.caller):
+            raise Problem(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                "too-many-requests",
+                f"These are more requests than one caller may make. Wait {wait} s, then repeat this one.",
+                retry_after=wait,
+            )
+        if not principal.scopes & set(scopes):
+            needed = " or ".join(scope.value for scope in scopes)
+            raise Problem(
+                HTTPStatus.FORBIDDEN, "scope", f"This needs the scope {needed}, which the key of this request has not."
+            )
+        return principal
+
+    return caller
+
+
+async def _principal(services: Services, token: str) -> Principal:
+    if token and len(token) <= _MOST_TOKEN_CHARACTERS:
+        try:
+            if key := services.keys.find(token):
+                return of_key(key)
+            if services.oidc and (principal := await services.oidc.principal(token)):
+                return principal
+        except (KeysUnusable, ProviderAway):
+            raise Problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "cannot-authenticate",
+                "It cannot be checked now who calls: nothing was done. Repeat the request.",
+                retry_after=RETRY_SECONDS,
+            ) from None
+    raise Problem(
+        HTTPStatus.UNAUTHORIZED,
+        "unauthorized",
+        "Send a header `Authorization: Bearer KEY` with a key that is in effect; "
+        "`python -m http_api.keys create` makes one.",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
+
+
+Buyer = Annotated[Principal, Depends(may(Scope.BUY))]
+Reader = Annotated[Principal, Depends(may(Scope.READ, Scope.OPERATE))]
+Operator = Annotated[Principal, Depends(may(Scope.OPERATE))]
