@@ -243,6 +243,8 @@ async def _current(services: Services, placed: CheckoutInput) -> Order:
 def _customers(allowed: frozenset[str] | None, asked: str | None) -> frozenset[str] | None:
     if asked is None:
         return allowed
+    if problem := identifier_problem(asked):
+        raise invalid(Fault(pointer="customer", detail=problem))
     return frozenset({asked}) if allowed is None or asked in allowed else frozenset()
 
 
