@@ -139,7 +139,7 @@ def _listen(settings: ApiSettings) -> socket.socket:
         return socket.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
         raise CannotRun(
-            f"The API cannot listen on {settings.api_host}:{settings.api_port}: {error.strerror or error}.\n"
+            f"The API cannot listen on {settings.api_host}:{settings.api_port}: {os.strerror(error.errno or 0)}.\n"
             "Set CHECKOUT_API_HOST to an address of this machine and CHECKOUT_API_PORT to a free port."
         ) from None
 

@@ -52,6 +52,7 @@ _REFUSED_TEXTS = (
     "AlertReceived",
     "fatal alert",
 )
+_ADDRESS = re.compile(r"(https?://)?(\[[0-9A-Fa-f:.]+\]|[^\s/:]+):\d{1,5}")
 _POSITION = re.compile(r"TOML parse error at (line \d+, column \d+)")
 # The loader's text on the names of settings; it has no value in it.
 _BOTH = re.compile(r"Cannot specify both \w+ and \w+")
@@ -268,6 +269,8 @@ async def connect(
     options = connection_options(api_key_file)
     if identity:
         options["identity"] = identity
+    if is_lazy and not _ADDRESS.fullmatch(str(options["target_host"])):  # the SDK would say so at the first call
+        raise ConfigurationError(f"TEMPORAL_ADDRESS: {place(options)!r} is not as 127.0.0.1:7233")
     try:
         return await Client.connect(**options, data_converter=DATA_CONVERTER, runtime=runtime, lazy=is_lazy)
     except ValueError as error:

@@ -22,10 +22,15 @@ _ANSWER_SECONDS = 5.0
 T = TypeVar("T")
 
 
+def audit_id(task_queue: str, *, is_at_rest: bool = False) -> str:
+    """Return the workflow id of the audits on request."""
+    return f"audit-{task_queue}-by-hand" + ("-at-rest" if is_at_rest else "")
+
+
 async def audit(client: Client, task_queue: str, timeout: timedelta, *, is_at_rest: bool) -> AuditReport:
     """Check every invariant in the database; at rest, orders that are unfinished are not given an hour."""
     given = AuditInput(0.0, is_recorded=False) if is_at_rest else AuditInput()
-    name = f"audit-{task_queue}-by-hand" + ("-at-rest" if is_at_rest else "")
+    name = audit_id(task_queue, is_at_rest=is_at_rest)
     try:
         return await _run(client, policies.AUDIT_WORKFLOW, given, name, task_queue, timeout, AuditReport)
     except WorkflowFailureError as failure:

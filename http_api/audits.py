@@ -6,11 +6,12 @@ from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
-from temporalio.service import RPCError
 
+from client import maintenance
 from http_api.models import AuditRun, AuditState, Finding
 from http_api.problems import temporal_is_away
 from http_api.services import Given, Operator, Reader
+from http_api.temporal import answered
 
 router = APIRouter(tags=["audit"])
 
@@ -39,14 +40,17 @@ async def run_audit(
     wait: Annotated[int, Query(ge=0, le=_LONGEST_WAIT, description="Seconds to wait for its end.")] = 10,
 ) -> AuditRun:
     """Check every invariant of the database now. Callers who ask at once share a run, which goes on by itself."""
-    audit = asyncio.ensure_future(services.temporal.checkouts.audit(_RUN))
+    temporal = services.temporal
+    audit = asyncio.ensure_future(temporal.checkouts.audit(_RUN))
     try:
-        # Temporal's answer to the start is waited for; then as long as the caller wishes.
         done, _ = await asyncio.wait({audit}, timeout=max(wait, 1))
-        if not done:
+        if not done:  # it is under way, or the start has not got through
+            run = await answered(temporal.orders.run_of(maintenance.audit_id(temporal.task_queue)))
+            if run is None or not run.is_open:
+                raise temporal_is_away()
             return AuditRun(is_finished=False)
         report = audit.result()
-    except (RuntimeError, RPCError):
+    except RuntimeError:
         raise temporal_is_away() from None
     finally:
         audit.cancel()

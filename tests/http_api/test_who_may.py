@@ -52,9 +52,7 @@ async def test_each_scope_opens_its_addresses_and_no_other(api: Api) -> None:
                 assert answer.json()["type"] == "about:blank#scope"
 
 
-@pytest.mark.parametrize(
-    "shown", ["", "x", "ck_", "ck__", "ck_k00000000_x", "ck_{id}_", "ck_{id}_x", "xx_{id}_{token}"]
-)
+@pytest.mark.parametrize("shown", ["x", "ck_", "ck__", "ck_k00000000_x", "ck_{id}_", "ck_{id}_x", "xx_{id}_{token}"])
 async def test_what_is_no_key_opens_nothing(api: Api, shown: str) -> None:
     _, key_id, token = api.key.split("_", 2)
     for method, path in ADDRESSES:
@@ -126,13 +124,10 @@ async def test_no_key_is_in_a_log_or_an_error(api: Api, caplog: pytest.LogCaptur
         await api.http.get("/v1/orders", headers={"Authorization": f"Basic {api.key}"}),
     ]
 
-    of_the_service = [
-        record.getMessage() for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))
-    ]
-    assert [answer.status_code for answer in answers] == [401, 404, 400, 401]
-    assert secret not in "\n".join(of_the_service)
-    # What a caller writes into a path is theirs, and comes back to them alone.
-    assert all(secret not in answer.text for answer in (answers[0], answers[2], answers[3]))
+    of_the_caller = ("httpx", "httpcore")
+    logged = [record.getMessage() for record in caplog.records if not record.name.startswith(of_the_caller)]
+    assert [answer.status_code for answer in answers] == [401, 400, 401]
+    assert secret not in "\n".join([*logged, *(answer.text for answer in answers)])
 
 
 # The file of keys -----------------------------------------------------------------------------------------
