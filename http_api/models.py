@@ -46,6 +46,10 @@ class NewLine(_Body):
 class NewOrder(_Body):
     """An order to be placed."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"customer": "alice", "lines": [{"sku": "tea-mug", "quantity": 2}]}]}
+    )
+
     customer: Identifier
     lines: Annotated[list[NewLine], Field(min_length=1, max_length=MAX_LINES)]
     order_id: Annotated[

@@ -4,13 +4,14 @@ import asyncio
 import base64
 import hashlib
 import json
+import re
 from contextlib import suppress
 from datetime import datetime
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Response
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, BeforeValidator
 from temporalio.service import RPCError
 
 from client.failures import ClientError, NoSuchOrder
@@ -26,6 +27,15 @@ from sagafence import InvalidInput, SagaError
 
 router = APIRouter(tags=["orders"])
 
+
+def _as_described(value: Any) -> Any:
+    """Refuse what Pydantic takes for an instant beside RFC 3339, such as a number."""
+    if isinstance(value, str) and not re.match(r"\d{4}-\d\d-\d\dT", value):
+        raise ValueError("it is no instant such as 2026-11-29T12:00:00Z")
+    return value
+
+
+_Instant = Annotated[AwareDatetime, BeforeValidator(_as_described)]
 OrderIdInPath = Annotated[str, Path(description="The order's id, percent-encoded.")]
 
 _LONGEST_WAIT = 20
@@ -42,11 +52,19 @@ _ENDED = frozenset(
 )
 
 
+_LINKS = {
+    operation: {"operationId": operation, "parameters": {"order_id": "$response.body#/order_id"}}
+    for operation in ("read_order", "list_events", "stream_events", "cancel_order", "retry_order", "resolve_step")
+}
+
+
 @router.post(
     "/v1/orders",
     status_code=HTTPStatus.CREATED,
     responses={
+        201: {"links": _LINKS},
         200: {
+            "links": _LINKS,
             "model": Order,
             "description": "A repeat: the order as it is now",
             "headers": {"Idempotency-Replayed": {"schema": {"type": "string"}}},
@@ -123,8 +141,8 @@ async def list_orders(  # noqa: PLR0913, PLR0917 - what a list can be filtered b
     principal: Reader,
     status: Annotated[OrderStatusWord | None, Query(description="Only these.")] = None,
     customer: Annotated[str | None, Query(description="Only this customer's.")] = None,
-    created_from: Annotated[AwareDatetime | None, Query(description="Only from this instant on.")] = None,
-    created_before: Annotated[AwareDatetime | None, Query(description="Only before this instant.")] = None,
+    created_from: Annotated[_Instant | None, Query(description="Only from this instant on.")] = None,
+    created_before: Annotated[_Instant | None, Query(description="Only before this instant.")] = None,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.", max_length=2_000)] = None,
     limit: Annotated[int, Query(ge=1, le=200, description="Orders on a page.")] = 50,
 ) -> OrderList:

@@ -206,6 +206,7 @@ _BAD: list[tuple[str, str]] = [
     ("created_before=9999-12-31T23:59:59-14:00", "created_before"),
     ("created_from=2026-01-01T00:00:00", "created_from"),
     ("customer=%00", "customer"),
+    ("created_from=0.5", "created_from"),
     ("limit=0", "limit"),
     ("limit=201", "limit"),
     ("status=paid", "status"),
