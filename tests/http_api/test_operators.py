@@ -179,3 +179,16 @@ async def test_an_audit_that_takes_longer_goes_on_by_itself(api: Api, shop: Shop
         finished = await api.call("POST", "/v1/audits?wait=20")
 
     assert finished.status_code == 200
+
+
+async def test_an_audit_whose_start_got_lost_is_not_said_to_be_under_way(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(*_arguments: object) -> None:
+        await asyncio.sleep(30)
+
+    monkeypatch.setattr(api.services.temporal.checkouts, "audit", lost)
+
+    answer = await api.call("POST", "/v1/audits?wait=0")
+
+    assert (answer.status_code, answer.json()["type"]) == (503, "about:blank#not-known")

@@ -48,6 +48,22 @@ async def test_a_stream_that_was_opened_before_anything_happened_has_it_all(api:
     assert api.services.tail.count == 0
 
 
+async def test_a_stream_is_woken_and_waits_for_no_ping(api: Api, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "_PING_SECONDS", 3600)
+    gates, order = Gates(), shop.order()
+    gate = gates.hold(order, "charge_payment", "before")
+    async with shop.working(interceptors=(gates,)):
+        await shop.start(order)
+        await gate.reached()
+        reading = asyncio.create_task(stream(api, order.order_id))
+        await until_open(api, 1)
+        gate.open()
+
+        sent = await reading
+
+    assert [(each.event, each.id) for each in sent] == SHIPPED
+
+
 async def test_a_stream_of_a_completed_order_stays_open_while_it_may_be_taken_back(api: Api, shop: Shop) -> None:
     gates, order = Gates(), shop.order("carol")  # her parcel is a label at first
     gate = gates.hold(order, "ship_order", "after")

@@ -15,6 +15,7 @@ from tests.mutants import (
     external,
     failures,
     fence,
+    http_api,
     identifiers,
     kit,
     library,
@@ -79,4 +80,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *library_schema.MUTANTS,
     *library_saga.MUTANTS,
     *library.MUTANTS,
+    *http_api.MUTANTS,
 )
