@@ -17,6 +17,7 @@ from client import executions
 from client.failures import ClientError, NoSuchOrder
 from client.orders import MOVING, as_shown
 from domain.identifiers import composed, identifier_problem
+from domain.lookup import OrderRecord
 from domain.model import CheckoutInput, CheckoutStatus, OrderStatus, StepView
 from domain.policies import checkout_workflow_id
 from http_api.models import Incident, Line, Links, Order, OrderStatusWord, OrderSummary, StepState
@@ -143,11 +144,14 @@ async def by_row(services: Services, found: FoundOrder) -> Order:
     if record.carrier or is_idle or age > _HISTORY_IS_KEPT or status == OrderStatus.PENDING:
         history = None
         with suppress(ClientError, Problem, RPCError):
-            shown = await answered(services.temporal.orders.find(record.order_id), _ASK_SECONDS)
-            if shown.workflow_id:
-                history = services.temporal.checkouts.ui_link(shown.workflow_id)
-            if is_idle and shown.status.status == OrderStatusWord.TERMINATED:
-                status, reason = OrderStatusWord.TERMINATED, shown.status.reason
+            if is_idle:
+                shown = await answered(services.temporal.orders.find(record.order_id), _ASK_SECONDS)
+                place = shown.workflow_id
+                if shown.status.status == OrderStatusWord.TERMINATED:
+                    status, reason = OrderStatusWord.TERMINATED, shown.status.reason
+            else:
+                place = await answered(_place_of(services, record), _ASK_SECONDS)
+            history = services.temporal.checkouts.ui_link(place) if place else None
     incident = None
     if row.cause is not None:
         incident = Incident(
@@ -168,6 +172,14 @@ async def by_row(services: Services, found: FoundOrder) -> Order:
         updated_at=row.updated_at,
         links=links(record.order_id, history),
     )
+
+
+async def _place_of(services: Services, record: OrderRecord) -> str | None:
+    """Return the workflow that has an order's history: its own, or its batch's; None where Temporal has neither."""
+    orders, own = services.temporal.orders, checkout_workflow_id(record.order_id)
+    if await orders.run_of(own) and (not record.carrier or await orders.is_own(record)):
+        return own
+    return record.carrier if record.carrier and await orders.run_of(record.carrier) else None
 
 
 async def has_ended_for_good(services: Services, order_id: str) -> bool:

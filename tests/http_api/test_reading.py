@@ -78,10 +78,14 @@ async def test_an_order_of_a_batch_links_to_its_batch_until_temporal_forgets_it(
     order = shop.order()
     await api.services.temporal.checkouts.carry([order])
 
-    shown = await api.get(f"/v1/orders/{order.order_id}")
+    path = f"/v1/orders/{order.order_id}"
+    shown = await api.get(path)
+    await forget(shop, order, shown["links"]["history"].rpartition("/")[2])
+    forgotten = await api.get(path)
 
-    assert shown["status"] == "completed"
+    assert shown["status"] == forgotten["status"] == "completed"
     assert "/workflows/bulk-" in shown["links"]["history"]
+    assert forgotten["links"]["history"] is None
 
 
 @pytest.mark.usefixtures("worker")

@@ -133,8 +133,8 @@ MUTANTS = (
         "lost-order-is-running",
         "an order whose workflow was terminated would be shown as running until the sweep comes",
         _SHOWN,
-        "            if is_idle and shown.status.status == OrderStatusWord.TERMINATED:",
-        "            if False:",
+        "                if shown.status.status == OrderStatusWord.TERMINATED:",
+        "                if False:",
         at(_READING, "test_an_order_whose_workflow_was_terminated_says_so_once_it_stands_still"),
     ),
     Mutant(

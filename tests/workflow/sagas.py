@@ -136,16 +136,16 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.02)
 
 
-async def forget(shop: Shop, order: CheckoutInput) -> None:
-    """Take an order's saga out of Temporal, as its retention does."""
-    execution = WorkflowExecution(workflow_id=checkout_workflow_id(order.order_id))
+async def forget(shop: Shop, order: CheckoutInput, workflow_id: str = "") -> None:
+    """Take an order's saga, or another workflow, out of Temporal, as its retention does."""
+    name = workflow_id or checkout_workflow_id(order.order_id)
     await shop.client.workflow_service.delete_workflow_execution(
-        DeleteWorkflowExecutionRequest(namespace="default", workflow_execution=execution)
+        DeleteWorkflowExecutionRequest(namespace="default", workflow_execution=WorkflowExecution(workflow_id=name))
     )
 
     async def is_forgotten() -> bool:
         try:
-            await shop.newest_run(order).describe()
+            await shop.client.get_workflow_handle(name).describe()
         except RPCError as error:
             return error.status is RPCStatusCode.NOT_FOUND
         return False
