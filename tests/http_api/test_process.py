@@ -22,6 +22,7 @@ from sagafence.devservers.ports import free_port
 from sagafence.devservers.process import ChildProcess
 from tests.conftest import Shop
 from tests.http_api.conftest import ALL, TEA, reader_url
+from tests.workflow.auth_proxy import AuthProxy
 from tests.workflow.sagas import until
 
 API = [sys.executable, str(ROOT / "api.py")]
@@ -163,6 +164,34 @@ async def test_every_acknowledged_order_ends_once_however_often_the_api_is_kille
     rows = await shop.database.fetch("SELECT order_id FROM orders")
     assert sorted(acknowledged.values()) == sorted(row[0] for row in rows)
     assert (await shop.audit()).is_clean
+
+
+async def test_a_new_api_key_for_temporal_is_taken_without_a_restart(
+    process: Process, stack: DevStack, tmp_path: Path
+) -> None:
+    key_file = tmp_path / "temporal-key"
+    key_file.write_text("test1\n")
+    async with AuthProxy(stack.temporal.address, api_key="test1") as proxy:
+        child = await process.start(
+            TEMPORAL_ADDRESS=proxy.address, TEMPORAL_TLS="false", CHECKOUT_TEMPORAL_API_KEY_FILE=str(key_file)
+        )
+        async with process.caller() as http:
+
+            async def place(key: str) -> int:
+                return (await http.post("/v1/orders", json=TEA, headers={"Idempotency-Key": key})).status_code
+
+            before = await place("before")
+            await proxy.ask_for(api_key="test2")
+            refused = await place("after")
+            key_file.write_text("test2\n")
+
+            async def is_let_in() -> bool:
+                return await place("after") == 201
+
+            await until(is_let_in)
+        child.stop()
+
+    assert (before, refused) == (201, 503)
 
 
 async def test_a_role_that_may_write_is_refused(process: Process, shop: Shop) -> None:

@@ -417,6 +417,14 @@ MUTANTS = (
         at(_OPERATORS, "test_an_audit_whose_start_got_lost_is_not_said_to_be_under_way"),
     ),
     Mutant(
+        "api-keeps-its-temporal-key",
+        "a rotated API key of Temporal would need a restart of every API",
+        "api.py",
+        "temporal_credentials.follow(services.temporal, Temporal.use, settings.temporal_api_key_file)",
+        "asyncio.Event().wait()",
+        at(_PROCESS, "test_a_new_api_key_for_temporal_is_taken_without_a_restart"),
+    ),
+    Mutant(
         "ready-without-anything",
         "a load balancer would send orders to a process that can do nothing",
         "http_api/health.py",
