@@ -30,6 +30,7 @@ export function possible(order) {
 const CANCEL = {
   verb: "cancel",
   label: "Cancel the order",
+  title: "Cancel it",
   does: [
     "Everything that was done is undone, the last step first: the shipment is cancelled, the payment refunded, the stock released. The order ends as cancelled.",
     "Once the parcel has been handed over, that is too late, and the order completes.",
@@ -42,9 +43,10 @@ function retry(order) {
   return {
     verb: "retry",
     label: "Retry the undo",
+    title: order.incident?.needs_review ? "Let it be undone" : "Fix the cause, then retry",
     isFirst: true,
     does: [
-      order.incident?.needs_review ? review : `Fix the cause first. Then this tries ${undos} again, now.`,
+      order.incident?.needs_review ? review : `This tries ${undos} again, now.`,
       "If it works, the order ends by itself. If it fails again, the order stays stuck, and nothing is lost.",
     ],
   };
@@ -52,13 +54,14 @@ function retry(order) {
 
 function resolve(order) {
   const steps = stuckSteps(order);
-  const order2 = steps.length > 1 && steps[0] === "ship" ? " Resolve ship first: the other undos refuse before that." : "";
+  const sequence = steps.length > 1 && steps[0] === "ship" ? " Resolve ship first: the other undos refuse before that." : "";
   return {
     verb: "resolve",
     label: "Resolve by hand",
+    title: "Or undo it by hand, then say so",
     steps,
     does: [
-      `Only after you have done ${steps.map(undoOf).join(" or ")} yourself, outside of this service, such as at the bank.${order2}`,
+      `Only after you have done ${steps.map(undoOf).join(" or ")} yourself, outside of this service, such as at the bank.${sequence}`,
       "The step then counts as settled for good: the service never does or undoes it for this order again, and changes no stock and no balance for it. You cannot take this back.",
     ],
   };
@@ -109,7 +112,7 @@ export class Actions {
       text: `${action.label} …`,
       onclick: () => this.#ask(action),
     });
-    return h("div", { class: "action" }, h("div", { id }, texts), button);
+    return h("div", { class: "action" }, h("h3", { text: action.title }), h("div", { id }, texts), button);
   }
 
   #ask(action) {

@@ -5,7 +5,7 @@ import { badge, h, instant, outside, problemText, renew, repeat, say } from "./d
 import { STATUSES, money } from "./words.js";
 
 const EVERY_MS = 3_000;
-const COLUMNS = ["Order", "Status", "Customer", "Total", "Placed", "Why"];
+const COLUMNS = ["Order", "Status", "Customer", "Total", "Placed", "Reason"];
 
 /** Make the view of a list: `query` has status, customer and cursor. */
 export function listView(query) {
@@ -126,7 +126,7 @@ class Table {
 
   constructor(heading) {
     this.#heading = heading;
-    const names = COLUMNS.map((name) => h("th", { scope: "col", role: "columnheader", text: name }));
+    const names = COLUMNS.map((name) => h("th", { scope: "col", role: "columnheader", class: name.toLowerCase(), text: name }));
     // The roles are said, since the narrow layout takes a table's own away.
     const table = h("table", { role: "table", "aria-label": "Orders, the newest first" },
       h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, names)), this.#body);
@@ -176,10 +176,10 @@ function newRow(order) {
 }
 
 function fill(row, order) {
-  const [, status, , total, , why] = row.children;
+  const [, status, , total, , reason] = row.children;
   renew(status, order.status, () => badge(order.status));
   renew(total, [order.total_minor, order.currency], () => money(order.total_minor, order.currency));
-  renew(why, order.reason, () => (order.reason ? outside(order.reason) : null));
+  renew(reason, order.reason, () => (order.reason ? outside(order.reason) : null));
 }
 
 function pages(query, next) {

@@ -43,11 +43,11 @@ class OrderView {
     this.#path = `/v1/orders/${encodeURIComponent(orderId)}`;
     this.#signal = signal;
     this.heading = h("h1", { tabindex: "-1" }, "Order ", outside(orderId));
-    this.#body = h("div", { class: "order", hidden: true },
+    this.#body = h("div", { class: "order-view", hidden: true },
       h("div", { class: "column" },
         this.#incident,
         this.#actions.element,
-        h("section", { class: "card", "aria-labelledby": "steps" }, h("h2", { id: "steps", text: "Steps and undos" }), this.#steps)),
+        h("section", { class: "card", "aria-labelledby": "steps" }, h("h2", { id: "steps", text: "Steps and their undos" }), this.#steps)),
       h("div", { class: "column" },
         h("section", { class: "card", "aria-labelledby": "events" },
           h("div", { class: "state" }, h("h2", { id: "events", text: "What happened" }), this.#connection), this.#timeline.element),
@@ -120,7 +120,9 @@ class OrderView {
     if (!(problem instanceof Problem)) throw problem;
     renew(this.#trouble, [problem.title, problem.detail], () => problemText(problem));
     this.#trouble.hidden = false;
-    if (!this.#order) this.#means.textContent = "";
+    if (this.#order) return;
+    this.#means.textContent = "";
+    this.#isOver = problem.status === 403 || problem.status === 404;
   }
 
   #show() {

@@ -1,6 +1,6 @@
 // What an order is and what has happened to it: its facts, its steps with their undos, its events.
 
-import { badge, h, instant, outside } from "./dom.js";
+import { h, instant, outside } from "./dom.js";
 import { ENDED, STEPS, happened, money } from "./words.js";
 
 /** The facts of an order, as the parts of a list of descriptions. */
@@ -75,6 +75,7 @@ function stateOf(step, found, order, events) {
 export class Timeline {
   #list = h("ol", { class: "timeline" });
   #none = h("p", { class: "none", text: "Nothing is in the database yet." });
+  #reason = null;
   events = [];
 
   constructor() {
@@ -91,11 +92,14 @@ export class Timeline {
     this.events.push(event);
     this.#none.hidden = true;
     const isOperator = event.event === "retry_requested" || event.event === "step_resolved";
+    // An unwind keeps its reason to the end: it is said once.
+    const reason = event.reason === this.#reason ? null : event.reason;
+    if (!isOperator) this.#reason = event.reason;
     this.#list.append(h("li", { "data-status": isOperator ? "operator" : event.status },
       h("p", { class: "when" }, instant(event.at)),
-      h("p", { class: "happened" }, h("strong", { text: happened(event) }), " ", isOperator ? null : badge(event.status)),
-      event.reason ? h("p", {}, outside(event.reason)) : null,
-      h("p", { class: "hint" }, `No. ${event.seq}, by `, outside(event.changed_by))));
+      h("p", {}, h("strong", { text: happened(event) })),
+      reason ? h("p", {}, outside(reason)) : null,
+      h("p", { class: "hint" }, `No. ${event.seq}: ${event.event}, by `, outside(event.changed_by))));
     return true;
   }
 }
