@@ -13,6 +13,7 @@ from fastapi.openapi.docs import swagger_ui_default_parameters
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import FileResponse, HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
+from starlette.routing import Route
 
 from domain.text import json_text
 from domain.version import RELEASE
@@ -73,10 +74,12 @@ def build_app(services: Services) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.services = services
-    problems.install(app)
-    for module in (orders, counts, requests, events, audits):
-        app.include_router(module.router, responses=_FOR_ALL)
+    routers = [module.router for module in (orders, counts, requests, events, audits)]
+    for router in routers:
+        app.include_router(router, responses=_FOR_ALL)
     app.include_router(health.router)
+    known = [route for router in (*routers, health.router) for route in router.routes if isinstance(route, Route)]
+    problems.install(app, known)
     _add_docs(app)
     _add_page(app)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it

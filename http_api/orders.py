@@ -244,6 +244,8 @@ def asked_customers(allowed: frozenset[str] | None, asked: str | None) -> frozen
     """Return whose orders are meant, of those that the caller may see; None for all."""
     if asked is None:
         return allowed
+    if problem := identifier_problem(asked):
+        raise invalid(Fault(pointer="customer", detail=problem))
     return frozenset({asked}) if allowed is None or asked in allowed else frozenset()
 
 

@@ -1,7 +1,7 @@
 """Errors as RFC 9457 problems: what happened, and what to do next."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -112,8 +112,8 @@ def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
     return {status.value: {"description": status.phrase, "content": content} for status in statuses}
 
 
-def install(app: FastAPI) -> None:
-    """Make every error of an app a problem."""
+def install(app: FastAPI, routes: Iterable[Route]) -> None:
+    """Make every error of an app with these routes a problem."""
 
     @app.exception_handler(Problem)
     async def of_ours(_request: Request, error: Problem) -> JSONResponse:
@@ -127,7 +127,7 @@ def install(app: FastAPI) -> None:
     async def of_starlette(request: Request, error: HTTPException) -> JSONResponse:
         problem = _of_http(error)
         if problem.status is HTTPStatus.METHOD_NOT_ALLOWED:
-            problem.headers["Allow"] = ", ".join(_methods_at(request))
+            problem.headers["Allow"] = ", ".join(_methods_at(request, routes))
         return problem.response()
 
     @app.exception_handler(ClientError)
@@ -159,17 +159,10 @@ def install(app: FastAPI) -> None:
         ).response()
 
 
-def _methods_at(request: Request) -> list[str]:
-    """List the methods of all routes of an address: FastAPI has one for each, and knows of no other."""
-    routes = [route for route in request.app.routes if isinstance(route, Route)]
-    return sorted(
-        {
-            method
-            for route in routes
-            if route.matches(request.scope)[0] is not Match.NONE
-            for method in route.methods or ()
-        }
-    )
+def _methods_at(request: Request, routes: Iterable[Route]) -> list[str]:
+    """List the methods of an address: FastAPI has a route for each of them, and knows of no other."""
+    found = (route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
+    return sorted({method for route in found for method in route.methods or ()})
 
 
 def _of_client(error: ClientError) -> Problem:

@@ -4,9 +4,6 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
-from temporalio.service import RPCError, RPCStatusCode
 
 from activities import lookups
 from client import lookup, order_list
@@ -17,26 +14,9 @@ from tests.conftest import Shop
 from tests.integration.commands import Desk
 from tests.workflow.bulk_scenes import BulkHandle, gates_of, mixed, start_batch
 from tests.workflow.gates import Gates
-from tests.workflow.sagas import BREAK_UNDO, how_it_ended, until, until_tried
+from tests.workflow.sagas import BREAK_UNDO, forget, how_it_ended, until, until_tried
 
 LINK = "/namespaces/default/workflows/"
-
-
-async def forget(shop: Shop, order: CheckoutInput) -> None:
-    """Take an order's saga out of Temporal, as its retention does."""
-    execution = WorkflowExecution(workflow_id=checkout_workflow_id(order.order_id))
-    await shop.client.workflow_service.delete_workflow_execution(
-        DeleteWorkflowExecutionRequest(namespace="default", workflow_execution=execution)
-    )
-
-    async def is_forgotten() -> bool:
-        try:
-            await shop.newest_run(order).describe()
-        except RPCError as error:
-            return error.status is RPCStatusCode.NOT_FOUND
-        return False
-
-    await until(is_forgotten)
 
 
 async def told(run_starter: Desk, order: CheckoutInput, *, code: int) -> Any:

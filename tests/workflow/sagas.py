@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import EventType, TaskQueueKind
-from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
+from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest, ResetWorkflowExecutionRequest
 from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.converter import value_to_type
 from temporalio.exceptions import ApplicationError, CancelledError
+from temporalio.service import RPCError, RPCStatusCode
 
 from domain.model import CheckoutInput, CheckoutStatus, Resolution
 from domain.policies import checkout_workflow_id
@@ -133,6 +134,23 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
         while not await condition():
             await asyncio.sleep(0.02)
+
+
+async def forget(shop: Shop, order: CheckoutInput) -> None:
+    """Take an order's saga out of Temporal, as its retention does."""
+    execution = WorkflowExecution(workflow_id=checkout_workflow_id(order.order_id))
+    await shop.client.workflow_service.delete_workflow_execution(
+        DeleteWorkflowExecutionRequest(namespace="default", workflow_execution=execution)
+    )
+
+    async def is_forgotten() -> bool:
+        try:
+            await shop.newest_run(order).describe()
+        except RPCError as error:
+            return error.status is RPCStatusCode.NOT_FOUND
+        return False
+
+    await until(is_forgotten)
 
 
 async def until_tried(gates: Gates, order: CheckoutInput, name: str, *, times: int) -> None:

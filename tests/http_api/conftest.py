@@ -1,0 +1,150 @@
+"""The API on a test's own database and task queue, served by the real server in this process."""
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+from adapters.database import create_reader_engine
+from devstack.stack import DevStack
+from domain.model import ExecutionMode
+from http_api.app import build_app
+from http_api.edge import Edge
+from http_api.keys import KeyFile, Scope
+from http_api.rates import Rates
+from http_api.reads import Reads
+from http_api.server import Server
+from http_api.services import Services
+from http_api.tail import Tail
+from http_api.temporal import Temporal
+from sagafence.devservers.ports import free_port
+from tests.conftest import Shop
+
+UI = "http://ui.test"
+ALL = (Scope.BUY, Scope.READ, Scope.OPERATE)
+TEA = {"customer": "alice", "lines": [{"sku": "tea-mug", "quantity": 1}]}
+
+
+@dataclass
+class Api:
+    """A server, and calls of it."""
+
+    url: str
+    services: Services
+    server: Server
+    http: httpx.AsyncClient
+    keys: KeyFile
+    key: str
+    """One that may do everything, of a caller whom no other test has: orders of all tests are in one Temporal."""
+
+    def key_for(self, *scopes: Scope, name: str = "", customers: tuple[str, ...] | None = None) -> str:
+        """Make a key."""
+        return self.keys.create(name or uuid.uuid4().hex, scopes, customers)
+
+    async def call(self, method: str, path: str, *, key: str | None = None, **more: Any) -> httpx.Response:
+        """Make a request with a key; with all rights by default."""
+        headers = {"Authorization": f"Bearer {self.key if key is None else key}"} | more.pop("headers", {})
+        return await self.http.request(method, path, headers=headers, **more)
+
+    async def get(self, path: str, **more: Any) -> Any:
+        """Read something that is there."""
+        answer = await self.call("GET", path, **more)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    async def place(
+        self, order: dict[str, Any] = TEA, *, idempotency_key: str = "", wait: int = 0, **more: Any
+    ) -> httpx.Response:
+        """Place an order, under a new key unless one is given."""
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        return await self.call("POST", f"/v1/orders?wait={wait}", headers=headers, json=order, **more)
+
+    async def completed(self, order: dict[str, Any] = TEA) -> str:
+        """Place an order and wait for its end; return its id."""
+        answer = await self.place(order, wait=20)
+        assert (answer.status_code, answer.json()["status"]) == (201, "completed"), answer.text
+        return str(answer.json()["order_id"])
+
+
+@asynccontextmanager
+async def serving(
+    client: Client, task_queue: str, database_url: str, folder: Path, *, rate: float = 10_000
+) -> AsyncIterator[Api]:
+    """Serve inside the block."""
+    engine = create_reader_engine(database_url)
+    reads, keys = Reads(engine), KeyFile(folder / "keys.json")
+    services = Services(
+        reads, Tail(reads), Temporal(client, task_queue, UI), keys, None, Rates(rate), ExecutionMode.ACTIVITY
+    )
+    port = free_port()
+    server = Server(Edge(build_app(services)), services, host="127.0.0.1", port=port)
+    task = asyncio.create_task(server.serve())
+    try:
+        async with asyncio.timeout(10):
+            while not server.started:
+                await asyncio.sleep(0.01)
+        url = f"http://127.0.0.1:{port}"
+        async with httpx.AsyncClient(base_url=url, timeout=30) as http:
+            yield Api(url, services, server, http, keys, keys.create(f"tester {uuid.uuid4()}", ALL, None))
+    finally:
+        server.should_exit = True
+        await task
+        await engine.dispose()
+
+
+def reader_url(stack: DevStack, shop: Shop) -> str:
+    """Return the address of a test's database for the API's role."""
+    return stack.postgres.url(shop.database.name, "checkout_reader")
+
+
+@pytest.fixture
+async def api(shop: Shop, stack: DevStack, tmp_path: Path) -> AsyncIterator[Api]:
+    """The API, with no worker running yet."""
+    async with serving(shop.client, shop.task_queue, reader_url(stack, shop), tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def worker(shop: Shop) -> AsyncIterator[Worker]:
+    """A worker for the API's orders."""
+    async with shop.working() as running:
+        yield running
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One event of a stream."""
+
+    event: str
+    id: str
+    data: Any
+
+
+async def stream(api: Api, order_id: str, *, last: int | None = None, until: str = "") -> list[Sent]:
+    """Read a stream to its end, or to the event of a status."""
+    headers = {"Authorization": f"Bearer {api.key}"} | ({} if last is None else {"Last-Event-ID": str(last)})
+    sent: list[Sent] = []
+    async with asyncio.timeout(30), api.http.stream("GET", f"/v1/orders/{order_id}/stream", headers=headers) as answer:
+        assert answer.status_code == 200, await answer.aread()
+        fields: dict[str, str] = {}
+        async for line in answer.aiter_lines():
+            if line:
+                name, _, value = line.partition(": ")
+                fields[name] = value
+            elif "event" in fields:
+                sent.append(Sent(fields["event"], fields.get("id", ""), json.loads(fields["data"])))
+                if until and sent[-1].data.get("status") == until:
+                    break
+                fields = {}
+            else:
+                fields = {}
+    return sent

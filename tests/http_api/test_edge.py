@@ -1,0 +1,137 @@
+"""What any caller may send: nothing is a 5xx, nothing holds a connection for long, every answer has its headers."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from http_api import edge, server
+from tests.http_api.conftest import TEA, Api
+
+
+async def raw(api: Api, *parts: bytes, pause: float = 0) -> bytes:
+    """Send bytes, and return what comes until the server closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))
+    try:
+        async with asyncio.timeout(20):
+            answer = asyncio.create_task(reader.read())
+            for part in parts:
+                if not answer.done():
+                    writer.write(part)
+                    await asyncio.wait({answer}, timeout=pause)
+            return await answer
+    finally:
+        writer.close()
+
+
+async def test_every_answer_forbids_foreign_scripts_and_caching(api: Api) -> None:
+    for path in ("/docs", "/v1/orders", "/nowhere", "/healthz"):
+        headers = (await api.call("GET", path)).headers
+        assert "default-src 'none'" in headers["content-security-policy"], path
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cache-control"] == "no-store"
+        assert "server" not in headers
+
+
+async def test_no_script_stands_within_the_documentation(api: Api) -> None:
+    page = (await api.http.get("/docs")).text
+
+    assert page.count("<script") == page.count('<script src="/docs/')
+    assert "http" not in page
+    assert "style=" not in page
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+async def test_a_body_that_no_request_needs_is_refused(api: Api, is_chunked: bool) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(80):
+            yield b" " * 1024
+
+    headers = {"Idempotency-Key": "x", "Content-Type": "application/json"}
+    body = chunks() if is_chunked else b" " * 80 * 1024
+    answer = await api.call("POST", "/v1/orders", headers=headers, content=body)
+
+    assert (answer.status_code, answer.json()["type"]) == (413, "about:blank#too-large")
+
+
+async def test_the_largest_order_fits(api: Api) -> None:
+    lines = [{"sku": chr(0x1F300 + number) * 128, "quantity": 1000} for number in range(100)]
+
+    answer = await api.place({"customer": "😀" * 128, "order_id": "😁" * 128, "lines": lines})
+
+    assert answer.status_code == 201, answer.text
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge, "BODY_SECONDS", 0.2)
+
+    answer = await raw(api, b"POST /v1/orders HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{")
+
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"body-too-slow" in answer
+
+
+@pytest.mark.parametrize("parts", [[b""], [b"GET / HTTP/1.1\r\n"], [b"GET / HTTP/1.1\r\n", *[b"x: y\r\n"] * 50]])
+async def test_headers_that_do_not_come_are_not_waited_for(
+    api: Api, monkeypatch: pytest.MonkeyPatch, parts: list[bytes]
+) -> None:
+    monkeypatch.setattr(server, "HEADER_SECONDS", 0.3)
+
+    answer = await raw(api, *parts, pause=0.02)
+
+    assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+async def test_the_next_request_of_a_connection_gets_its_own_time(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HEADER_SECONDS", 0.3)
+    request = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+
+    answer = await raw(api, request, request, b"GET /healthz HTTP/1.1\r\n", pause=0.1)
+
+    assert answer.count(b"HTTP/1.1 200 ") == 2
+    assert answer.count(b"HTTP/1.1 408 ") == 1
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 20_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * 5_000,
+    ],
+)
+async def test_headers_that_no_request_needs_are_refused(api: Api, head: bytes) -> None:
+    answer = await raw(api, head)
+
+    assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/orders/%", "/v1/orders/%ff", "/v1/orders/%00", "/v1/orders/a%2fb", "/v1/orders/..%2f..", "//", "/%2F"]
+)
+async def test_a_strange_path_is_not_found(api: Api, path: str) -> None:
+    answer = await raw(
+        api,
+        f"GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {api.key}\r\nconnection: close\r\n\r\n".encode(),
+    )
+
+    assert answer.startswith(b"HTTP/1.1 404 "), answer
+
+
+async def test_a_method_that_an_address_does_not_take_is_named_with_those_that_it_takes(api: Api) -> None:
+    answer = await api.call("PUT", "/v1/orders", json=TEA)
+
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, POST")
+
+
+async def test_a_fault_of_ours_is_a_problem_without_its_traceback(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_arguments: object) -> None:
+        raise KeyError("internal detail")
+
+    monkeypatch.setattr(api.services.reads, "page", broken)
+
+    answer = await api.call("GET", "/v1/orders")
+
+    assert (answer.status_code, answer.json()["type"]) == (500, "about:blank#internal")
+    assert "internal detail" not in answer.text

@@ -1,0 +1,130 @@
+"""Streams of events: each once and in sequence, resumed where they broke off, closed when the order has ended."""
+
+import asyncio
+
+import pytest
+
+from http_api import events
+from sagafence import DatabaseUnavailable
+from tests.conftest import Shop
+from tests.http_api.conftest import TEA, Api, stream
+from tests.workflow.gates import Gates
+from tests.workflow.sagas import until, until_status
+
+SHIPPED = [("status", "1"), ("status", "2"), ("status", "3"), ("end", "")]
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_stream_has_every_event_and_then_ends(api: Api) -> None:
+    order_id = await api.completed()
+
+    sent = await stream(api, order_id)
+
+    assert [(each.event, each.id) for each in sent] == SHIPPED
+    assert [each.data.get("status") for each in sent] == ["reserved", "paid", "completed", None]
+    assert [each.data for each in sent[:-1]] == (await api.get(f"/v1/orders/{order_id}/events"))["events"]
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_stream_is_resumed_after_the_last_event_and_a_finished_one_is_not_begun_again(api: Api) -> None:
+    order_id = await api.completed()
+
+    rest = await stream(api, order_id, last=2)
+    again = await api.call("GET", f"/v1/orders/{order_id}/stream", headers={"Last-Event-ID": "3"})
+
+    assert [(each.event, each.id) for each in rest] == [("status", "3"), ("end", "")]
+    assert again.status_code == 204
+
+
+async def test_a_stream_that_was_opened_before_anything_happened_has_it_all(api: Api, shop: Shop) -> None:
+    order_id = (await api.place(TEA)).json()["order_id"]
+    streams = [asyncio.create_task(stream(api, order_id)) for _ in range(5)]
+    await until_open(api, 5)
+
+    async with shop.working():
+        sent = await asyncio.gather(*streams)
+
+    assert [[(each.event, each.id) for each in one] for one in sent] == [SHIPPED] * 5
+    assert api.services.tail.count == 0
+
+
+async def test_a_stream_of_a_completed_order_stays_open_while_it_may_be_taken_back(api: Api, shop: Shop) -> None:
+    gates, order = Gates(), shop.order("carol")  # her parcel is a label at first
+    gate = gates.hold(order, "ship_order", "after")
+    async with shop.working(interceptors=(gates,)):
+        await shop.start(order)
+        await gate.reached()
+        reading = asyncio.create_task(stream(api, order.order_id))
+        await until_open(api, 1)
+        answer = await api.call("POST", f"/v1/orders/{order.order_id}/cancel", json={"reason": "too late?"})
+        gate.open()
+        sent = await reading
+
+    assert answer.status_code == 202
+    assert [each.data.get("status") for each in sent][-2:] == ["cancelled", None]
+    numbers = [int(each.id) for each in sent[:-1]]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+async def test_a_stream_outlives_an_outage_of_the_database(
+    api: Api, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "RETRY_SECONDS", 0.05)
+    order_id = (await api.place(TEA)).json()["order_id"]
+    reading = asyncio.create_task(stream(api, order_id))
+    await until_open(api, 1)
+    reads = api.services.reads
+    healthy, failures = reads.events, 0
+
+    async def away(*_arguments: object, **_more: object) -> list[object]:
+        nonlocal failures
+        failures += 1
+        raise DatabaseUnavailable("injected")
+
+    monkeypatch.setattr(reads, "events", away)
+    async with shop.working():
+        await until_status(shop, shop.order(order_id=order_id), "completed")
+
+        async def has_failed() -> bool:
+            return failures > 1
+
+        await until(has_failed)
+        monkeypatch.setattr(reads, "events", healthy)
+        sent = await reading
+
+    assert [(each.event, each.id) for each in sent] == SHIPPED
+
+
+async def test_a_process_has_only_so_many_streams(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "MOST_STREAMS", 1)
+    order_id = (await api.place(TEA)).json()["order_id"]
+    reading = asyncio.create_task(stream(api, order_id))
+    await until_open(api, 1)
+
+    refused = await api.call("GET", f"/v1/orders/{order_id}/stream")
+
+    assert (refused.status_code, refused.json()["type"]) == (503, "about:blank#too-many-streams")
+    assert refused.headers["retry-after"]
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    await until_open(api, 0)
+
+
+async def test_fifty_open_streams_do_not_hold_up_the_end(api: Api) -> None:
+    order_id = (await api.place(TEA)).json()["order_id"]
+    reading = [asyncio.create_task(stream(api, order_id)) for _ in range(50)]
+    await until_open(api, 50)
+
+    api.server.should_exit = True
+    async with asyncio.timeout(3):
+        sent = await asyncio.gather(*reading)
+
+    assert sent == [[]] * 50  # nothing has happened, and no end is claimed
+
+
+async def until_open(api: Api, count: int) -> None:
+    async def is_open() -> bool:
+        return api.services.tail.count == count
+
+    await until(is_open)
