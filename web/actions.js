@@ -5,6 +5,7 @@ import { h, instant, outside, problemText } from "./dom.js";
 import { undoOf } from "./words.js";
 
 const LONGEST_REASON = 200;
+const SETTLED = new Set(["resolved", "undone", "nothing to undo"]);
 const NOTHING = {
   completed: "Nothing: it has completed. It cannot be cancelled any more.",
   rejected: "Nothing: it has ended.",
@@ -15,9 +16,11 @@ const NOTHING = {
 
 /** The steps whose undo keeps failing. */
 export function stuckSteps(order) {
-  const steps = order.incident?.steps ?? order.steps.filter(({ state }) => state === "stuck").map(({ step }) => step);
+  const states = new Map(order.steps.map(({ step, state }) => [step, state]));
+  const named = order.incident?.steps ?? [];
+  const isStuck = (step) => states.get(step) === "stuck" || (named.includes(step) && !SETTLED.has(states.get(step)));
   // The undos of the others refuse while the shipment is in effect.
-  return ["ship", "pay", "reserve"].filter((step) => steps.includes(step));
+  return ["ship", "pay", "reserve"].filter(isStuck);
 }
 
 /** What can be done about an order as it is now. */

@@ -147,7 +147,7 @@ function incident(order) {
   const steps = stuckSteps(order);
   const { cause, opened_at: since } = order.incident ?? { cause: order.steps.find(({ state }) => state === "stuck")?.detail ?? "" };
   return [
-    h("h2", { id: "why", text: `Why it is stuck: ${steps.map(undoOf).join(", ")} keeps failing` }),
+    h("h2", { id: "why", text: `Why it is stuck: ${steps.map(undoOf).join(" and ")} ${steps.length > 1 ? "keep" : "keeps"} failing` }),
     cause ? h("p", { class: "cause" }, outside(cause)) : h("p", { text: "The cause cannot be read now." }),
     h("p", { text: advice(cause) }),
     h("dl", { class: "facts" },

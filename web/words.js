@@ -30,7 +30,7 @@ export function undoOf(step) {
 }
 
 /** What happened, for an event of an order. */
-export function happened({ event, changed_by: by }) {
+export function happened({ event, changed_by: by, previous_status: before }) {
   switch (event) {
     case "pending":
       return "Order written by hand";
@@ -41,7 +41,7 @@ export function happened({ event, changed_by: by }) {
     case "completed":
       return by === "handed over" ? "Order completed: the parcel had left" : "Parcel shipped, order completed";
     case "unwinding":
-      return "Undo begun";
+      return before === "stuck" ? "Undo goes on" : "Undo begun";
     case "stuck":
       return "Stuck: an undo keeps failing";
     case "retry_requested":
