@@ -52,10 +52,11 @@ export async function call(path, { method = "GET", body, etag, signal } = {}) {
 }
 
 /**
- * Follow an order's events after a number: yields each, and returns whether that was all for good.
+ * Follow an order's events after a number: yields each, and returns whether that was all for good. Calls `opened` once
+ * it is connected.
  * EventSource would do it, but sends no Authorization.
  */
-export async function* follow(path, last, signal) {
+export async function* follow(path, last, signal, opened) {
   const watch = new AbortController();
   let timer = setTimeout(() => watch.abort(), READ_MS);
   const answer = await send(path, {
@@ -64,6 +65,7 @@ export async function* follow(path, last, signal) {
   });
   try {
     if (answer.status === 204) return true;
+    opened();
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     const parse = parser();
     for (;;) {

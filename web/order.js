@@ -95,13 +95,13 @@ class OrderView {
   async #follow() {
     while (!this.#signal.aborted && !this.#isOver) {
       try {
-        const events = follow(`${this.#path}/stream`, this.#timeline.last, this.#signal);
+        const opened = () => (this.#connection.textContent = "Live");
+        const events = follow(`${this.#path}/stream`, this.#timeline.last, this.#signal, opened);
         for (let next = await events.next(); ; next = await events.next()) {
           if (next.done) {
             this.#isOver = next.value;
             break;
           }
-          this.#connection.textContent = "Live";
           if (this.#timeline.add(next.value) && this.#order) say(happened(next.value));
           this.#refresh();
         }

@@ -8,6 +8,7 @@ from playwright.async_api import Locator, Page, expect
 from tests.workflow.gates import PATIENCE_SECONDS
 
 PATIENCE_MS = PATIENCE_SECONDS * 1000
+expect.set_options(timeout=PATIENCE_MS)
 _MOST_TABS = 80
 _FOCUSED = """() => {
     const element = document.activeElement;
@@ -62,18 +63,18 @@ class Operator:
 
     async def sees(self, text: str) -> None:
         """Wait until a text is visible."""
-        await expect(self.page.get_by_text(text).first).to_be_visible(timeout=PATIENCE_MS)
+        await expect(self.page.get_by_text(text).first).to_be_visible()
 
     async def sees_status(self, status: str) -> None:
         """Wait until the order that is shown has a status."""
-        await expect(self.page.locator(".title .badge")).to_have_text(status, timeout=PATIENCE_MS)
+        await expect(self.page.locator(".title .badge")).to_have_text(status)
 
     @property
     def dialog(self) -> Locator:
         return self.page.get_by_role("dialog")
 
     async def until_dialog_closes(self) -> None:
-        await expect(self.dialog).to_have_count(0, timeout=PATIENCE_MS)
+        await expect(self.dialog).to_have_count(0)
 
     async def events(self) -> list[str]:
         """Give the titles of the events that are shown."""

@@ -87,7 +87,7 @@ async def test_a_dialog_shows_why_a_request_is_refused_and_stays_until_it_is_acc
         await operator.choose("Resolve by hand")
         assert "pay" in await operator.focused()  # with two steps nothing is chosen
         await operator.press("Space", "Tab", " ", "Enter")
-        await expect(operator.dialog.get_by_role("alert")).to_contain_text("reason", timeout=5_000)
+        await expect(operator.dialog.get_by_role("alert")).to_contain_text("reason")
         assert await operator.focused() == "Reason"
 
         await operator.page.route("**/resolve", away)
