@@ -1,16 +1,16 @@
-// What an operator can do about an order, what that does, and the dialog that asks for the reason.
+// What an operator can do about an order, and what that does.
 
-import { call } from "./api.js";
-import { h, instant, outside, problemText } from "./dom.js";
+import { Ask } from "./ask.js";
+import { h, instant } from "./dom.js";
 import { undoOf } from "./words.js";
 
-const LONGEST_REASON = 200;
 const SETTLED = new Set(["resolved", "undone", "nothing to undo"]);
 const NOTHING = {
   completed: "Nothing: it has completed. It cannot be cancelled any more.",
   rejected: "Nothing: it has ended.",
   cancelled: "Nothing: it has ended.",
-  unwinding: "Nothing now: it is being undone, and a cancel would change nothing. If an undo keeps failing, it gets stuck, and you can retry or resolve it here.",
+  unwinding:
+    "Nothing now: it is being undone, and a cancel would change nothing. If an undo keeps failing, it gets stuck, and you can retry or resolve it here.",
   terminated: "Nothing here: the sweep runs by itself, and “python starter.py sweep” runs it now.",
 };
 
@@ -57,7 +57,8 @@ function retry(order) {
 
 function resolve(order) {
   const steps = stuckSteps(order);
-  const sequence = steps.length > 1 && steps[0] === "ship" ? " Resolve ship first: the other undos refuse before that." : "";
+  const sequence =
+    steps.length > 1 && steps[0] === "ship" ? " Resolve ship first: the other undos refuse before that." : "";
   return {
     verb: "resolve",
     label: "Resolve by hand",
@@ -92,7 +93,9 @@ export class Actions {
     if (mark === this.#mark) return;
     this.#mark = mark;
     const focused = this.#content.contains(document.activeElement) ? document.activeElement.dataset.verb : null;
-    this.#content.replaceChildren(...(asked ? [retried(asked)] : []), ...(actions.length ? actions.map((action) => this.#item(action)) : [h("p", { text: NOTHING[order.status] })]));
+    const items = actions.map((action) => this.#item(action));
+    if (asked) items.unshift(retried(asked));
+    this.#content.replaceChildren(...(items.length ? items : [h("p", { text: NOTHING[order.status] })]));
     if (focused !== null) {
       (this.#content.querySelector(`[data-verb="${focused}"]`) ?? this.#heading).focus({ preventScroll: true });
     }
@@ -124,77 +127,11 @@ export class Actions {
 }
 
 function retried(event) {
-  return h("p", { class: "note" }, "A retry was requested at ", instant(event.at), ", and the undo has not succeeded since. A refusal shows within seconds; while Postgres is away, a round takes up to 15 minutes.");
-}
-
-/** The dialog of one request. It stays until the request is accepted, or its user leaves it. */
-class Ask {
-  #dialog;
-  #orderId;
-  #action;
-  #accepted;
-  #reason = h("input", { id: "reason", name: "reason", required: true, maxlength: LONGEST_REASON, autocomplete: "off", "aria-describedby": "reason-hint" });
-  #trouble = h("div", { class: "problem", role: "alert", hidden: true });
-  #confirm;
-  #isSending = false;
-
-  constructor(orderId, action, accepted, closed) {
-    this.#orderId = orderId;
-    this.#action = action;
-    this.#accepted = accepted;
-    this.#confirm = h("button", { class: action.verb === "retry" ? "primary" : "danger", text: action.label });
-    const leave = h("button", { type: "button", text: "Back", onclick: () => this.#dialog.close() });
-    this.#dialog = h("dialog", { "aria-labelledby": "ask-title", "aria-describedby": "ask-does", onclose: () => (this.#dialog.remove(), closed()) },
-      h("form", { onsubmit: (event) => this.#send(event) },
-        h("h2", { id: "ask-title", text: `${action.label}?` }),
-        h("p", { class: "hint" }, "Order ", outside(orderId)),
-        h("div", { id: "ask-does" }, action.does.map((text) => h("p", { text }))),
-        action.steps ? choice(action.steps) : null,
-        h("label", { for: "reason", text: "Reason" }),
-        h("p", { id: "reason-hint", class: "hint", text: "Kept in the order's log with the name of your key. At most 200 characters." }),
-        this.#reason,
-        this.#trouble,
-        // Enter presses the first button that submits, and only this one does.
-        h("div", { class: "buttons" }, this.#confirm, leave)));
-  }
-
-  open() {
-    document.body.append(this.#dialog);
-    this.#dialog.showModal();
-    (this.#dialog.querySelector("input[type=radio]:not(:checked)") ?? this.#reason).focus();
-  }
-
-  async #send(event) {
-    event.preventDefault();
-    if (this.#isSending) return;
-    this.#busy(true);
-    const body = { reason: this.#reason.value };
-    const step = this.#dialog.querySelector("input[name=step]:checked");
-    if (step) body.step = step.value;
-    try {
-      const path = `/v1/orders/${encodeURIComponent(this.#orderId)}/${this.#action.verb}`;
-      const answer = await call(path, { method: "POST", body });
-      this.#accepted(answer.detail);
-      this.#dialog.close();
-    } catch (problem) {
-      this.#trouble.replaceChildren(...problemText(problem).filter(Boolean));
-      this.#trouble.hidden = false;
-      this.#busy(false);
-    }
-  }
-
-  #busy(isSending) {
-    this.#isSending = isSending;
-    // Not disabled: that would take the focus away.
-    this.#confirm.setAttribute("aria-disabled", String(isSending));
-    this.#confirm.textContent = isSending ? "Sending …" : this.#action.label;
-  }
-}
-
-function choice(steps) {
-  return h("fieldset", {},
-    h("legend", { text: "Which undo have you done by hand?" }),
-    steps.map((step) => h("label", { class: "radio" },
-      h("input", { type: "radio", name: "step", value: step, required: true, checked: steps.length === 1 }),
-      `${step}: ${undoOf(step)}`)));
+  return h(
+    "p",
+    { class: "note" },
+    "A retry was requested at ",
+    instant(event.at),
+    ", and the undo has not succeeded since. A refusal shows within seconds; while Postgres is away, a round takes up to 15 minutes.",
+  );
 }

@@ -62,7 +62,11 @@ function signInView(problem) {
       spellcheck: "false",
       "aria-describedby": "key-hint",
     });
-    const trouble = h("div", { class: "problem", role: "alert", hidden: !problem }, problem ? problemText(problem) : []);
+    const trouble = h(
+      "div",
+      { class: "problem", role: "alert", hidden: !problem },
+      problem ? problemText(problem) : [],
+    );
     const heading = h("h1", { tabindex: "-1", text: "Sign in" });
     const enter = async (event) => {
       event.preventDefault();
@@ -75,10 +79,16 @@ function signInView(problem) {
       }
     };
     parent.append(
-      h("form", { class: "card narrow", onsubmit: enter },
+      h(
+        "form",
+        { class: "card narrow", onsubmit: enter },
         heading,
         h("label", { for: "key", text: "API key" }),
-        h("p", { id: "key-hint", class: "hint", text: "Kept in this tab alone, until you sign out or close it. To cancel, retry and resolve orders it needs the scope “operate”." }),
+        h("p", {
+          id: "key-hint",
+          class: "hint",
+          text: "Kept in this tab alone, until you sign out or close it. To cancel, retry and resolve orders it needs the scope “operate”.",
+        }),
         field,
         trouble,
         h("div", { class: "buttons" }, h("button", { class: "primary", text: "Sign in" })),

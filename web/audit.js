@@ -36,8 +36,13 @@ export function auditView(parent, signal) {
     trouble.hidden = true;
     notice.textContent = "";
     try {
-      const { is_finished: isFinished, violation_count: violations } = await call("/v1/audits?wait=20", { method: "POST", signal });
-      notice.textContent = isFinished ? `The audit has finished: ${number(violations)}.` : "The audit goes on. What it finds is shown here.";
+      const { is_finished: isFinished, violation_count: violations } = await call("/v1/audits?wait=20", {
+        method: "POST",
+        signal,
+      });
+      notice.textContent = isFinished
+        ? `The audit has finished: ${number(violations)}.`
+        : "The audit goes on. What it finds is shown here.";
       await refresh();
     } catch (problem) {
       if (!signal.aborted) fail(problem);
@@ -51,7 +56,10 @@ export function auditView(parent, signal) {
   button.addEventListener("click", run);
   parent.append(
     heading,
-    h("p", { class: "means", text: "The audit checks every invariant of the books: that no stock and no money is lost or made up, that each step had its effect once, and that no order is left half done. It runs by itself, too." }),
+    h("p", {
+      class: "means",
+      text: "The audit checks every invariant of the books: that no stock and no money is lost or made up, that each step had its effect once, and that no order is left half done. It runs by itself, too.",
+    }),
     h("div", { class: "buttons" }, button),
     notice,
     trouble,
@@ -69,13 +77,27 @@ function number(violations) {
 
 function findings({ is_clean: isClean, findings: found, stuck_orders: stuck }) {
   const list = found.map(({ check_id: check, subject, detail, since }) =>
-    h("li", {},
+    h(
+      "li",
+      {},
       h("p", {}, h("strong", { text: check }), " ", outside(subject)),
       h("p", {}, outside(detail)),
-      h("p", { class: "hint" }, "Since ", instant(since))));
+      h("p", { class: "hint" }, "Since ", instant(since)),
+    ),
+  );
   return [
-    h("p", { class: "verdict", "data-mark": isClean ? "good" : "bad", text: isClean ? "No invariant is violated." : `Open: ${number(found.length)}.` }),
-    h("p", {}, stuck ? h("a", { href: "#/?status=stuck", text: stuck === 1 ? "1 order is stuck" : `${stuck} orders are stuck` }) : "No order is stuck."),
+    h("p", {
+      class: "verdict",
+      "data-mark": isClean ? "good" : "bad",
+      text: isClean ? "No invariant is violated." : `Open: ${number(found.length)}.`,
+    }),
+    h(
+      "p",
+      {},
+      stuck
+        ? h("a", { href: "#/?status=stuck", text: stuck === 1 ? "1 order is stuck" : `${stuck} orders are stuck` })
+        : "No order is stuck.",
+    ),
     list.length ? h("ul", { class: "findings" }, list) : null,
     list.length ? h("p", { class: "hint", text: "A finding is over once an audit does not find it again." }) : null,
   ];

@@ -33,7 +33,9 @@ export function badge(status) {
 
 /** What went wrong: what happened, what to do, and where. */
 export function problemText(problem) {
-  const faults = problem.errors.map(({ pointer, detail }) => h("li", {}, outside(`${pointer.replace(/^\//, "")}: ${detail}`)));
+  const faults = problem.errors.map(({ pointer, detail }) =>
+    h("li", {}, outside(`${pointer.replace(/^\//, "")}: ${detail}`)),
+  );
   return [
     h("strong", { text: problem.title }),
     h("p", {}, outside(problem.detail)),
@@ -46,13 +48,14 @@ export function say(text) {
   document.getElementById("live").textContent = text;
 }
 
-/** Replace the children of an element, but only when what they show has changed; return whether it has. */
+/** Replace the children of an element, but only when what they show has changed. A link in it keeps the focus. */
 export function renew(element, shown, build) {
   const mark = JSON.stringify(shown);
-  if (element.shownMark === mark) return false;
+  if (element.shownMark === mark) return;
   element.shownMark = mark;
+  const focused = [...element.querySelectorAll("a")].indexOf(document.activeElement);
   element.replaceChildren(...[build()].flat().filter((child) => child !== null && child !== undefined));
-  return true;
+  if (focused >= 0) element.querySelectorAll("a")[focused]?.focus({ preventScroll: true });
 }
 
 /** Wait, and not longer than the view lives. */

@@ -41,7 +41,7 @@ export function listView(query) {
         isFirst = false;
       } catch (problem) {
         if (signal.aborted) return;
-        trouble.hidden = !renew(trouble, [problem.title, problem.detail], () => problemText(problem)) && trouble.hidden;
+        renew(trouble, [problem.title, problem.detail], () => problemText(problem));
         trouble.hidden = false;
       }
     }
@@ -78,11 +78,23 @@ function filters(query, customer) {
     event.preventDefault();
     location.hash = orderAddress(which.value.trim());
   };
-  return h("div", { class: "filters" },
-    h("form", { role: "search", "aria-label": "Orders of a customer", onsubmit: filter },
-      h("label", { for: "customer", text: "Customer" }), whose, h("button", { text: "Filter" })),
-    h("form", { role: "search", "aria-label": "One order", onsubmit: open },
-      h("label", { for: "order-id", text: "Order id" }), which, h("button", { text: "Open" })),
+  return h(
+    "div",
+    { class: "filters" },
+    h(
+      "form",
+      { role: "search", "aria-label": "Orders of a customer", onsubmit: filter },
+      h("label", { for: "customer", text: "Customer" }),
+      whose,
+      h("button", { text: "Filter" }),
+    ),
+    h(
+      "form",
+      { role: "search", "aria-label": "One order", onsubmit: open },
+      h("label", { for: "order-id", text: "Order id" }),
+      which,
+      h("button", { text: "Open" }),
+    ),
   );
 }
 
@@ -97,9 +109,17 @@ class Counts {
       const number = h("span", { class: "number", text: each ? "–" : "" });
       if (each) this.#numbers.set(each, number);
       const isThis = each === status ? "true" : null;
-      return h("li", {},
-        h("a", { href: address(query, { status: each }), "aria-current": isThis, "data-status": each || null },
-          h("span", { text: each || "all" }), " ", number));
+      return h(
+        "li",
+        {},
+        h(
+          "a",
+          { href: address(query, { status: each }), "aria-current": isThis, "data-status": each || null },
+          h("span", { text: each || "all" }),
+          " ",
+          number,
+        ),
+      );
     });
     this.element = h("nav", { "aria-label": "Orders by status" }, h("ul", { class: "counts" }, links));
   }
@@ -112,7 +132,8 @@ class Counts {
       number.parentElement.classList.toggle("some", orders > 0);
     }
     const stuck = counts.find(({ status }) => status === "stuck")?.orders ?? 0;
-    if (this.#stuck !== null && stuck !== this.#stuck) say(stuck === 1 ? "1 order is stuck" : `${stuck} orders are stuck`);
+    if (this.#stuck !== null && stuck !== this.#stuck)
+      say(stuck === 1 ? "1 order is stuck" : `${stuck} orders are stuck`);
     this.#stuck = stuck;
   }
 }
@@ -126,10 +147,16 @@ class Table {
 
   constructor(heading) {
     this.#heading = heading;
-    const names = COLUMNS.map((name) => h("th", { scope: "col", role: "columnheader", class: name.toLowerCase(), text: name }));
+    const names = COLUMNS.map((name) =>
+      h("th", { scope: "col", role: "columnheader", class: name.toLowerCase(), text: name }),
+    );
     // The roles are said, since the narrow layout takes a table's own away.
-    const table = h("table", { role: "table", "aria-label": "Orders, the newest first" },
-      h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, names)), this.#body);
+    const table = h(
+      "table",
+      { role: "table", "aria-label": "Orders, the newest first" },
+      h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, names)),
+      this.#body,
+    );
     this.element = h("div", { class: "orders" }, table, this.#none);
   }
 

@@ -6,6 +6,8 @@ import { badge, h, instant, outside, problemText, renew, repeat, say, sleep } fr
 import { Timeline, facts, steps } from "./story.js";
 import { MEANS, advice, happened, undoOf } from "./words.js";
 
+const ALONE = "Left alone, it tries again by itself, within the hour at first and within a day later.";
+const UNTOUCHED = "Left alone, it stays as it is: nothing is undone before you ask for it.";
 const EVERY_MS = 5_000; // for what changes without an event, such as what an undo says
 
 /** Make the view of an order. */
@@ -43,25 +45,58 @@ class OrderView {
     this.#path = `/v1/orders/${encodeURIComponent(orderId)}`;
     this.#signal = signal;
     this.heading = h("h1", { tabindex: "-1" }, "Order ", outside(orderId));
-    this.#body = h("div", { class: "order-view", hidden: true },
-      h("div", { class: "column" },
+    this.#body = h(
+      "div",
+      { class: "order-view", hidden: true },
+      h(
+        "div",
+        { class: "column" },
         this.#incident,
         this.#actions.element,
-        h("section", { class: "card", "aria-labelledby": "steps" }, h("h2", { id: "steps", text: "Steps and their undos" }), this.#steps)),
-      h("div", { class: "column" },
-        h("section", { class: "card", "aria-labelledby": "events" },
-          h("div", { class: "state" }, h("h2", { id: "events", text: "What happened" }), this.#connection), this.#timeline.element),
-        h("section", { class: "card", "aria-labelledby": "facts" }, h("h2", { id: "facts", text: "The order" }), this.#facts)));
+        h(
+          "section",
+          { class: "card", "aria-labelledby": "steps" },
+          h("h2", { id: "steps", text: "Steps and their undos" }),
+          this.#steps,
+        ),
+      ),
+      h(
+        "div",
+        { class: "column" },
+        h(
+          "section",
+          { class: "card", "aria-labelledby": "events" },
+          h("div", { class: "state" }, h("h2", { id: "events", text: "What happened" }), this.#connection),
+          this.#timeline.element,
+        ),
+        h(
+          "section",
+          { class: "card", "aria-labelledby": "facts" },
+          h("h2", { id: "facts", text: "The order" }),
+          this.#facts,
+        ),
+      ),
+    );
   }
 
   get elements() {
     const back = h("p", { class: "back" }, h("a", { href: "#/", text: "All orders" }));
-    return [back, h("div", { class: "title" }, this.heading, this.#badge), this.#means, this.#notice, this.#trouble, this.#body];
+    return [
+      back,
+      h("div", { class: "title" }, this.heading, this.#badge),
+      this.#means,
+      this.#notice,
+      this.#trouble,
+      this.#body,
+    ];
   }
 
   /** Show the order until it has ended for good, or the view is left. */
   async run() {
-    await Promise.all([this.#follow(), repeat(() => (this.#isOver ? undefined : this.#refresh()), EVERY_MS, this.#signal)]);
+    await Promise.all([
+      this.#follow(),
+      repeat(() => (this.#isOver ? undefined : this.#refresh()), EVERY_MS, this.#signal),
+    ]);
   }
 
   /** Read the order; who asks meanwhile gets it read once more. */
@@ -133,7 +168,7 @@ class OrderView {
     renew(this.#means, [order.status, order.reason], () => means(order));
     this.#incident.hidden = order.status !== "stuck";
     renew(this.#incident, [order.incident, stuckSteps(order)], () => (order.status === "stuck" ? incident(order) : []));
-    renew(this.#facts, [order.lines, order.total_minor, order.links, order.status, order.updated_at, order.tracking_number], () => facts(order));
+    renew(this.#facts, [order.updated_at, order.total_minor, order.links, order.tracking_number], () => facts(order));
     renew(this.#steps, [order.steps, order.status, events.length], () => steps(order, events));
     this.#actions.show(order, events);
   }
@@ -145,14 +180,23 @@ function means({ status, reason }) {
 
 function incident(order) {
   const steps = stuckSteps(order);
-  const { cause, opened_at: since } = order.incident ?? { cause: order.steps.find(({ state }) => state === "stuck")?.detail ?? "" };
+  const bySaga = { cause: order.steps.find(({ state }) => state === "stuck")?.detail ?? "" };
+  const { cause, opened_at: since, needs_review: isReviewed } = order.incident ?? bySaga;
   return [
-    h("h2", { id: "why", text: `Why it is stuck: ${steps.map(undoOf).join(" and ")} ${steps.length > 1 ? "keep" : "keeps"} failing` }),
+    h("h2", {
+      id: "why",
+      text: `Why it is stuck: ${steps.map(undoOf).join(" and ")} ${steps.length > 1 ? "keep" : "keeps"} failing`,
+    }),
     cause ? h("p", { class: "cause" }, outside(cause)) : h("p", { text: "The cause cannot be read now." }),
     h("p", { text: advice(cause) }),
-    h("dl", { class: "facts" },
-      order.reason ? h("div", {}, h("dt", { text: "Why it is being undone" }), h("dd", {}, outside(order.reason))) : null,
-      since ? h("div", {}, h("dt", { text: "Stuck since" }), h("dd", {}, instant(since))) : null),
-    h("p", { class: "hint", text: "Left alone, it tries again by itself, within the hour at first and within a day later." }),
+    h(
+      "dl",
+      { class: "facts" },
+      order.reason
+        ? h("div", {}, h("dt", { text: "Why it is being undone" }), h("dd", {}, outside(order.reason)))
+        : null,
+      since ? h("div", {}, h("dt", { text: "Stuck since" }), h("dd", {}, instant(since))) : null,
+    ),
+    h("p", { class: "hint", text: isReviewed ? UNTOUCHED : ALONE }),
   ];
 }

@@ -48,8 +48,15 @@ async def test_an_operator_finds_a_stuck_order_retries_it_and_sees_it_end_by_key
             "href", api.services.temporal.checkouts.ui_link(f"checkout-{order.order_id}")
         )
 
-        await shop.database.run(MEND_UNDO["pay"])
         await operator.choose("Retry the undo")
+        await operator.types("hoping")
+        await operator.press("Enter")
+        await operator.sees("the undo has not succeeded since")
+        await operator.until_dialog_closes()
+        assert await operator.focused() == "Retry the undo …"
+
+        await shop.database.run(MEND_UNDO["pay"])
+        await operator.press("Enter")
         assert await operator.focused() == "Reason"
         await operator.types("the trigger is dropped")
         await operator.press("Enter")
@@ -58,8 +65,9 @@ async def test_an_operator_finds_a_stuck_order_retries_it_and_sees_it_end_by_key
         await operator.sees_status("rejected")
         await operator.sees("anna: the trigger is dropped")
         await operator.sees("Nothing more will happen")
-        assert (await operator.events())[-4:] == [
+        assert (await operator.events())[-5:] == [
             "Stuck: an undo keeps failing",
+            "Retry requested",
             "Retry requested",
             "Undo goes on",
             "Order rejected, nothing kept",
