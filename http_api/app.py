@@ -5,18 +5,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import swagger_ui_default_parameters
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.routing import Route
 
 from domain.text import json_text
 from domain.version import RELEASE
-from http_api import audits, events, health, orders, problems, requests
+from http_api import audits, counts, events, health, orders, problems, requests
 from http_api.problems import ProblemDocument, documented
 from http_api.services import Services
 
@@ -34,6 +35,7 @@ _FOR_ALL = documented(
     HTTPStatus.TOO_MANY_REQUESTS,
     HTTPStatus.SERVICE_UNAVAILABLE,
 )
+_PAGE = Path(__file__).parents[1] / "web"
 _DOCS_PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -73,13 +75,14 @@ def build_app(services: Services) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.services = services
-    routers = [module.router for module in (orders, requests, events, audits)]
+    routers = [module.router for module in (orders, counts, requests, events, audits)]
     for router in routers:
         app.include_router(router, responses=_FOR_ALL)
     app.include_router(health.router)
     known = [route for router in (*routers, health.router) for route in router.routes if isinstance(route, Route)]
     problems.install(app, known)
     _add_docs(app)
+    _add_page(app)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     return app
 
@@ -122,6 +125,16 @@ def _add_docs(app: FastAPI) -> None:
 
     assets = str(resources.files("fastapi_offline").joinpath("static"))
     app.mount("/docs/assets", StaticFiles(directory=assets), name="docs")
+
+
+def _add_page(app: FastAPI) -> None:
+    """Serve the operator page."""
+
+    @app.get("/ui", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(_PAGE / "index.html")
+
+    app.mount("/ui", StaticFiles(directory=_PAGE, html=True), name="page")
 
 
 def _docs_options() -> dict[str, Any]:

@@ -148,6 +148,20 @@ class OrderList(BaseModel):
     next_cursor: str | None = Field(description="Where the next page begins; null on the last one.")
 
 
+class StatusCount(BaseModel):
+    """How many orders have a status."""
+
+    status: OrderStatusWord
+    orders: int
+    is_at_least: bool = Field(description="There are more: orders that have ended are counted up to a bound only.")
+
+
+class OrderCounts(BaseModel):
+    """How many orders there are, by status."""
+
+    counts: list[StatusCount]
+
+
 class Event(BaseModel):
     """One change of an order, or one act of an operator."""
 

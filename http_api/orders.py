@@ -149,7 +149,7 @@ async def list_orders(  # noqa: PLR0913, PLR0917 - what a list can be filtered b
     """List orders, the newest first. What is placed meanwhile is on no later page, and nothing else is missing."""
     wanted = Wanted(
         status,
-        _customers(principal.customers, customer),
+        asked_customers(principal.customers, customer),
         _in_range("created_from", created_from),
         _in_range("created_before", created_before),
         _cursor(cursor),
@@ -258,7 +258,8 @@ async def _current(services: Services, placed: CheckoutInput) -> Order:
     return await shown.by_saga(services, placed)
 
 
-def _customers(allowed: frozenset[str] | None, asked: str | None) -> frozenset[str] | None:
+def asked_customers(allowed: frozenset[str] | None, asked: str | None) -> frozenset[str] | None:
+    """Return whose orders are meant, of those that the caller may see; None for all."""
     if asked is None:
         return allowed
     if problem := identifier_problem(asked):

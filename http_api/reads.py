@@ -13,11 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters.database import snapshot
 from adapters.order_query import FoundOrder, find_order
-from domain.model import OrderStatus
+from domain.model import ENDINGS, OrderStatus
 from http_api.models import OrderStatusWord
 from sagafence import single_statement
 
 MOST_EVENTS = 1_000
+MOST_COUNTED = 10_000
+"""So many orders that have ended are counted of each status: there may be a hundred million."""
 
 _STORED_AS: Mapping[OrderStatusWord, Sequence[OrderStatus]] = {
     OrderStatusWord.RUNNING: (OrderStatus.RESERVED, OrderStatus.PAID),
@@ -106,7 +108,7 @@ class Reads:
 
     async def page(self, wanted: Wanted) -> Sequence[Row[Any]]:
         """Return a page of orders, the newest first."""
-        statuses = OrderStatus if wanted.status is None else _stored_as(wanted.status)
+        statuses = OrderStatus if wanted.status is None else stored_as(wanted.status)
         customers: list[str | None] = [None] if wanted.customers is None else [*sorted(wanted.customers)]
         parts = [(status, customer) for status in statuses for customer in customers]
         if not parts:
@@ -114,6 +116,22 @@ class Reads:
         query, given = _page(wanted, parts)
         async with single_statement(self._engine) as connection:
             return (await connection.execute(text(query), given)).all()
+
+    async def counts(self, customers: frozenset[str] | None, most: int = MOST_COUNTED) -> Mapping[OrderStatus, int]:
+        """Count the orders of each status: all that have not ended, and of the others one more than `most` at most."""
+        given: dict[str, Any] = {"more_than_counted": most + 1}
+        whose = ""
+        if customers is not None:
+            whose, given["customers"] = " AND customer = ANY (CAST(:customers AS text[]))", sorted(customers)
+        selects = [
+            f"SELECT '{status.value}' AS status, count(*) AS orders FROM (SELECT FROM orders"  # noqa: S608 - our own constants
+            f" WHERE status = '{status.value}'{whose}"
+            f"{' LIMIT :more_than_counted' if status in ENDINGS else ''}) AS counted"
+            for status in OrderStatus
+        ]
+        async with single_statement(self._engine) as connection:
+            rows = (await connection.execute(text(" UNION ALL ".join(selects)), given)).all()
+        return {OrderStatus(row.status): row.orders for row in rows}
 
     async def events(self, order_id: str, after: int, limit: int = MOST_EVENTS) -> Sequence[Row[Any]]:
         """Return an order's events from a number on, the oldest first."""
@@ -139,7 +157,8 @@ class Reads:
             return (await connection.execute(_MAY_WRITE)).scalar_one_or_none()
 
 
-def _stored_as(status: OrderStatusWord) -> Sequence[OrderStatus]:
+def stored_as(status: OrderStatusWord) -> Sequence[OrderStatus]:
+    """Return the statuses in the database that are shown as this one."""
     stored = _STORED_AS.get(status)
     return (OrderStatus(status.value),) if stored is None else stored
 
