@@ -25,6 +25,7 @@ ADDRESSES = {
     ("POST", "/v1/orders/{order_id}/retry"): OPERATE,
     ("POST", "/v1/orders/{order_id}/resolve"): OPERATE,
     ("GET", "/v1/audit"): READ,
+    ("GET", "/v1/counts"): READ,
     ("POST", "/v1/audits"): OPERATE,
 }
 OPEN = {("GET", "/healthz"), ("GET", "/readyz")}
