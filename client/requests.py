@@ -213,8 +213,8 @@ class Requests:
             _reraise_cancel()
             raise NotKnownYet(
                 f"not known yet: no worker accepted the request within {self._waits.accept_seconds:g} s, and it may "
-                "still happen; repeat the command for the result, which joins this request. Is a worker running on task queue "
-                f"{self._task_queue}? `python worker.py` starts one"
+                "still happen; repeat the command for the result, which joins this request. Is a worker running on "
+                f"task queue {self._task_queue}? `python worker.py` starts one"
             ) from None
 
     async def _result(self, accepted: WorkflowUpdateHandle[Any]) -> Any:

@@ -13,13 +13,14 @@ import pytest
 from devstack import up
 from devstack.stack import DevStack
 
-PARTS = ("The worker", "Temporal", "Postgres")
+PARTS = ("The worker", "The API", "Temporal", "Postgres")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    """Put back what belongs to the whole process."""
+def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Put back what belongs to the whole process; make no key, for which a process would be started."""
+    monkeypatch.setattr(up, "keep_api_key", lambda _stack: None)
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     umask = os.umask(0o022)
     yield
@@ -34,10 +35,15 @@ class Stack:
     def __init__(self, dead: str = "", when_ready: Callable[[], None] = lambda: None) -> None:
         self.temporal = SimpleNamespace(running=dead != "Temporal", ui_url="http://ui")
         self.postgres = SimpleNamespace(running=dead != "Postgres")
+        self.api_url = "http://api"
         self._worker = SimpleNamespace(running=dead != "The worker", until=lambda *_, **__: when_ready())
+        self._api = SimpleNamespace(running=dead != "The API", until=lambda *_, **__: None)
 
     def start_worker(self, **_: str) -> Any:
         return self._worker
+
+    def start_api(self, **_: str) -> Any:
+        return self._api
 
     def psql_command(self, _role: str) -> str:
         return "psql"
