@@ -162,7 +162,7 @@ def test_an_order_and_the_data_outlive_ctrl_c(project: Project) -> None:
         check=True,
         timeout=60,
     )
-    assert asked.stdout == "completed|-2\n"
+    assert asked.stdout == "completed|-4\n", "the two of each of both orders"
     # The key of the first start is in effect, though every password is another one: it is the same order.
     assert (project.root / ".data/api.key").read_text(encoding="utf-8").strip() == key
     repeated_by_http = project.pasted(again)
