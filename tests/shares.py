@@ -69,6 +69,7 @@ EVERY = {
 SLOW_FILES = frozenset(
     {
         # tests/integration: a process of the product, or a server of its own, for nearly every test
+        "test_api_document",
         "test_bulk_load",
         "test_cancel_wherever_it_is",
         "test_commands",

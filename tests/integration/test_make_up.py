@@ -135,6 +135,8 @@ def test_an_order_and_the_data_outlive_ctrl_c(project: Project) -> None:
     assert (bought.status, json.loads(bought.body)["status"]) == (201, "completed"), bought
     key = (project.root / ".data/api.key").read_text(encoding="utf-8").strip()
     assert key not in reported
+    [kept] = json.loads((project.root / ".data/api-keys.json").read_text(encoding="utf-8"))["keys"]
+    assert kept["scopes"] == ["buy", "read", "operate"], "the page for operators needs the last two"
 
     # A second one in another terminal would not do any good: it says so, and hurts nobody.
     second = project.up("second.log")

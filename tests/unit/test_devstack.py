@@ -1,7 +1,10 @@
 """`make up` with servers that are none: which signals end it, what it says of a part that dies, whom it listens to."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -93,6 +96,21 @@ def test_what_an_earlier_release_has_left_open_is_closed(tmp_path: Path) -> None
     assert (tmp_path / "postgres.log").stat().st_mode & 0o077 == 0
     (tmp_path / "new").touch()
     assert (tmp_path / "new").stat().st_mode & 0o077 == 0
+
+
+def test_an_api_whose_owner_was_killed_makes_way_for_the_next_one(tmp_path: Path) -> None:
+    stack = DevStack(tmp_path)
+    sleeps = [sys.executable, "-c", "import time; time.sleep(600)"]
+    with subprocess.Popen(sleeps) as left_behind:
+        record = {"pid": left_behind.pid, "owner": 2**22 + 1, "argv": sleeps}  # above every process id
+        (tmp_path / "api.pid").write_text(json.dumps(record), encoding="utf-8")
+        api = stack.start_api()
+        try:
+            assert left_behind.wait(20) == -signal.SIGTERM
+            api.until(lambda: "ready: http" in api.tail(50), timeout=30)
+        finally:
+            left_behind.kill()
+            api.stop()
 
 
 def test_a_stacks_worker_hears_nothing_of_a_persons_own_settings(
