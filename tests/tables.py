@@ -152,9 +152,14 @@ def _failures() -> Iterator[Row]:
 
 
 def _settings() -> Iterator[Row]:
-    readers = {"worker": WorkerSettings, "API": ApiSettings, "starter": StarterSettings}
+    readers: dict[str, type[StarterSettings]] = {
+        "worker": WorkerSettings,
+        "API": ApiSettings,
+        "starter": StarterSettings,
+    }
+    kinds: tuple[type[StarterSettings], ...] = (StarterSettings, _ServiceSettings, WorkerSettings, ApiSettings)
     yield "variable", "default", "read by", "means"
-    for kind in (StarterSettings, _ServiceSettings, WorkerSettings, ApiSettings):
+    for kind in kinds:
         for name, meaning in _docstrings("adapters/config.py", kind.__name__).items():
             field = kind.model_fields[name]
             least = [bound.ge for bound in field.metadata if isinstance(bound, Ge)]

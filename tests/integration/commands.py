@@ -202,7 +202,7 @@ class Commands:
         started.until(lambda: "ready: task queue" in started.tail(100), timeout=DEADLINE_SECONDS)
         return started
 
-    def ready_api(self, folder: Path = ROOT, **environment: str) -> tuple[ChildProcess, str]:
+    def ready_api(self, folder: Path = ROOT, /, **environment: str) -> tuple[ChildProcess, str]:
         """Start the api.py of a folder as the role that reads, on a free port; return it and its address."""
         port = free_port()
         url = make_url(self.environment["CHECKOUT_DATABASE_URL"]).set(username=READER, password=None)

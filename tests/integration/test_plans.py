@@ -93,7 +93,7 @@ async def test_a_page_of_the_apis_lists_costs_the_same_wherever_it_is_and_howeve
         {"after": Cursor(at, order_id)},
         {"created_from": at - timedelta(minutes=1), "created_before": at},
     ]
-    wanted = [Wanted(*kind, **place, limit=_LIMIT) for kind in _LISTS for place in places]  # type: ignore[arg-type]
+    wanted = [Wanted(*kind, **place, limit=_LIMIT) for kind in _LISTS for place in places]
     found: dict[str, int] = {}
 
     async def ask(api: Reads) -> None:

@@ -72,8 +72,8 @@ MUTANTS = (
         "make-up-api-with-the-password-of-the-first-start",
         "from the second start on nothing could be read",
         _STACK,
-        "        for role in (ROLE, READER):\n            write_for_us_alone(",
-        "        for role in (ROLE, READER):\n            if not self.password_file(READER).exists(): write_for_us_alone(",
+        "        for role in (ROLE, READER):\n",
+        "        for role in (ROLE,) if self.password_file(READER).exists() else (ROLE, READER):\n",
         _OUTLIVES,
     ),
     Mutant(
