@@ -51,8 +51,8 @@ class DevStack:
         keep: whether the data are kept for the next start on the same folder.
         fsync: whether Postgres waits for the disk. Without, a crash of the machine loses its data.
         guarded: whether Postgres asks every role for a password, and not its superuser alone. They are in private
-            files of `folder`: `pgpass` for psql, `checkout.password` for a worker, `checkout_reader.password` for the
-            API.
+            files of `folder`: `pgpass` for psql, `checkout.password` for a worker, `checkout_reader.password`
+            for an API.
     """
 
     def __init__(
@@ -127,11 +127,6 @@ class DevStack:
         return self.folder / f"{role}.password"
 
     @property
-    def api_url(self) -> str:
-        """Where the API is, once it was started."""
-        return f"http://127.0.0.1:{self.ports.api}"
-
-    @property
     def api_keys_file(self) -> Path:
         """The file of the API's keys."""
         return self.folder / "api-keys.json"
@@ -202,8 +197,7 @@ class DevStack:
             log=self.folder / "api.log",
             env=self.api_environment(**environment),
             cwd=ROOT,
-            # One that its owner's death has not ended yet would keep the port.
-            pid_file=self.folder / "api.pid",
+            pid_file=self.folder / "api.pid",  # one that its owner's death has not ended yet would keep the port
         )
         api.end_orphan()
         require_free("the API", self.ports.api)

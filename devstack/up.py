@@ -72,6 +72,7 @@ def _dead(stack: DevStack, worker: ChildProcess, api: ChildProcess) -> str | Non
 
 def _welcome(stack: DevStack) -> str:
     ask = '-H "Authorization: Bearer $(cat .data/api.key)" -H "Idempotency-Key: 1" -H "Content-Type: application/json"'
+    api = f"http://127.0.0.1:{stack.ports.api}"
     order = '{"customer":"alice","lines":[{"sku":"tea-mug","quantity":2}]}'
     return f"""
 Everything is up. Histories: {stack.temporal.ui_url}  Log: saga.log
@@ -83,9 +84,9 @@ Now try, in another terminal:
     .venv/bin/python starter.py list
     .venv/bin/python starter.py audit
 
-The same by HTTP; what else there is: {stack.api_url}/docs, and the page for operators: {stack.api_url}/ui
+The same by HTTP; what else there is: {api}/docs, and the page for operators: {api}/ui
 
-    curl {ask} -d '{order}' '{stack.api_url}/v1/orders?wait=5'
+    curl {ask} -d '{order}' '{api}/v1/orders?wait=5'
 
 The database: {stack.psql_command("postgres")}
 Ctrl-C stops all of it."""

@@ -14,7 +14,7 @@ from typing import Any, Self
 import pytest
 
 from devstack import up
-from devstack.stack import DevStack
+from devstack.stack import DevStack, Ports
 
 PARTS = ("The worker", "The API", "Temporal", "Postgres")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -38,7 +38,7 @@ class Stack:
     def __init__(self, dead: str = "", when_ready: Callable[[], None] = lambda: None) -> None:
         self.temporal = SimpleNamespace(running=dead != "Temporal", ui_url="http://ui")
         self.postgres = SimpleNamespace(running=dead != "Postgres")
-        self.api_url = "http://api"
+        self.ports = Ports.free()
         self._worker = SimpleNamespace(running=dead != "The worker", until=lambda *_, **__: when_ready())
         self._api = SimpleNamespace(running=dead != "The API", until=lambda *_, **__: None)
 
