@@ -110,6 +110,24 @@ def stop(started: ChildProcess, how: Signals) -> int:
     return status
 
 
+def assert_closed_to_others(project: Project) -> None:
+    """Nobody else on the machine gets at any of it."""
+    closed = [project.root / "saga.log", *(file for file in (project.root / ".data").iterdir() if file.is_file())]
+    assert {file.name for file in closed} >= {
+        "pgpass",
+        "checkout.password",
+        "checkout_reader.password",
+        "api.key",
+        "api-keys.json",
+        "api.log",
+        "postgres.log",
+        "temporal.db",
+        "worker-1.log",
+    }
+    assert [file.name for file in closed if file.stat().st_mode & 0o077] == []
+    assert (project.root / ".data").stat().st_mode & 0o066 == 0
+
+
 def test_make_up_is_this_command() -> None:
     reported = subprocess.run(
         ["make", "--dry-run", "--no-print-directory", "--old-file=.venv/embedded.ok", "up"],
@@ -151,7 +169,13 @@ def test_an_order_and_the_data_outlive_ctrl_c(project: Project) -> None:
     assert all(port_is_free(port) for port in astuple(project.ports))
     assert "kept #3 paid -> completed" in (project.root / "saga.log").read_text(encoding="utf-8")
 
+    # Without the superuser's, every role gets another password at the next start.
+    passwords = [project.root / f".data/{role}.password" for role in ("checkout", "checkout_reader")]
+    before = [file.read_text(encoding="utf-8") for file in passwords]
+    (project.root / ".data/postgres.password").unlink()
+
     again = project.ready()
+    assert all(file.read_text(encoding="utf-8") != old for file, old in zip(passwords, before, strict=True))
     # Temporal has its history, and Postgres has the order, the stock and the money.
     kept = project.starter("status", "kept")
     assert (kept.returncode, "completed" in kept.stdout) == (0, True), kept.stderr
@@ -170,21 +194,7 @@ def test_an_order_and_the_data_outlive_ctrl_c(project: Project) -> None:
     repeated_by_http = project.pasted(again)
     assert (repeated_by_http.status, repeated_by_http.body) == (200, bought.body)
     assert "idempotency-replayed: true" in repeated_by_http.headers
-    # Nobody else on the machine gets at any of it.
-    closed = [project.root / "saga.log", *(file for file in (project.root / ".data").iterdir() if file.is_file())]
-    assert {file.name for file in closed} >= {
-        "pgpass",
-        "checkout.password",
-        "checkout_reader.password",
-        "api.key",
-        "api-keys.json",
-        "api.log",
-        "postgres.log",
-        "temporal.db",
-        "worker-1.log",
-    }
-    assert [file.name for file in closed if file.stat().st_mode & 0o077] == []
-    assert (project.root / ".data").stat().st_mode & 0o066 == 0
+    assert_closed_to_others(project)
     everybody = (project.root / ".data/pgpass").read_text(encoding="utf-8").splitlines()
     assert [line.split(":")[3] for line in everybody] == [
         "checkout",
