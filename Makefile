@@ -65,7 +65,7 @@ setup: $(VENV)/embedded.ok  ## Install what the product needs into .venv
 demo: $(VENV)/embedded.ok  ## Run every ending of a checkout on throw-away servers and show what happened
 	@$(RUN) -m devstack demo
 
-up: $(VENV)/embedded.ok  ## Keep Postgres, Temporal and a worker running on the default ports
+up: $(VENV)/embedded.ok  ## Keep Postgres, Temporal, a worker and the HTTP API running on the default ports
 	@$(RUN) -m devstack up
 
 test: $(VENV)/dev.ok $(BROWSER)/ok  ## Run the tests on servers of their own

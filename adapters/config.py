@@ -110,11 +110,11 @@ class StarterSettings(BaseSettings):
     ui_url: Annotated[str, AfterValidator(_http_url)] = DEFAULT_UI_URL
     """The address of the Temporal UI; links to histories begin with it."""
     execution_mode: ExecutionMode = EXECUTION_MODE
-    """How orders run that the starter starts: `activity`, each step an activity; or `local-first`, each step tried
+    """How orders run that starter and API start: `activity`, each step an activity; or `local-first`, each step tried
     once within the workflow task, and as an activity if that fails (docs/architecture.md). Open orders keep their
     mode."""
     temporal_api_key_file: _OptionalFile = None
-    """File with Temporal's API key, read again by a worker when it changes. Wins over `TEMPORAL_API_KEY`."""
+    """File with Temporal's API key, read again by worker and API when it changes. Wins over `TEMPORAL_API_KEY`."""
 
 
 class _ServiceSettings(StarterSettings):

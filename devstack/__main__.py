@@ -1,10 +1,10 @@
-"""Real Postgres and real Temporal from the package index, on loopback, and a worker.
+"""Real Postgres and real Temporal from the package index, on loopback, a worker and the HTTP API.
 
 python -m devstack up      keep everything running on the default ports, data in .data/, until Ctrl-C
 python -m devstack demo    run every ending of a checkout on throw-away servers and show what happened
 
-Exit status: 0 `up` was stopped, or in `demo` all was as it should be; 1 a server or the worker could not start or has
-stopped by itself, or in `demo` an order or the audit was not as it should be; 2 wrong usage.
+Exit status: 0 `up` was stopped, or in `demo` all was as it should be; 1 a server, the worker or the API could not
+start or has stopped by itself, or in `demo` an order or the audit was not as it should be; 2 wrong usage.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""The whole stack on loopback: Postgres with our schema, Temporal with our search attributes, and workers."""
+"""The whole stack on loopback: Postgres with our schema, Temporal with our search attributes, workers and the API."""
 
 import os
 import shlex
@@ -11,7 +11,7 @@ from typing import Self
 
 from domain.policies import SEARCH_ATTRIBUTES
 from sagafence.devservers.passwords import SUPERUSER, write_for_us_alone
-from sagafence.devservers.ports import free_port
+from sagafence.devservers.ports import free_port, require_free
 from sagafence.devservers.postgres import PostgresServer
 from sagafence.devservers.process import ChildProcess
 from sagafence.devservers.temporal import TemporalServer
@@ -19,7 +19,8 @@ from sagafence.devservers.temporal import TemporalServer
 ROOT = Path(__file__).resolve().parent.parent
 DATABASE = "checkout"
 ROLE = "checkout"
-OTHER_ROLES = ("checkout_reader", "checkout_operator")
+READER = "checkout_reader"
+OTHER_ROLES = (READER, "checkout_operator")
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,16 @@ class Ports:
     postgres: int
     temporal: int
     ui: int
+    api: int
 
     @classmethod
     def free(cls) -> "Ports":
         """Choose free ports."""
-        return cls(free_port(), free_port(), free_port())
+        return cls(free_port(), free_port(), free_port(), free_port())
 
 
-DEFAULT_PORTS = Ports(postgres=5432, temporal=7233, ui=8233)
-"""The defaults of worker and starter."""
+DEFAULT_PORTS = Ports(postgres=5432, temporal=7233, ui=8233, api=8080)
+"""The defaults of worker, starter and API."""
 
 
 class DevStack:
@@ -49,7 +51,8 @@ class DevStack:
         keep: whether the data are kept for the next start on the same folder.
         fsync: whether Postgres waits for the disk. Without, a crash of the machine loses its data.
         guarded: whether Postgres asks every role for a password, and not its superuser alone. They are in private
-            files of `folder`: `pgpass` for psql, `checkout.password` for a worker.
+            files of `folder`: `pgpass` for psql, `checkout.password` for a worker, `checkout_reader.password`
+            for an API.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class DevStack:
             search_attributes=SEARCH_ATTRIBUTES,
         )
         self._workers: list[ChildProcess] = []
+        self._api: ChildProcess | None = None
 
     def start(self) -> None:
         """Start both servers and bring the schema up to date.
@@ -94,7 +98,9 @@ class DevStack:
             raise
 
     def stop(self) -> None:
-        """Stop the workers, then the servers, and delete the data unless it is to be kept. Safe to repeat."""
+        """Stop the API, the workers, then the servers, and delete the data unless it is to be kept. Safe to repeat."""
+        if self._api is not None:
+            self._api.stop()
         for worker in self._workers:
             worker.stop()
         self.temporal.stop()
@@ -104,21 +110,26 @@ class DevStack:
             self.postgres.remove()
 
     def _give_passwords(self) -> None:
-        """Give each role its password, and write the files for psql and a worker."""
+        """Give each role its password, and write the files for psql, a worker and the API."""
         passwords = give_passwords(self.postgres)
         lines = [f"127.0.0.1:{self.ports.postgres}:*:{role}:{password}\n" for role, password in passwords.items()]
         write_for_us_alone(self.pgpass, "".join(lines))
-        write_for_us_alone(self.password_file, f"{passwords[ROLE]}\n")
+        for role in (ROLE, READER):
+            write_for_us_alone(self.password_file(role), f"{passwords[role]}\n")
 
     @property
     def pgpass(self) -> Path:
         """The `PGPASSFILE` of a guarded stack, with every role's password."""
         return self.folder / "pgpass"
 
+    def password_file(self, role: str) -> Path:
+        """Return the file with the password of a worker's role, or the API's, of a guarded stack."""
+        return self.folder / f"{role}.password"
+
     @property
-    def password_file(self) -> Path:
-        """The file with a worker's password, of a guarded stack."""
-        return self.folder / f"{ROLE}.password"
+    def api_keys_file(self) -> Path:
+        """The file of the API's keys."""
+        return self.folder / "api-keys.json"
 
     def psql_command(self, role: str) -> str:
         """Return the psql command line for a guarded stack's database; no password is in it."""
@@ -136,19 +147,19 @@ class DevStack:
             name: value for name, value in os.environ.items() if not name.startswith(("CHECKOUT_", "TEMPORAL_"))
         }
         return inherited | {
-            **self._database_settings(),
+            **self._database_settings(ROLE),
             "CHECKOUT_UI_URL": f"http://127.0.0.1:{self.ports.ui}",
             "CHECKOUT_LOG_FILE": str(self.folder / "saga.log"),
             "TEMPORAL_ADDRESS": self.temporal.address,
             **more,
         }
 
-    def _database_settings(self) -> dict[str, str]:
+    def _database_settings(self, role: str) -> dict[str, str]:
         if not self.postgres.guarded:
-            return {"CHECKOUT_DATABASE_URL": self.database_url}
+            return {"CHECKOUT_DATABASE_URL": self.postgres.url(DATABASE, role)}
         return {
-            "CHECKOUT_DATABASE_URL": f"postgresql://{ROLE}@127.0.0.1:{self.ports.postgres}/{DATABASE}",
-            "CHECKOUT_DATABASE_PASSWORD_FILE": str(self.password_file),
+            "CHECKOUT_DATABASE_URL": f"postgresql://{role}@127.0.0.1:{self.ports.postgres}/{DATABASE}",
+            "CHECKOUT_DATABASE_PASSWORD_FILE": str(self.password_file(role)),
         }
 
     def start_worker(self, **environment: str) -> ChildProcess:
@@ -164,6 +175,35 @@ class DevStack:
         worker.start()
         self._workers.append(worker)
         return worker
+
+    def api_environment(self, **more: str) -> Mapping[str, str]:
+        """Return an environment for api.py and for the command that makes its keys."""
+        return self.environment(
+            **self._database_settings(READER),
+            CHECKOUT_API_PORT=str(self.ports.api),
+            CHECKOUT_API_KEYS_FILE=str(self.api_keys_file),
+            **more,
+        )
+
+    def start_api(self, **environment: str) -> ChildProcess:
+        """Start api.py on this stack, as the role that reads; more settings as keyword arguments.
+
+        Raises:
+            ServerFailed: another process has its port.
+        """
+        api = ChildProcess(
+            "the API",
+            [sys.executable, str(ROOT / "api.py")],
+            log=self.folder / "api.log",
+            env=self.api_environment(**environment),
+            cwd=ROOT,
+            pid_file=self.folder / "api.pid",  # one that its owner's death has not ended yet would keep the port
+        )
+        api.end_orphan()
+        require_free("the API", self.ports.api)
+        api.start()
+        self._api = api
+        return api
 
     def __enter__(self) -> Self:
         self.start()

@@ -1,4 +1,4 @@
-"""`make up`: Postgres, Temporal and a worker on the default ports until a signal stops them."""
+"""`make up`: Postgres, Temporal, a worker and the API on the default ports until a signal stops them."""
 
 import os
 import signal
@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from types import FrameType
 
+from devstack.api_key import keep_api_key
 from devstack.stack import DEFAULT_PORTS, ROOT, DevStack
 from sagafence.devservers.process import ChildProcess
 
@@ -27,12 +28,15 @@ def up(data: Path = _DATA) -> int:
     with DevStack(data, ports=DEFAULT_PORTS, keep=True, guarded=True) as stack:
         worker = stack.start_worker(CHECKOUT_LOG_FILE=str(ROOT / "saga.log"))
         worker.until(lambda: "ready: task queue" in worker.tail(50), timeout=30)
+        keep_api_key(stack)
+        api = stack.start_api()
+        api.until(lambda: "ready: http" in api.tail(50), timeout=30)
         say(_welcome(stack))
         while not stop.wait(0.5):
-            if dead := _dead(stack, worker):
+            if dead := _dead(stack, worker, api):
                 say(f"{dead} has stopped by itself. Its log is in {data}; `make up` starts again from the same data.")
                 return 1
-        say("\nStopping the worker, Temporal and Postgres ...")
+        say("\nStopping the API, the worker, Temporal and Postgres ...")
     say("Stopped. The data is kept in .data/; `make clean` deletes it.")
     return 0
 
@@ -56,15 +60,20 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def _dead(stack: DevStack, worker: ChildProcess) -> str | None:
+def _dead(stack: DevStack, worker: ChildProcess, api: ChildProcess) -> str | None:
     if not worker.running:
         return "The worker"
+    if not api.running:
+        return "The API"
     if not stack.temporal.running:
         return "Temporal"
     return None if stack.postgres.running else "Postgres"
 
 
 def _welcome(stack: DevStack) -> str:
+    ask = '-H "Authorization: Bearer $(cat .data/api.key)" -H "Idempotency-Key: 1" -H "Content-Type: application/json"'
+    api = f"http://127.0.0.1:{stack.ports.api}"
+    order = '{"customer":"alice","lines":[{"sku":"tea-mug","quantity":2}]}'
     return f"""
 Everything is up. Histories: {stack.temporal.ui_url}  Log: saga.log
 
@@ -74,6 +83,10 @@ Now try, in another terminal:
     .venv/bin/python starter.py start --customer bob --line tea-mug:2
     .venv/bin/python starter.py list
     .venv/bin/python starter.py audit
+
+The same by HTTP; what else there is: {api}/docs, and the page for operators: {api}/ui
+
+    curl {ask} -d '{order}' '{api}/v1/orders?wait=5'
 
 The database: {stack.psql_command("postgres")}
 Ctrl-C stops all of it."""

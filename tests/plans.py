@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
 from typing import Any
@@ -30,6 +30,8 @@ class Statement:
     name: str
     text: str
     values: Mapping[str, str] = field(default_factory=dict)
+    arguments: Sequence[object] = ()
+    """What is bound by number, where the text is as the driver got it."""
 
     @property
     def sql(self) -> str:
@@ -110,7 +112,7 @@ async def rows_read(connection: "asyncpg.Connection[asyncpg.Record]", statement:
 
 
 async def _plan(connection: "asyncpg.Connection[asyncpg.Record]", explain: str, statement: Statement) -> dict[str, Any]:
-    [explained] = json.loads(await connection.fetchval(f"{explain} {statement.sql}"))
+    [explained] = json.loads(await connection.fetchval(f"{explain} {statement.sql}", *statement.arguments))
     plan: dict[str, Any] = explained["Plan"]
     return plan
 

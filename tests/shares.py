@@ -21,6 +21,7 @@ EVERY = {
     # tests/integration
     "test_a_check_reports_what_the_start_would": 3,
     "test_a_follower_that_fails_during_the_drain_is_reported_too": 2,
+    "test_a_part_that_dies_ends_all_of_it_and_is_named": 2,
     "test_a_server_that_does_not_answer_is_given_up_when_the_settings_say": 2,
     "test_a_worker_refuses_a_namespace_without_its_search_attributes": 3,
     "test_a_worker_that_cannot_start_says_why_and_what_to_do": 3,
@@ -69,6 +70,7 @@ EVERY = {
 SLOW_FILES = frozenset(
     {
         # tests/integration: a process of the product, or a server of its own, for nearly every test
+        "test_api_document",
         "test_bulk_load",
         "test_cancel_wherever_it_is",
         "test_commands",

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 import sagafence
 from adapters import connector, database
-from adapters.config import PREFIX, StarterSettings, WorkerSettings
+from adapters.config import PREFIX, ApiSettings, StarterSettings, WorkerSettings, _ServiceSettings
 from devstack.stack import ROOT
 from domain import errors, policies
 from sagafence import (
@@ -152,22 +152,30 @@ def _failures() -> Iterator[Row]:
 
 
 def _settings() -> Iterator[Row]:
-    means = {
-        name: meaning
-        for kind in (StarterSettings, WorkerSettings)
-        for name, meaning in _docstrings("adapters/config.py", kind.__name__).items()
+    readers: dict[str, type[StarterSettings]] = {
+        "worker": WorkerSettings,
+        "API": ApiSettings,
+        "starter": StarterSettings,
     }
+    kinds: tuple[type[StarterSettings], ...] = (StarterSettings, _ServiceSettings, WorkerSettings, ApiSettings)
     yield "variable", "default", "read by", "means"
-    for name, field in WorkerSettings.model_fields.items():
-        least = [bound.ge for bound in field.metadata if isinstance(bound, Ge)]
-        most = [bound.le for bound in field.metadata if isinstance(bound, Le)]
-        bounds = f" ({least[0] if least else 'above 0'} to {most[0]})" if most else ""
-        yield (
-            f"`{PREFIX}{name.upper()}`",
-            _default(field.default),
-            "worker, starter" if name in StarterSettings.model_fields else "worker",
-            means[name].removesuffix(".") + bounds,
-        )
+    for kind in kinds:
+        for name, meaning in _docstrings("adapters/config.py", kind.__name__).items():
+            field = kind.model_fields[name]
+            least = [bound.ge for bound in field.metadata if isinstance(bound, Ge)]
+            most = [bound.le for bound in field.metadata if isinstance(bound, Le)]
+            bounds = f" ({least[0] if least else 'above 0'} to {most[0]})" if most else ""
+            read_by = [
+                reader
+                for reader, settings in readers.items()
+                if name in settings.model_fields and settings.model_fields[name].default == field.default
+            ]
+            yield (
+                f"`{PREFIX}{name.upper()}`",
+                _default(field.default),
+                ", ".join(read_by),
+                meaning.removesuffix(".") + bounds,
+            )
 
 
 def _default(value: object) -> str:
@@ -182,6 +190,8 @@ def _exits() -> Iterator[Row]:
     for command, module in (
         ("`starter.py`", "starter.py"),
         ("`worker.py`", "worker.py"),
+        ("`api.py`", "api.py"),
+        ("`python -m http_api.keys`", "http_api/keys.py"),
         ("`python -m adapters.heartbeat`", "adapters/heartbeat.py"),
         ("`python -m devstack`", "devstack/__main__.py"),
         ("`python -m tests.soak`", "tests/soak/__main__.py"),

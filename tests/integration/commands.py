@@ -21,8 +21,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from sqlalchemy import make_url
+
 import starter
-from devstack.stack import ROOT
+from devstack.stack import READER, ROOT
+from sagafence.devservers.ports import free_port
 from sagafence.devservers.process import ChildProcess
 from tests.conftest import Shop
 
@@ -198,6 +201,27 @@ class Commands:
         started = self.worker(script=script, **environment)
         started.until(lambda: "ready: task queue" in started.tail(100), timeout=DEADLINE_SECONDS)
         return started
+
+    def ready_api(self, folder: Path = ROOT, /, **environment: str) -> tuple[ChildProcess, str]:
+        """Start the api.py of a folder as the role that reads, on a free port; return it and its address."""
+        port = free_port()
+        url = make_url(self.environment["CHECKOUT_DATABASE_URL"]).set(username=READER, password=None)
+        started = ChildProcess(
+            "API",
+            [sys.executable, "api.py"],
+            log=self.folder / "api.log",
+            env=self.environment
+            | {
+                "CHECKOUT_API_PORT": str(port),
+                "CHECKOUT_DATABASE_URL": url.render_as_string(hide_password=False),
+            }
+            | environment,
+            cwd=folder,
+        )
+        started.start()
+        self.workers.append(started)
+        started.until(lambda: "ready: http" in started.tail(100), timeout=DEADLINE_SECONDS)
+        return started, f"http://127.0.0.1:{port}"
 
 
 @dataclass

@@ -3,10 +3,12 @@
 It runs in a copy of the project, whose data are its own, on free ports in place of the default ones.
 """
 
+import json
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ import pytest
 from devstack.stack import ROOT, DevStack, Ports
 from sagafence.devservers.ports import port_is_free
 from sagafence.devservers.process import ChildProcess, wait_gone
+from tests.curl import Answer, paste
 
 UP_SECONDS = 100
 # `python -m devstack`, with other default ports.
@@ -29,8 +32,8 @@ import devstack.stack
 devstack.stack.DEFAULT_PORTS = devstack.stack.Ports(*(int(port) for port in sys.argv.pop().split(",")))
 runpy.run_module("devstack", run_name="__main__", alter_sys=True)
 """
-_PARTS = ("activities", "adapters", "client", "devstack", "domain", "sagafence", "terminal", "workflows")
-_FILES = ("starter.py", "worker.py", "setup.sql", "Makefile")
+_PARTS = ("activities", "adapters", "client", "devstack", "domain", "http_api", "sagafence", "terminal", "workflows")
+_FILES = ("api.py", "starter.py", "worker.py", "setup.sql", "Makefile")
 
 
 @dataclass
@@ -61,6 +64,11 @@ class Project:
         started = self.up()
         started.until(lambda: "Ctrl-C stops all of it." in started.tail(100), timeout=UP_SECONDS)
         return started
+
+    def pasted(self, started: ChildProcess) -> Answer:
+        """Run the curl line of the welcome, as it was printed."""
+        [line] = re.findall(r"^ +(curl .*)$", started.tail(100), re.MULTILINE)
+        return paste(line, self.root)
 
     def starter(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -95,11 +103,29 @@ def family(started: ChildProcess) -> list[psutil.Process]:
 def stop(started: ChildProcess, how: Signals) -> int:
     """Stop it as a terminal does, and see that it leaves nothing behind; give its exit status."""
     everybody = family(started)
-    assert len(everybody) >= 4, "itself, Postgres, Temporal and a worker"
+    assert len(everybody) >= 5, "itself, Postgres, Temporal, a worker and the API"
     started.signal(how)
     status = started.wait(60)
     assert wait_gone(everybody, timeout=10) == []
     return status
+
+
+def assert_closed_to_others(project: Project) -> None:
+    """Nobody else on the machine gets at any of it."""
+    closed = [project.root / "saga.log", *(file for file in (project.root / ".data").iterdir() if file.is_file())]
+    assert {file.name for file in closed} >= {
+        "pgpass",
+        "checkout.password",
+        "checkout_reader.password",
+        "api.key",
+        "api-keys.json",
+        "api.log",
+        "postgres.log",
+        "temporal.db",
+        "worker-1.log",
+    }
+    assert [file.name for file in closed if file.stat().st_mode & 0o077] == []
+    assert (project.root / ".data").stat().st_mode & 0o066 == 0
 
 
 def test_make_up_is_this_command() -> None:
@@ -122,6 +148,13 @@ def test_an_order_and_the_data_outlive_ctrl_c(project: Project) -> None:
     reported = first.tail(100)
     assert (project.root / ".data/checkout.password").read_text(encoding="utf-8").strip() not in reported
     assert f"Histories: http://127.0.0.1:{project.ports.ui}" in reported
+    assert all(f"http://127.0.0.1:{project.ports.api}{page}" in reported for page in ("/docs", "/ui"))
+    bought = project.pasted(first)
+    assert (bought.status, json.loads(bought.body)["status"]) == (201, "completed"), bought
+    key = (project.root / ".data/api.key").read_text(encoding="utf-8").strip()
+    assert key not in reported
+    [kept] = json.loads((project.root / ".data/api-keys.json").read_text(encoding="utf-8"))["keys"]
+    assert kept["scopes"] == ["buy", "read", "operate"], "the page for operators needs the last two"
 
     # A second one in another terminal would not do any good: it says so, and hurts nobody.
     second = project.up("second.log")
@@ -136,7 +169,13 @@ def test_an_order_and_the_data_outlive_ctrl_c(project: Project) -> None:
     assert all(port_is_free(port) for port in astuple(project.ports))
     assert "kept #3 paid -> completed" in (project.root / "saga.log").read_text(encoding="utf-8")
 
+    # Without the superuser's, every role gets another password at the next start.
+    passwords = [project.root / f".data/{role}.password" for role in ("checkout", "checkout_reader")]
+    before = [file.read_text(encoding="utf-8") for file in passwords]
+    (project.root / ".data/postgres.password").unlink()
+
     again = project.ready()
+    assert all(file.read_text(encoding="utf-8") != old for file, old in zip(passwords, before, strict=True))
     # Temporal has its history, and Postgres has the order, the stock and the money.
     kept = project.starter("status", "kept")
     assert (kept.returncode, "completed" in kept.stdout) == (0, True), kept.stderr
@@ -149,18 +188,13 @@ def test_an_order_and_the_data_outlive_ctrl_c(project: Project) -> None:
         check=True,
         timeout=60,
     )
-    assert asked.stdout == "completed|-2\n"
-    # Nobody else on the machine gets at any of it.
-    closed = [project.root / "saga.log", *(file for file in (project.root / ".data").iterdir() if file.is_file())]
-    assert {file.name for file in closed} >= {
-        "pgpass",
-        "checkout.password",
-        "postgres.log",
-        "temporal.db",
-        "worker-1.log",
-    }
-    assert [file.name for file in closed if file.stat().st_mode & 0o077] == []
-    assert (project.root / ".data").stat().st_mode & 0o066 == 0
+    assert asked.stdout == "completed|-4\n", "the two of each of both orders"
+    # The key of the first start is in effect, though every password is another one: it is the same order.
+    assert (project.root / ".data/api.key").read_text(encoding="utf-8").strip() == key
+    repeated_by_http = project.pasted(again)
+    assert (repeated_by_http.status, repeated_by_http.body) == (200, bought.body)
+    assert "idempotency-replayed: true" in repeated_by_http.headers
+    assert_closed_to_others(project)
     everybody = (project.root / ".data/pgpass").read_text(encoding="utf-8").splitlines()
     assert [line.split(":")[3] for line in everybody] == [
         "checkout",
@@ -183,13 +217,25 @@ def test_an_order_and_the_data_outlive_ctrl_c(project: Project) -> None:
 
 
 @pytest.mark.timeout(200)
-def test_a_part_that_dies_ends_all_of_it_and_is_named(project: Project) -> None:
+@pytest.mark.parametrize(("program", "name"), [("worker.py", "The worker"), ("api.py", "The API")])
+def test_a_part_that_dies_ends_all_of_it_and_is_named(program: str, name: str, project: Project) -> None:
     running = project.ready()
     everybody = family(running)
-    [worker] = [process for process in everybody if "worker.py" in " ".join(process.cmdline())]
+    [part] = [process for process in everybody if program in " ".join(process.cmdline())]
 
-    worker.kill()
+    part.kill()
 
     assert running.wait(60) == 1
-    assert "The worker has stopped by itself." in running.tail(20)
+    assert f"{name} has stopped by itself." in running.tail(20)
     assert wait_gone(everybody, timeout=10) == []
+
+
+@pytest.mark.timeout(200)
+def test_a_port_that_somebody_has_is_named_and_how_to_find_them(project: Project) -> None:
+    with socket.create_server(("127.0.0.1", project.ports.api)):
+        refused = project.up("taken.log")
+
+        assert refused.wait(UP_SECONDS) == 1
+
+    assert f"the API: port {project.ports.api} on 127.0.0.1 is taken" in refused.tail(20)
+    assert "Traceback" not in refused.tail(100)

@@ -2,12 +2,18 @@
 
 import re
 import uuid
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
 
 import asyncpg
 from sqlalchemy import event, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from devstack.stack import ROOT, DevStack, psql
+from adapters.database import create_reader_engine
+from devstack.stack import READER, ROOT, DevStack, psql
+from http_api.models import OrderStatusWord
+from http_api.reads import Cursor, Reads, Wanted
 from tests import plans
 from tests.conftest import Database, Shop
 from tests.ended_orders import write_ended_orders
@@ -64,6 +70,85 @@ async def test_an_index_of_unfinished_orders_without_their_ids_makes_way(stack: 
 
     assert "(updated_at, order_id)" in wanted
     assert await database.value(of_now) == wanted
+
+
+_LIMIT = 50
+_LISTS = [
+    (status, customers)
+    for status in (None, *OrderStatusWord)
+    for customers in (None, frozenset({"buyer-007"}), frozenset({"buyer-007", "buyer-008", "nobody"}))
+]
+
+
+async def test_a_page_of_the_apis_lists_costs_the_same_wherever_it_is_and_however_many_orders_there_are(
+    database: Database,
+) -> None:
+    await write_ended_orders(database.admin_url, _ENDED, unfinished=_UNFINISHED)
+    deep = await database.fetch(
+        f"SELECT created_at, order_id FROM orders ORDER BY created_at DESC, order_id DESC OFFSET {_ENDED // 2} LIMIT 1"
+    )
+    at, order_id = deep[0]
+    places: list[dict[str, Any]] = [
+        {},
+        {"after": Cursor(at, order_id)},
+        {"created_from": at - timedelta(minutes=1), "created_before": at},
+    ]
+    wanted = [Wanted(*kind, **place, limit=_LIMIT) for kind in _LISTS for place in places]
+    found: dict[str, int] = {}
+
+    async def ask(api: Reads) -> None:
+        for each in wanted:
+            found[str(each)] = len(await api.page(each))
+
+    pages = await _sent_by_the_api(database, ask)
+    async with database.connected() as connection:
+        scanned = [page for page in pages if await plans.scanned(connection, page)]
+        # Of each status and customer one page, and the row after it.
+        read = {
+            page.name: (await plans.rows_read(connection, page), page.text.count("UNION ALL") + 1) for page in pages
+        }
+
+    assert len(found) == len(wanted)
+    assert len(pages) == len(wanted) - 3 * 3, "but for terminated, which the database does not know"
+    assert found[str(wanted[0])] == found[str(wanted[1])] == found[str(wanted[2])] == _LIMIT
+    assert scanned == []
+    assert {name: rows for name, (rows, parts) in read.items() if rows > parts * (_LIMIT + 1)} == {}
+
+
+async def test_what_the_api_reads_of_one_order_it_reads_by_index(database: Database) -> None:
+    await write_ended_orders(database.admin_url, _ENDED, unfinished=_UNFINISHED)
+    order_id = await database.value("SELECT order_id FROM orders WHERE status = 'completed' LIMIT 1")
+
+    async def ask(api: Reads) -> None:
+        assert await api.order(order_id)
+        assert await api.events(order_id, 1)
+        assert await api.newest_events([order_id, "nobody"])
+
+    asked = await _sent_by_the_api(database, ask)
+    async with database.connected() as connection:
+        scanned = [each for each in asked if await plans.scanned(connection, each)]
+        read = [await plans.rows_read(connection, each) for each in asked]
+
+    assert len(asked) >= 4, "the row, the fences, the events, the tail"
+    assert scanned == []
+    assert max(read) < 20, read
+
+
+async def _sent_by_the_api(database: Database, ask: Callable[[Reads], Awaitable[None]]) -> list[plans.Statement]:
+    """Give what the API's engine sends, to be explained as whoever has no limits on the planner."""
+    sent: list[plans.Statement] = []
+    url = make_url(database.url).set(username=READER, password=None).render_as_string(hide_password=False)
+    engine = create_reader_engine(url)
+    event.listen(
+        engine.sync_engine,
+        "before_cursor_execute",
+        lambda *said: sent.append(plans.Statement(f"{len(sent)}: {said[3]}", said[2], arguments=said[3])),
+    )
+    try:
+        await ask(Reads(engine))
+    finally:
+        await engine.dispose()
+    return sent
 
 
 async def test_the_audit_reads_every_row_a_bounded_number_of_times(database: Database) -> None:

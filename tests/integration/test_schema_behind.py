@@ -9,8 +9,14 @@ from sagafence.devservers.ports import free_port
 from tests.conftest import Database
 from tests.integration.commands import DEADLINE_SECONDS, Commands, until
 
-# What setup.sql of version 3 adds to that of version 2, whose tables were whoever's ran it.
-_ONE_BEHIND = """
+# What setup.sql of version 4 adds to that of version 3.
+_VERSION_3 = """
+    UPDATE schema_version SET version = 3;
+    DROP INDEX orders_by_status, orders_by_customer;
+"""
+# What that of version 3 added to that of version 2, whose tables were whoever's ran it.
+_VERSION_2 = f"""
+    {_VERSION_3}
     UPDATE schema_version SET version = 2;
     DROP TABLE approvals;
     DROP FUNCTION is_identifier CASCADE;
@@ -34,10 +40,15 @@ _ONE_BEHIND = """
 """
 
 
-async def test_a_schema_one_version_behind_rejects_no_order(
-    commands: Commands, database: Database, stack: DevStack
+@pytest.mark.parametrize(
+    ("version", "behind", "lacking"),
+    [(3, _VERSION_3, "index orders.orders_by_status"), (2, _VERSION_2, "table approvals")],
+    ids=["version 3", "version 2"],
+)
+async def test_a_schema_behind_rejects_no_order(
+    version: int, behind: str, lacking: str, commands: Commands, database: Database, stack: DevStack
 ) -> None:
-    await database.run(_ONE_BEHIND)
+    await database.run(behind)
     ids = [f"behind-{database.name}-{number}" for number in range(6)]
 
     worker = commands.worker(CHECKOUT_STARTUP_TIMEOUT_SECONDS="2")
@@ -61,8 +72,8 @@ async def test_a_schema_one_version_behind_rejects_no_order(
 
     assert (refused, looked.code, untouched) == (1, 1, 0)
     for reported in (worker.tail(50), looked.err):
-        assert "schema version 3 (it has version 2)" in reported
-        assert "table approvals" in reported
+        assert f"schema version 4 (it has version {version})" in reported
+        assert lacking in reported
         assert "psql -d checkout -f setup.sql" in reported
         assert "Traceback" not in reported
 

@@ -1,6 +1,7 @@
 """setup.sql on a database of an earlier version that is in use: what it changes, and what it holds up meanwhile."""
 
 import asyncio
+import re
 import subprocess
 
 import asyncpg
@@ -23,9 +24,11 @@ _VERSION_2 = """
     ALTER TABLE products DROP CONSTRAINT products_price_in_range,
         ADD CONSTRAINT products_price_in_range CHECK (unit_price_minor BETWEEN 1 AND 100000000);
     DROP TABLE currencies CASCADE;
+    DROP INDEX orders_by_status, orders_by_customer;
     UPDATE schema_version SET version = 2;
 """
 _UNSEEN = "SELECT conname FROM pg_constraint WHERE NOT convalidated ORDER BY 1"
+_INDEXES = "SELECT indexrelid::regclass::text FROM pg_index WHERE indexrelid::regclass::text LIKE 'orders_by_%'"
 _REAL = "INSERT INTO orders (order_id, customer) VALUES ('#1001', 'a@b.c')"
 
 
@@ -98,6 +101,25 @@ async def test_rows_that_a_new_constraint_does_not_allow_stay_and_are_reported_o
             assert f"WARNING:  accounts has rows that {constraint} does not allow" in each
     assert "WARNING" not in mended
     assert await database.fetch(_UNSEEN) == []
+
+
+async def test_the_indexes_of_a_large_table_are_made_before_without_holding_up_who_writes(
+    stack: DevStack, database: Database
+) -> None:
+    """The commands of docs/upgrades.md, as they stand there."""
+    fresh = _dump(stack, database.name)
+    await database.run("DROP INDEX orders_by_status, orders_by_customer; UPDATE schema_version SET version = 3")
+    documented = (ROOT / "docs/upgrades.md").read_text(encoding="utf-8").partition("### To schema version 4")[2]
+    [commands] = re.findall(r"```sql\n(.*?)```", documented.partition("\n### ")[0], re.DOTALL)
+
+    psql(stack.postgres, database.name, "-v", "ON_ERROR_STOP=1", "-f", "-", given=commands)
+    made = [row[0] for row in await database.fetch(_INDEXES)]
+    # setup.sql would have to wait for this one, if it had an index to make.
+    async with database.locked("LOCK TABLE orders IN ROW EXCLUSIVE MODE"):
+        await asyncio.to_thread(psql, stack.postgres, database.name, *_SETUP)
+
+    assert commands.count("CREATE INDEX CONCURRENTLY") == len(made) == 2
+    assert _dump(stack, database.name) == fresh
 
 
 def _lines(dump: str) -> list[str]:

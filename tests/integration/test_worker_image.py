@@ -1,6 +1,8 @@
-"""worker.py and starter.py from the image's own files, in the environment of a cluster, with nothing else of ours."""
+"""The image's programs from its own files, in the environment of a cluster, with nothing else of ours."""
 
+import json
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -57,7 +59,36 @@ def test_the_image_checks_works_sells_and_ends_as_it_is(commands: Commands, imag
     assert not list(image.rglob("*.log")), "the image's own folder is read-only"
 
 
-@pytest.mark.parametrize("program", [("worker.py",), ("worker.py", "--check"), ("starter.py", "list")], ids=" ".join)
+def test_the_image_makes_a_key_and_takes_an_order_over_http(commands: Commands, image: Path, tmp_path: Path) -> None:
+    keys = {"CHECKOUT_API_KEYS_FILE": str(tmp_path / "keys.json")}
+    api, url = commands.ready_api(image, **SERVICE_LINKS, **keys)
+    made = commands.python_in(image, "-m", "http_api.keys", "create", "shop", "--scope", "buy", **keys)
+    commands.ready_worker()
+    request = urllib.request.Request(
+        f"{url}/v1/orders?wait=20",
+        data=json.dumps({"customer": "alice", "lines": [{"sku": "tea-mug", "quantity": 1}]}).encode(),
+        headers={
+            "Authorization": f"Bearer {made.out.strip()}",
+            "Idempotency-Key": "1",
+            "Content-Type": "application/json",
+        },
+    )
+    with urllib.request.urlopen(request, timeout=DEADLINE_SECONDS) as answer:
+        bought = (answer.status, json.load(answer)["status"])
+    with urllib.request.urlopen(f"{url}/docs/assets/swagger-ui.css", timeout=DEADLINE_SECONDS) as page:
+        shown = page.status
+    status = api.stop(timeout=DEADLINE_SECONDS)
+
+    assert bought == (201, "completed"), api.tail(50)
+    assert (shown, status) == (200, 0), api.tail(50)
+    assert not [file for file in image.iterdir() if file.suffix in {".json", ".log"}], "its own folder is read-only"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [("worker.py",), ("worker.py", "--check"), ("starter.py", "list"), ("api.py",)],
+    ids=" ".join,
+)
 def test_a_typo_is_refused_beside_the_links_of_services(
     program: tuple[str, ...], commands: Commands, image: Path
 ) -> None:

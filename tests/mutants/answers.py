@@ -7,6 +7,7 @@ _CANCELS = "tests/integration/test_cancel_wherever_it_is.py"
 _ACTOR = "tests/workflow/test_who_cancels.py"
 _ORDERS = "client/orders.py"
 _LOOKUPS = "activities/lookups.py"
+_ORDER_QUERY = "adapters/order_query.py"
 _WORKFLOW = "workflows/bulk.py"
 _ASKING = "client/requests.py"
 _TAKEN = "test_a_saga_that_only_asked_for_a_taken_id_does_not_answer_for_the_order_that_has_it"
@@ -50,7 +51,7 @@ MUTANTS = (
     Mutant(
         "status-shows-no-stuck-step",
         "nobody would know what to mend of an order that Temporal has forgotten",
-        "activities/lookups.py",
+        _ORDER_QUERY,
         '        if step in stuck and (fence is None or fence.phase == "done"):\n',
         "        if False:\n",
         at(EVERY_ORDER_ANSWERS, "test_a_stuck_order_that_temporal_has_forgotten_says_which_step_is_stuck"),
@@ -107,7 +108,7 @@ MUTANTS = (
         "whoever repeats a cancel to learn what came of it would be told that it was refused",
         _ORDERS,
         "            if record.carrier and await self._requests.was_cancelled_in_batch(record.carrier, request):\n"
-        "                return await self.shown(record)\n",
+        "                return lambda: self.shown(record)\n",
         "",
         at(_CANCELS, "test_one_order_of_a_batch_is_undone_and_the_others_complete[charge_orders-after]"),
     ),
@@ -123,7 +124,7 @@ MUTANTS = (
         "cancel-by-hand-loses-to-a-sweep",
         "a cancel beside a sweep would be refused although the order is only begun",
         _ORDERS,
-        "        except _Moved:\n            return await self._cancel(request)\n",
+        "        except _Moved:\n            return await (await self._request_cancel(request))()\n",
         "        except _Moved:\n            raise\n",
         at(_CANCELS, "test_a_cancel_beside_a_sweep_that_begins_the_order_is_the_sagas"),
     ),
@@ -234,7 +235,7 @@ MUTANTS = (
     Mutant(
         "status-fails-of-an-earlier-incident",
         "an order that was stuck before could not be looked at",
-        _LOOKUPS,
+        _ORDER_QUERY,
         "LEFT JOIN incidents i ON i.order_id = o.order_id AND i.closed_at IS NULL",
         "LEFT JOIN incidents i ON i.order_id = o.order_id",
         at(LOOKUPS, "test_an_order_that_got_stuck_twice_shows_each_step_as_its_saga_would"),
@@ -242,7 +243,7 @@ MUTANTS = (
     Mutant(
         "status-tells-the-number-of-a-cancelled-parcel",
         "a customer would be told of a parcel that nobody sends",
-        _LOOKUPS,
+        _ORDER_QUERY,
         "LEFT JOIN shipments s ON s.order_id = o.order_id AND s.state <> 'cancelled'",
         "LEFT JOIN shipments s ON s.order_id = o.order_id",
         at(LOOKUPS, "test_an_order_that_got_stuck_twice_shows_each_step_as_its_saga_would"),
@@ -250,7 +251,7 @@ MUTANTS = (
     Mutant(
         "status-hides-that-a-step-was-settled-by-hand",
         "a step that a person vouches for would look as if it had never been",
-        _LOOKUPS,
+        _ORDER_QUERY,
         'if fence.had_effect or fence.phase == "resolved" else',
         "if fence.had_effect else",
         at(LOOKUPS, "test_a_step_that_never_ran_shows_who_has_settled_it"),

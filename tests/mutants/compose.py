@@ -9,6 +9,7 @@ _UNSET = "?it is not in .env - run sh deploy/compose/passwords.sh"
 _RIGHTS = at(COMPOSE_WIRING, "test_no_program_has_more_rights_than_it_needs")
 _NETWORKS = at(COMPOSE_WIRING, "test_a_service_is_on_the_networks_of_those_it_talks_to_and_no_other")
 _NO_PASSWORD_LOGGED = at(COMPOSE, "test_no_password_gets_into_the_servers_log_whatever_it_logs_and_whatever_fails")
+_WORKER_WAITS = "      start_period: 150s\n    depends_on:\n      postgres: {condition: service_healthy}\n"
 _TOLD = "test_a_container_is_reported_the_hosts_ports_roles_and_passwords_of_the_others"
 
 
@@ -37,16 +38,16 @@ MUTANTS = (
         "compose-worker-at-another-host",
         "the worker would connect to Postgres in its own container",
         _FILE,
-        "@postgres:5432/checkout",
-        "@127.0.0.1:5432/checkout",
+        "@postgres:5432/checkout\n      CHECKOUT_LOG_FILE",
+        "@127.0.0.1:5432/checkout\n      CHECKOUT_LOG_FILE",
         _told("worker"),
     ),
     Mutant(
         "compose-worker-on-another-database",
         "the worker would find a database without a schema",
         _FILE,
-        "@postgres:5432/checkout",
-        "@postgres:5432/postgres",
+        "@postgres:5432/checkout\n      CHECKOUT_LOG_FILE",
+        "@postgres:5432/postgres\n      CHECKOUT_LOG_FILE",
         _told("worker"),
     ),
     Mutant(
@@ -191,8 +192,8 @@ MUTANTS = (
         "compose-worker-before-its-schema",
         "a first start would end with a worker that finds no tables",
         _FILE,
-        "      schema: {condition: service_completed_successfully}\n      temporal: {condition: service_healthy}\n",
-        "      temporal: {condition: service_healthy}\n",
+        _WORKER_WAITS + "      schema: {condition: service_completed_successfully}\n",
+        _WORKER_WAITS,
         at(COMPOSE_WIRING, "test_a_service_waits_for_all_that_it_talks_to[worker]"),
     ),
     Mutant(
@@ -207,8 +208,8 @@ MUTANTS = (
         "compose-waits-for-the-start-of-a-job",
         "the worker would start while the schema is being made",
         _FILE,
-        "      schema: {condition: service_completed_successfully}\n      temporal: {condition: service_healthy}\n",
-        "      schema: {condition: service_started}\n      temporal: {condition: service_healthy}\n",
+        _WORKER_WAITS + "      schema: {condition: service_completed_successfully}\n",
+        _WORKER_WAITS + "      schema: {condition: service_started}\n",
         at(COMPOSE, "test_a_service_waits_for_the_health_of_servers_and_the_success_of_jobs"),
     ),
     Mutant(
@@ -450,8 +451,8 @@ MUTANTS = (
         "compose-health-that-takes-its-time",
         "a stuck worker would be healthy for an hour",
         _FILE,
-        "      interval: 10s\n      timeout: 5s\n      retries: 3\n",
-        "      interval: 10s\n      timeout: 5s\n      retries: 300\n",
+        "      timeout: 5s\n      retries: 3\n      # Longer",
+        "      timeout: 5s\n      retries: 300\n      # Longer",
         at(
             COMPOSE_WIRING,
             "test_a_worker_is_healthy_by_its_own_heartbeat_and_has_the_time_that_it_may_wait_for_its_servers",
@@ -533,8 +534,8 @@ MUTANTS = (
         "image-without-a-heartbeat",
         "without Compose workers would never be healthy",
         _IMAGE,
-        "ENV CHECKOUT_LOG_FILE=/var/lib/checkout/saga.log \\\n    CHECKOUT_HEARTBEAT_FILE=/tmp/checkout.heartbeat\n",
-        "ENV CHECKOUT_LOG_FILE=/var/lib/checkout/saga.log \\\n    PYTHONHASHSEED=0\n",
-        at(COMPOSE_WIRING, "test_the_volume_of_the_log_belongs_to_the_images_user"),
+        "    CHECKOUT_HEARTBEAT_FILE=/tmp/checkout.heartbeat \\\n",
+        "    PYTHONHASHSEED=0 \\\n",
+        at(COMPOSE_WIRING, "test_the_volumes_of_the_log_and_the_keys_belong_to_the_images_user"),
     ),
 )

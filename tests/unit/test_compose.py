@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from adapters.config import DEFAULT_TEMPORAL_ADDRESS, DEFAULT_UI_URL, WorkerSettings, load
+from adapters.config import DEFAULT_TEMPORAL_ADDRESS, DEFAULT_UI_URL, ApiSettings, WorkerSettings, load
 from devstack.stack import ROOT, DevStack, psql
 from domain.policies import SEARCH_ATTRIBUTES
 from sagafence.devservers import temporal
 from tests.unit.compose_file import COMPOSE_FILE, VARIABLE, required, services, variables
 from tests.unit.image_files import copies, dockerfile, make_image
 
-_SERVERS = {"postgres", "temporal", "temporal-ui", "worker"}
+_SERVERS = {"postgres", "temporal", "temporal-ui", "worker", "api"}
 _JOBS = {"schema", "demo-catalogue", "temporal-schema", "temporal-namespace"}
 
 
@@ -136,7 +136,7 @@ def test_there_is_no_default_password_and_no_port_without_one() -> None:
     output = {said for _, kind, said in found if kind == "?"}
 
     passwords = {name for name in variables() if "PASSWORD" in name}
-    people = {"POSTGRES_READER_PASSWORD", "POSTGRES_OPERATOR_PASSWORD"}  # nobody logs in without
+    people = {"POSTGRES_OPERATOR_PASSWORD"}  # nobody logs in without
     assert required() == passwords - people
     assert [name for name, kind, _ in found if name in required() and kind != "?"] == [], "a default in one place"
     assert people <= passwords
@@ -164,7 +164,7 @@ def test_the_script_makes_a_password_for_each_role_and_keeps_it(tmp_path: Path) 
     assert made[0] == made[1], "a password that the volume has would be lost"
     assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
     passwords = [values[name] for name in required()]
-    assert len(set(passwords)) == len(passwords) == 3
+    assert len(set(passwords)) == len(passwords) == 4
     assert all(re.fullmatch(r"[0-9a-f]{48}", password) for password in passwords), "a URL has to hold it"
     example = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
     others = [line for line in made[0].splitlines() if line.partition("=")[0] not in required()]
@@ -178,9 +178,14 @@ def test_the_script_fills_in_what_somebody_left_empty(tmp_path: Path) -> None:
 
     subprocess.run(["sh", str(script)], check=True, capture_output=True)
 
-    mine, filled = (tmp_path / ".env").read_text(encoding="utf-8").splitlines()
+    mine, filled, *added = (tmp_path / ".env").read_text(encoding="utf-8").splitlines()
     assert mine == "POSTGRES_PASSWORD=mine"
     assert re.fullmatch(r"POSTGRES_TEMPORAL_PASSWORD=[0-9a-f]{48}", filled)
+    # What a release before did not need.
+    assert [re.sub(r"=[0-9a-f]{48}$", "=made", line) for line in added] == [
+        "POSTGRES_CHECKOUT_PASSWORD=made",
+        "POSTGRES_READER_PASSWORD=made",
+    ]
 
 
 def test_env_example_names_nothing_that_the_service_would_take_for_its_own_setting() -> None:
@@ -200,6 +205,22 @@ def test_the_workers_settings_are_accepted(monkeypatch: pytest.MonkeyPatch) -> N
     assert load(WorkerSettings).database_url.get_secret_value() == (
         "postgresql+asyncpg://checkout:the.required.postgres_checkout_password@postgres:5432/checkout"
     )
+
+
+def test_the_apis_settings_are_accepted_and_others_find_its_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("CHECKOUT_")]:
+        monkeypatch.delenv(name)
+    [published] = services()["api"]["ports"]
+    default = load(ApiSettings)
+    for name, value in services()["api"]["environment"].items():
+        monkeypatch.setenv(name, value)
+
+    made = load(ApiSettings)
+
+    assert made.database_url.get_secret_value() == (
+        "postgresql+asyncpg://checkout_reader:the.required.postgres_reader_password@postgres:5432/checkout"
+    )
+    assert published == f"{default.api_host}:{default.api_port}:{made.api_port}"
 
 
 def test_the_search_attributes_are_those_of_the_policies() -> None:
@@ -278,9 +299,9 @@ def test_the_schema_job_may_run_again_and_sets_each_roles_own_password(stack: De
     try:
         # Another password at the next `up` is the one that counts from then on.
         for time in ("first", "second"):
-            passwords = {role: f"{time}.{role}" for role in ("checkout", "temporal")}
+            passwords = {role: f"{time}.{role}" for role in ("checkout", "checkout_reader", "temporal")}
             if time == "second":  # nobody has to have people who log in
-                passwords |= {role: f"{time}.{role}" for role in ("checkout_operator", "checkout_reader")}
+                passwords["checkout_operator"] = f"{time}.checkout_operator"
             done = subprocess.run(
                 [
                     str(stack.postgres.bin(program)),
@@ -382,21 +403,22 @@ def test_every_path_that_the_dockerfile_copies_exists_and_is_let_in() -> None:
     assert {rule[1:] for rule in rules if rule.startswith("!")} == _copied()
 
 
-def test_the_image_has_every_file_that_worker_and_starter_need() -> None:
-    needed = _imported_by("worker.py", "starter.py") | {"activities/audit.sql"}
+def test_the_image_has_every_file_that_its_programs_need() -> None:
+    needed = _imported_by("worker.py", "starter.py", "api.py", "http_api/keys.py") | {"activities/audit.sql"}
 
     assert {"sagafence/__init__.py", "adapters/config.py", "domain/policies.py"} <= needed
     assert (ROOT / "activities/audit.sql").is_file()
     assert {Path(file).parts[0] for file in needed} | {"requirements/runtime.lock"} == _copied()
 
 
-@pytest.mark.parametrize("program", ["worker.py", "starter.py"])
+@pytest.mark.parametrize("program", ["worker.py", "starter.py", "api.py", "http_api.keys"])
 def test_the_programs_find_all_that_they_import_in_what_the_image_gets(program: str, tmp_path: Path) -> None:
     image = tmp_path / "app"
     make_image(image)
 
+    command = [program] if program.endswith(".py") else ["-m", program]
     done = subprocess.run(
-        [sys.executable, program, "--help"], cwd=image, env={}, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, *command, "--help"], cwd=image, env={}, capture_output=True, text=True, check=False, timeout=60
     )
 
     assert done.returncode == 0, done.stderr.splitlines()[-1:]

@@ -5,7 +5,10 @@ No container engine runs here. What the images make of their settings is written
 
 import re
 import subprocess
+import sys
 import sysconfig
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +17,14 @@ import yaml
 
 from adapters import heartbeat
 from adapters.config import WorkerSettings
-from devstack.stack import DATABASE, ROLE, ROOT, DevStack
+from adapters.database import _READER_SESSIONS
+from devstack.stack import DATABASE, READER, ROLE, ROOT, DevStack
+from http_api.server import _STREAMS_END_SECONDS
 from sagafence.devservers.placement import installed
 from tests.unit.compose_file import distinct, document, services
 
 # What each image listens on.
-LISTENS = {"postgres": 5432, "temporal": 7233, "temporal-ui": 8080}
+LISTENS = {"postgres": 5432, "temporal": 7233, "temporal-ui": 8080, "api": 8080}
 # Who has to be up, or to have ended well, before whom.
 NEEDS = {
     "postgres": set(),
@@ -30,6 +35,7 @@ NEEDS = {
     "temporal-namespace": {"temporal"},
     "temporal-ui": {"temporal"},
     "worker": {"postgres", "schema", "temporal", "temporal-namespace"},
+    "api": {"postgres", "schema", "temporal", "temporal-namespace"},
 }
 # The settings that say where somebody else is.
 NAMES_A_HOST = {"PGHOST", "SQL_HOST", "POSTGRES_SEEDS", "TEMPORAL_ADDRESS", "CHECKOUT_DATABASE_URL"}
@@ -42,6 +48,7 @@ PASSWORDS = {
     "postgres": SET["POSTGRES_PASSWORD"],
     ROLE: SET["POSTGRES_CHECKOUT_PASSWORD"],
     TEMPORALS_ROLE: SET["POSTGRES_TEMPORAL_PASSWORD"],
+    READER: SET["POSTGRES_READER_PASSWORD"],
 }
 FRONTEND = f"temporal:{LISTENS['temporal']}"
 UI_URL = f"http://127.0.0.1:{SET['TEMPORAL_UI_PORT']}"
@@ -56,7 +63,7 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
         "PGPASSWORD": PASSWORDS["postgres"],
         "CHECKOUT_ROLE_PASSWORD": PASSWORDS[ROLE],
         "TEMPORAL_ROLE_PASSWORD": PASSWORDS[TEMPORALS_ROLE],
-        "READER_ROLE_PASSWORD": SET["POSTGRES_READER_PASSWORD"],
+        "READER_ROLE_PASSWORD": PASSWORDS[READER],
         "OPERATOR_ROLE_PASSWORD": SET["POSTGRES_OPERATOR_PASSWORD"],
     },
     "demo-catalogue": {
@@ -99,6 +106,16 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
         "CHECKOUT_LOG_FILE": "/var/lib/checkout/saga.log",
         "CHECKOUT_HEARTBEAT_FILE": "/tmp/checkout.heartbeat",
         "CHECKOUT_BUILD_ID": SET["WORKER_BUILD_ID"],
+        "CHECKOUT_UI_URL": UI_URL,
+        "TEMPORAL_ADDRESS": FRONTEND,
+        "TEMPORAL_NAMESPACE": NAMESPACE,
+    },
+    "api": {
+        # Any other role may write, and the API refuses to run as it.
+        "CHECKOUT_DATABASE_URL": f"postgresql://{READER}:{PASSWORDS[READER]}@postgres:{LISTENS['postgres']}/{DATABASE}",
+        "CHECKOUT_API_HOST": "0.0.0.0",  # the loopback address is the container's own
+        "CHECKOUT_API_PORT": str(LISTENS["api"]),
+        "CHECKOUT_API_KEYS_FILE": "/var/lib/checkout-api/api-keys.json",
         "CHECKOUT_UI_URL": UI_URL,
         "TEMPORAL_ADDRESS": FRONTEND,
         "TEMPORAL_NAMESPACE": NAMESPACE,
@@ -174,6 +191,7 @@ NETWORKS = {
     "temporal-namespace": {"temporal"},
     "temporal-ui": {"temporal", "front"},
     "worker": {"database", "temporal"},
+    "api": {"database", "temporal", "api-port"},
 }
 
 
@@ -186,6 +204,7 @@ def test_a_service_is_on_the_networks_of_those_it_talks_to_and_no_other() -> Non
                 assert NETWORKS[name] & NETWORKS[host], f"{name} does not find {host}"
     # The page of the UI, and whoever breaks into it, has no way to the database.
     assert NETWORKS["temporal-ui"].isdisjoint(NETWORKS["postgres"])
+    assert [name for name, networks in NETWORKS.items() if "api-port" in networks] == ["api"], "nor to the API"
 
 
 def test_only_what_has_a_published_port_has_a_way_out() -> None:
@@ -223,7 +242,12 @@ def test_a_service_waits_for_all_that_it_talks_to(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "variable"),
-    [("postgres", "POSTGRES_PORT"), ("temporal", "TEMPORAL_PORT"), ("temporal-ui", "TEMPORAL_UI_PORT")],
+    [
+        ("postgres", "POSTGRES_PORT"),
+        ("temporal", "TEMPORAL_PORT"),
+        ("temporal-ui", "TEMPORAL_UI_PORT"),
+        ("api", "API_PORT"),
+    ],
 )
 def test_a_published_port_is_the_one_that_the_server_listens_on(name: str, variable: str) -> None:
     assert services(**SET)[name]["ports"] == [f"127.0.0.1:{SET[variable]}:{LISTENS[name]}"]
@@ -237,13 +261,22 @@ def test_a_worker_may_be_there_many_times() -> None:
     assert worker.keys().isdisjoint({"image", "command", "entrypoint", "user", "working_dir", "deploy", "scale"})
 
 
+def test_the_api_is_the_same_image_with_another_program() -> None:
+    made = services()
+    same = {"build", "init", "restart", "depends_on", "read_only", "tmpfs", "cap_drop", "security_opt"}
+
+    assert {name: made["api"][name] for name in same} == {name: made["worker"][name] for name in same}
+    assert made["api"]["command"] == ["python", "api.py"]
+    assert made["api"].keys().isdisjoint({"image", "entrypoint", "user", "working_dir", "deploy", "scale"})
+
+
 def test_postgres_has_connections_for_temporal_and_for_several_workers() -> None:
     command = services()["postgres"]["command"]
     pool: int = WorkerSettings.model_fields["database_pool_size"].default
 
     assert command[:2] == ["postgres", "-c"]
     [connections] = re.findall(r"^max_connections=(\d+)$", command[2])
-    assert int(connections) >= 4 * (20 + 10) + 5 * (pool + 2 + 1)
+    assert int(connections) >= 4 * (20 + 10) + 5 * (pool + 2 + 1) + _READER_SESSIONS
 
 
 # Versions -----------------------------------------------------------------------------------------------------
@@ -295,7 +328,9 @@ def test_the_data_are_on_volumes_of_their_own_where_the_image_keeps_them() -> No
 
     assert used["postgres"] == {data: "postgres-data"}
     assert used["worker"] == {"/var/lib/checkout": "saga-log"}
-    assert made["volumes"] == {"postgres-data": None, "saga-log": None}, "plain volumes, which outlive `down`"
+    assert used["api"] == {"/var/lib/checkout-api": "api-keys"}, "with the next build nobody's key would work"
+    plain = dict.fromkeys(("postgres-data", "saga-log", "api-keys"))
+    assert made["volumes"] == plain, "plain volumes, which outlive `down`"
     assert made["name"] == "checkout", "a volume's name begins with it: every stack that exists would look empty"
     for service in made["services"].values():
         for entry in service.get("volumes", []):
@@ -314,21 +349,29 @@ def test_what_a_container_writes_beside_its_volumes_is_in_memory() -> None:
     assert Path(worker["environment"]["CHECKOUT_HEARTBEAT_FILE"]).parent == Path("/tmp"), "one of each container's own"
     log = Path(worker["environment"]["CHECKOUT_LOG_FILE"])
     assert mounts(worker)[str(log.parent)] == "saga-log"
+    keys = Path(made["api"]["environment"]["CHECKOUT_API_KEYS_FILE"])
+    assert mounts(made["api"])[str(keys.parent)] == "api-keys"
 
 
-def test_the_volume_of_the_log_belongs_to_the_images_user() -> None:
+def test_the_volumes_of_the_log_and_the_keys_belong_to_the_images_user() -> None:
     text = (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8")
-    made = re.search(r"install --directory --owner=(\w+) --group=\1 (\S+)", text)
+    made = re.search(r"install --directory --owner=(\w+) --group=\1 (\S+) (\S+)", text)
     [user] = re.findall(r"useradd --uid (\d+) .* (\w+) ", text)
 
     assert made is not None
     assert user == ("10001", made[1]), "another uid cannot write on the volumes that there are"
     assert f"USER {user[0]}:{user[0]}\n" in text
     worker = services()["worker"]
+    api = services()["api"]
     assert made[2] in mounts(worker)
-    # Who runs the image without this file finds its log and its health check where the documents say.
-    for name in ("CHECKOUT_LOG_FILE", "CHECKOUT_HEARTBEAT_FILE"):
-        assert f"{name}={worker['environment'][name]}" in text.split()
+    assert made[3] in mounts(api)
+    # Who runs the image without this file finds its log, its health check and its keys where the documents say.
+    for service, names in (
+        (worker, ("CHECKOUT_LOG_FILE", "CHECKOUT_HEARTBEAT_FILE")),
+        (api, ("CHECKOUT_API_HOST", "CHECKOUT_API_KEYS_FILE")),
+    ):
+        for name in names:
+            assert f"{name}={service['environment'][name]}" in text.split()
 
 
 # Health -------------------------------------------------------------------------------------------------------
@@ -366,6 +409,36 @@ def test_a_worker_is_healthy_by_its_own_heartbeat_and_has_the_time_that_it_may_w
     assert (ROOT / "adapters/heartbeat.py").is_file()
 
 
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1), (None, 1)])
+def test_the_api_is_healthy_while_it_answers_for_itself(status: int | None, code: int) -> None:
+    asked: list[str] = []
+
+    class Api(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status or 0)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    check = services()["api"]["healthcheck"]
+    kind, python, *arguments, script = check["test"]
+    assert (kind, python, arguments) == ("CMD", "python", ["-c"])
+    assert f'"127.0.0.1", {LISTENS["api"]},' in script
+    with HTTPServer(("127.0.0.1", 0), Api) as server:
+        if status is None:
+            server.server_close()
+        else:
+            threading.Thread(target=server.handle_request, daemon=True).start()
+        there = script.replace(str(LISTENS["api"]), str(server.server_port))
+        done = subprocess.run([sys.executable, *arguments, there], capture_output=True, check=False, timeout=30)
+
+    assert done.returncode == code
+    assert asked == ([] if status is None else ["/healthz"])
+    assert seconds(check["timeout"]) > 4, "a message of its own comes first"
+    assert 20 <= check["retries"] * seconds(check["interval"]) <= 60
+
+
 @pytest.mark.parametrize("name", ["postgres", "temporal"])
 def test_a_server_gets_its_time_to_start_and_is_asked_often(name: str) -> None:
     check = services()[name]["healthcheck"]
@@ -388,6 +461,7 @@ def test_everybody_is_given_longer_to_stop_than_it_takes() -> None:
     for name in ("postgres", "temporal"):
         assert seconds(made[name]["stop_grace_period"]) >= 30
     assert [name for name, service in made.items() if "stop_signal" in service] == []
+    assert seconds(made["api"]["stop_grace_period"]) >= 2 * _STREAMS_END_SECONDS
     assert made["worker"]["init"] is True, "as process 1 Python would ignore a SIGTERM that comes early"
 
 

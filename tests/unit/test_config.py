@@ -5,10 +5,10 @@ from urllib.parse import urlencode
 import pytest
 from sqlalchemy.engine import make_url
 
-from adapters.config import ConfigurationError, StarterSettings, WorkerSettings, load
+from adapters.config import ApiSettings, ConfigurationError, StarterSettings, WorkerSettings, load
 from adapters.database_url import parse
 from adapters.temporal import connection_options
-from devstack.stack import DATABASE, DEFAULT_PORTS, ROLE
+from devstack.stack import DATABASE, DEFAULT_PORTS, READER, ROLE
 from domain.model import ExecutionMode
 
 
@@ -87,6 +87,10 @@ def test_the_defaults_find_what_make_up_started(monkeypatch: pytest.MonkeyPatch)
     assert options["target_host"] == f"127.0.0.1:{DEFAULT_PORTS.temporal}"
     assert options["namespace"] == "default"
     assert made.ui_url == f"http://127.0.0.1:{DEFAULT_PORTS.ui}"
+    api = load(ApiSettings)
+    reads = make_url(api.database_url.get_secret_value())
+    assert (reads.host, reads.port, reads.username, reads.database) == (url.host, url.port, READER, DATABASE)
+    assert (api.api_host, api.api_port) == ("127.0.0.1", DEFAULT_PORTS.api)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
 """`make up` with servers that are none: which signals end it, what it says of a part that dies, whom it listens to."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,15 +14,16 @@ from typing import Any, Self
 import pytest
 
 from devstack import up
-from devstack.stack import DevStack
+from devstack.stack import DevStack, Ports
 
-PARTS = ("The worker", "Temporal", "Postgres")
+PARTS = ("The worker", "The API", "Temporal", "Postgres")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    """Put back what belongs to the whole process."""
+def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Put back what belongs to the whole process; make no key, for which a process would be started."""
+    monkeypatch.setattr(up, "keep_api_key", lambda _stack: None)
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     umask = os.umask(0o022)
     yield
@@ -34,10 +38,15 @@ class Stack:
     def __init__(self, dead: str = "", when_ready: Callable[[], None] = lambda: None) -> None:
         self.temporal = SimpleNamespace(running=dead != "Temporal", ui_url="http://ui")
         self.postgres = SimpleNamespace(running=dead != "Postgres")
+        self.ports = Ports.free()
         self._worker = SimpleNamespace(running=dead != "The worker", until=lambda *_, **__: when_ready())
+        self._api = SimpleNamespace(running=dead != "The API", until=lambda *_, **__: None)
 
     def start_worker(self, **_: str) -> Any:
         return self._worker
+
+    def start_api(self, **_: str) -> Any:
+        return self._api
 
     def psql_command(self, _role: str) -> str:
         return "psql"
@@ -87,6 +96,21 @@ def test_what_an_earlier_release_has_left_open_is_closed(tmp_path: Path) -> None
     assert (tmp_path / "postgres.log").stat().st_mode & 0o077 == 0
     (tmp_path / "new").touch()
     assert (tmp_path / "new").stat().st_mode & 0o077 == 0
+
+
+def test_an_api_whose_owner_was_killed_makes_way_for_the_next_one(tmp_path: Path) -> None:
+    stack = DevStack(tmp_path)
+    sleeps = [sys.executable, "-c", "import time; time.sleep(600)"]
+    with subprocess.Popen(sleeps) as left_behind:
+        record = {"pid": left_behind.pid, "owner": 2**22 + 1, "argv": sleeps}  # above every process id
+        (tmp_path / "api.pid").write_text(json.dumps(record), encoding="utf-8")
+        api = stack.start_api()
+        try:
+            assert left_behind.wait(20) == -signal.SIGTERM
+            api.until(lambda: "ready: http" in api.tail(50), timeout=30)
+        finally:
+            left_behind.kill()
+            api.stop()
 
 
 def test_a_stacks_worker_hears_nothing_of_a_persons_own_settings(

@@ -25,7 +25,9 @@ def test_every_table_is_in_one_document() -> None:
 
 
 def test_every_command_of_an_operator_and_every_long_test_has_its_exit_statuses() -> None:
-    files = [path for room in ("", "adapters/", "devstack/", "sagafence/") for path in ROOT.glob(f"{room}*.py")]
+    files = [
+        path for room in ("", "adapters/", "devstack/", "http_api/", "sagafence/") for path in ROOT.glob(f"{room}*.py")
+    ]
     commands = {
         path.name if path.parent == ROOT else f"python -m {path.parent.name}" + f".{path.stem}" * (path.stem[0] != "_")
         for path in files
