@@ -88,8 +88,8 @@ async def _principal(services: Services, token: str) -> Principal:
     raise Problem(
         HTTPStatus.UNAUTHORIZED,
         "unauthorized",
-        "Send a header `Authorization: Bearer KEY` with a key that is in effect; "
-        "`python -m http_api.keys create` makes one.",
+        "Send a header `Authorization: Bearer KEY` with a key that is in effect. Who runs this service can make one: "
+        "docs/api.md says how.",
         headers={"WWW-Authenticate": "Bearer"},
     )
 

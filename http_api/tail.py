@@ -1,7 +1,7 @@
 """One poll of Postgres for all streams of this process: it wakes those whose order has a new event.
 
 It only wakes them. Each stream reads its events by their numbers, so that none is lost or doubled whatever the poll
-sees. NOTIFY within the steps' transactions would cost a third of their commits per second (docs/decisions.md).
+sees. NOTIFY within the steps' transactions would cost half of their commits per second, or more (docs/decisions.md).
 """
 
 import asyncio

@@ -32,7 +32,18 @@ import devstack.stack
 devstack.stack.DEFAULT_PORTS = devstack.stack.Ports(*(int(port) for port in sys.argv.pop().split(",")))
 runpy.run_module("devstack", run_name="__main__", alter_sys=True)
 """
-_PARTS = ("activities", "adapters", "client", "devstack", "domain", "http_api", "sagafence", "terminal", "workflows")
+_PARTS = (
+    "activities",
+    "adapters",
+    "client",
+    "devstack",
+    "domain",
+    "http_api",
+    "sagafence",
+    "terminal",
+    "web",
+    "workflows",
+)
 _FILES = ("api.py", "starter.py", "worker.py", "setup.sql", "Makefile")
 
 

@@ -409,6 +409,22 @@ MUTANTS = (
         at(_OPERATORS, "test_a_cancel_is_accepted_and_undoes_the_order_with_who_and_why_in_its_log"),
     ),
     Mutant(
+        "operator-of-some-touches-all",
+        "a key for one customer could cancel the orders of all",
+        "http_api/requests.py",
+        "    if principal.customers is not None:\n",
+        "    if principal.customers == {}:\n",
+        at(_WHO_MAY, "test_a_key_for_some_customers_touches_no_other_order_and_sees_no_audit"),
+    ),
+    Mutant(
+        "audit-of-all-for-some",
+        "a key for one customer would show the ids of everybody's orders",
+        "http_api/audits.py",
+        "    if principal.customers is not None:\n",
+        "    if principal.customers == {}:\n",
+        at(_WHO_MAY, "test_a_key_for_some_customers_touches_no_other_order_and_sees_no_audit"),
+    ),
+    Mutant(
         "audit-is-under-way-unseen",
         "an audit that Temporal never heard of would be said to be under way",
         "http_api/audits.py",
