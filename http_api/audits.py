@@ -66,5 +66,5 @@ def _require_all_customers(principal: Principal) -> None:
         raise Problem(
             HTTPStatus.FORBIDDEN,
             "customer",
-            "The audit is of all customers' orders, and the key of this request is not.",
+            "The audit is of all customers; the key of this request is for some.",
         )

@@ -53,6 +53,26 @@ async def test_each_scope_opens_its_addresses_and_no_other(api: Api) -> None:
                 assert answer.json()["type"] == "about:blank#scope"
 
 
+@pytest.mark.usefixtures("worker")
+async def test_a_key_for_some_customers_touches_no_other_order_and_sees_no_audit(api: Api) -> None:
+    order_id = await api.completed()
+    key = api.key_for(Scope.OPERATE, customers=("bob",))
+    own = api.key_for(Scope.OPERATE, customers=("alice",))
+
+    async def asked(key: str) -> list[int]:
+        bodies = {"cancel": {"reason": "x"}, "retry": {"reason": "x"}, "resolve": {"reason": "x", "step": "pay"}}
+        return [
+            (await api.call("POST", f"/v1/orders/{order_id}/{request}", json=body, key=key)).status_code
+            for request, body in bodies.items()
+        ]
+
+    assert await asked(key) == [404, 404, 404]
+    assert await asked(own) == [409, 409, 409]  # it has ended
+    for method, path in (("GET", "/v1/audit"), ("POST", "/v1/audits")):
+        answer = await api.call(method, path, key=own)
+        assert (answer.status_code, answer.json()["type"]) == (403, "about:blank#customer")
+
+
 @pytest.mark.parametrize("shown", ["x", "ck_", "ck__", "ck_k00000000_x", "ck_{id}_", "ck_{id}_x", "xx_{id}_{token}"])
 async def test_what_is_no_key_opens_nothing(api: Api, shown: str) -> None:
     _, key_id, token = api.key.split("_", 2)

@@ -32,18 +32,8 @@ import devstack.stack
 devstack.stack.DEFAULT_PORTS = devstack.stack.Ports(*(int(port) for port in sys.argv.pop().split(",")))
 runpy.run_module("devstack", run_name="__main__", alter_sys=True)
 """
-_PARTS = (
-    "activities",
-    "adapters",
-    "client",
-    "devstack",
-    "domain",
-    "http_api",
-    "sagafence",
-    "terminal",
-    "web",
-    "workflows",
-)
+_ROOMS = ("activities", "adapters", "client", "domain", "http_api", "sagafence", "terminal", "workflows")
+_PARTS = (*_ROOMS, "devstack", "web")
 _FILES = ("api.py", "starter.py", "worker.py", "setup.sql", "Makefile")
 
 

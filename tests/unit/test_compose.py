@@ -408,7 +408,7 @@ def test_the_image_has_every_file_that_its_programs_need() -> None:
 
     assert {"sagafence/__init__.py", "adapters/config.py", "domain/policies.py"} <= needed
     assert (ROOT / "activities/audit.sql").is_file()
-    assert {Path(file).parts[0] for file in needed} | {"requirements/runtime.lock"} == _copied()
+    assert {Path(file).parts[0] for file in needed} | {"requirements/runtime.lock", "web"} == _copied()
 
 
 @pytest.mark.parametrize("program", ["worker.py", "starter.py", "api.py", "http_api.keys"])
