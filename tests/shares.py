@@ -95,6 +95,10 @@ SLOW_FILES = frozenset(
         "test_worker_log",
         "test_worker_settings",
         "test_worker_start",
+        # tests/http_api: processes, servers that do not answer, some five hundred requests
+        "test_away",
+        "test_contract",
+        "test_process",
         # tests/sagafence: a provider's process for each test, many sagas in each, or every case of the kit
         "test_external_nemesis",
         "test_kit_on_declared",
@@ -115,6 +119,10 @@ SLOW_FILES = frozenset(
 
 SLOW_TESTS = frozenset(
     {
+        # tests/http_api: Temporal takes up to twenty seconds to delete a history
+        "test_a_repeat_after_temporal_has_forgotten_the_saga_starts_nothing",
+        "test_an_order_of_a_batch_links_to_its_batch_until_temporal_forgets_it",
+        "test_an_order_whose_history_may_be_gone_links_to_one_only_where_it_is",
         # tests/integration and tests/unit
         "test_a_data_folder_that_is_put_back_under_a_follower_loses_no_event",
         "test_a_hang_is_an_error_unless_the_mutant_says_that_it_hangs",
