@@ -121,7 +121,7 @@ SLOW_TESTS = frozenset(
     {
         # tests/http_api: Temporal takes up to twenty seconds to delete a history
         "test_a_repeat_after_temporal_has_forgotten_the_saga_starts_nothing",
-        "test_an_order_of_a_batch_links_to_its_batch_until_temporal_forgets_it",
+        "test_an_order_of_a_batch_that_temporal_has_forgotten_has_no_history",
         "test_an_order_whose_history_may_be_gone_links_to_one_only_where_it_is",
         # tests/integration and tests/unit
         "test_a_data_folder_that_is_put_back_under_a_follower_loses_no_event",

@@ -47,11 +47,7 @@ MUTANTS = (
         _ORDERS,
         f"    with suppress(SagaError):\n{_READ}    if found is not None and found.record.fingerprint",
         "    if found is not None and found.record.fingerprint",
-        at(
-            _PLACING,
-            "test_a_repeat_after_temporal_has_forgotten_the_saga_starts_nothing",
-            "test_an_order_of_a_batch_is_replayed_and_no_second_saga_begun",
-        ),
+        at(_PLACING, "test_an_order_of_a_batch_is_replayed_and_no_second_saga_begun"),
     ),
     Mutant(
         "other-content-is-a-replay",
@@ -123,11 +119,7 @@ MUTANTS = (
         _SHOWN,
         "    if record.carrier or is_idle or age > _HISTORY_IS_KEPT or status == OrderStatus.PENDING:",
         "    if is_idle:",
-        at(
-            _READING,
-            "test_an_order_of_a_batch_links_to_its_batch_until_temporal_forgets_it",
-            "test_an_order_whose_history_may_be_gone_links_to_one_only_where_it_is",
-        ),
+        at(_READING, "test_an_order_of_a_batch_links_to_its_batch"),
     ),
     Mutant(
         "lost-order-is-running",
@@ -168,6 +160,7 @@ MUTANTS = (
         "has_any_column_privilege(c.oid, 'INSERT, UPDATE') OR has_table_privilege",
         "false AND has_table_privilege",
         at(_PROCESS, "test_a_role_that_may_write_is_refused"),
+        hangs=True,
     ),
     Mutant(
         "revoked-key-works",
@@ -234,19 +227,11 @@ MUTANTS = (
         at(_WHO_MAY, "test_a_caller_may_use_what_they_have_saved_and_no_more_than_two_seconds_of_it"),
     ),
     Mutant(
-        "token-says-its-own-algorithm",
-        "a token of no algorithm that was pinned would be taken",
-        _OIDC,
-        '_ALGORITHMS = ["RS256", "PS256", "ES256", "EdDSA"]',
-        '_ALGORITHMS = ["RS256", "RS384", "PS256", "ES256", "EdDSA"]',
-        at(_OIDC_TESTS, "test_what_the_provider_has_not_signed_for_us_is_refused"),
-    ),
-    Mutant(
         "token-for-another-service",
         "a token that was made for another service would open this one",
         _OIDC,
-        "            audience=self._audience,\n",
-        '            options={"verify_aud": False},\n',
+        'options={"require": ["exp", "iss", "aud", "sub"]}',
+        'options={"require": ["exp", "iss", "aud", "sub"], "verify_aud": False}',
         at(_OIDC_TESTS, "test_what_the_provider_has_not_signed_for_us_is_refused"),
     ),
     Mutant(
