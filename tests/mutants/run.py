@@ -19,6 +19,8 @@ HANG_SECONDS = 20
 HARD_LIMIT_SECONDS = 180
 """What pytest gets where even its own time limit does not end it."""
 _OK, _TESTS_FAILED = 0, 1
+# The example has a configuration of its own, and its fixtures from the library's plugin, as a user of it has.
+_EXAMPLE = ("-p", "sagafence_pytest", "-c", "examples/workspace/pytest.ini")
 
 # A mutant must be wrong, not broken. Python says so at the start of a line, Postgres by its code; but a plan that a
 # migration has made stale is no mistake in a statement.
@@ -72,8 +74,9 @@ def run_tests(
     """Run these tests of the tree at `root` by themselves, with this interpreter; stop at the first failure."""
     report.unlink(missing_ok=True)
     log = report.with_suffix(".log")
+    of_an_example = _EXAMPLE if tests[0].startswith("examples/") else ()
     command = [
-        *(sys.executable, "-m", "pytest", "-n", "0", "-x", "-q", "--timeout", str(seconds)),
+        *(sys.executable, "-m", "pytest", *of_an_example, "-n", "0", "-x", "-q", "--timeout", str(seconds)),
         *("-m", "exhaustive or not exhaustive", "-p", "no:cacheprovider", f"--junitxml={report}", *tests),
     ]
     began = time.monotonic()
