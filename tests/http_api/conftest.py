@@ -27,7 +27,7 @@ from http_api.services import Services
 from http_api.tail import Tail
 from http_api.temporal import Temporal
 from sagafence.devservers.ports import free_port
-from tests.conftest import Shop
+from tests.conftest import Shop, cloned_database
 
 UI = "http://ui.test"
 ALL = (Scope.BUY, Scope.READ, Scope.OPERATE)
@@ -111,6 +111,15 @@ async def api(shop: Shop, stack: DevStack, tmp_path: Path) -> AsyncIterator[Api]
     """The API, with no worker running yet."""
     async with serving(shop.client, shop.task_queue, reader_url(stack, shop), tmp_path) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+async def shared(stack: DevStack, client: Client, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
+    """One API for all tests that ask of it what needs no worker and no database of their own."""
+    with cloned_database(stack) as database:
+        url = stack.postgres.url(database.name, "checkout_reader")
+        async with serving(client, f"test-{uuid.uuid4().hex}", url, tmp_path_factory.mktemp("shared")) as running:
+            yield running
 
 
 @pytest.fixture

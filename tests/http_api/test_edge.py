@@ -24,9 +24,9 @@ async def raw(api: Api, *parts: bytes, pause: float = 0) -> bytes:
         writer.close()
 
 
-async def test_every_answer_forbids_foreign_scripts_and_caching(api: Api) -> None:
+async def test_every_answer_forbids_foreign_scripts_and_caching(shared: Api) -> None:
     for path in ("/docs", "/v1/orders", "/nowhere", "/healthz"):
-        headers = (await api.call("GET", path)).headers
+        headers = (await shared.call("GET", path)).headers
         assert "default-src 'none'" in headers["content-security-policy"], path
         assert "unsafe" not in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
@@ -34,8 +34,8 @@ async def test_every_answer_forbids_foreign_scripts_and_caching(api: Api) -> Non
         assert "server" not in headers
 
 
-async def test_no_script_stands_within_the_documentation(api: Api) -> None:
-    page = (await api.http.get("/docs")).text
+async def test_no_script_stands_within_the_documentation(shared: Api) -> None:
+    page = (await shared.http.get("/docs")).text
 
     assert page.count("<script") == page.count('<script src="/docs/')
     assert "http" not in page
@@ -43,30 +43,30 @@ async def test_no_script_stands_within_the_documentation(api: Api) -> None:
 
 
 @pytest.mark.parametrize("is_chunked", [False, True])
-async def test_a_body_that_no_request_needs_is_refused(api: Api, is_chunked: bool) -> None:
+async def test_a_body_that_no_request_needs_is_refused(shared: Api, is_chunked: bool) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(80):
             yield b" " * 1024
 
     headers = {"Idempotency-Key": "x", "Content-Type": "application/json"}
     body = chunks() if is_chunked else b" " * 80 * 1024
-    answer = await api.call("POST", "/v1/orders", headers=headers, content=body)
+    answer = await shared.call("POST", "/v1/orders", headers=headers, content=body)
 
     assert (answer.status_code, answer.json()["type"]) == (413, "about:blank#too-large")
 
 
-async def test_the_largest_order_fits(api: Api) -> None:
+async def test_the_largest_order_fits(shared: Api) -> None:
     lines = [{"sku": chr(0x1F300 + number) * 128, "quantity": 1000} for number in range(100)]
 
-    answer = await api.place({"customer": "😀" * 128, "order_id": "😁" * 128, "lines": lines})
+    answer = await shared.place({"customer": "😀" * 128, "order_id": "😁" * 128, "lines": lines})
 
     assert answer.status_code == 201, answer.text
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_does_not_come_is_not_waited_for(shared: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edge, "BODY_SECONDS", 0.2)
 
-    answer = await raw(api, b"POST /v1/orders HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{")
+    answer = await raw(shared, b"POST /v1/orders HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{")
 
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"body-too-slow" in answer
@@ -74,20 +74,20 @@ async def test_a_body_that_does_not_come_is_not_waited_for(api: Api, monkeypatch
 
 @pytest.mark.parametrize("parts", [[b""], [b"GET / HTTP/1.1\r\n"], [b"GET / HTTP/1.1\r\n", *[b"x: y\r\n"] * 50]])
 async def test_headers_that_do_not_come_are_not_waited_for(
-    api: Api, monkeypatch: pytest.MonkeyPatch, parts: list[bytes]
+    shared: Api, monkeypatch: pytest.MonkeyPatch, parts: list[bytes]
 ) -> None:
     monkeypatch.setattr(server, "HEADER_SECONDS", 0.3)
 
-    answer = await raw(api, *parts, pause=0.02)
+    answer = await raw(shared, *parts, pause=0.02)
 
     assert answer.startswith(b"HTTP/1.1 408 ")
 
 
-async def test_the_next_request_of_a_connection_gets_its_own_time(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_next_request_of_a_connection_gets_its_own_time(shared: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "HEADER_SECONDS", 0.3)
     request = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
 
-    answer = await raw(api, request, request, b"GET /healthz HTTP/1.1\r\n", pause=0.1)
+    answer = await raw(shared, request, request, b"GET /healthz HTTP/1.1\r\n", pause=0.1)
 
     assert answer.count(b"HTTP/1.1 200 ") == 2
     assert answer.count(b"HTTP/1.1 408 ") == 1
@@ -101,8 +101,8 @@ async def test_the_next_request_of_a_connection_gets_its_own_time(api: Api, monk
         b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * 5_000,
     ],
 )
-async def test_headers_that_no_request_needs_are_refused(api: Api, head: bytes) -> None:
-    answer = await raw(api, head)
+async def test_headers_that_no_request_needs_are_refused(shared: Api, head: bytes) -> None:
+    answer = await raw(shared, head)
 
     assert answer.startswith(b"HTTP/1.1 431 ")
 
@@ -110,17 +110,17 @@ async def test_headers_that_no_request_needs_are_refused(api: Api, head: bytes) 
 @pytest.mark.parametrize(
     "path", ["/v1/orders/%", "/v1/orders/%ff", "/v1/orders/%00", "/v1/orders/a%2fb", "/v1/orders/..%2f..", "//", "/%2F"]
 )
-async def test_a_strange_path_is_not_found(api: Api, path: str) -> None:
+async def test_a_strange_path_is_not_found(shared: Api, path: str) -> None:
     answer = await raw(
-        api,
-        f"GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {api.key}\r\nconnection: close\r\n\r\n".encode(),
+        shared,
+        f"GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {shared.key}\r\nconnection: close\r\n\r\n".encode(),
     )
 
     assert answer.startswith(b"HTTP/1.1 404 "), answer
 
 
-async def test_a_method_that_an_address_does_not_take_is_named_with_those_that_it_takes(api: Api) -> None:
-    answer = await api.call("PUT", "/v1/orders", json=TEA)
+async def test_a_method_that_an_address_does_not_take_is_named_with_those_that_it_takes(shared: Api) -> None:
+    answer = await shared.call("PUT", "/v1/orders", json=TEA)
 
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, POST")
 

@@ -140,9 +140,9 @@ async def test_what_is_not_stuck_is_neither_retried_nor_resolved(api: Api, shop:
     ],
 )
 async def test_a_request_without_what_its_log_needs_is_refused(
-    api: Api, request_: str, body: dict[str, str], pointer: str
+    shared: Api, request_: str, body: dict[str, str], pointer: str
 ) -> None:
-    status, problem = await ask(api, "any", request_, **body)
+    status, problem = await ask(shared, "any", request_, **body)
 
     assert (status, [fault["pointer"] for fault in problem["errors"]]) == (422, [pointer])
 

@@ -125,22 +125,22 @@ async def test_an_order_of_a_batch_is_replayed_and_no_second_saga_begun(api: Api
         await api.services.temporal.checkouts.status(order.order_id)
 
 
-async def test_callers_have_keys_of_their_own_and_a_rotated_key_is_the_same_caller(api: Api) -> None:
+async def test_callers_have_keys_of_their_own_and_a_rotated_key_is_the_same_caller(shared: Api) -> None:
     name = uuid.uuid4().hex
-    old, new = (api.key_for(Scope.BUY, name=name) for _ in range(2))
-    other = api.key_for(Scope.BUY)
+    old, new = (shared.key_for(Scope.BUY, name=name) for _ in range(2))
+    other = shared.key_for(Scope.BUY)
 
-    ids = [(await api.place(TEA, idempotency_key="once", key=key)).json()["order_id"] for key in (old, new, other)]
+    ids = [(await shared.place(TEA, idempotency_key="once", key=key)).json()["order_id"] for key in (old, new, other)]
 
     assert ids[0] == ids[1] != ids[2]
     assert ids[0] == order_id_for(f"key:{name}", "once")
 
 
-async def test_a_key_for_some_customers_buys_for_no_other(api: Api) -> None:
-    key = api.key_for(Scope.BUY, customers=("alice",))
+async def test_a_key_for_some_customers_buys_for_no_other(shared: Api) -> None:
+    key = shared.key_for(Scope.BUY, customers=("alice",))
 
-    allowed = await api.place(TEA, key=key)
-    refused = await api.place({**TEA, "customer": "nemo"}, key=key)
+    allowed = await shared.place(TEA, key=key)
+    refused = await shared.place({**TEA, "customer": "nemo"}, key=key)
 
     assert (allowed.status_code, refused.status_code) == (201, 403)
     assert refused.json()["type"] == "about:blank#customer"
@@ -166,35 +166,35 @@ _FAULTS: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("order", "pointer"), _FAULTS, ids=str)
-async def test_what_is_wrong_with_an_order_is_said_with_its_place(api: Api, order: Any, pointer: str) -> None:
-    answer = await api.place(order)
+async def test_what_is_wrong_with_an_order_is_said_with_its_place(shared: Api, order: Any, pointer: str) -> None:
+    answer = await shared.place(order)
 
     assert (answer.status_code, answer.json()["type"]) == (422, "about:blank#invalid")
     assert pointer in [fault["pointer"] for fault in answer.json()["errors"]]
 
 
-async def test_half_a_character_is_no_part_of_a_name(api: Api) -> None:
+async def test_half_a_character_is_no_part_of_a_name(shared: Api) -> None:
     headers = {"Idempotency-Key": "x", "Content-Type": "application/json"}
 
-    answer = await api.call("POST", "/v1/orders", headers=headers, content=json.dumps({**TEA, "customer": "\ud800"}))
+    answer = await shared.call("POST", "/v1/orders", headers=headers, content=json.dumps({**TEA, "customer": "\ud800"}))
 
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/customer")
 
 
 @pytest.mark.parametrize("body", [b"{", b"\xff", b'{"a": 1e999999}x', b"[" * 60_000])
-async def test_what_is_no_json_is_malformed(api: Api, body: bytes) -> None:
+async def test_what_is_no_json_is_malformed(shared: Api, body: bytes) -> None:
     headers = {"Idempotency-Key": "x", "Content-Type": "application/json"}
 
-    answer = await api.call("POST", "/v1/orders", headers=headers, content=body)
+    answer = await shared.call("POST", "/v1/orders", headers=headers, content=body)
 
     assert answer.status_code == 400
     assert answer.headers["content-type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize("key", [None, "", "x" * 256, "a\tb"])
-async def test_an_order_needs_an_idempotency_key(api: Api, key: str | None) -> None:
+async def test_an_order_needs_an_idempotency_key(shared: Api, key: str | None) -> None:
     headers = {} if key is None else {"Idempotency-Key": key}
 
-    answer = await api.call("POST", "/v1/orders", headers=headers, json=TEA)
+    answer = await shared.call("POST", "/v1/orders", headers=headers, json=TEA)
 
     assert (answer.status_code, answer.json()["type"]) == (400, "about:blank#idempotency-key")

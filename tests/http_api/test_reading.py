@@ -225,8 +225,8 @@ _BAD: list[tuple[str, str]] = [
 
 
 @pytest.mark.parametrize(("query", "pointer"), _BAD)
-async def test_a_bad_filter_is_named(api: Api, query: str, pointer: str) -> None:
-    answer = await api.call("GET", f"/v1/orders?{query}")
+async def test_a_bad_filter_is_named(shared: Api, query: str, pointer: str) -> None:
+    answer = await shared.call("GET", f"/v1/orders?{query}")
 
     assert answer.status_code == 422
     assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer]
@@ -264,9 +264,9 @@ async def test_a_list_of_a_key_with_many_customers_is_one_statement_of_bounded_s
     }
 
 
-async def test_an_order_that_the_database_does_not_have_yet_is_shown_by_its_saga(api: Api) -> None:
-    placed = (await api.place(TEA)).json()  # there is no worker: nothing is written
+async def test_an_order_that_the_database_does_not_have_yet_is_shown_by_its_saga(shared: Api) -> None:
+    placed = (await shared.place(TEA)).json()  # there is no worker: nothing is written
 
-    shown = await api.get(placed["links"]["self"])
+    shown = await shared.get(placed["links"]["self"])
 
     assert (shown["status"], shown["customer"], shown["created_at"]) == ("running", "alice", None)
