@@ -112,6 +112,14 @@ MUTANTS = (
         at(LIBRARY_REGISTRY, "test_nothing_is_undone_at_the_pivot_and_past_it"),
     ),
     Mutant(
+        "unwind-of-a-known-saga-past-the-pivot-is-let-in",
+        "the same, where the second run knows what the first was started with",
+        _REGISTRY,
+        "CASE WHEN present.state = 'open' THEN 'unwinding' ELSE present.state END",
+        "'unwinding'",
+        at(LIBRARY_REGISTRY, "test_nothing_is_undone_at_the_pivot_and_past_it"),
+    ),
+    Mutant(
         "pivot-is-passed-while-unwinding",
         "an attempt of an earlier run would pass the pivot after a later one has begun to undo",
         _REGISTRY,

@@ -175,11 +175,12 @@ async def test_an_undo_of_a_completed_saga_whose_results_are_gone_leads_nowhere(
 
 
 @pytest.mark.parametrize("state", [State.AT_PIVOT, State.PAST_PIVOT])
-async def test_nothing_is_undone_at_the_pivot_and_past_it(bare: Bare, state: State) -> None:
+@pytest.mark.parametrize("saga", [OPENING, OPENING.saga_id], ids=["an opening", "an id"])
+async def test_nothing_is_undone_at_the_pivot_and_past_it(bare: Bare, saga: Opening | str, state: State) -> None:
     await entered(bare, OPENING)
     await moved(bare, state, State.OPEN)
 
-    assert await unwinding(bare, OPENING) is Way.FORWARD
+    assert await unwinding(bare, saga) is Way.FORWARD
     assert await bare.states() == {"s-1": state.value}
 
 

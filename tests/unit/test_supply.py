@@ -186,13 +186,14 @@ def test_an_audit_that_could_not_ask_is_no_success() -> None:
 
 @pytest.mark.parametrize(("service", "status"), [("exit 0", 0), ("exit 1", 2)], ids=["all asked", "one not"])
 def test_an_audit_fails_where_one_of_its_lock_files_does(service: str, status: int, tmp_path: Path) -> None:
+    """It is the first: what is asked after it goes well."""
     (tmp_path / "Makefile").write_text(MAKEFILE, encoding="utf-8")
     (tmp_path / "requirements").mkdir()
     for name in ("requirements/runtime.lock", "requirements/supply.lock"):
         (tmp_path / name).touch()
     folder = tmp_path / ".venv/supply/bin"
     folder.mkdir(parents=True)
-    (folder / "pip-audit").write_text(f'#!/bin/sh\ncase "$*" in *supply.lock) {service};; esac\n', encoding="utf-8")
+    (folder / "pip-audit").write_text(f'#!/bin/sh\ncase "$*" in *runtime.lock) {service};; esac\n', encoding="utf-8")
     (folder / "pip-audit").chmod(0o755)
     (tmp_path / ".venv/supply/ok").touch()
 
