@@ -14,6 +14,7 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from pydantic import AwareDatetime, BeforeValidator
 from temporalio.service import RPCError
 
+from adapters.order_query import FoundOrder
 from client.failures import ClientError, NoSuchOrder
 from domain.identifiers import identifier_problem
 from domain.model import ENDINGS, CheckoutInput, ExecutionMode, OrderLine, order_id_conflict
@@ -97,11 +98,14 @@ async def place_order(  # noqa: PLR0913, PLR0917 - what a request has
     placed = _checked(order, order_id_for(principal.caller, idempotency_key), services.execution_mode)
     if not principal.may_act_for(placed.customer):
         raise Problem(HTTPStatus.FORBIDDEN, "customer", "The key of this request is for other customers.")
-    is_new = await _start(services, placed, is_chosen=order.order_id is not None)
+    is_chosen = order.order_id is not None
+    is_new = await _start(services, placed, is_chosen=is_chosen)
     if wait:
         await _until_ended(services, placed.order_id, wait)
-    # Of an order that has just begun nothing is known yet, and nobody is asked.
-    found = shown.begun(services, placed) if is_new and not wait else await _current(services, placed)
+    if is_new and not wait:  # nothing is known yet, and nobody is asked
+        found = shown.begun(services, placed)
+    else:
+        found = await _current(services, placed, is_chosen=is_chosen)
     response.headers["Location"] = found.links.self
     if not is_new:
         response.status_code = HTTPStatus.OK
@@ -209,7 +213,7 @@ async def _start(services: Services, placed: CheckoutInput, *, is_chosen: bool) 
     found = None
     with suppress(SagaError):
         found = await services.reads.order(placed.order_id)
-    if found is not None and found.record.fingerprint not in {None, placed.fingerprint}:
+    if found is not None and _is_anothers(found, placed):
         raise _conflict(placed.order_id, is_chosen=is_chosen)
     if found is not None and (found.record.status in ENDINGS or found.record.carrier):
         return False
@@ -217,6 +221,14 @@ async def _start(services: Services, placed: CheckoutInput, *, is_chosen: bool) 
         return await answered(services.temporal.checkouts.start(placed)) and found is None
     except ClientError:
         raise _conflict(placed.order_id, is_chosen=is_chosen) from None
+
+
+def _is_anothers(found: FoundOrder, placed: CheckoutInput) -> bool:
+    """Return whether the id of an order belongs to one with other content."""
+    record = found.record
+    if record.fingerprint is not None:  # one inserted by hand has none until a saga has seen it
+        return record.fingerprint != placed.fingerprint
+    return (record.customer, frozenset(record.lines)) != (placed.customer, frozenset(placed.lines))
 
 
 def _conflict(order_id: str, *, is_chosen: bool) -> Problem:
@@ -248,12 +260,18 @@ async def _has_ended(services: Services, order_id: str) -> bool:
     return found is None or found.record.status in _ENDED
 
 
-async def _current(services: Services, placed: CheckoutInput) -> Order:
-    """Show an order that was accepted, whatever answers now."""
+async def _current(services: Services, placed: CheckoutInput, *, is_chosen: bool) -> Order:
+    """Show an order that was accepted, whatever answers now.
+
+    Raises:
+        Problem: another order has the id after all: one of a batch, say, that was not in the database before the start.
+    """
     found = None
     with suppress(SagaError):
         found = await services.reads.order(placed.order_id)
     if found is not None:
+        if _is_anothers(found, placed):
+            raise _conflict(placed.order_id, is_chosen=is_chosen)
         return await shown.by_row(services, found)
     return await shown.by_saga(services, placed)
 
