@@ -9,7 +9,8 @@ from fastapi import APIRouter, Query, Response
 
 from client import maintenance
 from http_api.models import AuditRun, AuditState, Finding
-from http_api.problems import temporal_is_away
+from http_api.principal import Principal
+from http_api.problems import Problem, temporal_is_away
 from http_api.services import Given, Operator, Reader
 from http_api.temporal import answered
 
@@ -20,8 +21,9 @@ _RUN = timedelta(minutes=30)
 
 
 @router.get("/v1/audit", openapi_extra={"x-scope": "read, operate"})
-async def read_audit(services: Given, principal: Reader) -> AuditState:  # noqa: ARG001 - the scope is checked
-    """Return what the audits found wrong and is not over, and how many orders are stuck."""
+async def read_audit(services: Given, principal: Reader) -> AuditState:
+    """Return what the audits found wrong and is not over, and how many orders are stuck. For keys of all customers."""
+    _require_all_customers(principal)
     rows, stuck = await services.reads.findings()
     found = [Finding(check_id=row.check_id, subject=row.subject, detail=row.detail, since=row.at) for row in rows]
     return AuditState(is_clean=not found, findings=found, stuck_orders=stuck)
@@ -35,11 +37,12 @@ async def read_audit(services: Given, principal: Reader) -> AuditState:  # noqa:
 )
 async def run_audit(
     services: Given,
-    principal: Operator,  # noqa: ARG001 - the scope is checked
+    principal: Operator,
     response: Response,
     wait: Annotated[int, Query(ge=0, le=_LONGEST_WAIT, description="Seconds to wait for its end.")] = 10,
 ) -> AuditRun:
     """Check every invariant of the database now. Callers who ask at once share a run, which goes on by itself."""
+    _require_all_customers(principal)
     temporal = services.temporal
     audit = asyncio.ensure_future(temporal.checkouts.audit(_RUN))
     try:
@@ -56,3 +59,13 @@ async def run_audit(
         audit.cancel()
     response.status_code = HTTPStatus.OK
     return AuditRun(is_finished=True, violation_count=report.violation_count)
+
+
+def _require_all_customers(principal: Principal) -> None:
+    if principal.customers is not None:
+        raise Problem(
+            HTTPStatus.FORBIDDEN,
+            "customer",
+            "An audit is of all customers' orders, and the key of this request is for some customers. "
+            "Use a key without customers.",
+        )

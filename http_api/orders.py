@@ -175,7 +175,7 @@ async def visible(services: Services, principal: Reader, order_id: str) -> Order
     """
     found = await shown.find(services, order_id)
     if not principal.may_act_for(found.customer):
-        raise NoSuchOrder(f"there is no order {order_id}: neither Temporal nor the database knows it")
+        raise shown.no_such_order(order_id)
     return found
 
 

@@ -7,9 +7,10 @@ from fastapi import APIRouter
 from domain.model import reason_problem
 from http_api import shown
 from http_api.models import Accepted, CancelRequest, ResolveRequest, RetryBody
-from http_api.orders import OrderIdInPath
+from http_api.orders import OrderIdInPath, visible
+from http_api.principal import Principal
 from http_api.problems import Fault, documented, invalid
-from http_api.services import Given, Operator
+from http_api.services import Given, Operator, Services
 from http_api.temporal import answered
 
 router = APIRouter(tags=["operators"])
@@ -31,7 +32,7 @@ async def cancel_order(
     order_id: OrderIdInPath, request: CancelRequest, services: Given, principal: Operator
 ) -> Accepted:
     """Cancel an order: what was done is undone. Refused once it has ended. A repeat joins the first request."""
-    known = _checked(order_id, request.reason)
+    known = await _checked(services, principal, order_id, request.reason)
     await answered(services.temporal.orders.request_cancel(known, request.reason, principal.actor), _ASK_SECONDS)
     return _accepted(known, "The cancel was accepted: the order is undone.")
 
@@ -44,7 +45,7 @@ async def cancel_order(
 )
 async def retry_order(order_id: OrderIdInPath, request: RetryBody, services: Given, principal: Operator) -> Accepted:
     """Retry the failed undos of a stuck order, once the cause is fixed. A round may last a quarter of an hour."""
-    known = _checked(order_id, request.reason)
+    known = await _checked(services, principal, order_id, request.reason)
     await answered(services.temporal.orders.request_retry(known, request.reason, principal.actor), _ASK_SECONDS)
     return _accepted(known, "The retry was accepted: the failed undos are tried again.")
 
@@ -59,16 +60,19 @@ async def resolve_step(
     order_id: OrderIdInPath, request: ResolveRequest, services: Given, principal: Operator
 ) -> Accepted:
     """Declare a stuck step resolved by hand. Neither it nor its undo will ever act for this order again."""
-    known = _checked(order_id, request.reason)
+    known = await _checked(services, principal, order_id, request.reason)
     asked = services.temporal.orders.request_resolve(known, request.step.value, request.reason, principal.actor)
     await answered(asked, _ASK_SECONDS)
     return _accepted(known, f"The step {request.step.value} counts as resolved; what else is stuck is tried again.")
 
 
-def _checked(order_id: str, reason: str) -> str:
+async def _checked(services: Services, principal: Principal, order_id: str, reason: str) -> str:
     if problem := reason_problem(reason):
         raise invalid(Fault(pointer="/reason", detail=problem))
-    return shown.order_id_in(order_id)
+    known = shown.order_id_in(order_id)
+    if principal.customers is not None:
+        await visible(services, principal, known)
+    return known
 
 
 def _accepted(order_id: str, detail: str) -> Accepted:

@@ -13,6 +13,7 @@ from http_api.keys import KeyFile, KeysUnusable, Scope
 from http_api.rates import Rates
 from tests.conftest import Shop
 from tests.http_api.conftest import TEA, Api, reader_url, serving
+from tests.workflow.sagas import until_status
 
 READ, BUY, OPERATE = {Scope.READ, Scope.OPERATE}, {Scope.BUY}, {Scope.OPERATE}
 ADDRESSES = {
@@ -50,6 +51,34 @@ async def test_each_scope_opens_its_addresses_and_no_other(api: Api) -> None:
             assert is_refused == (not scopes & allowed), (method, path, scopes, answer.text)
             if is_refused:
                 assert answer.json()["type"] == "about:blank#scope"
+
+
+async def test_a_key_for_some_customers_asks_nothing_of_anothers_order_and_does_not_learn_that_it_is_there(
+    api: Api, shop: Shop
+) -> None:
+    key = api.key_for(*Scope, customers=("nemo",))
+    order_id, nobody = (await api.place(TEA)).json()["order_id"], "o-nobody"
+    bodies = {"cancel": {"reason": "x"}, "retry": {"reason": "x"}, "resolve": {"reason": "x", "step": "pay"}}
+
+    async with shop.working():
+        for method, path in ADDRESSES:
+            if "{order_id}" not in path:
+                continue
+            body = bodies.get(path.rpartition("/")[2])
+            answers = [
+                await api.call(method, path.format(order_id=each), key=key, json=body) for each in (order_id, nobody)
+            ]
+            assert [answer.status_code for answer in answers] == [404, 404], path
+            assert answers[0].text.replace(order_id, nobody) == answers[1].text
+        await until_status(shop, shop.order(order_id=order_id), "completed")
+
+
+async def test_an_audit_is_for_keys_of_all_customers(api: Api) -> None:
+    key = api.key_for(*Scope, customers=("nemo",))
+
+    answers = [await api.call("GET", "/v1/audit", key=key), await api.call("POST", "/v1/audits", key=key)]
+
+    assert [(answer.status_code, answer.json()["type"]) for answer in answers] == [(403, "about:blank#customer")] * 2
 
 
 @pytest.mark.parametrize("shown", ["x", "ck_", "ck__", "ck_k00000000_x", "ck_{id}_", "ck_{id}_x", "xx_{id}_{token}"])

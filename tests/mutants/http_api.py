@@ -186,6 +186,25 @@ MUTANTS = (
         at(_PROCESS, "test_a_role_that_may_write_is_refused"),
     ),
     Mutant(
+        "operator-of-some-customers-is-one-of-all",
+        "a key for one customer could cancel another customer's order",
+        "http_api/requests.py",
+        "        await visible(services, principal, known)\n",
+        "        pass\n",
+        at(
+            _WHO_MAY,
+            "test_a_key_for_some_customers_asks_nothing_of_anothers_order_and_does_not_learn_that_it_is_there",
+        ),
+    ),
+    Mutant(
+        "audit-shows-all-customers",
+        "a key for one customer would be told of the orders of all",
+        "http_api/audits.py",
+        "    if principal.customers is not None:\n",
+        "    if False:\n",
+        at(_WHO_MAY, "test_an_audit_is_for_keys_of_all_customers"),
+    ),
+    Mutant(
         "revoked-key-works",
         "a key that was lost could not be taken back",
         _KEYS,
