@@ -1,6 +1,7 @@
 """What the audits found, and an audit on request."""
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Annotated
@@ -46,8 +47,10 @@ async def run_audit(
     temporal = services.temporal
     audit = asyncio.ensure_future(temporal.checkouts.audit(_RUN))
     try:
-        done, _ = await asyncio.wait({audit}, timeout=max(wait, 1))
-        if not done:  # it is under way, or the start has not got through
+        with suppress(TimeoutError):
+            async with services.waiting(max(wait, 1)):
+                await asyncio.wait({audit})
+        if not audit.done():  # it is under way, or the start has not got through
             run = await answered(temporal.orders.run_of(maintenance.audit_id(temporal.task_queue)))
             if run is None or not run.is_open:
                 raise temporal_is_away()

@@ -245,9 +245,12 @@ def _conflict(order_id: str, *, is_chosen: bool) -> Problem:
 
 
 async def _until_ended(services: Services, order_id: str, seconds: int) -> None:
-    """Wait until an order has ended or is stuck, or until the time is over. It was accepted: nothing fails here."""
+    """Wait until an order has ended or is stuck, the time is over, or the process ends.
+
+    The order was accepted: nothing fails here.
+    """
     with suppress(TimeoutError, ClientError, RPCError, RuntimeError, SagaError):
-        async with asyncio.timeout(seconds):
+        async with services.waiting(seconds):
             try:
                 await services.temporal.checkouts.outcome(order_id, poll_every=1.0)
             except NoSuchOrder:  # in a batch, or past Temporal's retention

@@ -460,6 +460,22 @@ MUTANTS = (
         at(_AWAY, "test_without_either_it_is_not_ready_and_alive"),
     ),
     Mutant(
+        "end-waits-for-no-answer",
+        "a deploy would answer 500 to every caller who waits for an order",
+        _SERVICES,
+        "        limit.reschedule(0)\n",
+        "        pass\n",
+        at(_AWAY, "test_an_order_that_is_waited_for_when_the_process_ends_is_answered"),
+    ),
+    Mutant(
+        "end-is-a-fault",
+        "what a deploy cuts off would be answered 500, as if repeating it were useless",
+        _EDGE,
+        "            if is_begun:\n                raise\n",
+        "            raise\n",
+        at(_AWAY, "test_a_request_that_the_end_of_the_process_cuts_off_is_said_to_be_not_known"),
+    ),
+    Mutant(
         "fault-shows-itself",
         "an error of ours would reach the caller as text of the server's",
         "http_api/problems.py",
