@@ -80,22 +80,23 @@ async def stream_events(
     is_over = bool(last_event_id) and await shown.has_ended_for_good(services, found.order_id)
     if is_over and not await services.reads.events(found.order_id, last_event_id, 1):
         return Response(status_code=HTTPStatus.NO_CONTENT)
+    # Without a row there are no events yet, and nothing says whether there will be.
+    status = found.status if last_event_id and found.created_at else ""
     return StreamingResponse(
-        _stream(services, found.order_id, last_event_id),
+        _stream(services, found.order_id, last_event_id, status),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
 
 
-async def _stream(services: Services, order_id: str, last: int) -> AsyncIterator[bytes]:
-    """Write the events, a comment where nothing happens, and the end.
+async def _stream(services: Services, order_id: str, last: int, status: str) -> AsyncIterator[bytes]:
+    """Write the events after the last one, which left the order in a status; a comment where nothing happens; the end.
 
     Whatever the tail sees, what is read here decides: the events after the last one that was sent.
     """
     yield format_sse_event(comment="events of one order", retry=RETRY_SECONDS * 1000)
     with services.tail.watch(order_id) as watch:
         watch.seen = last
-        status = ""
         while not services.stop.is_set():
             watch.changed.clear()
             try:
@@ -113,7 +114,7 @@ async def _stream(services: Services, order_id: str, last: int) -> AsyncIterator
             except SagaError:
                 await _first_of(services, watch.changed, RETRY_SECONDS)
                 continue
-            is_ending = not status or status in _ENDED
+            is_ending = status in _ENDED
             if not await _first_of(services, watch.changed, _CLOSE_SECONDS if is_ending else _PING_SECONDS):
                 yield format_sse_event(comment="nothing new")
 

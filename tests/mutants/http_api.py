@@ -347,6 +347,14 @@ MUTANTS = (
         at(_STREAMS, "test_a_stream_outlives_an_outage_of_the_database"),
     ),
     Mutant(
+        "resumed-stream-asks-on-and-on",
+        "after a deploy each stream that comes back would ask the database four times a second",
+        _EVENTS,
+        '    status = found.status if last_event_id and found.created_at else ""\n',
+        '    status = OrderStatus.COMPLETED if last_event_id else ""\n',
+        at(_STREAMS, "test_a_stream_of_an_order_that_stands_still_asks_nobody"),
+    ),
+    Mutant(
         "tail-wakes-nobody",
         "events would come with the next ping, ten seconds late",
         "http_api/tail.py",
