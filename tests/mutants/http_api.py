@@ -178,6 +178,14 @@ MUTANTS = (
         at(_READING, "test_orders_under_way_are_listed_as_running"),
     ),
     Mutant(
+        "cursor-of-lists-is-a-fault",
+        "a caller could make the service answer 500",
+        _READS,
+        "(binascii.Error, ValueError, TypeError, RecursionError)",
+        "(binascii.Error, ValueError, TypeError)",
+        at(_READING, "test_a_bad_filter_is_named"),
+    ),
+    Mutant(
         "writer-is-taken-for-a-reader",
         "a fault in the API could change an order",
         _READS,
