@@ -1,6 +1,7 @@
 """The HTTP server: uvicorn, with limits for slow callers and long headers, and an end that waits for no stream."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +22,9 @@ _STREAMS_END_SECONDS = 2
 """Streams end at once; a caller who does not read holds up the end for no longer."""
 
 
+# Java's client and curl offer a change to HTTP/2 with every request. httptools takes what follows such a header for
+# the other protocol, and the request would have no body. No server has to accept the offer: it is not seen.
+_OFFER = re.compile(rb"\nupgrade:", re.IGNORECASE)
 _TOO_SLOW = "408 Request Timeout"
 _TOO_LONG = "431 Request Header Fields Too Large"
 
@@ -57,6 +61,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._begin()
         if self._in_headers:
             self._header_bytes += len(data)
+            data = _OFFER.sub(b"\nnot-taken:", data)
         super().data_received(data)
         if self._in_headers and self._header_bytes > MOST_HEADER_BYTES:
             self._end(_TOO_LONG)

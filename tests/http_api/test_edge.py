@@ -1,6 +1,7 @@
 """What any caller may send: nothing is a 5xx, nothing holds a connection for long, every answer has its headers."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import pytest
@@ -128,6 +129,22 @@ async def test_what_follows_a_body_is_no_header(api: Api) -> None:
     )
 
     assert b"about:blank#idempotency-key" in answer
+
+
+@pytest.mark.parametrize("pause", [0, 0.2])
+async def test_an_offer_of_another_protocol_costs_no_body(api: Api, pause: float) -> None:
+    body = json.dumps(TEA).encode()
+    head = (
+        f"POST /v1/orders HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nContent-Length: {len(body)}\r\n"
+        "Host: x\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\nUpgrade: h2c\r\n"
+        f"Authorization: Bearer {api.key}\r\nIdempotency-Key: once\r\nContent-Type: application/json\r\n\r\n"
+    ).encode()
+    last = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+
+    answer = await raw(api, *([head, body, last] if pause else [head + body, last]), pause=pause)
+
+    assert answer.startswith(b"HTTP/1.1 201 "), answer
+    assert answer.count(b"HTTP/1.1 200 ") == 1
 
 
 async def test_a_caller_who_does_not_read_is_cut_off(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

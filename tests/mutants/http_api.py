@@ -429,6 +429,14 @@ MUTANTS = (
         hangs=True,
     ),
     Mutant(
+        "offer-of-http-2-costs-the-body",
+        "no order of a Java program would get through",
+        _SERVER,
+        '            data = _OFFER.sub(b"\\nnot-taken:", data)\n',
+        "",
+        at(_EDGE_TESTS, "test_an_offer_of_another_protocol_costs_no_body"),
+    ),
+    Mutant(
         "headers-have-no-end",
         "a request could fill the memory with its headers",
         _SERVER,
