@@ -199,9 +199,12 @@ async def has_ended_for_good(services: Services, order_id: str) -> bool:
     if found is not None and found.record.status != OrderStatus.COMPLETED:
         return found.record.status in {OrderStatus.REJECTED, OrderStatus.CANCELLED}
     workflow_ids = [checkout_workflow_id(order_id), *filter(None, [found.record.carrier if found else None])]
-    runs = (answered(services.temporal.orders.run_of(workflow_id), _ASK_SECONDS) for workflow_id in workflow_ids)
+
+    async def newest_run(workflow_id: str) -> executions.Execution | None:
+        return await answered(services.temporal.orders.run_of(workflow_id), _ASK_SECONDS)
+
     try:
-        newest = await asyncio.gather(*runs)
+        newest = await asyncio.gather(*map(newest_run, workflow_ids))
     except (Problem, RPCError):
         return False
     return not any(run is not None and run.is_open for run in newest)
