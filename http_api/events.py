@@ -23,6 +23,8 @@ from sagafence import SagaError
 router = APIRouter(tags=["orders"])
 
 MOST_STREAMS = 1_000
+LONGEST_SECONDS = 300.0
+"""A stream ends after so long, and its caller comes back where it broke off: a revoked key does not."""
 _MOST_SEQ = 2**31 - 1
 _PING_SECONDS = 10.0
 # How often a completed order is looked at whose run is still open.
@@ -67,7 +69,8 @@ async def stream_events(
 ) -> Response:
     """Send the order's events from the beginning, or after Last-Event-ID, and close when it has ended for good.
 
-    The last one is `end`, without an id. A caller who comes back after that gets 204, which ends an EventSource.
+    The last one is `end`, without an id. A caller who comes back after that gets 204, which ends an EventSource. A
+    stream that breaks off without it, as each does after five minutes, is resumed.
     """
     if services.tail.count >= MOST_STREAMS:
         raise Problem(
@@ -95,9 +98,11 @@ async def _stream(services: Services, order_id: str, last: int, status: str) -> 
     Whatever the tail sees, what is read here decides: the events after the last one that was sent.
     """
     yield format_sse_event(comment="events of one order", retry=RETRY_SECONDS * 1000)
+    clock = asyncio.get_running_loop().time
+    ends_at = clock() + LONGEST_SECONDS
     with services.tail.watch(order_id) as watch:
         watch.seen = last
-        while not services.stop.is_set():
+        while not services.stop.is_set() and clock() < ends_at:
             watch.changed.clear()
             try:
                 rows = await services.reads.events(order_id, watch.seen)

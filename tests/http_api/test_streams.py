@@ -154,6 +154,22 @@ async def test_a_stream_outlives_an_outage_of_the_database(
     assert [(each.event, each.id) for each in sent] == SHIPPED
 
 
+async def test_a_stream_does_not_outlive_its_key_for_long(
+    api: Api, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "LONGEST_SECONDS", 0.3)
+    monkeypatch.setattr(events, "_PING_SECONDS", 0.1)
+    order = shop.order()
+    await shop.accept_by_hand(order)
+
+    sent = await stream(api, order.order_id)
+    assert api.keys.revoke(api.key.split("_")[1])
+    again = await api.call("GET", f"/v1/orders/{order.order_id}/stream", headers={"Last-Event-ID": sent[-1].id})
+
+    assert [each.event for each in sent] == ["status"]  # no end is claimed: it can be resumed
+    assert again.status_code == 401
+
+
 async def test_a_process_has_only_so_many_streams(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "MOST_STREAMS", 1)
     order_id = (await api.place(TEA)).json()["order_id"]

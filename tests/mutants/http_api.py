@@ -363,6 +363,15 @@ MUTANTS = (
         at(_STREAMS, "test_a_stream_of_an_order_that_stands_still_asks_nobody"),
     ),
     Mutant(
+        "stream-outlives-its-key",
+        "who has a revoked key would watch a stuck order for days",
+        _EVENTS,
+        " and clock() < ends_at:",
+        ":",
+        at(_STREAMS, "test_a_stream_does_not_outlive_its_key_for_long"),
+        hangs=True,
+    ),
+    Mutant(
         "tail-wakes-nobody",
         "events would come with the next ping, ten seconds late",
         "http_api/tail.py",
