@@ -42,6 +42,8 @@ OrderIdInPath = Annotated[str, Path(description="The order's id, percent-encoded
 _LONGEST_WAIT = 20
 _LOOKS_EVERY_SECONDS = 0.1
 _ID_BYTES = 16
+# The ids that `order_id_for` gives. Who chose one of another caller's key would take that key's order id away.
+_BY_A_KEY = re.compile(r"o-[a-z2-7]{26}")
 _ENDED = frozenset(
     {
         OrderStatusWord.COMPLETED,
@@ -195,6 +197,10 @@ def _checked(order: NewOrder, id_by_key: str, mode: ExecutionMode) -> CheckoutIn
         for pointer, value in identifiers.items()
         if (problem := identifier_problem(value))
     ]
+    if order_id != id_by_key and _BY_A_KEY.fullmatch(order_id):
+        faults.append(
+            Fault(pointer="/order_id", detail="ids of this form follow from an Idempotency-Key: choose another")
+        )
     if faults:
         raise invalid(*faults[:20])
     lines = tuple(OrderLine(line.sku, line.quantity) for line in order.lines)

@@ -168,6 +168,18 @@ async def test_callers_have_keys_of_their_own_and_a_rotated_key_is_the_same_call
     assert ids[0] == order_id_for(f"key:{name}", "once")
 
 
+async def test_the_id_of_anothers_key_cannot_be_chosen(api: Api) -> None:
+    name = uuid.uuid4().hex
+    key, taken = api.key_for(Scope.BUY, name=name), order_id_for(f"key:{name}", "once")
+
+    chosen = await api.place({**TEA, "customer": "bob", "order_id": taken})
+    placed = await api.place(TEA, idempotency_key="once", key=key)
+    again = await api.place({**TEA, "order_id": taken}, idempotency_key="once", key=key)
+
+    assert (chosen.status_code, chosen.json()["errors"][0]["pointer"]) == (422, "/order_id")
+    assert (placed.status_code, placed.json()["order_id"], again.status_code) == (201, taken, 200)
+
+
 async def test_a_key_for_some_customers_buys_for_no_other(api: Api) -> None:
     key = api.key_for(Scope.BUY, customers=("alice",))
 

@@ -70,6 +70,14 @@ MUTANTS = (
         at(_PLACING, "test_an_order_by_hand_is_started_by_its_own_content_alone"),
     ),
     Mutant(
+        "id-of-a-key-is-anybodys",
+        "a caller could take away the order ids of another caller's keys",
+        _ORDERS,
+        "    if order_id != id_by_key and _BY_A_KEY.fullmatch(order_id):\n",
+        "    if False:\n",
+        at(_PLACING, "test_the_id_of_anothers_key_cannot_be_chosen"),
+    ),
+    Mutant(
         "anothers-order-is-the-answer",
         "where a batch writes the order of the same id first, the caller would be shown that order as theirs",
         _ORDERS,
