@@ -1,5 +1,6 @@
 """Who may do what: every scope at every address, keys that are made and revoked, a rate for each caller."""
 
+import json
 import logging
 import re
 from itertools import combinations
@@ -197,6 +198,30 @@ def test_a_file_of_keys_that_is_none_is_refused(tmp_path: Path, content: str) ->
     with pytest.raises(KeysUnusable):
         KeyFile(file).create("shop", (Scope.BUY,), None)
     assert file.read_text() == content
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("sha256", 5),
+        ("sha256", "é"),
+        ("name", 5),
+        ("customers", [5]),
+        ("customers", "alice"),
+        ("scopes", "buy"),
+        ("revoked_at", False),
+        ("revoked", "2026-11-29"),
+    ],
+)
+def test_a_key_that_was_edited_into_something_else_lets_nobody_in(tmp_path: Path, field: str, value: object) -> None:
+    file = tmp_path / "keys.json"
+    secret = KeyFile(file).create("shop", (Scope.BUY,), None)
+    document = json.loads(file.read_text())
+    document["keys"][0][field] = value
+    file.write_text(json.dumps(document))
+
+    with pytest.raises(KeysUnusable, match="cannot be read"):
+        KeyFile(file).find(secret)
 
 
 async def test_no_other_site_may_call(api: Api) -> None:

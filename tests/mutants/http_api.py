@@ -221,6 +221,14 @@ MUTANTS = (
         at(_WHO_MAY, "test_an_audit_is_for_keys_of_all_customers"),
     ),
     Mutant(
+        "edited-key-is-taken-as-it-is",
+        "a key whose revocation was misspelt in the file would go on to work",
+        _KEYS,
+        'ConfigDict(extra="forbid", strict=True)',
+        "ConfigDict()",
+        at(_WHO_MAY, "test_a_key_that_was_edited_into_something_else_lets_nobody_in"),
+    ),
+    Mutant(
         "revoked-key-works",
         "a key that was lost could not be taken back",
         _KEYS,
