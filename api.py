@@ -138,8 +138,10 @@ def _listen(settings: ApiSettings) -> socket.socket:
         )[0]
         return socket.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
+        # A name that is not known has another kind of number; the text of the others names the address again.
+        why = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise CannotRun(
-            f"The API cannot listen on {settings.api_host}:{settings.api_port}: {os.strerror(error.errno or 0)}.\n"
+            f"The API cannot listen on {settings.api_host}:{settings.api_port}: {why}.\n"
             "Set CHECKOUT_API_HOST to an address of this machine and CHECKOUT_API_PORT to a free port."
         ) from None
 

@@ -1,6 +1,7 @@
 """What the audits found, and an audit on request."""
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Annotated
@@ -22,7 +23,7 @@ _RUN = timedelta(minutes=30)
 
 @router.get("/v1/audit", openapi_extra={"x-scope": "read, operate"})
 async def read_audit(services: Given, principal: Reader) -> AuditState:
-    """Return what the audits found wrong and is not over, and how many orders are stuck."""
+    """Return what the audits found wrong and is not over, and how many orders are stuck. For keys of all customers."""
     _require_all_customers(principal)
     rows, stuck = await services.reads.findings()
     found = [Finding(check_id=row.check_id, subject=row.subject, detail=row.detail, since=row.at) for row in rows]
@@ -46,8 +47,10 @@ async def run_audit(
     temporal = services.temporal
     audit = asyncio.ensure_future(temporal.checkouts.audit(_RUN))
     try:
-        done, _ = await asyncio.wait({audit}, timeout=max(wait, 1))
-        if not done:  # it is under way, or the start has not got through
+        with suppress(TimeoutError):
+            async with services.waiting(max(wait, 1)):
+                await asyncio.wait({audit})
+        if not audit.done():  # it is under way, or the start has not got through
             run = await answered(temporal.orders.run_of(maintenance.audit_id(temporal.task_queue)))
             if run is None or not run.is_open:
                 raise temporal_is_away()
@@ -66,5 +69,6 @@ def _require_all_customers(principal: Principal) -> None:
         raise Problem(
             HTTPStatus.FORBIDDEN,
             "customer",
-            "The audit is of all customers; the key of this request is for some.",
+            "An audit is of all customers' orders, and the key of this request is for some customers. "
+            "Use a key without customers.",
         )

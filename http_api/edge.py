@@ -8,7 +8,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from http_api.problems import Problem
+from http_api.problems import Problem, stopped
 from http_api.shown import ENCODED_SLASH
 
 MOST_BODY_BYTES = 64 * 1024
@@ -43,8 +43,12 @@ class Edge:
             await self._app(scope, receive, send)
             return
 
+        is_begun = False
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal is_begun
             if message["type"] == "http.response.start":
+                is_begun = True
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers[name] = value
@@ -60,15 +64,27 @@ class Edge:
             await problem.response()(scope, receive, send_with_headers)
             return
 
-        async def receive_again() -> Message:
-            nonlocal body
-            if body is None:
-                return await receive()  # the caller's leaving
-            message = {"type": "http.request", "body": body, "more_body": False}
-            body = None
-            return message
+        try:
+            await self._app(scope, _again(body, receive), send_with_headers)
+        except asyncio.CancelledError:  # the process ends, and waits no longer: uvicorn itself would answer 500
+            if is_begun:
+                raise
+            await stopped().response()(scope, receive, send_with_headers)
 
-        await self._app(scope, receive_again, send_with_headers)
+
+def _again(read: bytes, receive: Receive) -> Receive:
+    """Give the app a body that was read before it."""
+    body: bytes | None = read
+
+    async def receive_again() -> Message:
+        nonlocal body
+        if body is None:
+            return await receive()  # the caller's leaving
+        message = {"type": "http.request", "body": body, "more_body": False}
+        body = None
+        return message
+
+    return receive_again
 
 
 def _path(raw: bytes) -> str:
@@ -86,7 +102,7 @@ def _too_large() -> Problem:
     )
 
 
-async def _body(receive: Receive) -> bytes | None:
+async def _body(receive: Receive) -> bytes:
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):

@@ -23,6 +23,8 @@ from sagafence import SagaError
 router = APIRouter(tags=["orders"])
 
 MOST_STREAMS = 1_000
+LONGEST_SECONDS = 300.0
+"""A stream ends after so long, and its caller comes back where it broke off: a revoked key does not."""
 _MOST_SEQ = 2**31 - 1
 _PING_SECONDS = 10.0
 # How often a completed order is looked at whose run is still open.
@@ -67,7 +69,8 @@ async def stream_events(
 ) -> Response:
     """Send the order's events from the beginning, or after Last-Event-ID, and close when it has ended for good.
 
-    The last one is `end`, without an id. A caller who comes back after that gets 204, which ends an EventSource.
+    The last one is `end`, without an id. A caller who comes back after that gets 204, which ends an EventSource. A
+    stream that breaks off without it, as each does after five minutes, is resumed.
     """
     if services.tail.count >= MOST_STREAMS:
         raise Problem(
@@ -80,23 +83,26 @@ async def stream_events(
     is_over = bool(last_event_id) and await shown.has_ended_for_good(services, found.order_id)
     if is_over and not await services.reads.events(found.order_id, last_event_id, 1):
         return Response(status_code=HTTPStatus.NO_CONTENT)
+    # Without a row there are no events yet, and nothing says whether there will be.
+    status = found.status if last_event_id and found.created_at else ""
     return StreamingResponse(
-        _stream(services, found.order_id, last_event_id),
+        _stream(services, found.order_id, last_event_id, status),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
 
 
-async def _stream(services: Services, order_id: str, last: int) -> AsyncIterator[bytes]:
-    """Write the events, a comment where nothing happens, and the end.
+async def _stream(services: Services, order_id: str, last: int, status: str) -> AsyncIterator[bytes]:
+    """Write the events after the last one, which left the order in a status; a comment where nothing happens; the end.
 
     Whatever the tail sees, what is read here decides: the events after the last one that was sent.
     """
     yield format_sse_event(comment="events of one order", retry=RETRY_SECONDS * 1000)
+    clock = asyncio.get_running_loop().time
+    ends_at = clock() + LONGEST_SECONDS
     with services.tail.watch(order_id) as watch:
         watch.seen = last
-        status = ""
-        while not services.stop.is_set():
+        while not services.stop.is_set() and clock() < ends_at:
             watch.changed.clear()
             try:
                 rows = await services.reads.events(order_id, watch.seen)
@@ -113,7 +119,7 @@ async def _stream(services: Services, order_id: str, last: int) -> AsyncIterator
             except SagaError:
                 await _first_of(services, watch.changed, RETRY_SECONDS)
                 continue
-            is_ending = not status or status in _ENDED
+            is_ending = status in _ENDED
             if not await _first_of(services, watch.changed, _CLOSE_SECONDS if is_ending else _PING_SECONDS):
                 yield format_sse_event(comment="nothing new")
 

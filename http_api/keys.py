@@ -24,9 +24,10 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+from pydantic import ConfigDict, Field, TypeAdapter
 from typer.exceptions import TyperException
 
 from adapters.config import ApiSettings, ConfigurationError, load
@@ -52,16 +53,21 @@ class Scope(StrEnum):
 class Key:
     """A key without its secret."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
     id: str
     name: str
     """Who has it: kept in the log of an order that its holder cancels, retries or resolves."""
-    sha256: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     """Of the secret, which has 256 random bits: there is nothing to guess, so no slow hash is needed."""
-    scopes: tuple[str, ...]
+    scopes: tuple[Scope, ...]
     customers: tuple[str, ...] | None
     """For whom orders may be placed, and whose may be seen; None for all."""
     created_at: str
     revoked_at: str | None = None
+
+
+_FILE = TypeAdapter(dict[Literal["keys"], list[Key]])
 
 
 class KeysUnusable(Exception):
@@ -99,7 +105,7 @@ class KeyFile:
                 self._seen = seen
         except FileNotFoundError:
             self._keys, self._seen = {}, None
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, KeyError) as error:  # Pydantic's is a ValueError
             raise KeysUnusable(f"the API keys in {self._path} cannot be read: {type(error).__name__}") from None
         return self._keys
 
@@ -144,16 +150,7 @@ class KeyFile:
 
 
 def _read(path: Path) -> dict[str, Key]:
-    keys = [
-        Key(**{**each, "scopes": tuple(Scope(scope) for scope in each["scopes"]), "customers": _tuple(each)})
-        for each in json.loads(path.read_text(encoding="utf-8"))["keys"]
-    ]
-    return {key.id: key for key in keys}
-
-
-def _tuple(key: dict[str, list[str] | None]) -> tuple[str, ...] | None:
-    customers = key["customers"]
-    return None if customers is None else tuple(customers)
+    return {key.id: key for key in _FILE.validate_json(path.read_bytes())["keys"]}
 
 
 def _digest(token: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jwt
 
+from domain.identifiers import is_identifier
 from http_api.keys import Scope
 from http_api.principal import Principal
 
@@ -50,7 +51,7 @@ class OpenIdProvider:
             raise ProviderAway(str(error)) from None
         except (OSError, ValueError) as error:
             raise ProviderAway(f"{type(error).__name__}: {error}") from None
-        except jwt.PyJWTError as error:
+        except (jwt.PyJWTError, RecursionError) as error:  # lists within lists are no token
             _log.info("a token was refused: %s", type(error).__name__)
             return None
         return _principal(claims)
@@ -86,6 +87,10 @@ def _principal(claims: dict[str, Any]) -> Principal:
         caller=f"oidc:{claims['sub']}",
         name=str(claims["sub"]),
         scopes=frozenset(_SCOPES[name] for name in granted if name in _SCOPES),
-        # What is there and no list restricts to nothing.
-        customers=None if customers is None else frozenset(customers if isinstance(customers, list) else ()),
+        # What is there and no list restricts to nothing, and what is no name is nobody.
+        customers=None if customers is None else frozenset(_names(customers)),
     )
+
+
+def _names(claim: Any) -> list[str]:
+    return [each for each in claim if is_identifier(each)] if isinstance(claim, list) else []

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from pydantic import AwareDatetime, BeforeValidator
 from temporalio.service import RPCError
 
+from adapters.order_query import FoundOrder
 from client.failures import ClientError, NoSuchOrder
 from domain.identifiers import identifier_problem
 from domain.model import ENDINGS, CheckoutInput, ExecutionMode, OrderLine, order_id_conflict
@@ -41,6 +42,8 @@ OrderIdInPath = Annotated[str, Path(description="The order's id, percent-encoded
 _LONGEST_WAIT = 20
 _LOOKS_EVERY_SECONDS = 0.1
 _ID_BYTES = 16
+# The ids that `order_id_for` gives. Who chose one of another caller's key would take that key's order id away.
+_BY_A_KEY = re.compile(r"o-[a-z2-7]{26}")
 _ENDED = frozenset(
     {
         OrderStatusWord.COMPLETED,
@@ -97,11 +100,14 @@ async def place_order(  # noqa: PLR0913, PLR0917 - what a request has
     placed = _checked(order, order_id_for(principal.caller, idempotency_key), services.execution_mode)
     if not principal.may_act_for(placed.customer):
         raise Problem(HTTPStatus.FORBIDDEN, "customer", "The key of this request is for other customers.")
-    is_new = await _start(services, placed, is_chosen=order.order_id is not None)
+    is_chosen = order.order_id is not None
+    is_new = await _start(services, placed, is_chosen=is_chosen)
     if wait:
         await _until_ended(services, placed.order_id, wait)
-    # Of an order that has just begun nothing is known yet, and nobody is asked.
-    found = shown.begun(services, placed) if is_new and not wait else await _current(services, placed)
+    if is_new and not wait:  # nothing is known yet, and nobody is asked
+        found = shown.begun(services, placed)
+    else:
+        found = await _current(services, placed, is_chosen=is_chosen)
     response.headers["Location"] = found.links.self
     if not is_new:
         response.status_code = HTTPStatus.OK
@@ -171,7 +177,7 @@ async def visible(services: Services, principal: Reader, order_id: str) -> Order
     """
     found = await shown.find(services, order_id)
     if not principal.may_act_for(found.customer):
-        raise NoSuchOrder(f"there is no order {order_id}: neither Temporal nor the database knows it")
+        raise shown.no_such_order(order_id)
     return found
 
 
@@ -191,6 +197,10 @@ def _checked(order: NewOrder, id_by_key: str, mode: ExecutionMode) -> CheckoutIn
         for pointer, value in identifiers.items()
         if (problem := identifier_problem(value))
     ]
+    if order_id != id_by_key and _BY_A_KEY.fullmatch(order_id):
+        faults.append(
+            Fault(pointer="/order_id", detail="ids of this form follow from an Idempotency-Key: choose another")
+        )
     if faults:
         raise invalid(*faults[:20])
     lines = tuple(OrderLine(line.sku, line.quantity) for line in order.lines)
@@ -209,7 +219,7 @@ async def _start(services: Services, placed: CheckoutInput, *, is_chosen: bool) 
     found = None
     with suppress(SagaError):
         found = await services.reads.order(placed.order_id)
-    if found is not None and found.record.fingerprint not in {None, placed.fingerprint}:
+    if found is not None and _is_anothers(found, placed):
         raise _conflict(placed.order_id, is_chosen=is_chosen)
     if found is not None and (found.record.status in ENDINGS or found.record.carrier):
         return False
@@ -217,6 +227,14 @@ async def _start(services: Services, placed: CheckoutInput, *, is_chosen: bool) 
         return await answered(services.temporal.checkouts.start(placed)) and found is None
     except ClientError:
         raise _conflict(placed.order_id, is_chosen=is_chosen) from None
+
+
+def _is_anothers(found: FoundOrder, placed: CheckoutInput) -> bool:
+    """Return whether the id of an order belongs to one with other content."""
+    record = found.record
+    if record.fingerprint is not None:  # one inserted by hand has none until a saga has seen it
+        return record.fingerprint != placed.fingerprint
+    return (record.customer, frozenset(record.lines)) != (placed.customer, frozenset(placed.lines))
 
 
 def _conflict(order_id: str, *, is_chosen: bool) -> Problem:
@@ -233,9 +251,12 @@ def _conflict(order_id: str, *, is_chosen: bool) -> Problem:
 
 
 async def _until_ended(services: Services, order_id: str, seconds: int) -> None:
-    """Wait until an order has ended or is stuck, or until the time is over. It was accepted: nothing fails here."""
+    """Wait until an order has ended or is stuck, the time is over, or the process ends.
+
+    The order was accepted: nothing fails here.
+    """
     with suppress(TimeoutError, ClientError, RPCError, RuntimeError, SagaError):
-        async with asyncio.timeout(seconds):
+        async with services.waiting(seconds):
             try:
                 await services.temporal.checkouts.outcome(order_id, poll_every=1.0)
             except NoSuchOrder:  # in a batch, or past Temporal's retention
@@ -248,12 +269,18 @@ async def _has_ended(services: Services, order_id: str) -> bool:
     return found is None or found.record.status in _ENDED
 
 
-async def _current(services: Services, placed: CheckoutInput) -> Order:
-    """Show an order that was accepted, whatever answers now."""
+async def _current(services: Services, placed: CheckoutInput, *, is_chosen: bool) -> Order:
+    """Show an order that was accepted, whatever answers now.
+
+    Raises:
+        Problem: another order has the id after all: one of a batch, say, that was not in the database before the start.
+    """
     found = None
     with suppress(SagaError):
         found = await services.reads.order(placed.order_id)
     if found is not None:
+        if _is_anothers(found, placed):
+            raise _conflict(placed.order_id, is_chosen=is_chosen)
         return await shown.by_row(services, found)
     return await shown.by_saga(services, placed)
 

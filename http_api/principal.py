@@ -31,4 +31,4 @@ class Principal:
 def of_key(key: Key) -> Principal:
     """Return the holder of an API key."""
     customers = None if key.customers is None else frozenset(key.customers)
-    return Principal(f"key:{key.name}", key.name, frozenset(Scope(scope) for scope in key.scopes), customers)
+    return Principal(f"key:{key.name}", key.name, frozenset(key.scopes), customers)

@@ -86,6 +86,18 @@ def temporal_is_away() -> Problem:
     )
 
 
+def stopped() -> Problem:
+    """This process ends before it has answered."""
+    return Problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "not-known",
+        "This server is being stopped: it is not known whether this was done. Repeat the request as it is, with the "
+        "same Idempotency-Key where it has one: nothing is done twice.",
+        retry_after=RETRY_SECONDS,
+        headers={"Connection": "close"},
+    )
+
+
 def database_is_away() -> Problem:
     """Postgres does not answer."""
     return Problem(

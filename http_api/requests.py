@@ -66,13 +66,13 @@ async def resolve_step(
     return _accepted(known, f"The step {request.step.value} counts as resolved; what else is stuck is tried again.")
 
 
-async def _checked(services: Services, principal: Principal, path: str, reason: str) -> str:
+async def _checked(services: Services, principal: Principal, order_id: str, reason: str) -> str:
     if problem := reason_problem(reason):
         raise invalid(Fault(pointer="/reason", detail=problem))
-    order_id = shown.order_id_in(path)
+    known = shown.order_id_in(order_id)
     if principal.customers is not None:
-        await visible(services, principal, order_id)
-    return order_id
+        await visible(services, principal, known)
+    return known
 
 
 def _accepted(order_id: str, detail: str) -> Accepted:

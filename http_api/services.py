@@ -1,7 +1,8 @@
 """What the routes work with, and who calls them."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -36,6 +37,20 @@ class Services:
     execution_mode: ExecutionMode
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the process is about to end."""
+
+    @asynccontextmanager
+    async def waiting(self, seconds: float) -> AsyncIterator[None]:
+        """Wait inside the block for so long at most, and no longer than the process runs; then raise TimeoutError."""
+        async with asyncio.timeout(seconds) as limit:
+            watching = asyncio.create_task(self._end(limit))
+            try:
+                yield
+            finally:
+                watching.cancel()
+
+    async def _end(self, limit: asyncio.Timeout) -> None:
+        await self.stop.wait()
+        limit.reschedule(0)
 
 
 def of_request(request: Request) -> Services:

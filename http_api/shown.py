@@ -48,6 +48,11 @@ def order_id_in(path: str) -> str:
     return order_id
 
 
+def no_such_order(order_id: str) -> NoSuchOrder:
+    """Make the error of an order that there is not; one that the caller may not see cannot be told from it."""
+    return NoSuchOrder(f"There is no order {order_id}. GET /v1/orders lists those that there are.")
+
+
 def links(order_id: str, history: str | None = None) -> Links:
     """Return where more of an order is."""
     place = f"/v1/orders/{quote(order_id, safe='')}"
@@ -97,10 +102,13 @@ async def find(services: Services, order_id: str) -> Order:
 
 async def _order_of(services: Services, order_id: str) -> CheckoutInput:
     client = services.temporal.client
-    run = await answered(executions.of_order(client, order_id))
+    try:
+        run = await answered(executions.of_order(client, order_id))
+    except NoSuchOrder:
+        raise no_such_order(order_id) from None
     order = await answered(executions.order_of(client, run.workflow_id, run.run_id))
-    if order is None:
-        raise NoSuchOrder(f"there is no order {order_id}: the workflow of that id was started with something else")
+    if order is None:  # the workflow of that id was started with something else
+        raise no_such_order(order_id)
     return order
 
 
@@ -191,9 +199,12 @@ async def has_ended_for_good(services: Services, order_id: str) -> bool:
     if found is not None and found.record.status != OrderStatus.COMPLETED:
         return found.record.status in {OrderStatus.REJECTED, OrderStatus.CANCELLED}
     workflow_ids = [checkout_workflow_id(order_id), *filter(None, [found.record.carrier if found else None])]
-    runs = (answered(services.temporal.orders.run_of(workflow_id), _ASK_SECONDS) for workflow_id in workflow_ids)
+
+    async def newest_run(workflow_id: str) -> executions.Execution | None:
+        return await answered(services.temporal.orders.run_of(workflow_id), _ASK_SECONDS)
+
     try:
-        newest = await asyncio.gather(*runs)
+        newest = await asyncio.gather(*map(newest_run, workflow_ids))
     except (Problem, RPCError):
         return False
     return not any(run is not None and run.is_open for run in newest)

@@ -14,6 +14,7 @@ from devstack.stack import DevStack
 from sagafence.devservers.ports import free_port
 from tests.conftest import Shop
 from tests.http_api.conftest import TEA, Api, reader_url, serving
+from tests.workflow.sagas import until
 
 NO_DATABASE = "postgresql+asyncpg://checkout_reader@127.0.0.1:{port}/checkout"
 
@@ -125,3 +126,36 @@ async def test_an_order_whose_wait_meets_an_outage_was_accepted(api: Api, monkey
     answer = await api.place(TEA, wait=5)
 
     assert (answer.status_code, answer.json()["status"]) == (201, "running")
+
+
+async def test_an_order_that_is_waited_for_when_the_process_ends_is_answered(api: Api) -> None:
+    placing = asyncio.create_task(api.place(TEA, wait=20))  # there is no worker
+
+    async def is_placed() -> bool:
+        return bool(api.server.server_state.tasks)
+
+    await until(is_placed)
+    api.server.should_exit = True
+    answer = await placing
+
+    assert (answer.status_code, answer.json()["status"]) == (201, "running")
+
+
+async def test_a_request_that_the_end_of_the_process_cuts_off_is_said_to_be_not_known(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = asyncio.Event()
+
+    async def frozen(*_arguments: object) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(api.services.temporal.checkouts, "start", frozen)
+    monkeypatch.setattr(api.server.config, "timeout_graceful_shutdown", 0.1)
+    placing = asyncio.create_task(api.place(TEA))
+    await begun.wait()
+    api.server.should_exit = True
+    answer = await placing
+
+    assert (answer.status_code, answer.json()["type"]) == (503, "about:blank#not-known")
+    assert answer.headers["retry-after"]

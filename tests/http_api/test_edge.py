@@ -1,12 +1,14 @@
 """What any caller may send: nothing is a 5xx, nothing holds a connection for long, every answer has its headers."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import pytest
 
 from http_api import edge, server
 from tests.http_api.conftest import TEA, Api
+from tests.workflow.sagas import until
 
 
 async def raw(api: Api, *parts: bytes, pause: float = 0) -> bytes:
@@ -91,6 +93,74 @@ async def test_the_next_request_of_a_connection_gets_its_own_time(shared: Api, m
 
     assert answer.count(b"HTTP/1.1 200 ") == 2
     assert answer.count(b"HTTP/1.1 408 ") == 1
+
+
+async def test_blank_lines_do_not_keep_a_connection(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HEADER_SECONDS", 0.3)
+
+    answer = await raw(api, b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n", b"\r\n", pause=0.1)
+
+    assert answer.count(b"HTTP/1.1 408 ") == 1
+
+
+async def test_a_slow_second_request_leaves_the_first_its_answer(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HEADER_SECONDS", 0.1)
+
+    async def slow() -> tuple[list[object], int]:
+        await asyncio.sleep(0.4)
+        return [], 0
+
+    monkeypatch.setattr(api.services.reads, "findings", slow)
+    first = f"GET /v1/audit HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {api.key}\r\n\r\n".encode()
+
+    answer = await raw(api, first, b"GET /v1/audit HTTP/1.1\r\n", pause=0.05)
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"is_clean" in answer
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+async def test_what_follows_a_body_is_no_header(api: Api) -> None:
+    answer = await raw(
+        api,
+        f"POST /v1/orders HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {api.key}\r\nconnection: close\r\n".encode()
+        + b"content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+        + b"2\r\n{}\r\n0\r\nidempotency-key: late\r\n\r\n",
+    )
+
+    assert b"about:blank#idempotency-key" in answer
+
+
+@pytest.mark.parametrize("pause", [0, 0.2])
+async def test_an_offer_of_another_protocol_costs_no_body(api: Api, pause: float) -> None:
+    body = json.dumps(TEA).encode()
+    head = (
+        f"POST /v1/orders HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nContent-Length: {len(body)}\r\n"
+        "Host: x\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\nUpgrade: h2c\r\n"
+        f"Authorization: Bearer {api.key}\r\nIdempotency-Key: once\r\nContent-Type: application/json\r\n\r\n"
+    ).encode()
+    last = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+
+    answer = await raw(api, *([head, body, last] if pause else [head + body, last]), pause=pause)
+
+    assert answer.startswith(b"HTTP/1.1 201 "), answer
+    assert answer.count(b"HTTP/1.1 200 ") == 1
+
+
+async def test_a_caller_who_does_not_read_is_cut_off(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "READ_SECONDS", 0.3)
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]), limit=1024)
+    try:
+        for _ in range(20):  # more than the buffers of two sockets hold
+            writer.write(b"GET /docs/assets/swagger-ui-bundle.js HTTP/1.1\r\nhost: x\r\n\r\n")
+        await reader.readline()
+
+        async def is_cut_off() -> bool:
+            return not api.server.server_state.connections
+
+        await until(is_cut_off)
+    finally:
+        writer.close()
 
 
 @pytest.mark.parametrize(

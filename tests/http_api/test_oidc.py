@@ -104,6 +104,17 @@ async def test_a_token_names_its_holder(provider: Provider) -> None:
     assert found.scopes == {Scope.BUY, Scope.OPERATE}
 
 
+@pytest.mark.parametrize("customers", [[["alice"]], [1, "alice"], [None], "alice", {"alice": 1}, 0, ["a\0"]])
+async def test_customers_that_are_no_names_open_nothing_and_break_nothing(
+    api: Api, provider: Provider, customers: Any
+) -> None:
+    api.services.oidc = OpenIdProvider(provider.issuer, AUDIENCE)
+
+    listed = await api.call("GET", "/v1/orders", key=token(provider, checkout_customers=customers))
+
+    assert (listed.status_code, listed.json()["orders"]) == (200, [])
+
+
 async def test_what_the_provider_has_not_signed_for_us_is_refused(provider: Provider) -> None:
     oidc = OpenIdProvider(provider.issuer, AUDIENCE)
     claims = jwt.decode(token(provider), options={"verify_signature": False})
@@ -123,6 +134,7 @@ async def test_what_the_provider_has_not_signed_for_us_is_refused(provider: Prov
         "an unknown key": jwt.encode(claims, KEY, "RS256", headers={"kid": "2"}),
         "no token": "x",
         "half a token": token(provider)[:-10],
+        "lists without end": f"{base64.urlsafe_b64encode(b'[' * 6000).decode()}.e30.e30",
     }
 
     refused = {name: await oidc.principal(given) for name, given in tokens.items()}

@@ -88,15 +88,22 @@ async def test_an_order_of_a_batch_and_one_by_hand_are_cancelled_too(api: Api, s
     assert (in_batch[0], alone[0]) == (202, 202)
 
 
-async def test_a_retry_is_accepted_before_its_round_is_over_and_ends_the_order(api: Api, shop: Shop) -> None:
-    async with shop.working():
-        order_id = await stuck_order(shop)
-        status, _ = await ask(api, order_id, "retry", reason="is it fixed?")  # it is not: the round lasts 2 s
-        assert status == 202
+async def test_a_retry_is_accepted_before_its_round_is_over_and_ends_the_order(
+    api: Api, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gates, order = Gates(), shop.order("nemo")
+    await shop.database.run(BREAK_UNDO["pay"])
+    async with shop.working(interceptors=(gates,)):
+        await shop.start(order)
+        await until_status(shop, order, "stuck")
+        monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO, give_up_ms=20_000))
+        gate = gates.hold(order, "refund_payment", "before")  # the round lasts until it opens
         await shop.database.run(MEND_UNDO["pay"])
 
-        status, _ = await ask(api, order_id, "retry", reason="now it is")
-        await until_status(shop, shop.order(order_id=order_id), "rejected")
+        status, _ = await ask(api, order.order_id, "retry", reason="the bank answers again")
+        await gate.reached()
+        gate.open()
+        await until_status(shop, order, "rejected")
 
     assert status == 202
 

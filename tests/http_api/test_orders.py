@@ -125,6 +125,38 @@ async def test_an_order_of_a_batch_is_replayed_and_no_second_saga_begun(api: Api
         await api.services.temporal.checkouts.status(order.order_id)
 
 
+async def test_an_order_by_hand_is_started_by_its_own_content_alone(api: Api, shop: Shop) -> None:
+    order = shop.order()
+    await shop.accept_by_hand(order)
+    others = [{**TEA, "customer": "nemo"}, {**TEA, "lines": [{"sku": "tea-mug", "quantity": 2}]}]
+
+    refused = [await api.place({**other, "order_id": order.order_id}) for other in others]
+    async with shop.working():
+        own = await api.place({**TEA, "order_id": order.order_id}, wait=20)
+
+    assert [answer.status_code for answer in refused] == [409, 409]
+    assert [answer.json()["type"] for answer in refused] == ["about:blank#order-id-conflict"] * 2
+    assert (own.status_code, own.json()["status"]) == (200, "completed")
+
+
+@pytest.mark.usefixtures("worker")
+async def test_an_order_that_a_batch_writes_meanwhile_is_not_shown_as_the_callers(
+    api: Api, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, reads = shop.order(), api.services.reads
+    read = reads.order
+
+    async def not_there_yet(order_id: str) -> None:
+        assert await read(order_id) is None
+        monkeypatch.setattr(reads, "order", read)
+        await api.services.temporal.checkouts.carry([order])
+
+    monkeypatch.setattr(reads, "order", not_there_yet)
+    answer = await api.place({**TEA, "customer": "nemo", "order_id": order.order_id}, wait=20)
+
+    assert (answer.status_code, answer.json()["type"]) == (409, "about:blank#order-id-conflict")
+
+
 async def test_callers_have_keys_of_their_own_and_a_rotated_key_is_the_same_caller(shared: Api) -> None:
     name = uuid.uuid4().hex
     old, new = (shared.key_for(Scope.BUY, name=name) for _ in range(2))
@@ -134,6 +166,18 @@ async def test_callers_have_keys_of_their_own_and_a_rotated_key_is_the_same_call
 
     assert ids[0] == ids[1] != ids[2]
     assert ids[0] == order_id_for(f"key:{name}", "once")
+
+
+async def test_the_id_of_anothers_key_cannot_be_chosen(api: Api) -> None:
+    name = uuid.uuid4().hex
+    key, taken = api.key_for(Scope.BUY, name=name), order_id_for(f"key:{name}", "once")
+
+    chosen = await api.place({**TEA, "customer": "bob", "order_id": taken})
+    placed = await api.place(TEA, idempotency_key="once", key=key)
+    again = await api.place({**TEA, "order_id": taken}, idempotency_key="once", key=key)
+
+    assert (chosen.status_code, chosen.json()["errors"][0]["pointer"]) == (422, "/order_id")
+    assert (placed.status_code, placed.json()["order_id"], again.status_code) == (201, taken, 200)
 
 
 async def test_a_key_for_some_customers_buys_for_no_other(shared: Api) -> None:

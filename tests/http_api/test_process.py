@@ -212,6 +212,14 @@ async def test_a_port_that_is_taken_is_named_with_what_to_set(process: Process) 
     assert f"The API cannot listen on 127.0.0.1:{process.port}: Address already in use." in said
 
 
+async def test_an_address_that_is_not_known_is_named_with_why(process: Process) -> None:
+    code, said = run({**process.environment, "CHECKOUT_API_HOST": "no-such-host.invalid"})
+
+    assert (code, "Traceback" in said) == (1, False)
+    assert "The API cannot listen on no-such-host.invalid:" in said
+    assert "Unknown error" not in said
+
+
 @pytest.mark.parametrize(
     ("setting", "value", "said"),
     [

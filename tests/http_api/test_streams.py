@@ -1,10 +1,13 @@
 """Streams of events: each once and in sequence, resumed where they broke off, closed when the order has ended."""
 
 import asyncio
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from http_api import events
+from http_api.reads import MOST_EVENTS
 from sagafence import DatabaseUnavailable
 from tests.conftest import Shop
 from tests.http_api.conftest import TEA, Api, stream
@@ -82,6 +85,46 @@ async def test_a_stream_of_a_completed_order_stays_open_while_it_may_be_taken_ba
     assert numbers == list(range(1, len(numbers) + 1))
 
 
+@pytest.mark.parametrize("last", [None, 1])
+async def test_a_stream_of_an_order_that_stands_still_asks_nobody(
+    api: Api, shop: Shop, monkeypatch: pytest.MonkeyPatch, last: int | None
+) -> None:
+    monkeypatch.setattr(events, "_CLOSE_SECONDS", 0.01)
+    gates, order, asked = Gates(), shop.order(), 0
+    gate = gates.hold(order, "charge_payment", "before")
+    read = api.services.reads.events
+
+    async def counted(order_id: str, after: int, limit: int = MOST_EVENTS) -> Any:
+        nonlocal asked
+        asked += 1
+        return await read(order_id, after, limit)
+
+    monkeypatch.setattr(api.services.reads, "events", counted)
+    async with shop.working(interceptors=(gates,)):
+        await shop.start(order)
+        await gate.reached()
+        reading = asyncio.create_task(stream(api, order.order_id, last=last))
+        await until_open(api, 1)
+        newest, polls = api.services.reads.newest_events, 0
+
+        async def polled(order_ids: Sequence[str]) -> dict[str, int]:
+            nonlocal polls
+            polls += 1
+            return await newest(order_ids)
+
+        monkeypatch.setattr(api.services.reads, "newest_events", polled)
+
+        async def is_polled() -> bool:
+            return polls == 3
+
+        await until(is_polled)
+        gate.open()
+        asked_meanwhile = asked
+        await reading
+
+    assert asked_meanwhile <= 2
+
+
 async def test_a_stream_outlives_an_outage_of_the_database(
     api: Api, shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +152,22 @@ async def test_a_stream_outlives_an_outage_of_the_database(
         sent = await reading
 
     assert [(each.event, each.id) for each in sent] == SHIPPED
+
+
+async def test_a_stream_does_not_outlive_its_key_for_long(
+    api: Api, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "LONGEST_SECONDS", 0.3)
+    monkeypatch.setattr(events, "_PING_SECONDS", 0.1)
+    order = shop.order()
+    await shop.accept_by_hand(order)
+
+    sent = await stream(api, order.order_id)
+    assert api.keys.revoke(api.key.split("_")[1])
+    again = await api.call("GET", f"/v1/orders/{order.order_id}/stream", headers={"Last-Event-ID": sent[-1].id})
+
+    assert [each.event for each in sent] == ["status"]  # no end is claimed: it can be resumed
+    assert again.status_code == 401
 
 
 async def test_a_process_has_only_so_many_streams(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
