@@ -46,7 +46,7 @@ def nobody_takes(monkeypatch: pytest.MonkeyPatch) -> Ask:
 
     async def ask(request: Callable[[], Awaitable[object]]) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(requests, "_ACCEPT_SECONDS", 1.0)
+            patch.setitem(vars(requests.UNTIL_ANSWERED), "accept_seconds", 1.0)  # it is frozen
             with pytest.raises(NotKnownYet, match=TOLD):
                 await request()
 
