@@ -25,6 +25,10 @@ _TUNING: dict[str, object] = {
     "history.timerProcessorMaxPollRPS": 5_000,
     "history.visibilityProcessorMaxPollRPS": 5_000,
     "history.timerProcessorMaxTimeShift": "10ms",
+    # How soon a queue knows that its tasks are done. A closed workflow is deleted once it is known that it was closed:
+    # with the default of 30 s that takes half a minute.
+    "history.transferProcessorUpdateAckInterval": "500ms",
+    "history.visibilityProcessorUpdateAckInterval": "500ms",
     "frontend.rps": 50_000,
     "frontend.namespaceRPS": 50_000,
     "frontend.namespaceRPS.visibility": 5_000,
