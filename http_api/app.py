@@ -36,6 +36,7 @@ _FOR_ALL = documented(
     HTTPStatus.SERVICE_UNAVAILABLE,
 )
 _PAGE = Path(__file__).parents[1] / "web"
+_FOR_ALL |= {431: {"description": "Line and headers have more than 16 kB"}}  # answered before there is an app
 _DOCS_PAGE = """<!doctype html>
 <html lang="en">
 <head>
