@@ -124,6 +124,13 @@ SLOW_TESTS = frozenset(
         "test_an_order_of_a_batch_that_temporal_has_forgotten_has_no_history",
         "test_an_order_whose_history_may_be_gone_links_to_one_only_where_it_is",
         # tests/integration and tests/unit
+        "test_a_mutant_is_killed_by_a_failing_test_and_survives_a_blind_one",
+        "test_a_port_that_somebody_has_is_named_and_how_to_find_them",
+        "test_no_text_from_outside_acts_at_an_edge",
+        "test_ten_thousand_orders_meet_every_kind_of_batch",
+        "test_ten_thousand_orders_meet_every_kind_of_everything",
+        "test_ten_thousand_orders_meet_every_kind_of_second_run",
+        "test_whatever_is_typed_composed_is_an_id_or_is_refused_in_printable_words",
         "test_a_data_folder_that_is_put_back_under_a_follower_loses_no_event",
         "test_a_hang_is_an_error_unless_the_mutant_says_that_it_hangs",
         "test_every_character_there_is_means_the_same_to_the_database",
