@@ -1,14 +1,15 @@
 """Around every request: how its path is read, how long its body may take, what every answer has."""
 
 import asyncio
+from collections import Counter
 from http import HTTPStatus
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from http_api.problems import Problem, stopped
+from http_api.problems import Fault, Problem, invalid, stopped
 from http_api.shown import ENCODED_SLASH
 
 MOST_BODY_BYTES = 64 * 1024
@@ -57,6 +58,7 @@ class Edge:
 
         scope["path"] = _path(scope["raw_path"])
         try:
+            _require_each_parameter_once(scope["query_string"])
             body = await _body(receive)
         except ClientDisconnect:
             return
@@ -85,6 +87,13 @@ def _again(read: bytes, receive: Receive) -> Receive:
         return message
 
     return receive_again
+
+
+def _require_each_parameter_once(query: bytes) -> None:
+    """Refuse a parameter that is there twice: which of the two counts, nobody could know."""
+    names = Counter(name for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+    if twice := sorted(name for name, times in names.items() if times > 1):
+        raise invalid(*(Fault(pointer=name, detail="it is there more than once") for name in twice[:20]))
 
 
 def _path(raw: bytes) -> str:

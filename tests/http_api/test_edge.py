@@ -189,6 +189,12 @@ async def test_a_strange_path_is_not_found(shared: Api, path: str) -> None:
     assert answer.startswith(b"HTTP/1.1 404 "), answer
 
 
+async def test_a_parameter_that_is_there_twice_is_refused(shared: Api) -> None:
+    answer = await shared.call("GET", "/v1/orders?limit=1&status=stuck&limit=2")
+
+    assert (answer.status_code, [fault["pointer"] for fault in answer.json()["errors"]]) == (422, ["limit"])
+
+
 async def test_a_method_that_an_address_does_not_take_is_named_with_those_that_it_takes(shared: Api) -> None:
     answer = await shared.call("PUT", "/v1/orders", json=TEA)
 
