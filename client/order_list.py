@@ -105,7 +105,7 @@ class _Others:
             if run is not None and await self._orders.is_own(record):
                 return listed(record.order_id, run), own
             batch = self._batches.get(record.carrier or "")
-            status, place = as_shown(record), batch.workflow_id if batch else None
+            status, place = as_shown(record.status), batch.workflow_id if batch else None
             if record.status in MOVING and (batch is None or not batch.is_open):
                 found = await self._orders.shown(record)
                 status, place = found.status.status, found.workflow_id
@@ -114,7 +114,7 @@ class _Others:
 
 def _needs_lookup(record: OrderRecord, listed_as: str | None) -> bool:
     """Return whether visibility does not list an order, or lists it by a saga that may be another order's."""
-    return listed_as is None or (listed_as in MAY_BE_ANOTHERS and listed_as != as_shown(record))
+    return listed_as is None or (listed_as in MAY_BE_ANOTHERS and listed_as != as_shown(record.status))
 
 
 def _wider(status: str) -> str:

@@ -151,7 +151,7 @@ class Orders:
                 raise _Moved(str(refusal)) from None
             else:
                 return lambda: self._cancelled_in_batch(batch, request)
-        raise _Moved(f"order {record.order_id} is {as_shown(record)}, and {_LOST}")
+        raise _Moved(f"order {record.order_id} is {as_shown(record.status)}, and {_LOST}")
 
     async def _cancelled_in_batch(self, workflow_id: str, request: CancelOrder) -> Found:
         batch = self._client.get_workflow_handle(workflow_id, result_type=BatchReport)
@@ -197,7 +197,9 @@ class Orders:
         record = await self._recorded(order_id)
         if record.status == OrderStatus.STUCK:
             return Refused(f"order {order_id} is stuck, and its workflow is gone: starter.py sweep starts another one")
-        return Refused(f"order {order_id} is {as_shown(record)}, not stuck: there is nothing to retry or resolve")
+        return Refused(
+            f"order {order_id} is {as_shown(record.status)}, not stuck: there is nothing to retry or resolve"
+        )
 
     # Status --------------------------------------------------------------------------------------------
 
@@ -271,15 +273,15 @@ def _why(request: CancelOrder) -> str:
     return tidy(f"cancelled: {who_and_why(request.by, request.reason)}")
 
 
-def as_shown(record: OrderRecord) -> str:
-    """Name an order's status as a saga would name it."""
-    return "running" if record.status in MOVING else record.status
+def as_shown(status: str) -> str:
+    """Name a status of `orders.status` as a saga would name it."""
+    return "running" if status in MOVING else status
 
 
 def _status(record: OrderRecord, reason: str | None) -> CheckoutStatus:
     return CheckoutStatus(
         record.order_id,
-        as_shown(record),
+        as_shown(record.status),
         reason,
         record.total_minor,
         record.currency,

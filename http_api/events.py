@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from sqlalchemy import Row
 
-from domain.model import OrderStatus
+from domain.model import ENDINGS
 from http_api import shown
 from http_api.models import Event, EventList
 from http_api.orders import OrderIdInPath, visible
@@ -29,7 +29,6 @@ _MOST_SEQ = 2**31 - 1
 _PING_SECONDS = 10.0
 # How often a completed order is looked at whose run is still open.
 _CLOSE_SECONDS = 0.5
-_ENDED = frozenset({OrderStatus.COMPLETED, OrderStatus.REJECTED, OrderStatus.CANCELLED})
 
 
 @router.get(
@@ -111,7 +110,7 @@ async def _stream(services: Services, order_id: str, last: int, status: str) -> 
                     yield format_sse_event(data_str=_event(row).model_dump_json(), event="status", id=str(row.seq))
                 if len(rows) == MOST_EVENTS:
                     continue
-                if (not status or status in _ENDED) and await shown.has_ended_for_good(services, order_id):
+                if (not status or status in ENDINGS) and await shown.has_ended_for_good(services, order_id):
                     if await services.reads.events(order_id, watch.seen, 1):
                         continue  # written between the two reads
                     yield format_sse_event(event="end", data_str="{}")
@@ -119,7 +118,7 @@ async def _stream(services: Services, order_id: str, last: int, status: str) -> 
             except SagaError:
                 await _first_of(services, watch.changed, RETRY_SECONDS)
                 continue
-            is_ending = status in _ENDED
+            is_ending = status in ENDINGS
             if not await _first_of(services, watch.changed, _CLOSE_SECONDS if is_ending else _PING_SECONDS):
                 yield format_sse_event(comment="nothing new")
 

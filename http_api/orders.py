@@ -17,7 +17,7 @@ from temporalio.service import RPCError
 from adapters.order_query import FoundOrder
 from client.failures import ClientError, NoSuchOrder
 from domain.identifiers import identifier_problem
-from domain.model import ENDINGS, CheckoutInput, ExecutionMode, OrderLine, order_id_conflict
+from domain.model import ENDINGS, CheckoutInput, ExecutionMode, OrderLine, OrderStatus, order_id_conflict
 from http_api import shown
 from http_api.models import NewOrder, Order, OrderList, OrderStatusWord
 from http_api.problems import Fault, Problem, documented, invalid
@@ -44,15 +44,6 @@ _LOOKS_EVERY_SECONDS = 0.1
 _ID_BYTES = 16
 # The ids that `order_id_for` gives. Who chose one of another caller's key would take that key's order id away.
 _BY_A_KEY = re.compile(r"o-[a-z2-7]{26}")
-_ENDED = frozenset(
-    {
-        OrderStatusWord.COMPLETED,
-        OrderStatusWord.REJECTED,
-        OrderStatusWord.CANCELLED,
-        OrderStatusWord.STUCK,
-        OrderStatusWord.TERMINATED,
-    }
-)
 
 
 _LINKS = {
@@ -266,7 +257,7 @@ async def _until_ended(services: Services, order_id: str, seconds: int) -> None:
 
 async def _has_ended(services: Services, order_id: str) -> bool:
     found = await services.reads.order(order_id)
-    return found is None or found.record.status in _ENDED
+    return found is None or found.record.status in ENDINGS | {OrderStatus.STUCK}
 
 
 async def _current(services: Services, placed: CheckoutInput, *, is_chosen: bool) -> Order:

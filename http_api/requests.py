@@ -13,11 +13,13 @@ from http_api.problems import Fault, documented, invalid
 from http_api.services import Given, Operator, Services
 from http_api.temporal import answered
 
-router = APIRouter(tags=["operators"])
-
-_ANSWERS = documented(
-    HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+router = APIRouter(
+    tags=["operators"],
+    responses=documented(
+        HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    ),
 )
+
 # Several calls each: what the order's runs have answered, the request, the answer.
 _ASK_SECONDS = 5.5
 
@@ -25,7 +27,6 @@ _ASK_SECONDS = 5.5
 @router.post(
     "/v1/orders/{order_id}/cancel",
     status_code=HTTPStatus.ACCEPTED,
-    responses=_ANSWERS,
     openapi_extra={"x-scope": "operate"},
 )
 async def cancel_order(
@@ -40,7 +41,6 @@ async def cancel_order(
 @router.post(
     "/v1/orders/{order_id}/retry",
     status_code=HTTPStatus.ACCEPTED,
-    responses=_ANSWERS,
     openapi_extra={"x-scope": "operate"},
 )
 async def retry_order(order_id: OrderIdInPath, request: RetryBody, services: Given, principal: Operator) -> Accepted:
@@ -53,7 +53,6 @@ async def retry_order(order_id: OrderIdInPath, request: RetryBody, services: Giv
 @router.post(
     "/v1/orders/{order_id}/resolve",
     status_code=HTTPStatus.ACCEPTED,
-    responses=_ANSWERS,
     openapi_extra={"x-scope": "operate"},
 )
 async def resolve_step(

@@ -15,7 +15,7 @@ from temporalio.service import RPCError
 from adapters.order_query import FoundOrder
 from client import executions
 from client.failures import ClientError, NoSuchOrder
-from client.orders import MOVING, as_shown
+from client.orders import as_shown
 from domain.identifiers import composed, identifier_problem
 from domain.lookup import OrderRecord
 from domain.model import CheckoutInput, CheckoutStatus, OrderStatus, StepView
@@ -61,11 +61,10 @@ def links(order_id: str, history: str | None = None) -> Links:
 
 def summary(row: Row[Any]) -> OrderSummary:
     """Show a row of a list."""
-    status = "running" if row.status in MOVING else row.status
     return OrderSummary(
         order_id=row.order_id,
         customer=row.customer,
-        status=OrderStatusWord(status),
+        status=OrderStatusWord(as_shown(row.status)),
         reason=row.reason,
         total_minor=row.total_minor,
         currency=row.currency,
@@ -145,7 +144,7 @@ def _of_status(services: Services, order: CheckoutInput, status: CheckoutStatus)
 async def by_row(services: Services, found: FoundOrder) -> Order:
     """Show an order by its row, with what Temporal alone knows where that matters."""
     record, row = found.record, found.row
-    status, reason, workflow_id = as_shown(record), record.reason, checkout_workflow_id(record.order_id)
+    status, reason, workflow_id = as_shown(record.status), record.reason, checkout_workflow_id(record.order_id)
     history: str | None = services.temporal.checkouts.ui_link(workflow_id)
     age = datetime.now(UTC) - row.updated_at
     is_idle = status in {OrderStatusWord.RUNNING, OrderStatusWord.UNWINDING} and age > _MAY_BE_LOST
