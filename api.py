@@ -36,6 +36,7 @@ from adapters.log_setup import configure_logging
 from adapters.process_exit import leave
 from adapters.streams import clean_streams
 from adapters.temporal import connect
+from client.batcher import Batcher, BatchPolicy
 from domain.policies import EXECUTION_MODE
 from domain.text import json_text
 from domain.version import RELEASE
@@ -120,14 +121,17 @@ async def build_services(settings: ApiSettings, reads: Reads) -> Services:
         raise ConfigurationError(f"CHECKOUT_API_KEYS_FILE: {error}") from None
     identity = f"checkout-api@{socket.gethostname()}-{os.getpid()}"
     client = await connect(identity=identity, api_key_file=settings.temporal_api_key_file, is_lazy=True)
+    temporal = Temporal(client, settings.task_queue, settings.ui_url)
+    most = settings.api_orders_together
     return Services(
         reads=reads,
         tail=Tail(reads),
-        temporal=Temporal(client, settings.task_queue, settings.ui_url),
+        temporal=temporal,
         keys=keys,
         oidc=oidc,
         rates=Rates(settings.api_requests_per_second),
         execution_mode=settings.execution_mode,
+        batcher=Batcher(lambda: temporal.checkouts, BatchPolicy(most=most)) if most > 1 else None,
     )
 
 

@@ -29,7 +29,7 @@
 BEGIN;
 
 -- One more with each release that changes this file. A worker refuses a database with a lower one.
-SET LOCAL checkout.schema_version = 4;
+SET LOCAL checkout.schema_version = 5;
 
 -- Independent of the caller's search_path.
 SET LOCAL search_path = public, pg_temp;
@@ -628,7 +628,11 @@ $$;
 CREATE OR REPLACE FUNCTION orders_move() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
-    IF TG_OP = 'INSERT' THEN
+    -- All three moves at once, behind all three fences.
+    IF TG_OP = 'INSERT' AND NEW.status = 'completed' AND 3 = (
+           SELECT count(*) FROM public.step_fence f WHERE f.saga_id = NEW.order_id AND f.phase = 'done') THEN
+        NEW.event_seq := 3;
+    ELSIF TG_OP = 'INSERT' THEN
         IF NOT public.order_may_move(NULL, NEW.status) THEN
             RAISE EXCEPTION 'order % cannot begin as %', NEW.order_id, NEW.status
                 USING ERRCODE = '23514', CONSTRAINT = 'orders_moves_are_legal', TABLE = 'orders';
@@ -653,7 +657,12 @@ END $$;
 CREATE OR REPLACE FUNCTION orders_log_move() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
-    IF TG_OP = 'INSERT' THEN
+    IF TG_OP = 'INSERT' AND NEW.status = 'completed' THEN
+        INSERT INTO public.order_events (order_id, seq, event, previous_status, status, changed_by)
+        VALUES (NEW.order_id, 1, 'reserved', NULL, 'reserved', 'reserve'),
+               (NEW.order_id, 2, 'paid', 'reserved', 'paid', 'pay'),
+               (NEW.order_id, 3, 'completed', 'paid', 'completed', NEW.changed_by);
+    ELSIF TG_OP = 'INSERT' THEN
         INSERT INTO public.order_events (order_id, seq, event, previous_status, status, changed_by, reason)
         VALUES (NEW.order_id, NEW.event_seq, NEW.status, NULL, NEW.status, NEW.changed_by, NEW.reason);
     ELSIF NEW.status <> OLD.status THEN

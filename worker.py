@@ -36,6 +36,7 @@ from temporalio.worker import Interceptor, PollerBehaviorAutoscaling, Unsandboxe
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from activities.audit import Audit
+from activities.batch_checkout import BatchCheckout
 from activities.batch_steps import Batches
 from activities.batch_unwind import BatchUnwind
 from activities.inventory import Inventory
@@ -162,6 +163,7 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
             Lookups(engine).look_up_orders,
             Sagas().start_sagas,
             Names(long_query_engine or engine).look_up_names,
+            BatchCheckout(engine).check_out_orders,
             batches.reserve_orders,
             batches.charge_orders,
             batches.ship_orders,

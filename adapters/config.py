@@ -184,6 +184,8 @@ class ApiSettings(_ServiceSettings):
     """The API keys, hashed; `python -m http_api.keys` makes and revokes them. Read again when it changes."""
     api_requests_per_second: Annotated[float, Field(gt=0, le=1_000_000)] = 100
     """How many requests a caller may make, over two seconds together; each process counts for itself."""
+    api_orders_together: Annotated[int, Field(ge=1, le=1_000)] = 250
+    """How many orders that come at the same time may share a workflow: group commit. 1 gives each one of its own."""
     api_oidc_issuer: Annotated[str | None, BeforeValidator(_unset_when_empty)] = None
     """The OpenID provider whose access tokens are accepted beside API keys: its `iss`, below which its configuration
     is found."""

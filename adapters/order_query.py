@@ -12,7 +12,7 @@ from domain.model import OrderLine, Step, StepView, format_money, lines_summary
 
 _STEPS = [step.value for step in Step]
 
-_ORDER = text("""
+_ORDERS = text("""
     SELECT o.order_id, o.customer, o.status, o.reason, o.total_minor, o.currency, o.carrier, o.fingerprint,
            o.created_at, o.updated_at, s.tracking_number, i.steps AS stuck_steps, i.cause,
            i.opened_at, i.needs_review,
@@ -21,12 +21,12 @@ _ORDER = text("""
       FROM orders o
       LEFT JOIN shipments s ON s.order_id = o.order_id AND s.state <> 'cancelled'
       LEFT JOIN incidents i ON i.order_id = o.order_id AND i.closed_at IS NULL
-     WHERE o.order_id = :order_id
+     WHERE o.order_id = ANY (CAST(:order_ids AS text[]))
 """)
 _FENCES = text("""
-    SELECT step, phase, had_effect, result ->> 'transfer_id' AS transfer_id,
+    SELECT saga_id, step, phase, had_effect, result ->> 'transfer_id' AS transfer_id,
            result ->> 'tracking_number' AS tracking_number, result ->> 'carrier' AS parcel_carrier
-      FROM step_fence WHERE saga_id = :order_id
+      FROM step_fence WHERE saga_id = ANY (CAST(:order_ids AS text[]))
 """)
 
 
@@ -41,10 +41,23 @@ class FoundOrder:
 
 async def find_order(snapshot: AsyncConnection, order_id: str) -> FoundOrder | None:
     """Read an order within a transaction that sees one committed state."""
-    row = (await snapshot.execute(_ORDER, {"order_id": order_id})).one_or_none()
-    if row is None:
-        return None
-    fences = {each.step: each for each in await snapshot.execute(_FENCES, {"order_id": order_id})}
+    return (await find_orders(snapshot, [order_id])).get(order_id)
+
+
+async def find_orders(snapshot: AsyncConnection, order_ids: Sequence[str]) -> dict[str, FoundOrder]:
+    """Read those of many orders that there are, by order id."""
+    asked = {"order_ids": list(order_ids)}
+    rows = (await snapshot.execute(_ORDERS, asked)).all()
+    if not rows:
+        return {}
+    fences: dict[str, dict[str, Row[Any]]] = {row.order_id: {} for row in rows}
+    for fence in await snapshot.execute(_FENCES, asked):
+        if fence.saga_id in fences:
+            fences[fence.saga_id][fence.step] = fence
+    return {row.order_id: _found(row, fences[row.order_id]) for row in rows}
+
+
+def _found(row: Row[Any], fences: Mapping[str, Row[Any]]) -> FoundOrder:
     lines = [OrderLine(sku, quantity) for sku, quantity in zip(row.skus, row.quantities, strict=True)]
     steps = _steps(row, lines, fences)
     found = record(row, tracking_number=row.tracking_number, customer=row.customer, lines=lines, steps=steps)

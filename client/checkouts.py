@@ -15,7 +15,7 @@ from temporalio.converter import value_to_type
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from client import executions, maintenance
+from client import batch_runs, executions, maintenance
 from client.executions import Execution
 from client.failures import NoSuchOrder, OrderIdConflict, Refused
 from client.listing import GONE, ORDERS, QUERIES, TERMINATED, Listed, listed, listed_status
@@ -23,7 +23,7 @@ from client.pollers import Watch
 from client.requests import UNTIL_ANSWERED, HasEnded, Requests, Waits
 from domain import policies, summaries
 from domain.audit import AuditReport
-from domain.bulk import UNKNOWN, Batch, BatchReport, Outcome, digest, pack
+from domain.bulk import Outcome
 from domain.lookup import NamesInput, NamesReport
 from domain.model import (
     CheckoutInput,
@@ -35,7 +35,6 @@ from domain.model import (
     reason_problem,
 )
 from domain.sweep import SweepReport
-from domain.text import tidy
 
 Handle = WorkflowHandle[Any, CheckoutStatus]
 T = TypeVar("T")
@@ -146,27 +145,18 @@ class Checkouts:
 
         Some may have been delegated to sagas of their own; see `client.batches.delegated_outcome`.
         """
-        batch = Batch([pack(order) for order in orders])
-        workflow_id = policies.bulk_workflow_id(digest(orders))
-        with contextlib.suppress(WorkflowAlreadyStartedError):
-            await self.client.start_workflow(
-                policies.BULK_WORKFLOW,
-                batch,
-                id=workflow_id,
-                task_queue=self.task_queue,
-                request_eager_start=True,
-                task_timeout=policies.WORKFLOW_TASK,
-                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
-                static_summary=summaries.of_batch(orders),
-            )
-        try:
-            handle = self.client.get_workflow_handle(workflow_id, result_type=BatchReport)
-            async with self._watch.over(workflow_id):
-                report: BatchReport = await handle.result()
-        except WorkflowFailureError as failure:
-            why = tidy(f"the workflow {workflow_id} was ended: {failure.cause}")
-            return [Outcome(order.order_id, UNKNOWN, why) for order in orders]
-        return report.unpacked()
+        await self.begin_batch(orders)
+        workflow_id = batch_runs.workflow_id(orders)
+        async with self._watch.over(workflow_id):
+            return await self.batch_outcomes(orders)
+
+    async def begin_batch(self, orders: Sequence[CheckoutInput]) -> bool:
+        """Start the batch of these orders unless it is or was under way; return whether it is begun now."""
+        return await batch_runs.begin(self.client, self.task_queue, orders)
+
+    async def batch_outcomes(self, orders: Sequence[CheckoutInput]) -> Sequence[Outcome]:
+        """Wait for the end of a batch that was begun, and return how each of its orders has ended."""
+        return await batch_runs.outcomes(self.client, orders)
 
     async def outcome(self, order_id: str, *, poll_every: float = _POLL_SECONDS) -> CheckoutStatus:
         """Wait until the order has reached its end, or is stuck.

@@ -49,3 +49,7 @@ class NotKnownYet(NoWorker):
 
 class NoAnswer(NoWorker):
     """The database cannot be asked now: no worker answers, or the database does not."""
+
+
+class Full(ClientError):
+    """Too many orders wait to be put into batches. Nothing was done."""

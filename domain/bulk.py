@@ -12,6 +12,8 @@ from sagafence import InvalidInput
 MAX_BATCH = 1_000
 DELEGATED = "handed over"
 """The outcome of an order that was delegated to a saga of its own."""
+OWNED = "it is owned by another saga"
+"""Why an order is delegated that is under way already."""
 ORDER_ID_CONFLICT = "other content"
 """The outcome of an order whose id belongs to an order with another customer or other lines. Nothing was changed."""
 UNKNOWN = "unknown"
@@ -69,6 +71,9 @@ class Batch:
 
     orders: list[Any]
     """Each as `Packed`, no order id twice. Not decoded here: that would take longer than to reserve them."""
+    is_together: bool = False
+    """Whether all three steps of all orders are done in one transaction: group commit. A history replays as it began,
+    and every batch of an earlier version went step by step."""
 
 
 @dataclass(frozen=True)

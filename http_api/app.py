@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from domain.text import json_text
 from domain.version import RELEASE
-from http_api import audits, counts, events, health, orders, problems, requests
+from http_api import audits, counts, events, health, orders, placing, problems, requests
 from http_api.problems import ProblemDocument, documented
 from http_api.services import Services
 
@@ -76,7 +76,7 @@ def build_app(services: Services) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.services = services
-    routers = [module.router for module in (orders, counts, requests, events, audits)]
+    routers = [module.router for module in (placing, orders, counts, requests, events, audits)]
     for router in routers:
         app.include_router(router, responses=_FOR_ALL)
     app.include_router(health.router)

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 from temporalio.service import RPCError
 
-from client.failures import ClientError, NoSuchOrder, OrderIdConflict, Refused
+from client.failures import ClientError, Full, NoSuchOrder, OrderIdConflict, Refused
 from domain.text import tidy
 from sagafence import InvalidInput, SagaError
 
@@ -180,6 +180,9 @@ def _methods_at(request: Request, routes: Iterable[Route]) -> list[str]:
 def _of_client(error: ClientError) -> Problem:
     detail = str(error)
     match error:
+        case Full():
+            detail = "Too many orders wait already. Nothing was done: repeat the request with the same Idempotency-Key."
+            return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "full", detail, retry_after=RETRY_SECONDS)
         case NoSuchOrder():
             return Problem(HTTPStatus.NOT_FOUND, "no-such-order", detail)
         case OrderIdConflict():

@@ -1,5 +1,6 @@
 """What the API reads from Postgres, as a role that can do nothing else."""
 
+import asyncio
 import base64
 import binascii
 import json
@@ -12,7 +13,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters.database import snapshot
-from adapters.order_query import FoundOrder, find_order
+from adapters.order_query import FoundOrder, find_orders
 from domain.model import ENDINGS, OrderStatus
 from http_api.models import OrderStatusWord
 from sagafence import single_statement
@@ -100,11 +101,33 @@ class Reads:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self._asked_for: dict[str, asyncio.Future[FoundOrder | None]] = {}
+        self._reading: set[asyncio.Task[None]] = set()
 
     async def order(self, order_id: str) -> FoundOrder | None:
-        """Return an order; None where there is none."""
-        async with snapshot(self._engine) as connection:
-            return await find_order(connection, order_id)
+        """Return an order; None where there is none.
+
+        What is asked for at one time, as by those whom one batch has answered, is read at once.
+        """
+        if not self._asked_for:
+            reading = asyncio.create_task(self._read_orders())
+            self._reading.add(reading)
+            reading.add_done_callback(self._reading.discard)
+        found = self._asked_for.setdefault(order_id, asyncio.get_running_loop().create_future())
+        return await asyncio.shield(found)
+
+    async def _read_orders(self) -> None:
+        asked, self._asked_for = self._asked_for, {}
+        try:
+            async with snapshot(self._engine) as connection:
+                orders = await find_orders(connection, list(asked))
+        except Exception as error:  # noqa: BLE001 - each of those who asked raises it
+            for found in asked.values():
+                found.set_exception(error)
+                found.exception()  # they may have gone
+        else:
+            for order_id, found in asked.items():
+                found.set_result(orders.get(order_id))
 
     async def page(self, wanted: Wanted) -> Sequence[Row[Any]]:
         """Return a page of orders, the newest first."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from client.batcher import Batcher
 from domain.model import ExecutionMode
 from http_api.keys import KeyFile, KeysUnusable, Scope
 from http_api.oidc import OpenIdProvider, ProviderAway
@@ -35,6 +36,8 @@ class Services:
     oidc: OpenIdProvider | None
     rates: Rates
     execution_mode: ExecutionMode
+    batcher: Batcher | None = None
+    """None gives each order a workflow of its own."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the process is about to end."""
 

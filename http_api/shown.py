@@ -14,6 +14,7 @@ from temporalio.service import RPCError
 
 from adapters.order_query import FoundOrder
 from client import executions
+from client.batcher import Ended
 from client.failures import ClientError, NoSuchOrder
 from client.orders import as_shown
 from domain.identifiers import composed, identifier_problem
@@ -125,7 +126,21 @@ async def by_saga(services: Services, order: CheckoutInput) -> Order:
     return _of_status(services, order, status)
 
 
-def _of_status(services: Services, order: CheckoutInput, status: CheckoutStatus) -> Order:
+def by_outcome(services: Services, order: CheckoutInput, ended: Ended) -> Order:
+    """Show an order that has ended in a batch, and that the database cannot be asked for."""
+    outcome = ended.outcome
+    status = CheckoutStatus(
+        outcome.order_id,
+        outcome.status,
+        outcome.reason,
+        total_minor=outcome.total_minor,
+        currency=outcome.currency,
+        tracking_number=outcome.tracking_number,
+    )
+    return _of_status(services, order, status, ended.workflow_id)
+
+
+def _of_status(services: Services, order: CheckoutInput, status: CheckoutStatus, workflow_id: str = "") -> Order:
     known = {word.value for word in OrderStatusWord}
     return Order(
         order_id=order.order_id,
@@ -137,18 +152,23 @@ def _of_status(services: Services, order: CheckoutInput, status: CheckoutStatus)
         tracking_number=status.tracking_number,
         lines=[Line(sku=line.sku, quantity=line.quantity) for line in order.lines],
         steps=_steps(status.steps),
-        links=links(order.order_id, services.temporal.checkouts.ui_link(checkout_workflow_id(order.order_id))),
+        links=links(
+            order.order_id, services.temporal.checkouts.ui_link(workflow_id or checkout_workflow_id(order.order_id))
+        ),
     )
 
 
-async def by_row(services: Services, found: FoundOrder) -> Order:
-    """Show an order by its row, with what Temporal alone knows where that matters."""
+async def by_row(services: Services, found: FoundOrder, *, batch: str | None = None) -> Order:
+    """Show an order by its row, with what Temporal alone knows where that matters.
+
+    `batch` is the workflow that has just checked it out, where that is known: nothing is asked then.
+    """
     record, row = found.record, found.row
-    status, reason, workflow_id = as_shown(record.status), record.reason, checkout_workflow_id(record.order_id)
-    history: str | None = services.temporal.checkouts.ui_link(workflow_id)
+    status, reason = as_shown(record.status), record.reason
+    history: str | None = services.temporal.checkouts.ui_link(batch or checkout_workflow_id(record.order_id))
     age = datetime.now(UTC) - row.updated_at
     is_idle = status in {OrderStatusWord.RUNNING, OrderStatusWord.UNWINDING} and age > _MAY_BE_LOST
-    if record.carrier or is_idle or age > _HISTORY_IS_KEPT or status == OrderStatus.PENDING:
+    if batch is None and (record.carrier or is_idle or age > _HISTORY_IS_KEPT or status == OrderStatus.PENDING):
         history = None
         with suppress(ClientError, Problem, RPCError):
             if is_idle:

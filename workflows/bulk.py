@@ -3,12 +3,13 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, FailureError
 
 with workflow.unsafe.imports_passed_through():
+    from activities.batch_checkout import BatchCheckout
     from activities.batch_steps import Batches
     from activities.batch_unwind import BatchUnwind
     from activities.sagas import Sagas
@@ -16,6 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from domain.bulk import (
         DELEGATED,
         MAX_BATCH,
+        OWNED,
         Batch,
         BatchReport,
         CancelOrder,
@@ -38,7 +40,7 @@ _STEPS: Sequence[tuple[Step, Callable[[Any, StepInput], Awaitable[StepReport]], 
     (Step.SHIP, Batches.ship_orders, "Ship"),
 )
 _DELEGATED_AT_ONCE = 100
-_OWNED = "it is owned by another saga"
+_Report = TypeVar("_Report")
 
 
 class _Undo(NamedTuple):
@@ -73,7 +75,8 @@ class BulkCheckoutWorkflow:
     async def run(self, batch: Batch) -> BatchReport:
         """Bring every order of the batch to its end, or delegate it to its own saga."""
         self._take(batch)
-        failure_of(await self._cancellation.interruptible(self._forward()))  # what has not ended is undone
+        forward = self._together if batch.is_together else self._forward
+        failure_of(await self._cancellation.interruptible(forward()))  # what has not ended is undone
         await self._cancellation.protect(self._undo_the_rest())
         return BatchReport.of([self._outcomes[order_id] for order_id in self._orders])
 
@@ -88,6 +91,28 @@ class BulkCheckoutWorkflow:
 
     # Forward --------------------------------------------------------------------------------------------
 
+    async def _together(self) -> None:
+        """Check all orders out in one transaction, and delegate those that need sagas of their own."""
+        self._take_out_what_is_cancelled()
+        self._show()
+        if self._cancellation.is_requested:
+            raise asyncio.CancelledError
+        if not (due := self._due()):
+            return
+        given = StepInput(workflow.info().workflow_id, [self._orders[order_id] for order_id in due])
+        summary = f"Check out {len(due)} orders together"
+        if report := await self._tried(BatchCheckout.check_out_orders, given, "check out", summary):
+            await self._cancellation.protect(self._note_together(report.unpacked()))
+
+    async def _note_together(self, outcomes: Sequence[Outcome]) -> None:
+        self._note_ended([outcome for outcome in outcomes if outcome.status != DELEGATED])
+        reasons: dict[str, list[str]] = {}
+        for outcome in outcomes:
+            if outcome.status == DELEGATED:
+                reasons.setdefault(outcome.reason or OWNED, []).append(outcome.order_id)
+        for reason, order_ids in reasons.items():
+            await self._delegate(order_ids, reason)
+
     async def _forward(self) -> None:
         for self._step, activity, verb in _STEPS:
             self._take_out_what_is_cancelled()
@@ -97,24 +122,26 @@ class BulkCheckoutWorkflow:
             if not (due := self._due()):
                 break
             given = StepInput(workflow.info().workflow_id, [self._orders[order_id] for order_id in due])
-            try:
-                report = await perform(
-                    activity,
-                    given,
-                    policies.BATCH,
-                    self._step.value,
-                    f"{verb} {len(due)} orders",
-                    local_attempt=policies.LOCAL_ATTEMPT,
-                )
-            except FailureError as error:
-                if self._cancellation.is_requested:  # whatever the failure: nothing is to go on
-                    raise
-                # A local failure is raised bare. Batches that were open at the deploy took it for a cancel of theirs.
-                if not isinstance(error, ActivityError) and not workflow.patched("hand-over-what-failed-locally"):
-                    raise
-                await self._cancellation.protect(self._delegate(due, describe(error)))
-            else:
+            if report := await self._tried(activity, given, self._step.value, f"{verb} {len(due)} orders"):
                 await self._cancellation.protect(self._note(report))
+
+    async def _tried(
+        self, activity: Callable[[Any, StepInput], Awaitable[_Report]], given: StepInput, activity_id: str, summary: str
+    ) -> _Report | None:
+        """Run an activity for orders of the batch; None where it keeps failing, and the orders were delegated."""
+        try:
+            return await perform(
+                activity, given, policies.BATCH, activity_id, summary, local_attempt=policies.LOCAL_ATTEMPT
+            )
+        except FailureError as error:
+            if self._cancellation.is_requested:  # whatever the failure: nothing is to go on
+                raise
+            # A local failure is raised bare. Batches that were open at the deploy took it for a cancel of theirs.
+            if not isinstance(error, ActivityError) and not workflow.patched("hand-over-what-failed-locally"):
+                raise
+            order_ids = [packed["order_id"] for packed in given.orders]
+            await self._cancellation.protect(self._delegate(order_ids, describe(error)))
+            return None
 
     def _due(self) -> list[str]:
         return [
@@ -125,7 +152,7 @@ class BulkCheckoutWorkflow:
         for order_id, reason in report.refused.items():
             self._refused[order_id] = _Undo(self._step, tidy(reason), Ending.REJECTED)
         self._note_ended(report.ended)
-        await self._delegate(report.delegated, _OWNED)
+        await self._delegate(report.delegated, OWNED)
         if report.missing_step:
             before = {Step.PAY: Step.RESERVE, Step.SHIP: Step.PAY}[self._step]
             lost = f"step {before} was done, and the database knows nothing of it"
@@ -162,7 +189,7 @@ class BulkCheckoutWorkflow:
             await self._delegate(list(undos), describe(error), undos if self._cancellation.is_requested else None)
         else:
             self._note_ended(report.ended)
-            await self._delegate(report.delegated, _OWNED)
+            await self._delegate(report.delegated, OWNED)
 
     async def _delegate(
         self, order_ids: Sequence[str], why: str, undos: Mapping[str, _Undo] | None = None, *, question: str = ""

@@ -15,6 +15,7 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from adapters.database import create_reader_engine
+from client.batcher import Batcher
 from devstack.stack import DevStack
 from domain.model import ExecutionMode
 from http_api.app import build_app
@@ -77,14 +78,14 @@ class Api:
 
 @asynccontextmanager
 async def serving(
-    client: Client, task_queue: str, database_url: str, folder: Path, *, rate: float = 10_000
+    client: Client, task_queue: str, database_url: str, folder: Path, *, rate: float = 10_000, together: bool = False
 ) -> AsyncIterator[Api]:
     """Serve inside the block."""
     engine = create_reader_engine(database_url)
     reads, keys = Reads(engine), KeyFile(folder / "keys.json")
-    services = Services(
-        reads, Tail(reads), Temporal(client, task_queue, UI), keys, None, Rates(rate), ExecutionMode.ACTIVITY
-    )
+    temporal = Temporal(client, task_queue, UI)
+    batcher = Batcher(lambda: temporal.checkouts) if together else None
+    services = Services(reads, Tail(reads), temporal, keys, None, Rates(rate), ExecutionMode.ACTIVITY, batcher)
     port = free_port()
     server = Server(Edge(build_app(services)), services, host="127.0.0.1", port=port)
     task = asyncio.create_task(server.serve())
@@ -110,6 +111,13 @@ def reader_url(stack: DevStack, shop: Shop) -> str:
 async def api(shop: Shop, stack: DevStack, tmp_path: Path) -> AsyncIterator[Api]:
     """The API, with no worker running yet."""
     async with serving(shop.client, shop.task_queue, reader_url(stack, shop), tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def grouping(shop: Shop, stack: DevStack, tmp_path: Path) -> AsyncIterator[Api]:
+    """The API that puts orders into batches, with no worker running yet."""
+    async with serving(shop.client, shop.task_queue, reader_url(stack, shop), tmp_path, together=True) as running:
         yield running
 
 

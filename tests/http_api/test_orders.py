@@ -9,7 +9,7 @@ import pytest
 
 from client.failures import NoSuchOrder
 from http_api.keys import Scope
-from http_api.orders import order_id_for
+from http_api.placing import order_id_for
 from tests.conftest import Shop
 from tests.http_api.conftest import TEA, Api
 from tests.workflow.sagas import forget

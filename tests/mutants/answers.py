@@ -96,8 +96,8 @@ MUTANTS = (
         "cancelled-order-goes-forward-in-its-own-saga",
         "a cancel would be lost where a step of the batch keeps failing",
         _WORKFLOW,
-        "self._delegate(due, describe(error))",
-        "self._delegate(due, describe(error), {})",
+        "self._delegate(order_ids, describe(error))",
+        "self._delegate(order_ids, describe(error), {})",
         at(
             _CANCELS,
             "test_an_order_that_is_cancelled_while_its_batch_hands_it_over_is_undone_by_its_own_saga",

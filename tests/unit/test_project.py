@@ -55,6 +55,7 @@ ALLOWED = {
         "domain",
         "sagafence",
         "http_api",
+        "client.batcher",
         "adapters.config",
         "adapters.database",
         "adapters.log_setup",

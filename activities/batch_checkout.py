@@ -1,0 +1,94 @@
+"""The checkout of many orders at once, with their neighbours kept apart from what one of them runs into.
+
+An order whose row others have locked, or that the database refuses, is left to a saga of its own; the others go on.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio import activity
+
+from activities.batch import describe, until_unchanged
+from activities.batch_together import LockTimeout, check_out, names_in
+from domain.bulk import DELEGATED, BatchReport, Outcome, StepInput, unpack
+from domain.model import CheckoutInput
+from sagafence import DatabaseRefusedStatement, DatabaseUnavailable, transaction
+
+_TRIES = 3
+_LOOKS_AGAIN_SECONDS = 0.1
+
+_LOCKED_BY_OTHERS = text("""
+    WITH free_accounts AS (
+        SELECT account_id FROM accounts WHERE account_id = ANY (CAST(:customers AS text[]))
+           FOR NO KEY UPDATE SKIP LOCKED
+    ), free_stock AS (
+        SELECT sku FROM inventory WHERE sku = ANY (CAST(:skus AS text[])) FOR NO KEY UPDATE SKIP LOCKED
+    )
+    SELECT ARRAY (SELECT account_id FROM accounts WHERE account_id = ANY (CAST(:customers AS text[]))
+                  EXCEPT SELECT account_id FROM free_accounts) AS customers,
+           ARRAY (SELECT sku FROM inventory WHERE sku = ANY (CAST(:skus AS text[]))
+                  EXCEPT SELECT sku FROM free_stock) AS skus
+""")
+
+
+class BatchCheckout:
+    """The activity that checks out the orders of a batch together."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    @activity.defn
+    async def check_out_orders(self, asked: StepInput) -> BatchReport:
+        """Complete or reject every new order, and return how each has ended, in the batch's order.
+
+        One that has ended already is returned as it is. Those that are `DELEGATED` need sagas of their own: nothing was
+        done for them. A repeat does nothing twice.
+
+        Raises:
+            DatabaseUnavailable: rows stay locked, or facts keep changing. Retried.
+        """
+        orders = [unpack(packed) for packed in asked.orders]
+        outcomes = {outcome.order_id: outcome for outcome in await self._check_out(asked.carrier, orders)}
+        return BatchReport.of([outcomes[order.order_id] for order in orders])
+
+    async def _check_out(self, carrier: str, orders: Sequence[CheckoutInput]) -> list[Outcome]:
+        aside: list[Outcome] = []
+        for _ in range(_TRIES):
+            if not orders:
+                return aside
+            try:
+                return aside + await until_unchanged(self._engine, partial(check_out, carrier=carrier, orders=orders))
+            except LockTimeout:
+                waiting = await self._waiting(orders)
+                aside += [Outcome(order_id, DELEGATED, why) for order_id, why in waiting.items()]
+                orders = [order for order in orders if order.order_id not in waiting]
+            except DatabaseRefusedStatement as refused:
+                if len(orders) == 1:
+                    return [*aside, Outcome(orders[0].order_id, DELEGATED, describe(refused))]
+                middle = len(orders) // 2  # one of them is to blame: the others go without it
+                parts = [await self._check_out(carrier, part) for part in (orders[:middle], orders[middle:])]
+                return [*aside, *parts[0], *parts[1]]
+        raise DatabaseUnavailable(f"rows of the batch were locked by others, {_TRIES} times in a row")
+
+    async def _waiting(self, orders: Sequence[CheckoutInput]) -> Mapping[str, str]:
+        """Return the orders whose customer or stock others have locked for more than an instant, each with the rows."""
+        first = await self._locked(orders)
+        await asyncio.sleep(_LOOKS_AGAIN_SECONDS)
+        locked = first & await self._locked(orders)
+        needs = {
+            order.order_id: {("account", order.customer), *(("stock", line.sku) for line in order.lines)} & locked
+            for order in orders
+        }
+        return {
+            order_id: f"locked by another transaction: {', '.join(' '.join(row) for row in sorted(rows))}"
+            for order_id, rows in needs.items()
+            if rows
+        }
+
+    async def _locked(self, orders: Sequence[CheckoutInput]) -> set[tuple[str, str]]:
+        async with transaction(self._engine) as connection:
+            row = (await connection.execute(_LOCKED_BY_OTHERS, names_in(orders))).one()
+        return {("account", customer) for customer in row.customers} | {("stock", sku) for sku in row.skus}

@@ -1,0 +1,248 @@
+"""Group commit: one transaction that decides on many new orders, and writes all that their steps would have written.
+
+A completed order has its three fence rows, its three events and the rows of each step, as its own saga would have left
+them. A refused one has had no effect, so that there is nothing to undo: its fence rows are tombstones.
+
+Facts are read, decided on, and then read again with everything locked, in the sequence that setup.sql names. Where they
+have changed, all is rolled back and decided again.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from activities.batch import Changed, is_due, line_columns, read_orders
+from activities.batch_decisions import Decision, decide
+from activities.shipping import TRACKING_NUMBER
+from activities.steps import workflow_run
+from domain.bulk import DELEGATED, OWNED, Outcome, StepReport
+from domain.model import CheckoutInput, OrderStatus
+from sagafence import sqlstate
+
+_LOCK_NOT_AVAILABLE = "55P03"
+
+# Many times what another batch holds a row for. Below the role's own limit, since all of a batch wait for one order.
+_LIMIT_WAITING = text("SELECT set_config('lock_timeout', '700ms', true)")
+_TAKEN = text("""
+    SELECT order_id FROM orders WHERE order_id = ANY (CAST(:order_ids AS text[]))
+    UNION
+    SELECT saga_id FROM step_fence WHERE saga_id = ANY (CAST(:order_ids AS text[]))
+""")
+_BUYERS = text("""
+    SELECT a.account_id, a.currency, a.balance_minor, a.delivery_zone, coalesce(z.is_served, false) AS is_served
+      FROM accounts a LEFT JOIN delivery_zones z ON z.zone = a.delivery_zone
+     WHERE a.account_id = ANY (CAST(:customers AS text[])) AND a.kind = 'customer'
+""")
+_CATALOGUE = text("""
+    SELECT p.sku, p.unit_price_minor, p.currency, coalesce(i.on_hand - i.reserved, 0) AS free
+      FROM products p LEFT JOIN inventory i USING (sku) WHERE p.sku = ANY (CAST(:skus AS text[]))
+""")
+
+# Without a zone an order is refused: its steps are shut, as far as the one that refused it.
+_FENCES = text(f"""
+    INSERT INTO step_fence (saga_id, step, phase, had_effect, fingerprint, result)
+    SELECT o.order_id, s.step, CASE WHEN o.zone IS NULL THEN 'undone' ELSE 'done' END, o.zone IS NOT NULL,
+           o.fingerprint,
+           CASE WHEN o.zone IS NULL THEN NULL
+                WHEN s.step = 'reserve' THEN jsonb_build_object('total_minor', o.total_minor, 'currency', o.currency)
+                WHEN s.step = 'pay' THEN jsonb_build_object('transfer_id', 'capture/' || o.order_id,
+                                                            'amount_minor', o.total_minor, 'currency', o.currency)
+                ELSE jsonb_build_object('tracking_number', {TRACKING_NUMBER}, 'carrier', z.carrier,
+                                        'is_handed_over', z.hands_over_at_once) END
+      FROM unnest(CAST(:order_ids AS text[]), CAST(:fingerprints AS text[]), CAST(:totals AS bigint[]),
+                  CAST(:currencies AS text[]), CAST(:zones AS text[]), CAST(:steps AS integer[]))
+           AS o (order_id, fingerprint, total_minor, currency, zone, steps)
+      JOIN (VALUES (1, 'reserve'), (2, 'pay'), (3, 'ship')) AS s (place, step) ON s.place <= o.steps
+      LEFT JOIN delivery_zones z ON z.zone = o.zone
+     WHERE o.zone IS NULL OR z.is_served
+     ORDER BY o.order_id, s.step
+    ON CONFLICT DO NOTHING RETURNING saga_id, result ->> 'tracking_number' AS tracking_number
+""")  # noqa: S608 - put together from our own constants
+_ORDERS = text("""
+    INSERT INTO orders (order_id, customer, status, changed_by, reason, ending, fingerprint, total_minor, currency,
+                        carrier, shipped_by)
+    SELECT order_id, customer,
+           CASE WHEN reason IS NULL THEN 'completed' ELSE 'rejected' END,
+           CASE WHEN reason IS NULL THEN 'ship' ELSE 'close' END,
+           reason, CASE WHEN reason IS NOT NULL THEN 'rejected' END, fingerprint, total_minor, currency,
+           :carrier, CASE WHEN reason IS NULL THEN :run END
+      FROM unnest(CAST(:order_ids AS text[]), CAST(:customers AS text[]), CAST(:reasons AS text[]),
+                  CAST(:fingerprints AS text[]), CAST(:totals AS bigint[]), CAST(:currencies AS text[]))
+           AS o (order_id, customer, reason, fingerprint, total_minor, currency)
+""")
+_LOCK_BALANCES = text("""
+    SELECT account_id, balance_minor FROM accounts
+     WHERE account_id = ANY (CAST(:customers AS text[])) ORDER BY account_id FOR NO KEY UPDATE
+""")
+_LOCK_STOCK = text("""
+    SELECT sku, on_hand - reserved AS free FROM inventory
+     WHERE sku = ANY (CAST(:skus AS text[])) ORDER BY sku FOR NO KEY UPDATE
+""")
+# The lines of a refused order have no price, and it holds nothing. The stock of the others is consumed at once: it was
+# never held for another transaction to see. The accounts and the stock are locked already.
+_EFFECTS = text("""
+WITH lines AS (
+    SELECT * FROM unnest(CAST(:line_ids AS text[]), CAST(:skus AS text[]), CAST(:quantities AS integer[]),
+                         CAST(:prices AS bigint[])) AS l (order_id, sku, quantity, unit_price_minor)
+), kept AS (
+    INSERT INTO order_lines (order_id, sku, quantity, unit_price_minor)
+    SELECT order_id, sku, quantity, unit_price_minor FROM lines
+), consumed AS (
+    INSERT INTO reservations (order_id, sku, quantity, state)
+    SELECT order_id, sku, quantity, 'consumed' FROM lines WHERE unit_price_minor IS NOT NULL
+    RETURNING sku, quantity
+), moved AS (
+    INSERT INTO transfers (transfer_id, order_id, kind, debit_account, credit_account, amount_minor, currency)
+    SELECT 'capture/' || order_id, order_id, 'capture', customer, 'shop', total_minor, currency
+      FROM orders WHERE order_id = ANY (CAST(:completed AS text[]))
+    RETURNING debit_account, amount_minor
+), labelled AS (
+    INSERT INTO shipments (order_id, tracking_number, carrier, zone, state, handed_over_at)
+    SELECT p.order_id, f.result ->> 'tracking_number', f.result ->> 'carrier', p.zone,
+           CASE WHEN (f.result ->> 'is_handed_over')::boolean THEN 'handed_over' ELSE 'label' END,
+           CASE WHEN (f.result ->> 'is_handed_over')::boolean THEN now() END
+      FROM unnest(CAST(:completed AS text[]), CAST(:parcel_zones AS text[])) AS p (order_id, zone)
+      JOIN step_fence f ON f.saga_id = p.order_id AND f.step = 'ship'
+), debited AS (
+    UPDATE accounts a SET balance_minor = a.balance_minor - spent.amount_minor
+      FROM (SELECT debit_account, sum(amount_minor) AS amount_minor FROM moved GROUP BY debit_account) spent
+     WHERE a.account_id = spent.debit_account
+)
+UPDATE inventory i SET on_hand = i.on_hand - gone.quantity
+  FROM (SELECT sku, sum(quantity) AS quantity FROM consumed GROUP BY sku) gone WHERE i.sku = gone.sku
+""")
+
+
+class LockTimeout(Exception):
+    """A row that the batch needs has been locked by others for too long. Rolls the transaction back."""
+
+
+async def check_out(connection: AsyncConnection, carrier: str, orders: Sequence[CheckoutInput]) -> list[Outcome]:
+    """Complete or reject every new order, and return how each has ended.
+
+    `DELEGATED` are those that are under way, or were undone before they were done: whoever does that goes on.
+
+    Raises:
+        Changed: the facts have changed since they were read.
+        LockTimeout: others keep a row locked.
+    """
+    try:
+        await connection.execute(_LIMIT_WAITING)
+        outcomes, new = await _known(connection, orders)
+        return outcomes + (await _check_out(connection, carrier, new) if new else [])
+    except DBAPIError as error:
+        if sqlstate(error) == _LOCK_NOT_AVAILABLE:
+            raise LockTimeout from None
+        raise
+
+
+def names_in(orders: Sequence[CheckoutInput]) -> dict[str, list[str]]:
+    """Return whose the orders are and of what, as bind values."""
+    return {
+        "customers": sorted({order.customer for order in orders}),
+        "skus": sorted({line.sku for order in orders for line in order.lines}),
+    }
+
+
+async def _known(
+    connection: AsyncConnection, orders: Sequence[CheckoutInput]
+) -> tuple[list[Outcome], list[CheckoutInput]]:
+    """Return the outcomes of those orders that the database knows, and the others."""
+    order_ids = [order.order_id for order in orders]
+    taken = set((await connection.execute(_TAKEN, {"order_ids": order_ids})).scalars())
+    known = await read_orders(connection, taken) if taken else {}
+    report = StepReport()
+    for order in orders:
+        row = known.get(order.order_id)
+        if order.order_id in taken and (row is None or is_due(report, order, row)):
+            report.delegated.append(order.order_id)
+    owned = [Outcome(order_id, DELEGATED, OWNED) for order_id in report.delegated]
+    return report.ended + owned, [order for order in orders if order.order_id not in taken]
+
+
+async def _check_out(connection: AsyncConnection, carrier: str, orders: Sequence[CheckoutInput]) -> list[Outcome]:
+    names = names_in(orders)
+    buyers = {row.account_id: row for row in await connection.execute(_BUYERS, names)}
+    catalogue = {row.sku: row for row in await connection.execute(_CATALOGUE, names)}
+    decisions = decide(orders, buyers, catalogue)
+    columns = _columns(decisions)
+    tracking = await _write_fences(connection, decisions, columns)
+    await connection.execute(_ORDERS, {**columns, "carrier": carrier, "run": workflow_run()})
+    completed = [each for each in decisions if each.refused_by is None]
+    await _lock(connection, completed)
+    prices = {
+        (each.order.order_id, line.sku): catalogue[line.sku].unit_price_minor
+        for each in completed
+        for line in each.order.lines
+    }
+    lines = line_columns(orders)
+    await connection.execute(
+        _EFFECTS,
+        {
+            **lines,
+            "prices": [prices.get(line) for line in zip(lines["line_ids"], lines["skus"], strict=True)],
+            "completed": [each.order.order_id for each in completed],
+            "parcel_zones": [each.zone for each in completed],
+        },
+    )
+    return [_outcome(each, tracking) for each in decisions]
+
+
+def _columns(decisions: Sequence[Decision]) -> dict[str, list[Any]]:
+    return {
+        "order_ids": [each.order.order_id for each in decisions],
+        "customers": [each.order.customer for each in decisions],
+        "fingerprints": [each.order.fingerprint for each in decisions],
+        "totals": [each.total_minor for each in decisions],
+        "currencies": [each.currency for each in decisions],
+        "zones": [each.zone for each in decisions],
+        "reasons": [each.reason for each in decisions],
+        "steps": [len(each.steps) for each in decisions],
+    }
+
+
+async def _write_fences(
+    connection: AsyncConnection, decisions: Sequence[Decision], columns: Mapping[str, list[Any]]
+) -> Mapping[str, str]:
+    """Write all fence rows, and return the tracking number of each order that completes.
+
+    Raises:
+        Changed: another saga was first with one of them, or a zone is no longer served.
+    """
+    written = (await connection.execute(_FENCES, columns)).all()
+    if len(written) < sum(len(each.steps) for each in decisions):
+        raise Changed("whose order it is, or where it can be sent")
+    return {row.saga_id: row.tracking_number for row in written if row.tracking_number}
+
+
+async def _lock(connection: AsyncConnection, completed: Sequence[Decision]) -> None:
+    """Lock the accounts and the stock.
+
+    Raises:
+        Changed: there is less than was decided on.
+    """
+    spent: Counter[str] = Counter()
+    wanted: Counter[str] = Counter()
+    for each in completed:
+        spent[each.order.customer] += each.total_minor or 0
+        wanted.update({line.sku: line.quantity for line in each.order.lines})
+    rows = await connection.execute(_LOCK_BALANCES, {"customers": list(spent)})
+    money = {row.account_id: row.balance_minor for row in rows}
+    if any(money.get(customer, 0) < amount for customer, amount in spent.items()):
+        raise Changed("the balance of a customer")
+    stock = {row.sku: row.free for row in await connection.execute(_LOCK_STOCK, {"skus": list(wanted)})}
+    if any(stock.get(sku, 0) < quantity for sku, quantity in wanted.items()):
+        raise Changed("the stock")
+
+
+def _outcome(decision: Decision, tracking: Mapping[str, str]) -> Outcome:
+    order_id = decision.order.order_id
+    if decision.refused_by is not None:
+        return Outcome(order_id, OrderStatus.REJECTED.value, decision.reason)
+    return Outcome(
+        order_id, OrderStatus.COMPLETED.value, None, decision.total_minor, decision.currency, tracking[order_id]
+    )

@@ -1,0 +1,46 @@
+"""The run of a batch: the workflow that checks out many orders."""
+
+import contextlib
+from collections.abc import Sequence
+
+from temporalio.client import Client, WorkflowFailureError
+from temporalio.common import WorkflowIDReusePolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
+
+from domain import policies, summaries
+from domain.bulk import UNKNOWN, Batch, BatchReport, Outcome, digest, pack
+from domain.model import CheckoutInput
+from domain.text import tidy
+
+
+def workflow_id(orders: Sequence[CheckoutInput]) -> str:
+    """Return the id of the workflow of these orders: another one for others."""
+    return policies.bulk_workflow_id(digest(orders))
+
+
+async def begin(client: Client, task_queue: str, orders: Sequence[CheckoutInput]) -> bool:
+    """Start the batch of these orders unless it is or was under way; return whether it is begun now."""
+    with contextlib.suppress(WorkflowAlreadyStartedError):
+        await client.start_workflow(
+            policies.BULK_WORKFLOW,
+            Batch([pack(order) for order in orders], is_together=True),
+            id=workflow_id(orders),
+            task_queue=task_queue,
+            request_eager_start=True,
+            task_timeout=policies.WORKFLOW_TASK,
+            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
+            static_summary=summaries.of_batch(orders),
+        )
+        return True
+    return False
+
+
+async def outcomes(client: Client, orders: Sequence[CheckoutInput]) -> Sequence[Outcome]:
+    """Wait for the end of a batch that was begun, and return how each of its orders has ended."""
+    handle = client.get_workflow_handle(workflow_id(orders), result_type=BatchReport)
+    try:
+        report: BatchReport = await handle.result()
+    except WorkflowFailureError as failure:
+        why = tidy(f"the workflow {handle.id} was ended: {failure.cause}")
+        return [Outcome(order.order_id, UNKNOWN, why) for order in orders]
+    return report.unpacked()
