@@ -15,7 +15,7 @@ from temporalio.service import RPCError
 from adapters.order_query import FoundOrder
 from client.batcher import Ended
 from client.failures import ClientError, NoSuchOrder
-from domain.bulk import DELEGATED, ORDER_ID_CONFLICT, UNKNOWN
+from domain.bulk import DELEGATED, ORDER_ID_CONFLICT, OWNED, UNKNOWN
 from domain.identifiers import identifier_problem
 from domain.model import ENDINGS, CheckoutInput, ExecutionMode, OrderLine, OrderStatus, order_id_conflict
 from http_api import shown
@@ -84,8 +84,10 @@ async def place_order(  # noqa: PLR0913, PLR0917 - what a request has
     if not principal.may_act_for(placed.customer):
         raise Problem(HTTPStatus.FORBIDDEN, "customer", "The key of this request is for other customers.")
     asked = _Asked(placed, order.order_id is not None, asyncio.get_running_loop().time() + wait)
-    answer = None if own_workflow or services.batcher is None else await _in_a_batch(services, asked)
-    found, is_new = answer or await _in_a_workflow_of_its_own(services, asked)
+    found, is_new = (None, False) if own_workflow else await _in_a_batch(services, asked)
+    if found is None:
+        found, is_begun = await _in_a_workflow_of_its_own(services, asked)
+        is_new = is_new or is_begun
     response.headers["Location"] = found.links.self
     if not is_new:
         response.status_code = HTTPStatus.OK
@@ -136,7 +138,7 @@ class _Asked(NamedTuple):
         return self.until - asyncio.get_running_loop().time()
 
 
-async def _in_a_batch(services: Services, asked: _Asked) -> tuple[Order, bool] | None:
+async def _in_a_batch(services: Services, asked: _Asked) -> tuple[Order | None, bool]:
     """Check an order out together with others, and return it, and whether it is new.
 
     None where it needs a workflow of its own: its batch says so, or has not ended in time. Then it can be found by its
@@ -145,7 +147,7 @@ async def _in_a_batch(services: Services, asked: _Asked) -> tuple[Order, bool] |
     order = asked.order
     ended, is_first = await _ended_in_a_batch(services, asked)
     if ended is None or ended.outcome.status in {DELEGATED, UNKNOWN}:
-        return None
+        return None, ended is not None and is_first and ended.is_new and ended.outcome.reason != OWNED
     if ended.outcome.status == ORDER_ID_CONFLICT:
         raise _conflict(asked)
     found = None

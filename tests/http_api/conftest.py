@@ -63,11 +63,12 @@ class Api:
         return answer.json()
 
     async def place(
-        self, order: dict[str, Any] = TEA, *, idempotency_key: str = "", wait: int = 0, **more: Any
+        self, order: dict[str, Any] = TEA, *, idempotency_key: str = "", wait: int = 0, alone: bool = False, **more: Any
     ) -> httpx.Response:
         """Place an order, under a new key unless one is given."""
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
-        return await self.call("POST", f"/v1/orders?wait={wait}", headers=headers, json=order, **more)
+        path = f"/v1/orders?wait={wait}{'&own_workflow=true' if alone else ''}"
+        return await self.call("POST", path, headers=headers, json=order, **more)
 
     async def completed(self, order: dict[str, Any] = TEA) -> str:
         """Place an order and wait for its end; return its id."""

@@ -1,14 +1,18 @@
 """Orders that come at once share a workflow; each caller sees what it would have seen with one of its own."""
 
 import asyncio
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
 import httpx
 import pytest
 
+from client.batcher import Batcher, BatchPolicy
+from sagafence import DatabaseUnavailable
 from tests.conftest import Shop
 from tests.http_api.conftest import TEA, Api
+from tests.workflow.sagas import until
 
 
 def buys(customer: str, *lines: tuple[str, int]) -> dict[str, Any]:
@@ -39,3 +43,111 @@ async def test_orders_that_come_at_once_share_a_workflow(grouping: Api, shop: Sh
     for answer in answers:
         assert await grouping.get(answer.headers["location"]) == answer.json()
     assert (await shop.audit()).is_clean
+
+
+@pytest.mark.usefixtures("worker")
+async def test_each_order_of_a_crowd_is_decided_by_itself(grouping: Api, shop: Shop) -> None:
+    orders = [buys("erin", ("last-one", 1)) for _ in range(6)]
+    orders += [TEA, buys("bob", ("tea-mug", 2)), buys("alice", ("no-such", 1)), buys("nemo", ("poster", 1))]
+
+    answers = await placed_at_once(grouping, orders, wait=20)
+
+    outcomes = [(answer.json()["status"], (answer.json()["reason"] or "").split(":")[0]) for answer in answers]
+    assert sorted(outcomes[:6]) == [("completed", "")] + [("rejected", "OutOfStock")] * 5
+    assert outcomes[6:] == [
+        ("completed", ""),
+        ("rejected", "InsufficientFunds"),
+        ("rejected", "UnknownSku"),
+        ("rejected", "UndeliverableAddress"),
+    ]
+    assert {answer.status_code for answer in answers} == {201}
+    assert (await shop.audit()).is_clean
+
+
+@pytest.mark.usefixtures("worker")
+async def test_an_order_has_a_workflow_of_its_own_for_those_who_ask(grouping: Api, shop: Shop) -> None:
+    answers = await placed_at_once(grouping, [TEA] * 5, wait=20, alone=True)
+
+    assert {answer.json()["status"] for answer in answers} == {"completed"}
+    assert await carriers(shop) == [(None, 5)]
+    assert all("/checkout-" in answer.json()["links"]["history"] for answer in answers)
+
+
+@pytest.mark.usefixtures("worker")
+async def test_of_two_orders_with_one_chosen_id_at_once_one_is_a_conflict(grouping: Api, shop: Shop) -> None:
+    chosen = f"web {uuid.uuid4().hex}"
+
+    answers = await placed_at_once(
+        grouping, [{**TEA, "order_id": chosen}, {**buys("erin", ("poster", 1)), "order_id": chosen}], wait=20
+    )
+
+    assert sorted(answer.status_code for answer in answers) == [201, 409]
+    assert await shop.database.value("SELECT count(*) FROM orders") == 1
+    assert (await shop.audit()).is_clean
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_locked_row_makes_its_own_order_wait_and_not_the_others(grouping: Api, shop: Shop) -> None:
+    loop = asyncio.get_running_loop()
+    async with shop.database.locked("SELECT FROM accounts WHERE account_id = 'erin' FOR UPDATE"):
+        slow = asyncio.create_task(grouping.place(buys("erin", ("poster", 1)), wait=20))
+        began = loop.time()
+        others = await placed_at_once(grouping, [TEA] * 10, wait=20)
+        took = loop.time() - began
+        assert not slow.done()
+    answer = await slow
+
+    assert {other.json()["status"] for other in others} == {"completed"}
+    assert took < 15, "they have waited for the lock"
+    assert (answer.status_code, answer.json()["status"]) == (201, "completed")
+    assert "/checkout-" in answer.json()["links"]["history"]
+    assert (await shop.audit()).is_clean
+
+
+async def test_an_order_whose_batch_takes_too_long_has_a_workflow_by_which_it_is_found(
+    grouping: Api, shop: Shop
+) -> None:
+    placed = await placed_at_once(grouping, [TEA] * 5)  # there is no worker
+    shown = [await grouping.get(answer.headers["location"]) for answer in placed]
+
+    async def have_ended() -> bool:
+        return all([(await grouping.get(answer.headers["location"]))["status"] == "completed" for answer in placed])
+
+    async with shop.working():
+        await until(have_ended)
+
+    assert {(answer.status_code, answer.json()["status"]) for answer in placed} == {(201, "running")}
+    assert [order["order_id"] for order in shown] == [answer.json()["order_id"] for answer in placed]
+    assert await shop.database.value("SELECT count(*) FROM transfers WHERE kind = 'capture'") == 5
+    assert (await shop.audit()).is_clean
+
+
+async def test_a_crowd_without_room_is_told_to_come_again(grouping: Api) -> None:
+    grouping.services.batcher = Batcher(lambda: grouping.services.temporal.checkouts, BatchPolicy(room=2))
+
+    answers = await placed_at_once(grouping, [TEA] * 10)  # there is no worker, and the first is under way
+
+    full = [answer for answer in answers if answer.status_code == 503]
+    assert {answer.json()["type"] for answer in full} == {"about:blank#full"}
+    assert all(int(answer.headers["retry-after"]) > 0 for answer in full)
+    assert len(full) >= 5
+    assert {answer.status_code for answer in answers} == {201, 503}
+
+
+@pytest.mark.usefixtures("worker")
+async def test_with_postgres_away_for_the_api_the_answer_is_what_the_batch_says(
+    grouping: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(_order_id: str) -> None:
+        raise DatabaseUnavailable("away")
+
+    monkeypatch.setattr(grouping.services.reads, "order", away)
+
+    answers = await placed_at_once(grouping, [TEA, buys("bob", ("tea-mug", 2))], wait=20)
+
+    assert [(answer.status_code, answer.json()["status"]) for answer in answers] == [
+        (201, "completed"),
+        (201, "rejected"),
+    ]
+    assert (answers[0].json()["total_minor"], answers[0].json()["tracking_number"][:2]) == (1200, "PX")
+    assert "/bulk-" in answers[0].json()["links"]["history"]

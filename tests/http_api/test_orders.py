@@ -3,16 +3,27 @@
 import asyncio
 import json
 import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from client.failures import NoSuchOrder
+from devstack.stack import DevStack
 from http_api.keys import Scope
 from http_api.placing import order_id_for
 from tests.conftest import Shop
-from tests.http_api.conftest import TEA, Api
+from tests.http_api.conftest import TEA, Api, reader_url, serving
 from tests.workflow.sagas import forget
+
+
+@pytest.fixture(params=[False, True], ids=["alone", "together"])
+async def api(request: pytest.FixtureRequest, shop: Shop, stack: DevStack, tmp_path: Path) -> AsyncIterator[Api]:
+    """The API, which gives each order a workflow of its own, or puts them into batches."""
+    url = reader_url(stack, shop)
+    async with serving(shop.client, shop.task_queue, url, tmp_path, together=request.param) as running:
+        yield running
 
 
 @pytest.mark.usefixtures("worker")
@@ -152,7 +163,7 @@ async def test_an_order_that_a_batch_writes_meanwhile_is_not_shown_as_the_caller
         await api.services.temporal.checkouts.carry([order])
 
     monkeypatch.setattr(reads, "order", not_there_yet)
-    answer = await api.place({**TEA, "customer": "nemo", "order_id": order.order_id}, wait=20)
+    answer = await api.place({**TEA, "customer": "nemo", "order_id": order.order_id}, wait=20, alone=True)
 
     assert (answer.status_code, answer.json()["type"]) == (409, "about:blank#order-id-conflict")
 

@@ -1,0 +1,229 @@
+"""When the orders that come share a batch, and what those learn who wait for them."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+from temporalio.service import RPCError, RPCStatusCode
+
+from client.batch_runs import workflow_id
+from client.batcher import Batcher, BatchPolicy, Ended
+from client.checkouts import Checkouts
+from client.failures import Full
+from domain.bulk import Outcome
+from domain.model import CheckoutInput, OrderLine
+
+NO_WINDOW = {"quiet_seconds": 0.0, "longest_seconds": 0.0}
+
+
+class Temporal:
+    """Takes batches, and ends them when it is told to."""
+
+    def __init__(self) -> None:
+        self.batches: list[Sequence[CheckoutInput]] = []
+        self.ends: list[asyncio.Event] = []
+        self.failure: Exception | None = None
+        self.is_new = True
+
+    async def begin_batch(self, orders: Sequence[CheckoutInput]) -> bool:
+        if self.failure:
+            raise self.failure
+        self.batches.append(orders)
+        self.ends.append(asyncio.Event())
+        return self.is_new
+
+    async def batch_outcomes(self, orders: Sequence[CheckoutInput]) -> Sequence[Outcome]:
+        await self.ends[self.batches.index(orders)].wait()
+        return [Outcome(order.order_id, "completed") for order in orders]
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(batch) for batch in self.batches]
+
+
+def batcher(temporal: Temporal, **policy: Any) -> Batcher:
+    return Batcher(lambda: cast(Checkouts, temporal), BatchPolicy(**{**NO_WINDOW, **policy}))
+
+
+def order(order_id: str = "", quantity: int = 1) -> CheckoutInput:
+    return CheckoutInput(order_id or uuid.uuid4().hex, "alice", (OrderLine("tea-mug", quantity),))
+
+
+async def ended(batches: Batcher, asked: CheckoutInput) -> tuple[Ended | None, bool]:
+    with batches.seat(asked) as (seat, is_first):
+        assert seat is not None
+        await asyncio.shield(seat.started)
+        return await asyncio.shield(seat.ended), is_first
+
+
+async def settle() -> None:
+    """Let everything run that can."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def waiting(batches: Batcher, *asked: CheckoutInput) -> AsyncIterator[list[asyncio.Task[Any]]]:
+    """Callers of these orders, inside the block; those who still wait then go away."""
+    callers = [asyncio.create_task(ended(batches, each)) for each in asked]
+    await settle()
+    yield callers
+    for caller in callers:
+        caller.cancel()
+    await asyncio.gather(*callers, return_exceptions=True)
+
+
+async def test_an_order_that_comes_alone_goes_at_once() -> None:
+    temporal = Temporal()
+    async with waiting(batcher(temporal, quiet_seconds=60, longest_seconds=60), order()):
+        assert temporal.sizes == [1]
+
+
+async def test_orders_that_come_while_a_batch_is_under_way_share_the_next() -> None:
+    temporal = Temporal()
+    batches = batcher(temporal)
+    async with waiting(batches, order()), waiting(batches, *(order() for _ in range(30))) as callers:
+        assert temporal.sizes == [1]
+        temporal.ends[0].set()
+        await settle()
+        assert temporal.sizes == [1, 30]
+        temporal.ends[1].set()
+        answers = await asyncio.gather(*callers)
+
+    assert [found.outcome.order_id for found, _ in answers] == [each.order_id for each in temporal.batches[1]]
+    assert {(found.workflow_id, found.is_new, is_first) for found, is_first in answers} == {
+        (workflow_id(temporal.batches[1]), True, True)
+    }
+
+
+async def test_a_crowd_does_not_wait_for_the_batch_before_it_and_more_than_two_never_run() -> None:
+    temporal = Temporal()
+    batches = batcher(temporal, crowd=10, most=20, at_once=2)
+    async with waiting(batches, order()), waiting(batches, *(order() for _ in range(9))):
+        assert temporal.sizes == [1]
+        async with waiting(batches, *(order() for _ in range(40))):
+            assert temporal.sizes == [1, 20]
+            temporal.ends[0].set()
+            await settle()
+            assert temporal.sizes == [1, 20, 20]
+
+
+async def test_a_batch_smaller_than_a_crowd_is_never_waited_for_in_vain() -> None:
+    temporal = Temporal()
+    batches = batcher(temporal, crowd=100, most=5)
+    async with waiting(batches, order()), waiting(batches, *(order() for _ in range(5))):
+        assert temporal.sizes == [1, 5]
+
+
+async def test_those_who_come_within_the_window_are_waited_for_but_not_for_long() -> None:
+    temporal = Temporal()
+    batches = batcher(temporal, quiet_seconds=60.0, longest_seconds=0.2)
+    async with waiting(batches, order()):
+        temporal.ends[0].set()
+        await settle()
+        async with waiting(batches, order()), waiting(batches, order()):
+            assert temporal.sizes == [1]
+            async with asyncio.timeout(20):
+                while len(temporal.batches) < 2:
+                    await asyncio.sleep(0.01)
+            assert temporal.sizes == [1, 2]
+
+
+async def test_all_who_ask_for_one_order_share_its_seat_and_one_is_the_first() -> None:
+    temporal, asked = Temporal(), order()
+    async with waiting(batcher(temporal), *[asked] * 5) as callers:
+        temporal.ends[0].set()
+        answers = await asyncio.gather(*callers)
+
+    assert temporal.sizes == [1]
+    assert [is_first for _, is_first in answers] == [True, False, False, False, False]
+
+
+async def test_an_order_with_the_id_of_another_has_no_seat_beside_it() -> None:
+    temporal = Temporal()
+    batches = batcher(temporal)
+    async with waiting(batches, order("one")):
+        with batches.seat(order("one", quantity=2)) as (seat, is_first):
+            assert (seat, is_first) == (None, False)
+
+
+async def test_an_order_that_nobody_waits_for_any_more_is_not_begun() -> None:
+    temporal = Temporal()
+    batches = batcher(temporal)
+    kept, twice = order(), order()
+    async with waiting(batches, order()), waiting(batches, kept, twice):
+        async with waiting(batches, order(), twice):
+            pass  # these two go away; one order is waited for by another caller still
+        temporal.ends[0].set()
+        await settle()
+
+    assert [[each.order_id for each in batch] for batch in temporal.batches[1:]] == [[kept.order_id, twice.order_id]]
+
+
+async def test_an_order_in_a_batch_goes_on_without_its_caller_and_may_be_asked_for_again() -> None:
+    temporal, asked = Temporal(), order()
+    batches = batcher(temporal)
+    async with waiting(batches, asked):
+        pass
+    async with waiting(batches, asked) as [again]:
+        assert temporal.sizes == [1]
+        temporal.ends[0].set()
+        found, is_first = await again
+    assert (found.outcome.order_id, is_first) == (asked.order_id, False)
+
+
+async def test_who_leaves_late_takes_no_seat_from_who_came_after_the_end() -> None:
+    temporal, asked = Temporal(), order()
+    batches = batcher(temporal)
+    with batches.seat(asked):
+        await settle()
+        temporal.ends[0].set()
+        await settle()
+        blocking = asyncio.create_task(ended(batches, order()))
+        await settle()
+        again = asyncio.create_task(ended(batches, asked))
+        await settle()
+    temporal.ends[1].set()
+    await settle()
+    temporal.ends[2].set()
+    assert (await again)[0] is not None
+    await blocking
+
+
+async def test_no_more_wait_than_there_is_room_for() -> None:
+    temporal = Temporal()
+    batches = batcher(temporal, room=2)
+    async with waiting(batches, order()), waiting(batches, order(), order()):
+        with pytest.raises(Full), batches.seat(order()):
+            pass
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [RPCError("away", RPCStatusCode.UNAVAILABLE, b""), RuntimeError("no connection"), TimeoutError()],
+    ids=["refused", "unreachable", "silent"],
+)
+async def test_where_temporal_does_not_answer_nothing_is_known_and_the_next_are_tried(failure: Exception) -> None:
+    temporal = Temporal()
+    temporal.failure = failure
+    batches = batcher(temporal)
+    found, _ = await ended(batches, order())
+    temporal.failure = None
+    async with waiting(batches, order()) as [next_one]:
+        temporal.ends[0].set()
+        answer, _ = await next_one
+
+    assert found is None
+    assert answer is not None
+
+
+async def test_a_batch_of_the_very_same_orders_that_ended_before_is_no_new_one() -> None:
+    temporal = Temporal()
+    temporal.is_new = False
+    async with waiting(batcher(temporal), order()) as [caller]:
+        temporal.ends[0].set()
+        found, _ = await caller
+    assert not found.is_new
