@@ -1,7 +1,6 @@
 """The checkout of many orders in one run, for imports and flash sales: each with an outcome of its own."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -33,6 +32,7 @@ with workflow.unsafe.imports_passed_through():
     from domain.sweep import StartInput
     from domain.text import tidy
     from sagafence import Cancellation, InvalidInput, describe, failure_of, perform
+    from workflows import wording
 
 _STEPS: Sequence[tuple[Step, Callable[[Any, StepInput], Awaitable[StepReport]], str]] = (
     (Step.RESERVE, Batches.reserve_orders, "Reserve"),
@@ -248,10 +248,12 @@ class BulkCheckoutWorkflow:
 
     def _show(self) -> None:
         """Bring the UI's current details up to date. Costs no history."""
-        counts = Counter(outcome.status for outcome in self._outcomes.values())
-        rows = [f"{count} {status}" for status, count in counts.items()]
-        if due := len(self._due()):
-            rows.append(f"{due} at step {self._step}")
-        if self._refused:
-            rows.append(f"{len(self._refused)} refused")
-        workflow.set_current_details(f"**{len(self._orders)} orders**: " + ", ".join(rows))
+        states = [self._state(order_id) for order_id in self._orders]
+        workflow.set_current_details(wording.batch_details(states))
+
+    def _state(self, order_id: str) -> Outcome:
+        if outcome := self._outcomes.get(order_id):
+            return outcome
+        if undo := self._refused.get(order_id):
+            return Outcome(order_id, "refused", undo.reason)
+        return Outcome(order_id, f"at step {self._step}")

@@ -26,6 +26,7 @@ from client.listing import Listed
 from client.order_list import Listing
 from domain import summaries
 from domain.audit import AuditReport, Violation
+from domain.bulk import Outcome
 from domain.model import CheckoutInput, CheckoutStatus, OrderLine, StepView
 from domain.sweep import SweepReport
 from domain.text import code, for_log_line, for_markdown, for_summary, for_terminal, json_text, on_one_line
@@ -269,7 +270,8 @@ def streams(text: str) -> None:
 def temporal(text: str) -> None:
     """Look at what Temporal's UI is given: all of it is Markdown, and within a line."""
     status = CheckoutStatus(text, "stuck", text, steps=[StepView("pay", "stuck", text)])
-    for line in wording.details(status, ["pay"]).splitlines():
+    shown = (wording.details(status, ["pay"]), wording.batch_details([Outcome(text, "refused", text)] * 2))
+    for line in "\n".join(shown).splitlines():
         kinds = {token.type for block in MARKDOWN.parse(line) for token in block.children or []}
         assert kinds <= {"text", "code_inline", "strong_open", "strong_close"}, line
     wanted = object.__new__(CheckoutInput)

@@ -6,6 +6,7 @@ from typing import Any
 
 from temporalio.client import WorkflowHandle
 
+from activities.inventory import Inventory
 from domain import policies
 from domain.bulk import Batch, BatchReport, CancelOrder, digest, pack
 from domain.model import CheckoutInput
@@ -32,8 +33,8 @@ def mixed(shop: Shop) -> list[CheckoutInput]:
     ]
 
 
-async def start_batch(shop: Shop, orders: Sequence[CheckoutInput]) -> BulkHandle:
-    batch = Batch([pack(order) for order in orders])
+async def start_batch(shop: Shop, orders: Sequence[CheckoutInput], *, together: bool = False) -> BulkHandle:
+    batch = Batch([pack(order) for order in orders], is_together=together)
     return await shop.client.start_workflow(
         BulkCheckoutWorkflow.run, batch, id=policies.bulk_workflow_id(digest(orders)), task_queue=shop.task_queue
     )
@@ -120,6 +121,24 @@ async def forget_orders(shop: Shop) -> None:
     )
 
 
+async def _together(shop: Shop, gates: Gates) -> BulkHandle:
+    orders = mixed(shop)
+    gates.fail(gates_of(shop, orders), "check_out_orders", times=1)
+    return await start_batch(shop, orders, together=True)
+
+
+async def _together_with_one_of_a_saga(shop: Shop, _gates: Gates) -> BulkHandle:
+    orders = mixed(shop)
+    await Inventory(shop.engine).reserve_inventory(orders[0])
+    return await start_batch(shop, orders, together=True)
+
+
+async def _together_handed_over(shop: Shop, gates: Gates) -> BulkHandle:
+    orders = mixed(shop)
+    gates.fail(gates_of(shop, orders), "check_out_orders", error=lambda: DatabaseRefusedStatement("no right: injected"))
+    return await start_batch(shop, orders, together=True)
+
+
 BULK_SCENES: dict[str, BulkScene] = {
     "bulk-completed": _completed,
     "bulk-refused-at-each-step": _refused,
@@ -131,4 +150,7 @@ BULK_SCENES: dict[str, BulkScene] = {
     "bulk-handed-over-what-failed-locally": _handed_over,  # the one above is of batches that took it for a cancel
     "bulk-handed-over-when-undone": _handed_over_when_undone,
     "bulk-forgotten": _forgotten,
+    "bulk-together-after-a-failed-attempt": _together,
+    "bulk-together-with-one-of-a-saga": _together_with_one_of_a_saga,
+    "bulk-together-handed-over": _together_handed_over,
 }

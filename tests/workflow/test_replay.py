@@ -137,7 +137,7 @@ def test_the_recordings_have_every_activity_every_update_and_every_kind_of_comma
     assert activities == {
         *("reserve_inventory", "charge_payment", "ship_order"),
         *("release_inventory", "refund_payment", "cancel_shipment"),
-        *("reserve_orders", "charge_orders", "ship_orders", "unwind_orders"),
+        *("check_out_orders", "reserve_orders", "charge_orders", "ship_orders", "unwind_orders"),
         *("close_order", "complete_order", "park_order", "resolve_step", "note_retry"),
         *("run_audit", "record_findings", "find_unfinished", "find_contradictions", "start_sagas"),
         "look_up_names",

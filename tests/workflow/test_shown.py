@@ -11,6 +11,7 @@ from temporalio.client import WorkflowHandle
 from client.checkouts import Checkouts
 from domain import policies
 from domain.bulk import digest
+from domain.text import for_summary
 from tests.conftest import Shop
 from tests.workflow.gates import Gates
 from tests.workflow.sagas import BREAK_UNDO, failure_of, hasty, how_it_ended, until_status
@@ -144,3 +145,4 @@ async def test_the_ui_lists_a_saga_by_what_was_ordered_and_a_batch_by_its_first_
     assert of_the_batch == f"2 orders: {one.order_id} to {other.order_id}"
     assert details[0].startswith("**2 orders**: ")
     assert "2 completed" in details[0]
+    assert f"* {for_summary(one.order_id)}: completed" in details
