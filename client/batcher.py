@@ -13,13 +13,14 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
 from temporalio.service import RPCError
 
 from client import batch_runs
 from client.checkouts import Checkouts
 from client.failures import Full
-from domain.bulk import Outcome
+from domain.bulk import BATCH_BYTES, Outcome, payload_bytes
 from domain.model import CheckoutInput
 
 _log = logging.getLogger("checkout.batcher")
@@ -154,7 +155,13 @@ class Batcher:
             await asyncio.sleep(rest)
 
     def _start(self) -> None:
-        seats = [self._waiting.pop(order_id) for order_id in list(self._waiting)[: self._policy.most]]
+        seats: list[Seat] = []
+        room = BATCH_BYTES
+        for seat in list(islice(self._waiting.values(), self._policy.most)):
+            room -= payload_bytes(seat.order)
+            if room < 0 and seats:
+                break
+            seats.append(self._waiting.pop(seat.order.order_id))
         batch = asyncio.create_task(self._carry(seats))
         self._under_way.add(batch)
         batch.add_done_callback(self._land)

@@ -10,6 +10,9 @@ from domain.model import CheckoutInput, Ending, OrderLine
 from sagafence import InvalidInput
 
 MAX_BATCH = 1_000
+BATCH_BYTES = 400_000
+"""How long the orders of a batch are together at most; well below what the server takes as one value (2 MB), and what
+it warns of (512 KB)."""
 DELEGATED = "handed over"
 """The outcome of an order that was delegated to a saga of its own."""
 OWNED = "it is owned by another saga"

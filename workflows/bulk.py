@@ -75,7 +75,8 @@ class BulkCheckoutWorkflow:
     async def run(self, batch: Batch) -> BatchReport:
         """Bring every order of the batch to its end, or delegate it to its own saga."""
         self._take(batch)
-        forward = self._together if batch.is_together else self._forward
+        # A worker of before ignores the field, and what it began step by step goes on so.
+        forward = self._together if batch.is_together and workflow.patched("together") else self._forward
         failure_of(await self._cancellation.interruptible(forward()))  # what has not ended is undone
         await self._cancellation.protect(self._undo_the_rest())
         return BatchReport.of([self._outcomes[order_id] for order_id in self._orders])

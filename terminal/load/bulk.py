@@ -11,7 +11,7 @@ from pathlib import Path
 from client.batches import delegated_outcome
 from client.checkouts import Checkouts
 from client.failures import ExitStatus
-from domain.bulk import DELEGATED, ORDER_ID_CONFLICT, UNKNOWN, Outcome, payload_bytes
+from domain.bulk import BATCH_BYTES, DELEGATED, ORDER_ID_CONFLICT, UNKNOWN, Outcome, payload_bytes
 from domain.model import CheckoutInput, OrderStatus
 from domain.text import on_one_line
 from terminal import view
@@ -20,8 +20,6 @@ from terminal.load.outcomes import MALFORMED, OutcomeFile
 
 _FOLLOWED_AT_ONCE = 50
 _GRACE_SECONDS = 10.0
-# Well below what the server takes as one value (2 MB), and what it warns of (512 KB).
-_BATCH_BYTES = 400_000
 _READ_AT_ONCE = 1_000
 
 
@@ -154,7 +152,7 @@ class BulkLoad:
                 self._on_done(entry.lines)
                 continue
             more = payload_bytes(entry.order)
-            if entry.order_id in batch or len(batch) == self._batch_size or (batch and size + more > _BATCH_BYTES):
+            if entry.order_id in batch or len(batch) == self._batch_size or (batch and size + more > BATCH_BYTES):
                 yield list(batch.values())
                 batch, size = {}, 0
             if earlier := self._under_way.get(entry.order_id):

@@ -13,7 +13,7 @@ from client.batch_runs import workflow_id
 from client.batcher import Batcher, BatchPolicy, Ended
 from client.checkouts import Checkouts
 from client.failures import Full
-from domain.bulk import Outcome
+from domain.bulk import BATCH_BYTES, Outcome, payload_bytes
 from domain.model import CheckoutInput, OrderLine
 
 NO_WINDOW = {"quiet_seconds": 0.0, "longest_seconds": 0.0}
@@ -116,6 +116,18 @@ async def test_a_batch_smaller_than_a_crowd_is_never_waited_for_in_vain() -> Non
     batches = batcher(temporal, crowd=100, most=5)
     async with waiting(batches, order()), waiting(batches, *(order() for _ in range(5))):
         assert temporal.sizes == [1, 5]
+
+
+async def test_long_orders_share_a_batch_as_far_as_temporal_takes_them() -> None:
+    temporal = Temporal()
+    lines = tuple(OrderLine(f"{number}{'é' * 120}", 1) for number in range(100))
+    long = [CheckoutInput(f"long-{number}", "alice", lines) for number in range(12)]
+    batches = batcher(temporal)
+    async with waiting(batches, order()), waiting(batches, *long):
+        temporal.ends[0].set()
+        await settle()
+        assert 1 < len(temporal.batches[1]) < 12
+        assert sum(map(payload_bytes, temporal.batches[1])) <= BATCH_BYTES
 
 
 async def test_those_who_come_within_the_window_are_waited_for_but_not_for_long() -> None:

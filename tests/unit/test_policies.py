@@ -8,10 +8,9 @@ from activities import audit
 from adapters import connector, database
 from devstack.stack import ROOT
 from domain import policies
-from domain.bulk import Batch
+from domain.bulk import BATCH_BYTES, Batch
 from domain.model import CheckoutInput
 from sagafence import UNDO_ATTEMPTS_WHEN_REFUSED, ActivityPolicy
-from terminal.load import bulk
 from tests.tables import role_timeout
 
 OPERATIONS = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
@@ -115,7 +114,7 @@ def test_a_run_is_given_up_only_after_all_that_its_activities_may_take() -> None
 def test_the_largest_batch_of_a_load_is_one_that_its_workflow_and_temporal_take() -> None:
     temporal_takes = 2_000_000
 
-    assert bulk._BATCH_BYTES + CheckoutInput.max_payload_bytes < Batch.max_payload_bytes < temporal_takes
+    assert BATCH_BYTES + CheckoutInput.max_payload_bytes < Batch.max_payload_bytes < temporal_takes
 
 
 def test_the_documented_figures_of_sweep_and_audit_are_these() -> None:
