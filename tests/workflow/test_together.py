@@ -43,7 +43,9 @@ async def test_each_order_has_its_outcome_and_no_activity_is_a_task_of_its_own(s
 
 
 @pytest.mark.parametrize(("moment", "error"), [("before", outage), ("after", outage), ("after", lost_report)])
-async def test_what_may_pass_is_tried_again(shop: Shop, moment: Moment, error: Callable[[], Exception]) -> None:
+async def test_a_checkout_together_that_may_pass_is_tried_again(
+    shop: Shop, moment: Moment, error: Callable[[], Exception]
+) -> None:
     orders, gates = mixed(shop), Gates()
     gates.fail(gates_of(shop, orders), NAME, moment, times=2, error=error)
     async with shop.working(interceptors=(gates,)):
