@@ -263,6 +263,26 @@ async def test_rows_that_are_free_again_when_they_are_looked_for_are_tried_again
     assert statuses(await batch) == ["completed"]
 
 
+async def test_a_row_that_is_locked_for_an_instant_only_does_not_count_as_locked(
+    shop: Shop, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, usual = shop.order("alice"), BatchCheckout._locked
+    was_seen, is_free = asyncio.Event(), asyncio.Event()
+
+    async def locked(self: BatchCheckout, orders: Sequence[CheckoutInput]) -> Any:
+        found = await usual(self, orders)
+        was_seen.set()
+        await is_free.wait()
+        return found
+
+    monkeypatch.setattr(BatchCheckout, "_locked", locked)
+    async with database.locked("SELECT FROM accounts FOR UPDATE"):
+        batch = asyncio.create_task(together(shop, [order]))
+        await was_seen.wait()
+    is_free.set()
+    assert statuses(await batch) == ["completed"]
+
+
 @pytest.mark.parametrize("fault", ["RAISE EXCEPTION 'injected'", "RAISE EXCEPTION 'injected' USING ERRCODE = '23514'"])
 async def test_a_poison_order_is_left_alone_and_the_others_are_completed(shop: Shop, fault: str) -> None:
     orders = [shop.order("alice") for _ in range(20)]

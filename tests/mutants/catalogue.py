@@ -16,6 +16,7 @@ from tests.mutants import (
     external,
     failures,
     fence,
+    group,
     http_api,
     identifiers,
     kit,
@@ -82,5 +83,6 @@ MUTANTS: tuple[Mutant, ...] = (
     *library_schema.MUTANTS,
     *library_saga.MUTANTS,
     *library.MUTANTS,
+    *group.MUTANTS,
     *http_api.MUTANTS,
 )

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
+from temporalio import workflow
 
 from activities.inventory import Inventory
 from client.checkouts import Checkouts
@@ -14,6 +15,7 @@ from sagafence import DatabaseRefusedStatement
 from tests.conftest import Shop
 from tests.workflow.bulk_scenes import gates_of, mixed, start_batch
 from tests.workflow.gates import PATIENCE_SECONDS, Gates, Moment, lost_report, outage
+from tests.workflow.replays import replayer
 from tests.workflow.sagas import goods_and_money, hasty, how_it_ended, until_tried, violations
 from tests.workflow.test_bulk import ENDINGS, activities_of, cancel_the_attempt, outcomes_of, statuses
 from workflows.bulk import BulkCheckoutWorkflow
@@ -175,3 +177,18 @@ async def test_an_order_that_is_cancelled_while_its_batch_keeps_failing_is_undon
     assert set(statuses(outcomes)) == {DELEGATED}
     assert ends == ["cancelled", *ENDINGS[1:]]
     assert await violations(shop) == []
+
+
+async def test_a_batch_that_a_worker_of_before_began_step_by_step_goes_on_so(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = mixed(shop)
+    with monkeypatch.context() as before:
+        before.setattr(workflow, "patched", lambda _: False)
+        async with shop.working():
+            handle = await start_batch(shop, orders, together=True)
+            outcomes = (await handle.result()).unpacked()
+
+    assert statuses(outcomes) == ENDINGS
+    assert await activities_of(handle) == ["unwind_orders"]
+    await replayer(BulkCheckoutWorkflow).replay_workflow(await handle.fetch_history())
