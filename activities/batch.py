@@ -39,8 +39,10 @@ class Changed(Exception):
         super().__init__(f"changed since it was read: {fact}")
 
 
-async def until_unchanged(engine: AsyncEngine, attempt: Callable[[AsyncConnection], Awaitable[_T]]) -> _T:
-    """Run a transaction until the facts that it decides on have not changed meanwhile.
+async def until_unchanged(
+    engine: AsyncEngine, attempt: Callable[[AsyncConnection], Awaitable[_T]], *, tries: int = _TRIES
+) -> _T:
+    """Run a transaction until the facts that it decides on have not changed meanwhile, or so many times.
 
     Raises:
         DatabaseRefusedStatement: a constraint or a trigger refuses one of the orders, whatever is decided. It does not
@@ -49,7 +51,7 @@ async def until_unchanged(engine: AsyncEngine, attempt: Callable[[AsyncConnectio
     """
     changed: Changed | None = None
     refused: IntegrityError | None = None
-    for _ in range(_TRIES):
+    for _ in range(tries):
         try:
             async with transaction(engine) as connection:
                 try:
@@ -61,7 +63,7 @@ async def until_unchanged(engine: AsyncEngine, attempt: Callable[[AsyncConnectio
             changed = error
     if refused is not None:
         raise DatabaseRefusedStatement(f"one of the orders cannot be written: {str(refused.orig).splitlines()[0]}")
-    raise DatabaseUnavailable(f"{_TRIES} attempts in a row found something {changed}")
+    raise DatabaseUnavailable(f"{tries} attempts in a row found something {changed}")
 
 
 def is_due(report: StepReport, order: CheckoutInput, row: Row[Any] | None, before: Sequence[OrderStatus] = ()) -> bool:

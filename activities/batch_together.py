@@ -3,11 +3,10 @@
 A completed order has its three fence rows, its three events and the rows of each step, as its own saga would have left
 them. A refused one has had no effect, so that there is nothing to undo: its fence rows are tombstones.
 
-Facts are read, decided on, and then read again with everything locked, in the sequence that setup.sql names. Where they
-have changed, all is rolled back and decided again.
+Facts are read, decided on, and then written with everything locked, in the sequence that setup.sql names. Where they
+have changed, fences and constraints refuse it: all is rolled back and decided again.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,15 +17,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from activities.batch import Changed, is_due, line_columns, read_orders
 from activities.batch_decisions import Decision, decide
 from activities.shipping import TRACKING_NUMBER
-from activities.steps import workflow_run
-from domain.bulk import DELEGATED, OWNED, Outcome, StepReport
-from domain.model import CheckoutInput, OrderStatus
+from activities.steps import require_same_content, workflow_run
+from domain.bulk import DELEGATED, ORDER_ID_CONFLICT, OWNED, Outcome, StepReport
+from domain.errors import OrderIdConflict
+from domain.model import CheckoutInput, OrderStatus, order_id_conflict
 from sagafence import sqlstate
 
 _LOCK_NOT_AVAILABLE = "55P03"
 
-# Many times what another batch holds a row for. Below the role's own limit, since all of a batch wait for one order.
-_LIMIT_WAITING = text("SELECT set_config('lock_timeout', '700ms', true)")
+# Many times what another batch holds a row for, and less than callers of the API wait for: all of a batch wait for one.
+_LIMIT_WAITING = text("SELECT set_config('lock_timeout', '300ms', true)")
 _TAKEN = text("""
     SELECT order_id FROM orders WHERE order_id = ANY (CAST(:order_ids AS text[]))
     UNION
@@ -75,11 +75,11 @@ _ORDERS = text("""
            AS o (order_id, customer, reason, fingerprint, total_minor, currency)
 """)
 _LOCK_BALANCES = text("""
-    SELECT account_id, balance_minor FROM accounts
+    SELECT FROM accounts
      WHERE account_id = ANY (CAST(:customers AS text[])) ORDER BY account_id FOR NO KEY UPDATE
 """)
 _LOCK_STOCK = text("""
-    SELECT sku, on_hand - reserved AS free FROM inventory
+    SELECT FROM inventory
      WHERE sku = ANY (CAST(:skus AS text[])) ORDER BY sku FOR NO KEY UPDATE
 """)
 # The lines of a refused order have no price, and it holds nothing. The stock of the others is consumed at once: it was
@@ -136,7 +136,7 @@ async def check_out(connection: AsyncConnection, carrier: str, orders: Sequence[
         return outcomes + (await _check_out(connection, carrier, new) if new else [])
     except DBAPIError as error:
         if sqlstate(error) == _LOCK_NOT_AVAILABLE:
-            raise LockTimeout from None
+            raise LockTimeout("a row that it needs is locked by another transaction") from None
         raise
 
 
@@ -158,10 +158,21 @@ async def _known(
     report = StepReport()
     for order in orders:
         row = known.get(order.order_id)
-        if order.order_id in taken and (row is None or is_due(report, order, row)):
+        if row is not None and row.fingerprint is None and not await _is_same(connection, order):
+            # A saga of its own would find that, and keep the order by hand from having one.
+            report.ended.append(Outcome(order.order_id, ORDER_ID_CONFLICT, order_id_conflict(order.order_id)))
+        elif order.order_id in taken and (row is None or is_due(report, order, row)):
             report.delegated.append(order.order_id)
     owned = [Outcome(order_id, DELEGATED, OWNED) for order_id in report.delegated]
     return report.ended + owned, [order for order in orders if order.order_id not in taken]
+
+
+async def _is_same(connection: AsyncConnection, order: CheckoutInput) -> bool:
+    try:
+        await require_same_content(connection, order, None)
+    except OrderIdConflict:
+        return False
+    return True
 
 
 async def _check_out(connection: AsyncConnection, carrier: str, orders: Sequence[CheckoutInput]) -> list[Outcome]:
@@ -173,7 +184,7 @@ async def _check_out(connection: AsyncConnection, carrier: str, orders: Sequence
     tracking = await _write_fences(connection, decisions, columns)
     await connection.execute(_ORDERS, {**columns, "carrier": carrier, "run": workflow_run()})
     completed = [each for each in decisions if each.refused_by is None]
-    await _lock(connection, completed)
+    await _lock(connection, [each.order for each in completed])
     prices = {
         (each.order.order_id, line.sku): catalogue[line.sku].unit_price_minor
         for each in completed
@@ -219,24 +230,11 @@ async def _write_fences(
     return {row.saga_id: row.tracking_number for row in written if row.tracking_number}
 
 
-async def _lock(connection: AsyncConnection, completed: Sequence[Decision]) -> None:
-    """Lock the accounts and the stock.
-
-    Raises:
-        Changed: there is less than was decided on.
-    """
-    spent: Counter[str] = Counter()
-    wanted: Counter[str] = Counter()
-    for each in completed:
-        spent[each.order.customer] += each.total_minor or 0
-        wanted.update({line.sku: line.quantity for line in each.order.lines})
-    rows = await connection.execute(_LOCK_BALANCES, {"customers": list(spent)})
-    money = {row.account_id: row.balance_minor for row in rows}
-    if any(money.get(customer, 0) < amount for customer, amount in spent.items()):
-        raise Changed("the balance of a customer")
-    stock = {row.sku: row.free for row in await connection.execute(_LOCK_STOCK, {"skus": list(wanted)})}
-    if any(stock.get(sku, 0) < quantity for sku, quantity in wanted.items()):
-        raise Changed("the stock")
+async def _lock(connection: AsyncConnection, orders: Sequence[CheckoutInput]) -> None:
+    """Lock the accounts and the stock of orders. What has gone since it was read, their constraints refuse."""
+    names = names_in(orders)
+    await connection.execute(_LOCK_BALANCES, names)
+    await connection.execute(_LOCK_STOCK, names)
 
 
 def _outcome(decision: Decision, tracking: Mapping[str, str]) -> Outcome:

@@ -2,7 +2,7 @@
 
     batcher = Batcher(lambda: checkouts)
     with batcher.seat(order) as (seat, _):
-        ended = await seat.ended
+        outcome = await asyncio.shield(seat.ended)
 
 A batch costs Temporal and the worker about as much for one order as for fifty, so that few and large ones pay. Nothing
 is kept here that is not in Temporal: who got no answer asks again, and the fences return what was done.
@@ -11,22 +11,24 @@ is kept here that is not in Temporal: who got no answer asks again, and the fenc
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import takewhile
 
 from temporalio.service import RPCError
 
 from client import batch_runs
 from client.checkouts import Checkouts
 from client.failures import Full
-from domain.bulk import BATCH_BYTES, Outcome, payload_bytes
+from domain.bulk import Outcome, Room
 from domain.model import CheckoutInput
 
 _log = logging.getLogger("checkout.batcher")
 
 _START_SECONDS = 5.0
 """How long Temporal may take to answer the start of a batch; the SDK would wait for half a minute."""
+_END_SECONDS = 5.0
+"""How long a batch is waited for: a hundred times what it takes. Then another may start; this one goes on."""
 
 
 @dataclass(frozen=True)
@@ -38,23 +40,15 @@ class BatchPolicy:
     most: int = 250
     """How many orders each has at most."""
     crowd: int = 100
-    """How many orders have to wait before another starts beside one."""
+    """Another starts beside one that is under way when so many orders wait."""
+    longest_beside_seconds: float = 0.05
+    """Or when the first has waited for so long: that one may be slow."""
     quiet_seconds: float = 0.002
     """It starts when for so long no order has come and no batch has ended: who was answered may ask again."""
     longest_seconds: float = 0.015
     """It starts so soon at the latest, once it may."""
-    room: int = 5_000
+    room: int = 2_000
     """How many orders may wait."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How an order of a batch has ended."""
-
-    outcome: Outcome
-    workflow_id: str
-    is_new: bool
-    """Whether the batch was begun for this; one of the very same orders may have ended long ago."""
 
 
 class Seat:
@@ -64,17 +58,17 @@ class Seat:
         self.order = order
         self.callers = 0
         loop = asyncio.get_running_loop()
-        self.started: asyncio.Future[bool] = loop.create_future()
-        """Whether Temporal has the batch."""
-        self.ended: asyncio.Future[Ended | None] = loop.create_future()
-        """None where that is not known: Temporal does not answer."""
+        self.since = loop.time()
+        self.started: asyncio.Future[str | None] = loop.create_future()
+        """The workflow that Temporal has now; None where it does not answer."""
+        self.ended: asyncio.Future[Outcome | None] = loop.create_future()
+        """How the order has ended; None where that is not known: Temporal does not answer, or the batch is slow."""
 
     def give_up(self) -> None:
         """Answer those who still wait that nothing is known."""
-        if not self.started.done():
-            self.started.set_result(False)
-        if not self.ended.done():
-            self.ended.set_result(None)
+        for future in (self.started, self.ended):
+            if not future.done():
+                future.set_result(None)
 
 
 class Batcher:
@@ -85,15 +79,15 @@ class Batcher:
         self._policy = policy or BatchPolicy()
         self._seats: dict[str, Seat] = {}
         self._waiting: dict[str, Seat] = {}
-        """Those of the seats whose batch has not started."""
+        """Those of the seats whose batch has not started, the first that came first."""
         self._under_way: set[asyncio.Task[None]] = set()
         self._starting: asyncio.Task[None] | None = None
         self._has_changed = asyncio.Event()
-        self._changed_at = float("-inf")
+        self._changed_at = self._ended_at = float("-inf")
 
     @contextmanager
-    def seat(self, order: CheckoutInput) -> Iterator[tuple[Seat | None, bool]]:
-        """Yield an order's seat, and whether it is a new one; None where another order has one with its id.
+    def seat(self, order: CheckoutInput) -> Iterator[tuple[Seat, bool]]:
+        """Yield the seat of an order's id, and whether it is a new one. Another order may have it: compare the content.
 
         An order that nobody waits for any more when its batch starts is not in it; once in it, it goes on.
 
@@ -101,17 +95,22 @@ class Batcher:
             Full: no room is left.
         """
         known = self._seats.get(order.order_id)
-        if known and known.order.fingerprint != order.fingerprint:
-            yield None, False
-            return
         seat = known or self._place(order)
         seat.callers += 1
         try:
             yield seat, known is None
         finally:
             seat.callers -= 1
-            if not seat.callers and self._waiting.get(order.order_id) is seat:
+            if not seat.callers and self.is_waiting(seat):
                 del self._waiting[order.order_id], self._seats[order.order_id]
+
+    def is_waiting(self, seat: Seat) -> bool:
+        """Return whether an order is in no batch yet, so that it is in none when its callers have gone."""
+        return self._waiting.get(seat.order.order_id) is seat
+
+    def has_ended_within(self, seconds: float) -> bool:
+        """Return whether a batch has ended lately: those that wait move on."""
+        return self._now() - self._ended_at <= seconds
 
     def _place(self, order: CheckoutInput) -> Seat:
         if len(self._waiting) >= self._policy.room:
@@ -136,15 +135,26 @@ class Batcher:
     async def _start_batches(self) -> None:
         """Start batches until no order waits."""
         while self._waiting:
-            needed = min(self._policy.crowd, self._policy.most) if self._under_way else 1
-            if len(self._under_way) >= self._policy.at_once or len(self._waiting) < needed:
+            if (rest := self._seconds_until_one_may_start()) > 0:
                 self._has_changed.clear()
-                await self._has_changed.wait()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._has_changed.wait(), rest)
                 continue
             await self._let_others_join()
             if self._waiting:
                 self._start()
         self._starting = None
+
+    def _seconds_until_one_may_start(self) -> float:
+        policy = self._policy
+        if not self._under_way:
+            return 0
+        if len(self._under_way) >= policy.at_once:
+            return _END_SECONDS
+        if len(self._waiting) >= min(policy.crowd, policy.most):
+            return 0
+        first = next(iter(self._waiting.values()))
+        return first.since + policy.longest_beside_seconds - self._now()
 
     async def _let_others_join(self) -> None:
         latest = self._now() + self._policy.longest_seconds
@@ -155,34 +165,35 @@ class Batcher:
             await asyncio.sleep(rest)
 
     def _start(self) -> None:
-        seats: list[Seat] = []
-        room = BATCH_BYTES
-        for seat in list(islice(self._waiting.values(), self._policy.most)):
-            room -= payload_bytes(seat.order)
-            if room < 0 and seats:
-                break
-            seats.append(self._waiting.pop(seat.order.order_id))
-        batch = asyncio.create_task(self._carry(seats))
+        room = Room(self._policy.most)
+        seats = list(takewhile(lambda seat: room.take(seat.order), self._waiting.values()))
+        for seat in seats:
+            del self._waiting[seat.order.order_id]
+        batch = asyncio.create_task(self._run(seats))
         self._under_way.add(batch)
-        batch.add_done_callback(self._land)
+        batch.add_done_callback(self._end)
 
-    def _land(self, batch: asyncio.Task[None]) -> None:
+    def _end(self, batch: asyncio.Task[None]) -> None:
         self._under_way.discard(batch)
         self._change()
 
-    async def _carry(self, seats: Sequence[Seat]) -> None:
-        orders = [seat.order for seat in seats]
-        checkouts = self._checkouts()
+    async def _run(self, seats: Sequence[Seat]) -> None:
+        orders, workflow_id = [seat.order for seat in seats], batch_runs.new_id()
         try:
+            checkouts = self._checkouts()
             async with asyncio.timeout(_START_SECONDS):
-                is_new = await checkouts.begin_batch(orders)
+                await batch_runs.begin(checkouts.client, checkouts.task_queue, orders, workflow_id)
             for seat in seats:
-                seat.started.set_result(True)
-            workflow_id = batch_runs.workflow_id(orders)
-            for seat, outcome in zip(seats, await checkouts.batch_outcomes(orders), strict=True):
-                seat.ended.set_result(Ended(outcome, workflow_id, is_new))
+                seat.started.set_result(workflow_id)
+            async with asyncio.timeout(_END_SECONDS):
+                outcomes = await batch_runs.outcomes(checkouts.client, orders, workflow_id)
+            for seat, outcome in zip(seats, outcomes, strict=True):
+                seat.ended.set_result(outcome)
+            self._ended_at = self._now()
         except (RPCError, RuntimeError, TimeoutError) as error:  # a server that cannot be reached is a RuntimeError
-            _log.warning("no answer from Temporal to a batch of %d orders: %s", len(seats), error)
+            _log.warning("no answer of the batch %s with %d orders: %s", workflow_id, len(seats), repr(error))
+        except Exception:  # noqa: BLE001 - the seats are given up, and the next batch is tried
+            _log.exception("the batch %s cannot be followed", workflow_id)
         finally:
             for seat in seats:
                 seat.give_up()

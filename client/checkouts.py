@@ -145,18 +145,10 @@ class Checkouts:
 
         Some may have been delegated to sagas of their own; see `client.batches.delegated_outcome`.
         """
-        await self.begin_batch(orders)
-        workflow_id = batch_runs.workflow_id(orders)
+        workflow_id = batch_runs.id_of_load(orders)
+        await batch_runs.begin(self.client, self.task_queue, orders, workflow_id)
         async with self._watch.over(workflow_id):
-            return await self.batch_outcomes(orders)
-
-    async def begin_batch(self, orders: Sequence[CheckoutInput]) -> bool:
-        """Start the batch of these orders unless it is or was under way; return whether it is begun now."""
-        return await batch_runs.begin(self.client, self.task_queue, orders)
-
-    async def batch_outcomes(self, orders: Sequence[CheckoutInput]) -> Sequence[Outcome]:
-        """Wait for the end of a batch that was begun, and return how each of its orders has ended."""
-        return await batch_runs.outcomes(self.client, orders)
+            return await batch_runs.outcomes(self.client, orders, workflow_id)
 
     async def outcome(self, order_id: str, *, poll_every: float = _POLL_SECONDS) -> CheckoutStatus:
         """Wait until the order has reached its end, or is stuck.

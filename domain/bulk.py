@@ -13,6 +13,8 @@ MAX_BATCH = 1_000
 BATCH_BYTES = 400_000
 """How long the orders of a batch are together at most; well below what the server takes as one value (2 MB), and what
 it warns of (512 KB)."""
+BATCH_LINES = 5_000
+"""How many lines they have together at most: what one statement writes in a tenth of its time limit."""
 DELEGATED = "handed over"
 """The outcome of an order that was delegated to a saga of its own."""
 OWNED = "it is owned by another saga"
@@ -54,6 +56,23 @@ def unpack(
 def payload_bytes(order: CheckoutInput) -> int:
     """Return how long an order is as JSON, which writes a character in up to twelve bytes."""
     return len(json.dumps(pack(order)))
+
+
+class Room:
+    """How much more a batch takes: an order always, and others as long as all are few and short enough."""
+
+    def __init__(self, orders: int) -> None:
+        self._orders, self._bytes, self._lines = orders, BATCH_BYTES, BATCH_LINES
+        self._is_empty = True
+
+    def take(self, order: CheckoutInput) -> bool:
+        """Return whether an order fits in, and count it if so."""
+        left = self._orders - 1, self._bytes - payload_bytes(order), self._lines - len(order.lines)
+        if min(left) < 0 and not self._is_empty:
+            return False
+        self._orders, self._bytes, self._lines = left
+        self._is_empty = False
+        return True
 
 
 def digest(orders: Iterable[CheckoutInput]) -> str:

@@ -13,23 +13,26 @@ from fastapi import APIRouter, Header, Query, Response
 from temporalio.service import RPCError
 
 from adapters.order_query import FoundOrder
-from client.batcher import Ended
-from client.failures import ClientError, NoSuchOrder
-from domain.bulk import DELEGATED, ORDER_ID_CONFLICT, OWNED, UNKNOWN
+from client import executions
+from client.batcher import Batcher, Seat
+from client.failures import ClientError, Full, NoSuchOrder
+from domain.bulk import DELEGATED, ORDER_ID_CONFLICT, OWNED, UNKNOWN, Outcome
 from domain.identifiers import identifier_problem
 from domain.model import ENDINGS, CheckoutInput, ExecutionMode, OrderLine, OrderStatus, order_id_conflict
 from http_api import shown
 from http_api.models import NewOrder, Order
-from http_api.problems import Fault, Problem, documented, invalid
+from http_api.problems import Fault, Problem, documented, invalid, temporal_is_away
 from http_api.services import Buyer, Given, Services
-from http_api.temporal import answered
+from http_api.temporal import ANSWER_SECONDS, answered
 from sagafence import InvalidInput, SagaError
 
 router = APIRouter(tags=["orders"])
 
 _LONGEST_WAIT = 20
 _PATIENCE_SECONDS = 1.0
-"""How long an order's batch may take where its caller does not wait: many times what it needs."""
+"""How long an order's batch may take where its caller does not wait: many times what it needs. Those in line before it
+do not count, as long as they move."""
+_LONGEST_IN_LINE_SECONDS = 5.0
 _LOOKS_EVERY_SECONDS = 0.1
 _ID_BYTES = 16
 # The ids that `order_id_for` gives. Who chose one of another caller's key would take that key's order id away.
@@ -84,9 +87,9 @@ async def place_order(  # noqa: PLR0913, PLR0917 - what a request has
     if not principal.may_act_for(placed.customer):
         raise Problem(HTTPStatus.FORBIDDEN, "customer", "The key of this request is for other customers.")
     asked = _Asked(placed, order.order_id is not None, asyncio.get_running_loop().time() + wait)
-    found, is_new = (None, False) if own_workflow else await _in_a_batch(services, asked)
+    found, is_new, batched = (None, False, _Batched()) if own_workflow else await _in_a_batch(services, asked)
     if found is None:
-        found, is_begun = await _in_a_workflow_of_its_own(services, asked)
+        found, is_begun = await _in_a_workflow_of_its_own(services, asked, batched)
         is_new = is_new or is_begun
     response.headers["Location"] = found.links.self
     if not is_new:
@@ -138,57 +141,91 @@ class _Asked(NamedTuple):
         return self.until - asyncio.get_running_loop().time()
 
 
-async def _in_a_batch(services: Services, asked: _Asked) -> tuple[Order | None, bool]:
+class _Batched(NamedTuple):
+    """What is known of an order that was given a seat."""
+
+    outcome: Outcome | None = None
+    """How it has ended; None where that is not known in time."""
+    workflow_id: str | None = None
+    """Its batch, which may still be under way."""
+    is_first: bool = False
+    """Whether no other caller asked for it before."""
+    is_blocked: bool = False
+    """Whether another order of its id is in a batch that has not ended."""
+
+
+async def _in_a_batch(services: Services, asked: _Asked) -> tuple[Order | None, bool, _Batched]:
     """Check an order out together with others, and return it, and whether it is new.
 
     None where it needs a workflow of its own: its batch says so, or has not ended in time. Then it can be found by its
     own; the fences let only one of the two act.
     """
-    order = asked.order
-    ended, is_first = await _ended_in_a_batch(services, asked)
-    if ended is None or ended.outcome.status in {DELEGATED, UNKNOWN}:
-        return None, ended is not None and is_first and ended.is_new and ended.outcome.reason != OWNED
-    if ended.outcome.status == ORDER_ID_CONFLICT:
+    order, batched = asked.order, await _batched(services, asked)
+    outcome, workflow_id = batched.outcome, batched.workflow_id
+    if outcome is None or workflow_id is None or outcome.status in {DELEGATED, UNKNOWN}:
+        is_new = outcome is not None and batched.is_first and outcome.reason != OWNED
+        return None, is_new, batched
+    if outcome.status == ORDER_ID_CONFLICT:
         raise _conflict(asked)
     found = None
     with suppress(SagaError):
         found = await services.reads.order(order.order_id)
     if found is None:
-        return shown.by_outcome(services, order, ended), is_first and ended.is_new
-    is_ours = found.record.carrier == ended.workflow_id
-    batch = ended.workflow_id if is_ours else None
-    return await shown.by_row(services, found, batch=batch), is_first and ended.is_new and is_ours
+        return shown.by_outcome(services, outcome, order, workflow_id), batched.is_first, batched
+    if _is_anothers(found, order):
+        raise _conflict(asked)
+    is_ours = found.record.carrier == workflow_id
+    batch = workflow_id if is_ours else None
+    return await shown.by_row(services, found, batch=batch), batched.is_first and is_ours, batched
 
 
-async def _ended_in_a_batch(services: Services, asked: _Asked) -> tuple[Ended | None, bool]:
-    """Return how an order has ended in its batch, None where that is not known in time; and whether it is the first."""
+async def _batched(services: Services, asked: _Asked) -> _Batched:
     batcher = services.batcher
     if batcher is None:
-        return None, False
-    with batcher.seat(asked.order) as (seat, is_first), suppress(TimeoutError):
-        if seat is not None:
+        return _Batched()
+    with batcher.seat(asked.order) as (seat, is_first):
+        workflow_id, outcome = None, None
+        with suppress(TimeoutError):
+            if workflow_id := await _started(services, batcher, seat):
+                async with services.waiting(max(asked.seconds_left, _PATIENCE_SECONDS)):
+                    outcome = await asyncio.shield(seat.ended)
+    if seat.order.fingerprint == asked.order.fingerprint:
+        return _Batched(outcome, workflow_id, is_first)
+    return _Batched(is_blocked=outcome is None)
+
+
+async def _started(services: Services, batcher: Batcher, seat: Seat) -> str | None:
+    """Wait until an order's batch has started, while others end before it; return its workflow.
+
+    Raises:
+        Full: that takes too long, and nothing was done.
+        TimeoutError: no batch ends.
+    """
+    latest = seat.since + _LONGEST_IN_LINE_SECONDS
+    while True:
+        try:
             async with services.waiting(_PATIENCE_SECONDS):
-                await asyncio.shield(seat.started)
-                if asked.seconds_left <= _PATIENCE_SECONDS:
-                    return await asyncio.shield(seat.ended), is_first
-            async with services.waiting(asked.seconds_left):
-                return await asyncio.shield(seat.ended), is_first
-    return None, False
+                return await asyncio.shield(seat.started)
+        except TimeoutError:
+            if services.stop.is_set() or not batcher.has_ended_within(_PATIENCE_SECONDS):
+                raise
+            if asyncio.get_running_loop().time() > latest and batcher.is_waiting(seat):
+                raise Full("too many orders wait") from None
 
 
-async def _in_a_workflow_of_its_own(services: Services, asked: _Asked) -> tuple[Order, bool]:
+async def _in_a_workflow_of_its_own(services: Services, asked: _Asked, batched: _Batched) -> tuple[Order, bool]:
     """Start an order's own saga, or join the one it has; return the order, and whether it is new."""
     order = asked.order
-    is_new = await _start(services, asked)
+    is_new, is_known = await _start(services, asked, batched)
     if asked.seconds_left > 0:
         await _until_ended(services, order.order_id, asked.seconds_left)
-    elif is_new:  # nothing is known yet, and nobody is asked
+    elif is_new and not is_known:  # nobody is asked
         return shown.begun(services, order), True
     return await _current(services, asked), is_new
 
 
-async def _start(services: Services, asked: _Asked) -> bool:
-    """Start the order's saga, or join the one it has; return whether it is new.
+async def _start(services: Services, asked: _Asked, batched: _Batched) -> tuple[bool, bool]:
+    """Start the order's saga, or join the one it has; return whether the order is new, and whether it has a row.
 
     The row is read first: after Temporal's retention it is all that there is. Where the database is away, the start
     alone decides, and the steps' fences return what was done.
@@ -199,11 +236,24 @@ async def _start(services: Services, asked: _Asked) -> bool:
     if found is not None and _is_anothers(found, placed):
         raise _conflict(asked)
     if found is not None and (found.record.status in ENDINGS or found.record.carrier):
-        return False
+        return batched.is_first and found.record.carrier == batched.workflow_id, True  # it has ended meanwhile
+    if batched.is_blocked and not await _has_a_saga(services, placed.order_id):
+        raise temporal_is_away()  # whose id it is, will be known when that batch has ended
     try:
-        return await answered(services.temporal.checkouts.start(placed)) and found is None
+        start = services.temporal.checkouts.start(placed)
+        return await answered(start, ANSWER_SECONDS - _PATIENCE_SECONDS) and found is None, found is not None
     except ClientError:
+        if batched.workflow_id and batched.outcome is None:  # its batch may still be first
+            raise temporal_is_away() from None
         raise _conflict(asked) from None
+
+
+async def _has_a_saga(services: Services, order_id: str) -> bool:
+    try:
+        await answered(executions.of_order(services.temporal.client, order_id))
+    except NoSuchOrder:
+        return False
+    return True
 
 
 def _is_anothers(found: FoundOrder, placed: CheckoutInput) -> bool:

@@ -14,9 +14,9 @@ from temporalio.service import RPCError
 
 from adapters.order_query import FoundOrder
 from client import executions
-from client.batcher import Ended
 from client.failures import ClientError, NoSuchOrder
 from client.orders import as_shown
+from domain.bulk import Outcome
 from domain.identifiers import composed, identifier_problem
 from domain.lookup import OrderRecord
 from domain.model import CheckoutInput, CheckoutStatus, OrderStatus, StepView
@@ -126,9 +126,8 @@ async def by_saga(services: Services, order: CheckoutInput) -> Order:
     return _of_status(services, order, status)
 
 
-def by_outcome(services: Services, order: CheckoutInput, ended: Ended) -> Order:
+def by_outcome(services: Services, outcome: Outcome, order: CheckoutInput, workflow_id: str) -> Order:
     """Show an order that has ended in a batch, and that the database cannot be asked for."""
-    outcome = ended.outcome
     status = CheckoutStatus(
         outcome.order_id,
         outcome.status,
@@ -137,7 +136,7 @@ def by_outcome(services: Services, order: CheckoutInput, ended: Ended) -> Order:
         currency=outcome.currency,
         tracking_number=outcome.tracking_number,
     )
-    return _of_status(services, order, status, ended.workflow_id)
+    return _of_status(services, order, status, workflow_id)
 
 
 def _of_status(services: Services, order: CheckoutInput, status: CheckoutStatus, workflow_id: str = "") -> Order:

@@ -107,12 +107,9 @@ class BulkCheckoutWorkflow:
 
     async def _note_together(self, outcomes: Sequence[Outcome]) -> None:
         self._note_ended([outcome for outcome in outcomes if outcome.status != DELEGATED])
-        reasons: dict[str, list[str]] = {}
-        for outcome in outcomes:
-            if outcome.status == DELEGATED:
-                reasons.setdefault(outcome.reason or OWNED, []).append(outcome.order_id)
-        for reason, order_ids in reasons.items():
-            await self._delegate(order_ids, reason)
+        delegated = [outcome for outcome in outcomes if outcome.status == DELEGATED]
+        await self._delegate([outcome.order_id for outcome in delegated], OWNED)
+        self._note_ended(delegated)  # each with its own reason
 
     async def _forward(self) -> None:
         for self._step, activity, verb in _STEPS:

@@ -11,7 +11,7 @@ from pathlib import Path
 from client.batches import delegated_outcome
 from client.checkouts import Checkouts
 from client.failures import ExitStatus
-from domain.bulk import BATCH_BYTES, DELEGATED, ORDER_ID_CONFLICT, UNKNOWN, Outcome, payload_bytes
+from domain.bulk import DELEGATED, ORDER_ID_CONFLICT, UNKNOWN, Outcome, Room
 from domain.model import CheckoutInput, OrderStatus
 from domain.text import on_one_line
 from terminal import view
@@ -138,7 +138,7 @@ class BulkLoad:
 
     async def _batches(self, entries: Iterable[Entry]) -> AsyncIterator[list[Entry]]:
         batch: dict[str, Entry] = {}
-        size = 0
+        room = Room(self._batch_size)
         for number, entry in enumerate(entries, start=1):
             if number % _READ_AT_ONCE == 0:
                 await asyncio.sleep(0)  # so that a file whose orders all have outcomes can be interrupted too
@@ -151,14 +151,13 @@ class BulkLoad:
                 self._report.skipped += 1
                 self._on_done(entry.lines)
                 continue
-            more = payload_bytes(entry.order)
-            if entry.order_id in batch or len(batch) == self._batch_size or (batch and size + more > BATCH_BYTES):
+            if entry.order_id in batch or not room.take(entry.order):
                 yield list(batch.values())
-                batch, size = {}, 0
+                batch, room = {}, Room(self._batch_size)
+                room.take(entry.order)
             if earlier := self._under_way.get(entry.order_id):
                 await earlier.wait()
             batch[entry.order_id] = entry
-            size += more
         if batch:
             yield list(batch.values())
 

@@ -3,16 +3,21 @@
 import asyncio
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from temporalio.service import RPCError
 
+from client import batch_runs
 from client.batcher import Batcher, BatchPolicy
+from devstack.stack import DevStack
 from sagafence import DatabaseUnavailable
 from tests.conftest import Shop
-from tests.http_api.conftest import TEA, Api
-from tests.workflow.sagas import until
+from tests.http_api.conftest import TEA, Api, reader_url, serving
+from tests.workflow.sagas import forget, until
 
 
 def buys(customer: str, *lines: tuple[str, int]) -> dict[str, Any]:
@@ -74,11 +79,12 @@ async def test_an_order_has_a_workflow_of_its_own_for_those_who_ask(grouping: Ap
 
 
 @pytest.mark.usefixtures("worker")
-async def test_of_two_orders_with_one_chosen_id_at_once_one_is_a_conflict(grouping: Api, shop: Shop) -> None:
+@pytest.mark.parametrize("wait", [0, 20])
+async def test_of_two_orders_with_one_chosen_id_at_once_one_is_a_conflict(grouping: Api, shop: Shop, wait: int) -> None:
     chosen = f"web {uuid.uuid4().hex}"
 
     answers = await placed_at_once(
-        grouping, [{**TEA, "order_id": chosen}, {**buys("erin", ("poster", 1)), "order_id": chosen}], wait=20
+        grouping, [{**TEA, "order_id": chosen}, {**buys("erin", ("poster", 1)), "order_id": chosen}], wait=wait
     )
 
     assert sorted(answer.status_code for answer in answers) == [201, 409]
@@ -88,13 +94,20 @@ async def test_of_two_orders_with_one_chosen_id_at_once_one_is_a_conflict(groupi
 
 @pytest.mark.usefixtures("worker")
 async def test_a_locked_row_makes_its_own_order_wait_and_not_the_others(grouping: Api, shop: Shop) -> None:
-    loop = asyncio.get_running_loop()
+    loop, order = asyncio.get_running_loop(), shop.order("erin", ("poster", 1))
+
+    async def has_a_saga() -> bool:
+        with suppress(RPCError):
+            return await grouping.services.temporal.checkouts.has_saga_of(order)
+        return False
+
     async with shop.database.locked("SELECT FROM accounts WHERE account_id = 'erin' FOR UPDATE"):
-        slow = asyncio.create_task(grouping.place(buys("erin", ("poster", 1)), wait=20))
+        slow = asyncio.create_task(grouping.place({**buys("erin", ("poster", 1)), "order_id": order.order_id}, wait=20))
         began = loop.time()
         others = await placed_at_once(grouping, [TEA] * 10, wait=20)
         took = loop.time() - began
         assert not slow.done()
+        await until(has_a_saga)
     answer = await slow
 
     assert {other.json()["status"] for other in others} == {"completed"}
@@ -151,3 +164,102 @@ async def test_with_postgres_away_for_the_api_the_answer_is_what_the_batch_says(
     ]
     assert (answers[0].json()["total_minor"], answers[0].json()["tracking_number"][:2]) == (1200, "PX")
     assert "/bulk-" in answers[0].json()["links"]["history"]
+
+
+async def test_of_two_orders_with_one_id_none_is_refused_while_it_is_not_known_which_is_first(
+    grouping: Api, shop: Shop, stack: DevStack, tmp_path: Path
+) -> None:
+    """Two processes, and no worker yet: the database decides later, and it may decide against who was first here."""
+    chosen, other = f"web {uuid.uuid4().hex}", buys("erin", ("poster", 1))
+    url = reader_url(stack, shop)
+    async with serving(shop.client, shop.task_queue, url, tmp_path, together=True) as second:
+        answers = await asyncio.gather(
+            grouping.place({**TEA, "order_id": chosen}), second.place({**other, "order_id": chosen})
+        )
+
+    assert sorted(answer.status_code for answer in answers) == [201, 503]
+    assert {answer.json()["type"] for answer in answers if answer.status_code == 503} == {"about:blank#not-known"}
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_repeat_past_temporals_retention_is_a_repeat(grouping: Api, shop: Shop) -> None:
+    first = await grouping.place(TEA, idempotency_key="once", wait=20)
+    [(carrier, _)] = await carriers(shop)
+    await forget(shop, shop.order(), str(carrier))
+
+    again = await grouping.place(TEA, idempotency_key="once", wait=20)
+
+    assert (first.status_code, again.status_code, again.json()["status"]) == (201, 200, "completed")
+
+
+@pytest.mark.usefixtures("worker")
+async def test_an_order_whose_batch_ends_too_late_for_its_caller_is_new_all_the_same(
+    grouping: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = batch_runs.outcomes
+
+    async def slow(*given: Any) -> Any:
+        found = await usual(*given)
+        await asyncio.sleep(2)
+        return found
+
+    monkeypatch.setattr(batch_runs, "outcomes", slow)
+    placed = await grouping.place(TEA, idempotency_key="once")
+    again = await grouping.place(TEA, idempotency_key="once")
+
+    assert (placed.status_code, placed.json()["status"], again.status_code) == (201, "completed", 200)
+
+
+@pytest.mark.usefixtures("worker")
+async def test_those_in_a_long_line_wait_as_long_as_it_moves_and_are_then_told_that_it_is_full(
+    grouping: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grouping.services.batcher = Batcher(lambda: grouping.services.temporal.checkouts, BatchPolicy(most=2, at_once=1))
+    usual = batch_runs.outcomes
+
+    async def slow(*given: Any) -> Any:
+        found = await usual(*given)
+        await asyncio.sleep(0.4)
+        return found
+
+    monkeypatch.setattr(batch_runs, "outcomes", slow)
+    answers = await placed_at_once(grouping, [TEA] * 40)
+
+    assert {answer.status_code for answer in answers} == {201, 503}
+    placed = [answer for answer in answers if answer.status_code == 201]
+    assert len(placed) > 6, "these have waited for more than a second"
+    assert all("/bulk-" in answer.json()["links"]["history"] for answer in placed)
+    assert {answer.json()["type"] for answer in answers if answer.status_code == 503} == {"about:blank#full"}
+
+
+@pytest.mark.usefixtures("worker")
+async def test_with_postgres_away_for_the_api_anothers_id_is_a_conflict_all_the_same(
+    grouping: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(_order_id: str) -> None:
+        raise DatabaseUnavailable("away")
+
+    monkeypatch.setattr(grouping.services.reads, "order", away)
+    chosen = f"web {uuid.uuid4().hex}"
+
+    first = await grouping.place({**TEA, "order_id": chosen}, wait=20)
+    other = await grouping.place({**buys("erin", ("poster", 1)), "order_id": chosen}, wait=20)
+
+    assert (first.status_code, other.status_code) == (201, 409)
+
+
+async def test_of_two_orders_with_one_id_the_second_is_not_accepted_while_the_firsts_batch_is_open(
+    grouping: Api,
+) -> None:
+    chosen = f"web {uuid.uuid4().hex}"
+    first = asyncio.create_task(grouping.place({**TEA, "order_id": chosen}, wait=20))  # there is no worker
+
+    async def is_under_way() -> bool:
+        return bool(grouping.services.batcher and grouping.services.batcher._under_way)
+
+    await until(is_under_way)
+
+    other = await grouping.place({**buys("erin", ("poster", 1)), "order_id": chosen})
+    first.cancel()
+
+    assert (other.status_code, other.json()["type"]) == (503, "about:blank#not-known")

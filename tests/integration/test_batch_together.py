@@ -150,6 +150,18 @@ async def test_an_id_that_belongs_to_another_order_is_reported_and_left_alone(sh
     assert await left_behind(shop.database) == before
 
 
+async def test_an_order_by_hand_is_left_to_its_own_saga_and_anothers_saga_is_not_begun_for_it(shop: Shop) -> None:
+    by_hand = shop.order("alice")
+    await shop.accept_by_hand(by_hand)
+
+    outcomes = [
+        (await together(shop, [shop.order(customer, lines, order_id=by_hand.order_id)]))[0].status
+        for customer, lines in (("nemo", ("tea-mug", 1)), ("alice", ("tea-mug", 2)), ("alice", ("tea-mug", 1)))
+    ]
+
+    assert outcomes == [ORDER_ID_CONFLICT, ORDER_ID_CONFLICT, DELEGATED]
+
+
 async def test_an_order_that_comes_while_its_fence_is_taken_is_looked_at_again(shop: Shop, database: Database) -> None:
     order, neighbour = shop.order("alice"), shop.order("erin", ("poster", 1))
     async with database.locked("SELECT FROM inventory WHERE sku = 'tea-mug' FOR UPDATE"):
@@ -220,14 +232,30 @@ async def test_what_goes_while_a_batch_decides_is_decided_again(
 async def test_a_zone_that_is_no_longer_served_when_the_fences_are_written_is_decided_again(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usual, order = decide, shop.order("alice")
+    order = shop.order("alice")
 
     def decide_amiss(*given: Any) -> Any:
-        monkeypatch.setattr(batch_together, "decide", usual)
-        return [each._replace(zone="nowhere") for each in usual(*given)]
+        monkeypatch.setattr(batch_together, "decide", decide)
+        return [each._replace(zone="atlantis") for each in decide(*given)]  # a zone that is not served
 
     monkeypatch.setattr(batch_together, "decide", decide_amiss)
     assert statuses(await together(shop, [order])) == ["completed"]
+    assert await shop.database.value("SELECT zone FROM shipments") != "atlantis"
+
+
+async def test_an_order_that_is_undone_while_a_batch_refuses_it_is_left_to_its_saga(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, usual = shop.order("nobody"), batch_together._write_fences
+
+    async def late(*given: Any) -> Any:
+        monkeypatch.setattr(batch_together, "_write_fences", usual)
+        await Inventory(shop.engine).release_inventory(UndoInput(order, Ending.CANCELLED, "early"))
+        return await usual(*given)
+
+    monkeypatch.setattr(batch_together, "_write_fences", late)
+    assert statuses(await together(shop, [order])) == [DELEGATED]
+    assert await shop.order_status(order) is None
 
 
 # Neighbours ------------------------------------------------------------------------------------------------
@@ -251,6 +279,16 @@ async def test_a_locked_row_makes_its_own_order_wait_and_not_the_others(
     assert outcomes[1].reason == f"locked by another transaction: {slow}"
     assert await shop.order_status(orders[1]) is None
     assert await database.value("SELECT count(*) FROM step_fence WHERE saga_id = $1", orders[1].order_id) == 0
+
+
+async def test_an_order_whose_own_row_is_locked_waits_without_the_others(shop: Shop, database: Database) -> None:
+    orders = [shop.order("alice") for _ in range(5)]
+    by_hand = f"INSERT INTO orders (order_id, customer) VALUES ('{orders[1].order_id}', 'alice')"
+    async with database.locked(by_hand):
+        outcomes = await together(shop, orders)
+
+    assert statuses(outcomes) == ["completed", DELEGATED, *["completed"] * 3]
+    assert "locked by another transaction" in (outcomes[1].reason or "")
 
 
 async def test_rows_that_are_free_again_when_they_are_looked_for_are_tried_again(

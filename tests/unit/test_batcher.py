@@ -7,36 +7,38 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
+from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from client.batch_runs import workflow_id
-from client.batcher import Batcher, BatchPolicy, Ended
+from client.batcher import Batcher, BatchPolicy
 from client.checkouts import Checkouts
 from client.failures import Full
 from domain.bulk import BATCH_BYTES, Outcome, payload_bytes
 from domain.model import CheckoutInput, OrderLine
 
-NO_WINDOW = {"quiet_seconds": 0.0, "longest_seconds": 0.0}
+NO_WINDOW = {"quiet_seconds": 0.0, "longest_seconds": 0.0, "longest_beside_seconds": 60.0}
 
 
 class Temporal:
     """Takes batches, and ends them when it is told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.batches: list[Sequence[CheckoutInput]] = []
         self.ends: list[asyncio.Event] = []
+        self.ids: list[str] = []
         self.failure: Exception | None = None
-        self.is_new = True
+        monkeypatch.setattr("client.batch_runs.begin", self.begin)
+        monkeypatch.setattr("client.batch_runs.outcomes", self.outcomes)
 
-    async def begin_batch(self, orders: Sequence[CheckoutInput]) -> bool:
+    async def begin(self, _client: Any, _queue: str, orders: Sequence[CheckoutInput], workflow_id: str) -> None:
         if self.failure:
             raise self.failure
         self.batches.append(orders)
+        self.ids.append(workflow_id)
         self.ends.append(asyncio.Event())
-        return self.is_new
 
-    async def batch_outcomes(self, orders: Sequence[CheckoutInput]) -> Sequence[Outcome]:
-        await self.ends[self.batches.index(orders)].wait()
+    async def outcomes(self, _client: Any, orders: Sequence[CheckoutInput], workflow_id: str) -> Sequence[Outcome]:
+        await self.ends[self.ids.index(workflow_id)].wait()
         return [Outcome(order.order_id, "completed") for order in orders]
 
     @property
@@ -44,17 +46,22 @@ class Temporal:
         return [len(batch) for batch in self.batches]
 
 
-def batcher(temporal: Temporal, **policy: Any) -> Batcher:
-    return Batcher(lambda: cast(Checkouts, temporal), BatchPolicy(**{**NO_WINDOW, **policy}))
+@pytest.fixture
+def temporal(monkeypatch: pytest.MonkeyPatch) -> Temporal:
+    return Temporal(monkeypatch)
+
+
+def batcher(**policy: Any) -> Batcher:
+    checkouts = Checkouts(cast(Client, None), "queue", "http://ui")
+    return Batcher(lambda: checkouts, BatchPolicy(**{**NO_WINDOW, **policy}))
 
 
 def order(order_id: str = "", quantity: int = 1) -> CheckoutInput:
     return CheckoutInput(order_id or uuid.uuid4().hex, "alice", (OrderLine("tea-mug", quantity),))
 
 
-async def ended(batches: Batcher, asked: CheckoutInput) -> tuple[Ended | None, bool]:
+async def ended(batches: Batcher, asked: CheckoutInput) -> tuple[Outcome | None, bool]:
     with batches.seat(asked) as (seat, is_first):
-        assert seat is not None
         await asyncio.shield(seat.started)
         return await asyncio.shield(seat.ended), is_first
 
@@ -76,15 +83,13 @@ async def waiting(batches: Batcher, *asked: CheckoutInput) -> AsyncIterator[list
     await asyncio.gather(*callers, return_exceptions=True)
 
 
-async def test_an_order_that_comes_alone_goes_at_once() -> None:
-    temporal = Temporal()
-    async with waiting(batcher(temporal, quiet_seconds=60, longest_seconds=60), order()):
+async def test_an_order_that_comes_alone_goes_at_once(temporal: Temporal) -> None:
+    async with waiting(batcher(quiet_seconds=60, longest_seconds=60), order()):
         assert temporal.sizes == [1]
 
 
-async def test_orders_that_come_while_a_batch_is_under_way_share_the_next() -> None:
-    temporal = Temporal()
-    batches = batcher(temporal)
+async def test_orders_that_come_while_a_batch_is_under_way_share_the_next(temporal: Temporal) -> None:
+    batches = batcher()
     async with waiting(batches, order()), waiting(batches, *(order() for _ in range(30))) as callers:
         assert temporal.sizes == [1]
         temporal.ends[0].set()
@@ -93,15 +98,13 @@ async def test_orders_that_come_while_a_batch_is_under_way_share_the_next() -> N
         temporal.ends[1].set()
         answers = await asyncio.gather(*callers)
 
-    assert [found.outcome.order_id for found, _ in answers] == [each.order_id for each in temporal.batches[1]]
-    assert {(found.workflow_id, found.is_new, is_first) for found, is_first in answers} == {
-        (workflow_id(temporal.batches[1]), True, True)
-    }
+    assert [found.order_id for found, _ in answers] == [each.order_id for each in temporal.batches[1]]
+    assert {is_first for _, is_first in answers} == {True}
+    assert len(set(temporal.ids)) == 2
 
 
-async def test_a_crowd_does_not_wait_for_the_batch_before_it_and_more_than_two_never_run() -> None:
-    temporal = Temporal()
-    batches = batcher(temporal, crowd=10, most=20, at_once=2)
+async def test_a_crowd_does_not_wait_for_the_batch_before_it_and_more_than_two_never_run(temporal: Temporal) -> None:
+    batches = batcher(crowd=10, most=20, at_once=2)
     async with waiting(batches, order()), waiting(batches, *(order() for _ in range(9))):
         assert temporal.sizes == [1]
         async with waiting(batches, *(order() for _ in range(40))):
@@ -111,18 +114,16 @@ async def test_a_crowd_does_not_wait_for_the_batch_before_it_and_more_than_two_n
             assert temporal.sizes == [1, 20, 20]
 
 
-async def test_a_batch_smaller_than_a_crowd_is_never_waited_for_in_vain() -> None:
-    temporal = Temporal()
-    batches = batcher(temporal, crowd=100, most=5)
+async def test_a_batch_smaller_than_a_crowd_is_never_waited_for_in_vain(temporal: Temporal) -> None:
+    batches = batcher(crowd=100, most=5)
     async with waiting(batches, order()), waiting(batches, *(order() for _ in range(5))):
         assert temporal.sizes == [1, 5]
 
 
-async def test_long_orders_share_a_batch_as_far_as_temporal_takes_them() -> None:
-    temporal = Temporal()
+async def test_long_orders_share_a_batch_as_far_as_temporal_takes_them(temporal: Temporal) -> None:
     lines = tuple(OrderLine(f"{number}{'é' * 120}", 1) for number in range(100))
     long = [CheckoutInput(f"long-{number}", "alice", lines) for number in range(12)]
-    batches = batcher(temporal)
+    batches = batcher()
     async with waiting(batches, order()), waiting(batches, *long):
         temporal.ends[0].set()
         await settle()
@@ -130,9 +131,8 @@ async def test_long_orders_share_a_batch_as_far_as_temporal_takes_them() -> None
         assert sum(map(payload_bytes, temporal.batches[1])) <= BATCH_BYTES
 
 
-async def test_those_who_come_within_the_window_are_waited_for_but_not_for_long() -> None:
-    temporal = Temporal()
-    batches = batcher(temporal, quiet_seconds=60.0, longest_seconds=0.2)
+async def test_those_who_come_within_the_window_are_waited_for_but_not_for_long(temporal: Temporal) -> None:
+    batches = batcher(quiet_seconds=60.0, longest_seconds=0.2)
     async with waiting(batches, order()):
         temporal.ends[0].set()
         await settle()
@@ -144,9 +144,9 @@ async def test_those_who_come_within_the_window_are_waited_for_but_not_for_long(
             assert temporal.sizes == [1, 2]
 
 
-async def test_all_who_ask_for_one_order_share_its_seat_and_one_is_the_first() -> None:
-    temporal, asked = Temporal(), order()
-    async with waiting(batcher(temporal), *[asked] * 5) as callers:
+async def test_all_who_ask_for_one_order_share_its_seat_and_one_is_the_first(temporal: Temporal) -> None:
+    asked = order()
+    async with waiting(batcher(), *[asked] * 5) as callers:
         temporal.ends[0].set()
         answers = await asyncio.gather(*callers)
 
@@ -154,17 +154,16 @@ async def test_all_who_ask_for_one_order_share_its_seat_and_one_is_the_first() -
     assert [is_first for _, is_first in answers] == [True, False, False, False, False]
 
 
-async def test_an_order_with_the_id_of_another_has_no_seat_beside_it() -> None:
-    temporal = Temporal()
-    batches = batcher(temporal)
-    async with waiting(batches, order("one")):
+@pytest.mark.usefixtures("temporal")
+async def test_an_order_with_the_id_of_another_is_shown_the_others_seat() -> None:
+    batches, first = batcher(), order("one")
+    async with waiting(batches, first):
         with batches.seat(order("one", quantity=2)) as (seat, is_first):
-            assert (seat, is_first) == (None, False)
+            assert (seat.order, is_first) == (first, False)
 
 
-async def test_an_order_that_nobody_waits_for_any_more_is_not_begun() -> None:
-    temporal = Temporal()
-    batches = batcher(temporal)
+async def test_an_order_that_nobody_waits_for_any_more_is_not_begun(temporal: Temporal) -> None:
+    batches = batcher()
     kept, twice = order(), order()
     async with waiting(batches, order()), waiting(batches, kept, twice):
         async with waiting(batches, order(), twice):
@@ -175,21 +174,21 @@ async def test_an_order_that_nobody_waits_for_any_more_is_not_begun() -> None:
     assert [[each.order_id for each in batch] for batch in temporal.batches[1:]] == [[kept.order_id, twice.order_id]]
 
 
-async def test_an_order_in_a_batch_goes_on_without_its_caller_and_may_be_asked_for_again() -> None:
-    temporal, asked = Temporal(), order()
-    batches = batcher(temporal)
+async def test_an_order_in_a_batch_goes_on_without_its_caller_and_may_be_asked_for_again(temporal: Temporal) -> None:
+    asked = order()
+    batches = batcher()
     async with waiting(batches, asked):
         pass
     async with waiting(batches, asked) as [again]:
         assert temporal.sizes == [1]
         temporal.ends[0].set()
         found, is_first = await again
-    assert (found.outcome.order_id, is_first) == (asked.order_id, False)
+    assert (found.order_id, is_first) == (asked.order_id, False)
 
 
-async def test_who_leaves_late_takes_no_seat_from_who_came_after_the_end() -> None:
-    temporal, asked = Temporal(), order()
-    batches = batcher(temporal)
+async def test_who_leaves_late_takes_no_seat_from_who_came_after_the_end(temporal: Temporal) -> None:
+    asked = order()
+    batches = batcher()
     with batches.seat(asked):
         await settle()
         temporal.ends[0].set()
@@ -205,9 +204,9 @@ async def test_who_leaves_late_takes_no_seat_from_who_came_after_the_end() -> No
     await blocking
 
 
+@pytest.mark.usefixtures("temporal")
 async def test_no_more_wait_than_there_is_room_for() -> None:
-    temporal = Temporal()
-    batches = batcher(temporal, room=2)
+    batches = batcher(room=2)
     async with waiting(batches, order()), waiting(batches, order(), order()):
         with pytest.raises(Full), batches.seat(order()):
             pass
@@ -215,13 +214,19 @@ async def test_no_more_wait_than_there_is_room_for() -> None:
 
 @pytest.mark.parametrize(
     "failure",
-    [RPCError("away", RPCStatusCode.UNAVAILABLE, b""), RuntimeError("no connection"), TimeoutError()],
-    ids=["refused", "unreachable", "silent"],
+    [
+        RPCError("away", RPCStatusCode.UNAVAILABLE, b""),
+        RuntimeError("no connection"),
+        TimeoutError(),
+        ValueError("what nobody has foreseen"),
+    ],
+    ids=["refused", "unreachable", "silent", "unforeseen"],
 )
-async def test_where_temporal_does_not_answer_nothing_is_known_and_the_next_are_tried(failure: Exception) -> None:
-    temporal = Temporal()
+async def test_where_temporal_does_not_answer_nothing_is_known_and_the_next_are_tried(
+    temporal: Temporal, failure: Exception
+) -> None:
     temporal.failure = failure
-    batches = batcher(temporal)
+    batches = batcher()
     found, _ = await ended(batches, order())
     temporal.failure = None
     async with waiting(batches, order()) as [next_one]:
@@ -232,10 +237,35 @@ async def test_where_temporal_does_not_answer_nothing_is_known_and_the_next_are_
     assert answer is not None
 
 
-async def test_a_batch_of_the_very_same_orders_that_ended_before_is_no_new_one() -> None:
-    temporal = Temporal()
-    temporal.is_new = False
-    async with waiting(batcher(temporal), order()) as [caller]:
+async def test_a_slow_batch_is_not_waited_for_by_those_who_come_after_it(temporal: Temporal) -> None:
+    batches = batcher(longest_beside_seconds=0.05)
+    async with waiting(batches, order()), waiting(batches, order(), order()):
+        assert temporal.sizes == [1]
+        async with asyncio.timeout(20):
+            while len(temporal.batches) < 2:
+                await asyncio.sleep(0.01)
+        assert temporal.sizes == [1, 2]
+
+
+async def test_a_batch_that_never_ends_keeps_no_place_for_ever(
+    temporal: Temporal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.batcher._END_SECONDS", 0.05)
+    batches = batcher(at_once=1)
+    first, _ = await ended(batches, order())
+    async with waiting(batches, order()) as [second]:
+        temporal.ends[1].set()
+        found, _ = await second
+
+    assert first is None
+    assert found is not None
+
+
+async def test_whether_batches_end_is_known(temporal: Temporal) -> None:
+    batches = batcher()
+    assert not batches.has_ended_within(1)
+    async with waiting(batches, order()):
+        assert not batches.has_ended_within(1)
         temporal.ends[0].set()
-        found, _ = await caller
-    assert not found.is_new
+        await settle()
+        assert batches.has_ended_within(1)
