@@ -9,7 +9,7 @@ from domain import policies
 from http_api.keys import Scope
 from tests.conftest import Shop
 from tests.http_api.conftest import TEA, Api
-from tests.workflow.bulk_scenes import gates_of
+from tests.workflow.bulk_scenes import gates_of, start_batch
 from tests.workflow.gates import Gates
 from tests.workflow.sagas import BREAK_UNDO, MEND_UNDO, hasty, until_status, until_tried
 
@@ -75,13 +75,13 @@ async def test_an_order_of_a_batch_and_one_by_hand_are_cancelled_too(api: Api, s
     gates.fail(key, "charge_orders", times=1)  # its second attempt is an activity: an update is taken meanwhile
     gate = gates.hold(key, "charge_orders", "before")
     async with shop.working(interceptors=(gates,)):
-        carrying = asyncio.create_task(api.services.temporal.checkouts.carry([batched]))
+        batch = await start_batch(shop, [batched])
         await until_tried(gates, key, "charge_orders", times=2)
 
         in_batch = await ask(api, batched.order_id, "cancel", reason="changed my mind")
         alone = await ask(api, by_hand.order_id, "cancel", reason="changed my mind")
         gate.open()
-        await carrying
+        await batch.result()
         await until_status(shop, batched, "cancelled")
         await until_status(shop, by_hand, "cancelled")
 
