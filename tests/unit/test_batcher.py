@@ -223,7 +223,7 @@ async def test_no_more_wait_than_there_is_room_for() -> None:
     ids=["refused", "unreachable", "silent", "unforeseen"],
 )
 async def test_where_temporal_does_not_answer_nothing_is_known_and_the_next_are_tried(
-    temporal: Temporal, failure: Exception
+    temporal: Temporal, failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     temporal.failure = failure
     batches = batcher()
@@ -235,9 +235,13 @@ async def test_where_temporal_does_not_answer_nothing_is_known_and_the_next_are_
 
     assert found is None
     assert answer is not None
+    assert [record.name for record in caplog.records] == ["checkout.batcher"]
 
 
-async def test_a_slow_batch_is_not_waited_for_by_those_who_come_after_it(temporal: Temporal) -> None:
+async def test_a_slow_batch_is_not_waited_for_by_those_who_come_after_it(
+    temporal: Temporal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.batcher._END_SECONDS", 600.0)
     batches = batcher(longest_beside_seconds=0.05)
     async with waiting(batches, order()), waiting(batches, order(), order()):
         assert temporal.sizes == [1]
@@ -252,10 +256,11 @@ async def test_a_batch_that_never_ends_keeps_no_place_for_ever(
 ) -> None:
     monkeypatch.setattr("client.batcher._END_SECONDS", 0.05)
     batches = batcher(at_once=1)
-    first, _ = await ended(batches, order())
-    async with waiting(batches, order()) as [second]:
-        temporal.ends[1].set()
-        found, _ = await second
+    async with asyncio.timeout(20):
+        first, _ = await ended(batches, order())
+        async with waiting(batches, order()) as [second]:
+            temporal.ends[1].set()
+            found, _ = await second
 
     assert first is None
     assert found is not None
