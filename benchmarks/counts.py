@@ -3,7 +3,8 @@
 Commits are transactions that wrote (they take a transaction id), on the whole Postgres server. Statements are those
 that clients sent, BEGIN and COMMIT included: each is a round trip. What the server does in as many idle seconds is
 subtracted. The orders come in parts, each after its own idle time, and the median part counts: a checkpoint or a vacuum
-during one of them says nothing about orders.
+during one of them says nothing about orders. Each part has at least twice as many orders as there are at once, since
+orders that come together may share what they cost.
 """
 
 import asyncio
@@ -24,7 +25,6 @@ from sagafence.devservers.postgres import PostgresServer
 
 _PARTS = 3
 _IDLE_SECONDS = 1.5
-_AT_ONCE = 10
 _STATEMENT = re.compile(r"LOG:  (?:statement|execute [^:]*):")
 
 
@@ -46,6 +46,11 @@ class _Reading:
     log_bytes: int
 
 
+def enough(asked_for: int, at_once: int) -> int:
+    """Return how many orders to count: as many as are asked for, or more where more come at once."""
+    return max(asked_for, _PARTS * 2 * at_once)
+
+
 class Ledger:
     """Counts on one Postgres server."""
 
@@ -61,24 +66,30 @@ class Ledger:
         finally:
             self._set_up("ALTER SYSTEM RESET log_statement")
 
-    async def count(self, contender: Contender, orders: Sequence[CheckoutInput]) -> Counts:
-        """Process the orders, a few at once, and count. Call it inside `listing`."""
+    async def count(
+        self, contender: Contender, orders: Sequence[CheckoutInput], at_once: int, ended: Sequence[CheckoutInput]
+    ) -> Counts:
+        """Process the orders and count; what is kept is that of orders which have ended. Call it inside `listing`."""
         connection = await asyncpg.connect(self._postgres.url(driver="postgresql"))
         try:
             number = min(_PARTS, len(orders))
-            parts = [await self._count(connection, contender, orders[part::number]) for part in range(number)]
+            parts = [await self._count(connection, contender, orders[part::number], at_once) for part in range(number)]
         finally:
             await connection.close()
         commits, statements, wal_bytes = (statistics.median(each) for each in zip(*parts, strict=True))
-        return Counts(commits, statements, wal_bytes, await contender.footprint(orders))
+        return Counts(commits, statements, wal_bytes, await contender.footprint(ended))
 
     async def _count(
-        self, connection: "asyncpg.Connection[asyncpg.Record]", contender: Contender, orders: Sequence[CheckoutInput]
+        self,
+        connection: "asyncpg.Connection[asyncpg.Record]",
+        contender: Contender,
+        orders: Sequence[CheckoutInput],
+        at_once: int,
     ) -> tuple[float, float, float]:
         idle = await self._read(connection)
         await asyncio.sleep(_IDLE_SECONDS)
         begun = await self._read(connection)
-        await run_round(contender, orders, _AT_ONCE, self._postgres.pid)
+        await run_round(contender, orders, at_once, self._postgres.pid)
         ended = await self._read(connection)
         share = (ended.at - begun.at) / (begun.at - idle.at)
 

@@ -85,10 +85,12 @@ class Round:
 
 @dataclass
 class Results:
-    """All rounds of one contender: many orders at once, and each order alone."""
+    """All rounds of one contender: so many orders at once, and each order alone."""
 
     loaded: list[Round] = field(default_factory=list)
     alone: list[Round] = field(default_factory=list)
+    orders: Sequence[CheckoutInput] = ()
+    """Those of the last round under load."""
 
 
 def batch(count: int, seed: int, mix: str = "happy") -> list[CheckoutInput]:
@@ -122,28 +124,42 @@ async def run_round(contender: Contender, orders: Sequence[CheckoutInput], at_on
     return Round(len(orders) / seconds, latencies, meter.since(before, len(orders)))
 
 
-async def take_turns(contenders: Sequence[Contender], chosen: argparse.Namespace, postgres: int) -> dict[str, Results]:
+async def take_turns(
+    contenders: Sequence[Contender], chosen: argparse.Namespace, postgres: int
+) -> dict[int, dict[str, Results]]:
     """Warm each contender up, then take turns; every second round goes the other way around.
 
     Args:
         contenders: to be compared.
-        chosen: `orders` of a round with `at_once` at a time, orders `alone`, of which `mix`, and how many `rounds`.
+        chosen: `orders` of a round, each of `at_once` at a time; orders `alone`, of which `mix`, and how many `rounds`.
         postgres: the postmaster's process id.
+
+    Returns:
+        The results by how many orders there were at once, and by contender.
     """
-    results = {contender.name: Results() for contender in contenders}
+    alone: dict[str, list[Round]] = {contender.name: [] for contender in contenders}
+    results = {each: {name: Results(alone=rounds) for name, rounds in alone.items()} for each in chosen.at_once}
+    most = max(chosen.at_once)
     for contender in contenders:
-        await run_round(contender, batch(2 * chosen.at_once, 0, chosen.mix), chosen.at_once, postgres)
+        await run_round(contender, batch(2 * most, 0, chosen.mix), most, postgres)
         log(f"warmed up: {contender.name}")
     for number in range(1, chosen.rounds + 1):
-        for contender in contenders if number % 2 else reversed(contenders):
-            loaded = await run_round(contender, batch(chosen.orders, number, chosen.mix), chosen.at_once, postgres)
-            alone = await run_round(contender, batch(chosen.alone, -number, chosen.mix), 1, postgres)
-            results[contender.name].loaded.append(loaded)
-            results[contender.name].alone.append(alone)
-            log(
-                f"round {number} {contender.name}: {loaded.per_second:.1f}/s, p50 {loaded.p50_ms:.0f} ms, "
-                f"alone {alone.p50_ms:.1f} ms"
+        turns = contenders if number % 2 else contenders[::-1]
+        for at_once, found in results.items():
+            for contender in turns:
+                orders = batch(chosen.orders, number, chosen.mix)
+                loaded = await run_round(contender, orders, at_once, postgres)
+                found[contender.name].loaded.append(loaded)
+                found[contender.name].orders = orders
+                log(
+                    f"round {number} {contender.name}, {at_once} at once: {loaded.per_second:.1f}/s, "
+                    f"p50 {loaded.p50_ms:.0f} ms, p99 {loaded.p99_ms:.0f} ms"
+                )
+        for contender in turns:
+            alone[contender.name].append(
+                await run_round(contender, batch(chosen.alone, -number, chosen.mix), 1, postgres)
             )
+            log(f"round {number} {contender.name}, alone: {alone[contender.name][-1].p50_ms:.1f} ms")
     return results
 
 

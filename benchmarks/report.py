@@ -3,15 +3,17 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
+from benchmarks.actions import usd_per_million_orders
 from benchmarks.counts import Counts
 from benchmarks.measure import Results, Round, ratios
 
-ROLES = ("caller", "worker", "engine", "Postgres")
+ROLES = ("caller", "API", "worker", "engine", "Postgres")
 PRODUCT = "local-first"
-"""The contender that the others are compared with."""
+_REFERENCES = (PRODUCT, "Restate")
+"""The contenders that the others are compared with."""
 _PAIRS = (
     ("local-first", "idle"),
-    ("fast, eager", "idle, eager"),
+    ("local-first, eager", "idle, eager"),
     ("local-first", "activity"),
     ("activity", "empty activities"),
     ("activity", "bare"),
@@ -31,13 +33,15 @@ def medians(rounds: Sequence[Round]) -> dict[str, float]:
 
 
 def _times(results: Mapping[str, Results]) -> str:
+    others = [name for name in _REFERENCES if name in results]
+    against = [f"against {name}" for name in others]
     return table(
-        ["contender", "orders per second", f"against {PRODUCT}", "alone, ms", "p50, ms", "p99, ms"],
+        ["contender", "orders per second", *against, "alone, ms", "p50, ms", "p99, ms"],
         [
             [
                 name,
                 spread([one.per_second for one in found.loaded], ".1f"),
-                spread(ratios(found.loaded, results[PRODUCT].loaded), ".2f") if PRODUCT in results else "",
+                *(spread(ratios(found.loaded, results[other].loaded), ".2f") for other in others),
                 spread([one.p50_ms for one in found.alone], ".1f"),
                 f"{statistics.median(one.p50_ms for one in found.loaded):.0f}",
                 f"{statistics.median(one.p99_ms for one in found.loaded):.0f}",
@@ -57,24 +61,38 @@ def _pairs(results: Mapping[str, Results]) -> str:
 
 
 def _processor(results: Mapping[str, Results]) -> str:
+    others = [name for name in _REFERENCES if name in results]
+    sums = {name: sum(medians(found.loaded).values()) for name, found in results.items()}
     rows = []
     for name, found in results.items():
         used = medians(found.loaded)
-        rows.append([name, *(_one_decimal(used.get(role)) for role in ROLES), _one_decimal(sum(used.values()))])
-    return table(["processor time per order, ms", *ROLES, "sum"], rows)
+        ratio = (_short(sums[name] / sums[other]) for other in others)
+        rows.append([name, *(_short(used.get(role)) for role in ROLES), _short(sums[name]), *ratio])
+    return table(["processor time per order, ms", *ROLES, "sum", *(f"against {name}" for name in others)], rows)
 
 
 def _counted(counts: Mapping[str, Counts]) -> str:
     return table(
-        ["per order", "commits on Postgres", "statements", "WAL, KB", "events, entries or rows kept", "their KB"],
+        [
+            "per order",
+            "commits on Postgres",
+            "statements",
+            "WAL, KB",
+            "events, entries or rows kept",
+            "their KB",
+            "actions",
+            "USD per million orders",
+        ],
         [
             [
                 name,
-                _one_decimal(found.commits),
-                _one_decimal(found.statements),
-                _one_decimal(found.wal_bytes / 1000),
-                _one_decimal(found.kept.events),
-                _one_decimal(None if found.kept.bytes is None else found.kept.bytes / 1000),
+                _short(found.commits),
+                _short(found.statements),
+                _short(found.wal_bytes / 1000),
+                _short(found.kept.events),
+                _short(None if found.kept.bytes is None else found.kept.bytes / 1000),
+                _short(found.kept.actions),
+                _short(None if found.kept.actions is None else usd_per_million_orders(found.kept.actions)),
             ]
             for name, found in counts.items()
         ],
@@ -92,7 +110,10 @@ def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _one_decimal(value: float | None) -> str:
+def _short(value: float | None) -> str:
+    """Return a number with one decimal, or with two digits where it is below one."""
     if value is None:
         return ""
-    return f"{abs(value) if abs(value) < 0.05 else value:.1f}"
+    if abs(value) < 0.001:
+        return "0"
+    return f"{value:.1f}" if abs(value) >= 1 else f"{value:.2g}"

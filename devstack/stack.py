@@ -78,7 +78,8 @@ class DevStack:
             db_file=folder / "temporal.db" if keep else None,
             search_attributes=SEARCH_ATTRIBUTES,
         )
-        self._workers: list[ChildProcess] = []
+        self.workers: list[ChildProcess] = []
+        """In the sequence in which they were started."""
         self._api: ChildProcess | None = None
 
     def start(self) -> None:
@@ -101,7 +102,7 @@ class DevStack:
         """Stop the API, the workers, then the servers, and delete the data unless it is to be kept. Safe to repeat."""
         if self._api is not None:
             self._api.stop()
-        for worker in self._workers:
+        for worker in self.workers:
             worker.stop()
         self.temporal.stop()
         if self._keep:
@@ -164,7 +165,7 @@ class DevStack:
 
     def start_worker(self, **environment: str) -> ChildProcess:
         """Start a worker.py on this stack; more settings as keyword arguments."""
-        number = len(self._workers) + 1
+        number = len(self.workers) + 1
         worker = ChildProcess(
             f"worker {number}",
             [sys.executable, str(ROOT / "worker.py")],
@@ -173,7 +174,7 @@ class DevStack:
             cwd=ROOT,
         )
         worker.start()
-        self._workers.append(worker)
+        self.workers.append(worker)
         return worker
 
     def api_environment(self, **more: str) -> Mapping[str, str]:

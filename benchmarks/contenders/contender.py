@@ -31,6 +31,8 @@ class Footprint:
     """Events of a history, entries of a journal, or rows."""
     bytes: float | None = None
     """Their size, as the engine itself counts it."""
+    actions: float | None = None
+    """What Temporal Cloud would bill; see `benchmarks.actions`."""
 
 
 class Contender(ABC):

@@ -38,6 +38,12 @@ def worker(
         process.stop()
 
 
+def product_worker(stack: DevStack) -> ChildProcess:
+    """Return the product's worker, one for all contenders that need it; started when there is none yet."""
+    # It does not log that it is ready: the first order waits.
+    return stack.workers[0] if stack.workers else stack.start_worker(CHECKOUT_LOG_LEVEL="WARNING")
+
+
 class Http:
     """Posts JSON and returns the JSON of the answer, over as many connections as are used at once."""
 

@@ -1,14 +1,15 @@
 """Temporal: the product in its two modes, and workflows of the same shape that do nothing."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
 from temporalio.client import Client
 
 from adapters.temporal import DATA_CONVERTER
+from benchmarks.actions import actions
 from benchmarks.contenders.contender import Contender, Footprint, require_installed
-from benchmarks.contenders.serving import Http, worker
+from benchmarks.contenders.serving import Http, product_worker, worker
 from benchmarks.workers.empty import TASK_QUEUE, run_empty
 from client.checkouts import Checkouts
 from devstack.stack import DevStack
@@ -38,15 +39,19 @@ class OnTemporal(Contender):
         self._connected: Client | None = None
 
     async def footprint(self, orders: Sequence[CheckoutInput]) -> Footprint:
-        """Count the events of their histories, and their size as the server counts it."""
+        """Count the events of their histories, and what they are billed; their size is as the server counts it."""
         client = await self._client()
-        events = size = 0
-        for order in orders:
-            workflow_id = checkout_workflow_id(order.order_id) if self.is_checkout else order.order_id
-            described = await client.get_workflow_handle(workflow_id).describe()
+        events = size = billed = 0
+        for workflow_id in await self._workflow_ids(orders):
+            handle = client.get_workflow_handle(workflow_id)
+            described = await handle.describe()
             events += described.raw_description.workflow_execution_info.history_length
             size += described.raw_description.workflow_execution_info.history_size_bytes
-        return Footprint(events / len(orders), size / len(orders))
+            billed += actions((await handle.fetch_history()).events)
+        return Footprint(events / len(orders), size / len(orders), billed / len(orders))
+
+    async def _workflow_ids(self, orders: Sequence[CheckoutInput]) -> Collection[str]:
+        return [checkout_workflow_id(order.order_id) if self.is_checkout else order.order_id for order in orders]
 
     async def _client(self) -> Client:
         if self._connected is None:
@@ -94,7 +99,7 @@ class Eager(OnTemporal):
 @contextmanager
 def running(stack: DevStack) -> Iterator[list[Contender]]:
     """Run the product's worker and the one that does nothing inside the block, and yield the contenders."""
-    product = stack.start_worker(CHECKOUT_LOG_LEVEL="WARNING")  # does not log that it is ready: the warm-up waits
+    product = product_worker(stack)
     with worker("empty", stack, stack.temporal.address) as processes:
         yield [
             *(Yardstick(name, processes, stack, is_checkout=False) for name in _YARDSTICKS),

@@ -7,7 +7,7 @@ import pytest
 
 from devstack.stack import ROOT
 
-_FEW = ("--orders", "6", "--at-once", "3", "--alone", "2", "--rounds", "1", "--counted", "3", "--mix", "hot")
+_FEW = ("--orders", "6", "--at-once", "2", "3", "--alone", "2", "--rounds", "1", "--counted", "3", "--mix", "hot")
 _MEASUREMENTS = {
     "benchmarks": (
         (*_FEW, "--only", "local-first", "--only", "idle"),
