@@ -47,6 +47,7 @@ _LINKS = {
 @router.post(
     "/v1/orders",
     status_code=HTTPStatus.CREATED,
+    response_model=Order,
     responses={
         201: {"links": _LINKS},
         200: {
@@ -61,7 +62,6 @@ _LINKS = {
 )
 async def place_order(  # noqa: PLR0913, PLR0917 - what a request has
     order: NewOrder,
-    response: Response,
     services: Given,
     principal: Buyer,
     idempotency_key: Annotated[
@@ -78,7 +78,7 @@ async def place_order(  # noqa: PLR0913, PLR0917 - what a request has
     own_workflow: Annotated[
         bool, Query(description="Give the order a workflow and a history of its own: slower, and easier to read.")
     ] = False,
-) -> Order:
+) -> Response:
     """Place an order; a repeat with the same key returns the order as it is now.
 
     An order that is refused for a reason of business is an order all the same: its status says so.
@@ -91,11 +91,10 @@ async def place_order(  # noqa: PLR0913, PLR0917 - what a request has
     if found is None:
         found, is_begun = await _in_a_workflow_of_its_own(services, asked, batched)
         is_new = is_new or is_begun
-    response.headers["Location"] = found.links.self
-    if not is_new:
-        response.status_code = HTTPStatus.OK
-        response.headers["Idempotency-Replayed"] = "true"
-    return found
+    headers = {"Location": found.links.self} | ({} if is_new else {"Idempotency-Replayed": "true"})
+    status = HTTPStatus.CREATED if is_new else HTTPStatus.OK
+    # As it is: FastAPI would validate it, which takes a quarter of the request.
+    return Response(found.model_dump_json(), status, headers, media_type="application/json")
 
 
 def order_id_for(caller: str, idempotency_key: str) -> str:

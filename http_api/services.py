@@ -56,8 +56,8 @@ class Services:
         limit.reschedule(0)
 
 
-def of_request(request: Request) -> Services:
-    """Return the services of the app that a request came to."""
+async def of_request(request: Request) -> Services:
+    """Return the services of the app that a request came to. A coroutine: others are run in a thread, each time."""
     services: Services = request.app.state.services
     return services
 
