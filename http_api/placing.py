@@ -7,21 +7,21 @@ import json
 import re
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
 from temporalio.service import RPCError
 
 from adapters.order_query import FoundOrder
 from client import executions
-from client.batcher import Batcher, Seat
-from client.failures import ClientError, Full, NoSuchOrder
-from domain.bulk import DELEGATED, ORDER_ID_CONFLICT, OWNED, UNKNOWN, Outcome
+from client.failures import ClientError, NoSuchOrder
+from domain.bulk import DELEGATED, ORDER_ID_CONFLICT, OWNED, UNKNOWN
 from domain.identifiers import identifier_problem
 from domain.model import ENDINGS, CheckoutInput, ExecutionMode, OrderLine, OrderStatus, order_id_conflict
-from http_api import shown
+from http_api import seats, shown
 from http_api.models import NewOrder, Order
 from http_api.problems import Fault, Problem, documented, invalid, temporal_is_away
+from http_api.seats import PATIENCE_SECONDS, Asked, Batched
 from http_api.services import Buyer, Given, Services
 from http_api.temporal import ANSWER_SECONDS, answered
 from sagafence import InvalidInput, SagaError
@@ -29,10 +29,6 @@ from sagafence import InvalidInput, SagaError
 router = APIRouter(tags=["orders"])
 
 _LONGEST_WAIT = 20
-_PATIENCE_SECONDS = 1.0
-"""How long an order's batch may take where its caller does not wait: many times what it needs. Those in line before it
-do not count, as long as they move."""
-_LONGEST_IN_LINE_SECONDS = 5.0
 _LOOKS_EVERY_SECONDS = 0.1
 _ID_BYTES = 16
 # The ids that `order_id_for` gives. Who chose one of another caller's key would take that key's order id away.
@@ -86,8 +82,8 @@ async def place_order(  # noqa: PLR0913, PLR0917 - what a request has
     placed = _checked(order, order_id_for(principal.caller, idempotency_key), services.execution_mode)
     if not principal.may_act_for(placed.customer):
         raise Problem(HTTPStatus.FORBIDDEN, "customer", "The key of this request is for other customers.")
-    asked = _Asked(placed, order.order_id is not None, asyncio.get_running_loop().time() + wait)
-    found, is_new, batched = (None, False, _Batched()) if own_workflow else await _in_a_batch(services, asked)
+    asked = Asked(placed, order.order_id is not None, asyncio.get_running_loop().time() + wait)
+    found, is_new, batched = (None, False, Batched()) if own_workflow else await _in_a_batch(services, asked)
     if found is None:
         found, is_begun = await _in_a_workflow_of_its_own(services, asked, batched)
         is_new = is_new or is_begun
@@ -126,40 +122,13 @@ def _checked(order: NewOrder, id_by_key: str, mode: ExecutionMode) -> CheckoutIn
         raise invalid(Fault(pointer="/lines", detail=error.message)) from None
 
 
-class _Asked(NamedTuple):
-    """An order, and how its caller asks for it."""
-
-    order: CheckoutInput
-    is_chosen: bool
-    """Whether the caller has chosen its id."""
-    until: float
-    """When the caller stops waiting, by the event loop's clock."""
-
-    @property
-    def seconds_left(self) -> float:
-        return self.until - asyncio.get_running_loop().time()
-
-
-class _Batched(NamedTuple):
-    """What is known of an order that was given a seat."""
-
-    outcome: Outcome | None = None
-    """How it has ended; None where that is not known in time."""
-    workflow_id: str | None = None
-    """Its batch, which may still be under way."""
-    is_first: bool = False
-    """Whether no other caller asked for it before."""
-    is_blocked: bool = False
-    """Whether another order of its id is in a batch that has not ended."""
-
-
-async def _in_a_batch(services: Services, asked: _Asked) -> tuple[Order | None, bool, _Batched]:
+async def _in_a_batch(services: Services, asked: Asked) -> tuple[Order | None, bool, Batched]:
     """Check an order out together with others, and return it, and whether it is new.
 
     None where it needs a workflow of its own: its batch says so, or has not ended in time. Then it can be found by its
     own; the fences let only one of the two act.
     """
-    order, batched = asked.order, await _batched(services, asked)
+    order, batched = asked.order, await seats.batched(services, asked)
     outcome, workflow_id = batched.outcome, batched.workflow_id
     if outcome is None or workflow_id is None or outcome.status in {DELEGATED, UNKNOWN}:
         is_new = outcome is not None and batched.is_first and outcome.reason != OWNED
@@ -178,41 +147,7 @@ async def _in_a_batch(services: Services, asked: _Asked) -> tuple[Order | None, 
     return await shown.by_row(services, found, batch=batch), batched.is_first and is_ours, batched
 
 
-async def _batched(services: Services, asked: _Asked) -> _Batched:
-    batcher = services.batcher
-    if batcher is None:
-        return _Batched()
-    with batcher.seat(asked.order) as (seat, is_first):
-        workflow_id, outcome = None, None
-        with suppress(TimeoutError):
-            if workflow_id := await _started(services, batcher, seat):
-                async with services.waiting(max(asked.seconds_left, _PATIENCE_SECONDS)):
-                    outcome = await asyncio.shield(seat.ended)
-    if seat.order.fingerprint == asked.order.fingerprint:
-        return _Batched(outcome, workflow_id, is_first)
-    return _Batched(is_blocked=outcome is None)
-
-
-async def _started(services: Services, batcher: Batcher, seat: Seat) -> str | None:
-    """Wait until an order's batch has started, while others end before it; return its workflow.
-
-    Raises:
-        Full: that takes too long, and nothing was done.
-        TimeoutError: no batch ends.
-    """
-    latest = seat.since + _LONGEST_IN_LINE_SECONDS
-    while True:
-        try:
-            async with services.waiting(_PATIENCE_SECONDS):
-                return await asyncio.shield(seat.started)
-        except TimeoutError:
-            if services.stop.is_set() or not batcher.has_ended_within(_PATIENCE_SECONDS):
-                raise
-            if asyncio.get_running_loop().time() > latest and batcher.is_waiting(seat):
-                raise Full("too many orders wait") from None
-
-
-async def _in_a_workflow_of_its_own(services: Services, asked: _Asked, batched: _Batched) -> tuple[Order, bool]:
+async def _in_a_workflow_of_its_own(services: Services, asked: Asked, batched: Batched) -> tuple[Order, bool]:
     """Start an order's own saga, or join the one it has; return the order, and whether it is new."""
     order = asked.order
     is_new, is_known = await _start(services, asked, batched)
@@ -223,7 +158,7 @@ async def _in_a_workflow_of_its_own(services: Services, asked: _Asked, batched: 
     return await _current(services, asked), is_new
 
 
-async def _start(services: Services, asked: _Asked, batched: _Batched) -> tuple[bool, bool]:
+async def _start(services: Services, asked: Asked, batched: Batched) -> tuple[bool, bool]:
     """Start the order's saga, or join the one it has; return whether the order is new, and whether it has a row.
 
     The row is read first: after Temporal's retention it is all that there is. Where the database is away, the start
@@ -240,7 +175,7 @@ async def _start(services: Services, asked: _Asked, batched: _Batched) -> tuple[
         raise temporal_is_away()  # whose id it is, will be known when that batch has ended
     try:
         start = services.temporal.checkouts.start(placed)
-        return await answered(start, ANSWER_SECONDS - _PATIENCE_SECONDS) and found is None, found is not None
+        return await answered(start, ANSWER_SECONDS - PATIENCE_SECONDS) and found is None, found is not None
     except ClientError:
         if batched.workflow_id and batched.outcome is None:  # its batch may still be first
             raise temporal_is_away() from None
@@ -263,7 +198,7 @@ def _is_anothers(found: FoundOrder, placed: CheckoutInput) -> bool:
     return (record.customer, frozenset(record.lines)) != (placed.customer, frozenset(placed.lines))
 
 
-def _conflict(asked: _Asked) -> Problem:
+def _conflict(asked: Asked) -> Problem:
     if asked.is_chosen:
         why = order_id_conflict(asked.order.order_id)
         return Problem(HTTPStatus.CONFLICT, "order-id-conflict", f"{why}. Choose another order_id.")
@@ -294,7 +229,7 @@ async def _has_ended(services: Services, order_id: str) -> bool:
     return found is None or found.record.status in ENDINGS | {OrderStatus.STUCK}
 
 
-async def _current(services: Services, asked: _Asked) -> Order:
+async def _current(services: Services, asked: Asked) -> Order:
     """Show an order that was accepted, whatever answers now.
 
     Raises:

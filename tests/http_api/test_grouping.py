@@ -13,6 +13,7 @@ from temporalio.service import RPCError
 
 from client import batch_runs
 from client.batcher import Batcher, BatchPolicy
+from client.failures import NoSuchOrder
 from devstack.stack import DevStack
 from sagafence import DatabaseUnavailable
 from tests.conftest import Shop
@@ -263,3 +264,23 @@ async def test_of_two_orders_with_one_id_the_second_is_not_accepted_while_the_fi
     first.cancel()
 
     assert (other.status_code, other.json()["type"]) == (503, "about:blank#not-known")
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_batch_that_is_slow_among_others_is_waited_for(
+    grouping: Api, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = batch_runs.outcomes
+
+    async def slow(*given: Any) -> Any:
+        await asyncio.sleep(2)
+        return await usual(*given)
+
+    slow_id = shop.order().order_id
+    await grouping.place(TEA, wait=20)
+    monkeypatch.setattr(batch_runs, "outcomes", slow)
+    answer = await grouping.place({**TEA, "order_id": slow_id})
+
+    assert (answer.status_code, answer.json()["status"]) == (201, "completed")
+    with pytest.raises(NoSuchOrder):
+        await grouping.services.temporal.checkouts.status(slow_id)

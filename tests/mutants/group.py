@@ -8,6 +8,7 @@ _CHECKOUT = "activities/batch_checkout.py"
 _DECISIONS = "activities/batch_decisions.py"
 _BATCHER = "client/batcher.py"
 _PLACE = "http_api/placing.py"
+_LINE = "http_api/seats.py"
 _WORKFLOW = "workflows/bulk.py"
 _ROWS = "tests/integration/test_batch_together.py"
 _FLOW = "tests/workflow/test_together.py"
@@ -250,7 +251,7 @@ MUTANTS = (
         "own-workflow-is-not-given",
         "nobody could have a history of an order of its own",
         _PLACE,
-        "(None, False, _Batched()) if own_workflow else await",
+        "(None, False, Batched()) if own_workflow else await",
         "await",
         at(_DOOR, "test_an_order_has_a_workflow_of_its_own_for_those_who_ask"),
     ),
@@ -273,9 +274,9 @@ MUTANTS = (
     Mutant(
         "order-is-accepted-while-anothers-batch-decides",
         "two orders of one id would both be accepted, and one of them be lost",
-        _PLACE,
-        "    return _Batched(is_blocked=outcome is None)\n",
-        "    return _Batched()\n",
+        _LINE,
+        "    return Batched(is_blocked=outcome is None)\n",
+        "    return Batched()\n",
         at(_DOOR, "test_of_two_orders_with_one_id_the_second_is_not_accepted_while_the_firsts_batch_is_open"),
     ),
     Mutant(
@@ -290,9 +291,9 @@ MUTANTS = (
     Mutant(
         "those-in-line-start-workflows-of-their-own",
         "a crowd beyond what batches serve would be served by what is fifty times as dear, and never again by batches",
-        _PLACE,
-        "            if services.stop.is_set() or not batcher.has_ended_within(_PATIENCE_SECONDS):\n",
-        "            if True:\n",
+        _LINE,
+        "            elif not batcher.has_ended_within(_LONGEST_SECONDS):\n",
+        "            elif True:\n",
         at(_DOOR, "test_those_in_a_long_line_wait_as_long_as_it_moves_and_are_then_told_that_it_is_full"),
     ),
     Mutant(
@@ -310,6 +311,14 @@ MUTANTS = (
         "    is_ours = found.record.carrier == workflow_id\n",
         "    is_ours = bool(found.record.carrier)\n",
         at(_DOOR, "test_a_repeat_past_temporals_retention_is_a_repeat"),
+    ),
+    Mutant(
+        "slow-batch-costs-a-workflow-each",
+        "on a busy machine each order would get a workflow of its own besides its batch, which makes it busier",
+        _LINE,
+        "    return _LONGEST_SECONDS if batcher.has_ended_within(_LONGEST_SECONDS) else PATIENCE_SECONDS\n",
+        "    return PATIENCE_SECONDS\n",
+        at(_DOOR, "test_a_batch_that_is_slow_among_others_is_waited_for"),
     ),
     Mutant(
         "full-is-a-fault",

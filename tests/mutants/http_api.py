@@ -86,8 +86,8 @@ MUTANTS = (
         "replay-is-a-201",
         "a caller could not tell a repeat from a new order",
         _PLACE,
-        "        response.status_code = HTTPStatus.OK\n        response.headers",
-        "        response.headers",
+        "    status = HTTPStatus.CREATED if is_new else HTTPStatus.OK\n",
+        "    status = HTTPStatus.CREATED\n",
         at(_PLACING, "test_twenty_at_once_with_one_key_make_one_saga"),
     ),
     Mutant(

@@ -1,0 +1,91 @@
+"""An order's place among those that come at the same time, and how long its caller is kept for it."""
+
+import asyncio
+from contextlib import suppress
+from typing import NamedTuple
+
+from client.batcher import Batcher, Seat
+from client.failures import Full
+from domain.bulk import Outcome
+from domain.model import CheckoutInput
+from http_api.problems import temporal_is_away
+from http_api.services import Services
+
+PATIENCE_SECONDS = 1.0
+"""How long a caller who does not wait is kept until the order gets a workflow of its own: many times what it takes."""
+_LONGEST_SECONDS = 5.0
+"""And where batches end all the time, only not this one: those in line before it are many."""
+
+
+class Asked(NamedTuple):
+    """An order, and how its caller asks for it."""
+
+    order: CheckoutInput
+    is_chosen: bool
+    """Whether the caller has chosen its id."""
+    until: float
+    """When the caller stops waiting, by the event loop's clock."""
+
+    @property
+    def seconds_left(self) -> float:
+        """How long the caller still waits; negative when no longer."""
+        return self.until - asyncio.get_running_loop().time()
+
+
+class Batched(NamedTuple):
+    """What is known of an order that was given a seat."""
+
+    outcome: Outcome | None = None
+    """How it has ended; None where that is not known in time."""
+    workflow_id: str | None = None
+    """Its batch, which may still be under way."""
+    is_first: bool = False
+    """Whether no other caller asked for it before."""
+    is_blocked: bool = False
+    """Whether another order of its id is in a batch that has not ended."""
+
+
+async def batched(services: Services, asked: Asked) -> Batched:
+    """Give an order a seat in a batch, and wait for its end as long as its caller does."""
+    batcher = services.batcher
+    if batcher is None:
+        return Batched()
+    with batcher.seat(asked.order) as (seat, is_first):
+        workflow_id, outcome = None, None
+        with suppress(TimeoutError):
+            if workflow_id := await _started(services, batcher, seat):
+                async with services.waiting(max(asked.seconds_left, _patience(batcher))):
+                    outcome = await asyncio.shield(seat.ended)
+    if seat.order.fingerprint == asked.order.fingerprint:
+        return Batched(outcome, workflow_id, is_first)
+    return Batched(is_blocked=outcome is None)
+
+
+def _patience(batcher: Batcher) -> float:
+    """How long a caller who does not wait is kept; longer while batches end, since then the machine is only busy."""
+    return _LONGEST_SECONDS if batcher.has_ended_within(_LONGEST_SECONDS) else PATIENCE_SECONDS
+
+
+async def _started(services: Services, batcher: Batcher, seat: Seat) -> str | None:
+    """Wait until an order's batch has started; return its workflow, or None where Temporal refuses it.
+
+    Raises:
+        Full: others are before it, for too long. Nothing was done.
+        TimeoutError: others are before it, and no batch ends.
+        Problem: Temporal does not answer.
+    """
+    latest = asyncio.get_running_loop().time() + _LONGEST_SECONDS
+    while True:
+        try:
+            async with services.waiting(PATIENCE_SECONDS):
+                return await asyncio.shield(seat.started)
+        except TimeoutError:
+            is_over = asyncio.get_running_loop().time() > latest - PATIENCE_SECONDS / 2
+            is_over = is_over or services.stop.is_set()
+            if not batcher.is_waiting(seat):
+                if is_over:
+                    raise temporal_is_away() from None
+            elif not batcher.has_ended_within(_LONGEST_SECONDS):
+                raise
+            elif is_over:
+                raise Full("too many orders wait") from None
