@@ -20,9 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters.database import create_engine
 from benchmarks.workers.server import Run, serve
-from benchmarks.workers.steps import Operation, Refused, ShopSteps, Wire, saga
-
-_POOL = 20
+from benchmarks.workers.steps import CONNECTIONS, Operation, Refused, ShopSteps, Wire, saga
 
 
 def workflow(name: str, shop: ShopSteps, durable: Callable[[str, Operation], Operation]) -> Run:
@@ -91,12 +89,12 @@ class _InTransaction:
 
 async def main(port: int, shop_url: str, system_url: str) -> None:
     """Serve until SIGTERM."""
-    engine = create_engine(shop_url, pool_size=_POOL)
+    engine = create_engine(shop_url, pool_size=CONNECTIONS)
     DBOS(
         config={
             "name": "checkout-bench",
             "system_database_url": system_url,
-            "sys_db_pool_size": _POOL,
+            "sys_db_pool_size": CONNECTIONS,
             # As in the product's own pool: a ping before each use would be a round trip more.
             "db_engine_kwargs": {"pool_pre_ping": False},
             "application_version": "bench",
@@ -106,10 +104,17 @@ async def main(port: int, shop_url: str, system_url: str) -> None:
     # Its tables were created by the superuser; the shop's role may not create any.
     datasource = await AsyncSQLAlchemyDatasource.create(shop_url, engine=engine, run_migrations=False)
 
+    turns = asyncio.Semaphore(CONNECTIONS)
+
     def as_transaction(name: str, operation: Operation) -> Operation:
         # The product's own isolation level. The datasource's default, SERIALIZABLE, would need retries.
         transaction = datasource.transaction(operation, name=name, isolation_level="READ COMMITTED")
-        return cast("Operation", transaction)
+
+        async def in_turn(*arguments: Any) -> Any:  # it takes its connection before the step
+            async with turns:
+                return await transaction(*arguments)
+
+        return in_turn
 
     in_session = ShopSteps(cast("AsyncEngine", SessionAsEngine(datasource)))
     paths = {

@@ -1,5 +1,6 @@
 """The checkout as a peer's worker runs it: the product's own SQL behind the same fence, and a saga around it."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -22,12 +23,21 @@ class Refused(Exception):
     """A step refused the order for good. The text is the reason."""
 
 
+CONNECTIONS = 20
+"""As many as the product's worker has."""
+
+
 class ShopSteps:
-    """The product's activities on one engine: a do is one statement in autocommit, an undo one transaction."""
+    """The product's activities on one engine: a do is one statement in autocommit, an undo one transaction.
+
+    They take turns, one for each connection. The product's orders wait in Temporal; without turns those of a peer would
+    wait for the engine's connections, which gives up after two seconds, and with hundreds at once be tried in vain.
+    """
 
     def __init__(self, engine: AsyncEngine) -> None:
         inventory, payments, shipping = Inventory(engine), Payments(engine), Shipping(engine)
         self._orders = Orders(engine)
+        self._turns = asyncio.Semaphore(CONNECTIONS)
         self._dos: dict[str, Callable[[CheckoutInput], Awaitable[Any]]] = {
             "reserve": inventory.reserve_inventory,
             "pay": payments.charge_payment,
@@ -46,7 +56,8 @@ class ShopSteps:
             Refused: the step refused. Any other failure may pass and is retried.
         """
         try:
-            result = await self._dos[step](unpack(wire))
+            async with self._turns:
+                result = await self._dos[step](unpack(wire))
         except SagaError as error:
             if error.non_retryable:
                 raise Refused(f"{error.type}: {error.message}") from None
@@ -55,12 +66,14 @@ class ShopSteps:
 
     async def undo(self, step: str, wire: Wire, reason: str) -> str:
         """Undo the step, done or not, and return the outcome."""
-        result = await self._undos[step](UndoInput(unpack(wire), Ending.REJECTED, reason))
+        async with self._turns:
+            result = await self._undos[step](UndoInput(unpack(wire), Ending.REJECTED, reason))
         return str(result.outcome)
 
     async def close(self, wire: Wire, reason: str) -> str:
         """Write the order's ending once everything is undone, and return its status."""
-        state = await self._orders.close_order(UndoInput(unpack(wire), Ending.REJECTED, reason))
+        async with self._turns:
+            state = await self._orders.close_order(UndoInput(unpack(wire), Ending.REJECTED, reason))
         return state.status
 
 
