@@ -62,6 +62,7 @@ def test_every_failure_of_the_client_has_one_root_its_exit_status_and_a_place_th
     assert own - {"ClientError"} == {kind.__name__ for kind in kinds}
     assert raised == kinds
     assert {kind.__name__: int(kind.exit_status) for kind in kinds} == {
+        "Full": 1,
         "HasEnded": 1,
         "LoadFailed": 1,
         "NoAnswer": 1,
