@@ -19,6 +19,7 @@ from domain.bulk import DELEGATED, ORDER_ID_CONFLICT, OWNED, UNKNOWN
 from domain.identifiers import identifier_problem
 from domain.model import ENDINGS, CheckoutInput, ExecutionMode, OrderLine, OrderStatus, order_id_conflict
 from http_api import seats, shown
+from http_api.lean_route import LONGEST_WAIT, LeanRoute
 from http_api.models import NewOrder, Order
 from http_api.problems import Fault, Problem, documented, invalid, temporal_is_away
 from http_api.seats import PATIENCE_SECONDS, Asked, Batched
@@ -26,9 +27,8 @@ from http_api.services import Buyer, Given, Services
 from http_api.temporal import ANSWER_SECONDS, answered
 from sagafence import InvalidInput, SagaError
 
-router = APIRouter(tags=["orders"])
+router = APIRouter(tags=["orders"], route_class=LeanRoute)
 
-_LONGEST_WAIT = 20
 _LOOKS_EVERY_SECONDS = 0.1
 _ID_BYTES = 16
 # The ids that `order_id_for` gives. Who chose one of another caller's key would take that key's order id away.
@@ -70,7 +70,7 @@ async def place_order(  # noqa: PLR0913, PLR0917 - what a request has
             description="New for each new order, and the same for each repeat.",
         ),
     ],
-    wait: Annotated[int, Query(ge=0, le=_LONGEST_WAIT, description="Seconds to wait for the order's end.")] = 0,
+    wait: Annotated[int, Query(ge=0, le=LONGEST_WAIT, description="Seconds to wait for the order's end.")] = 0,
     own_workflow: Annotated[
         bool, Query(description="Give the order a workflow and a history of its own: slower, and easier to read.")
     ] = False,

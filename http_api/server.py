@@ -147,5 +147,5 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Stop."""
-        self._services.stop.set()
+        self._services.end()
         await super().shutdown(sockets)

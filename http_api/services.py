@@ -39,21 +39,25 @@ class Services:
     batcher: Batcher | None = None
     """None gives each order a workflow of its own."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the process is about to end."""
+    """Set when the process is about to end; see `end`."""
+    _limits: set[asyncio.Timeout] = field(default_factory=set)
 
     @asynccontextmanager
     async def waiting(self, seconds: float) -> AsyncIterator[None]:
         """Wait inside the block for so long at most, and no longer than the process runs; then raise TimeoutError."""
-        async with asyncio.timeout(seconds) as limit:
-            watching = asyncio.create_task(self._end(limit))
+        async with asyncio.timeout(0 if self.stop.is_set() else seconds) as limit:
+            self._limits.add(limit)
             try:
                 yield
             finally:
-                watching.cancel()
+                self._limits.discard(limit)
 
-    async def _end(self, limit: asyncio.Timeout) -> None:
-        await self.stop.wait()
-        limit.reschedule(0)
+    def end(self) -> None:
+        """Let nobody wait any longer: the process is about to end."""
+        self.stop.set()
+        for limit in self._limits:
+            if not limit.expired():
+                limit.reschedule(0)
 
 
 async def of_request(request: Request) -> Services:

@@ -385,7 +385,7 @@ MUTANTS = (
         "streams-hold-up-the-end",
         "a deploy would wait for every stream",
         _SERVER,
-        "        self._services.stop.set()\n",
+        "        self._services.end()\n",
         "",
         at(_STREAMS, "test_fifty_open_streams_do_not_hold_up_the_end"),
     ),

@@ -122,7 +122,7 @@ async def test_a_stream_that_breaks_is_resumed_after_its_last_event(shop: Shop, 
         operator.page.on("request", note)
         await operator.sign_in(api.key)
         await operator.sees("Live")
-        api.services.stop.set()
+        api.services.end()
         await operator.sees("Connecting again")
         api.services.stop.clear()
         await operator.sees("Live")
