@@ -14,7 +14,9 @@ from http_api.services import Services
 PATIENCE_SECONDS = 1.0
 """How long a caller who does not wait is kept until the order gets a workflow of its own: many times what it takes."""
 _LONGEST_SECONDS = 5.0
-"""And where batches end all the time, only not this one: those in line before it are many."""
+"""And where batches end all the time, only not this one: the machine is busy."""
+_LONGEST_IN_LINE_SECONDS = 3.5
+"""How long an order waits for its batch to begin; looked at each second."""
 
 
 class Asked(NamedTuple):
@@ -69,19 +71,21 @@ def _patience(batcher: Batcher) -> float:
 async def _started(services: Services, batcher: Batcher, seat: Seat) -> str | None:
     """Wait until an order's batch has started; return its workflow, or None where Temporal refuses it.
 
+    Where Temporal is silent this ends before the batch does: the start of another workflow would take as long again.
+
     Raises:
         Full: others are before it, for too long. Nothing was done.
         TimeoutError: others are before it, and no batch ends.
         Problem: Temporal does not answer.
     """
-    latest = asyncio.get_running_loop().time() + _LONGEST_SECONDS
+    now = asyncio.get_running_loop().time
+    began = now()
     while True:
         try:
             async with services.waiting(PATIENCE_SECONDS):
                 return await asyncio.shield(seat.started)
         except TimeoutError:
-            is_over = asyncio.get_running_loop().time() > latest - PATIENCE_SECONDS / 2
-            is_over = is_over or services.stop.is_set()
+            is_over = services.stop.is_set() or now() > began + _LONGEST_IN_LINE_SECONDS
             if not batcher.is_waiting(seat):
                 if is_over:
                     raise temporal_is_away() from None

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from fastapi import Request
 
+from http_api.keys import Scope
 from http_api.lean_route import Head, head_of
 from tests.http_api.conftest import TEA, Api
 
@@ -56,6 +57,13 @@ def test_what_most_requests_do_not_have_is_left_to_fastapi(odd: Request) -> None
 
 def test_a_key_may_be_as_long_as_it_is_described() -> None:
     assert head_of(request(idempotency_key="x" * 255)) is not None
+
+
+async def test_a_usual_request_needs_a_key_that_may_buy(shared: Api) -> None:
+    key = shared.key_for(Scope.READ, Scope.OPERATE)
+    answers = [await shared.place(TEA, key=each) for each in (key, "ck_none", "ck")]
+
+    assert [answer.status_code for answer in answers] == [403, 401, 401]
 
 
 _BODIES: list[Any] = [

@@ -85,8 +85,8 @@ async def test_a_repeat_is_answered_with_the_current_state(api: Api, shop: Shop)
 
 @pytest.mark.usefixtures("worker")
 async def test_a_repeat_after_temporal_has_forgotten_the_saga_starts_nothing(api: Api, shop: Shop) -> None:
-    order_id = (await api.place(TEA, idempotency_key="once", wait=20)).json()["order_id"]
-    await forget(shop, shop.order(order_id=order_id))
+    placed = (await api.place(TEA, idempotency_key="once", wait=20)).json()
+    await forget(shop, shop.order(), placed["links"]["history"].rpartition("/")[2])
     await shop.database.run("UPDATE orders SET updated_at = now() - interval '3 days'")
 
     again = await api.place(TEA, idempotency_key="once", wait=5)

@@ -328,6 +328,30 @@ MUTANTS = (
         "        case Full() if False:\n",
         at(_DOOR, "test_a_crowd_without_room_is_told_to_come_again"),
     ),
+    Mutant(
+        "silent-temporal-is-asked-twice",
+        "with Temporal frozen a caller would wait for nine seconds",
+        _LINE,
+        "_LONGEST_IN_LINE_SECONDS = 3.5\n",
+        "_LONGEST_IN_LINE_SECONDS = 6.5\n",
+        at("tests/http_api/test_away.py", "test_without_temporal_orders_are_shown_and_none_is_placed[never-together]"),
+    ),
+    Mutant(
+        "lean-request-needs-no-scope",
+        "any key could buy",
+        "http_api/lean_route.py",
+        "_buyer = may(Scope.BUY)\n",
+        "_buyer = may(*Scope)\n",
+        at("tests/http_api/test_lean_route.py", "test_a_usual_request_needs_a_key_that_may_buy"),
+    ),
+    Mutant(
+        "header-that-is-there-twice-is-read-once",
+        "a proxy and this server could take two callers for each other",
+        "http_api/lean_route.py",
+        "            if name in found:\n                return None\n",
+        "",
+        at("tests/http_api/test_lean_route.py", "test_what_most_requests_do_not_have_is_left_to_fastapi"),
+    ),
     # The schema -----------------------------------------------------------------------------------------
     Mutant(
         "order-begins-completed-without-its-fences",
