@@ -12,7 +12,7 @@ from domain.model import ENDINGS, CheckoutInput, OrderStatus, order_id_conflict
 from domain.text import tidy
 from sagafence import DatabaseRefusedStatement, DatabaseUnavailable, SagaError, transaction
 
-_TRIES = 5
+TRIES = 5
 # Written by hand, or being undone by another saga.
 _OWNED_BY_A_SAGA = frozenset({OrderStatus.PENDING, OrderStatus.UNWINDING, OrderStatus.STUCK})
 _T = TypeVar("_T")
@@ -30,6 +30,18 @@ _LOCK_ORDERS = text("""
     SELECT order_id, status FROM orders
      WHERE order_id = ANY (CAST(:order_ids AS text[])) ORDER BY order_id FOR NO KEY UPDATE
 """)
+CATALOGUE = text("""
+    SELECT p.sku, p.unit_price_minor, p.currency, coalesce(i.on_hand - i.reserved, 0) AS free
+      FROM products p LEFT JOIN inventory i USING (sku) WHERE p.sku = ANY (CAST(:skus AS text[]))
+""")
+LOCK_STOCK = text("""
+    SELECT sku, on_hand - reserved AS free FROM inventory
+     WHERE sku = ANY (CAST(:skus AS text[])) ORDER BY sku FOR NO KEY UPDATE
+""")
+LOCK_BALANCES = text("""
+    SELECT account_id, balance_minor FROM accounts
+     WHERE account_id = ANY (CAST(:customers AS text[])) ORDER BY account_id FOR NO KEY UPDATE
+""")
 
 
 class Changed(Exception):
@@ -40,7 +52,7 @@ class Changed(Exception):
 
 
 async def until_unchanged(
-    engine: AsyncEngine, attempt: Callable[[AsyncConnection], Awaitable[_T]], *, tries: int = _TRIES
+    engine: AsyncEngine, attempt: Callable[[AsyncConnection], Awaitable[_T]], *, tries: int = TRIES
 ) -> _T:
     """Run a transaction until the facts that it decides on have not changed meanwhile, or so many times.
 

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 
-from activities.batch import describe, until_unchanged
+from activities.batch import TRIES, describe, until_unchanged
 from activities.batch_together import LockTimeout, check_out, names_in
 from domain.bulk import DELEGATED, BatchReport, Outcome, StepInput, unpack
 from domain.model import CheckoutInput
@@ -64,8 +64,8 @@ class BatchCheckout:
             try:
                 attempt = partial(check_out, carrier=carrier, orders=orders)
                 # A constraint that refuses may be one order's for good: it is not tried often with all the others.
-                tries = {} if len(orders) == 1 else {"tries": _TRIES_TOGETHER}
-                return aside + await until_unchanged(self._engine, attempt, **tries)
+                tries = TRIES if len(orders) == 1 else _TRIES_TOGETHER
+                return aside + await until_unchanged(self._engine, attempt, tries=tries)
             except LockTimeout as timeout:
                 why = str(timeout)
                 waiting = await self._waiting(orders)

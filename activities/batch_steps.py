@@ -17,6 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio import activity
 
 from activities.batch import (
+    CATALOGUE,
+    LOCK_BALANCES,
+    LOCK_STOCK,
     Changed,
     claim,
     describe,
@@ -39,20 +42,6 @@ _ACCOUNTS = text("""
     SELECT account_id, currency FROM accounts
      WHERE account_id = ANY (CAST(:customers AS text[])) AND kind = 'customer'
 """)
-_CATALOGUE = text("""
-    SELECT p.sku, p.unit_price_minor, p.currency, coalesce(i.on_hand - i.reserved, 0) AS free
-      FROM products p LEFT JOIN inventory i USING (sku) WHERE p.sku = ANY (CAST(:skus AS text[]))
-""")
-
-_LOCK_STOCK = text("""
-    SELECT sku, on_hand - reserved AS free FROM inventory
-     WHERE sku = ANY (CAST(:skus AS text[])) ORDER BY sku FOR NO KEY UPDATE
-""")
-_LOCK_BALANCES = text("""
-    SELECT account_id, balance_minor FROM accounts
-     WHERE account_id = ANY (CAST(:customers AS text[])) ORDER BY account_id FOR NO KEY UPDATE
-""")
-
 _CLAIM_RESERVE = text("""
     INSERT INTO step_fence (saga_id, step, phase, had_effect, fingerprint, result)
     SELECT saga_id, 'reserve', 'done', true, fingerprint,
@@ -191,7 +180,7 @@ async def _reserve(connection: AsyncConnection, carrier: str, orders: dict[str, 
     skus = sorted({line.sku for order in new for line in order.lines})
     found = await connection.execute(_ACCOUNTS, {"customers": customers})
     accounts = {row.account_id: row.currency for row in found}
-    catalogue = {row.sku: row for row in await connection.execute(_CATALOGUE, {"skus": skus})}
+    catalogue = {row.sku: row for row in await connection.execute(CATALOGUE, {"skus": skus})}
     priced_in = {sku: row.currency for sku, row in catalogue.items()}
     free = {sku: row.free for sku, row in catalogue.items()}
     accepted: dict[str, _Priced] = {}
@@ -224,7 +213,7 @@ async def _write_reservations(
     wanted: Counter[str] = Counter()
     for sku, quantity in zip(lines["skus"], lines["quantities"], strict=True):
         wanted[sku] += quantity
-    stock = {row.sku: row.free for row in await connection.execute(_LOCK_STOCK, {"skus": list(wanted)})}
+    stock = {row.sku: row.free for row in await connection.execute(LOCK_STOCK, {"skus": list(wanted)})}
     if any(stock.get(sku, 0) < quantity for sku, quantity in wanted.items()):
         raise Changed("the stock")
     await connection.execute(
@@ -267,7 +256,7 @@ async def _pay(connection: AsyncConnection, orders: dict[str, CheckoutInput]) ->
     spent: Counter[str] = Counter()
     for order_id in claimed:
         spent[bills[order_id].customer] += bills[order_id].total_minor
-    found = await connection.execute(_LOCK_BALANCES, {"customers": list(spent)})
+    found = await connection.execute(LOCK_BALANCES, {"customers": list(spent)})
     balances = {row.account_id: row.balance_minor for row in found}
     if any(balances.get(customer, 0) < amount for customer, amount in spent.items()):
         raise Changed("the balance of a customer")

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from activities.batch import Changed, is_due, line_columns, read_orders
+from activities.batch import CATALOGUE, LOCK_BALANCES, LOCK_STOCK, Changed, is_due, line_columns, read_orders
 from activities.batch_decisions import Decision, decide
 from activities.shipping import TRACKING_NUMBER
 from activities.steps import require_same_content, workflow_run
@@ -36,10 +36,6 @@ _BUYERS = text("""
     SELECT a.account_id, a.currency, a.balance_minor, a.delivery_zone, coalesce(z.is_served, false) AS is_served
       FROM accounts a LEFT JOIN delivery_zones z ON z.zone = a.delivery_zone
      WHERE a.account_id = ANY (CAST(:customers AS text[])) AND a.kind = 'customer'
-""")
-_CATALOGUE = text("""
-    SELECT p.sku, p.unit_price_minor, p.currency, coalesce(i.on_hand - i.reserved, 0) AS free
-      FROM products p LEFT JOIN inventory i USING (sku) WHERE p.sku = ANY (CAST(:skus AS text[]))
 """)
 
 # Without a zone an order is refused: its steps are shut, as far as the one that refused it.
@@ -73,14 +69,6 @@ _ORDERS = text("""
       FROM unnest(CAST(:order_ids AS text[]), CAST(:customers AS text[]), CAST(:reasons AS text[]),
                   CAST(:fingerprints AS text[]), CAST(:totals AS bigint[]), CAST(:currencies AS text[]))
            AS o (order_id, customer, reason, fingerprint, total_minor, currency)
-""")
-_LOCK_BALANCES = text("""
-    SELECT FROM accounts
-     WHERE account_id = ANY (CAST(:customers AS text[])) ORDER BY account_id FOR NO KEY UPDATE
-""")
-_LOCK_STOCK = text("""
-    SELECT FROM inventory
-     WHERE sku = ANY (CAST(:skus AS text[])) ORDER BY sku FOR NO KEY UPDATE
 """)
 # The lines of a refused order have no price, and it holds nothing. The stock of the others is consumed at once: it was
 # never held for another transaction to see. The accounts and the stock are locked already.
@@ -178,7 +166,7 @@ async def _is_same(connection: AsyncConnection, order: CheckoutInput) -> bool:
 async def _check_out(connection: AsyncConnection, carrier: str, orders: Sequence[CheckoutInput]) -> list[Outcome]:
     names = names_in(orders)
     buyers = {row.account_id: row for row in await connection.execute(_BUYERS, names)}
-    catalogue = {row.sku: row for row in await connection.execute(_CATALOGUE, names)}
+    catalogue = {row.sku: row for row in await connection.execute(CATALOGUE, names)}
     decisions = decide(orders, buyers, catalogue)
     columns = _columns(decisions)
     tracking = await _write_fences(connection, decisions, columns)
@@ -233,8 +221,8 @@ async def _write_fences(
 async def _lock(connection: AsyncConnection, orders: Sequence[CheckoutInput]) -> None:
     """Lock the accounts and the stock of orders. What has gone since it was read, their constraints refuse."""
     names = names_in(orders)
-    await connection.execute(_LOCK_BALANCES, names)
-    await connection.execute(_LOCK_STOCK, names)
+    await connection.execute(LOCK_BALANCES, names)
+    await connection.execute(LOCK_STOCK, names)
 
 
 def _outcome(decision: Decision, tracking: Mapping[str, str]) -> Outcome:

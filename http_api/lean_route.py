@@ -19,8 +19,10 @@ from http_api.services import may, of_request
 
 LONGEST_WAIT = 20
 """Seconds."""
+KEY_PATTERN = r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$"
+LONGEST_KEY = 255
+_KEY = re.compile(KEY_PATTERN)
 _WAIT = re.compile(rb"(?:wait=([0-9]{1,2}))?")
-_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 _BEARER = b"Bearer "
 _READ = {b"authorization", b"content-type", b"idempotency-key"}
 _buyer = may(Scope.BUY)
@@ -68,7 +70,7 @@ def head_of(request: Request) -> Head | None:
             found[name] = value
     query, token = _WAIT.fullmatch(request.scope["query_string"]), found.get(b"authorization", b"")
     key = found.get(b"idempotency-key", b"").decode("latin-1")
-    if query is None or not token.startswith(_BEARER) or not _KEY.fullmatch(key):
+    if query is None or not token.startswith(_BEARER) or not (len(key) <= LONGEST_KEY and _KEY.fullmatch(key)):
         return None
     wait = int(query[1] or 0)
     if wait > LONGEST_WAIT or found.get(b"content-type") != b"application/json":

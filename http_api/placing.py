@@ -19,7 +19,7 @@ from domain.bulk import DELEGATED, ORDER_ID_CONFLICT, OWNED, UNKNOWN
 from domain.identifiers import identifier_problem
 from domain.model import ENDINGS, CheckoutInput, ExecutionMode, OrderLine, OrderStatus, order_id_conflict
 from http_api import seats, shown
-from http_api.lean_route import LONGEST_WAIT, LeanRoute
+from http_api.lean_route import KEY_PATTERN, LONGEST_KEY, LONGEST_WAIT, LeanRoute
 from http_api.models import NewOrder, Order
 from http_api.problems import Fault, Problem, documented, invalid, temporal_is_away
 from http_api.seats import PATIENCE_SECONDS, Asked, Batched
@@ -65,8 +65,8 @@ async def place_order(  # noqa: PLR0913, PLR0917 - what a request has
         Header(
             alias="Idempotency-Key",
             min_length=1,
-            max_length=255,
-            pattern=r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$",
+            max_length=LONGEST_KEY,
+            pattern=KEY_PATTERN,
             description="New for each new order, and the same for each repeat.",
         ),
     ],
@@ -242,4 +242,6 @@ async def _current(services: Services, asked: Asked) -> Order:
         if _is_anothers(found, placed):
             raise _conflict(asked)
         return await shown.by_row(services, found)
+    if services.stop.is_set():  # its saga may take as long to answer as this process has left
+        return shown.begun(services, placed)
     return await shown.by_saga(services, placed)

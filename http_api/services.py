@@ -40,7 +40,7 @@ class Services:
     """None gives each order a workflow of its own."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the process is about to end; see `end`."""
-    _limits: set[asyncio.Timeout] = field(default_factory=set)
+    _limits: set[asyncio.Timeout] = field(default_factory=set, init=False)
 
     @asynccontextmanager
     async def waiting(self, seconds: float) -> AsyncIterator[None]:

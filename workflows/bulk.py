@@ -94,14 +94,9 @@ class BulkCheckoutWorkflow:
 
     async def _together(self) -> None:
         """Check all orders out in one transaction, and delegate those that need sagas of their own."""
-        self._take_out_what_is_cancelled()
-        self._show()
-        if self._cancellation.is_requested:
-            raise asyncio.CancelledError
-        if not (due := self._due()):
+        if (given := self._due_input()) is None:
             return
-        given = StepInput(workflow.info().workflow_id, [self._orders[order_id] for order_id in due])
-        summary = f"Check out {len(due)} orders together"
+        summary = f"Check out {len(given.orders)} orders together"
         if report := await self._tried(BatchCheckout.check_out_orders, given, "check out", summary):
             await self._cancellation.protect(self._note_together(report.unpacked()))
 
@@ -113,14 +108,9 @@ class BulkCheckoutWorkflow:
 
     async def _forward(self) -> None:
         for self._step, activity, verb in _STEPS:
-            self._take_out_what_is_cancelled()
-            self._show()
-            if self._cancellation.is_requested:
-                raise asyncio.CancelledError
-            if not (due := self._due()):
+            if (given := self._due_input()) is None:
                 break
-            given = StepInput(workflow.info().workflow_id, [self._orders[order_id] for order_id in due])
-            if report := await self._tried(activity, given, self._step.value, f"{verb} {len(due)} orders"):
+            if report := await self._tried(activity, given, self._step.value, f"{verb} {len(given.orders)} orders"):
                 await self._cancellation.protect(self._note(report))
 
     async def _tried(
@@ -140,6 +130,19 @@ class BulkCheckoutWorkflow:
             order_ids = [packed["order_id"] for packed in given.orders]
             await self._cancellation.protect(self._delegate(order_ids, describe(error)))
             return None
+
+    def _due_input(self) -> StepInput | None:
+        """Return the orders for which the next activity is due; None for none.
+
+        Raises:
+            CancelledError: the batch was cancelled.
+        """
+        self._take_out_what_is_cancelled()
+        self._show()
+        if self._cancellation.is_requested:
+            raise asyncio.CancelledError
+        due = [self._orders[order_id] for order_id in self._due()]
+        return StepInput(workflow.info().workflow_id, due) if due else None
 
     def _due(self) -> list[str]:
         return [

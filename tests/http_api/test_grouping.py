@@ -31,6 +31,27 @@ async def carriers(shop: Shop) -> list[tuple[str | None, int]]:
     return [(row[0], row[1]) for row in rows]
 
 
+def without_postgres(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the API read no order any more."""
+
+    async def away(_order_id: str) -> None:
+        raise DatabaseUnavailable("away")
+
+    monkeypatch.setattr(api.services.reads, "order", away)
+
+
+def answer_late(monkeypatch: pytest.MonkeyPatch, *, seconds: float) -> None:
+    """Let every batch be known to have ended so much later than it has."""
+    usual = batch_runs.outcomes
+
+    async def late(*given: Any) -> Any:
+        found = await usual(*given)
+        await asyncio.sleep(seconds)
+        return found
+
+    monkeypatch.setattr(batch_runs, "outcomes", late)
+
+
 async def placed_at_once(api: Api, orders: Sequence[dict[str, Any]], **more: Any) -> list[httpx.Response]:
     return await asyncio.gather(*(api.place(order, **more) for order in orders))
 
@@ -152,10 +173,7 @@ async def test_a_crowd_without_room_is_told_to_come_again(grouping: Api) -> None
 async def test_with_postgres_away_for_the_api_the_answer_is_what_the_batch_says(
     grouping: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def away(_order_id: str) -> None:
-        raise DatabaseUnavailable("away")
-
-    monkeypatch.setattr(grouping.services.reads, "order", away)
+    without_postgres(grouping, monkeypatch)
 
     answers = await placed_at_once(grouping, [TEA, buys("bob", ("tea-mug", 2))], wait=20)
 
@@ -197,14 +215,7 @@ async def test_a_repeat_past_temporals_retention_is_a_repeat(grouping: Api, shop
 async def test_an_order_whose_batch_ends_too_late_for_its_caller_is_new_all_the_same(
     grouping: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usual = batch_runs.outcomes
-
-    async def slow(*given: Any) -> Any:
-        found = await usual(*given)
-        await asyncio.sleep(2)
-        return found
-
-    monkeypatch.setattr(batch_runs, "outcomes", slow)
+    answer_late(monkeypatch, seconds=2)
     placed = await grouping.place(TEA, idempotency_key="once")
     again = await grouping.place(TEA, idempotency_key="once")
 
@@ -216,14 +227,7 @@ async def test_those_in_a_long_line_wait_as_long_as_it_moves_and_are_then_told_t
     grouping: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grouping.services.batcher = Batcher(lambda: grouping.services.temporal.checkouts, BatchPolicy(most=2, at_once=1))
-    usual = batch_runs.outcomes
-
-    async def slow(*given: Any) -> Any:
-        found = await usual(*given)
-        await asyncio.sleep(0.4)
-        return found
-
-    monkeypatch.setattr(batch_runs, "outcomes", slow)
+    answer_late(monkeypatch, seconds=0.4)
     answers = await placed_at_once(grouping, [TEA] * 40)
 
     assert {answer.status_code for answer in answers} == {201, 503}
@@ -237,10 +241,7 @@ async def test_those_in_a_long_line_wait_as_long_as_it_moves_and_are_then_told_t
 async def test_with_postgres_away_for_the_api_anothers_id_is_a_conflict_all_the_same(
     grouping: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def away(_order_id: str) -> None:
-        raise DatabaseUnavailable("away")
-
-    monkeypatch.setattr(grouping.services.reads, "order", away)
+    without_postgres(grouping, monkeypatch)
     chosen = f"web {uuid.uuid4().hex}"
 
     first = await grouping.place({**TEA, "order_id": chosen}, wait=20)
@@ -270,15 +271,9 @@ async def test_of_two_orders_with_one_id_the_second_is_not_accepted_while_the_fi
 async def test_a_batch_that_is_slow_among_others_is_waited_for(
     grouping: Api, shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usual = batch_runs.outcomes
-
-    async def slow(*given: Any) -> Any:
-        await asyncio.sleep(2)
-        return await usual(*given)
-
     slow_id = shop.order().order_id
     await grouping.place(TEA, wait=20)
-    monkeypatch.setattr(batch_runs, "outcomes", slow)
+    answer_late(monkeypatch, seconds=2)
     answer = await grouping.place({**TEA, "order_id": slow_id})
 
     assert (answer.status_code, answer.json()["status"]) == (201, "completed")

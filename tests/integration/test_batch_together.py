@@ -17,7 +17,7 @@ from domain.bulk import DELEGATED, ORDER_ID_CONFLICT, OWNED, Outcome
 from domain.model import CheckoutInput, Ending, UndoInput
 from sagafence import DatabaseUnavailable, SagaError
 from tests.conftest import Database, Shop
-from tests.integration.test_batches import another_shop, asked, drawn, left_behind, one_by_one
+from tests.integration.test_batches import OWN, another_shop, asked, drawn, left_behind, one_by_one
 from tests.workflow.sagas import violations
 
 SEEDS = range(8)
@@ -31,11 +31,10 @@ def statuses(outcomes: Sequence[Outcome]) -> list[str]:
     return [outcome.status for outcome in outcomes]
 
 
-_OWN = "'{created_at,updated_at,at,handed_over_at,event_id,txid,carrier}'::text[]"
 _COMPLETED = "(SELECT order_id FROM orders WHERE status = 'completed')"
 _LEFT = {
     **{
-        table: f"SELECT (to_jsonb(t) - {_OWN})::text FROM {table} t WHERE {key} IN {_COMPLETED}"
+        table: f"SELECT (to_jsonb(t) - {OWN})::text FROM {table} t WHERE {key} IN {_COMPLETED}"
         for table, key in {
             "orders": "order_id",
             "order_lines": "order_id",

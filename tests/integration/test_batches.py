@@ -116,10 +116,13 @@ async def together(shop: Shop, orders: Sequence[CheckoutInput]) -> list[Outcome]
     return ended + undone.ended
 
 
+OWN = "'{created_at,updated_at,at,handed_over_at,event_id,txid,carrier}'::text[]"
+"""Instants, and numbers given in the sequence of writing: no two ways to write a row have these in common."""
+
+
 async def left_behind(database: Database) -> dict[str, list[str]]:
     """Every row of every table, but for instants, and numbers given in the sequence of writing."""
-    own = "'{created_at,updated_at,at,handed_over_at,event_id,txid,carrier}'::text[]"
-    return await database.every_row(f"(to_jsonb(t) - {own})::text")
+    return await database.every_row(f"(to_jsonb(t) - {OWN})::text")
 
 
 @asynccontextmanager

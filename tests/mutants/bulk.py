@@ -135,8 +135,8 @@ MUTANTS = (
         "batch-does-not-hear-of-a-cancel",
         "orders would be paid and shipped after the load was called off",
         _WORKFLOW,
-        "            if self._cancellation.is_requested:\n                raise asyncio",
-        "            if False:\n                raise asyncio",
+        "        if self._cancellation.is_requested:\n            raise asyncio",
+        "        if False:\n            raise asyncio",
         at(BULK, "test_a_cancel_undoes_what_has_not_been_completed[after-charge_orders]"),
     ),
     Mutant(
