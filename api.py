@@ -37,7 +37,6 @@ from adapters.process_exit import leave
 from adapters.streams import clean_streams
 from adapters.temporal import connect
 from client.batcher import Batcher, BatchPolicy
-from domain.policies import EXECUTION_MODE
 from domain.text import json_text
 from domain.version import RELEASE
 from http_api.app import build_app, describe
@@ -130,7 +129,6 @@ async def build_services(settings: ApiSettings, reads: Reads) -> Services:
         keys=keys,
         oidc=oidc,
         rates=Rates(settings.api_requests_per_second),
-        execution_mode=settings.execution_mode,
         batcher=Batcher(lambda: temporal.checkouts, BatchPolicy(most=most)) if most > 1 else None,
     )
 
@@ -174,7 +172,7 @@ async def _require_reader(reads: Reads) -> None:
 def description() -> dict[str, Any]:
     """Return the OpenAPI description, for which nothing has to run."""
     nothing: Any = None
-    return describe(build_app(Services(nothing, Tail(nothing), nothing, nothing, None, Rates(1), EXECUTION_MODE)))
+    return describe(build_app(Services(nothing, Tail(nothing), nothing, nothing, None, Rates(1))))
 
 
 def main() -> int:

@@ -21,7 +21,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from adapters.config import ConfigurationError, StarterSettings, load
+from adapters.config import ConfigurationError
 from adapters.log_setup import configure_logging
 from adapters.process_exit import leave
 from adapters.streams import clean_streams
@@ -75,9 +75,8 @@ def start(  # noqa: PLR0913 - what an order is, and how it is waited for
 ) -> int:
     """Start the checkout of one order, and wait for its outcome."""
     lines = tuple(order_line(composed(text)) for text in line)
-    execution_mode = load(StarterSettings).execution_mode
     chosen = f"order-{secrets.token_hex(6)}" if order_id is None else composed(order_id)
-    order = CheckoutInput(chosen, composed(customer), lines, execution_mode=execution_mode)
+    order = CheckoutInput(chosen, composed(customer), lines)
 
     async def work(checkouts: Checkouts) -> int:
         if order_id is None and not as_json:  # before it is sent: a repeat needs it

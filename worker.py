@@ -82,11 +82,11 @@ _log = logging.getLogger("checkout.worker")
 
 # The tasks of workflows that a killed worker had cached go to another worker after this long.
 _STICKY_TIMEOUT = timedelta(seconds=3)
-# In the execution mode local-first a workflow task is a whole order and mostly waits for the database: with more at
-# once than connections each takes longer, and one of more than five seconds is lost. A backlog starts with the most.
+# The task of a batch is a whole batch and mostly waits for the database: with more at once than connections each takes
+# longer, and one of more than five seconds is lost. A backlog starts with the most.
 _FEWEST_WORKFLOW_TASKS = 10
-# A poll holds a slot while it waits. After a burst of orders in the mode activity many wait for tasks of cached
-# workflows, of which local-first has none: its orders would be left with few slots.
+# A poll holds a slot while it waits. After a burst of single orders many wait for tasks of cached workflows, of which
+# batches have none: they would be left with few slots.
 _SLOTS_PER_POLL = 4
 _MOST_POLLS = 20
 

@@ -11,8 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from adapters.database_url import DRIVER, parse
 from adapters.log_setup import LogFormat
-from domain.model import ExecutionMode
-from domain.policies import AUDIT_EVERY, CHECKOUT_TASK_QUEUE, EXECUTION_MODE, SWEEP_EVERY
+from domain.policies import AUDIT_EVERY, CHECKOUT_TASK_QUEUE, SWEEP_EVERY
 
 PREFIX = "CHECKOUT_"
 DEFAULT_TEMPORAL_ADDRESS = "127.0.0.1:7233"
@@ -25,8 +24,13 @@ _SERVICE_LINK = re.compile(
     rf"{PREFIX}([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
 _SERVICE_LINK_PORT = re.compile(rf"{PREFIX}([A-Z0-9_]+_)?PORT=(tcp|udp|sctp)://.*")
-# How earlier builds called a setting; its earlier values are read under the new name.
-_EARLIER_NAMES = {"CHECKOUT_LANE": "CHECKOUT_EXECUTION_MODE", "CHECKOUT_TELLS_LOG": "CHECKOUT_WRITES_LOG"}
+_NO_MODES = "there are no execution modes any more (docs/decisions.md, 24): remove it"
+# What became of the settings of earlier builds.
+_EARLIER = {
+    "CHECKOUT_LANE": _NO_MODES,
+    "CHECKOUT_EXECUTION_MODE": _NO_MODES,
+    "CHECKOUT_TELLS_LOG": "it is called CHECKOUT_WRITES_LOG now",
+}
 # Invisible in a terminal, and part of the value all the same: a line end of `echo`, a pasted blank.
 _CONTROLS = r"\x00-\x1f\x7f-\x9f\u200b\ufeff"
 _INVISIBLE = rf"[\s{_CONTROLS}]"
@@ -109,10 +113,6 @@ class StarterSettings(BaseSettings):
     """The task queue of the workers, and of the orders that are started."""
     ui_url: Annotated[str, AfterValidator(_http_url)] = DEFAULT_UI_URL
     """The address of the Temporal UI; links to histories begin with it."""
-    execution_mode: ExecutionMode = EXECUTION_MODE
-    """How orders run that starter and API start: `activity`, each step an activity; or `local-first`, each step tried
-    once within the workflow task, and as an activity if that fails (docs/architecture.md). Open orders keep their
-    mode."""
     temporal_api_key_file: _OptionalFile = None
     """File with Temporal's API key, read again by worker and API when it changes. Wins over `TEMPORAL_API_KEY`."""
 
@@ -249,9 +249,7 @@ def _has_control_character(content: str) -> bool:
 
 
 def _why_unknown(name: str, known: set[str]) -> str:
-    if name in _EARLIER_NAMES:
-        return f"it is called {_EARLIER_NAMES[name]} now"
-    return f"there is no such setting; known are {', '.join(sorted(known))}"
+    return _EARLIER.get(name) or f"there is no such setting; known are {', '.join(sorted(known))}"
 
 
 def _is_service_link(name: str, value: str) -> bool:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -87,7 +86,7 @@ class Checkouts:
         return f"{self._ui_url}/namespaces/{self.client.namespace}/workflows/{quote(workflow_id, safe='')}"
 
     async def start(self, order: CheckoutInput) -> bool:
-        """Start the order's saga, or join the one it has, in whatever execution mode. Return whether a run was begun.
+        """Start the order's saga, or join the one it has. Return whether a run was begun.
 
         One that was terminated or timed out is started again; the fences return what it has done. A repair stays a
         repair. Against a sweep, which repairs such orders, the workflow id decides which is first. Where a worker
@@ -104,8 +103,7 @@ class Checkouts:
             raise OrderIdConflict(f"{order_id_conflict(order.order_id)}; choose another id")
         if run.status not in GONE:
             return False
-        again = replace(found, execution_mode=order.execution_mode)
-        return await self._begin(again, WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY)
+        return await self._begin(found, WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY)
 
     async def _begin(self, order: CheckoutInput, reuse: WorkflowIDReusePolicy) -> bool:
         try:

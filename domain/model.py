@@ -53,12 +53,16 @@ class Step(StrEnum):
 
 
 class ExecutionMode(StrEnum):
-    """How a saga runs the steps of its story; its undos are the same in every mode."""
+    """How a saga runs the steps of its story.
+
+    Every new one is `activity`. Those that an earlier build began go on as they began, and their histories replay.
+    """
 
     ACTIVITY = "activity"
     """Each step is an activity, which any worker may take."""
     LOCAL_FIRST = "local-first"
-    """Each step is tried once where the workflow runs, as a local activity; an activity only if that fails."""
+    """Each step is tried once where the workflow runs, as a local activity; an activity only if that fails. Orders that
+    have to be fast are checked out together instead."""
 
     @classmethod
     def _missing_(cls, value: object) -> "ExecutionMode | None":
@@ -107,7 +111,7 @@ class CheckoutInput:
     is_partly_undone: bool = False
     """With `repair`: a step is undone for certain, so that the order cannot complete any more."""
     execution_mode: ExecutionMode = ExecutionMode.ACTIVITY
-    """Not part of the order's content: the same order may be asked for in any mode."""
+    """Not part of the order's content."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be an order; merge and sort the lines."""

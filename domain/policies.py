@@ -33,7 +33,7 @@ def checkout_workflow_id(order_id: str) -> str:
 
 
 def local_attempt(mode: ExecutionMode) -> timedelta | None:
-    """Return how long the local attempt of an operation may take in this mode, or None where it has none."""
+    """Return how long the local attempt of a step may take in this mode, or None where it has none."""
     return LOCAL_ATTEMPT if mode is ExecutionMode.LOCAL_FIRST else None
 
 
@@ -78,10 +78,8 @@ AUDIT = ActivityPolicy(
 LOOKUP = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=10), retry_policy(200, 2))
 """Reading an order's row for `starter.py status` and `list`: nothing depends on it, and it can be repeated."""
 
-EXECUTION_MODE = ExecutionMode.ACTIVITY
-"""The execution mode of an order unless its start asks for another; see docs/decisions.md, 24."""
 LOCAL_ATTEMPT = timedelta(seconds=2)
-"""What the one local attempt of the local-first mode may take: a hundred times what it needs.
+"""What the one local attempt of an operation may take: a hundred times what it needs.
 
 Well below `WORKFLOW_TASK`, since it runs within one, and above the 1.5 s for which a statement waits for a lock."""
 

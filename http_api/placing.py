@@ -17,7 +17,7 @@ from client import executions
 from client.failures import ClientError, NoSuchOrder
 from domain.bulk import DELEGATED, ORDER_ID_CONFLICT, OWNED, UNKNOWN
 from domain.identifiers import identifier_problem
-from domain.model import ENDINGS, CheckoutInput, ExecutionMode, OrderLine, OrderStatus, order_id_conflict
+from domain.model import ENDINGS, CheckoutInput, OrderLine, OrderStatus, order_id_conflict
 from http_api import seats, shown
 from http_api.lean_route import KEY_PATTERN, LONGEST_KEY, LONGEST_WAIT, LeanRoute
 from http_api.models import NewOrder, Order
@@ -79,7 +79,7 @@ async def place_order(  # noqa: PLR0913, PLR0917 - what a request has
 
     An order that is refused for a reason of business is an order all the same: its status says so.
     """
-    placed = _checked(order, order_id_for(principal.caller, idempotency_key), services.execution_mode)
+    placed = _checked(order, order_id_for(principal.caller, idempotency_key))
     if not principal.may_act_for(placed.customer):
         raise Problem(HTTPStatus.FORBIDDEN, "customer", "The key of this request is for other customers.")
     asked = Asked(placed, order.order_id is not None, asyncio.get_running_loop().time() + wait)
@@ -99,7 +99,7 @@ def order_id_for(caller: str, idempotency_key: str) -> str:
     return f"o-{base64.b32encode(digest).decode().rstrip('=').lower()}"
 
 
-def _checked(order: NewOrder, id_by_key: str, mode: ExecutionMode) -> CheckoutInput:
+def _checked(order: NewOrder, id_by_key: str) -> CheckoutInput:
     """Check what the types cannot say, each fault with its place."""
     order_id = id_by_key if order.order_id is None else order.order_id
     identifiers = {"/customer": order.customer, "/order_id": order_id}
@@ -117,7 +117,7 @@ def _checked(order: NewOrder, id_by_key: str, mode: ExecutionMode) -> CheckoutIn
         raise invalid(*faults[:20])
     lines = tuple(OrderLine(line.sku, line.quantity) for line in order.lines)
     try:
-        return CheckoutInput(order_id, order.customer, lines, execution_mode=mode)
+        return CheckoutInput(order_id, order.customer, lines)
     except InvalidInput as error:  # lines of one SKU are merged
         raise invalid(Fault(pointer="/lines", detail=error.message)) from None
 

@@ -11,7 +11,6 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from client.batcher import Batcher
-from domain.model import ExecutionMode
 from http_api.keys import KeyFile, KeysUnusable, Scope
 from http_api.oidc import OpenIdProvider, ProviderAway
 from http_api.principal import Principal, of_key
@@ -35,7 +34,6 @@ class Services:
     keys: KeyFile
     oidc: OpenIdProvider | None
     rates: Rates
-    execution_mode: ExecutionMode
     batcher: Batcher | None = None
     """None gives each order a workflow of its own."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)

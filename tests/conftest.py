@@ -270,7 +270,7 @@ class Shop:
     is_strict: bool = True
     """Whether its workers' sandbox sees all that the workflow modules do."""
     execution_mode: ExecutionMode = ExecutionMode.ACTIVITY
-    """What its orders ask for. Where a test holds a saga between its steps, only the activity mode has such places."""
+    """What its orders ask for: another only where they are to be those of an earlier build."""
 
     def order(self, customer: str = "alice", *lines: tuple[str, int], order_id: str = "") -> CheckoutInput:
         """Make an order with an id of its own; one tea-mug unless lines are given."""

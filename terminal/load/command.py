@@ -12,7 +12,6 @@ from typing import Annotated
 
 import typer
 
-from adapters.config import StarterSettings, load
 from client.checkouts import Checkouts
 from client.failures import ClientError, ExitStatus
 from domain.bulk import MAX_BATCH
@@ -173,7 +172,6 @@ def _outcomes_of(file: Path) -> Path:
 def _load_made_up(orders: int, concurrency: int, mix: str, timeout: float | None, as_json: bool) -> int:
     if mix not in MIXES:
         raise typer.BadParameter(f"{mix!a} is no mix; known are {', '.join(MIXES)}")
-    execution_mode = load(StarterSettings).execution_mode
 
     async def work(checkouts: Checkouts) -> int:
         with view.progress(as_json) as progress:
@@ -184,7 +182,6 @@ def _load_made_up(orders: int, concurrency: int, mix: str, timeout: float | None
                 concurrency=concurrency,
                 mix=mix,
                 prefix=f"load-{secrets.token_hex(4)}",
-                execution_mode=execution_mode,
                 timeout=timeout,
                 on_done=lambda: progress.advance(bar),
             )

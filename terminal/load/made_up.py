@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from client.checkouts import Checkouts
-from domain.model import CheckoutInput, ExecutionMode, OrderLine
+from domain.model import CheckoutInput, OrderLine
 from domain.text import on_one_line
 from terminal import view
 
@@ -85,13 +85,12 @@ async def run_load(  # noqa: PLR0913 - the knobs of the command
     concurrency: int,
     mix: str,
     prefix: str,
-    execution_mode: ExecutionMode,
     on_done: Callable[[], None],
     timeout: float | None = None,
 ) -> LoadReport:
     """Start this many orders, at most `concurrency` at once, and follow each to its outcome."""
     report = LoadReport(orders, concurrency, mix)
-    waiting = _orders(orders, mix, prefix, execution_mode)
+    waiting = _orders(orders, mix, prefix)
 
     async def one_after_the_other() -> None:
         for order in waiting:
@@ -117,12 +116,12 @@ async def run_load(  # noqa: PLR0913 - the knobs of the command
     return report
 
 
-def _orders(count: int, mix: str, prefix: str, execution_mode: ExecutionMode) -> Iterator[CheckoutInput]:
+def _orders(count: int, mix: str, prefix: str) -> Iterator[CheckoutInput]:
     draw = random.Random(prefix)  # noqa: S311 - the same prefix is the same load
     _, recipe = MIXES[mix]
     for number in itertools.islice(itertools.count(1), count):
         customer, lines = recipe(draw)
-        yield CheckoutInput(f"{prefix}-{number:06d}", customer, lines, execution_mode=execution_mode)
+        yield CheckoutInput(f"{prefix}-{number:06d}", customer, lines)
 
 
 def print_load(report: LoadReport, *, as_json: bool) -> None:

@@ -11,7 +11,10 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from adapters.schema import tables
 from adapters.temporal import DATA_CONVERTER
+from client.batcher import Batcher
+from client.batches import delegated_outcome
 from client.checkouts import Checkouts
+from domain.bulk import DELEGATED, UNKNOWN, Outcome
 from domain.model import CheckoutInput, CheckoutStatus
 from domain.policies import checkout_workflow_id
 from tests.conftest import Database, Shop
@@ -77,6 +80,47 @@ async def ask(checkouts: Checkouts, order: CheckoutInput) -> Answer:
         is_new, unanswered = await _answered(lambda: checkouts.start(order))
         outcome, _ = await _answered(lambda: checkouts.outcome(order.order_id, poll_every=PATIENCE_SECONDS))
         return Answer(is_new, outcome, unanswered)
+
+
+class Door:
+    """Orders go together, as the HTTP API has them go, and whoever gets no answer asks again, as its callers do."""
+
+    def __init__(self, checkouts: Checkouts) -> None:
+        self._checkouts = checkouts
+        self._batcher = Batcher(lambda: checkouts)
+
+    async def outcome(self, order: CheckoutInput) -> CheckoutStatus:
+        """Place an order, and wait for how it ends."""
+        while True:
+            with self._batcher.seat(order) as (seat, _):
+                found = await asyncio.shield(seat.ended)
+            if found is not None and found.status == DELEGATED:
+                found = (await _answered(lambda: delegated_outcome(self._checkouts, order)))[0]
+            if found is not None and found.status != UNKNOWN:
+                return _as_status(found)
+
+
+def _as_status(outcome: Outcome) -> CheckoutStatus:
+    return CheckoutStatus(
+        outcome.order_id,
+        outcome.status,
+        outcome.reason,
+        outcome.total_minor,
+        outcome.currency,
+        outcome.tracking_number,
+    )
+
+
+async def ends_either_way(shop: Shop, orders: Sequence[CheckoutInput]) -> list[CheckoutStatus]:
+    """Place all orders at once, every other one through the door, and return how they end."""
+    checkouts, door = checkouts_of(shop), Door(checkouts_of(shop))
+
+    async def by_itself(order: CheckoutInput) -> CheckoutStatus:
+        return (await ask(checkouts, order)).outcome
+
+    ways = itertools.cycle([by_itself, door.outcome])
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        return await asyncio.gather(*(way(order) for way, order in zip(ways, orders, strict=False)))
 
 
 async def _answered(request: Callable[[], Awaitable[_T]]) -> tuple[_T, int]:

@@ -1,6 +1,7 @@
 """A whole site: servers, workers as processes of their own, orders streaming in, and what must hold after."""
 
 import asyncio
+import itertools
 import random
 import re
 import time
@@ -24,7 +25,7 @@ from domain.model import CheckoutInput, CheckoutStatus
 from sagafence.devservers.process import ChildProcess
 from terminal.load.made_up import MIXES
 from tests.conftest import Database, new_database
-from tests.execution_modes import in_both_modes
+from tests.faults.callers import Door
 from tests.faults.lab.proxy import Proxy
 from tests.workers import Workers, behind
 
@@ -36,6 +37,8 @@ _STUCK_POLL_SECONDS = 15.0
 # The mix "mixed" of terminal/load/made_up.py: who cannot pay, who cannot be delivered to, and what cannot be had.
 _REFUSED_CUSTOMERS = ("bob", "nemo")
 _SCARCE = "last-one"
+
+Placing = Callable[[CheckoutInput], Awaitable[CheckoutStatus]]
 
 
 async def until(condition: Callable[[], Awaitable[bool]], what: str, timeout_seconds: float = PATIENCE_SECONDS) -> None:
@@ -56,26 +59,36 @@ def orders_of(mix: str, count: int) -> list[CheckoutInput]:
     prefix = f"load-{uuid.uuid4().hex[:8]}"
     draw = random.Random(prefix)
     _, recipe = MIXES[mix]
-    return in_both_modes(CheckoutInput(f"{prefix}-{number:04d}", *recipe(draw)) for number in range(count))
+    return [CheckoutInput(f"{prefix}-{number:04d}", *recipe(draw)) for number in range(count)]
 
 
 class Load:
-    """Orders that stream in, `at_once` of them open at a time, each followed to its end."""
+    """Orders that stream in, `at_once` of them open at a time, each followed to its end.
 
-    def __init__(self, checkouts: Checkouts, orders: Sequence[CheckoutInput], at_once: int) -> None:
+    Every other one comes through the door, unless all are to be sagas of their own.
+    """
+
+    def __init__(
+        self, checkouts: Checkouts, orders: Sequence[CheckoutInput], at_once: int, *, all_by_themselves: bool = False
+    ) -> None:
         self.orders = orders
         self.ends: dict[str, CheckoutStatus] = {}
         self.open: set[str] = set()
         self._checkouts = checkouts
-        waiting = iter(orders)
+        self._door = Door(checkouts)
+        ways = itertools.cycle([self._by_itself] if all_by_themselves else [self._by_itself, self._door.outcome])
+        waiting = zip(orders, ways, strict=False)
         self._followers = [asyncio.create_task(self._follow(waiting)) for _ in range(at_once)]
 
-    async def _follow(self, waiting: Iterator[CheckoutInput]) -> None:
-        for order in waiting:
+    async def _follow(self, waiting: Iterator[tuple[CheckoutInput, Placing]]) -> None:
+        for order, outcome in waiting:
             self.open.add(order.order_id)
-            await self._checkouts.start(order)
-            self.ends[order.order_id] = await self._checkouts.outcome(order.order_id, poll_every=_STUCK_POLL_SECONDS)
+            self.ends[order.order_id] = await outcome(order)
             self.open.discard(order.order_id)
+
+    async def _by_itself(self, order: CheckoutInput) -> CheckoutStatus:
+        await self._checkouts.start(order)
+        return await self._checkouts.outcome(order.order_id, poll_every=_STUCK_POLL_SECONDS)
 
     async def ended(self, count: int, timeout_seconds: float = PATIENCE_SECONDS) -> None:
         """Wait until so many orders have ended; what breaks while they are followed is raised here."""
@@ -149,8 +162,16 @@ class Site:
 
         await until(found, f"{worker.name} logs {text!r} {times} times")
 
-    def load(self, orders: int | Sequence[CheckoutInput], *, at_once: int = 20, mix: str = "mixed") -> Load:
-        load = Load(self.checkouts, orders_of(mix, orders) if isinstance(orders, int) else orders, at_once)
+    def load(
+        self,
+        orders: int | Sequence[CheckoutInput],
+        *,
+        at_once: int = 20,
+        mix: str = "mixed",
+        all_by_themselves: bool = False,
+    ) -> Load:
+        made = orders_of(mix, orders) if isinstance(orders, int) else orders
+        load = Load(self.checkouts, made, at_once, all_by_themselves=all_by_themselves)
         self.loads.append(load)
         return load
 

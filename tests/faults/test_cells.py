@@ -1,8 +1,8 @@
 """Every operation that meets every fault at every boundary ends as it must, having acted once or not at all.
 
-Six operations, five boundaries, eight faults: 240 cells, and 96 more for what differs in the local-first mode;
-136 for the operations of a batch. The operations of a fault and a boundary are in one run with one saga or batch
-for each; `tests/faults/lab/cells.py` and `batch_cells.py` say how each has to end.
+Six operations, five boundaries, eight faults: 240 cells; 168 for the operations of batches, 32 of them for the
+transaction of a batch that goes together. The operations of a fault and a boundary are in one run with one saga or
+batch for each; `tests/faults/lab/cells.py` and `batch_cells.py` say how each has to end.
 """
 
 from collections import Counter
@@ -11,26 +11,30 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from devstack.stack import DevStack
-from domain.model import ExecutionMode
-from tests.faults.lab.cells import (
+from tests.faults.lab.batch_cells import (
     BATCH_CELLS,
+    REFUSALS,
+    BatchCell,
+    BatchOperation,
+    Fate,
+    answers_of_batch,
+    ending_of_order,
+    fences_at,
+    may_be_delegated,
+)
+from tests.faults.lab.cells import (
     CELLS,
-    FAST_BOUNDARIES,
     GROUPS,
+    LOCAL_BOUNDARIES,
     STEP_OF,
     UNDOS,
-    BatchCell,
     Boundary,
     Cell,
-    Fate,
     Fault,
     Operation,
     answers_of,
-    answers_of_batch,
     costs_the_attempt,
     ending_of,
-    ending_of_order,
-    fences_at,
     is_early,
 )
 from tests.faults.lab.runs import Laboratory, Run
@@ -98,15 +102,19 @@ async def test_a_struck_batch_takes_effect_once_and_each_of_its_orders_ends_prop
     found = run.found[cell.operation]
 
     assert_it_was_there(found.before, cell, is_one_statement=False)
-    orders = list(zip(Fate, found.order_ids, found.traces, strict=True))
+    orders = list(zip(cell.fates, found.order_ids, found.traces, strict=True))
     fence = {(order_id, step): phase for fate, order_id, _ in orders for step, phase in fences_at(cell, fate).items()}
     assert found.before.fence == fence
     assert found.proof, "the fault had no effect, or not the one it must have"
     assert_the_attempt_ended_as_it_must(found, cell, answers_of_batch(cell))
     assert found.run_status == "COMPLETED"
-    assert [traces.status for traces in found.traces] == [ending_of_order(cell, fate) for fate in Fate]
+    assert [traces.status for traces in found.traces] == [ending_of_order(cell, fate) for fate in cell.fates]
     for fate, _, traces in orders:
-        assert_an_order_of_a_batch_left_what_it_may(cell, fate, traces)
+        if cell.is_together:
+            assert_an_order_has_all_that_its_transaction_writes(cell, fate, traces)
+        else:
+            assert_an_order_of_a_batch_left_what_it_may(cell, fate, traces)
+        assert_a_rejected_order_says_why(fate, traces)
     completed = [traces for traces in found.traces if traces.status == "completed"]
     assert found.shelf == Shelf(gone=QUANTITY * len(completed), reserved=0)
     assert found.reported == [traces.outcome for traces in found.traces]
@@ -117,7 +125,7 @@ def assert_it_was_there(before: Before, cell: Cell | BatchCell, *, is_one_statem
     """Check the operation's place at the moment of the fault, as the database and Temporal saw it."""
     boundary = cell.group.boundary
     assert before.report.attempt == 1
-    is_pending = boundary is not Boundary.B5 and not cell.group.is_fast  # Temporal knows of no local attempt
+    is_pending = boundary is not Boundary.B5 and not cell.group.is_local  # Temporal knows of no local attempt
     assert before.pending == (("STARTED", 1) if is_pending else None)
     assert before.is_reported is (boundary is Boundary.B5)
     match boundary:
@@ -164,7 +172,7 @@ def assert_one_effect_and_one_reversal_at_most(cell: Cell, traces: Traces, shelf
 
 def assert_an_order_of_a_batch_left_what_it_may(cell: BatchCell, fate: Fate, traces: Traces) -> None:
     """Check the tables: each step that took effect did so for an order whose fate it is, and none is forgotten."""
-    assert_what_an_order_left(traces, "handed_over" if fate is Fate.DELEGATED else "label")
+    assert_what_an_order_left(traces, "handed_over" if fate is Fate.HANDED_OVER else "label")
     assert traces.effects <= set(fate.steps)
     if traces.status == fate.usual:
         assert traces.effects == set(fate.steps)
@@ -172,6 +180,29 @@ def assert_an_order_of_a_batch_left_what_it_may(cell: BatchCell, fate: Fate, tra
     assert bool(traces.transfers) is ("pay" in traces.effects)
     assert bool(traces.reservations) is ("reserve" in traces.effects)
     assert bool(traces.shipments) is ("ship" in traces.effects)
+
+
+def assert_an_order_has_all_that_its_transaction_writes(cell: BatchCell, fate: Fate, traces: Traces) -> None:
+    """Check the tables: a batch that goes together has done all of an order, or has left it to its own saga."""
+    assert_what_an_order_left(traces, "label" if fate is Fate.LABEL else "handed_over")
+    assert traces.has_saga is (fate is Fate.BY_HAND) or may_be_delegated(cell)
+    if traces.has_saga:
+        assert traces.effects == set(fate.steps)
+        return
+    if fate.is_refused:
+        assert traces.fence == dict.fromkeys(fate.tombstones, "undone")
+        assert traces.moves == ["rejected"]
+        assert traces.effects == set()
+        assert traces.transfers == traces.reservations == traces.shipments == []
+        return
+    assert traces.moves == ["reserved", "paid", "completed"]
+    assert traces.effects == set(fate.steps)
+
+
+def assert_a_rejected_order_says_why(fate: Fate, traces: Traces) -> None:
+    assert traces.outcome is not None
+    if traces.status == "rejected":
+        assert (traces.outcome.reason or "").startswith(f"{REFUSALS[fate]}: ")
 
 
 def assert_what_an_order_left(traces: Traces, parcel: str) -> None:
@@ -200,13 +231,13 @@ def assert_nothing_is_wrong(run: Run, found: Aftermath) -> None:
 def test_the_cells_are_the_whole_product_and_every_run_meets_each_value_of_each_axis() -> None:
     every = [group for group in GROUPS if group.is_in_every_run]
 
-    classic = {cell for cell in CELLS if not cell.group.is_fast}
-    assert len(classic) == len(Operation) * len(Boundary) * len(Fault) == 240
-    assert len(set(CELLS) - classic) == len(Operation) // 2 * len(FAST_BOUNDARIES) * len(Fault) == 96
-    assert len(BATCH_CELLS) == (3 * len(FAST_BOUNDARIES) + len(Boundary)) * len(Fault) == 136
+    assert len(set(CELLS)) == len(Operation) * len(Boundary) * len(Fault) == 240
+    in_tasks = len(BatchOperation) - 1  # the undo is an activity
+    assert len(set(BATCH_CELLS)) == (in_tasks * len(LOCAL_BOUNDARIES) + len(Boundary)) * len(Fault) == 168
+    assert sum(cell.is_together for cell in BATCH_CELLS) == len(LOCAL_BOUNDARIES) * len(Fault) == 32
     assert Counter(group.fault for group in every) == Counter(Fault)
     assert {group.boundary for group in every} == set(Boundary)
-    assert Counter(group.execution_mode for group in every) == dict.fromkeys(ExecutionMode, len(Fault) // 2)
+    assert Counter(group.is_local for group in every) == dict.fromkeys([False, True], len(Fault) // 2)
 
 
 def test_a_run_has_the_cells_that_it_must_have(request: pytest.FixtureRequest) -> None:

@@ -10,11 +10,13 @@ from temporalio.client import Client
 
 from adapters.temporal import DATA_CONVERTER
 from devstack.stack import ROOT, DevStack
+from domain.model import CheckoutInput, CheckoutStatus
 from tests.conftest import Shop
-from tests.execution_modes import in_both_modes
 from tests.faults.callers import (
     COMPLETED_ONCE,
     PATIENCE_SECONDS,
+    Door,
+    ask,
     ask_all,
     checkouts_of,
     is_known,
@@ -28,6 +30,10 @@ SMALL = [(1, 100), (10, 20)]
 LARGE = [(1, 1_000), (100, 100)]
 
 
+def orders_of(shop: Shop, count: int) -> list[CheckoutInput]:
+    return [shop.order(f"buyer-{n:03d}", ("item-001", 1), ("item-002", 2)) for n in range(1, count + 1)]
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("keys", "starts"), [*SMALL, *(pytest.param(*size, marks=pytest.mark.exhaustive) for size in LARGE)]
@@ -35,7 +41,7 @@ LARGE = [(1, 1_000), (100, 100)]
 async def test_however_often_an_order_is_started_at_once_it_has_one_saga_and_one_answer(
     shop: Shop, keys: int, starts: int
 ) -> None:
-    orders = in_both_modes(shop.order(f"buyer-{n:03d}", ("item-001", 1), ("item-002", 2)) for n in range(1, keys + 1))
+    orders = orders_of(shop, keys)
     asked = orders * starts
     random.Random(starts).shuffle(asked)
 
@@ -48,6 +54,36 @@ async def test_however_often_an_order_is_started_at_once_it_has_one_saga_and_one
         assert new == 1 or (new == 0 and any(answer.unanswered for answer in output))
         assert all(answer.outcome == output[0].outcome for answer in output)
         assert output[0].outcome.status == "completed"
+    assert await traces(shop.database, *orders) == [COMPLETED_ONCE] * keys
+    assert await shop.database.value("SELECT sum(initial - on_hand) FROM inventory") == 3 * keys
+    assert await violations(shop) == []
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("keys", "starts"), [*SMALL, *(pytest.param(*size, marks=pytest.mark.exhaustive) for size in LARGE)]
+)
+async def test_an_order_that_comes_by_the_door_and_by_itself_at_once_is_done_once_and_told_the_same(
+    shop: Shop, keys: int, starts: int
+) -> None:
+    """As two processes of the API have it, and `starter.py` beside them: whoever is first, the fences decide."""
+    orders = orders_of(shop, keys)
+    asked = orders * starts
+    random.Random(starts).shuffle(asked)
+    checkouts = checkouts_of(shop)
+    doors = [Door(checkouts), Door(checkouts)]
+
+    async def ask_here(place: int, order: CheckoutInput) -> CheckoutStatus:
+        if place % 3:
+            return await doors[place % 3 - 1].outcome(order)
+        return (await ask(checkouts, order)).outcome
+
+    async with shop.working(), asyncio.timeout(PATIENCE_SECONDS):
+        told = await asyncio.gather(*(ask_here(place, order) for place, order in enumerate(asked)))
+
+    assert {status.status for status in told} == {"completed"}
+    parcels = {(status.order_id, status.tracking_number, status.total_minor) for status in told}
+    assert len(parcels) == keys
     assert await traces(shop.database, *orders) == [COMPLETED_ONCE] * keys
     assert await shop.database.value("SELECT sum(initial - on_hand) FROM inventory") == 3 * keys
     assert await violations(shop) == []

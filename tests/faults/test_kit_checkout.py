@@ -3,7 +3,6 @@
 With a label, which can be cancelled, every step can be undone; with a courier, ship is the point of no return.
 """
 
-import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -14,7 +13,6 @@ from temporalio.worker import Interceptor
 
 from adapters.database import create_engine
 from devstack.stack import DevStack
-from domain.model import ExecutionMode
 from domain.policies import order_id_of
 from sagafence.testing import Case, SagaUnderTest, Step, check, matrix
 from tests.conftest import Shop
@@ -37,7 +35,6 @@ LABEL = (RESERVE, PAY, Step("ship", do="ship_order", undo="cancel_shipment", eff
 COURIER = (RESERVE, PAY, Step("ship", "ship_order", "cancel_shipment", SHIP_EFFECT, is_irrevocable=True))
 
 LABEL_CASES = matrix(LABEL, can_be_retried=True)
-LOCAL_FIRST_CASES = matrix([dataclasses.replace(step, is_local_first=True) for step in LABEL], can_be_retried=True)
 # What comes before the point of no return is the same for both.
 COURIER_CASES = [case for case in matrix(COURIER) if case.step is None or case.step.is_irrevocable]
 
@@ -101,19 +98,6 @@ async def test_a_checkout_with_a_courier_keeps_its_promises(
     assert await violations(shop) == []
 
 
-@pytest.mark.parametrize("case", share(LOCAL_FIRST_CASES, every=13))
-async def test_a_checkout_whose_steps_are_local_first_keeps_its_promises(
-    case: Case, checkouts: Callable[[str], SagaUnderTest], shop: Shop
-) -> None:
-    shop.execution_mode = ExecutionMode.LOCAL_FIRST
-    try:
-        await check(case, checkouts("carol"))
-    finally:
-        shop.execution_mode = ExecutionMode.ACTIVITY
-
-    assert await violations(shop) == []
-
-
 def test_no_two_cases_are_the_same() -> None:
-    for cases in (LABEL_CASES, COURIER_CASES, LOCAL_FIRST_CASES):
+    for cases in (LABEL_CASES, COURIER_CASES):
         assert len({str(case) for case in cases}) == len(cases)

@@ -15,7 +15,6 @@ from domain.model import CheckoutInput, OrderLine
 from domain.policies import checkout_workflow_id
 from domain.sweep import SweepReport
 from tests.conftest import Shop
-from tests.execution_modes import in_both_modes
 from tests.faults.callers import COMPLETED_ONCE, PATIENCE_SECONDS, ask, checkouts_of, traces
 from tests.workflow.sagas import goods_and_money, violations
 
@@ -23,7 +22,7 @@ ROUNDS = [pytest.param(4, id="some"), pytest.param(20, id="many", marks=pytest.m
 
 
 def orders_of(shop: Shop, count: int, customer: str = "carol") -> list[CheckoutInput]:
-    return in_both_modes(shop.order(customer, ("item-001", 1), ("item-002", 2)) for _ in range(count))
+    return [shop.order(customer, ("item-001", 1), ("item-002", 2)) for _ in range(count)]
 
 
 async def sweep(shop: Shop) -> SweepReport:

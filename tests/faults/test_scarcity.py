@@ -16,11 +16,10 @@ from activities.payments import Payments
 from activities.shipping import Shipping
 from adapters.database import create_engine
 from client.failures import NoWorker, Refused
-from domain.model import CheckoutInput, CheckoutStatus, Ending, UndoInput
+from domain.model import CheckoutInput, Ending, UndoInput
 from sagafence import DatabaseUnavailable, StepAlreadyCompensated
 from tests.conftest import Database, Shop
-from tests.execution_modes import in_both_modes
-from tests.faults.callers import PATIENCE_SECONDS, ask, checkouts_of
+from tests.faults.callers import PATIENCE_SECONDS, checkouts_of, ends_either_way
 from tests.workflow.sagas import until, violations
 
 T = TypeVar("T")
@@ -45,11 +44,6 @@ async def left(database: Database, skus: Sequence[str]) -> dict[str, int]:
     return {row["sku"]: row["on_hand"] for row in rows}
 
 
-async def outcomes(shop: Shop, orders: Sequence[CheckoutInput]) -> list[CheckoutStatus]:
-    answers = await asyncio.gather(*(ask(checkouts_of(shop), order) for order in orders))
-    return [answer.outcome for answer in answers]
-
-
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("rounds", "buyers", "items"), [(2, 15, 4), pytest.param(1, 30, 1, marks=ALL), pytest.param(4, 40, 7, marks=ALL)]
@@ -62,9 +56,7 @@ async def test_the_last_items_go_to_as_many_buyers_as_there_are_items(
 
     async with shop.working():
         for sku in skus:
-            ends = await outcomes(
-                shop, in_both_modes(shop.order(f"buyer-{n:03d}", (sku, 1)) for n in range(1, buyers + 1))
-            )
+            ends = await ends_either_way(shop, [shop.order(f"buyer-{n:03d}", (sku, 1)) for n in range(1, buyers + 1)])
             assert Counter(end.status for end in ends) == {"completed": items, "rejected": buyers - items}
             assert all("OutOfStock" in (end.reason or "") for end in ends if end.status == "rejected")
 
@@ -78,13 +70,13 @@ async def test_an_order_of_several_skus_gets_all_of_them_or_none(shop: Shop, buy
     draw = random.Random(buyers)
     plenty, scarce = buyers * 3, buyers // 4
     await stock(shop.database, {sku: scarce if n % 2 else plenty for n, sku in enumerate(HOT)})
-    orders = in_both_modes(
+    orders = [
         shop.order(f"buyer-{n % 100 + 1:03d}", *((sku, draw.randint(1, 2)) for sku in draw.sample(HOT, 3)))
         for n in range(buyers)
-    )
+    ]
 
     async with shop.working():
-        ends = await outcomes(shop, orders)
+        ends = await ends_either_way(shop, orders)
 
     free = await left(shop.database, HOT)
     completed = [order for order, end in zip(orders, ends, strict=True) if end.status == "completed"]
@@ -108,7 +100,7 @@ async def test_a_balance_that_many_orders_race_for_pays_for_as_many_as_it_can(sh
     affordable = 20_000 // 1_200
 
     async with shop.working():
-        ends = await outcomes(shop, in_both_modes(shop.order("erin", ("tea-mug", 1)) for _ in range(orders)))
+        ends = await ends_either_way(shop, [shop.order("erin", ("tea-mug", 1)) for _ in range(orders)])
 
     assert Counter(end.status for end in ends) == {"completed": affordable, "rejected": orders - affordable}
     assert all("InsufficientFunds" in (end.reason or "") for end in ends if end.status == "rejected")
@@ -130,10 +122,10 @@ async def long_query_engine(database: Database) -> AsyncIterator[AsyncEngine]:
 def opposing(shop: Shop, count: int, customers: Sequence[str]) -> list[CheckoutInput]:
     """Make orders of 2 to 8 of the ten hot SKUs; every other one names them the other way round."""
     draw = random.Random(count)
-    orders = in_both_modes(
+    orders = [
         shop.order(draw.choice(customers), *((sku, 1) for sku in draw.sample(HOT, draw.randint(2, 8))))
         for _ in range(count)
-    )
+    ]
     for order in orders[::2]:  # the value sorts its lines; the database must not rely on it
         object.__setattr__(order, "lines", tuple(reversed(order.lines)))
     return orders

@@ -17,7 +17,6 @@ from temporalio.worker import Worker
 from adapters.database import create_reader_engine
 from client.batcher import Batcher
 from devstack.stack import DevStack
-from domain.model import ExecutionMode
 from http_api.app import build_app
 from http_api.edge import Edge
 from http_api.keys import KeyFile, Scope
@@ -86,7 +85,7 @@ async def serving(
     reads, keys = Reads(engine), KeyFile(folder / "keys.json")
     temporal = Temporal(client, task_queue, UI)
     batcher = Batcher(lambda: temporal.checkouts) if together else None
-    services = Services(reads, Tail(reads), temporal, keys, None, Rates(rate), ExecutionMode.ACTIVITY, batcher)
+    services = Services(reads, Tail(reads), temporal, keys, None, Rates(rate), batcher)
     port = free_port()
     server = Server(Edge(build_app(services)), services, host="127.0.0.1", port=port)
     task = asyncio.create_task(server.serve())

@@ -34,10 +34,8 @@ def own_shop(shop: Shop, commands: Commands) -> Shop:
 
 @pytest.fixture
 def run_starter(shop: Shop, stack: DevStack, tmp_path: Path) -> Desk:
-    """starter.py on the task queue of the shop. Orders go through the activity mode, where a test can hold them."""
+    """starter.py on the task queue of the shop."""
     shop.is_strict = False  # whether workflows keep to the sandbox is asked in tests/workflow
-    environment = stack.environment(
-        CHECKOUT_TASK_QUEUE=shop.task_queue, CHECKOUT_EXECUTION_MODE=shop.execution_mode.value
-    )
+    environment = stack.environment(CHECKOUT_TASK_QUEUE=shop.task_queue)
     environment = {name: value for name, value in environment.items() if name != "CHECKOUT_DATABASE_URL"}
     return Desk(shop, environment, tmp_path)

@@ -118,10 +118,10 @@ async def test_orders_that_name_the_same_skus_the_other_way_round_do_not_deadloc
         object.__setattr__(order, "lines", tuple(reversed(order.lines)))
 
     # As many at once as there are connections: waiting for one has a limit, and nobody tries again here.
-    execution_modes = asyncio.Semaphore(engine.pool.size())  # type: ignore[attr-defined]
+    connections = asyncio.Semaphore(engine.pool.size())  # type: ignore[attr-defined]
 
     async def go(order: CheckoutInput) -> None:
-        async with execution_modes:
+        async with connections:
             await _there_and_back(shop, order)
 
     await asyncio.gather(*(go(order) for order in orders))

@@ -10,8 +10,8 @@ from devstack.stack import ROOT
 _FEW = ("--orders", "6", "--at-once", "2", "3", "--alone", "2", "--rounds", "1", "--counted", "3", "--mix", "hot")
 _MEASUREMENTS = {
     "benchmarks": (
-        (*_FEW, "--only", "local-first", "--only", "idle"),
-        "Throughput, round by round: local-first against idle ",
+        (*_FEW, "--only", "activity", "--only", "bare"),
+        "Throughput, round by round: activity against bare ",
     ),
     "benchmarks.bulk": (("--orders", "40", "--rounds", "1", "--refused"), "the audit is clean"),
     "benchmarks.recovery": (("--rounds", "1", "--at-once", "8"), "outcomes: {'completed': "),

@@ -5,8 +5,6 @@ import json
 import shlex
 from urllib.parse import quote, unquote
 
-import pytest
-
 from activities.sweep import Sweep
 from client.checkouts import Checkouts
 from domain.bulk import payload_bytes
@@ -111,23 +109,17 @@ def test_what_it_says_can_be_typed_again(commands: Commands, database: Database)
     assert shown.document["order_id"] == order_id
 
 
-@pytest.mark.parametrize("execution_mode", ["activity", "local-first"])
-def test_an_order_may_be_as_large_as_the_rule_allows(
-    commands: Commands, database: Database, execution_mode: str
-) -> None:
+def test_an_order_may_be_as_large_as_the_rule_allows(commands: Commands, database: Database) -> None:
     wide = unique("w") + _CART * 118
     order = _longest(wide, wide)
     asyncio.run(_sold(database, wide, *(line.sku for line in order.lines)))
     commands.ready_worker()
     lines = [f"--line={line.sku}:1" for line in order.lines]
 
-    done = commands.here(
-        "start", f"--order-id={wide}", f"--customer={wide}", *lines, "--json", CHECKOUT_EXECUTION_MODE=execution_mode
-    )
+    done = commands.here("start", f"--order-id={wide}", f"--customer={wide}", *lines, "--json")
     refused = commands.here(
-        "start", f"--order-id=-{wide[1:]}", "--customer=alice", "--line=nothing:1", *lines[1:], "--json",
-        CHECKOUT_EXECUTION_MODE=execution_mode,
-    )  # fmt: skip
+        "start", f"--order-id=-{wide[1:]}", "--customer=alice", "--line=nothing:1", *lines[1:], "--json"
+    )
 
     assert done.document["status"] == "completed", done.err
     assert (refused.code, refused.document["status"]) == (3, "rejected")

@@ -61,15 +61,6 @@ async def test_the_customer_and_every_line_reach_the_order(run_starter: Desk) ->
     assert (document["order_id"], document["workflow_id"]) == (order_id, checkout_workflow_id(order_id))
 
 
-@pytest.mark.parametrize("execution_mode", ["local-first", "activity"])
-async def test_the_lane_of_the_settings_reaches_the_order(run_starter: Desk, execution_mode: str) -> None:
-    order_id = unique("execution_mode")
-
-    await run_starter(*start(order_id, "alice"), "--no-wait", CHECKOUT_EXECUTION_MODE=execution_mode)
-
-    assert (await given_to(run_starter.shop, order_id))["execution_mode"] == execution_mode
-
-
 async def test_an_order_that_is_not_waited_for_is_reported_as_it_stands(run_starter: Desk) -> None:
     order_id = unique("later")
 

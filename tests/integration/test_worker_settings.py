@@ -5,17 +5,18 @@ import contextlib
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from temporalio.client import Client, WorkflowFailureError
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 
 from adapters.config import StarterSettings, WorkerSettings
 from domain import policies
-from domain.model import ExecutionMode
 from domain.policies import checkout_workflow_id
 from tests.conftest import Database, Shop
 from tests.integration.commands import DEADLINE_SECONDS, Commands, Ran
+from tests.workflow.bulk_scenes import start_batch
 from tests.workflow.deployments import is_known
 from tests.workflow.sagas import until, was_kept_in_memory
 
@@ -110,18 +111,18 @@ async def test_a_worker_sweeps_and_audits_by_itself(commands: Commands, own_shop
 
 
 @pytest.mark.parametrize(
-    ("execution_mode", "settings", "at_most"),
+    ("is_batch", "settings", "at_most"),
     [
-        (ExecutionMode.ACTIVITY, {}, 8),
-        (ExecutionMode.ACTIVITY, {"CHECKOUT_DATABASE_POOL_SIZE": "2"}, 2),
-        (ExecutionMode.ACTIVITY, {"CHECKOUT_MAX_CONCURRENT_ACTIVITIES": "3"}, 3),
+        (False, {}, 8),
+        (False, {"CHECKOUT_DATABASE_POOL_SIZE": "2"}, 2),
+        (False, {"CHECKOUT_MAX_CONCURRENT_ACTIVITIES": "3"}, 3),
         # One as a local attempt, and one as the activity that comes after it.
-        (ExecutionMode.LOCAL_FIRST, {"CHECKOUT_MAX_CONCURRENT_ACTIVITIES": "1"}, 2),
+        (True, {"CHECKOUT_MAX_CONCURRENT_ACTIVITIES": "1"}, 2),
     ],
     ids=["default", "connections", "activities", "local activities"],
 )
 async def test_no_more_runs_at_once_than_the_settings_allow(
-    execution_mode: ExecutionMode,
+    is_batch: bool,
     settings: dict[str, str],
     at_most: int,
     commands: Commands,
@@ -129,17 +130,20 @@ async def test_no_more_runs_at_once_than_the_settings_allow(
     database: Database,
 ) -> None:
     await database.run(PATIENT.format(database.name))
-    own_shop.execution_mode = execution_mode
     commands.ready_worker(**NEVER, **settings)
     most = 0
 
     async with database.locked("SELECT FROM accounts WHERE account_id = 'alice' FOR UPDATE"):
-        handles = await asyncio.gather(*(own_shop.start(own_shop.order("alice", ("pen", 1))) for _ in range(8)))
+        orders = [own_shop.order("alice", ("pen", 1)) for _ in range(8)]
+        handles: list[WorkflowHandle[Any, Any]] = [
+            await (start_batch(own_shop, [order], together=True) if is_batch else own_shop.start(order))
+            for order in orders
+        ]
 
         async def as_many_as_may() -> bool:
             nonlocal most
             most = max(most, await database.blocked())
-            return bool(most >= min(at_most, 1 if execution_mode is ExecutionMode.LOCAL_FIRST else at_most))
+            return bool(most >= (1 if is_batch else at_most))
 
         await until(as_many_as_may)
         seen_until = time.monotonic() + 1.5

@@ -1,9 +1,9 @@
 """Faults in the test kit: what it would not notice, and where it would cry wolf."""
 
-from tests.mutants.killers import KIT_CHECKOUT, KIT_MOVING, KIT_UNIT, PLUGIN, STRIKES, at
+from tests.mutants.killers import KIT_MOVING, KIT_UNIT, PLUGIN, STRIKES, at
 from tests.mutants.mutant import Mutant
 
-_LOCAL_FIRST = "test_a_checkout_whose_steps_are_local_first_keeps_its_promises"
+_LOCAL_FIRST = "test_a_correct_saga_whose_steps_are_local_first_keeps_its_promises"
 _CORRECT = "test_a_correct_saga_keeps_its_promises"
 _CAUGHT = "test_a_mistake_is_caught"
 
@@ -38,7 +38,7 @@ MUTANTS = (
         "sagafence/testing/plays.py",
         "    if trial.case.is_local:  # the ordinary",
         "    if trial.case.is_past_local:  # the ordinary",
-        at(KIT_CHECKOUT, f"{_LOCAL_FIRST}[reserve-do-late]"),
+        at(KIT_MOVING, f"{_LOCAL_FIRST}[box-do-late]"),
     ),
     Mutant(
         "kit-never-gets-past-the-local-attempt",
@@ -46,7 +46,7 @@ MUTANTS = (
         "sagafence/testing/faults.py",
         "            if name in self._past_local:",
         "            if name not in self._past_local and not name:",
-        at(KIT_CHECKOUT, f"{_LOCAL_FIRST}[reserve-do-late-past-local]"),
+        at(KIT_MOVING, f"{_LOCAL_FIRST}[box-do-late-past-local]"),
     ),
     Mutant(
         "kit-takes-a-later-round-for-another-activity",

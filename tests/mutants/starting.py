@@ -148,16 +148,8 @@ MUTANTS = (
         "repair-that-is-gone-becomes-an-order",
         "an order that was being undone would be bought after all",
         _FILE,
-        "        again = replace(found, execution_mode=order.execution_mode)\n",
-        "        again = order\n",
-        at(STARTING_AGAIN, "test_a_repair_that_was_ended_is_gone_on_with_for_its_own_reason"),
-    ),
-    Mutant(
-        "repair-that-is-gone-forgets-its-reason",
-        "an order that was refused would be told as cancelled, for no reason of its own",
-        _FILE,
-        "        again = replace(found, execution_mode=order.execution_mode)\n",
-        "        again = replace(order, repair=found.repair, review_reason=found.review_reason)\n",
+        "        return await self._begin(found, ",
+        "        return await self._begin(order, ",
         at(STARTING_AGAIN, "test_a_repair_that_was_ended_is_gone_on_with_for_its_own_reason"),
     ),
     Mutant(

@@ -9,12 +9,12 @@ _HEALTHY = at(WORKER_HEALTH, "test_a_worker_at_work_is_healthy_until_its_loop_is
 
 MUTANTS = (
     Mutant(
-        "an-order-is-fast-by-default",
-        "who opens a history would see three bare points",
-        "domain/policies.py",
-        "EXECUTION_MODE = ExecutionMode.ACTIVITY",
-        "EXECUTION_MODE = ExecutionMode.LOCAL_FIRST",
-        at(CONFIG, "test_an_order_on_its_own_is_classic_unless_the_settings_say_otherwise"),
+        "a-setting-that-is-gone-is-any-unknown-one",
+        "who upgrades would not learn why the fast lane is gone",
+        "adapters/config.py",
+        '    "CHECKOUT_EXECUTION_MODE": _NO_MODES,\n',
+        "",
+        at(CONFIG, "test_a_setting_that_is_gone_is_not_ignored[CHECKOUT_EXECUTION_MODE-local-first]"),
     ),
     Mutant(
         "service-links-are-settings",

@@ -11,8 +11,7 @@ _RESET = at(
 )
 _WAITS = at(
     ENVIRONMENT,
-    "test_an_order_waits_in_whatever_step_and_completes_once_it_is_put_right"
-    "[a missing right-charge_payment-local-first]",
+    "test_an_order_waits_in_whatever_step_and_completes_once_it_is_put_right[a missing right-charge_payment]",
 )
 
 MUTANTS = (

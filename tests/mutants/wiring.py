@@ -132,7 +132,7 @@ MUTANTS = (
     ),
     Mutant(
         "worker-ignores-how-many-local-activities",
-        "what an operator has limited would not be limited in the local-first mode",
+        "what an operator has limited would not be limited in batches",
         _WORKER,
         "max_concurrent_local_activities=settings.max_concurrent_activities,",
         "max_concurrent_local_activities=100,",
@@ -431,8 +431,8 @@ MUTANTS = (
         "setting-renamed-without-a-word",
         "after an upgrade an operator would look for the new name among twenty",
         "adapters/config.py",
-        "    if name in _EARLIER_NAMES:\n",
-        "    if name in known:\n",
+        '    return _EARLIER.get(name) or f"there',
+        '    return f"there',
         at(CONFIG, "test_a_setting_under_its_earlier_name_is_refused_with_todays"),
     ),
     Mutant(

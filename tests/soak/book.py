@@ -39,7 +39,7 @@ class Book:
     taken: set[int] = field(default_factory=set)
     """Orders whose id went to another content, which came first: that one was booked."""
     suspects: set[int] = field(default_factory=set)
-    execution_modes: Counter[str] = field(default_factory=Counter)
+    ways: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
     unplanned: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)

@@ -56,7 +56,7 @@ class Driver:
         self.open.add(planned.number)
         await self._sagas.begin(planned)
         self._acknowledge(planned)
-        self._book.execution_modes[planned.order.execution_mode.value] += 1
+        self._book.ways["a saga of its own"] += 1
         following = play.create_task(self._until_ended(planned, self._sagas.follow(planned)))
         # Who waits for a sweep or for the operator does not hold a slot meanwhile.
         waits_for_people = planned.broken or planned.is_by_hand or planned.interruption

@@ -67,7 +67,7 @@ class Loads:
 
     async def follow(self, planned: PlannedOrder, outcome: Outcome) -> None:
         """Follow an order that a batch has reported to its end, and record it."""
-        self._book.execution_modes[WAYS.get(outcome.status, "batch")] += 1
+        self._book.ways[WAYS.get(outcome.status, "batch")] += 1
         if planned.is_contested or outcome.status in {UNKNOWN, ORDER_ID_CONFLICT}:
             await self._settle(planned, outcome)
         elif outcome.status == DELEGATED:

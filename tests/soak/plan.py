@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from domain.model import CheckoutInput, ExecutionMode, OrderLine
+from domain.model import CheckoutInput, OrderLine
 from tests.soak.catalogue import BROKE, CITY, LABEL, MISSING, NOWHERE, PLENTY, POPULAR, SCARCE, TIGHT
 
 BLOCK = 240
@@ -191,7 +191,7 @@ def planned_order(seed: int, number: int, order_id: str, batch: PlannedBatch | N
         is_repeated = False  # what it comes to is not settled by its own content
     planned = PlannedOrder(
         number,
-        CheckoutInput(order_id, customer, lines, execution_mode=draw.choice(list(ExecutionMode))),
+        CheckoutInput(order_id, customer, lines),
         kind,
         is_by_hand,
         None if is_by_hand else second_start,

@@ -64,7 +64,7 @@ class Report:
             "problems": self.problems,
             "seconds": round(self.seconds, 1),
             "orders_per_second": round(ended / self.seconds, 1) if self.seconds else 0.0,
-            "execution_modes": dict(self.book.execution_modes.most_common()),
+            "ways": dict(self.book.ways.most_common()),
             "outcomes": dict(Counter(self.book.endings.values()).most_common()),
             "refused_by_faults": len(self.book.unplanned),
             "stuck_on_purpose": len(self.book.stuck),
@@ -97,10 +97,7 @@ class Report:
         rows = [
             ("seed", str(found["seed"])),
             ("orders", f"{found['orders']}: {outcomes or 'none has ended'}"),
-            (
-                "by execution mode",
-                ", ".join(f"{count} {execution_mode}" for execution_mode, count in found["execution_modes"].items()),
-            ),
+            ("by way", ", ".join(f"{count} {way}" for way, count in found["ways"].items())),
             ("time", f"{found['seconds']} s, {found['orders_per_second']} orders/s"),
             ("refused because of faults", str(found["refused_by_faults"])),
             ("stuck on purpose, then settled", str(found["stuck_on_purpose"])),

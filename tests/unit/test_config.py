@@ -5,11 +5,10 @@ from urllib.parse import urlencode
 import pytest
 from sqlalchemy.engine import make_url
 
-from adapters.config import ApiSettings, ConfigurationError, StarterSettings, WorkerSettings, load
+from adapters.config import ApiSettings, ConfigurationError, WorkerSettings, load
 from adapters.database_url import parse
 from adapters.temporal import connection_options
 from devstack.stack import DATABASE, DEFAULT_PORTS, READER, ROLE
-from domain.model import ExecutionMode
 
 
 def settings(monkeypatch: pytest.MonkeyPatch, url: str) -> WorkerSettings:
@@ -222,21 +221,19 @@ def test_what_only_looks_like_it_is_refused(name: str, value: str, monkeypatch: 
     assert refusal(monkeypatch, name, value).startswith(f"{name}: there is no such setting")
 
 
-@pytest.mark.parametrize(
-    ("earlier", "value", "setting"),
-    [
-        ("CHECKOUT_LANE", "fast", "CHECKOUT_EXECUTION_MODE"),
-        ("CHECKOUT_TELLS_LOG", "never", "CHECKOUT_WRITES_LOG"),
-    ],
-)
-def test_a_setting_under_its_earlier_name_is_refused_with_todays(
-    earlier: str, value: str, setting: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert refusal(monkeypatch, earlier, value) == f"{earlier}: it is called {setting} now"
+def test_a_setting_under_its_earlier_name_is_refused_with_todays(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert refusal(monkeypatch, "CHECKOUT_TELLS_LOG", "never") == (
+        "CHECKOUT_TELLS_LOG: it is called CHECKOUT_WRITES_LOG now"
+    )
 
-    monkeypatch.delenv(earlier)
-    monkeypatch.setenv(setting, value)
+    monkeypatch.delenv("CHECKOUT_TELLS_LOG")
+    monkeypatch.setenv("CHECKOUT_WRITES_LOG", "never")
     load(WorkerSettings)
+
+
+@pytest.mark.parametrize(("name", "value"), [("CHECKOUT_LANE", "fast"), ("CHECKOUT_EXECUTION_MODE", "local-first")])
+def test_a_setting_that_is_gone_is_not_ignored(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert refusal(monkeypatch, name, value).startswith(f"{name}: there are no execution modes any more")
 
 
 @pytest.mark.parametrize("end", [" ", "\n", "\r", "\t", "\x07", "\x7f", "\x85", "\xa0", "\u2003", "\u200b", "\ufeff"])
@@ -287,11 +284,3 @@ def test_a_certificate_in_a_setting_has_the_lines_of_its_file(monkeypatch: pytes
     monkeypatch.setenv("TEMPORAL_GRPC_META_CERTIFICATE", certificate)
 
     load(WorkerSettings)
-
-
-def test_an_order_on_its_own_is_classic_unless_the_settings_say_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CHECKOUT_EXECUTION_MODE", raising=False)
-    assert load(StarterSettings).execution_mode is ExecutionMode.ACTIVITY
-
-    monkeypatch.setenv("CHECKOUT_EXECUTION_MODE", "local-first")
-    assert load(StarterSettings).execution_mode is ExecutionMode.LOCAL_FIRST

@@ -13,7 +13,7 @@ from activities.shipping import Shipping
 from client.checkouts import Checkouts
 from domain import policies
 from domain.bulk import Outcome
-from domain.model import CheckoutInput, Ending, ExecutionMode, UndoInput
+from domain.model import CheckoutInput, Ending, UndoInput
 from sagafence import UndoOutcome
 from tests.conftest import Shop
 from tests.workflow.bulk_scenes import gates_of, start_batch
@@ -70,13 +70,12 @@ async def require_untouched(shop: Shop, order: CheckoutInput, before: object) ->
     assert await violations(shop) == []
 
 
-@pytest.mark.parametrize("execution_mode", list(ExecutionMode))
 @pytest.mark.parametrize("at", DOES)
 @pytest.mark.parametrize("again", [_run_again, _reset])
 async def test_a_second_run_that_gives_up_in_a_step_leaves_the_order_completed(
-    shop: Shop, again: Again, at: str, execution_mode: ExecutionMode, hurry: Hurry
+    shop: Shop, again: Again, at: str, hurry: Hurry
 ) -> None:
-    order, gates = replace(shop.order(LABEL), execution_mode=execution_mode), Gates()
+    order, gates = shop.order(LABEL), Gates()
     async with shop.working():
         assert await how_it_ended(await shop.start(order)) == "completed"
     before = await goods_and_money(shop.database)

@@ -5,15 +5,16 @@ A change that makes an order dearer fails here, and says by how much. Where it i
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowHandle
 
 from adapters.temporal import DATA_CONVERTER
 from devstack.stack import DevStack
-from domain.model import ExecutionMode
 from tests.conftest import Database, Shop
 from tests.statements import log_statements, statements_sent
+from tests.workflow.bulk_scenes import start_batch
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Costs:
 
 
 EXPECTED = {
-    ExecutionMode.LOCAL_FIRST: Costs(events=8, history_bytes=2_428, round_trips=3, commits=3),
-    ExecutionMode.ACTIVITY: Costs(events=24, history_bytes=4_120, round_trips=3, commits=3),
+    "a saga of its own": Costs(events=24, history_bytes=4_120, round_trips=3, commits=3),
+    "a batch of one": Costs(events=8, history_bytes=1_441, round_trips=11, commits=1),
 }
 TOLERANCE = 0.01
 """How far the bytes may be off, either way, since ids and times have no fixed length.
@@ -41,27 +42,30 @@ A history that got smaller should be said to have.
 """
 
 
-@pytest.mark.parametrize("execution_mode", ExecutionMode)
-async def test_a_completed_order_costs_what_it_did(
-    shop: Shop, database: Database, stack: DevStack, execution_mode: ExecutionMode
-) -> None:
+@pytest.mark.parametrize("way", EXPECTED)
+async def test_a_completed_order_costs_what_it_did(shop: Shop, database: Database, stack: DevStack, way: str) -> None:
     # Histories name who worked for them: by default with the machine's name.
     client = await Client.connect(stack.temporal.address, data_converter=DATA_CONVERTER, identity="costs")
-    shop = replace(shop, client=client, execution_mode=execution_mode)
+    shop = replace(shop, client=client)
     await log_statements(database)
 
     async with shop.working():
-        await (await shop.start(shop.order("carol"))).result()  # connects, and prepares the statements
+        await (await _start(shop, way)).result()  # connects, and prepares the statements
         with statements_sent(stack) as statements:
-            handle = await shop.start(shop.order("carol"))
+            handle = await _start(shop, way)
             await handle.result()
     history = (await handle.describe()).raw_description.workflow_execution_info
 
     found = Costs(history.history_length, history.history_size_bytes, len(statements), _commits(statements))
-    expected = EXPECTED[execution_mode]
+    expected = EXPECTED[way]
 
     assert replace(found, history_bytes=0) == replace(expected, history_bytes=0)
     assert found.history_bytes == pytest.approx(expected.history_bytes, rel=TOLERANCE)
+
+
+async def _start(shop: Shop, way: str) -> WorkflowHandle[Any, Any]:
+    order = shop.order("carol")
+    return await (start_batch(shop, [order], together=True) if way == "a batch of one" else shop.start(order))
 
 
 def _commits(statements: Sequence[str]) -> int:

@@ -1,11 +1,8 @@
 """What Postgres refuses to the service as a whole rejects no customer: the step waits until it is put right."""
 
-from dataclasses import replace
-
 import pytest
 
 from domain import policies
-from domain.model import ExecutionMode
 from tests.conftest import Shop
 from tests.workflow.bulk_scenes import start_batch
 from tests.workflow.gates import Gates, lost_report
@@ -47,16 +44,16 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "at", "execution_mode"),
+    ("what", "at"),
     [
-        *(("a missing right", at, execution_mode) for at in DOES for execution_mode in ExecutionMode),
-        *((what, "reserve_inventory", ExecutionMode.LOCAL_FIRST) for what in BREAK if what != "a missing right"),
+        *(("a missing right", at) for at in DOES),
+        *((what, "reserve_inventory") for what in BREAK if what != "a missing right"),
     ],
 )
 async def test_an_order_waits_in_whatever_step_and_completes_once_it_is_put_right(
-    shop: Shop, what: str, at: str, execution_mode: ExecutionMode
+    shop: Shop, what: str, at: str
 ) -> None:
-    gates, order = Gates(), replace(shop.order("alice"), execution_mode=execution_mode)
+    gates, order = Gates(), shop.order("alice")
     gate = gates.hold(order, at, "before")
 
     async with shop.working(interceptors=(gates,)):

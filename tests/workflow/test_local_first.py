@@ -1,4 +1,7 @@
-"""The local-first mode: a step is tried where its workflow runs first, and by everybody's rules when that fails."""
+"""Local attempts: a step is tried where its workflow runs first, and by everybody's rules when that fails.
+
+No saga of this build asks for them; those that were open at the upgrade do, and batches, and sagas of other people.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -45,7 +48,7 @@ Handle = WorkflowHandle[Any, Any]
 
 @pytest.fixture
 def shop(shop: Shop) -> Shop:
-    """The shop, whose orders ask for the local-first mode."""
+    """The shop, whose orders are those of an earlier build in its local-first mode."""
     return replace(shop, execution_mode=ExecutionMode.LOCAL_FIRST)
 
 

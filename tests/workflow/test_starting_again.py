@@ -12,7 +12,7 @@ from client.checkouts import Checkouts
 from client.failures import OrderIdConflict
 from domain import policies
 from domain.bulk import UNKNOWN
-from domain.model import CheckoutInput, CheckoutStatus, Ending, ExecutionMode, OrderLine
+from domain.model import CheckoutInput, CheckoutStatus, Ending, OrderLine
 from domain.policies import checkout_workflow_id
 from sagafence import DatabaseRefusedStatement
 from tests.conftest import Shop
@@ -53,12 +53,11 @@ async def timed_out(shop: Shop, order: CheckoutInput) -> None:
     await until(is_over)
 
 
-@pytest.mark.parametrize("execution_mode", ExecutionMode)
 @pytest.mark.parametrize("how", ["terminated", "timed out"])
 async def test_an_order_that_was_ended_before_it_had_a_row_is_begun_anew(
-    shop: Shop, checkouts: Checkouts, how: str, execution_mode: ExecutionMode
+    shop: Shop, checkouts: Checkouts, how: str
 ) -> None:
-    order = replace(shop.order("alice"), execution_mode=execution_mode)
+    order = shop.order("alice")
     if how == "terminated":
         await checkouts.start(order)
         await shop.newest_run(order).terminate()

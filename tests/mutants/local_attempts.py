@@ -1,4 +1,4 @@
-"""Faults in the local-first mode: what is tried again, what is not, and that a history replays."""
+"""Faults in local attempts: what is tried again, what is not, and that a history replays."""
 
 from tests.mutants.killers import LOCAL_FIRST, REPLAY, WORKER_START, at
 from tests.mutants.mutant import Mutant
@@ -21,15 +21,15 @@ MUTANTS = (
     ),
     Mutant(
         "idle-polls-keep-the-slots",
-        "after a burst in the activity mode the local-first mode would have three fifths of its rate",
+        "after a burst of single orders batches would have three fifths of their rate",
         _WORKER,
         "    workflow_polls = min(_MOST_POLLS, workflow_tasks // _SLOTS_PER_POLL)\n",
         "    workflow_polls = _MOST_POLLS\n",
         _LIMITS,
     ),
     Mutant(
-        "execution-mode-is-ignored",
-        "every order would cost the whole history of the activity mode",
+        "no-attempt-is-local",
+        "a batch would cost two workflow tasks more, and a saga that was open at the upgrade would not replay",
         _FILE,
         "    if local_attempt is not None:\n",
         "    if local_attempt == 0:\n",
@@ -88,7 +88,7 @@ MUTANTS = (
     ),
     Mutant(
         "refused-statement-is-tried-again",
-        "the local-first mode would keep on at what the step's own policy gives up",
+        "a local attempt would be followed by what the step's own policy gives up",
         _FILE,
         " and cause.type not in (policy.retry.non_retryable_error_types or ())",
         "",
@@ -104,7 +104,7 @@ MUTANTS = (
     ),
     Mutant(
         "completed-is-said-twice",
-        "an event more for every order",
+        "a local-first saga that was open at the upgrade would not replay",
         "workflows/checkout.py",
         "isinstance(outcome, Completed) and self._order.execution_mode is ExecutionMode.LOCAL_FIRST",
         "self._order.repair and self._order.execution_mode is ExecutionMode.LOCAL_FIRST",
@@ -120,7 +120,7 @@ MUTANTS = (
     ),
     Mutant(
         "list-misses-the-fast",
-        "nobody would find the completed orders of the local-first mode",
+        "nobody would find the completed orders of earlier builds",
         "client/listing.py",
         "(OrderStatus = 'completed' OR (OrderStatus IS NULL AND ExecutionStatus = 'Completed'))",
         "OrderStatus = 'completed'",
