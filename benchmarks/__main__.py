@@ -1,14 +1,15 @@
 """The checkout beside its peers: the same orders, on one machine, in one session, by turns.
 
     .venv/bin/python -m benchmarks [--orders 300] [--at-once 50 200 ...] [--alone 50] [--rounds 5]
-        [--only local-first --only DBOS ...] [--mix hot]
+        [--only group --only DBOS ...] [--mix hot]
 
 Contenders: *idle*, *bare* and *empty activities* are Temporal workflows that do nothing (benchmarks/workers/empty.py);
-*activity* and *local-first* are the product by its client, *group* is the product by its HTTP API; *DBOS*, *Restate*
-and *bare SQL* run the same three statements their own way (benchmarks/workers). One that cannot run here is named, and
-the others run. With several numbers after `--at-once` each has tables of its own. Counts are over `--counted` orders,
-or more where more come at once; what is kept, and Temporal Cloud's actions (benchmarks/actions.py), over the orders of
-the last round. With `--mix hot` every order wants the same SKU.
+*activity* is the product by its client, each order a saga of its own; *group* is the product by its HTTP API, where
+orders that come at once share a batch; *DBOS*, *Restate* and *bare SQL* run the same three statements their own way
+(benchmarks/workers). One that cannot run here is named, and the others run. With several numbers after `--at-once` each
+has tables of its own. Counts are over `--counted` orders, or more where more come at once; what is kept, and Temporal
+Cloud's actions (benchmarks/actions.py), over the orders of the last round. With `--mix hot` every order wants the same
+SKU.
 
 `--publish` writes the tables into docs/performance.md and the picture beside it.
 """
@@ -32,14 +33,7 @@ from devstack.stack import DevStack
 
 Start = Callable[[DevStack], AbstractContextManager[Sequence[Contender]]]
 """Runs what its contenders need beside the stack."""
-STARTS: tuple[Start, ...] = (
-    temporal.running,
-    temporal.running_eager,
-    group.running,
-    dbos.running,
-    restate.running,
-    sql.running,
-)
+STARTS: tuple[Start, ...] = (temporal.running, group.running, dbos.running, restate.running, sql.running)
 """In the sequence of the tables."""
 _BUSY = 0.7
 """Load per core above which the measurement warns that it does not have the machine to itself."""
@@ -103,12 +97,11 @@ def _listed(numbers: Sequence[int]) -> str:
 
 
 def wanted(contenders: Sequence[Contender], only: Sequence[str]) -> list[Contender]:
-    """Return those that are named: `DBOS`, which is none itself, names both of its forms. All, where none is named."""
-    forms = set(only) - {contender.name for contender in contenders}
+    """Return those that are named: `DBOS` names both of its forms. All, where none is named."""
     return [
         contender
         for contender in contenders
-        if not only or contender.name in only or contender.name.partition(", ")[0] in forms
+        if not only or {contender.name, contender.name.partition(", ")[0]} & set(only)
     ]
 
 
@@ -127,7 +120,7 @@ def main() -> int:
         "--at-once", type=int, nargs="+", action="extend", metavar="N", help="orders under way; default: 50"
     )
     parser.add_argument("--only", action="append", default=[], help="a contender's name; default: all of them")
-    parser.add_argument("--mix", choices=("happy", "hot"), default="happy", help="of client/load.py; default: happy")
+    parser.add_argument("--mix", choices=("happy", "hot"), default="happy", help="of `starter.py load`; default: happy")
     parser.add_argument("--publish", action="store_true", help="write docs/performance.md and docs/performance.svg")
     chosen = parser.parse_args()
     chosen.at_once = list(dict.fromkeys(chosen.at_once or [50]))

@@ -39,7 +39,7 @@ def _bars(axes: Any, values: Mapping[str, list[float]]) -> None:
     """Draw medians as bars, with a line from the least to the greatest round."""
     for place, (name, found) in enumerate(values.items()):
         middle, most = statistics.median(found), max(found)
-        axes.barh(place, middle, color=_PRODUCT if name in {PRODUCT, "activity", "group"} else _OTHERS)
+        axes.barh(place, middle, color=_PRODUCT if name in {PRODUCT, "activity"} else _OTHERS)
         axes.plot([min(found), most], [place, place], color="#333333", linewidth=1)
         text = f"{middle:.0f}"
         axes.annotate(text, (most, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)

@@ -8,16 +8,10 @@ from benchmarks.counts import Counts
 from benchmarks.measure import Results, Round, ratios
 
 ROLES = ("caller", "API", "worker", "engine", "Postgres")
-PRODUCT = "local-first"
+PRODUCT = "group"
 _REFERENCES = (PRODUCT, "Restate")
 """The contenders that the others are compared with."""
-_PAIRS = (
-    ("local-first", "idle"),
-    ("local-first, eager", "idle, eager"),
-    ("local-first", "activity"),
-    ("activity", "empty activities"),
-    ("activity", "bare"),
-)
+_PAIRS = (("group", "activity"), ("activity", "empty activities"), ("activity", "bare"))
 
 
 def tables(results: Mapping[str, Results], counts: Mapping[str, Counts]) -> str:

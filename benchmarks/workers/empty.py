@@ -16,7 +16,7 @@ from adapters.temporal import DATA_CONVERTER
 from domain import policies
 from domain.model import CheckoutInput, OrderStatus
 
-TASK_QUEUE = "empty"
+_TASK_QUEUE = "empty"
 
 
 @activity.defn
@@ -68,11 +68,11 @@ class EmptyWorkflow:
         return order.order_id
 
 
-def build_empty_worker(client: Client, task_queue: str) -> Worker:
+def build_empty_worker(client: Client) -> Worker:
     """Build a worker with worker.py's settings."""
     return Worker(
         client,
-        task_queue=task_queue,
+        task_queue=_TASK_QUEUE,
         workflows=[IdleWorkflow, BareWorkflow, EmptyWorkflow],
         activities=[nothing],
         workflow_runner=UnsandboxedWorkflowRunner(),
@@ -83,15 +83,14 @@ def build_empty_worker(client: Client, task_queue: str) -> Worker:
     )
 
 
-async def run_empty(client: Client, name: str, order: CheckoutInput, task_queue: str, *, is_eager: bool) -> str:
+async def run_empty(client: Client, name: str, order: CheckoutInput) -> str:
     """Start one of the workflows as a checkout is started, and wait for its end."""
     handle = await client.start_workflow(
         name,
         order,
         id=order.order_id,
-        task_queue=task_queue,
+        task_queue=_TASK_QUEUE,
         id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-        request_eager_start=is_eager,
         static_summary=f"{order.summary} for {order.customer}",
     )
     await handle.result()
@@ -103,7 +102,7 @@ async def main(address: str) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     client = await Client.connect(address, data_converter=DATA_CONVERTER)
-    async with build_empty_worker(client, TASK_QUEUE):
+    async with build_empty_worker(client):
         print("ready", flush=True)
         await stop.wait()
 

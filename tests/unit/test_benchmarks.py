@@ -43,19 +43,19 @@ def test_ratios_are_those_of_the_rounds_and_not_of_the_medians() -> None:
 
 def test_the_tables_have_median_least_and_greatest_and_leave_out_what_was_not_counted() -> None:
     results = {
-        "local-first": Results([one_round(value) for value in (10.0, 30.0, 20.0)], [one_round(1.0)]),
+        "group": Results([one_round(value) for value in (10.0, 30.0, 20.0)], [one_round(1.0)]),
         "bare SQL": Results([one_round(value) for value in (20.0, 30.0, 60.0)], [one_round(1.0)]),
     }
     counts = {
-        "local-first": Counts(3.0, 3.04, 6_000.0, Footprint(8.0, 2_350.0, 2.0)),
+        "group": Counts(3.0, 3.04, 6_000.0, Footprint(8.0, 2_350.0, 2.0)),
         "bare SQL": Counts(3, 3, 6e3, Footprint()),
     }
 
     text = report.tables(results, counts)
 
     assert "| bare SQL | 30.0 (20.0 to 60.0) | 2.00 (1.00 to 3.00) | 50.5 (50.5 to 50.5) | 50 | 99 |" in text
-    assert "| local-first | 1.0 |  | 2.0 |  | 3.0 | 6.0 | 1.0 |" in text
-    assert "| local-first | 3.0 | 3.0 | 6.0 | 8.0 | 2.4 | 2.0 | 100.0 |" in text
+    assert "| group | 1.0 |  | 2.0 |  | 3.0 | 6.0 | 1.0 |" in text
+    assert "| group | 3.0 | 3.0 | 6.0 | 8.0 | 2.4 | 2.0 | 100.0 |" in text
     assert "| bare SQL | 3.0 | 3.0 | 6.0 |  |  |  |  |" in text
 
 
@@ -68,8 +68,8 @@ def test_the_others_are_compared_with_the_product_and_with_restate_where_they_ta
 
     text = report.tables(results, counts)
 
-    assert "| contender | orders per second | against Restate | alone, ms |" in text
-    assert "| group | 40.0 (30.0 to 50.0) | 3.25 (1.50 to 5.00) |" in text
+    assert "| contender | orders per second | against group | against Restate | alone, ms |" in text
+    assert "| group | 40.0 (30.0 to 50.0) | 1.00 (1.00 to 1.00) | 3.25 (1.50 to 5.00) |" in text
     assert "| group | 0.034 | 0 | 0.61 |  |  | 0.0082 | 0.41 |" in text
 
 
@@ -106,14 +106,14 @@ def test_a_contender_is_named_by_its_name_or_by_what_its_forms_have_in_common() 
         async def process(self, order: CheckoutInput) -> str:
             return order.order_id
 
-    names = ("local-first", "local-first, eager", "DBOS, steps", "DBOS, transactions")
+    names = ("group", "DBOS, steps", "DBOS, transactions")
     contenders = [Named(name, {}) for name in names]
 
     def named(*only: str) -> list[str]:
         return [contender.name for contender in wanted(contenders, only)]
 
     assert named() == list(names)
-    assert named("local-first", "DBOS") == ["local-first", "DBOS, steps", "DBOS, transactions"]
+    assert named("group", "DBOS") == ["group", "DBOS, steps", "DBOS, transactions"]
     assert named("DBOS, steps") == ["DBOS, steps"]
     assert named("dbos") == []
 
@@ -145,4 +145,4 @@ def test_a_peer_that_is_not_installed_is_left_out_with_the_command_that_installs
     with pytest.raises(Absent, match="peer is left out: no_such_package is not installed"):
         require_installed("peer", "no_such_package")
 
-    assert len(STARTS) == 6
+    assert len(STARTS) == 5
