@@ -39,8 +39,7 @@ from adapters.temporal import connect
 from client.batcher import Batcher, BatchPolicy
 from domain.text import json_text
 from domain.version import RELEASE
-from http_api.app import build_app, describe
-from http_api.edge import Edge
+from http_api.app import build_app, build_door, describe
 from http_api.keys import KeyFile, KeysUnusable
 from http_api.oidc import OpenIdProvider
 from http_api.rates import Rates
@@ -73,7 +72,7 @@ async def run(settings: ApiSettings) -> None:
     )
     try:
         services = await build_services(settings, Reads(engine))
-        server = Server(Edge(build_app(services)), services, host=settings.api_host, port=settings.api_port)
+        server = Server(build_door(services), services, host=settings.api_host, port=settings.api_port)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, setattr, server, "should_exit", True)

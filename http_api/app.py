@@ -14,10 +14,13 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import FileResponse, HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from domain.text import json_text
 from domain.version import RELEASE
 from http_api import audits, counts, events, health, orders, placing, problems, requests
+from http_api.edge import Edge
+from http_api.lean_route import LeanRoute
 from http_api.problems import ProblemDocument, documented
 from http_api.services import Services
 
@@ -86,6 +89,11 @@ def build_app(services: Services) -> FastAPI:
     _add_page(app)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     return app
+
+
+def build_door(services: Services) -> ASGIApp:
+    """Build all that answers a request: the edge, the usual order's short way, and the app."""
+    return Edge(LeanRoute(build_app(services), services))
 
 
 def describe(app: FastAPI) -> dict[str, Any]:

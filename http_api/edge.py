@@ -67,14 +67,14 @@ class Edge:
             return
 
         try:
-            await self._app(scope, _again(body, receive), send_with_headers)
+            await self._app(scope, again(body, receive), send_with_headers)
         except asyncio.CancelledError:  # the process ends, and waits no longer: uvicorn itself would answer 500
             if is_begun:
                 raise
             await stopped().response()(scope, receive, send_with_headers)
 
 
-def _again(read: bytes, receive: Receive) -> Receive:
+def again(read: bytes, receive: Receive) -> Receive:
     """Give the app a body that was read before it."""
     body: bytes | None = read
 

@@ -1,31 +1,27 @@
-"""A route that reads the usual request itself, which takes FastAPI as long as all that the order takes here.
+"""The usual request to place an order, read without FastAPI, which takes longer for it than all the rest here.
 
-What is unusual in any way is left to FastAPI's own reading, and so is all that can be wrong with a request: what is
-accepted and what is answered stays as it is described.
+What is unusual in any way is left to FastAPI, and so is all that can be wrong with a request: what is accepted and what
+is answered stays as it is described.
 """
 
 import re
-from collections.abc import Callable, Coroutine
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from fastapi import Request, Response
-from fastapi.routing import APIRoute
-from fastapi.security import HTTPAuthorizationCredentials
 from pydantic import ValidationError
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as Connection
 
+from http_api import problems
+from http_api.edge import again
 from http_api.keys import Scope
 from http_api.models import NewOrder
-from http_api.services import may, of_request
+from http_api.placing import KEY_PATTERN, LONGEST_KEY, LONGEST_WAIT, PATH, place_order
+from http_api.services import Services, allowed
 
-LONGEST_WAIT = 20
-"""Seconds."""
-KEY_PATTERN = r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$"
-LONGEST_KEY = 255
 _KEY = re.compile(KEY_PATTERN)
 _WAIT = re.compile(rb"(?:wait=([0-9]{1,2}))?")
 _BEARER = b"Bearer "
 _READ = {b"authorization", b"content-type", b"idempotency-key"}
-_buyer = may(Scope.BUY)
 
 
 class Head(NamedTuple):
@@ -36,39 +32,46 @@ class Head(NamedTuple):
     wait: int
 
 
-class LeanRoute(APIRoute):
-    """The route of an endpoint that takes an order, services, principal, key and how long to wait."""
+class LeanRoute:
+    """Wraps the app, within the edge."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return what answers a request."""
-        by_fastapi, place = super().get_route_handler(), self.endpoint
+    def __init__(self, app: ASGIApp, services: Services) -> None:
+        self._app, self._services = app, services
 
-        async def answer(request: Request) -> Response:
-            head = head_of(request)
-            if head is None:
-                return await by_fastapi(request)
-            try:
-                order = NewOrder.model_validate_json(await request.body())
-            except ValidationError:
-                return await by_fastapi(request)
-            services = await of_request(request)
-            credentials = HTTPAuthorizationCredentials(scheme="Bearer", credentials=head.token)
-            principal = await _buyer(services, credentials)
-            response: Response = await place(order, services, principal, head.idempotency_key, head.wait)
-            return response
+    async def __call__(self, connection: Connection, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if (head := head_of(connection)) is None:
+            await self._app(connection, receive, send)
+            return
+        body = (await receive())["body"]  # the edge has read it whole
+        try:
+            order = NewOrder.model_validate_json(body)
+        except ValidationError:
+            await self._app(connection, again(body, receive), send)
+            return
+        try:
+            buyer = await allowed(self._services, head.token, Scope.BUY)
+            response = await place_order(order, self._services, buyer, head.idempotency_key, head.wait)
+        except Exception as error:
+            problem = problems.of(error)
+            await (problem or problems.internal()).response()(connection, receive, send)
+            if problem is None:  # the server logs it with its traceback
+                raise
+        else:
+            await response(connection, receive, send)
 
-        return answer
 
-
-def head_of(request: Request) -> Head | None:
+def head_of(connection: Connection) -> Head | None:
     """Read the head of a request; None where it has what most have not, or has something twice."""
+    if connection["type"] != "http" or connection["method"] != "POST" or connection["path"] != PATH:
+        return None
     found: dict[bytes, bytes] = {}
-    for name, value in request.scope["headers"]:
+    for name, value in connection["headers"]:
         if name in _READ:
             if name in found:
                 return None
             found[name] = value
-    query, token = _WAIT.fullmatch(request.scope["query_string"]), found.get(b"authorization", b"")
+    query, token = _WAIT.fullmatch(connection["query_string"]), found.get(b"authorization", b"")
     key = found.get(b"idempotency-key", b"").decode("latin-1")
     if query is None or not token.startswith(_BEARER) or not (len(key) <= LONGEST_KEY and _KEY.fullmatch(key)):
         return None

@@ -19,7 +19,6 @@ from domain.bulk import DELEGATED, ORDER_ID_CONFLICT, OWNED, UNKNOWN
 from domain.identifiers import identifier_problem
 from domain.model import ENDINGS, CheckoutInput, OrderLine, OrderStatus, order_id_conflict
 from http_api import seats, shown
-from http_api.lean_route import KEY_PATTERN, LONGEST_KEY, LONGEST_WAIT, LeanRoute
 from http_api.models import NewOrder, Order
 from http_api.problems import Fault, Problem, documented, invalid, temporal_is_away
 from http_api.seats import PATIENCE_SECONDS, Asked, Batched
@@ -27,7 +26,12 @@ from http_api.services import Buyer, Given, Services
 from http_api.temporal import ANSWER_SECONDS, answered
 from sagafence import InvalidInput, SagaError
 
-router = APIRouter(tags=["orders"], route_class=LeanRoute)
+router = APIRouter(tags=["orders"])
+PATH = "/v1/orders"
+LONGEST_WAIT = 20
+"""Seconds."""
+KEY_PATTERN = r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$"
+LONGEST_KEY = 255
 
 _LOOKS_EVERY_SECONDS = 0.1
 _ID_BYTES = 16
@@ -41,7 +45,7 @@ _LINKS = {
 
 
 @router.post(
-    "/v1/orders",
+    PATH,
     status_code=HTTPStatus.CREATED,
     response_model=Order,
     responses={

@@ -124,12 +124,42 @@ def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
     return {status.value: {"description": status.phrase, "content": content} for status in statuses}
 
 
+def internal() -> Problem:
+    """Something that nobody has thought of."""
+    return Problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "internal",
+        "This is a fault of the service, and in its log. Repeating the request is safe.",
+    )
+
+
+def of(error: Exception) -> Problem | None:
+    """Return the answer to a request that failed of this; None for a fault of the service."""
+    match error:
+        case Problem():
+            return error
+        case ClientError():
+            return _of_client(error)
+        case InvalidInput():
+            return invalid(Fault(pointer="", detail=tidy(str(error))))
+        case RPCError():
+            _log.warning("Temporal does not answer: %s", tidy(str(error)))
+            return temporal_is_away()
+        case SagaError():  # what `sagafence` makes of every error of Postgres
+            _log.warning("the database does not answer: %s", tidy(str(error)))
+            return database_is_away()
+    return None
+
+
 def install(app: FastAPI, routes: Iterable[Route]) -> None:
     """Make every error of an app with these routes a problem."""
 
-    @app.exception_handler(Problem)
-    async def of_ours(_request: Request, error: Problem) -> JSONResponse:
-        return error.response()
+    async def of_ours(_request: Request, error: Exception) -> JSONResponse:
+        # A fault of the service is logged with its traceback by the server.
+        return (of(error) or internal()).response()
+
+    for kind in (Problem, ClientError, SagaError, RPCError, Exception):
+        app.add_exception_handler(kind, of_ours)
 
     @app.exception_handler(RequestValidationError)
     async def of_validation(_request: Request, error: RequestValidationError) -> JSONResponse:
@@ -141,34 +171,6 @@ def install(app: FastAPI, routes: Iterable[Route]) -> None:
         if problem.status is HTTPStatus.METHOD_NOT_ALLOWED:
             problem.headers["Allow"] = ", ".join(_methods_at(request, routes))
         return problem.response()
-
-    @app.exception_handler(ClientError)
-    async def of_client(_request: Request, error: ClientError) -> JSONResponse:
-        return _of_client(error).response()
-
-    async def of_input(_request: Request, error: Exception) -> JSONResponse:
-        return invalid(Fault(pointer="", detail=tidy(str(error)))).response()
-
-    async def of_temporal(_request: Request, error: Exception) -> JSONResponse:
-        _log.warning("Temporal does not answer: %s", tidy(str(error)))
-        return temporal_is_away().response()
-
-    async def of_database(_request: Request, error: Exception) -> JSONResponse:
-        _log.warning("the database does not answer: %s", tidy(str(error)))
-        return database_is_away().response()
-
-    app.add_exception_handler(InvalidInput, of_input)
-    app.add_exception_handler(RPCError, of_temporal)
-    app.add_exception_handler(SagaError, of_database)  # what `sagafence` makes of every error of Postgres
-
-    @app.exception_handler(Exception)
-    async def of_anything(_request: Request, _error: Exception) -> JSONResponse:
-        # It is logged with its traceback by the server.
-        return Problem(
-            HTTPStatus.INTERNAL_SERVER_ERROR,
-            "internal",
-            "This is a fault of the service, and in its log. Repeating the request is safe.",
-        ).response()
 
 
 def _methods_at(request: Request, routes: Iterable[Route]) -> list[str]:

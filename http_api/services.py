@@ -73,22 +73,31 @@ def may(*scopes: Scope) -> Callable[..., Coroutine[Any, Any, Principal]]:
     async def caller(
         services: Given, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)]
     ) -> Principal:
-        principal = await _principal(services, credentials.credentials if credentials else "")
-        if wait := services.rates.wait_seconds(principal.caller):
-            raise Problem(
-                HTTPStatus.TOO_MANY_REQUESTS,
-                "too-many-requests",
-                f"These are more requests than one caller may make. Wait {wait} s, then repeat this one.",
-                retry_after=wait,
-            )
-        if not principal.scopes & set(scopes):
-            needed = " or ".join(scope.value for scope in scopes)
-            raise Problem(
-                HTTPStatus.FORBIDDEN, "scope", f"This needs the scope {needed}, which the key of this request has not."
-            )
-        return principal
+        return await allowed(services, credentials.credentials if credentials else "", *scopes)
 
     return caller
+
+
+async def allowed(services: Services, token: str, *scopes: Scope) -> Principal:
+    """Return who calls with a token.
+
+    Raises:
+        Problem: nobody does, or who has none of these scopes, or too often; or it cannot be checked now.
+    """
+    principal = await _principal(services, token)
+    if wait := services.rates.wait_seconds(principal.caller):
+        raise Problem(
+            HTTPStatus.TOO_MANY_REQUESTS,
+            "too-many-requests",
+            f"These are more requests than one caller may make. Wait {wait} s, then repeat this one.",
+            retry_after=wait,
+        )
+    if not principal.scopes & set(scopes):
+        needed = " or ".join(scope.value for scope in scopes)
+        raise Problem(
+            HTTPStatus.FORBIDDEN, "scope", f"This needs the scope {needed}, which the key of this request has not."
+        )
+    return principal
 
 
 async def _principal(services: Services, token: str) -> Principal:

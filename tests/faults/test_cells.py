@@ -20,7 +20,8 @@ from tests.faults.lab.batch_cells import (
     answers_of_batch,
     ending_of_order,
     fences_at,
-    may_be_delegated,
+    is_delegated,
+    is_done_by_batch,
 )
 from tests.faults.lab.cells import (
     CELLS,
@@ -185,18 +186,23 @@ def assert_an_order_of_a_batch_left_what_it_may(cell: BatchCell, fate: Fate, tra
 def assert_an_order_has_all_that_its_transaction_writes(cell: BatchCell, fate: Fate, traces: Traces) -> None:
     """Check the tables: a batch that goes together has done all of an order, or has left it to its own saga."""
     assert_what_an_order_left(traces, "label" if fate is Fate.LABEL else "handed_over")
-    assert traces.has_saga is (fate is Fate.BY_HAND) or may_be_delegated(cell)
-    if traces.has_saga:
+    assert is_delegated(cell, fate) in {traces.has_saga, None}
+    assert is_done_by_batch(cell, fate) in {traces.is_of_batch, None}
+    assert traces.is_of_batch or traces.has_saga
+    if traces.status == "completed":
+        by_hand = ["pending"] if fate is Fate.BY_HAND else []
+        assert traces.moves == [*by_hand, "reserved", "paid", "completed"]
         assert traces.effects == set(fate.steps)
-        return
-    if fate.is_refused:
-        assert traces.fence == dict.fromkeys(fate.tombstones, "undone")
+    elif traces.status == "cancelled":
+        assert traces.moves == ["reserved", "unwinding", "cancelled"]
+        assert traces.effects == set(fences_at(cell, fate))
+    elif traces.is_of_batch:
         assert traces.moves == ["rejected"]
-        assert traces.effects == set()
+        assert traces.fence == dict.fromkeys(fate.tombstones, "undone")
         assert traces.transfers == traces.reservations == traces.shipments == []
-        return
-    assert traces.moves == ["reserved", "paid", "completed"]
-    assert traces.effects == set(fate.steps)
+        assert traces.effects == set()
+    else:
+        assert traces.effects == set(fate.steps)
 
 
 def assert_a_rejected_order_says_why(fate: Fate, traces: Traces) -> None:

@@ -17,8 +17,7 @@ from temporalio.worker import Worker
 from adapters.database import create_reader_engine
 from client.batcher import Batcher
 from devstack.stack import DevStack
-from http_api.app import build_app
-from http_api.edge import Edge
+from http_api.app import build_door
 from http_api.keys import KeyFile, Scope
 from http_api.rates import Rates
 from http_api.reads import Reads
@@ -87,7 +86,7 @@ async def serving(
     batcher = Batcher(lambda: temporal.checkouts) if together else None
     services = Services(reads, Tail(reads), temporal, keys, None, Rates(rate), batcher)
     port = free_port()
-    server = Server(Edge(build_app(services)), services, host="127.0.0.1", port=port)
+    server = Server(build_door(services), services, host="127.0.0.1", port=port)
     task = asyncio.create_task(server.serve())
     try:
         async with asyncio.timeout(10):

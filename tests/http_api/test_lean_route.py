@@ -5,16 +5,18 @@ import uuid
 from typing import Any
 
 import pytest
-from fastapi import Request
+from starlette.types import Scope
 
-from http_api.keys import Scope
+from http_api import keys, placing
 from http_api.lean_route import Head, head_of
 from tests.http_api.conftest import TEA, Api
 
 USUAL = {"authorization": "Bearer key", "idempotency-key": "once", "content-type": "application/json"}
 
 
-def request(query: str = "", **headers: str | list[str] | None) -> Request:
+def request(
+    query: str = "", *, path: str = "/v1/orders", method: str = "POST", **headers: str | list[str] | None
+) -> Scope:
     given: dict[str, Any] = USUAL | {name.replace("_", "-"): value for name, value in headers.items()}
     pairs = [
         (name.encode(), each.encode("latin-1"))
@@ -22,7 +24,7 @@ def request(query: str = "", **headers: str | list[str] | None) -> Request:
         for each in (value if isinstance(value, list) else [value])
         if each is not None
     ]
-    return Request({"type": "http", "query_string": query.encode(), "headers": pairs})
+    return {"type": "http", "method": method, "path": path, "query_string": query.encode(), "headers": pairs}
 
 
 def test_the_head_of_a_usual_request_is_read() -> None:
@@ -33,6 +35,8 @@ def test_the_head_of_a_usual_request_is_read() -> None:
 @pytest.mark.parametrize(
     "odd",
     [
+        request(method="GET"),
+        request(path="/v1/orders/"),
         request("wait=21"),
         request("wait=1&own_workflow=true"),
         request("wait=1&wait=2"),
@@ -51,7 +55,7 @@ def test_the_head_of_a_usual_request_is_read() -> None:
         request(content_type=None),
     ],
 )
-def test_what_most_requests_do_not_have_is_left_to_fastapi(odd: Request) -> None:
+def test_what_most_requests_do_not_have_is_left_to_fastapi(odd: Scope) -> None:
     assert head_of(odd) is None
 
 
@@ -60,7 +64,7 @@ def test_a_key_may_be_as_long_as_it_is_described() -> None:
 
 
 async def test_a_usual_request_needs_a_key_that_may_buy(shared: Api) -> None:
-    key = shared.key_for(Scope.READ, Scope.OPERATE)
+    key = shared.key_for(keys.Scope.READ, keys.Scope.OPERATE)
     answers = [await shared.place(TEA, key=each) for each in (key, "ck_none", "ck")]
 
     assert [answer.status_code for answer in answers] == [403, 401, 401]
@@ -106,3 +110,24 @@ async def test_a_body_is_answered_alike_whoever_reads_it(shared: Api, body: Any,
     assert answers[0].status_code == answers[1].status_code
     documents = [{**answer.json(), "order_id": None, "links": None} for answer in answers]
     assert documents[0] == documents[1]
+
+
+@pytest.mark.parametrize("path", ["the short one", "FastAPI's"])
+async def test_a_fault_of_the_service_is_answered_and_logged_alike(
+    shared: Api, path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise LookupError("a fault of ours")
+
+    monkeypatch.setattr(placing, "order_id_for", broken)
+
+    answer = await shared.call(
+        "POST",
+        f"/v1/orders{'' if path == 'the short one' else '?own_workflow=true'}",
+        headers={"Idempotency-Key": uuid.uuid4().hex},
+        json=TEA,
+    )
+
+    assert (answer.status_code, answer.json()["type"]) == (500, "about:blank#internal")
+    assert "content-security-policy" in answer.headers
+    assert "a fault of ours" in caplog.text

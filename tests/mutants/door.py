@@ -255,7 +255,7 @@ MUTANTS = (
     Mutant(
         "api-other-than-it-is-described",
         "clients that were made of the description would be refused",
-        "http_api/lean_route.py",
+        "http_api/placing.py",
         "LONGEST_WAIT = 20\n",
         "LONGEST_WAIT = 10\n",
         at(OPENAPI, "test_the_description_of_the_api_is_the_one_of_todays_code"),

@@ -340,9 +340,20 @@ MUTANTS = (
         "lean-request-needs-no-scope",
         "any key could buy",
         "http_api/lean_route.py",
-        "_buyer = may(Scope.BUY)\n",
-        "_buyer = may(*Scope)\n",
+        "head.token, Scope.BUY)",
+        "head.token, *Scope)",
         at("tests/http_api/test_lean_route.py", "test_a_usual_request_needs_a_key_that_may_buy"),
+    ),
+    Mutant(
+        "short-way-hides-a-fault",
+        "who runs the service would not learn of it",
+        "http_api/lean_route.py",
+        "                raise\n",
+        "                return\n",
+        at(
+            "tests/http_api/test_lean_route.py",
+            "test_a_fault_of_the_service_is_answered_and_logged_alike[the short one]",
+        ),
     ),
     Mutant(
         "header-that-is-there-twice-is-read-once",

@@ -266,8 +266,8 @@ MUTANTS = (
         "every-scope-opens-all",
         "a shop's key could cancel orders",
         _SERVICES,
-        "        if not principal.scopes & set(scopes):",
-        "        if not principal.scopes:",
+        "    if not principal.scopes & set(scopes):",
+        "    if not principal.scopes:",
         at(_WHO_MAY, "test_each_scope_opens_its_addresses_and_no_other"),
     ),
     Mutant(
@@ -548,8 +548,8 @@ MUTANTS = (
         "fault-shows-itself",
         "an error of ours would reach the caller as text of the server's",
         "http_api/problems.py",
-        "    @app.exception_handler(Exception)\n",
-        "    @app.exception_handler(ArithmeticError)\n",
+        "SagaError, RPCError, Exception):",
+        "SagaError, RPCError, ArithmeticError):",
         at(_EDGE_TESTS, "test_a_fault_of_ours_is_a_problem_without_its_traceback"),
     ),
 )

@@ -1,19 +1,12 @@
-"""The cells: six operations, five boundaries, eight faults; and how each of them has to end.
+"""The cells of single sagas: six operations, five boundaries, eight faults, 240; and how each of them has to end.
 
-240 in the activity mode. In the fast one the undos are the same, and a step has no result in the history before the
-next one is done: three steps, four boundaries, eight faults, 96 cells.
-
-A batch's steps are tried within its workflow task, and its undo is an ordinary activity. So eight faults meet the three
-steps in the runs of the local-first mode, at four boundaries, and the undo in those of the activity mode, at five:
-136 cells. Each has a batch of five orders that meet every outcome.
+Their groups, and what a fault does to an attempt, are those of the batches' cells, too: see `batch_cells.py`.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-
-from domain.model import ExecutionMode, Step
 
 
 class Operation(StrEnum):
@@ -51,36 +44,37 @@ class Fault(StrEnum):
     TERMINATED = "terminated"
 
 
-_CLASSIC_IN_EVERY_RUN = {Fault.WORKER_KILLED, Fault.CONNECTION_CUT, Fault.TEMPORAL_KILLED, Fault.CANCELLED}
+# The others are met within the workflow task.
+_AS_ACTIVITIES_IN_EVERY_RUN = {Fault.WORKER_KILLED, Fault.CONNECTION_CUT, Fault.TEMPORAL_KILLED, Fault.CANCELLED}
 
 
 @dataclass(frozen=True)
 class Group:
-    """The cells that share one run, because one fault can meet several sagas at once."""
+    """The cells that share one run, because one fault can meet several sagas and batches at once."""
 
     fault: Fault
     boundary: Boundary
-    execution_mode: ExecutionMode = ExecutionMode.ACTIVITY
+    is_local: bool = False
+    """Whether the operations are tried within the workflow task, as a batch's are until its undo."""
 
     def __str__(self) -> str:
-        return f"{self.fault}-{self.boundary}" + ("-fast" if self.is_fast else "")
-
-    @property
-    def is_fast(self) -> bool:
-        return self.execution_mode is ExecutionMode.LOCAL_FIRST
-
-    @property
-    def operations(self) -> tuple[Operation, ...]:
-        return tuple(operation for operation in Operation if not self.is_fast or operation not in UNDOS)
+        return f"{self.fault}-{self.boundary}" + ("-local" if self.is_local else "")
 
     @property
     def is_in_every_run(self) -> bool:
-        """One group of each fault is, in modes and at boundaries that take turns."""
+        """One group of each fault is, as activities or local, and at boundaries that take turns."""
         # A killed worker or Temporal meets a result that is not reported, a cut connection an unread commit.
-        if self.is_fast == (self.fault in _CLASSIC_IN_EVERY_RUN):
+        if self.is_local == (self.fault in _AS_ACTIVITIES_IN_EVERY_RUN):
             return False
-        boundaries = FAST_BOUNDARIES if self.is_fast else tuple(Boundary)
+        boundaries = LOCAL_BOUNDARIES if self.is_local else tuple(Boundary)
         return boundaries.index(self.boundary) == (list(Fault).index(self.fault) + 3) % len(boundaries)
+
+
+# What is done within a task has no result in the history before the next operation is done.
+LOCAL_BOUNDARIES = tuple(boundary for boundary in Boundary if boundary is not Boundary.B5)
+GROUPS = [Group(fault, boundary) for fault in Fault for boundary in Boundary] + [
+    Group(fault, boundary, is_local=True) for fault in Fault for boundary in LOCAL_BOUNDARIES
+]
 
 
 @dataclass(frozen=True)
@@ -94,17 +88,10 @@ class Cell:
     @property
     def zone(self) -> str:
         """Where the order is to be delivered, which decides whether it can be, and be called back."""
-        if self.group.is_fast and self.operation is Operation.RESERVE:
-            # All its steps are done before a cancel is heard: only a label can be called back then.
-            return "country"
         return ZONE_OF[self.operation]
 
 
-FAST_BOUNDARIES = tuple(boundary for boundary in Boundary if boundary is not Boundary.B5)
-GROUPS = [Group(fault, boundary) for fault in Fault for boundary in Boundary] + [
-    Group(fault, boundary, ExecutionMode.LOCAL_FIRST) for fault in Fault for boundary in FAST_BOUNDARIES
-]
-
+CELLS = [Cell(group, operation) for group in GROUPS if not group.is_local for operation in Operation]
 STEP_OF = {
     Operation.RESERVE: "reserve",
     Operation.CHARGE: "pay",
@@ -114,7 +101,6 @@ STEP_OF = {
     Operation.RELEASE: "reserve",
 }
 UNDOS = frozenset({Operation.CANCEL_SHIPMENT, Operation.REFUND, Operation.RELEASE})
-CELLS = [Cell(group, operation) for group in GROUPS for operation in group.operations]
 BEFORE = {
     Operation.CHARGE: Operation.RESERVE,
     Operation.SHIP: Operation.CHARGE,
@@ -195,20 +181,8 @@ def ending_of(cell: Cell) -> Ending:
     return Ending("completed", "COMPLETED")
 
 
-def is_finished_by_its_task(cell: Cell) -> bool:
-    """Whether the order of a terminated run goes on to its end.
-
-    The one workflow task of the local-first mode does not hear of the termination before it has done all steps, and no
-    sweep finds an order that has not begun.
-    """
-    is_begun = cell.operation is not Operation.RESERVE or not is_early(cell.group.boundary)
-    return cell.group.is_fast and cell.group.fault is Fault.TERMINATED and not is_begun
-
-
 def _ending_when_terminated(cell: Cell) -> Ending:
     boundary, operation = cell.group.boundary, cell.operation
-    if is_finished_by_its_task(cell):
-        return Ending("completed", "TERMINATED")
     if operation is Operation.SHIP:
         if boundary is Boundary.B1:
             return Ending("cancelled", "FAILED", had_effect=False)
@@ -225,8 +199,7 @@ def sweeps_that_repair(cell: Cell) -> list[int]:
     The first comes while its last attempt is held up, the second when that has ended, the third finds nothing. An
     order whose row does not exist yet, or says `completed`, is not found.
     """
-    is_shipped = cell.operation is Operation.SHIP and not is_early(cell.group.boundary)
-    if is_shipped or is_finished_by_its_task(cell):
+    if cell.operation is Operation.SHIP and not is_early(cell.group.boundary):
         return []
     is_hidden = cell.operation in {Operation.RESERVE, Operation.CANCEL_SHIPMENT} and is_early(cell.group.boundary)
     return [2] if is_hidden else [1]
@@ -271,138 +244,7 @@ def costs_the_attempt(group: Group) -> bool | None:
         return False
     if fault in {Fault.WORKER_KILLED, Fault.WORKER_STOPPED}:
         return True
-    if group.is_fast and fault in {Fault.CANCELLED, Fault.TEMPORAL_KILLED}:
+    if group.is_local and fault in {Fault.CANCELLED, Fault.TEMPORAL_KILLED}:
         return None  # a workflow task whose answer was refused or lost is done again, with its steps
     answers = usual_answers(group)
     return None if len(answers) > 1 else answers != {RETURNED}
-
-
-STEPS = tuple(step.value for step in Step)
-
-
-class BatchOperation(StrEnum):
-    RESERVE = "reserve_orders"
-    CHARGE = "charge_orders"
-    SHIP = "ship_orders"
-    UNWIND = "unwind_orders"
-
-
-class Fate(StrEnum):
-    """What an order of the batch is made to meet, unless a cancel or a repair comes first."""
-
-    DELEGATED = "handed_over"
-    LABEL = "label"
-    REFUSED_AT_RESERVE = "refused_at_reserve"
-    REFUSED_AT_PAY = "refused_at_pay"
-    REFUSED_AT_SHIP = "refused_at_ship"
-
-    @property
-    def steps(self) -> tuple[str, ...]:
-        return STEPS[: _STEPS_DONE[self]]
-
-    @property
-    def is_refused(self) -> bool:
-        return self.steps != STEPS
-
-    @property
-    def usual(self) -> str:
-        """How its order ends without a cancel or a termination."""
-        return "rejected" if self.is_refused else "completed"
-
-
-_STEPS_DONE = {
-    Fate.DELEGATED: 3,
-    Fate.LABEL: 3,
-    Fate.REFUSED_AT_RESERVE: 0,
-    Fate.REFUSED_AT_PAY: 1,
-    Fate.REFUSED_AT_SHIP: 2,
-}
-
-
-@dataclass(frozen=True)
-class BatchCell:
-    group: Group
-    operation: BatchOperation
-
-    def __str__(self) -> str:
-        return f"{self.group}-{self.operation}"
-
-
-def batch_operations(group: Group) -> tuple[BatchOperation, ...]:
-    return tuple(each for each in BatchOperation if (each is BatchOperation.UNWIND) is not group.is_fast)
-
-
-BATCH_CELLS = [BatchCell(group, operation) for group in GROUPS for operation in batch_operations(group)]
-
-_NAME = re.compile(rb"cell-[a-z_]+-[0-9a-f]{12}(?=-)")
-
-
-def recognise_batch(sql: str, values: Sequence[bytes | None]) -> tuple[str, str] | None:
-    """Name the batch and operation of the statement that writes the fence rows of many orders."""
-    if "INSERT INTO step_fence" not in sql or "text[]" not in sql:
-        return None
-    names = {found.group().decode() for value in values if value is not None for found in _NAME.finditer(value)}
-    if not names:
-        return None  # an attempt that has nothing left to do
-    [name] = names
-    steps = [number for number, step in enumerate(STEPS) if f"'{step}', 'done', true" in sql]
-    return name, (list(BatchOperation)[steps[0]] if steps else BatchOperation.UNWIND).value
-
-
-def is_heard_at_once(cell: BatchCell) -> bool:
-    """Whether a cancel is heard while the attempt is under way, or once its workflow task has ended.
-
-    Each step meets both.
-    """
-    return (list(BatchOperation).index(cell.operation) + list(Boundary).index(cell.group.boundary)) % 2 == 0
-
-
-def fences_at(cell: BatchCell, fate: Fate) -> dict[str, str]:
-    """Say what an order's fence rows are when the fault comes, as other sessions see them."""
-    done = list(BatchOperation).index(cell.operation) + (not is_early(cell.group.boundary))
-    fences = dict.fromkeys(STEPS[: min(done, len(fate.steps))], "done")
-    if done > len(STEPS) and fate.is_refused:
-        return dict.fromkeys(STEPS[: len(fate.steps) + 1], "undone")
-    return fences
-
-
-def ending_of_order(cell: BatchCell, fate: Fate) -> str:
-    fault, operation, boundary = cell.group.fault, cell.operation, cell.group.boundary
-    if (
-        fault is Fault.CANCELLED
-        and is_heard_at_once(cell)
-        and operation in {BatchOperation.RESERVE, BatchOperation.CHARGE}
-    ):
-        is_refused = fate.is_refused and len(fate.steps) <= list(BatchOperation).index(operation)
-        return fate.usual if is_refused else "cancelled"
-    if fault is Fault.TERMINATED and sweeps_that_repair_order(cell, fate):
-        # At B2 the repair waits for the transaction, and finds the ending that it has written.
-        is_ended = boundary is Boundary.B2 and (operation is BatchOperation.UNWIND or _is_last(operation, fate))
-        return fate.usual if is_ended else "cancelled"
-    return fate.usual
-
-
-def _is_last(operation: BatchOperation, fate: Fate) -> bool:
-    return operation is BatchOperation.SHIP and not fate.is_refused
-
-
-def goes_on_to_its_end(cell: BatchCell) -> bool:
-    """Whether the steps of a terminated batch are all done by its workflow task, which does not hear of it.
-
-    Where its orders were reserved already, the sweep is faster and the task finds nothing that is due.
-    """
-    is_begun = cell.operation is not BatchOperation.RESERVE or not is_early(cell.group.boundary)
-    return cell.group.fault is Fault.TERMINATED and not is_begun
-
-
-def sweeps_that_repair_order(cell: BatchCell, fate: Fate) -> list[int]:
-    """Number the sweeps that repair an order of a terminated batch; see `cells.sweeps_that_repair`."""
-    if goes_on_to_its_end(cell):
-        return [2] if 0 < len(fate.steps) < len(STEPS) else []
-    stood = fences_at(cell, fate)
-    return [1] if 0 < len(stood) < len(STEPS) and "undone" not in stood.values() else []
-
-
-def answers_of_batch(cell: BatchCell) -> set[str | None]:
-    """Say what may become of the attempt. A batch's step is never refused as a whole."""
-    return {RETURNED} if cell.group.fault is Fault.TERMINATED else usual_answers(cell.group)

@@ -7,7 +7,7 @@ import asyncio
 import json
 import socket
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Self
 
 from tests.faults.lab.cells import Boundary
@@ -29,6 +29,8 @@ class Report:
     """None when the attempt has ended."""
     answer: str | None = None
     """How it ended: `returned`, or the name of its error."""
+    run_id: str = ""
+    """Of the workflow whose attempt it is."""
 
 
 class ControlServer:
@@ -58,9 +60,7 @@ class ControlServer:
         ends = [
             report.answer
             for report in self.reports
-            if report.boundary is None
-            and (report.subject, report.operation, report.attempt, report.worker_pid)
-            == (attempt.subject, attempt.operation, attempt.attempt, attempt.worker_pid)
+            if report.boundary is None and replace(report, boundary=attempt.boundary, answer=attempt.answer) == attempt
         ]
         return ends[0] if ends else None
 

@@ -14,22 +14,14 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from domain.sweep import SweepInput, SweepReport
 from sagafence.devservers.process import ChildProcess
-from tests.faults.lab.cells import (
-    UNDOS,
+from tests.faults.lab.batch_cells import (
     BatchCell,
     BatchOperation,
-    Boundary,
-    Cell,
-    Fate,
-    Fault,
-    Operation,
     goes_on_to_its_end,
-    is_cancelled_by_temporal,
-    is_finished_by_its_task,
     is_heard_at_once,
-    sweeps_that_repair,
-    sweeps_that_repair_order,
+    sweeps_that_find_order,
 )
+from tests.faults.lab.cells import UNDOS, Boundary, Cell, Fault, is_cancelled_by_temporal, sweeps_that_repair
 from tests.faults.lab.proxy import Session
 from tests.faults.lab.scene import Scene
 from tests.faults.lab.target import AnyTarget, Target, history
@@ -40,7 +32,6 @@ Proofs = dict[str, str]
 Injection = Callable[[Scene, ChildProcess], Awaitable[Proofs]]
 
 _PATIENCE_SECONDS = 60.0
-_CHARGES = frozenset({Operation.CHARGE.value, BatchOperation.CHARGE.value})
 _HELD_BY_PROXY = frozenset({Boundary.B2, Boundary.B3})
 
 
@@ -137,7 +128,11 @@ async def cancel(scene: Scene, _victim: ChildProcess) -> Proofs:
 
 
 async def terminate(scene: Scene, _victim: ChildProcess) -> Proofs:
-    """Terminate everything, and sweep: before the last attempts go on, and after."""
+    """Terminate everything, and sweep: before the last attempts go on, and after.
+
+    What goes together is loaded again before they go on: the late attempt finds what that has done, or the other way
+    round.
+    """
     for target in scene.targets:
         await target.handle.terminate(reason="a test")
         assert (await target.handle.describe()).status is WorkflowExecutionStatus.TERMINATED
@@ -146,16 +141,15 @@ async def terminate(scene: Scene, _victim: ChildProcess) -> Proofs:
     first = await _sweep(scene)
     if scene.group.boundary is not Boundary.B2:
         await scene.ended()  # at B2 the repairs wait for what the held transactions have locked
+    await scene.load_meanwhile()
     next_steps = [
-        scene.control.hold(target.subject, _ship(target), Boundary.B1)
-        for target in scene.targets
-        if scene.group.is_fast and scene.group.boundary is Boundary.B2 and target.operation in _CHARGES
+        scene.control.hold(batch.subject, BatchOperation.SHIP, Boundary.B1)
+        for batch in scene.batches
+        if scene.group.boundary is Boundary.B2 and batch.cell.operation is BatchOperation.CHARGE
     ]
     scene.let_go()
     await scene.answered()
-    await asyncio.gather(
-        *(_finished(scene, target) for target in scene.targets if _is_finished_by_its_task(target.cell))
-    )
+    await asyncio.gather(*(_shipped(scene, batch) for batch in scene.batches if goes_on_to_its_end(batch.cell)))
     await scene.ended()
     for stop in next_steps:  # it would race with the repair
         await stop.reached()
@@ -166,12 +160,16 @@ async def terminate(scene: Scene, _victim: ChildProcess) -> Proofs:
 
     proofs: Proofs = {}
     for target in scene.targets:
-        repaired_by = {
-            order_id: [n for n, report in enumerate((first, second, last), start=1) if order_id in report.repaired]
+        found_by = {
+            order_id: [
+                number
+                for number, report in enumerate((first, second, last), start=1)
+                if order_id in {*report.repaired, *report.started}
+            ]
             for order_id in target.order_ids
         }
-        if repaired_by == _sweeps_that_repair(target):
-            proofs[target.operation] = f"the history ends with a termination; repaired by sweeps {repaired_by}"
+        if found_by == _sweeps_that_find(target):
+            proofs[target.operation] = f"the history ends with a termination; found by sweeps {found_by}"
     return proofs
 
 
@@ -253,27 +251,19 @@ async def _require_event(target: AnyTarget, kind: "EventType.ValueType") -> None
     assert found, f"no {EventType.Name(kind)} in the history of {target.name}"
 
 
-def _ship(target: AnyTarget) -> str:
-    return BatchOperation.SHIP if isinstance(target.cell, BatchCell) else Operation.SHIP
-
-
-def _is_finished_by_its_task(cell: Cell | BatchCell) -> bool:
-    return goes_on_to_its_end(cell) if isinstance(cell, BatchCell) else is_finished_by_its_task(cell)
-
-
-def _sweeps_that_repair(target: AnyTarget) -> dict[str, list[int]]:
+def _sweeps_that_find(target: AnyTarget) -> dict[str, list[int]]:
     cell = target.cell
     if isinstance(cell, BatchCell):
-        sweeps = [sweeps_that_repair_order(cell, fate) for fate in Fate]
+        sweeps = [sweeps_that_find_order(cell, fate) for fate in cell.fates]
     else:
         sweeps = [sweeps_that_repair(cell)]
     return dict(zip(target.order_ids, sweeps, strict=True))
 
 
-async def _finished(scene: Scene, target: AnyTarget) -> None:
+async def _shipped(scene: Scene, batch: Target[BatchCell]) -> None:
     await scene.control.heard(
         lambda reports: any(
-            (report.subject, report.operation, report.boundary) == (target.subject, _ship(target), None)
+            (report.subject, report.operation, report.boundary) == (batch.subject, BatchOperation.SHIP, None)
             for report in reports
         )
     )

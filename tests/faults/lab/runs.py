@@ -12,7 +12,8 @@ from temporalio.client import Client
 from adapters.temporal import DATA_CONVERTER
 from devstack.stack import ROLE, DevStack, psql
 from tests.conftest import Database, new_database
-from tests.faults.lab.cells import BatchCell, Cell, Fault, Group, recognise, recognise_batch
+from tests.faults.lab.batch_cells import BatchCell, recognise_batch
+from tests.faults.lab.cells import Cell, Fault, Group, recognise
 from tests.faults.lab.control import ControlServer
 from tests.faults.lab.injections import INJECT
 from tests.faults.lab.proxy import Proxy
@@ -72,7 +73,7 @@ class Laboratory:
         self._stack.postgres.start()
         self._stack.temporal.start()
         timeouts = _HURRIED.get(group.fault, Timeouts())
-        if group.is_fast:
+        if group.is_local:
             # What comes meanwhile is heard when half of the task's time is over. Of a termination nothing is heard.
             timeouts = replace(timeouts, workflow_task=60.0 if group.fault is Fault.TERMINATED else 3.0)
         server = Proxy(self._stack.ports.postgres, recognise=_recognise)
@@ -105,6 +106,7 @@ class Laboratory:
         found = {
             target.operation: await collect(
                 target,
+                scene.client,
                 scene.database,
                 scene.control,
                 proofs.get(target.operation),

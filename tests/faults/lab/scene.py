@@ -16,19 +16,8 @@ from domain.model import CheckoutInput, OrderLine
 from domain.policies import bulk_workflow_id, checkout_workflow_id
 from sagafence.devservers.process import ChildProcess
 from tests.conftest import Database
-from tests.faults.lab.cells import (
-    BEFORE,
-    BatchCell,
-    BatchOperation,
-    Boundary,
-    Cell,
-    Fate,
-    Fault,
-    Group,
-    Operation,
-    batch_operations,
-    is_heard_at_once,
-)
+from tests.faults.lab.batch_cells import BatchCell, BatchOperation, Fate, batch_operations, is_heard_at_once
+from tests.faults.lab.cells import BEFORE, Boundary, Cell, Fault, Group, Operation
 from tests.faults.lab.control import ControlServer
 from tests.faults.lab.proxy import Moment, Proxy
 from tests.faults.lab.target import AnyTarget, Before, Target, is_reported, pending
@@ -38,7 +27,7 @@ from workflows.bulk import BulkCheckoutWorkflow
 from workflows.checkout import CheckoutWorkflow
 
 BALANCE = 100_000
-STOCK = 10
+STOCK = 20
 QUANTITY = 2
 PRICE = 1_000
 
@@ -49,19 +38,21 @@ async def new_order(database: Database, cell: Cell) -> CheckoutInput:
     order_id = _new_name(cell)
     customer, sku = f"customer-{order_id}", f"sku-{order_id}"
     await database.run(_goods(sku) + _customer(customer, cell.zone, BALANCE))
-    return CheckoutInput(order_id, customer, (OrderLine(sku, QUANTITY),), execution_mode=cell.group.execution_mode)
+    return CheckoutInput(order_id, customer, (OrderLine(sku, QUANTITY),))
 
 
 async def new_batch(database: Database, cell: BatchCell) -> tuple[str, list[CheckoutInput]]:
     """Make a batch for the same goods: its name, and an order of each fate in their sequence."""
     name = _new_name(cell)
     sku, orders, wanted = f"sku-{name}", [], _goods(f"sku-{name}")
-    for fate in Fate:
+    for fate in cell.fates:
         order_id = f"{name}-{fate}"
         balance = 1 if fate is Fate.REFUSED_AT_PAY else BALANCE
         quantity = STOCK + 1 if fate is Fate.REFUSED_AT_RESERVE else QUANTITY
         wanted += _customer(f"customer-{order_id}", _ZONE_OF.get(fate, "city"), balance)
         orders.append(CheckoutInput(order_id, f"customer-{order_id}", (OrderLine(sku, quantity),)))
+        if fate is Fate.BY_HAND:
+            wanted += _by_hand(orders[-1])
     await database.run(wanted)
     return name, orders
 
@@ -86,6 +77,15 @@ def _customer(customer: str, zone: str, balance: int) -> str:
         f"VALUES ('deposit/{customer}', 'deposit', 'bank', '{customer}', {balance}, 'EUR');"
         "INSERT INTO approvals (kind, subject, amount, currency, reason) "
         f"VALUES ('deposit', '{customer}', {balance}, 'EUR', 'of a cell');"
+    )
+
+
+def _by_hand(order: CheckoutInput) -> str:
+    [line] = order.lines
+    return (
+        f"INSERT INTO orders (order_id, customer) VALUES ('{order.order_id}', '{order.customer}');"
+        "INSERT INTO order_lines (order_id, sku, quantity) "
+        f"VALUES ('{order.order_id}', '{line.sku}', {line.quantity});"
     )
 
 
@@ -129,6 +129,8 @@ class Scene:
         self._attempt_seconds = attempt_seconds
         self._task_timeout = task_timeout
         self._places: dict[str, Hold] = {}
+        self._under_way: list[Hold] = []
+        """Where the sagas of orders stand that a batch has, too."""
 
     def start_worker(self) -> ChildProcess:
         return self.workers.start(
@@ -140,20 +142,17 @@ class Scene:
 
     async def stage(self) -> None:
         """Bring all to their boundaries, at once, and note what proves that they are there."""
-        await (self._stage_fast() if self.group.is_fast else self._stage_classic())
-        for operation in batch_operations(self.group):
-            await self._start_batch(BatchCell(self.group, operation))
+        if not self.group.is_local:
+            await self._stage_sagas()
+        cells = [BatchCell(self.group, operation) for operation in batch_operations(self.group)]
+        batches = [(cell, *await self._new_batch(cell)) for cell in cells]
+        for batch in batches:
+            await self._start_batch(*batch)
         for place in self._places.values():
             await place.reached()
         await asyncio.gather(*(self._note_before(target) for target in self.targets))
 
-    async def _stage_fast(self) -> None:
-        for operation in self.group.operations:
-            order = await new_order(self.database, Cell(self.group, operation))
-            self._hold(order.order_id, order.order_id, operation)
-            await self._start(operation, order)
-
-    async def _stage_classic(self) -> None:
+    async def _stage_sagas(self) -> None:
         orders = {operation: await new_order(self.database, Cell(self.group, operation)) for operation in Operation}
         approaches = {
             operation: self.control.hold(orders[operation].order_id, before, Boundary.B4)
@@ -187,14 +186,27 @@ class Scene:
 
     async def ended(self) -> None:
         """Wait until the newest runs are closed, or have had time enough: their cells will say so."""
-        # An order of a batch has a saga of its own where a sweep has given it one.
+        await self._closed([each.newest for each in self.targets])
+        for place in self._under_way:
+            place.open()
+        # An order of a batch has a saga of its own where the batch or a sweep has given it one.
         own = [checkout_workflow_id(order_id) for batch in self.batches for order_id in batch.order_ids]
-        runs = [each.newest for each in self.targets] + [self.client.get_workflow_handle(name) for name in own]
+        await self._closed([self.client.get_workflow_handle(name) for name in own])
+
+    async def _closed(self, runs: list[WorkflowHandle[Any, Any]]) -> None:
         results = [asyncio.create_task(run.result()) for run in runs]
         _, open_still = await asyncio.wait(results, timeout=_PATIENCE_SECONDS)
         for result in open_still:
             result.cancel()
         await asyncio.gather(*results, return_exceptions=True)
+
+    async def load_meanwhile(self) -> None:
+        """Load a second time what goes together, while the last attempts of the first load are held up."""
+        checkouts = Checkouts(self.client, self.task_queue, "")
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            for batch in self.batches:
+                if batch.cell.is_together:
+                    await checkouts.carry(batch.orders)
 
     async def load_again(self) -> dict[str, list[Outcome]]:
         """Ask for every batch once more, as a second load of its file does, and give what is reported."""
@@ -202,7 +214,8 @@ class Scene:
 
         async def reported(orders: list[CheckoutInput]) -> list[Outcome]:
             outcomes = zip(orders, await checkouts.carry(orders), strict=True)
-            # A batch whose attempts go to a stopped worker's open polls until its time is up hands its orders over.
+            # An order by hand, and those of a batch whose attempts go to a stopped worker's open polls until its
+            # time is up.
             return [
                 await delegated_outcome(checkouts, order) if outcome.status == DELEGATED else outcome
                 for order, outcome in outcomes
@@ -225,14 +238,20 @@ class Scene:
         first, newest = self._runs(handle)
         self.sagas.append(Target(cell=cell, orders=[order], name=name, subject=name, handle=first, newest=newest))
 
-    async def _start_batch(self, cell: BatchCell) -> None:
+    async def _new_batch(self, cell: BatchCell) -> tuple[str, list[CheckoutInput]]:
         name, orders = await new_batch(self.database, cell)
+        for fate, order in zip(cell.fates, orders, strict=True):
+            if fate is Fate.UNDER_WAY:
+                await self._bring_under_way(order)
+        return name, orders
+
+    async def _start_batch(self, cell: BatchCell, name: str, orders: list[CheckoutInput]) -> None:
         workflow_id = bulk_workflow_id(digest(orders))
         self._hold(name, workflow_id, cell.operation)
         is_deaf = cell.group.fault is Fault.CANCELLED and not is_heard_at_once(cell)
         handle = await self.client.start_workflow(
             BulkCheckoutWorkflow.run,
-            Batch([pack(order) for order in orders]),
+            Batch([pack(order) for order in orders], is_together=cell.is_together),
             id=workflow_id,
             task_queue=self.task_queue,
             task_timeout=_HEARS_NOTHING if is_deaf else self._task_timeout,
@@ -242,6 +261,18 @@ class Scene:
         self.batches.append(
             Target(cell=cell, orders=orders, name=name, subject=workflow_id, handle=first, newest=newest)
         )
+
+    async def _bring_under_way(self, order: CheckoutInput) -> None:
+        place = self.control.hold(order.order_id, Operation.CHARGE, Boundary.B1)
+        await self.client.start_workflow(
+            CheckoutWorkflow.run,
+            order,
+            id=checkout_workflow_id(order.order_id),
+            task_queue=self.task_queue,
+            task_timeout=self._task_timeout,
+        )
+        await place.reached()
+        self._under_way.append(place)
 
     def _runs(self, handle: WorkflowHandle[Any, Any]) -> tuple[WorkflowHandle[Any, Any], WorkflowHandle[Any, Any]]:
         """Give the run that was started, and whichever is the newest."""

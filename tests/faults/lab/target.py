@@ -5,15 +5,18 @@ from typing import Any, Generic, TypeVar
 
 from temporalio.api.enums.v1 import EventType, PendingActivityState, WorkflowTaskFailedCause
 from temporalio.api.history.v1 import HistoryEvent
-from temporalio.client import WorkflowHandle
+from temporalio.client import Client, WorkflowHandle
+from temporalio.service import RPCError, RPCStatusCode
 
 from activities.audit import Audit
 from adapters.database import create_engine
 from domain.audit import AuditInput
 from domain.bulk import Outcome
 from domain.model import CheckoutInput
+from domain.policies import checkout_workflow_id
 from tests.conftest import Database
-from tests.faults.lab.cells import BatchCell, Boundary, Cell
+from tests.faults.lab.batch_cells import BatchCell
+from tests.faults.lab.cells import Boundary, Cell
 from tests.faults.lab.control import ControlServer, Report
 
 
@@ -119,6 +122,10 @@ class Traces:
     shipments: list[str]
     spent: int
     """What its customer has paid and not got back."""
+    is_of_batch: bool
+    """Whether a batch has written its row."""
+    has_saga: bool
+    """Whether there was ever a saga of this order alone."""
 
     @property
     def status(self) -> str | None:
@@ -190,7 +197,12 @@ async def inspect(database: Database) -> Inspection:
 
 
 async def collect(
-    target: AnyTarget, database: Database, control: ControlServer, proof: str | None, reported: list[Outcome]
+    target: AnyTarget,
+    client: Client,
+    database: Database,
+    control: ControlServer,
+    proof: str | None,
+    reported: list[Outcome],
 ) -> Aftermath:
     description = await target.newest.describe()
     assert description.status is not None
@@ -216,24 +228,24 @@ async def collect(
             for event in await history(handle)
             if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED
         ],
-        traces=[await _traces(order, database) for order in target.orders],
+        traces=[await _traces(order, client, database) for order in target.orders],
         shelf=await _shelf(target.orders[0], database),
         reported=reported,
     )
 
 
-async def _traces(order: CheckoutInput, database: Database) -> Traces:
+async def _traces(order: CheckoutInput, client: Client, database: Database) -> Traces:
     async def column(query: str) -> list[Any]:
         return [row[0] for row in await database.fetch(query, order.order_id)]
 
     rows = await database.fetch(
         "SELECT order_id, status, reason, total_minor, currency, (SELECT tracking_number FROM shipments s "
-        "WHERE s.order_id = o.order_id AND s.state <> 'cancelled') FROM orders o WHERE order_id = $1",
+        "WHERE s.order_id = o.order_id AND s.state <> 'cancelled'), carrier FROM orders o WHERE order_id = $1",
         order.order_id,
     )
     fence = await database.fetch("SELECT step, phase, had_effect FROM step_fence WHERE saga_id = $1", order.order_id)
     return Traces(
-        outcome=next((Outcome(*row) for row in rows), None),
+        outcome=next((Outcome(*row[:-1]) for row in rows), None),
         fence={row["step"]: row["phase"] for row in fence},
         effects={row["step"] for row in fence if row["had_effect"]},
         moves=await column("SELECT event FROM order_events WHERE order_id = $1 ORDER BY seq"),
@@ -245,7 +257,19 @@ async def _traces(order: CheckoutInput, database: Database) -> Traces:
             "- balance_minor FROM accounts WHERE account_id = $1",
             order.customer,
         ),
+        is_of_batch=any(row["carrier"] for row in rows),
+        has_saga=await _has_saga(order, client),
     )
+
+
+async def _has_saga(order: CheckoutInput, client: Client) -> bool:
+    try:
+        await client.get_workflow_handle(checkout_workflow_id(order.order_id)).describe()
+    except RPCError as error:
+        if error.status is not RPCStatusCode.NOT_FOUND:
+            raise
+        return False
+    return True
 
 
 async def _shelf(order: CheckoutInput, database: Database) -> Shelf:

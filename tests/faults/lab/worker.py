@@ -36,7 +36,8 @@ from adapters.temporal import connect
 from domain.policies import order_id_of
 from sagafence import SagaError
 from tests.attempts import AroundAttempts, Run
-from tests.faults.lab.cells import RETURNED, BatchOperation, Boundary, Operation
+from tests.faults.lab.batch_cells import BatchOperation
+from tests.faults.lab.cells import RETURNED, Boundary, Operation
 from tests.faults.lab.control import Line, Report
 from tests.faults.runner import ObservedInstance, ObservedRunner, let_tasks_take_long
 from worker import build_worker
@@ -70,7 +71,8 @@ class Boundaries(AroundAttempts):
     async def attempt(self, info: activity.Info, arguments: Any, run: Run) -> Any:  # noqa: ARG002
         if info.activity_type not in _OPERATIONS:
             return await run()
-        here = Report(order_id_of(info.workflow_id or ""), info.activity_type, info.attempt, os.getpid())
+        subject, run_id = order_id_of(info.workflow_id or ""), info.workflow_run_id or ""
+        here = Report(subject, info.activity_type, info.attempt, os.getpid(), run_id=run_id)
         work = asyncio.create_task(self._work(run, here))
         while not work.done():
             with contextlib.suppress(asyncio.CancelledError):
@@ -107,7 +109,8 @@ class _Hastened(WorkflowOutboundInterceptor):
 
 def _set_time(given: StartActivityInput | StartLocalActivityInput) -> None:
     if given.activity in _OPERATIONS:
-        is_armed = given.activity == workflow.memo_value(ARMED, "")
+        # One without a memo was begun by a batch or a sweep, and a stopped worker's open polls may get its tasks.
+        is_armed = given.activity == workflow.memo_value(ARMED, given.activity)
         seconds = float(os.environ[ATTEMPT_SECONDS]) if is_armed else _OTHERS_SECONDS
         given.start_to_close_timeout = timedelta(seconds=seconds)
 
