@@ -136,8 +136,8 @@ class _Follower:
             lines = [(place_of(row), line(row)) for row in events]
             await self._target.append("".join(marked(lines, bookmark)))
             self._bookmark = self._written = Bookmark.of(*lines[-1])
-            for row in events:
-                _log_event(row)
+            for row, (_, text) in zip(events, lines, strict=True):
+                _log_event(row, text)
         if match in {DatabaseMatch.BEHIND, DatabaseMatch.AHEAD}:
             return _RETRY_SECONDS
         return 0.0 if len(events) >= _BATCH else _POLL_SECONDS
@@ -182,9 +182,9 @@ def _workflow_of(row: Row[tuple[object, ...]]) -> str:
     return str(row.carrier) if is_in_batch else checkout_workflow_id(row.order_id)
 
 
-def _log_event(row: Row[tuple[object, ...]]) -> None:
+def _log_event(row: Row[tuple[object, ...]], text: str) -> None:
     if row.check_id is None:
-        _orders_log.info("%s", line(row), extra={"action": "order_moved", "order_id": row.order_id})
+        _orders_log.info("%s", text, extra={"action": "order_moved", "order_id": row.order_id})
     else:
         level = logging.ERROR if row.event == "violated" else logging.INFO
-        _orders_log.log(level, "%s", line(row), extra={"action": f"audit_{row.event}"})
+        _orders_log.log(level, "%s", text, extra={"action": f"audit_{row.event}"})
