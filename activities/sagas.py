@@ -4,7 +4,7 @@ import asyncio
 
 from temporalio import activity
 from temporalio.common import WorkflowIDReusePolicy
-from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 
 from domain import summaries
 from domain.model import CheckoutInput
@@ -12,6 +12,8 @@ from domain.policies import CHECKOUT_WORKFLOW, WORKFLOW_TASK, checkout_workflow_
 from domain.sweep import StartInput
 
 _AT_ONCE = 10
+_REUSE = {False: WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY, True: WorkflowIDReusePolicy.ALLOW_DUPLICATE}
+"""By whether an order gets a saga even where one has completed."""
 
 
 class Sagas:
@@ -30,21 +32,43 @@ class Sagas:
 
 
 async def _start(order: CheckoutInput, even_completed: bool, turn: asyncio.Semaphore) -> bool:
-    reuse = WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY
-    if even_completed:
-        reuse = WorkflowIDReusePolicy.ALLOW_DUPLICATE
-    verb = "Park" if order.review_reason else "Repair" if order.repair else "Start"
     async with turn:
+        if order.repair or even_completed:
+            return await _begin(order, _REUSE[even_completed])
+        if await _begin(order, WorkflowIDReusePolicy.REJECT_DUPLICATE):
+            return True
+        # A repair stays a repair, whoever starts it again: the order is not to be bought after all.
+        return await _begin(await _repair_of(order) or order, _REUSE[False])
+
+
+async def _begin(order: CheckoutInput, reuse: WorkflowIDReusePolicy) -> bool:
+    verb = "Park" if order.review_reason else "Repair" if order.repair else "Start"
+    try:
+        await activity.client().start_workflow(
+            CHECKOUT_WORKFLOW,
+            order,
+            id=checkout_workflow_id(order.order_id),
+            task_queue=activity.info().task_queue,
+            task_timeout=WORKFLOW_TASK,
+            id_reuse_policy=reuse,
+            static_summary=f"{verb}: {summaries.of_order(order)}",
+        )
+    except WorkflowAlreadyStartedError:
+        return False
+    return True
+
+
+async def _repair_of(order: CheckoutInput) -> CheckoutInput | None:
+    """Return what the newest run of the order was asked for, where that was to undo this very order."""
+    client = activity.client()
+    async for first in client.get_workflow_handle(checkout_workflow_id(order.order_id)).fetch_history_events(
+        page_size=1
+    ):
+        payloads = first.workflow_execution_started_event_attributes.input.payloads
         try:
-            await activity.client().start_workflow(
-                CHECKOUT_WORKFLOW,
-                order,
-                id=checkout_workflow_id(order.order_id),
-                task_queue=activity.info().task_queue,
-                task_timeout=WORKFLOW_TASK,
-                id_reuse_policy=reuse,
-                static_summary=f"{verb}: {summaries.of_order(order)}",
-            )
-        except WorkflowAlreadyStartedError:
-            return False
-        return True
+            [found] = await client.data_converter.decode(payloads, [CheckoutInput])
+        except (ApplicationError, RuntimeError, TypeError, ValueError):
+            return None  # no order: somebody else's workflow
+        is_ours = isinstance(found, CheckoutInput) and found.repair and found.fingerprint == order.fingerprint
+        return found if is_ours else None
+    return None

@@ -162,4 +162,15 @@ MUTANTS = (
             "test_what_a_terminated_saga_left_is_undone_and_the_order_cancelled[charge_payment-before-True]",
         ),
     ),
+    Mutant(
+        "delegated-repair-goes-forward",
+        "an order that was being undone would be bought, since a batch has it too",
+        "activities/sagas.py",
+        "await _repair_of(order) or order",
+        "order",
+        at(
+            "tests/workflow/test_together.py",
+            "test_a_repair_that_was_terminated_stays_one_where_a_batch_delegates_its_order",
+        ),
+    ),
 )

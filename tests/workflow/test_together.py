@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -11,12 +12,13 @@ from activities.inventory import Inventory
 from client.checkouts import Checkouts
 from domain import policies
 from domain.bulk import DELEGATED, OWNED, CancelOrder
+from domain.model import Ending
 from sagafence import DatabaseRefusedStatement
 from tests.conftest import Shop
 from tests.workflow.bulk_scenes import gates_of, mixed, start_batch
 from tests.workflow.gates import PATIENCE_SECONDS, Gates, Moment, lost_report, outage
 from tests.workflow.replays import replayer
-from tests.workflow.sagas import goods_and_money, hasty, how_it_ended, until_tried, violations
+from tests.workflow.sagas import goods_and_money, hasty, how_it_ended, reason_of, until_tried, violations
 from tests.workflow.test_bulk import ENDINGS, activities_of, cancel_the_attempt, outcomes_of, statuses
 from workflows.bulk import BulkCheckoutWorkflow
 
@@ -192,3 +194,19 @@ async def test_a_batch_that_a_worker_of_before_began_step_by_step_goes_on_so(
     assert statuses(outcomes) == ENDINGS
     assert await activities_of(handle) == ["unwind_orders"]
     await replayer(BulkCheckoutWorkflow).replay_workflow(await handle.fetch_history())
+
+
+async def test_a_repair_that_was_terminated_stays_one_where_a_batch_delegates_its_order(shop: Shop) -> None:
+    order = shop.order("carol")
+    await Inventory(shop.engine).reserve_inventory(order)
+    await shop.start(replace(order, repair=True, reason="cancelled: found it cheaper", ending=Ending.CANCELLED))
+    await shop.newest_run(order).terminate()
+
+    async with shop.working():
+        [outcome] = await outcomes_of(await start_batch(shop, [order], together=True))
+        ended = await how_it_ended(shop.newest_run(order))
+
+    assert outcome.status == DELEGATED
+    assert ended == "OrderCancelled"
+    assert await reason_of(shop, order) == "cancelled: found it cheaper"
+    assert await violations(shop) == []
