@@ -18,12 +18,14 @@ router = APIRouter(tags=["health"])
 _ASK_SECONDS = 2.0
 
 
+@router.head("/healthz", include_in_schema=False)  # what some load balancers ask
 @router.get("/healthz")
 async def read_health() -> Health:
     """Answer: the process is alive. A reason to restart it where this does not come."""
     return Health()
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get(
     "/readyz", responses={503: {"model": Readiness, "description": "Neither answers: nothing can be done here now"}}
 )

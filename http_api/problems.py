@@ -186,6 +186,7 @@ def _of_client(error: ClientError) -> Problem:
             detail = "Too many orders wait already. Nothing was done: repeat the request with the same Idempotency-Key."
             return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "full", detail, retry_after=RETRY_SECONDS)
         case NoSuchOrder():
+            detail = "There is no such order; GET /v1/orders lists those that there are."
             return Problem(HTTPStatus.NOT_FOUND, "no-such-order", detail)
         case OrderIdConflict():
             return Problem(HTTPStatus.CONFLICT, "order-id-conflict", detail)

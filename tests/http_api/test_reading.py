@@ -43,6 +43,7 @@ async def test_an_order_that_nobody_knows_is_not_found(api: Api) -> None:
     for path in ("/v1/orders/nobody", "/v1/orders/%E2%80%8B", "/v1/orders/nobody/events", "/v1/orders/nobody/stream"):
         answer = await api.call("GET", path)
         assert (answer.status_code, answer.json()["type"]) == (404, "about:blank#no-such-order"), path
+        assert "starter.py" not in answer.text, "what a caller over HTTP can do is said"
 
 
 @pytest.mark.usefixtures("worker")

@@ -99,6 +99,13 @@ async def test_without_a_header_nothing_is_open_but_health_and_documentation(sha
         assert (await shared.http.get(path)).status_code == 200, path
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+async def test_a_load_balancer_may_ask_for_no_body(shared: Api, path: str) -> None:
+    answer = await shared.http.head(path)
+
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
 async def test_a_revoked_key_opens_nothing_from_the_next_request_on(shared: Api) -> None:
     key = shared.key_for(Scope.READ)
     before = await shared.call("GET", "/v1/orders", key=key)
