@@ -247,13 +247,13 @@ _TOTAL_MINOR = 107 + 2 * 114
 Schedule = tuple[str, ...]
 
 
-def interleavings() -> Iterator[Schedule]:
+def interleavings(operations: Sequence[str] = OPERATIONS) -> Iterator[Schedule]:
     """Give every sequence in which each operation occurs twice: first its statement, then its commit."""
 
     def go_on(so_far: Schedule) -> Iterator[Schedule]:
-        if len(so_far) == 2 * len(OPERATIONS):
+        if len(so_far) == 2 * len(operations):
             yield so_far
-        for name in OPERATIONS:
+        for name in operations:
             if so_far.count(name) < 2:
                 yield from go_on((*so_far, name))
 
@@ -296,8 +296,10 @@ PAIRS = {
     ),
 }
 
+COLUMNS = ("held", "consumed", "captured", "parcels", "on_hand", "reserved", "balance")
+
 # Goods and money, as the order's own rows tell it and as the shared rows do: what a committed snapshot shows.
-_STANDS = """
+STANDS = """
 SELECT (SELECT coalesce(sum(quantity) FILTER (WHERE state = 'held'), 0) FROM reservations WHERE order_id = $1) AS held,
        (SELECT coalesce(sum(quantity) FILTER (WHERE state = 'consumed'), 0) FROM reservations WHERE order_id = $1)
            AS consumed,
@@ -370,13 +372,13 @@ class Interleaving:
 
     async def _stands(self) -> asyncpg.Record:
         return await self._stepper.director.fetchrow(
-            _STANDS, self._order.order_id, self._step.value, self._order.customer
+            STANDS, self._order.order_id, self._step.value, self._order.customer
         )
 
     def _check_snapshot(self, before: asyncpg.Record, now: asyncpg.Record) -> None:
         """Fence and effect agree, and the effect is there once or not at all."""
         effect = self._pair.effect if now["phase"] == "done" else {}
-        for column in ("held", "consumed", "captured", "parcels", "on_hand", "reserved", "balance"):
+        for column in COLUMNS:
             self._require(
                 now[column] == before[column] + effect.get(column, 0),
                 f"{column} went from {before[column]} to {now[column]} while the fence says {now['phase']}",

@@ -14,6 +14,10 @@ _ROWS = "tests/integration/test_batch_together.py"
 _FLOW = "tests/workflow/test_together.py"
 _SEATS = "tests/unit/test_batcher.py"
 _DOOR = "tests/http_api/test_grouping.py"
+_INTERLEAVED = at(
+    "tests/faults/test_batch_interleavings.py",
+    "test_batches_that_share_an_order_do_it_once_beside_its_saga_and_its_undo[0]",
+)
 _SAME = "test_orders_that_are_checked_out_together_leave_what_they_leave_one_by_one"
 
 MUTANTS = (
@@ -362,6 +366,14 @@ MUTANTS = (
         "            if name in found:\n                return None\n",
         "",
         at("tests/http_api/test_lean_route.py", "test_what_most_requests_do_not_have_is_left_to_fastapi"),
+    ),
+    Mutant(
+        "undo-of-a-batch-passes-over-a-step-that-is-done",
+        "a cancelled order would keep the goods that its own saga had reserved a moment before",
+        "activities/batch_unwind.py",
+        "     WHERE step_fence.phase = 'done' AND step_fence.fingerprint = excluded.fingerprint\n",
+        "     WHERE step_fence.phase = 'never' AND step_fence.fingerprint = excluded.fingerprint\n",
+        _INTERLEAVED,
     ),
     # The schema -----------------------------------------------------------------------------------------
     Mutant(

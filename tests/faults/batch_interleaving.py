@@ -1,0 +1,154 @@
+"""Interleavings of two batches that have the same order, its own saga's first step, and the undo of a cancelled batch.
+
+Each is stepped as `interleaving` has it: up to its commit, and its commit. What is done together is three steps in one
+transaction, so that a snapshot has all of them or none; each batch has a neighbour of its own, whom nothing may hurt.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable
+from typing import Any
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from activities.batch_checkout import BatchCheckout
+from activities.batch_unwind import BatchUnwind
+from activities.inventory import Inventory
+from domain.bulk import DELEGATED, Outcome, StepInput, UnwindInput, pack
+from domain.model import CheckoutInput, OrderLine, Step
+from sagafence import DatabaseUnavailable, StepAlreadyCompensated
+from tests.faults.interleaving import BUYER, COLUMNS, LINES, PAIRS, STANDS, Schedule, Stepper
+
+BATCHES = ("batch", "batch'")
+OPERATIONS = (*BATCHES, "reserve", "unwind")
+_NEIGHBOURS = {"batch": ("buyer-002", "item-003"), "batch'": ("buyer-003", "item-004")}
+_PHASES = "SELECT step, phase FROM step_fence WHERE saga_id = $1"
+_NEIGHBOUR = """
+SELECT status, (SELECT count(*) FROM shipments WHERE order_id = $1),
+       (SELECT count(*) FROM transfers WHERE order_id = $1) FROM orders WHERE order_id = $1
+"""
+
+
+class BatchInterleaving:
+    def __init__(self, stepper: Stepper, name: str, schedule: Schedule) -> None:
+        self._stepper = stepper
+        self._order = CheckoutInput(name, BUYER, LINES)
+        self._neighbours = {
+            batch: CheckoutInput(f"{name}-{batch}", buyer, (OrderLine(sku, 1),))
+            for batch, (buyer, sku) in _NEIGHBOURS.items()
+        }
+        self._schedule = schedule
+        self._answers: dict[str, Any] = {}
+        self.problems: list[str] = []
+
+    def __str__(self) -> str:
+        return " ".join(self._schedule)
+
+    @property
+    def is_as_asked(self) -> bool:
+        """Whether every commit happened when its turn came; otherwise blocking forbade the sequence."""
+        return not self._stepper.overdue
+
+    async def run(self) -> None:
+        await self._stepper.clear()
+        before = await self._stands()
+        begun: set[str] = set()
+        for name in self._schedule:
+            try:
+                if name in begun:
+                    await self._stepper.commit(name)
+                else:
+                    begun.add(name)
+                    await self._stepper.begin(name, self._until_available(name))
+            except TimeoutError as error:
+                raise AssertionError(f"{self} hangs: {self._stepper.told()}") from error
+            await self._check_snapshot(before)
+        self.problems += self._stepper.premature
+        self._answers = await self._stepper.answers()
+        await self._check_end()
+        self._check_sequence()
+
+    def happened(self) -> Counter[str]:
+        told: Counter[str] = Counter()
+        for name, session in self._stepper.sessions.items():
+            waited_for = {other.rstrip("'") for other in session.waited_for} or {"nobody"}
+            told.update(f"{name.rstrip(chr(39))} waited for {other}: {self._told(name)}" for other in waited_for)
+        return told
+
+    async def _until_available(self, name: str) -> Any:
+        """Try again, as Temporal does, where the facts have changed too often."""
+        while True:
+            try:
+                return await self._operation(name, self._stepper.sessions[name].engine)
+            except DatabaseUnavailable:
+                await asyncio.sleep(0)
+
+    def _operation(self, name: str, engine: AsyncEngine) -> Awaitable[Any]:
+        if name == "reserve":
+            return Inventory(engine).reserve_inventory(self._order)
+        if name == "unwind":
+            asked = UnwindInput([pack(self._order)], [Step.SHIP.value], ["called off"], ["cancelled"])
+            return BatchUnwind(engine).unwind_orders(asked)
+        orders = [self._neighbours[name], self._order]
+        return BatchCheckout(engine).check_out_orders(StepInput(f"bulk-{name}", [pack(order) for order in orders]))
+
+    async def _stands(self) -> asyncpg.Record:
+        return await self._stepper.director.fetchrow(
+            STANDS, self._order.order_id, Step.RESERVE.value, self._order.customer
+        )
+
+    async def _phases(self) -> dict[str, str]:
+        rows = await self._stepper.director.fetch(_PHASES, self._order.order_id)
+        return {row["step"]: row["phase"] for row in rows}
+
+    async def _check_snapshot(self, before: asyncpg.Record) -> None:
+        """Fences and effects agree, and three steps that are done together are there together."""
+        async with self._stepper.director.transaction(isolation="repeatable_read"):
+            now, phases = await self._stands(), await self._phases()
+        done = {Step(step) for step, phase in phases.items() if phase == "done"}
+        self._require(done in (set(), {Step.RESERVE}, set(Step)), f"done are {done}")
+        for column in COLUMNS:
+            change = sum(PAIRS[step].effect.get(column, 0) for step in done)
+            self._require(
+                now[column] == before[column] + change, f"{column} went from {before[column]} to {now[column]}: {done}"
+            )
+
+    async def _check_end(self) -> None:
+        """The order is completed or cancelled, all tell the same of it, and the neighbours have what they wanted."""
+        phases = await self._phases()
+        status = await self._stepper.director.fetchval(
+            "SELECT status FROM orders WHERE order_id = $1", self._order.order_id
+        )
+        self._require(status in {"completed", "cancelled"}, f"it ended as {status}")
+        phase = "done" if status == "completed" else "undone"
+        self._require(phases == {step.value: phase for step in Step}, f"{status}, and its fences are {phases}")
+        told = {name: self._told(name) for name in OPERATIONS}
+        self._require({told[name] for name in BATCHES} <= {status, DELEGATED}, f"{status}, and {told}")
+        self._require(told["unwind"] == status, f"{status}, and {told}")
+        self._require(status != "completed" or told["reserve"] == "done", f"completed, and {told}")
+        for name, neighbour in self._neighbours.items():
+            row = await self._stepper.director.fetchrow(_NEIGHBOUR, neighbour.order_id)
+            self._require(tuple(row or ()) == ("completed", 1, 1), f"the neighbour in {name} has {row}")
+
+    def _check_sequence(self) -> None:
+        """What had ended before an operation began, it knows of."""
+        for name, session in self._stepper.sessions.items():
+            if "unwind" in session.came_after and self._told("unwind") == "cancelled":
+                known = {"refused"} if name == "reserve" else {"cancelled"}
+                self._require(self._told(name) in known, f"{name} came late and answered {self._told(name)}")
+
+    def _told(self, name: str) -> str:
+        answer = self._answers[name]
+        if name in BATCHES and not isinstance(answer, BaseException):
+            mine: Outcome = answer.unpacked()[1]
+            return mine.status
+        if name == "unwind" and not isinstance(answer, BaseException):
+            return "delegated" if answer.delegated else str(answer.ended[0].status)
+        if isinstance(answer, StepAlreadyCompensated):
+            return "refused"
+        return repr(answer) if isinstance(answer, BaseException) else "done"
+
+    def _require(self, holds: bool, told: str) -> None:
+        if not holds:
+            self.problems.append(told)
