@@ -36,8 +36,8 @@ MUTANTS = (
         "swept-saga-with-a-timeout",
         "Temporal would end a repair in the middle",
         "activities/sagas.py",
-        "                task_timeout=WORKFLOW_TASK,\n",
-        "                run_timeout=WORKFLOW_TASK * 3,\n                task_timeout=WORKFLOW_TASK,\n",
+        "            task_timeout=WORKFLOW_TASK,\n",
+        "            run_timeout=WORKFLOW_TASK * 3,\n            task_timeout=WORKFLOW_TASK,\n",
         at(STARTING, "test_no_saga_has_a_timeout_of_temporals"),
     ),
     Mutant(
