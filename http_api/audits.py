@@ -9,10 +9,11 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from client import maintenance
+from domain.audit import AuditReport
 from http_api.models import AuditRun, AuditState, Finding
 from http_api.principal import Principal
 from http_api.problems import Problem, temporal_is_away
-from http_api.services import Given, Operator, Reader
+from http_api.services import Given, Operator, Reader, Services
 from http_api.temporal import answered
 
 router = APIRouter(tags=["audit"])
@@ -47,11 +48,15 @@ async def run_audit(
     temporal = services.temporal
     audit = asyncio.ensure_future(temporal.checkouts.audit(_RUN))
     try:
-        with suppress(TimeoutError):
-            async with services.waiting(max(wait, 1)):
-                await asyncio.wait({audit})
-        if not audit.done():  # it is under way, or the start has not got through
+        await _wait_for(services, audit, 1)
+        run = None
+        for seconds in (wait - 1, 0):
+            if audit.done():
+                break
+            # It is under way, or the start has not got through. A server that is silent is not waited for.
             run = await answered(temporal.orders.run_of(maintenance.audit_id(temporal.task_queue)))
+            await _wait_for(services, audit, seconds)
+        if not audit.done():
             if run is None or not run.is_open:
                 raise temporal_is_away()
             return AuditRun(is_finished=False)
@@ -62,6 +67,13 @@ async def run_audit(
         audit.cancel()
     response.status_code = HTTPStatus.OK
     return AuditRun(is_finished=True, violation_count=report.violation_count)
+
+
+async def _wait_for(services: Services, audit: asyncio.Future[AuditReport], seconds: int) -> None:
+    if seconds > 0:
+        with suppress(TimeoutError):
+            async with services.waiting(seconds):
+                await asyncio.wait({audit})
 
 
 def _require_all_customers(principal: Principal) -> None:
