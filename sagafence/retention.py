@@ -15,10 +15,13 @@ from sagafence.sweep import PURGE, Purged, PurgeInput
 _TABLES = ("external_calls", "external_steps", "step_fence")
 """What is deleted; what people said of a saga (saga_verdicts) stays."""
 
-# Two at once take different sagas. The row's lock keeps everything else of the saga away until the end.
+# What came late from a provider waits for a person, who needs the rows to answer. Two at once take different sagas.
+# The row's lock keeps everything else of the saga away until the end.
 _TAKE = text("""
     SELECT saga_id FROM sagas
      WHERE state = 'ended' AND purged_at IS NULL AND ended_at < clock_timestamp() - CAST(:older_than AS interval)
+       AND NOT EXISTS (
+           SELECT FROM external_steps e WHERE e.saga_id = sagas.saga_id AND e.question = 'came_late')
      ORDER BY ended_at LIMIT :batch FOR UPDATE SKIP LOCKED
 """)
 
@@ -39,7 +42,8 @@ async def purge(
 ) -> Purged:
     """Delete the rows of sagas that ended longer ago than that, and keep a tombstone of each.
 
-    Never touches a saga that has not ended. Safe at any time, and beside itself: each batch is a transaction.
+    Never touches a saga that has not ended, nor one of which a person is asked about a success that came late. Safe at
+    any time, and beside itself: each batch is a transaction.
 
     Args:
         engine: where the rows are.

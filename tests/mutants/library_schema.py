@@ -233,6 +233,14 @@ MUTANTS = (
         at(LIBRARY_RETENTION, "test_a_saga_that_has_not_ended_is_never_touched_however_old"),
     ),
     Mutant(
+        "purge-takes-the-evidence-away",
+        "a person could not answer whether money that was taken late has to go back",
+        _RETENTION,
+        "e.question = 'came_late')",
+        "e.question = 'never')",
+        at(LIBRARY_RETENTION, "test_a_saga_stays_while_a_person_is_asked_about_what_came_late"),
+    ),
+    Mutant(
         "purge-keeps-inputs",
         "what a person wrote into an input would be kept for ever",
         _RETENTION,

@@ -81,6 +81,17 @@ async def test_a_saga_that_has_not_ended_is_never_touched_however_old(bare: Bare
     assert await bare.rows("SELECT * FROM sagas ORDER BY 1") == before
 
 
+async def test_a_saga_stays_while_a_person_is_asked_about_what_came_late(bare: Bare) -> None:
+    await a_saga(bare, "asked", days_ago=9000)
+    await bare.run("UPDATE external_steps SET question = 'came_late' WHERE saga_id = 'asked'")
+
+    assert await purge(bare.engine, A_WEEK, tombstones_older_than=A_WEEK) == Purged()
+    assert await left(bare, "asked") == WHOLE
+
+    await bare.run("UPDATE external_steps SET question = NULL WHERE saga_id = 'asked'")
+    assert (await purge(bare.engine, A_WEEK)).sagas == 1
+
+
 async def test_what_ended_lately_stays(bare: Bare) -> None:
     await a_saga(bare, "young", days_ago=6)
 
