@@ -23,6 +23,7 @@ from sagafence import SagaError
 router = APIRouter(tags=["orders"])
 
 MOST_STREAMS = 1_000
+MOST_OF_ONE_CALLER = 250
 LONGEST_SECONDS = 300.0
 """A stream ends after so long, and its caller comes back where it broke off: a revoked key does not."""
 _MOST_SEQ = 2**31 - 1
@@ -78,6 +79,13 @@ async def stream_events(
             f"This process has {MOST_STREAMS} open streams. Repeat the request, or ask for the events as a list.",
             retry_after=RETRY_SECONDS,
         )
+    if services.tail.count_of(principal.caller) >= MOST_OF_ONE_CALLER:
+        raise Problem(
+            HTTPStatus.TOO_MANY_REQUESTS,
+            "too-many-requests",
+            f"This caller has {MOST_OF_ONE_CALLER} open streams here. Close one, or ask for the events as a list.",
+            retry_after=RETRY_SECONDS,
+        )
     found = await visible(services, principal, shown.order_id_in(order_id))
     is_over = bool(last_event_id) and await shown.has_ended_for_good(services, found.order_id)
     if is_over and not await services.reads.events(found.order_id, last_event_id, 1):
@@ -85,13 +93,13 @@ async def stream_events(
     # Without a row there are no events yet, and nothing says whether there will be.
     status = found.status if last_event_id and found.created_at else ""
     return StreamingResponse(
-        _stream(services, found.order_id, last_event_id, status),
+        _stream(services, principal.caller, found.order_id, last_event_id, status),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
 
 
-async def _stream(services: Services, order_id: str, last: int, status: str) -> AsyncIterator[bytes]:
+async def _stream(services: Services, caller: str, order_id: str, last: int, status: str) -> AsyncIterator[bytes]:
     """Write the events after the last one, which left the order in a status; a comment where nothing happens; the end.
 
     Whatever the tail sees, what is read here decides: the events after the last one that was sent.
@@ -99,7 +107,7 @@ async def _stream(services: Services, order_id: str, last: int, status: str) -> 
     yield format_sse_event(comment="events of one order", retry=RETRY_SECONDS * 1000)
     clock = asyncio.get_running_loop().time
     ends_at = clock() + LONGEST_SECONDS
-    with services.tail.watch(order_id) as watch:
+    with services.tail.watch(order_id, caller) as watch:
         watch.seen = last
         while not services.stop.is_set() and clock() < ends_at:
             watch.changed.clear()

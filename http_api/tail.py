@@ -19,10 +19,11 @@ _log = logging.getLogger("checkout.api")
 
 
 class Watch:
-    """A stream's interest in one order."""
+    """A caller's stream, and its interest in one order."""
 
-    def __init__(self, order_id: str) -> None:
+    def __init__(self, order_id: str, caller: str) -> None:
         self.order_id = order_id
+        self.caller = caller
         self.seen = 0
         """The number of the newest event that the stream has."""
         self.changed = asyncio.Event()
@@ -41,10 +42,14 @@ class Tail:
         """How many streams are open."""
         return len(self._watches)
 
+    def count_of(self, caller: str) -> int:
+        """How many of them a caller has."""
+        return sum(watch.caller == caller for watch in self._watches)
+
     @contextmanager
-    def watch(self, order_id: str) -> Iterator[Watch]:
+    def watch(self, order_id: str, caller: str) -> Iterator[Watch]:
         """Watch an order inside the block."""
-        watch = Watch(order_id)
+        watch = Watch(order_id, caller)
         self._watches.add(watch)
         self._is_watched.set()
         try:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from http_api import events
+from http_api.keys import Scope
 from http_api.reads import MOST_EVENTS
 from sagafence import DatabaseUnavailable
 from tests.conftest import Shop
@@ -179,6 +180,26 @@ async def test_a_process_has_only_so_many_streams(api: Api, monkeypatch: pytest.
     refused = await api.call("GET", f"/v1/orders/{order_id}/stream")
 
     assert (refused.status_code, refused.json()["type"]) == (503, "about:blank#too-many-streams")
+    assert refused.headers["retry-after"]
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    await until_open(api, 0)
+
+
+async def test_a_caller_has_only_a_part_of_the_streams(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "MOST_OF_ONE_CALLER", 1)
+    order_id, other = (await api.place(TEA)).json()["order_id"], api.key_for(Scope.READ)
+    reading = asyncio.create_task(stream(api, order_id))
+    await until_open(api, 1)
+
+    refused = await api.call("GET", f"/v1/orders/{order_id}/stream")
+    async with api.http.stream(
+        "GET", f"/v1/orders/{order_id}/stream", headers={"Authorization": f"Bearer {other}"}
+    ) as taken:
+        assert taken.status_code == 200
+
+    assert (refused.status_code, refused.json()["type"]) == (429, "about:blank#too-many-requests")
     assert refused.headers["retry-after"]
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):

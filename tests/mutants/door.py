@@ -300,4 +300,12 @@ MUTANTS = (
         "orders_by_customer ON orders (customer, created_at, order_id);",
         at(UPGRADE, "test_the_indexes_of_a_large_table_are_made_before_without_holding_up_who_writes"),
     ),
+    Mutant(
+        "one-caller-has-all-streams",
+        "a client that reconnects without closing would shut out every other",
+        "http_api/tail.py",
+        "sum(watch.caller == caller for watch in self._watches)",
+        "0",
+        at("tests/http_api/test_streams.py", "test_a_caller_has_only_a_part_of_the_streams"),
+    ),
 )
