@@ -26,7 +26,7 @@ _SERVICE_LINK = re.compile(
 _SERVICE_LINK_PORT = re.compile(rf"{PREFIX}([A-Z0-9_]+_)?PORT=(tcp|udp|sctp)://.*")
 _NO_MODES = "there are no execution modes any more (docs/decisions.md, 24): remove it"
 # What became of the settings of earlier builds.
-_EARLIER = {
+EARLIER = {
     "CHECKOUT_LANE": _NO_MODES,
     "CHECKOUT_EXECUTION_MODE": _NO_MODES,
     "CHECKOUT_TELLS_LOG": "it is called CHECKOUT_WRITES_LOG now",
@@ -249,7 +249,7 @@ def _has_control_character(content: str) -> bool:
 
 
 def _why_unknown(name: str, known: set[str]) -> str:
-    return _EARLIER.get(name) or f"there is no such setting; known are {', '.join(sorted(known))}"
+    return EARLIER.get(name) or f"there is no such setting; known are {', '.join(sorted(known))}"
 
 
 def _is_service_link(name: str, value: str) -> bool:

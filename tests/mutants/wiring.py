@@ -431,7 +431,7 @@ MUTANTS = (
         "setting-renamed-without-a-word",
         "after an upgrade an operator would look for the new name among twenty",
         "adapters/config.py",
-        '    return _EARLIER.get(name) or f"there',
+        '    return EARLIER.get(name) or f"there',
         '    return f"there',
         at(CONFIG, "test_a_setting_under_its_earlier_name_is_refused_with_todays"),
     ),
