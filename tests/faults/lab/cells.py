@@ -170,9 +170,8 @@ def ending_of(cell: Cell) -> Ending:
     if fault is Fault.TERMINATED:
         return _ending_when_terminated(cell)
     if operation is Operation.CANCEL_SHIPMENT:
-        # It was being cancelled by an update. A cancel through Temporal comes on top, and names the ending.
-        is_both = fault is Fault.CANCELLED and is_cancelled_by_temporal(cell)
-        return Ending("cancelled", "CANCELED" if is_both else "FAILED")
+        # It was being cancelled by an update. A cancel through Temporal that comes on top changes nothing.
+        return Ending("cancelled", "FAILED")
     if operation in UNDOS:
         return Ending("rejected", "FAILED")
     if fault is Fault.CANCELLED and operation is not Operation.SHIP:
