@@ -80,6 +80,11 @@ async def test_an_order_that_got_stuck_twice_shows_each_step_as_its_saga_would(s
     for cause in ("the shelf does not answer", "the shelf is gone"):
         await shop.database.run("UPDATE incidents SET closed_at = now(), resolution = 'it was mended'")
         await Orders(engine).park_order(ParkInput(undo(order), ["reserve"], cause))
+    await shop.database.run(
+        "INSERT INTO incidents (order_id, steps, cause, opened_at, closed_at, resolution)"
+        " SELECT order_id, steps, 'long ago', opened_at - interval '1 day', now(), 'it was mended'"
+        " FROM incidents WHERE closed_at IS NULL"
+    )
 
     assert await steps_of(shop, order) == [
         ("reserve", "stuck", "the shelf is gone"),

@@ -110,7 +110,6 @@ MUTANTS = (
         "if file is not None and is_at_work():",
         "if file is not None:",
         at(HEARTBEAT, "test_a_beat_is_written_while_there_is_work_and_not_beyond"),
-        hangs=True,
     ),
     Mutant(
         "heartbeat-never-ages",

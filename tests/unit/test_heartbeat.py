@@ -30,18 +30,26 @@ def names(folder: Path) -> list[str]:
 
 async def test_a_beat_is_written_while_there_is_work_and_not_beyond(tmp_path: Path) -> None:
     file = tmp_path / "heartbeat"
-    is_at_work = True
-    beating = asyncio.create_task(heartbeat.beat(file, lambda: is_at_work, every_seconds=0.01))
+    is_at_work, asked = True, 0
+
+    def look() -> bool:
+        nonlocal asked
+        asked += 1
+        return is_at_work
+
+    beating = asyncio.create_task(heartbeat.beat(file, look, every_seconds=0.01))
     async with asyncio.timeout(10):
         while heartbeat.problem(file):
             await asyncio.sleep(0.01)
 
-        is_at_work = False
-        while not heartbeat.problem(file, 0.2):
+        is_at_work, asked = False, 0
+        last = file.read_text()
+        while asked < 5:
             await asyncio.sleep(0.01)
+        assert file.read_text() == last
 
         is_at_work = True
-        while heartbeat.problem(file, 0.2):
+        while file.read_text() == last:
             await asyncio.sleep(0.01)
     beating.cancel()
 
