@@ -137,10 +137,10 @@ async def test_an_order_whose_wait_meets_an_outage_was_accepted(api: Api, monkey
 async def test_an_order_that_is_waited_for_when_the_process_ends_is_answered(api: Api) -> None:
     placing = asyncio.create_task(api.place(TEA, wait=20))  # there is no worker
 
-    async def is_placed() -> bool:
-        return bool(api.server.server_state.tasks)
+    async def is_waited_for() -> bool:
+        return bool(api.services._limits)
 
-    await until(is_placed)
+    await until(is_waited_for)
     api.server.should_exit = True
     answer = await placing
 

@@ -52,6 +52,25 @@ def answer_late(monkeypatch: pytest.MonkeyPatch, *, seconds: float) -> None:
     monkeypatch.setattr(batch_runs, "outcomes", late)
 
 
+def begin_late(monkeypatch: pytest.MonkeyPatch, *, seconds: float) -> None:
+    """Let every batch begin so much later than Temporal says it has."""
+    usual_begin, usual_outcomes, begun = batch_runs.begin, batch_runs.outcomes, list[asyncio.Task[None]]()
+
+    async def later(*given: Any) -> None:
+        await asyncio.sleep(seconds)
+        await usual_begin(*given)
+
+    async def begin(*given: Any) -> None:
+        begun.append(asyncio.create_task(later(*given)))
+
+    async def outcomes(*given: Any) -> Any:
+        await begun[-1]
+        return await usual_outcomes(*given)
+
+    monkeypatch.setattr(batch_runs, "begin", begin)
+    monkeypatch.setattr(batch_runs, "outcomes", outcomes)
+
+
 async def placed_at_once(api: Api, orders: Sequence[dict[str, Any]], **more: Any) -> list[httpx.Response]:
     return await asyncio.gather(*(api.place(order, **more) for order in orders))
 
@@ -273,7 +292,7 @@ async def test_a_batch_that_is_slow_among_others_is_waited_for(
 ) -> None:
     slow_id = shop.order().order_id
     await grouping.place(TEA, wait=20)
-    answer_late(monkeypatch, seconds=2)
+    begin_late(monkeypatch, seconds=2)
     answer = await grouping.place({**TEA, "order_id": slow_id})
 
     assert (answer.status_code, answer.json()["status"]) == (201, "completed")

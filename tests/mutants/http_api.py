@@ -361,7 +361,7 @@ MUTANTS = (
         "after a deploy each stream that comes back would ask the database four times a second",
         _EVENTS,
         '    status = found.status if last_event_id and found.created_at else ""\n',
-        '    status = OrderStatus.COMPLETED if last_event_id else ""\n',
+        '    status = "completed" if last_event_id else ""\n',
         at(_STREAMS, "test_a_stream_of_an_order_that_stands_still_asks_nobody"),
     ),
     Mutant(
