@@ -40,7 +40,7 @@ class BatchPolicy:
     most: int = 250
     """How many orders each has at most."""
     crowd: int = 100
-    """Another starts beside one that is under way when so many orders wait."""
+    """Another starts beside one that is under way when so many orders wait, or as many as that one has."""
     longest_beside_seconds: float = 0.05
     """Or when the first has waited for so long: that one may be slow."""
     quiet_seconds: float = 0.002
@@ -80,7 +80,8 @@ class Batcher:
         self._seats: dict[str, Seat] = {}
         self._waiting: dict[str, Seat] = {}
         """Those of the seats whose batch has not started, the first that came first."""
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._under_way: dict[asyncio.Task[None], int] = {}
+        """The batches, each with how many orders it has."""
         self._starting: asyncio.Task[None] | None = None
         self._has_changed = asyncio.Event()
         self._changed_at = self._ended_at = float("-inf")
@@ -151,7 +152,7 @@ class Batcher:
             return 0
         if len(self._under_way) >= policy.at_once:
             return _END_SECONDS
-        if len(self._waiting) >= min(policy.crowd, policy.most):
+        if len(self._waiting) >= min(policy.crowd, *self._under_way.values()):
             return 0
         first = next(iter(self._waiting.values()))
         return first.since + policy.longest_beside_seconds - self._now()
@@ -170,11 +171,11 @@ class Batcher:
         for seat in seats:
             del self._waiting[seat.order.order_id]
         batch = asyncio.create_task(self._run(seats))
-        self._under_way.add(batch)
+        self._under_way[batch] = len(seats)
         batch.add_done_callback(self._end)
 
     def _end(self, batch: asyncio.Task[None]) -> None:
-        self._under_way.discard(batch)
+        del self._under_way[batch]
         self._change()
 
     async def _run(self, seats: Sequence[Seat]) -> None:

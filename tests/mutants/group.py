@@ -179,11 +179,11 @@ MUTANTS = (
     ),
     Mutant(
         "crowd-larger-than-a-batch",
-        "small batches would go one after the other, however many orders wait",
+        "small batches would go one after the other, and fifty callers wait a third longer",
         _BATCHER,
-        "min(policy.crowd, policy.most)",
+        "min(policy.crowd, *self._under_way.values())",
         "policy.crowd",
-        at(_SEATS, "test_a_batch_smaller_than_a_crowd_is_never_waited_for_in_vain"),
+        at(_SEATS, "test_as_many_as_the_batch_before_them_do_not_wait_for_it"),
     ),
     Mutant(
         "batch-longer-than-temporal-takes",
@@ -221,7 +221,7 @@ MUTANTS = (
         "batch-that-fails-keeps-its-place",
         "after two outages no batch would ever start again",
         _BATCHER,
-        "        self._under_way.discard(batch)\n",
+        "        del self._under_way[batch]\n",
         "",
         at(_SEATS, "test_where_temporal_does_not_answer_nothing_is_known_and_the_next_are_tried"),
     ),

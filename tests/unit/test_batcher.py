@@ -89,7 +89,7 @@ async def test_an_order_that_comes_alone_goes_at_once(temporal: Temporal) -> Non
 
 
 async def test_orders_that_come_while_a_batch_is_under_way_share_the_next(temporal: Temporal) -> None:
-    batches = batcher()
+    batches = batcher(at_once=1)
     async with waiting(batches, order()), waiting(batches, *(order() for _ in range(30))) as callers:
         assert temporal.sizes == [1]
         temporal.ends[0].set()
@@ -105,19 +105,28 @@ async def test_orders_that_come_while_a_batch_is_under_way_share_the_next(tempor
 
 async def test_a_crowd_does_not_wait_for_the_batch_before_it_and_more_than_two_never_run(temporal: Temporal) -> None:
     batches = batcher(crowd=10, most=20, at_once=2)
-    async with waiting(batches, order()), waiting(batches, *(order() for _ in range(9))):
-        assert temporal.sizes == [1]
-        async with waiting(batches, *(order() for _ in range(40))):
+    async with waiting(batches, order()), waiting(batches, *(order() for _ in range(20))):
+        temporal.ends[0].set()
+        await settle()
+        async with waiting(batches, *(order() for _ in range(9))):
             assert temporal.sizes == [1, 20]
-            temporal.ends[0].set()
-            await settle()
-            assert temporal.sizes == [1, 20, 20]
+            async with waiting(batches, *(order() for _ in range(40))):
+                assert temporal.sizes == [1, 20, 20]
+                temporal.ends[1].set()
+                await settle()
+                assert temporal.sizes == [1, 20, 20, 20]
 
 
-async def test_a_batch_smaller_than_a_crowd_is_never_waited_for_in_vain(temporal: Temporal) -> None:
-    batches = batcher(crowd=100, most=5)
+async def test_as_many_as_the_batch_before_them_do_not_wait_for_it(temporal: Temporal) -> None:
+    batches = batcher(crowd=100)
     async with waiting(batches, order()), waiting(batches, *(order() for _ in range(5))):
         assert temporal.sizes == [1, 5]
+        temporal.ends[0].set()
+        await settle()
+        async with waiting(batches, *(order() for _ in range(4))):
+            assert temporal.sizes == [1, 5]
+            async with waiting(batches, order()):
+                assert temporal.sizes == [1, 5, 5]
 
 
 async def test_long_orders_share_a_batch_as_far_as_temporal_takes_them(temporal: Temporal) -> None:
@@ -206,7 +215,7 @@ async def test_who_leaves_late_takes_no_seat_from_who_came_after_the_end(tempora
 
 @pytest.mark.usefixtures("temporal")
 async def test_no_more_wait_than_there_is_room_for() -> None:
-    batches = batcher(room=2)
+    batches = batcher(room=2, at_once=1)
     async with waiting(batches, order()), waiting(batches, order(), order()):
         with pytest.raises(Full), batches.seat(order()):
             pass
@@ -243,12 +252,15 @@ async def test_a_slow_batch_is_not_waited_for_by_those_who_come_after_it(
 ) -> None:
     monkeypatch.setattr("client.batcher._END_SECONDS", 600.0)
     batches = batcher(longest_beside_seconds=0.05)
-    async with waiting(batches, order()), waiting(batches, order(), order()):
-        assert temporal.sizes == [1]
-        async with asyncio.timeout(20):
-            while len(temporal.batches) < 2:
-                await asyncio.sleep(0.01)
-        assert temporal.sizes == [1, 2]
+    async with waiting(batches, order()), waiting(batches, *(order() for _ in range(3))):
+        temporal.ends[0].set()
+        await settle()
+        async with waiting(batches, order(), order()):
+            assert temporal.sizes == [1, 3]
+            async with asyncio.timeout(20):
+                while len(temporal.batches) < 3:
+                    await asyncio.sleep(0.01)
+            assert temporal.sizes == [1, 3, 2]
 
 
 async def test_a_batch_that_never_ends_keeps_no_place_for_ever(
