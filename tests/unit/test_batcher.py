@@ -235,7 +235,7 @@ async def test_where_temporal_does_not_answer_nothing_is_known_and_the_next_are_
     temporal: Temporal, failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     temporal.failure = failure
-    batches = batcher()
+    batches = batcher(at_once=1)
     found, _ = await ended(batches, order())
     temporal.failure = None
     async with waiting(batches, order()) as [next_one]:
