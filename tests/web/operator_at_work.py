@@ -74,7 +74,8 @@ class Operator:
         return self.page.get_by_role("dialog")
 
     async def until_dialog_closes(self) -> None:
-        await expect(self.dialog).to_have_count(0)
+        # Gone, and not only hidden: the page moves the focus when it takes the dialog away.
+        await expect(self.page.locator("dialog")).to_have_count(0)
 
     async def events(self) -> list[str]:
         """Give the titles of the events that are shown."""
