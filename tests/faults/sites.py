@@ -208,7 +208,7 @@ class Site:
         return ended
 
     def failed_attempts(self, sqlstate: str) -> int:
-        refused = re.compile(rf"^\S+ WARNING checkout\.database: .*\({sqlstate}\)$", re.MULTILINE)
+        refused = re.compile(rf"^\S+ WARNING sagafence\.database: .*\({sqlstate}\)$", re.MULTILINE)
         return sum(len(refused.findall(worker.log.read_text(errors="replace"))) for worker in self.workers)
 
     def holding(self, sku: str) -> AbstractAsyncContextManager[asyncpg.Connection]:
