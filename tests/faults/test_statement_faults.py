@@ -30,13 +30,13 @@ SLOW_TRIGGER = f"""
 # What the statements of the steps return is the fence's stored result: its type is part of every warm plan.
 CHANGES_OF_THE_SCHEMA = (
     "ALTER TABLE orders ADD COLUMN note text NOT NULL DEFAULT 'added under load'",
-    "CREATE INDEX orders_by_customer ON orders (customer)",
+    "CREATE INDEX added_under_load ON orders (customer)",
     "ALTER TABLE step_fence ALTER COLUMN result TYPE json",
     "ALTER TABLE step_fence ALTER COLUMN result TYPE jsonb",
     "ALTER TABLE orders ALTER COLUMN reason TYPE varchar(2000)",
     "ALTER TABLE inventory ALTER COLUMN reserved TYPE numeric",
     "ALTER TABLE inventory ALTER COLUMN reserved TYPE bigint",
-    "DROP INDEX orders_by_customer",
+    "DROP INDEX added_under_load",
     "ALTER TABLE orders DROP COLUMN note",
 )
 
