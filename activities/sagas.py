@@ -12,8 +12,6 @@ from domain.policies import CHECKOUT_WORKFLOW, WORKFLOW_TASK, checkout_workflow_
 from domain.sweep import StartInput
 
 _AT_ONCE = 10
-_REUSE = {False: WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY, True: WorkflowIDReusePolicy.ALLOW_DUPLICATE}
-"""By whether an order gets a saga even where one has completed."""
 
 
 class Sagas:
@@ -32,13 +30,16 @@ class Sagas:
 
 
 async def _start(order: CheckoutInput, even_completed: bool, turn: asyncio.Semaphore) -> bool:
+    reuse = WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY
+    if even_completed:
+        reuse = WorkflowIDReusePolicy.ALLOW_DUPLICATE
     async with turn:
-        if order.repair or even_completed:
-            return await _begin(order, _REUSE[even_completed])
-        if await _begin(order, WorkflowIDReusePolicy.REJECT_DUPLICATE):
-            return True
-        # A repair stays a repair, whoever starts it again: the order is not to be bought after all.
-        return await _begin(await _repair_of(order) or order, _REUSE[False])
+        if not (order.repair or even_completed):
+            if await _begin(order, WorkflowIDReusePolicy.REJECT_DUPLICATE):
+                return True
+            # A repair stays a repair, whoever starts it again: the order is not to be bought after all.
+            order = await _repair_of(order) or order
+        return await _begin(order, reuse)
 
 
 async def _begin(order: CheckoutInput, reuse: WorkflowIDReusePolicy) -> bool:

@@ -120,8 +120,8 @@ MUTANTS = (
         "sweep-repeats-completed-orders",
         "an order that was delivered before a restore would be delivered or refunded once more",
         "activities/sagas.py",
-        "{False: WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY, ",
-        "{False: WorkflowIDReusePolicy.ALLOW_DUPLICATE, ",
+        "= WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY\n",
+        "= WorkflowIDReusePolicy.ALLOW_DUPLICATE\n",
         _SWEPT,
     ),
     Mutant(
