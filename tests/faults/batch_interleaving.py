@@ -5,7 +5,6 @@ transaction, so that a snapshot has all of them or none; each batch has a neighb
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable
 from typing import Any
 
@@ -18,7 +17,7 @@ from activities.inventory import Inventory
 from domain.bulk import DELEGATED, Outcome, StepInput, UnwindInput, pack
 from domain.model import CheckoutInput, OrderLine, Step
 from sagafence import DatabaseUnavailable, StepAlreadyCompensated
-from tests.faults.interleaving import BUYER, COLUMNS, LINES, PAIRS, STANDS, Schedule, Stepper
+from tests.faults.interleaving import BUYER, COLUMNS, LINES, PAIRS, Play, Schedule, Stepper
 
 BATCHES = ("batch", "batch'")
 OPERATIONS = (*BATCHES, "reserve", "unwind")
@@ -30,61 +29,23 @@ SELECT status, (SELECT count(*) FROM shipments WHERE order_id = $1),
 """
 
 
-class BatchInterleaving:
+class BatchInterleaving(Play):
     def __init__(self, stepper: Stepper, name: str, schedule: Schedule) -> None:
-        self._stepper = stepper
-        self._order = CheckoutInput(name, BUYER, LINES)
+        super().__init__(stepper, CheckoutInput(name, BUYER, LINES), schedule)
         self._neighbours = {
             batch: CheckoutInput(f"{name}-{batch}", buyer, (OrderLine(sku, 1),))
             for batch, (buyer, sku) in _NEIGHBOURS.items()
         }
-        self._schedule = schedule
-        self._answers: dict[str, Any] = {}
-        self.problems: list[str] = []
 
-    def __str__(self) -> str:
-        return " ".join(self._schedule)
-
-    @property
-    def is_as_asked(self) -> bool:
-        """Whether every commit happened when its turn came; otherwise blocking forbade the sequence."""
-        return not self._stepper.overdue
-
-    async def run(self) -> None:
-        await self._stepper.clear()
-        before = await self._stands()
-        begun: set[str] = set()
-        for name in self._schedule:
-            try:
-                if name in begun:
-                    await self._stepper.commit(name)
-                else:
-                    begun.add(name)
-                    await self._stepper.begin(name, self._until_available(name))
-            except TimeoutError as error:
-                raise AssertionError(f"{self} hangs: {self._stepper.told()}") from error
-            await self._check_snapshot(before)
-        self.problems += self._stepper.premature
-        self._answers = await self._stepper.answers()
-        await self._check_end()
-        self._check_sequence()
-
-    def happened(self) -> Counter[str]:
-        told: Counter[str] = Counter()
-        for name, session in self._stepper.sessions.items():
-            waited_for = {other.rstrip("'") for other in session.waited_for} or {"nobody"}
-            told.update(f"{name.rstrip(chr(39))} waited for {other}: {self._told(name)}" for other in waited_for)
-        return told
-
-    async def _until_available(self, name: str) -> Any:
+    async def _operation(self, name: str) -> Any:
         """Try again, as Temporal does, where the facts have changed too often."""
         while True:
             try:
-                return await self._operation(name, self._stepper.sessions[name].engine)
+                return await self._attempt(name, self._stepper.sessions[name].engine)
             except DatabaseUnavailable:
                 await asyncio.sleep(0)
 
-    def _operation(self, name: str, engine: AsyncEngine) -> Awaitable[Any]:
+    def _attempt(self, name: str, engine: AsyncEngine) -> Awaitable[Any]:
         if name == "reserve":
             return Inventory(engine).reserve_inventory(self._order)
         if name == "unwind":
@@ -93,11 +54,6 @@ class BatchInterleaving:
         orders = [self._neighbours[name], self._order]
         return BatchCheckout(engine).check_out_orders(StepInput(f"bulk-{name}", [pack(order) for order in orders]))
 
-    async def _stands(self) -> asyncpg.Record:
-        return await self._stepper.director.fetchrow(
-            STANDS, self._order.order_id, Step.RESERVE.value, self._order.customer
-        )
-
     async def _phases(self) -> dict[str, str]:
         rows = await self._stepper.director.fetch(_PHASES, self._order.order_id)
         return {row["step"]: row["phase"] for row in rows}
@@ -105,7 +61,7 @@ class BatchInterleaving:
     async def _check_snapshot(self, before: asyncpg.Record) -> None:
         """Fences and effects agree, and three steps that are done together are there together."""
         async with self._stepper.director.transaction(isolation="repeatable_read"):
-            now, phases = await self._stands(), await self._phases()
+            now, phases = await self._stands(Step.RESERVE), await self._phases()
         done = {Step(step) for step, phase in phases.items() if phase == "done"}
         self._require(done in (set(), {Step.RESERVE}, set(Step)), f"done are {done}")
         for column in COLUMNS:
@@ -148,7 +104,3 @@ class BatchInterleaving:
         if isinstance(answer, StepAlreadyCompensated):
             return "refused"
         return repr(answer) if isinstance(answer, BaseException) else "done"
-
-    def _require(self, holds: bool, told: str) -> None:
-        if not holds:
-            self.problems.append(told)

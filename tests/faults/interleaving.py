@@ -16,6 +16,7 @@ it can.
 
 import asyncio
 import contextlib
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,12 +26,16 @@ import asyncpg
 from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from activities.audit import Audit
 from activities.inventory import Inventory
 from activities.payments import Payments
 from activities.shipping import Shipping
 from adapters.database import create_engine
+from devstack.stack import DevStack, psql
+from domain.audit import AuditInput
 from domain.model import CheckoutInput, Ending, OrderLine, Step, UndoInput
 from sagafence import StepAlreadyCompensated, UndoOutcome, UndoResult
+from tests.conftest import Database, cloned_database
 
 DEADLINE_SECONDS = 30.0
 """Far above what any event takes on a busy machine, below the lock timeout that `GATES` sets."""
@@ -314,27 +319,34 @@ SELECT (SELECT coalesce(sum(quantity) FILTER (WHERE state = 'held'), 0) FROM res
 """
 
 
-class Interleaving:
-    def __init__(self, stepper: Stepper, step: Step, order: CheckoutInput, schedule: Schedule) -> None:
+class Play(ABC):
+    """One schedule, played event by event, and what was found wrong in it."""
+
+    def __init__(self, stepper: Stepper, order: CheckoutInput, schedule: Schedule) -> None:
         self._stepper = stepper
-        self._step = step
-        self._pair = PAIRS[step]
         self._order = order
         self._schedule = schedule
         self._answers: dict[str, Any] = {}
         self.problems: list[str] = []
 
     def __str__(self) -> str:
-        return f"{self._step}: {' '.join(self._schedule)}"
+        return " ".join(self._schedule)
 
     @property
     def is_as_asked(self) -> bool:
         """Whether every commit happened when its turn came; otherwise blocking forbade the sequence."""
         return not self._stepper.overdue
 
+    def happened(self) -> Counter[str]:
+        told: Counter[str] = Counter()
+        for name, session in self._stepper.sessions.items():
+            waited_for = {_kind(other) for other in session.waited_for} or {"nobody"}
+            told.update(f"{_kind(name)} waited for {other}: {self._told(name)}" for other in waited_for)
+        return told
+
     async def run(self) -> None:
         await self._stepper.clear()
-        before = await self._stands()
+        before = await self._stands(Step.RESERVE)
         begun: set[str] = set()
         for name in self._schedule:
             try:
@@ -345,20 +357,43 @@ class Interleaving:
                     await self._stepper.begin(name, self._operation(name))
             except TimeoutError as error:
                 raise AssertionError(f"{self} hangs: {self._stepper.told()}") from error
-            self._check_snapshot(before, await self._stands())
+            await self._check_snapshot(before)
         self.problems += self._stepper.premature
         self._answers = await self._stepper.answers()
-        self._check_end(await self._stands())
-        self._check_undos()
-        await self._check_tombstone()
+        await self._check_end()
         self._check_sequence()
 
-    def happened(self) -> Counter[str]:
-        told: Counter[str] = Counter()
-        for name, session in self._stepper.sessions.items():
-            waited_for = {_kind(other) for other in session.waited_for} or {"nobody"}
-            told.update(f"{_kind(name)} waited for {other}: {self._told(name)}" for other in waited_for)
-        return told
+    async def _stands(self, step: Step) -> asyncpg.Record:
+        return await self._stepper.director.fetchrow(STANDS, self._order.order_id, step.value, self._order.customer)
+
+    def _require(self, holds: bool, told: str) -> None:
+        if not holds:
+            self.problems.append(told)
+
+    @abstractmethod
+    def _operation(self, name: str) -> Awaitable[Any]: ...
+
+    @abstractmethod
+    def _told(self, name: str) -> str: ...
+
+    @abstractmethod
+    async def _check_snapshot(self, before: asyncpg.Record) -> None: ...
+
+    @abstractmethod
+    async def _check_end(self) -> None: ...
+
+    @abstractmethod
+    def _check_sequence(self) -> None: ...
+
+
+class Interleaving(Play):
+    def __init__(self, stepper: Stepper, step: Step, order: CheckoutInput, schedule: Schedule) -> None:
+        super().__init__(stepper, order, schedule)
+        self._step = step
+        self._pair = PAIRS[step]
+
+    def __str__(self) -> str:
+        return f"{self._step}: {super().__str__()}"
 
     @property
     def _results(self) -> list[Any]:
@@ -370,13 +405,9 @@ class Interleaving:
             return self._pair.do(engine, self._order)
         return self._pair.undo(engine, UndoInput(self._order, Ending.CANCELLED, "a reason"))
 
-    async def _stands(self) -> asyncpg.Record:
-        return await self._stepper.director.fetchrow(
-            STANDS, self._order.order_id, self._step.value, self._order.customer
-        )
-
-    def _check_snapshot(self, before: asyncpg.Record, now: asyncpg.Record) -> None:
+    async def _check_snapshot(self, before: asyncpg.Record) -> None:
         """Fence and effect agree, and the effect is there once or not at all."""
+        now = await self._stands(self._step)
         effect = self._pair.effect if now["phase"] == "done" else {}
         for column in COLUMNS:
             self._require(
@@ -384,14 +415,17 @@ class Interleaving:
                 f"{column} went from {before[column]} to {now[column]} while the fence says {now['phase']}",
             )
 
-    def _check_end(self, now: asyncpg.Record) -> None:
+    async def _check_end(self) -> None:
         """The step is undone, and each do was answered with the one result or refused."""
+        now = await self._stands(self._step)
         dos = [self._answers[name] for name in DOS]
         refused = [answer for answer in dos if isinstance(answer, StepAlreadyCompensated)]
         self._require(now["phase"] == "undone", f"in the end the fence says {now['phase']}")
         self._require(len(self._results) + len(refused) == 2, f"the dos answered {dos}")
         self._require(all(result == self._results[0] for result in self._results), f"two results: {dos}")
         self._require(now["had_effect"] == bool(self._results), f"had_effect {now['had_effect']}, but {dos}")
+        self._check_undos()
+        await self._check_tombstone()
 
     def _check_undos(self) -> None:
         """One undo is the one that counted, and reports what there was to undo; the other came second."""
@@ -426,9 +460,25 @@ class Interleaving:
             return "refused after a reversal" if self._results else "refused by a tombstone"
         return answer.outcome.value if isinstance(answer, UndoResult) else "done"
 
-    def _require(self, holds: bool, told: str) -> None:
-        if not holds:
-            self.problems.append(told)
+
+@contextlib.contextmanager
+def open_ground(stack: DevStack) -> Iterator[Database]:
+    """Make a database with the gates, where a parcel to the buyer is a label first, which can be cancelled."""
+    with cloned_database(stack) as database:
+        label = f"UPDATE accounts SET delivery_zone = 'country' WHERE account_id = '{BUYER}'"
+        psql(stack.postgres, database.name, "-v", "ON_ERROR_STOP=1", "-c", label, "-c", GATES)
+        yield database
+
+
+async def require_sound(stepper: Stepper, engine: AsyncEngine) -> None:
+    """Check every invariant of the database, and that nobody met a deadlock."""
+    audit = await Audit(engine).run_audit(AuditInput())
+    deadlocks = await stepper.director.fetchval(
+        "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    )
+
+    assert audit.violations == []
+    assert deadlocks == 0
 
 
 def _kind(name: str) -> str:
