@@ -37,8 +37,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from activities.audit import Audit
 from activities.batch_checkout import BatchCheckout
-from activities.batch_steps import Batches
-from activities.batch_unwind import BatchUnwind
+from activities.batch_steps import BatchSteps
 from activities.inventory import Inventory
 from activities.lookups import Lookups, Names
 from activities.orders import Orders
@@ -120,7 +119,7 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
         on_fatal_error: called with the reason why the worker or the one of the audits cannot go on.
     """
     inventory, payments, shipping = Inventory(engine), Payments(engine), Shipping(engine)
-    orders, batches = Orders(engine), Batches(engine)
+    orders, batches, steps = Orders(engine), BatchCheckout(engine), BatchSteps()
     audit, sweep = Audit(long_query_engine or engine, audit_engine), Sweep(long_query_engine or engine)
 
     def audits(worker: Worker) -> Worker:
@@ -163,11 +162,11 @@ def build_worker(  # noqa: PLR0913 - what differs between a worker and a test is
             Lookups(engine).look_up_orders,
             Sagas().start_sagas,
             Names(long_query_engine or engine).look_up_names,
-            BatchCheckout(engine).check_out_orders,
-            batches.reserve_orders,
-            batches.charge_orders,
-            batches.ship_orders,
-            BatchUnwind(engine).unwind_orders,
+            batches.check_out_orders,
+            batches.unwind_orders,
+            steps.reserve_orders,
+            steps.charge_orders,
+            steps.ship_orders,
         ],
         deployment_config=version,
         interceptors=[RefuseWrongArguments(), *interceptors],

@@ -12,10 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 
 from activities.batch import TRIES, describe, until_unchanged
-from activities.batch_together import LockTimeout, check_out, names_in
-from domain.bulk import DELEGATED, BatchReport, Outcome, StepInput, unpack
-from domain.model import CheckoutInput
-from sagafence import DatabaseRefusedStatement, transaction
+from activities.batch_together import LockTimeout, check_out, end_unbegun, names_in
+from domain.bulk import DELEGATED, BatchReport, Outcome, StepInput, StepReport, UnwindInput, unpack
+from domain.model import CheckoutInput, Ending
+from sagafence import DatabaseRefusedStatement, limited_refusals, transaction
 
 _TRIES = 3
 _TRIES_TOGETHER = 2
@@ -37,7 +37,7 @@ _LOCKED_BY_OTHERS = text("""
 
 
 class BatchCheckout:
-    """The activity that checks out the orders of a batch together."""
+    """The activities of a batch: to check its orders out together, and to end those that were not."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -55,6 +55,27 @@ class BatchCheckout:
         orders = [unpack(packed) for packed in asked.orders]
         outcomes = {outcome.order_id: outcome for outcome in await self._check_out(asked.carrier, orders)}
         return BatchReport.of([outcomes[order.order_id] for order in orders])
+
+    @activity.defn
+    async def unwind_orders(self, asked: UnwindInput) -> StepReport:
+        """End those orders that nothing was done for. One that has ended meanwhile keeps its ending.
+
+        Where something was done for one, it is delegated: its own saga has begun it, or a batch of an earlier build.
+
+        Raises:
+            DatabaseUnavailable: facts keep changing. Retried.
+        """
+        undos = {
+            unpack(packed): (reason, Ending(ending))
+            for packed, reason, ending in zip(asked.orders, asked.reasons, asked.endings, strict=True)
+        }
+        carrier = activity.info().workflow_id if activity.in_activity() else None
+        async with limited_refusals():
+            outcomes = await until_unchanged(self._engine, partial(end_unbegun, carrier=carrier, undos=undos))
+        return StepReport(
+            ended=[outcome for outcome in outcomes if outcome.status != DELEGATED],
+            delegated=[outcome.order_id for outcome in outcomes if outcome.status == DELEGATED],
+        )
 
     async def _check_out(self, carrier: str, orders: Sequence[CheckoutInput]) -> list[Outcome]:
         aside: list[Outcome] = []

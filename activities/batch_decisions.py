@@ -10,26 +10,27 @@ from activities.batch import describe
 from activities.inventory import LineFacts, why_not_reserved
 from activities.payments import why_not_paid
 from activities.shipping import why_not_shipped
-from domain.model import CheckoutInput, Step
+from domain.model import CheckoutInput, Ending, Step
 from sagafence import SagaError
 
 
 class Decision(NamedTuple):
-    """An order completes, or a step refuses it."""
+    """An order completes, or ends without any effect: a step refuses it, or it was cancelled before the first."""
 
     order: CheckoutInput
     total_minor: int | None = None
-    """With `currency` and `zone` for an order that completes; all three are None for a refused one."""
+    """With `currency` and `zone` for an order that completes; all three are None for another."""
     currency: str | None = None
     zone: str | None = None
     reason: str | None = None
-    refused_by: Step | None = None
+    ending: Ending | None = None
+    last_step: Step = Step.SHIP
 
     @property
     def steps(self) -> Sequence[Step]:
-        """The steps that are done, or, of a refused order, shut."""
+        """The steps that are done, or, of an order that does not complete, shut."""
         every = list(Step)
-        return every if self.refused_by is None else every[: every.index(self.refused_by) + 1]
+        return every[: every.index(self.last_step) + 1]
 
 
 def decide(
@@ -70,4 +71,4 @@ def decide(
 
 
 def _refused(order: CheckoutInput, step: Step, refusal: SagaError) -> Decision:
-    return Decision(order, reason=describe(refusal), refused_by=step)
+    return Decision(order, reason=describe(refusal), ending=Ending.REJECTED, last_step=step)

@@ -10,17 +10,17 @@ have changed, fences and constraints refuse it: all is rolled back and decided a
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from activities.batch import CATALOGUE, LOCK_BALANCES, LOCK_STOCK, Changed, is_due, line_columns, read_orders
+from activities.batch import CATALOGUE, LOCK_BALANCES, LOCK_STOCK, Changed, line_columns, outcome_of, read_orders
 from activities.batch_decisions import Decision, decide
 from activities.shipping import TRACKING_NUMBER
 from activities.steps import require_same_content, workflow_run
-from domain.bulk import DELEGATED, ORDER_ID_CONFLICT, OWNED, Outcome, StepReport
+from domain.bulk import DELEGATED, ORDER_ID_CONFLICT, OWNED, Outcome
 from domain.errors import OrderIdConflict
-from domain.model import CheckoutInput, OrderStatus, order_id_conflict
+from domain.model import ENDINGS, CheckoutInput, Ending, OrderStatus, Step, order_id_conflict
 from sagafence import sqlstate
 
 _LOCK_NOT_AVAILABLE = "55P03"
@@ -38,7 +38,7 @@ _BUYERS = text("""
      WHERE a.account_id = ANY (CAST(:customers AS text[])) AND a.kind = 'customer'
 """)
 
-# Without a zone an order is refused: its steps are shut, as far as the one that refused it.
+# Without a zone an order does not complete: its steps are shut, as far as the one that refused it.
 _FENCES = text(f"""
     INSERT INTO step_fence (saga_id, step, phase, had_effect, fingerprint, result)
     SELECT o.order_id, s.step, CASE WHEN o.zone IS NULL THEN 'undone' ELSE 'done' END, o.zone IS NOT NULL,
@@ -62,13 +62,13 @@ _ORDERS = text("""
     INSERT INTO orders (order_id, customer, status, changed_by, reason, ending, fingerprint, total_minor, currency,
                         carrier, shipped_by)
     SELECT order_id, customer,
-           CASE WHEN reason IS NULL THEN 'completed' ELSE 'rejected' END,
-           CASE WHEN reason IS NULL THEN 'ship' ELSE 'close' END,
-           reason, CASE WHEN reason IS NOT NULL THEN 'rejected' END, fingerprint, total_minor, currency,
-           :carrier, CASE WHEN reason IS NULL THEN :run END
+           coalesce(ending, 'completed'), CASE WHEN ending IS NULL THEN 'ship' ELSE 'close' END,
+           reason, ending, fingerprint, total_minor, currency,
+           :carrier, CASE WHEN ending IS NULL THEN :run END
       FROM unnest(CAST(:order_ids AS text[]), CAST(:customers AS text[]), CAST(:reasons AS text[]),
-                  CAST(:fingerprints AS text[]), CAST(:totals AS bigint[]), CAST(:currencies AS text[]))
-           AS o (order_id, customer, reason, fingerprint, total_minor, currency)
+                  CAST(:endings AS text[]), CAST(:fingerprints AS text[]), CAST(:totals AS bigint[]),
+                  CAST(:currencies AS text[]))
+           AS o (order_id, customer, reason, ending, fingerprint, total_minor, currency)
 """)
 # The lines of a refused order have no price, and it holds nothing. The stock of the others is consumed at once: it was
 # never held for another transaction to see. The accounts and the stock are locked already.
@@ -136,6 +136,23 @@ def names_in(orders: Sequence[CheckoutInput]) -> dict[str, list[str]]:
     }
 
 
+async def end_unbegun(
+    connection: AsyncConnection, carrier: str | None, undos: Mapping[CheckoutInput, tuple[str, Ending]]
+) -> list[Outcome]:
+    """End orders that nothing was done for, each for its reason, and return how each order has ended.
+
+    `DELEGATED` are those that a saga of theirs has begun: it has to be asked.
+
+    Raises:
+        Changed: something was done for one of them since it was looked for.
+    """
+    outcomes, new = await _known(connection, list(undos))
+    decisions = [
+        Decision(order, reason=undos[order][0], ending=undos[order][1], last_step=Step.RESERVE) for order in new
+    ]
+    return outcomes + (await _write(connection, carrier, decisions, {}) if new else [])
+
+
 async def _known(
     connection: AsyncConnection, orders: Sequence[CheckoutInput]
 ) -> tuple[list[Outcome], list[CheckoutInput]]:
@@ -143,16 +160,23 @@ async def _known(
     order_ids = [order.order_id for order in orders]
     taken = set((await connection.execute(_TAKEN, {"order_ids": order_ids})).scalars())
     known = await read_orders(connection, taken) if taken else {}
-    report = StepReport()
-    for order in orders:
-        row = known.get(order.order_id)
-        if row is not None and row.fingerprint is None and not await _is_same(connection, order):
-            # A saga of its own would find that, and keep the order by hand from having one.
-            report.ended.append(Outcome(order.order_id, ORDER_ID_CONFLICT, order_id_conflict(order.order_id)))
-        elif order.order_id in taken and (row is None or is_due(report, order, row)):
-            report.delegated.append(order.order_id)
-    owned = [Outcome(order_id, DELEGATED, OWNED) for order_id in report.delegated]
-    return report.ended + owned, [order for order in orders if order.order_id not in taken]
+    outcomes = [
+        await _known_outcome(connection, order, known.get(order.order_id))
+        for order in orders
+        if order.order_id in taken
+    ]
+    return outcomes, [order for order in orders if order.order_id not in taken]
+
+
+async def _known_outcome(connection: AsyncConnection, order: CheckoutInput, row: Row[Any] | None) -> Outcome:
+    if row is not None:
+        by_hand = row.fingerprint is None
+        # A saga of its own would find that, and keep the order by hand from having one.
+        if not (await _is_same(connection, order) if by_hand else row.fingerprint == order.fingerprint):
+            return Outcome(order.order_id, ORDER_ID_CONFLICT, order_id_conflict(order.order_id))
+        if row.status in ENDINGS and not by_hand:
+            return outcome_of(row)
+    return Outcome(order.order_id, DELEGATED, OWNED)
 
 
 async def _is_same(connection: AsyncConnection, order: CheckoutInput) -> bool:
@@ -167,18 +191,23 @@ async def _check_out(connection: AsyncConnection, carrier: str, orders: Sequence
     names = names_in(orders)
     buyers = {row.account_id: row for row in await connection.execute(_BUYERS, names)}
     catalogue = {row.sku: row for row in await connection.execute(CATALOGUE, names)}
-    decisions = decide(orders, buyers, catalogue)
+    return await _write(connection, carrier, decide(orders, buyers, catalogue), catalogue)
+
+
+async def _write(
+    connection: AsyncConnection, carrier: str | None, decisions: Sequence[Decision], catalogue: Mapping[str, Row[Any]]
+) -> list[Outcome]:
     columns = _columns(decisions)
     tracking = await _write_fences(connection, decisions, columns)
     await connection.execute(_ORDERS, {**columns, "carrier": carrier, "run": workflow_run()})
-    completed = [each for each in decisions if each.refused_by is None]
+    completed = [each for each in decisions if each.ending is None]
     await _lock(connection, [each.order for each in completed])
     prices = {
         (each.order.order_id, line.sku): catalogue[line.sku].unit_price_minor
         for each in completed
         for line in each.order.lines
     }
-    lines = line_columns(orders)
+    lines = line_columns(each.order for each in decisions)
     await connection.execute(
         _EFFECTS,
         {
@@ -200,6 +229,7 @@ def _columns(decisions: Sequence[Decision]) -> dict[str, list[Any]]:
         "currencies": [each.currency for each in decisions],
         "zones": [each.zone for each in decisions],
         "reasons": [each.reason for each in decisions],
+        "endings": [each.ending for each in decisions],
         "steps": [len(each.steps) for each in decisions],
     }
 
@@ -227,8 +257,8 @@ async def _lock(connection: AsyncConnection, orders: Sequence[CheckoutInput]) ->
 
 def _outcome(decision: Decision, tracking: Mapping[str, str]) -> Outcome:
     order_id = decision.order.order_id
-    if decision.refused_by is not None:
-        return Outcome(order_id, OrderStatus.REJECTED.value, decision.reason)
+    if decision.ending is not None:
+        return Outcome(order_id, decision.ending.value, decision.reason)
     return Outcome(
         order_id, OrderStatus.COMPLETED.value, None, decision.total_minor, decision.currency, tracking[order_id]
     )

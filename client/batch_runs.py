@@ -29,7 +29,7 @@ async def begin(client: Client, task_queue: str, orders: Sequence[CheckoutInput]
     with contextlib.suppress(WorkflowAlreadyStartedError):
         await client.start_workflow(
             policies.BULK_WORKFLOW,
-            Batch([pack(order) for order in orders], is_together=True),
+            Batch([pack(order) for order in orders]),
             id=workflow_id,
             task_queue=task_queue,
             request_eager_start=True,

@@ -8,15 +8,13 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from temporalio.client import WorkflowFailureError
 from temporalio.service import RPCError, RPCStatusCode
 
 from client import executions, lookup
 from client.checkouts import Checkouts
 from client.failures import NoAnswer, NoSuchOrder, Refused
 from client.listing import TERMINATED
-from client.requests import HasEnded
-from domain.bulk import DELEGATED, BatchReport, CancelOrder
+from domain.bulk import CancelOrder
 from domain.lookup import OrderRecord
 from domain.model import ENDINGS, CheckoutInput, CheckoutStatus, Ending, OrderStatus, who_and_why
 from domain.policies import checkout_workflow_id
@@ -53,7 +51,6 @@ class Orders:
         self._checkouts = checkouts
         self._client = checkouts.client
         self._task_queue = checkouts.task_queue
-        self._requests = checkouts.requests
 
     async def find(self, order_id: str) -> Found:
         """Return the status of an order.
@@ -139,27 +136,8 @@ class Orders:
             await self._undo_by_hand(record, request)
             return lambda: self._undone_by_hand(record)
         if record.status in ENDINGS:
-            if record.carrier and await self._requests.was_cancelled_in_batch(record.carrier, request):
-                return lambda: self.shown(record)
             raise Refused(f"order {record.order_id} is {record.status} already")
-        if (batch := record.carrier) and record.status in MOVING:
-            try:
-                await self._requests.cancel_in_batch(batch, request)
-            except HasEnded:
-                pass
-            except Refused as refusal:  # the order may have left it meanwhile
-                raise _Moved(str(refusal)) from None
-            else:
-                return lambda: self._cancelled_in_batch(batch, request)
         raise _Moved(f"order {record.order_id} is {as_shown(record.status)}, and {_LOST}")
-
-    async def _cancelled_in_batch(self, workflow_id: str, request: CancelOrder) -> Found:
-        batch = self._client.get_workflow_handle(workflow_id, result_type=BatchReport)
-        with contextlib.suppress(WorkflowFailureError):  # it was ended from outside
-            report: BatchReport = await batch.result()
-            if any(one.order_id == request.order_id and one.status != DELEGATED for one in report.unpacked()):
-                return await self.find(request.order_id)
-        raise _Moved(f"order {request.order_id} has left its batch, and {_LOST}")
 
     async def _undo_by_hand(self, record: OrderRecord, request: CancelOrder) -> None:
         """Start a saga that undoes an order which has none; against a sweep, the workflow id decides which is first."""

@@ -26,19 +26,15 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from client import executions
 from client.failures import ClientError, NotKnownYet, Refused
-from domain.bulk import CancelOrder
 from domain.model import CheckoutStatus, Resolution, reason_problem, who_and_why
 from domain.policies import checkout_workflow_id
 
 _CANCEL, _RETRY, _RESOLVE = "cancel", "retry_compensation", "resolve_compensation"
-_CANCEL_ORDER = "cancel_order"
 _ASK_AGAIN_SECONDS = 0.5
 # The server's error where the run was ended from outside between accepting and answering the request.
 _CUT_OFF = "AcceptedUpdateCompletedWorkflow"
 # The server's error where a run has taken all the updates that it may.
 _IS_FULL = "limit on the total number of distinct updates"
-# The worker's error for an update of a later release.
-_IS_UNKNOWN = "expected but not found"
 
 
 class _WrongArguments(Refused):
@@ -100,32 +96,6 @@ class Requests:
             # A worker of an earlier release takes the reason alone, of so many characters.
             both = who_and_why(by, reason)
             await self._send(order_id, _CANCEL, [reason if reason_problem(both) else both], name, was_asked_for)
-
-    async def cancel_in_batch(self, workflow_id: str, request: CancelOrder) -> None:
-        """Request that a batch undoes one of its orders. Raises as the others do, of the batch."""
-        try:
-            await self._result(await self._accepted(workflow_id, _CANCEL_ORDER, [request], _name_in_batch(request)))
-        except WorkflowUpdateFailedError as failure:
-            message = failure.cause.message if isinstance(failure.cause, ApplicationError) else str(failure.cause)
-            if _IS_UNKNOWN in message:
-                message = "its batch runs on a worker of an earlier release, which cannot cancel one order of it"
-            raise Refused(message) from None
-        except RPCError as error:
-            if error.status is RPCStatusCode.FAILED_PRECONDITION:
-                raise Refused(error.message) from None
-            if error.status is not RPCStatusCode.NOT_FOUND:
-                raise
-            raise HasEnded from None
-
-    async def was_cancelled_in_batch(self, workflow_id: str, request: CancelOrder) -> bool:
-        """Return whether a batch, open or ended, has carried out this very request."""
-        try:
-            answered, _ = await self._answered_in(workflow_id, "")
-        except RPCError as error:
-            if error.status is not RPCStatusCode.NOT_FOUND:
-                raise
-            return False
-        return _is_carried_out(answered, _name_in_batch(request))
 
     async def retry(self, order_id: str, *arguments: Any) -> CheckoutStatus | None:
         """Request another round of failed undos: the next one, or the requested one that has not ended."""
@@ -203,7 +173,7 @@ class Requests:
                             args=arguments,
                             id=name,
                             wait_for_stage=WorkflowUpdateStage.ACCEPTED,
-                            result_type=None if update in {_CANCEL, _CANCEL_ORDER} else CheckoutStatus,
+                            result_type=None if update == _CANCEL else CheckoutStatus,
                         )
                     except RPCError as error:
                         if _IS_FULL not in error.message:
@@ -259,10 +229,6 @@ class Requests:
                 name = done.meta.update_id
                 answered[name] = _Answered(names.get(name, ""), done.outcome.HasField("success"))
         return answered, earlier
-
-
-def _name_in_batch(request: CancelOrder) -> str:
-    return f"cancel-{_digest(request.order_id, request.reason)}"
 
 
 def _is_carried_out(answered: Mapping[str, _Answered], name: str) -> bool:

@@ -93,9 +93,6 @@ class Batch:
 
     orders: list[Any]
     """Each as `Packed`, no order id twice. Not decoded here: that would take longer than to reserve them."""
-    is_together: bool = False
-    """Whether all three steps of all orders are done in one transaction: group commit. A history replays as it began,
-    and every batch of an earlier version went step by step."""
 
 
 @dataclass(frozen=True)
@@ -137,11 +134,11 @@ class StepReport:
 
 @dataclass(frozen=True)
 class UnwindInput:
-    """Orders of a batch that are to be undone, be there effects to reverse or not."""
+    """Orders of a batch that are not to complete."""
 
     orders: list[Any]
     failed_steps: list[str]
-    """For each, the step that was refused or interrupted: it and all before it are undone."""
+    """For each, where a worker of an earlier build begins to undo it. Unused."""
     reasons: list[str]
     endings: list[str]
 

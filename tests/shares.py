@@ -30,7 +30,6 @@ EVERY = {
     "test_a_worker_whose_log_follower_ends_drains_and_leaves_with_1": 2,
     "test_every_character_there_is_means_the_same_to_the_database": 2,
     "test_a_wrong_secret_is_in_no_output_and_no_log": 2,
-    "test_orders_that_are_done_together_leave_what_they_leave_one_by_one": 4,
     "test_other_content_under_the_same_order_id_is_refused": 5,
     "test_whatever_is_missing_is_named": 4,
     # tests/workflow
@@ -41,7 +40,6 @@ EVERY = {
     "test_a_cancel_during_an_outage_is_honoured_before_the_next_attempt": 5,
     "test_a_cancel_in_the_instant_of_a_completion_is_never_half_done": 5,
     "test_a_cancel_that_keeps_an_outage_from_being_retried_is_a_cancel_and_no_rejection": 5,
-    "test_a_cancel_undoes_what_has_not_been_completed": 5,
     "test_a_cancel_while_a_statement_waits_in_postgres_undoes_everything": 5,
     "test_a_malformed_request_fails_at_once_as_invalid_input": 3,
     "test_a_refused_order_leaves_its_row_with_reason_and_lines": 3,
@@ -62,7 +60,6 @@ EVERY = {
     "test_what_a_terminated_saga_left_is_undone_and_the_order_cancelled": 3,
     "test_what_may_pass_is_tried_again": 4,
     "test_what_may_pass_is_tried_again_as_an_ordinary_activity": 5,
-    "test_where_a_step_keeps_failing_its_orders_go_on_in_sagas_of_their_own": 5,
     "test_whichever_undos_fail_the_order_is_stuck_and_a_retry_fixes_it": 3,
 }
 """Of which test each how-manyth case stays in `make test` or `make slow`."""

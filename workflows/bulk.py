@@ -9,8 +9,7 @@ from temporalio.exceptions import ActivityError, FailureError
 
 with workflow.unsafe.imports_passed_through():
     from activities.batch_checkout import BatchCheckout
-    from activities.batch_steps import Batches
-    from activities.batch_unwind import BatchUnwind
+    from activities.batch_steps import BatchSteps
     from activities.sagas import Sagas
     from domain import policies
     from domain.bulk import (
@@ -28,25 +27,24 @@ with workflow.unsafe.imports_passed_through():
         unpack,
     )
     from domain.errors import DatabaseContradictsHistory
-    from domain.model import CheckoutInput, Ending, Step, reason_problem, who_and_why
+    from domain.model import CheckoutInput, Ending, Step, who_and_why
     from domain.sweep import StartInput
     from domain.text import tidy
     from sagafence import Cancellation, InvalidInput, describe, failure_of, perform
     from workflows import wording
 
 _STEPS: Sequence[tuple[Step, Callable[[Any, StepInput], Awaitable[StepReport]], str]] = (
-    (Step.RESERVE, Batches.reserve_orders, "Reserve"),
-    (Step.PAY, Batches.charge_orders, "Charge"),
-    (Step.SHIP, Batches.ship_orders, "Ship"),
+    (Step.RESERVE, BatchSteps.reserve_orders, "Reserve"),
+    (Step.PAY, BatchSteps.charge_orders, "Charge"),
+    (Step.SHIP, BatchSteps.ship_orders, "Ship"),
 )
 _DELEGATED_AT_ONCE = 100
 _Report = TypeVar("_Report")
 
 
 class _Undo(NamedTuple):
-    """Why an order of the batch must be undone, and from which step on."""
+    """Why an order of the batch is not to complete."""
 
-    step: Step
     reason: str
     ending: Ending
 
@@ -55,11 +53,10 @@ class _Undo(NamedTuple):
 class BulkCheckoutWorkflow:
     """The sagas of many orders in one run; its workflow id is `bulk-` and a digest of the orders.
 
-    Each step is done for all orders for which it is due, and those that a step refused are undone together. Orders that
-    another saga owns, or whose step or undo keeps failing, are delegated to sagas of their own, which find what the
-    batch has done behind the fences and go on from there.
+    All orders are checked out in one transaction, which completes or refuses each. Orders that another saga owns, or
+    that cannot be written, are delegated to sagas of their own.
 
-    It completes with a `BatchReport`, also when it is cancelled: what has not been completed by then is undone.
+    It completes with a `BatchReport`, also when it is cancelled: what has not ended by then is ended without an effect.
     """
 
     def __init__(self) -> None:
@@ -68,15 +65,14 @@ class BulkCheckoutWorkflow:
         self._outcomes: dict[str, Outcome] = {}
         self._refused: dict[str, _Undo] = {}
         self._cancels: dict[str, str] = {}
-        """The orders to be cancelled, each with the reason. One whose step is running ends that first."""
-        self._step = Step.RESERVE
+        """The orders to be cancelled, each with the reason. One that is being checked out may complete all the same."""
 
     @workflow.run
     async def run(self, batch: Batch) -> BatchReport:
         """Bring every order of the batch to its end, or delegate it to its own saga."""
         self._take(batch)
-        # A worker of before ignores the field, and what it began step by step goes on so.
-        forward = self._together if batch.is_together and workflow.patched("together") else self._forward
+        # What an earlier build began step by step replays so.
+        forward = self._together if workflow.patched("together") else self._step_by_step
         failure_of(await self._cancellation.interruptible(forward()))  # what has not ended is undone
         await self._cancellation.protect(self._undo_the_rest())
         return BatchReport.of([self._outcomes[order_id] for order_id in self._orders])
@@ -106,12 +102,12 @@ class BulkCheckoutWorkflow:
         await self._delegate([outcome.order_id for outcome in delegated], OWNED)
         self._note_ended(delegated)  # each with its own reason
 
-    async def _forward(self) -> None:
-        for self._step, activity, verb in _STEPS:
+    async def _step_by_step(self) -> None:
+        for step, activity, verb in _STEPS:
             if (given := self._due_input()) is None:
                 break
-            if report := await self._tried(activity, given, self._step.value, f"{verb} {len(given.orders)} orders"):
-                await self._cancellation.protect(self._note(report))
+            if report := await self._tried(activity, given, step.value, f"{verb} {len(given.orders)} orders"):
+                await self._cancellation.protect(self._note(step, report))
 
     async def _tried(
         self, activity: Callable[[Any, StepInput], Awaitable[_Report]], given: StepInput, activity_id: str, summary: str
@@ -149,13 +145,13 @@ class BulkCheckoutWorkflow:
             order_id for order_id in self._orders if order_id not in self._outcomes and order_id not in self._refused
         ]
 
-    async def _note(self, report: StepReport) -> None:
+    async def _note(self, step: Step, report: StepReport) -> None:
         for order_id, reason in report.refused.items():
-            self._refused[order_id] = _Undo(self._step, tidy(reason), Ending.REJECTED)
+            self._refused[order_id] = _Undo(tidy(reason), Ending.REJECTED)
         self._note_ended(report.ended)
         await self._delegate(report.delegated, OWNED)
         if report.missing_step:
-            before = {Step.PAY: Step.RESERVE, Step.SHIP: Step.PAY}[self._step]
+            before = {Step.PAY: Step.RESERVE, Step.SHIP: Step.PAY}[step]
             lost = f"step {before} was done, and the database knows nothing of it"
             question = f"{lost}; {DatabaseContradictsHistory.question}"
             await self._delegate(report.missing_step, question, question=question)
@@ -171,7 +167,7 @@ class BulkCheckoutWorkflow:
         """Undo what a step has refused and, after a cancel, all that has not ended."""
         self._take_out_what_is_cancelled()
         reason = tidy(f"cancelled: {self._cancellation.reason}")
-        cancelled = {order_id: _Undo(self._step, reason, Ending.CANCELLED) for order_id in self._due()}
+        cancelled = {order_id: _Undo(reason, Ending.CANCELLED) for order_id in self._due()}
         if undos := {**self._refused, **cancelled}:
             await self._unwind(undos)
         self._show()
@@ -179,18 +175,21 @@ class BulkCheckoutWorkflow:
     async def _unwind(self, undos: Mapping[str, _Undo]) -> None:
         given = UnwindInput(
             [self._orders[order_id] for order_id in undos],
-            [undo.step.value for undo in undos.values()],
+            [Step.RESERVE.value] * len(undos),
             [undo.reason for undo in undos.values()],
             [undo.ending.value for undo in undos.values()],
         )
         try:
-            report = await perform(BatchUnwind.unwind_orders, given, policies.UNDO, None, f"↩ Undo {len(undos)} orders")
+            report = await perform(
+                BatchCheckout.unwind_orders, given, policies.UNDO, None, f"↩ Undo {len(undos)} orders"
+            )
         except ActivityError as error:
             # A saga of its own tries a refused order again, and it may succeed this time: not after a cancel.
             await self._delegate(list(undos), describe(error), undos if self._cancellation.is_requested else None)
         else:
             self._note_ended(report.ended)
-            await self._delegate(report.delegated, OWNED)
+            # Its own saga goes on with each, unless it is lost.
+            await self._delegate(report.delegated, OWNED, undos if self._cancellation.is_requested else None)
 
     async def _delegate(
         self, order_ids: Sequence[str], why: str, undos: Mapping[str, _Undo] | None = None, *, question: str = ""
@@ -217,28 +216,17 @@ class BulkCheckoutWorkflow:
 
     # Cancels of single orders -------------------------------------------------------------------------------
 
-    @workflow.update(description="Cancel one order of the batch; refused once it has ended or is being undone")
+    @workflow.update(description="Cancel one order of the batch, unless it has ended")
     def cancel_order(self, request: CancelOrder) -> None:
-        """Ask for one order to be undone. Whether that was in time shows in how it ends."""
-        self._cancels.setdefault(request.order_id, tidy(f"cancelled: {who_and_why(request.by, request.reason)}"))
+        """Ask for one order to be undone. Whether that was in time shows in how it ends.
 
-    @cancel_order.validator
-    def _validate_cancel_order(self, request: CancelOrder) -> None:
-        order_id = request.order_id
-        if problem := reason_problem(request.reason):
-            raise InvalidInput(problem)
-        if self._orders and order_id not in self._orders:
-            raise InvalidInput(f"order {order_id} is not in this batch")
-        if outcome := self._outcomes.get(order_id):
-            raise InvalidInput(f"order {order_id} is {outcome.status} already")
-        if undo := self._refused.get(order_id):
-            raise InvalidInput(f"order {order_id} is being undone already: {undo.reason}")
-        if self._cancellation.is_requested:
-            raise InvalidInput(f"order {order_id} is being undone already, with its whole batch")
+        Callers of an earlier build ask so; those of today can name an order only once it has ended or has a saga.
+        """
+        self._cancels.setdefault(request.order_id, tidy(f"cancelled: {who_and_why(request.by, request.reason)}"))
 
     def _cancelled_among(self, order_ids: Iterable[str]) -> Mapping[str, _Undo]:
         return {
-            order_id: _Undo(self._step, self._cancels[order_id], Ending.CANCELLED)
+            order_id: _Undo(self._cancels[order_id], Ending.CANCELLED)
             for order_id in order_ids
             if order_id in self._cancels
         }
@@ -257,4 +245,4 @@ class BulkCheckoutWorkflow:
             return outcome
         if undo := self._refused.get(order_id):
             return Outcome(order_id, "refused", undo.reason)
-        return Outcome(order_id, f"at step {self._step}")
+        return Outcome(order_id, "under way")

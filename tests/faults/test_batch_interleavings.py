@@ -35,8 +35,8 @@ MET = frozenset(
         "unwind waited for nobody: completed",
         "unwind waited for nobody: cancelled",
         "unwind waited for batch: completed",
-        "unwind waited for batch: cancelled",
-        "unwind waited for reserve: cancelled",
+        "unwind waited for nobody: handed over",
+        "unwind waited for reserve: handed over",
     }
 )
 

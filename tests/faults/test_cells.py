@@ -1,8 +1,8 @@
 """Every operation that meets every fault at every boundary ends as it must, having acted once or not at all.
 
-Six operations, five boundaries, eight faults: 240 cells; 168 for the operations of batches, 32 of them for the
-transaction of a batch that goes together. The operations of a fault and a boundary are in one run with one saga or
-batch for each; `tests/faults/lab/cells.py` and `batch_cells.py` say how each has to end.
+Six operations, five boundaries, eight faults: 240 cells; 32 for the transaction of a batch. The operations of a fault
+and a boundary are in one run with one saga for each; `tests/faults/lab/cells.py` and `batch_cells.py` say how each has
+to end.
 """
 
 from collections import Counter
@@ -15,11 +15,9 @@ from tests.faults.lab.batch_cells import (
     BATCH_CELLS,
     REFUSALS,
     BatchCell,
-    BatchOperation,
     Fate,
     answer_is_refused,
     answers_of_batch,
-    ending_of_order,
     fences_at,
     is_delegated,
     is_done_by_batch,
@@ -110,16 +108,13 @@ async def test_a_struck_batch_takes_effect_once_and_each_of_its_orders_ends_prop
     assert found.proof, "the fault had no effect, or not the one it must have"
     assert_the_attempt_ended_as_it_must(found, cell, answers_of_batch(cell))
     assert found.run_status == "COMPLETED"
-    if cell.is_together and cell.group.fault is Fault.CANCELLED:
+    if cell.group.fault is Fault.CANCELLED:
         assert bool(found.task_failures) is answer_is_refused(cell)
-    if cell.is_together and cell.group.fault is Fault.TERMINATED:
+    if cell.group.fault is Fault.TERMINATED:
         assert found.attempts == 2, "the second load needs one, whatever the first has locked or done"
-    assert [traces.status for traces in found.traces] == [ending_of_order(cell, fate) for fate in cell.fates]
+    assert [traces.status for traces in found.traces] == [fate.usual for fate in cell.fates]
     for fate, _, traces in orders:
-        if cell.is_together:
-            assert_an_order_has_all_that_its_transaction_writes(cell, fate, traces)
-        else:
-            assert_an_order_of_a_batch_left_what_it_may(cell, fate, traces)
+        assert_an_order_has_all_that_its_transaction_writes(cell, fate, traces)
         assert_a_rejected_order_says_why(fate, traces)
     completed = [traces for traces in found.traces if traces.status == "completed"]
     assert found.shelf == Shelf(gone=QUANTITY * len(completed), reserved=0)
@@ -176,20 +171,8 @@ def assert_one_effect_and_one_reversal_at_most(cell: Cell, traces: Traces, shelf
         assert traces.shipments or step != "ship"
 
 
-def assert_an_order_of_a_batch_left_what_it_may(cell: BatchCell, fate: Fate, traces: Traces) -> None:
-    """Check the tables: each step that took effect did so for an order whose fate it is, and none is forgotten."""
-    assert_what_an_order_left(traces, "handed_over" if fate is Fate.HANDED_OVER else "label")
-    assert traces.effects <= set(fate.steps)
-    if traces.status == fate.usual:
-        assert traces.effects == set(fate.steps)
-    assert traces.effects >= {step for step, phase in fences_at(cell, fate).items() if step in fate.steps and phase}
-    assert bool(traces.transfers) is ("pay" in traces.effects)
-    assert bool(traces.reservations) is ("reserve" in traces.effects)
-    assert bool(traces.shipments) is ("ship" in traces.effects)
-
-
 def assert_an_order_has_all_that_its_transaction_writes(cell: BatchCell, fate: Fate, traces: Traces) -> None:
-    """Check the tables: a batch that goes together has done all of an order, or has left it to its own saga."""
+    """Check the tables: a batch has done all of an order, or has left it to its own saga."""
     assert_what_an_order_left(traces, "label" if fate is Fate.LABEL else "handed_over")
     assert is_delegated(cell, fate) in {traces.has_saga, None}
     assert is_done_by_batch(cell, fate) in {traces.is_of_batch, None}
@@ -240,9 +223,7 @@ def test_the_cells_are_the_whole_product_and_every_run_meets_each_value_of_each_
     every = [group for group in GROUPS if group.is_in_every_run]
 
     assert len(set(CELLS)) == len(Operation) * len(Boundary) * len(Fault) == 240
-    in_tasks = len(BatchOperation) - 1  # the undo is an activity
-    assert len(set(BATCH_CELLS)) == (in_tasks * len(LOCAL_BOUNDARIES) + len(Boundary)) * len(Fault) == 168
-    assert sum(cell.is_together for cell in BATCH_CELLS) == len(LOCAL_BOUNDARIES) * len(Fault) == 32
+    assert len(set(BATCH_CELLS)) == len(LOCAL_BOUNDARIES) * len(Fault) == 32
     assert Counter(group.fault for group in every) == Counter(Fault)
     assert {group.boundary for group in every} == set(Boundary)
     assert Counter(group.is_local for group in every) == dict.fromkeys([False, True], len(Fault) // 2)

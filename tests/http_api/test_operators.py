@@ -9,9 +9,8 @@ from domain import policies
 from http_api.keys import Scope
 from tests.conftest import Shop
 from tests.http_api.conftest import TEA, Api
-from tests.workflow.bulk_scenes import gates_of, start_batch
 from tests.workflow.gates import Gates
-from tests.workflow.sagas import BREAK_UNDO, MEND_UNDO, hasty, until_status, until_tried
+from tests.workflow.sagas import BREAK_UNDO, MEND_UNDO, hasty, until_status
 
 
 @pytest.fixture(autouse=True)
@@ -68,24 +67,14 @@ async def test_a_cancel_that_comes_too_late_is_refused(api: Api) -> None:
     assert "completed already" in problem["detail"]
 
 
-async def test_an_order_of_a_batch_and_one_by_hand_are_cancelled_too(api: Api, shop: Shop) -> None:
-    gates, batched, by_hand = Gates(), shop.order(), shop.order()
+async def test_an_order_by_hand_is_cancelled_too(api: Api, shop: Shop) -> None:
+    by_hand = shop.order()
     await shop.accept_by_hand(by_hand)
-    key = gates_of(shop, [batched])
-    gates.fail(key, "charge_orders", times=1)  # its second attempt is an activity: an update is taken meanwhile
-    gate = gates.hold(key, "charge_orders", "before")
-    async with shop.working(interceptors=(gates,)):
-        batch = await start_batch(shop, [batched])
-        await until_tried(gates, key, "charge_orders", times=2)
-
-        in_batch = await ask(api, batched.order_id, "cancel", reason="changed my mind")
-        alone = await ask(api, by_hand.order_id, "cancel", reason="changed my mind")
-        gate.open()
-        await batch.result()
-        await until_status(shop, batched, "cancelled")
+    async with shop.working():
+        status, _ = await ask(api, by_hand.order_id, "cancel", reason="changed my mind")
         await until_status(shop, by_hand, "cancelled")
 
-    assert (in_batch[0], alone[0]) == (202, 202)
+    assert status == 202
 
 
 async def test_a_retry_is_accepted_before_its_round_is_over_and_ends_the_order(

@@ -17,14 +17,10 @@ from domain.bulk import DELEGATED, ORDER_ID_CONFLICT, OWNED, Outcome
 from domain.model import CheckoutInput, Ending, UndoInput
 from sagafence import DatabaseUnavailable, SagaError
 from tests.conftest import Database, Shop
-from tests.integration.test_batches import OWN, another_shop, asked, drawn, left_behind, one_by_one
+from tests.integration.batch_orders import OWN, another_shop, drawn, left_behind, one_by_one, together
 from tests.workflow.sagas import violations
 
 SEEDS = range(8)
-
-
-async def together(shop: Shop, orders: Sequence[CheckoutInput]) -> list[Outcome]:
-    return (await BatchCheckout(shop.engine).check_out_orders(asked(orders))).unpacked()
 
 
 def statuses(outcomes: Sequence[Outcome]) -> list[str]:

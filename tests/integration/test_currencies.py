@@ -4,7 +4,7 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from activities.batch_steps import Batches
+from activities.batch_checkout import BatchCheckout
 from activities.inventory import Inventory
 from activities.payments import Payments
 from devstack.stack import ROOT
@@ -64,8 +64,7 @@ async def test_the_largest_order_at_the_highest_price_is_bought(shop: Shop, data
         await Inventory(shop.engine).reserve_inventory(order)
         await Payments(shop.engine).charge_payment(order)
     else:
-        await Batches(shop.engine).reserve_orders(StepInput("bulk-1", [pack(order)]))
-        await Batches(shop.engine).charge_orders(StepInput("bulk-1", [pack(order)]))
+        await BatchCheckout(shop.engine).check_out_orders(StepInput("bulk-1", [pack(order)]))
 
     total = MAX_LINES * MAX_QUANTITY * HIGHEST_PRICE
     assert await database.value("SELECT total_minor FROM orders") == total
@@ -101,7 +100,8 @@ async def test_who_pays_in_another_currency_is_refused(
 
     with pytest.raises(CurrencyMismatch, match="alice pays in EUR, the order is priced in JPY"):
         await Inventory(engine).reserve_inventory(order)
-    report = await Batches(engine).reserve_orders(StepInput("bulk-1", [pack(order)]))
-
-    assert report.refused == {order.order_id: "CurrencyMismatch: alice pays in EUR, the order is priced in JPY"}
     assert await database.value("SELECT count(*) FROM orders") == 0
+    report = await BatchCheckout(engine).check_out_orders(StepInput("bulk-1", [pack(order)]))
+
+    [outcome] = report.unpacked()
+    assert outcome.reason == "CurrencyMismatch: alice pays in EUR, the order is priced in JPY"

@@ -12,7 +12,7 @@ from domain.policies import checkout_workflow_id
 from sagafence import DatabaseRefusedStatement, fence
 from tests.conftest import Shop
 from tests.integration.commands import Desk
-from tests.workflow.bulk_scenes import BulkHandle, gates_of, mixed, start_batch
+from tests.workflow.bulk_scenes import BulkHandle, between_steps, gates_of, mixed, start_batch
 from tests.workflow.gates import Gates
 from tests.workflow.sagas import BREAK_UNDO, forget, how_it_ended, until, until_tried
 
@@ -53,12 +53,14 @@ async def test_an_order_of_a_batch_is_reported_with_its_steps_and_the_batch_as_i
     assert all(one.out.splitlines()[-1].endswith(LINK + batch.id) for one in ran)
     assert [one.code for one in ran] == [0, 3, 3, 3, 0]
     assert "UndeliverableAddress" in ran[3].out
-    assert [line.split()[:2] for line in ran[3].out.splitlines()[2:4]] == [["reserve", "undone"], ["pay", "undone"]]
+    assert [line.split()[:2] for line in ran[3].out.splitlines()[2:4]] == [["reserve", "nothing"], ["pay", "nothing"]]
 
 
 async def test_an_order_whose_batch_is_under_way_is_running(run_starter: Desk) -> None:
     shop, gates, orders = run_starter.shop, Gates(), [run_starter.shop.order()]
-    gate = gates.hold(gates_of(shop, orders), "ship_orders", "before")
+    key = gates_of(shop, orders)
+    await between_steps(shop, key.order_id, orders, are_paid=True)
+    gate = gates.hold(key, "check_out_orders", "before")
     async with shop.working(interceptors=(gates,)):
         batch = await start_batch(shop, orders)
         await gate.reached()
@@ -71,12 +73,13 @@ async def test_an_order_whose_batch_is_under_way_is_running(run_starter: Desk) -
 
 
 async def ended_from_outside(shop: Shop, orders: list[CheckoutInput]) -> BulkHandle:
-    """Terminate a batch while it charges its orders, which are reserved."""
+    """Terminate a batch whose orders are reserved."""
     gates, key = Gates(), gates_of(shop, orders)
-    gates.fail(key, "charge_orders")
+    await between_steps(shop, key.order_id, orders)
+    gates.fail(key, "check_out_orders")
     async with shop.working(interceptors=(gates,)):
         batch = await start_batch(shop, orders)
-        await until_tried(gates, key, "charge_orders", times=2)
+        await until_tried(gates, key, "check_out_orders", times=2)
         await batch.terminate()
     return batch
 
@@ -102,7 +105,8 @@ async def test_an_order_whose_batch_was_ended_from_outside_is_reported_as_that_u
 async def test_an_order_that_was_handed_over_is_reported_by_its_own_saga(run_starter: Desk) -> None:
     shop, gates, orders = run_starter.shop, Gates(), [run_starter.shop.order()]
     key = gates_of(shop, orders)
-    gates.fail(key, "ship_orders", error=lambda: DatabaseRefusedStatement("no right: injected"))
+    await between_steps(shop, key.order_id, orders)
+    gates.fail(key, "check_out_orders", error=lambda: DatabaseRefusedStatement("no right: injected"))
     async with shop.working(interceptors=(gates,)):
         batch = await start_batch(shop, orders)
         await batch.result()
@@ -237,8 +241,11 @@ async def test_a_list_has_the_orders_of_batches_and_those_by_hand_each_once(run_
     own, by_hand, missing_step = shop.order(), shop.order(), shop.order()
     under_way = [shop.order()]
     handed_over = [shop.order()]
-    gate = gates.hold(gates_of(shop, under_way), "ship_orders", "before")
-    gates.fail(gates_of(shop, handed_over), "ship_orders", error=lambda: DatabaseRefusedStatement("no right: injected"))
+    await between_steps(shop, gates_of(shop, under_way).order_id, under_way)
+    gate = gates.hold(gates_of(shop, under_way), "check_out_orders", "before")
+    gates.fail(
+        gates_of(shop, handed_over), "check_out_orders", error=lambda: DatabaseRefusedStatement("no right: injected")
+    )
     async with shop.working(interceptors=(gates,)):
         batch = await start_batch(shop, orders)
         await batch.result()

@@ -17,7 +17,7 @@ from http_api.reads import Cursor, Reads, Wanted
 from tests import plans
 from tests.conftest import Database, Shop
 from tests.ended_orders import write_ended_orders
-from tests.integration.test_batches import drawn, one_by_one, together
+from tests.integration.batch_orders import drawn, one_by_one, together
 
 _ENDED, _UNFINISHED = 20_000, 2_000
 """Enough for the plans that a million get, and a few seconds to write."""

@@ -136,8 +136,7 @@ async def test_no_more_runs_at_once_than_the_settings_allow(
     async with database.locked("SELECT FROM accounts WHERE account_id = 'alice' FOR UPDATE"):
         orders = [own_shop.order("alice", ("pen", 1)) for _ in range(8)]
         handles: list[WorkflowHandle[Any, Any]] = [
-            await (start_batch(own_shop, [order], together=True) if is_batch else own_shop.start(order))
-            for order in orders
+            await (start_batch(own_shop, [order]) if is_batch else own_shop.start(order)) for order in orders
         ]
 
         async def as_many_as_may() -> bool:

@@ -1,6 +1,15 @@
 """Faults in how an order answers that has no saga of its own, and in who is told to have asked."""
 
-from tests.mutants.killers import EVENT_LOG, EVERY_ORDER_ANSWERS, LOOKUPS, PLANS, STARTER_UPKEEP, WHAT_START_SAYS, at
+from tests.mutants.killers import (
+    BULK,
+    EVENT_LOG,
+    EVERY_ORDER_ANSWERS,
+    LOOKUPS,
+    PLANS,
+    STARTER_UPKEEP,
+    WHAT_START_SAYS,
+    at,
+)
 from tests.mutants.mutant import Mutant
 
 _CANCELS = "tests/integration/test_cancel_wherever_it_is.py"
@@ -73,12 +82,12 @@ MUTANTS = (
         at(EVENT_LOG, "test_an_event_of_a_batch_leads_to_the_batch_until_the_orders_own_saga_has_it"),
     ),
     Mutant(
-        "refused-order-forgets-its-batch",
-        "an order that the first step refused would have no history",
-        "activities/batch_unwind.py",
-        '"carrier": activity.info().workflow_id if activity.in_activity() else None,',
-        '"carrier": None,',
-        at(EVERY_ORDER_ANSWERS, "test_an_order_of_a_batch_is_reported_with_its_steps_and_the_batch_as_its_history"),
+        "cancelled-order-forgets-its-batch",
+        "an order that was cancelled with its batch would have no history",
+        "activities/batch_checkout.py",
+        "carrier = activity.info().workflow_id if activity.in_activity() else None",
+        "carrier = None",
+        at(BULK, "test_a_cancel_between_two_attempts_leaves_every_order_cancelled_for_its_reason"),
     ),
     Mutant(
         "batch-loses-a-cancel",
@@ -86,11 +95,7 @@ MUTANTS = (
         _WORKFLOW,
         "        self._refused.update(self._cancelled_among(self._due()))\n",
         "        pass\n",
-        at(
-            _CANCELS,
-            "test_one_order_of_a_batch_is_undone_and_the_others_complete[charge_orders-before]",
-            "test_one_order_of_a_batch_is_undone_and_the_others_complete[charge_orders-after]",
-        ),
+        at(BULK, "test_orders_whose_end_cannot_be_written_after_a_cancel_are_repaired_each_for_its_reason"),
     ),
     Mutant(
         "cancelled-order-goes-forward-in-its-own-saga",
@@ -98,19 +103,7 @@ MUTANTS = (
         _WORKFLOW,
         "self._delegate(order_ids, describe(error))",
         "self._delegate(order_ids, describe(error), {})",
-        at(
-            _CANCELS,
-            "test_an_order_that_is_cancelled_while_its_batch_hands_it_over_is_undone_by_its_own_saga",
-        ),
-    ),
-    Mutant(
-        "repeated-cancel-of-a-batch-is-refused",
-        "whoever repeats a cancel to learn what came of it would be told that it was refused",
-        _ORDERS,
-        "            if record.carrier and await self._requests.was_cancelled_in_batch(record.carrier, request):\n"
-        "                return lambda: self.shown(record)\n",
-        "",
-        at(_CANCELS, "test_one_order_of_a_batch_is_undone_and_the_others_complete[charge_orders-after]"),
+        at(BULK, "test_an_order_that_is_cancelled_while_its_batch_keeps_failing_is_undone_by_its_own_saga"),
     ),
     Mutant(
         "cancel-by-hand-buys",

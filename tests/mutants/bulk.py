@@ -1,71 +1,28 @@
 """Faults in the bulk load: who gets the last ones, what is left behind, and who deals with the rest."""
 
-from tests.mutants.killers import BATCHES, BULK, CANCEL_OF_ONE, PAUSED, REPLAY, at
+from tests.mutants.killers import BATCHES, BULK, PAUSED, REPLAY, at
 from tests.mutants.mutant import Mutant
 
-_STEPS = "activities/batch_steps.py"
-_UNWIND = "activities/batch_unwind.py"
+_TOGETHER = "activities/batch_together.py"
 _SHARED = "activities/batch.py"
 _WORKFLOW = "workflows/bulk.py"
-_CANCEL_OF_ONE = at(CANCEL_OF_ONE, "test_what_is_not_to_be_cancelled_any_more_is_refused_and_the_first_reason_is_kept")
-_EQUAL = at(BATCHES, "test_orders_that_are_done_together_leave_what_they_leave_one_by_one")
 
 MUTANTS = (
     Mutant(
-        "account-that-goes-while-a-batch-decides",
-        "one customer's account would have every order of the batch repeated until it is handed to a saga of its own",
-        _STEPS,
-        "balances.get(customer, 0) < amount",
-        "balances[customer] < amount",
-        at(BATCHES, "test_a_customer_who_is_gone_is_refused_and_the_others_are_charged[while it decides]"),
-    ),
-    Mutant(
-        "batch-promises-the-last-one-twice",
-        "a batch with more buyers than goods would never be reserved",
-        _STEPS,
-        "            free[line.sku] -= line.quantity\n",
-        "            free[line.sku] -= 0\n",
-        _EQUAL,
-    ),
-    Mutant(
-        "batch-spends-a-balance-twice",
-        "a batch with a customer who cannot pay all of it would never be paid",
-        _STEPS,
-        "        left_over[row.customer] -= row.total_minor\n",
-        "",
-        _EQUAL,
-    ),
-    Mutant(
-        "batch-acts-without-the-fence",
-        "an order that was undone before would be reserved all the same",
-        _STEPS,
-        "    taken = [accepted[order_id] for order_id in claimed]\n",
-        "    taken = [accepted[order_id] for order_id in accepted]\n",
-        at(BATCHES, "test_an_order_that_was_undone_before_it_was_done_is_left_to_its_saga"),
-    ),
-    Mutant(
         "batch-takes-anothers-id",
         "an order would be paid under the id of another one",
-        _SHARED,
-        "    elif row.fingerprint != order.fingerprint:\n",
-        "    elif False:\n",
-        at(BATCHES, "test_an_id_that_belongs_to_another_order_is_reported_and_left_alone"),
+        _TOGETHER,
+        "if by_hand else row.fingerprint == order.fingerprint):",
+        "if by_hand else True):",
+        at(BATCHES, "test_what_has_ended_or_belongs_to_another_order_is_reported_and_left_alone"),
     ),
     Mutant(
         "batch-takes-an-order-by-hand-for-its-own",
         "the ending of a refused order by hand would be told of another order with its id",
-        _SHARED,
-        "        report.delegated.append(order.order_id)\n    elif row.fingerprint != order.fingerprint:\n",
-        "        report.ended.append(outcome_of(row))\n    elif row.fingerprint != order.fingerprint:\n",
-        at(BULK, "test_the_end_of_an_order_by_hand_is_reported_only_to_whom_wants_the_same[False-other content]"),
-    ),
-    Mutant(
-        "batch-takes-its-first-look-for-the-last",
-        "an order whose id another one has just taken would be handed over to that one's saga",
-        _SHARED,
-        "            if row is None or is_due(report, orders[order_id], row):\n",
-        "            if row is None or row.status:\n",
-        at(BATCHES, "test_an_order_that_comes_while_its_fence_is_taken_is_looked_at_again[lines1]"),
+        _TOGETHER,
+        "        if row.status in ENDINGS and not by_hand:\n",
+        "        if row.status in ENDINGS:\n",
+        at(BULK, "test_the_end_of_an_order_by_hand_is_reported_only_to_whom_wants_the_same[True-rejected]"),
     ),
     Mutant(
         "load-tells-a-strangers-ending",
@@ -84,52 +41,12 @@ MUTANTS = (
         at(BULK, "test_an_order_whose_own_saga_finds_its_id_taken_is_reported_to_be_of_other_content"),
     ),
     Mutant(
-        "batch-forgets-that-a-step-is-forgotten",
-        "what a restored database has lost would be taken for done",
-        _SHARED,
-        "    if row is None or row.status in before:\n",
-        "    if row is None:\n",
-        at(BATCHES, "test_a_step_that_the_database_has_forgotten_is_reported"),
-    ),
-    Mutant(
-        "batch-keeps-the-goods-of-the-refused",
-        "stock would be held for orders that were rejected",
-        _UNWIND,
-        '"reserved": [order_id for order_id, step in had_effect if step == Step.RESERVE]',
-        '"reserved": []',
-        _EQUAL,
-    ),
-    Mutant(
-        "batch-leaves-the-failed-step-open",
-        "a late attempt of the refused step would act after the unwind",
-        _UNWIND,
-        "_STEPS[: _STEPS.index(each.last_step) + 1]",
-        "_STEPS[: _STEPS.index(each.last_step)]",
-        _EQUAL,
-    ),
-    Mutant(
-        "batch-undoes-as-far-as-it-knows",
-        "a batch that is cancelled before it knows what an earlier run has done would keep the money",
-        _UNWIND,
-        "_DONE[row.status] if row else Step.RESERVE",
-        "Step.RESERVE",
-        at(BATCHES, "test_an_unwind_takes_back_what_stands_and_shuts_the_rest_however_little_it_knows"),
-    ),
-    Mutant(
         "batch-gives-up-with-its-step",
         "a step that keeps failing would cost all its orders",
         _WORKFLOW,
         "await self._cancellation.protect(self._delegate(order_ids, describe(error)))\n",
         "raise\n",
-        at(BULK, "test_where_a_step_keeps_failing_its_orders_go_on_in_sagas_of_their_own"),
-    ),
-    Mutant(
-        "batch-leaves-the-refused-as-they-are",
-        "a rejected order would hold its goods until the sweep came",
-        _WORKFLOW,
-        "            self._refused[order_id] = _Undo(self._step, tidy(reason), Ending.REJECTED)\n",
-        '            self._outcomes[order_id] = Outcome(order_id, "rejected", reason)\n',
-        at(BULK, "test_each_order_of_a_batch_has_an_outcome_of_its_own"),
+        at(BULK, "test_where_a_batch_keeps_failing_its_orders_go_on_in_sagas_of_their_own"),
     ),
     Mutant(
         "batch-does-not-hear-of-a-cancel",
@@ -137,7 +54,7 @@ MUTANTS = (
         _WORKFLOW,
         "        if self._cancellation.is_requested:\n            raise asyncio",
         "        if False:\n            raise asyncio",
-        at(BULK, "test_a_cancel_undoes_what_has_not_been_completed[after-charge_orders]"),
+        at(BULK, "test_a_batch_that_is_cancelled_before_its_first_step_leaves_every_order_cancelled"),
     ),
     Mutant(
         "batch-goes-on-by-sagas-after-a-cancel",
@@ -145,15 +62,7 @@ MUTANTS = (
         _WORKFLOW,
         "            if self._cancellation.is_requested:  # whatever",
         "            if False:  # whatever",
-        at(BULK, "test_a_cancel_during_an_attempt_that_then_fails_undoes_the_batch"),
-    ),
-    Mutant(
-        "batch-tries-the-refused-anew-after-a-cancel",
-        "an order would be completed after its batch was called off",
-        _WORKFLOW,
-        "undos if self._cancellation.is_requested else None)\n",
-        "{i: undo for i, undo in undos.items() if undo.ending is Ending.CANCELLED})\n",
-        at(BULK, "test_what_a_step_refused_does_not_go_forward_after_a_cancel_because_its_undo_failed"),
+        at(BULK, "test_a_cancel_during_an_attempt_that_then_fails_leaves_every_order_cancelled"),
     ),
     Mutant(
         "batch-keeps-its-reason-to-itself",
@@ -161,15 +70,7 @@ MUTANTS = (
         _WORKFLOW,
         "review_reason=question, reason=undo.reason, ending=undo.ending)\n",
         "review_reason=question, ending=undo.ending)\n",
-        at(BULK, "test_an_undo_that_keeps_failing_after_a_cancel_is_the_business_of_a_repair"),
-    ),
-    Mutant(
-        "batch-calls-the-refused-cancelled",
-        "an order that a step refused would be told as cancelled because its undo failed",
-        _WORKFLOW,
-        "review_reason=question, reason=undo.reason, ending=undo.ending)\n",
-        "review_reason=question, reason=undo.reason)\n",
-        at(BULK, "test_what_a_step_refused_does_not_go_forward_after_a_cancel_because_its_undo_failed"),
+        at(BULK, "test_orders_whose_end_cannot_be_written_after_a_cancel_are_repaired_each_for_its_reason"),
     ),
     Mutant(
         "batch-takes-a-local-failure-for-a-cancel",
@@ -179,8 +80,7 @@ MUTANTS = (
         "        except ActivityError as error:\n            if self._cancellation",
         at(
             BULK,
-            "test_where_a_step_keeps_failing_its_orders_go_on_in_sagas_of_their_own[before-reserve_orders]",
-            "test_one_order_that_cannot_be_written_does_not_take_the_others_with_it",
+            "test_where_a_batch_keeps_failing_its_orders_go_on_in_sagas_of_their_own[before]",
         ),
     ),
     Mutant(
@@ -199,14 +99,6 @@ MUTANTS = (
         "range(0, min(len(order_ids), _DELEGATED_AT_ONCE), _DELEGATED_AT_ONCE)",
         at(BULK, "test_more_orders_than_are_handed_over_at_once_all_have_sagas_of_their_own"),
         hangs=True,
-    ),
-    Mutant(
-        "batch-guesses-what-was-forgotten",
-        "goods would be reserved and money taken twice after a restore",
-        _WORKFLOW,
-        "await self._delegate(report.missing_step, question, question=question)\n",
-        "await self._delegate(report.missing_step, question)\n",
-        at(BULK, "test_what_the_database_has_forgotten_is_parked_and_not_guessed"),
     ),
     Mutant(
         "sweep-repairs-what-a-batch-carries",
@@ -237,51 +129,43 @@ MUTANTS = (
         at(BULK, "test_what_a_batch_had_made_of_an_order_is_not_reported_where_its_id_was_taken_meanwhile"),
     ),
     Mutant(
-        "cancel-of-one-keeps-the-last-reason",
-        "the log would tell another reason than whoever was first was told",
-        _WORKFLOW,
-        'self._cancels.setdefault(request.order_id, tidy(f"cancelled: {who_and_why(request.by, request.reason)}"))',
-        'self._cancels[request.order_id] = tidy(f"cancelled: {who_and_why(request.by, request.reason)}")',
-        _CANCEL_OF_ONE,
-    ),
-    Mutant(
-        "cancel-of-one-without-a-reason",
-        "an order would be undone, and its log not tell why",
-        _WORKFLOW,
-        "        if problem := reason_problem(request.reason):\n            raise InvalidInput(problem)\n",
-        "",
-        _CANCEL_OF_ONE,
-    ),
-    Mutant(
-        "cancel-of-one-that-is-elsewhere",
-        "whoever asks the wrong batch would be told that the order is being cancelled",
-        _WORKFLOW,
-        "        if self._orders and order_id not in self._orders:\n",
-        "        if False:\n",
-        _CANCEL_OF_ONE,
-    ),
-    Mutant(
-        "cancel-of-one-that-has-ended",
-        "whoever cancels an order that was shipped would be told that it is being cancelled",
-        _WORKFLOW,
-        "        if outcome := self._outcomes.get(order_id):\n            raise InvalidInput",
-        "        if (outcome := self._outcomes.get(order_id)) and False:\n            raise InvalidInput",
-        _CANCEL_OF_ONE,
-    ),
-    Mutant(
-        "cancel-of-one-that-was-refused",
-        "whoever cancels an order that was refused would be told that it is cancelled for their reason",
-        _WORKFLOW,
-        "        if undo := self._refused.get(order_id):\n            raise InvalidInput",
-        "        if (undo := self._refused.get(order_id)) and False:\n            raise InvalidInput",
-        _CANCEL_OF_ONE,
-    ),
-    Mutant(
         "batch-follows-a-cancelled-parcel",
         "the outcomes of a load would have a number for parcels that nobody sends",
         _SHARED,
         "LEFT JOIN shipments s ON s.order_id = o.order_id AND s.state <> 'cancelled'",
         "LEFT JOIN shipments s ON s.order_id = o.order_id",
         at(BATCHES, "test_an_order_whose_label_was_cancelled_has_no_parcel_to_follow"),
+    ),
+    Mutant(
+        "cancelled-batch-leaves-an-order-to-be-bought",
+        "an order that an earlier build's batch had paid for would be shipped after its batch was called off",
+        _WORKFLOW,
+        "OWNED, undos if self._cancellation.is_requested else None)",
+        "OWNED)",
+        at(BULK, "test_a_cancelled_batch_has_repaired_what_was_left_of_its_orders_and_leaves_what_is_under_way"),
+    ),
+    Mutant(
+        "cancelled-batch-ends-what-a-saga-has-begun",
+        "the goods and the money of an order that its own saga is at would be lost",
+        _TOGETHER,
+        "    outcomes, new = await _known(connection, list(undos))\n",
+        "    outcomes, new = [], list(undos)\n",
+        at(BATCHES, "test_orders_that_a_saga_has_begun_are_left_to_it"),
+    ),
+    Mutant(
+        "cancelled-order-shuts-what-nobody-began",
+        "an order that was never begun would look as if all its steps had been undone",
+        _TOGETHER,
+        "ending=undos[order][1], last_step=Step.RESERVE)",
+        "ending=undos[order][1])",
+        at(BATCHES, "test_orders_that_were_not_begun_end_without_an_effect_and_a_late_attempt_finds_them_so"),
+    ),
+    Mutant(
+        "open-batch-of-before-completes-nothing",
+        "the orders of a batch that was open at the upgrade would be left in the middle",
+        "activities/batch_steps.py",
+        'delegated=[packed["order_id"] for packed in asked.orders]',
+        "delegated=[]",
+        at(BULK, "test_a_batch_that_a_worker_of_before_began_step_by_step_leaves_its_orders_to_their_sagas"),
     ),
 )

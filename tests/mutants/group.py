@@ -1,6 +1,6 @@
 """Group commit: one transaction for many orders, and who shares it."""
 
-from tests.mutants.killers import at
+from tests.mutants.killers import BULK, REPLAY, at
 from tests.mutants.mutant import Mutant
 
 _TOGETHER = "activities/batch_together.py"
@@ -11,13 +11,8 @@ _PLACE = "http_api/placing.py"
 _LINE = "http_api/seats.py"
 _WORKFLOW = "workflows/bulk.py"
 _ROWS = "tests/integration/test_batch_together.py"
-_FLOW = "tests/workflow/test_together.py"
 _SEATS = "tests/unit/test_batcher.py"
 _DOOR = "tests/http_api/test_grouping.py"
-_INTERLEAVED = at(
-    "tests/faults/test_batch_interleavings.py",
-    "test_batches_that_share_an_order_do_it_once_beside_its_saga_and_its_undo[0]",
-)
 _SAME = "test_orders_that_are_checked_out_together_leave_what_they_leave_one_by_one"
 
 MUTANTS = (
@@ -26,16 +21,16 @@ MUTANTS = (
         "group-does-what-a-saga-has-begun",
         "an order that its own saga holds stock for would be bought twice",
         _TOGETHER,
-        "if order.order_id in taken and (row is None or is_due(report, order, row)):",
-        "if order.order_id in taken and row is not None and is_due(report, order, row):",
+        "[order for order in orders if order.order_id not in taken]",
+        "[order for order in orders if order.order_id not in known]",
         at(_ROWS, "test_orders_of_other_sagas_are_left_to_them"),
     ),
     Mutant(
         "order-by-hand-gets-anothers-saga",
         "whoever sends the id of an order by hand would keep it from ever being processed",
         _TOGETHER,
-        "        if row is not None and row.fingerprint is None and not await _is_same(connection, order):\n",
-        "        if row is not None and row.fingerprint == 0:\n",
+        "if not (await _is_same(connection, order) if by_hand",
+        "if not (True if by_hand",
         at(_ROWS, "test_an_order_by_hand_is_left_to_its_own_saga_and_anothers_saga_is_not_begun_for_it"),
     ),
     Mutant(
@@ -66,9 +61,9 @@ MUTANTS = (
         "group-forgets-which-run-shipped",
         "the run could not take its own order back, and another's undo would be taken for its own",
         _TOGETHER,
-        "CASE WHEN reason IS NULL THEN :run END",
-        "CASE WHEN reason IS NULL AND :run = '' THEN :run END",
-        at(_FLOW, "test_each_order_has_its_outcome_and_no_activity_is_a_task_of_its_own"),
+        "CASE WHEN ending IS NULL THEN :run END",
+        "CASE WHEN ending IS NULL AND :run = '' THEN :run END",
+        at(BULK, "test_each_order_of_a_batch_has_an_outcome_of_its_own"),
     ),
     Mutant(
         "group-waits-as-long-as-a-step",
@@ -107,8 +102,8 @@ MUTANTS = (
         "refused-order-shuts-no-step",
         "a step of a refused order that arrives late would act",
         _DECISIONS,
-        "every[: every.index(self.refused_by) + 1]",
-        "every[: every.index(self.refused_by)]",
+        "every[: every.index(self.last_step) + 1]",
+        "every[: every.index(self.last_step)]",
         at(_ROWS, "test_a_refused_order_has_shut_its_steps_and_had_no_effect"),
     ),
     # Neighbours -----------------------------------------------------------------------------------------
@@ -142,15 +137,15 @@ MUTANTS = (
         _WORKFLOW,
         "        await self._delegate([outcome.order_id for outcome in delegated], OWNED)\n",
         "",
-        at(_FLOW, "test_each_order_that_is_left_to_a_saga_says_why_and_has_one"),
+        at(BULK, "test_each_order_that_is_left_to_a_saga_says_why_and_has_one"),
     ),
     Mutant(
         "batch-of-a-worker-of-before-changes-its-way",
         "a batch that an older worker has begun could not go on, and its orders would stand still",
         _WORKFLOW,
-        'batch.is_together and workflow.patched("together")',
-        "batch.is_together",
-        at(_FLOW, "test_a_batch_that_a_worker_of_before_began_step_by_step_goes_on_so"),
+        'if workflow.patched("together") else',
+        "if True else",
+        at(REPLAY, "test_a_recorded_history_replays[bulk-completed]"),
     ),
     # Seats ----------------------------------------------------------------------------------------------
     Mutant(
@@ -366,14 +361,6 @@ MUTANTS = (
         "            if name in found:\n                return None\n",
         "",
         at("tests/http_api/test_lean_route.py", "test_what_most_requests_do_not_have_is_left_to_fastapi"),
-    ),
-    Mutant(
-        "undo-of-a-batch-passes-over-a-step-that-is-done",
-        "a cancelled order would keep the goods that its own saga had reserved a moment before",
-        "activities/batch_unwind.py",
-        "     WHERE step_fence.phase = 'done' AND step_fence.fingerprint = excluded.fingerprint\n",
-        "     WHERE step_fence.phase = 'never' AND step_fence.fingerprint = excluded.fingerprint\n",
-        _INTERLEAVED,
     ),
     # The schema -----------------------------------------------------------------------------------------
     Mutant(

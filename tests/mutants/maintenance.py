@@ -1,6 +1,6 @@
 """Faults in the sweep: it must find every lost order, and touch no other."""
 
-from tests.mutants.killers import MAINTENANCE, PLANS, REPORTS, RESTORED, SECOND_RUN, at
+from tests.mutants.killers import BULK, MAINTENANCE, PLANS, REPORTS, RESTORED, SECOND_RUN, at
 from tests.mutants.mutant import Mutant
 
 _FILE = "workflows/maintenance.py"
@@ -169,7 +169,7 @@ MUTANTS = (
         "await _repair_of(order) or order",
         "order",
         at(
-            "tests/workflow/test_together.py",
+            BULK,
             "test_a_repair_that_was_terminated_stays_one_where_a_batch_delegates_its_order",
         ),
     ),

@@ -23,7 +23,7 @@ MUTANTS = (
         "                if not row.order_id:\n",
         at(
             RESTORED,
-            "test_an_order_that_a_batch_has_completed_is_parked_and_one_that_it_refused_is_undone[charge_orders]",
+            "test_an_order_that_a_batch_has_completed_is_parked_and_one_that_it_refused_is_undone[True]",
         ),
     ),
     Mutant(
@@ -161,7 +161,7 @@ MUTANTS = (
         "        current = await self._unfinished_still([row.order_id for row in rows])\n"
         "        current = {row.order_id: current.get(row.order_id) or type('Row', (), "
         "{**row._mapping, 'was_completed': False}) for row in rows}\n",
-        at(BESIDE, "test_orders_that_their_batch_completes_while_the_sweep_looks_are_left_alone[ship_orders]"),
+        at(BESIDE, "test_orders_that_their_batch_completes_while_the_sweep_looks_are_left_alone[True]"),
     ),
     Mutant(
         "sweep-takes-what-has-moved",

@@ -1,25 +1,24 @@
 """The ways of a batch, one scene each, for record.py."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import timedelta
 from typing import Any
 
-from temporalio.client import WorkflowHandle
+from temporalio.client import WithStartWorkflowOperation, WorkflowHandle
+from temporalio.common import WorkflowIDConflictPolicy
 
 from activities.inventory import Inventory
+from activities.payments import Payments
 from domain import policies
-from domain.bulk import Batch, BatchReport, CancelOrder, digest, pack
+from domain.bulk import Batch, BatchReport, CancelOrder, digest, pack, unpack
 from domain.model import CheckoutInput
 from sagafence import DatabaseRefusedStatement
 from tests.conftest import Shop
-from tests.workflow.gates import Gates, Moment
-from tests.workflow.sagas import BREAK_UNDO, until_tried
+from tests.workflow.gates import Gates
+from tests.workflow.sagas import until_tried
 from workflows.bulk import BulkCheckoutWorkflow
 
 BulkHandle = WorkflowHandle[BulkCheckoutWorkflow, BatchReport]
 BulkScene = Callable[[Shop, Gates], Awaitable[WorkflowHandle[Any, Any]]]
-
-_A_SHORT_ATTEMPT = timedelta(milliseconds=300)
 
 
 def mixed(shop: Shop) -> list[CheckoutInput]:
@@ -33,8 +32,8 @@ def mixed(shop: Shop) -> list[CheckoutInput]:
     ]
 
 
-async def start_batch(shop: Shop, orders: Sequence[CheckoutInput], *, together: bool = False) -> BulkHandle:
-    batch = Batch([pack(order) for order in orders], is_together=together)
+async def start_batch(shop: Shop, orders: Sequence[CheckoutInput]) -> BulkHandle:
+    batch = Batch([pack(order) for order in orders])
     return await shop.client.start_workflow(
         BulkCheckoutWorkflow.run, batch, id=policies.bulk_workflow_id(digest(orders)), task_queue=shop.task_queue
     )
@@ -45,74 +44,6 @@ def gates_of(shop: Shop, orders: Sequence[CheckoutInput]) -> CheckoutInput:
     return shop.order(order_id=policies.bulk_workflow_id(digest(orders)))
 
 
-async def _completed(shop: Shop, _gates: Gates) -> BulkHandle:
-    return await start_batch(shop, [shop.order("alice"), shop.order("carol", ("poster", 2))])
-
-
-async def _refused(shop: Shop, _gates: Gates) -> BulkHandle:
-    return await start_batch(shop, mixed(shop))
-
-
-async def _failed_once(shop: Shop, gates: Gates) -> BulkHandle:
-    orders = mixed(shop)
-    gates.fail(gates_of(shop, orders), "ship_orders", times=1)
-    return await start_batch(shop, orders)
-
-
-def _called_off(name: str, moment: Moment) -> BulkScene:
-    async def scene(shop: Shop, gates: Gates) -> BulkHandle:
-        orders, usual = mixed(shop), policies.LOCAL_ATTEMPT
-        key = gates_of(shop, orders)
-        gate = gates.hold(key, name, moment)
-        policies.LOCAL_ATTEMPT = _A_SHORT_ATTEMPT
-        try:
-            handle = await start_batch(shop, orders)
-            await until_tried(gates, key, name, times=2)
-            await handle.cancel(reason="the supplier is gone")
-            gate.open()
-            await handle.result()
-        finally:
-            policies.LOCAL_ATTEMPT = usual
-        return handle
-
-    return scene
-
-
-async def _one_cancelled(shop: Shop, gates: Gates) -> BulkHandle:
-    orders = mixed(shop)
-    key = gates_of(shop, orders)
-    gates.fail(key, "charge_orders", times=1)
-    gate = gates.hold(key, "charge_orders", "after")
-    handle = await start_batch(shop, orders)
-    await gate.reached()
-    await handle.execute_update(
-        BulkCheckoutWorkflow.cancel_order, CancelOrder(orders[0].order_id, "found it cheaper", "anna@desk")
-    )
-    gate.open()
-    return handle
-
-
-async def _handed_over(shop: Shop, gates: Gates) -> BulkHandle:
-    orders = mixed(shop)
-    gates.fail(gates_of(shop, orders), "ship_orders", error=lambda: DatabaseRefusedStatement("no right: injected"))
-    return await start_batch(shop, orders)
-
-
-async def _handed_over_when_undone(shop: Shop, _gates: Gates) -> BulkHandle:
-    await shop.database.run(BREAK_UNDO["pay"])
-    return await start_batch(shop, [shop.order("nemo"), shop.order("alice")])
-
-
-async def _forgotten(shop: Shop, gates: Gates) -> BulkHandle:
-    orders = [shop.order()]
-    pay = gates.hold(gates_of(shop, orders), "charge_orders", "before")
-    handle = await start_batch(shop, orders)
-    await pay.reached()
-    await forget_orders(shop)
-    pay.open()
-    return handle
-
-
 async def forget_orders(shop: Shop) -> None:
     """Put the database back to where it knew of no order."""
     await shop.database.run(
@@ -121,36 +52,77 @@ async def forget_orders(shop: Shop) -> None:
     )
 
 
-async def _together(shop: Shop, gates: Gates) -> BulkHandle:
+async def between_steps(
+    shop: Shop, workflow_id: str, orders: Sequence[CheckoutInput], *, are_paid: bool = False
+) -> None:
+    """Leave orders as a batch of an earlier build had them between two of its steps."""
+    for order in orders:
+        await Inventory(shop.engine).reserve_inventory(order)
+        if are_paid:
+            await Payments(shop.engine).charge_payment(order)
+    ids = ", ".join(f"'{order.order_id}'" for order in orders)
+    await shop.database.run(
+        f"SET session_replication_role = replica;UPDATE orders SET carrier = '{workflow_id}' WHERE order_id IN ({ids})"
+    )
+
+
+async def _after_a_failed_attempt(shop: Shop, gates: Gates) -> BulkHandle:
     orders = mixed(shop)
     gates.fail(gates_of(shop, orders), "check_out_orders", times=1)
-    return await start_batch(shop, orders, together=True)
+    return await start_batch(shop, orders)
 
 
-async def _together_with_one_of_a_saga(shop: Shop, _gates: Gates) -> BulkHandle:
+async def _with_one_of_a_saga(shop: Shop, _gates: Gates) -> BulkHandle:
     orders = mixed(shop)
     await Inventory(shop.engine).reserve_inventory(orders[0])
-    return await start_batch(shop, orders, together=True)
+    return await start_batch(shop, orders)
 
 
-async def _together_handed_over(shop: Shop, gates: Gates) -> BulkHandle:
+async def _handed_over(shop: Shop, gates: Gates) -> BulkHandle:
     orders = mixed(shop)
     gates.fail(gates_of(shop, orders), "check_out_orders", error=lambda: DatabaseRefusedStatement("no right: injected"))
-    return await start_batch(shop, orders, together=True)
+    return await start_batch(shop, orders)
+
+
+async def _called_off(shop: Shop, gates: Gates) -> BulkHandle:
+    """One order is reserved, and lost, when the batch is cancelled."""
+    orders = mixed(shop)
+    key = gates_of(shop, orders)
+    await between_steps(shop, key.order_id, orders[:1])
+    gates.fail(key, "check_out_orders")
+    handle = await start_batch(shop, orders)
+    await until_tried(gates, key, "check_out_orders", times=2)
+    await handle.cancel(reason="the supplier is gone")
+    return handle
+
+
+async def _one_cancelled(shop: Shop, _gates: Gates) -> BulkHandle:
+    orders = mixed(shop)
+    batch = Batch([pack(order) for order in orders])
+    return await start_with_a_cancel(shop, batch, CancelOrder(orders[0].order_id, "found it cheaper", "anna@desk"))
+
+
+async def start_with_a_cancel(shop: Shop, batch: Batch, cancel: CancelOrder) -> BulkHandle:
+    """Start a batch that hears of a cancel before it begins."""
+    workflow_id = policies.bulk_workflow_id(digest(map(unpack, batch.orders)))
+    start = WithStartWorkflowOperation(
+        BulkCheckoutWorkflow.run,
+        batch,
+        id=workflow_id,
+        task_queue=shop.task_queue,
+        id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+    )
+    await shop.client.execute_update_with_start_workflow(
+        BulkCheckoutWorkflow.cancel_order, cancel, start_workflow_operation=start
+    )
+    return shop.client.get_workflow_handle_for(BulkCheckoutWorkflow.run, workflow_id)
 
 
 BULK_SCENES: dict[str, BulkScene] = {
-    "bulk-completed": _completed,
-    "bulk-refused-at-each-step": _refused,
-    "bulk-after-ship-failed-once": _failed_once,
-    "bulk-called-off-at-reserve": _called_off("reserve_orders", "before"),
-    "bulk-called-off-at-pay": _called_off("charge_orders", "after"),
-    "bulk-one-cancelled-at-pay": _one_cancelled,
-    "bulk-handed-over-at-ship": _handed_over,
-    "bulk-handed-over-what-failed-locally": _handed_over,  # the one above is of batches that took it for a cancel
-    "bulk-handed-over-when-undone": _handed_over_when_undone,
-    "bulk-forgotten": _forgotten,
-    "bulk-together-after-a-failed-attempt": _together,
-    "bulk-together-with-one-of-a-saga": _together_with_one_of_a_saga,
-    "bulk-together-handed-over": _together_handed_over,
+    "bulk-together-after-a-failed-attempt": _after_a_failed_attempt,
+    "bulk-together-with-one-of-a-saga": _with_one_of_a_saga,
+    "bulk-together-handed-over": _handed_over,
+    "bulk-together-called-off": _called_off,
+    "bulk-together-one-cancelled": _one_cancelled,
 }
+"""The other recordings of batches are of an earlier build, which went step by step."""

@@ -8,41 +8,37 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from temporalio import workflow
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 
-from activities.batch_steps import Batches
+from activities.inventory import Inventory
 from activities.sweep import Sweep
 from client.batches import delegated_outcome
 from client.checkouts import Checkouts
 from domain import policies
-from domain.bulk import DELEGATED, MAX_BATCH, ORDER_ID_CONFLICT, UNKNOWN, Batch, Outcome, StepInput, pack
-from domain.model import CheckoutInput, Ending, OrderLine
+from domain.bulk import DELEGATED, MAX_BATCH, ORDER_ID_CONFLICT, OWNED, UNKNOWN, Batch, CancelOrder, Outcome, pack
+from domain.model import Ending, OrderLine
 from domain.sweep import UnfinishedInput
 from sagafence import CompensationImpossible, DatabaseRefusedStatement
 from tests.conftest import Shop
-from tests.workflow.bulk_scenes import BulkHandle, forget_orders, gates_of, mixed, start_batch
+from tests.workflow.bulk_scenes import BulkHandle, between_steps, gates_of, mixed, start_batch
 from tests.workflow.gates import PATIENCE_SECONDS, Gates, Moment, lost_report, outage
 from tests.workflow.replays import replayer
 from tests.workflow.sagas import (
-    BREAK_UNDO,
-    MEND_UNDO,
     events_of,
     goods_and_money,
     hasty,
     how_it_ended,
-    open_incidents,
     reason_of,
-    retry,
     until,
-    until_status,
     until_tried,
     violations,
 )
 from workflows.bulk import BulkCheckoutWorkflow
 
-DOES = ("reserve_orders", "charge_orders", "ship_orders")
+CHECK_OUT = "check_out_orders"
 
 
 @pytest.fixture(autouse=True)
@@ -83,13 +79,6 @@ async def cancel_the_attempt(handle: BulkHandle) -> None:
     await until(is_cancelled)
 
 
-async def how_it_ended_once_fixed(shop: Shop, order: CheckoutInput) -> str:
-    """Mend the undo of pay, ask the order's own saga to try it again, and give how that ends."""
-    await shop.database.run(MEND_UNDO["pay"])
-    await retry(shop.newest_run(order))
-    return await how_it_ended(shop.newest_run(order))
-
-
 # The usual ----------------------------------------------------------------------------------------------
 
 
@@ -110,10 +99,10 @@ async def test_each_order_of_a_batch_has_an_outcome_of_its_own(shop: Shop) -> No
     ]
     assert (outcomes[0].total_minor, outcomes[0].currency) == (2400, "EUR")
     assert (outcomes[0].tracking_number or "").startswith("PX")
-    assert await activities_of(handle) == ["unwind_orders"]
+    assert await activities_of(handle) == []
     assert await violations(shop) == []
-    carriers = await shop.database.fetch("SELECT DISTINCT carrier FROM orders WHERE total_minor IS NOT NULL")
-    assert [row[0] for row in carriers] == [handle.id]
+    rows = await shop.database.fetch("SELECT DISTINCT carrier, status, shipped_by IS NOT NULL FROM orders")
+    assert {tuple(row) for row in rows} == {(handle.id, "completed", True), (handle.id, "rejected", False)}
 
 
 async def test_the_same_batch_is_joined_and_not_carried_twice(shop: Shop) -> None:
@@ -158,30 +147,24 @@ async def test_a_batch_that_is_none_is_refused_at_once(
 # Failures -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", DOES)
 @pytest.mark.parametrize(("moment", "error"), [("before", outage), ("after", outage), ("after", lost_report)])
-async def test_what_may_pass_is_tried_again(
-    shop: Shop, name: str, moment: Moment, error: Callable[[], Exception]
-) -> None:
+async def test_what_may_pass_is_tried_again(shop: Shop, moment: Moment, error: Callable[[], Exception]) -> None:
     orders, gates = mixed(shop), Gates()
-    gates.fail(gates_of(shop, orders), name, moment, times=2, error=error)
+    gates.fail(gates_of(shop, orders), CHECK_OUT, moment, times=2, error=error)
     async with shop.working(interceptors=(gates,)):
         handle = await start_batch(shop, orders)
         outcomes = await outcomes_of(handle)
 
     assert statuses(outcomes) == ENDINGS
-    assert await activities_of(handle) == [name, "unwind_orders"]
+    assert await activities_of(handle) == [CHECK_OUT]
     assert await violations(shop) == []
-    assert await shop.database.value("SELECT count(*) FROM transfers WHERE kind = 'capture'") == 3
+    assert await shop.database.value("SELECT count(*) FROM transfers WHERE kind = 'capture'") == 2
 
 
-@pytest.mark.parametrize("name", DOES)
 @pytest.mark.parametrize("moment", ["before", "after"])
-async def test_where_a_step_keeps_failing_its_orders_go_on_in_sagas_of_their_own(
-    shop: Shop, name: str, moment: Moment
-) -> None:
+async def test_where_a_batch_keeps_failing_its_orders_go_on_in_sagas_of_their_own(shop: Shop, moment: Moment) -> None:
     orders, gates = mixed(shop), Gates()
-    gates.fail(gates_of(shop, orders), name, moment, error=lambda: DatabaseRefusedStatement("no right: injected"))
+    gates.fail(gates_of(shop, orders), CHECK_OUT, moment, error=lambda: DatabaseRefusedStatement("no right: injected"))
     checkouts = Checkouts(shop.client, shop.task_queue, "http://ui")
     async with shop.working(interceptors=(gates,)):
         outcomes = await outcomes_of(await start_batch(shop, orders))
@@ -196,16 +179,15 @@ async def test_where_a_step_keeps_failing_its_orders_go_on_in_sagas_of_their_own
 
 
 @pytest.mark.parametrize(
-    ("name", "output"),
-    [("reserve_orders", [ORDER_ID_CONFLICT, "completed"]), ("charge_orders", ["completed", "completed"])],
+    ("moment", "output"), [("before", [ORDER_ID_CONFLICT, "completed"]), ("after", ["completed", "completed"])]
 )
 async def test_the_end_of_a_strangers_saga_is_not_reported_as_that_of_an_order(
-    shop: Shop, name: str, output: list[str]
+    shop: Shop, moment: Moment, output: list[str]
 ) -> None:
     """The stranger has the id in Temporal; whose it is in the database is a matter of who came there first."""
     orders, gates = [shop.order("alice"), shop.order("alice")], Gates()
     stranger = replace(orders[0], lines=(OrderLine("poster", 3),))
-    gates.fail(gates_of(shop, orders), name, "before", error=lambda: DatabaseRefusedStatement("no right: injected"))
+    gates.fail(gates_of(shop, orders), CHECK_OUT, moment, error=lambda: DatabaseRefusedStatement("no right: injected"))
     gate = gates.hold(stranger, "reserve_inventory", "before")
     checkouts = Checkouts(shop.client, shop.task_queue, "http://ui")
     async with shop.working(interceptors=(gates,)):
@@ -226,7 +208,7 @@ async def test_the_end_of_a_strangers_saga_is_not_reported_as_that_of_an_order(
 async def test_an_order_whose_own_saga_finds_its_id_taken_is_reported_to_be_of_other_content(shop: Shop) -> None:
     order, gates = shop.order("alice"), Gates()
     stranger = replace(order, lines=(OrderLine("no-such", 1),))
-    gates.fail(gates_of(shop, [order]), "reserve_orders", "before", error=lambda: DatabaseRefusedStatement("injected"))
+    gates.fail(gates_of(shop, [order]), CHECK_OUT, "before", error=lambda: DatabaseRefusedStatement("injected"))
     checkouts = Checkouts(shop.client, shop.task_queue, "http://ui")
     async with shop.working(interceptors=(gates,)):
         await checkouts.start(stranger)
@@ -270,11 +252,12 @@ async def test_the_end_of_an_order_by_hand_is_reported_only_to_whom_wants_the_sa
     async with shop.working():
         await checkouts.start(by_hand)
         first = await checkouts.outcome(by_hand.order_id)
-        handed_over = await outcomes_of(await start_batch(shop, [order]))
-        end = await delegated_outcome(checkouts, order)
+        [end] = await outcomes_of(await start_batch(shop, [order]))
+        assert end.status == (DELEGATED if is_same else ORDER_ID_CONFLICT)
+        if is_same:
+            end = await delegated_outcome(checkouts, order)
 
     assert first.status == "rejected"
-    assert statuses(handed_over) == [DELEGATED]
     assert end.status == output
     assert await reason_of(shop, by_hand) == first.reason
     assert (end.reason == first.reason) == is_same
@@ -291,16 +274,16 @@ async def test_one_order_that_cannot_be_written_does_not_take_the_others_with_it
     checkouts = Checkouts(shop.client, shop.task_queue, "http://ui")
     async with shop.working():
         outcomes = await outcomes_of(await start_batch(shop, orders))
-        ends = [(await checkouts.outcome(orders[number].order_id)).status for number in (0, 3, 4)]
+        end = (await checkouts.outcome(orders[0].order_id)).status
 
-    assert statuses(outcomes) == [DELEGATED, "rejected", "rejected", DELEGATED, DELEGATED]
-    assert ends == ["rejected", "rejected", "completed"]
+    assert statuses(outcomes) == [DELEGATED, *ENDINGS[1:]]
+    assert end == "rejected"
     assert await violations(shop) == []
 
 
 async def test_more_orders_than_are_handed_over_at_once_all_have_sagas_of_their_own(shop: Shop) -> None:
     orders, gates = [shop.order("alice", ("no-such", 1)) for _ in range(101)], Gates()
-    gates.fail(gates_of(shop, orders), "reserve_orders", error=lambda: DatabaseRefusedStatement("no right: injected"))
+    gates.fail(gates_of(shop, orders), CHECK_OUT, error=lambda: DatabaseRefusedStatement("no right: injected"))
     async with shop.working(interceptors=(gates,)):
         handle = await start_batch(shop, orders)
         outcomes = await asyncio.wait_for(outcomes_of(handle), PATIENCE_SECONDS)
@@ -314,197 +297,175 @@ async def test_more_orders_than_are_handed_over_at_once_all_have_sagas_of_their_
     assert set(ended) == {"OrderRejected"}
 
 
-async def test_an_undo_that_keeps_failing_is_the_business_of_the_orders_own_saga(shop: Shop) -> None:
-    order = shop.order("nemo")
-    await shop.database.run(BREAK_UNDO["pay"])
+async def test_each_order_that_is_left_to_a_saga_says_why_and_has_one(shop: Shop) -> None:
+    orders = [shop.order("alice"), shop.order("erin"), shop.order("carol", ("poster", 1))]
+    await Inventory(shop.engine).reserve_inventory(orders[0])
+    checkouts = Checkouts(shop.client, shop.task_queue, "http://ui")
+    async with shop.working(), shop.database.locked("SELECT FROM accounts WHERE account_id = 'erin' FOR UPDATE"):
+        outcomes = await outcomes_of(await start_batch(shop, orders))
+        first = await checkouts.outcome(orders[0].order_id)
+        begun = await checkouts.has_saga_of(orders[1])
+
+    assert [(outcome.status, outcome.reason) for outcome in outcomes[:2]] == [
+        (DELEGATED, OWNED),
+        (DELEGATED, "locked by another transaction: account erin"),
+    ]
+    assert (outcomes[2].status, first.status, begun) == ("completed", "completed", True)
+
+
+async def test_a_batch_that_a_worker_of_before_began_step_by_step_leaves_its_orders_to_their_sagas(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders, checkouts = mixed(shop), Checkouts(shop.client, shop.task_queue, "http://ui")
+    with monkeypatch.context() as before:
+        before.setattr(workflow, "patched", lambda _: False)
+        async with shop.working():
+            handle = await start_batch(shop, orders)
+            outcomes = (await handle.result()).unpacked()
+            ends = [(await checkouts.outcome(order.order_id)).status for order in orders]
+
+    assert statuses(outcomes) == [DELEGATED] * 5
+    assert ends == ENDINGS
+    await replayer(BulkCheckoutWorkflow).replay_workflow(await handle.fetch_history())
+
+
+async def test_a_repair_that_was_terminated_stays_one_where_a_batch_delegates_its_order(shop: Shop) -> None:
+    order = shop.order("carol")
+    await Inventory(shop.engine).reserve_inventory(order)
+    await shop.start(replace(order, repair=True, reason="cancelled: found it cheaper", ending=Ending.CANCELLED))
+    await shop.newest_run(order).terminate()
+
     async with shop.working():
-        outcomes = await outcomes_of(await start_batch(shop, [order, shop.order("alice")]))
-        await until_status(shop, order, "stuck")
-        incidents = await open_incidents(shop, order)
-        ended = await how_it_ended_once_fixed(shop, order)
+        [outcome] = await outcomes_of(await start_batch(shop, [order]))
+        ended = await how_it_ended(shop.newest_run(order))
 
-    assert statuses(outcomes) == [DELEGATED, "completed"]
-    assert incidents == [["pay"]]
-    assert ended == "OrderRejected"
+    assert outcome.status == DELEGATED
+    assert ended == "OrderCancelled"
+    assert await reason_of(shop, order) == "cancelled: found it cheaper"
     assert await violations(shop) == []
-
-
-async def test_what_the_database_has_forgotten_is_parked_and_not_guessed(shop: Shop) -> None:
-    order, gates = shop.order(), Gates()
-    pay = gates.hold(gates_of(shop, [order]), "charge_orders", "before")
-    async with shop.working(interceptors=(gates,)):
-        handle = await start_batch(shop, [order])
-        await pay.reached()
-        await forget_orders(shop)
-        pay.open()
-        outcomes = await outcomes_of(handle)
-        await until_status(shop, order, "stuck")
-
-    assert statuses(outcomes) == [DELEGATED]
-    assert "was it restored to an earlier instant" in (outcomes[0].reason or "")
-    assert await shop.order_status(order) == "stuck"
 
 
 # Cancelled and lost -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", DOES)
 @pytest.mark.parametrize("moment", ["before", "after"])
-async def test_a_cancel_undoes_what_has_not_been_completed(
-    shop: Shop, name: str, moment: Moment, monkeypatch: pytest.MonkeyPatch
+async def test_a_cancel_during_the_checkout_undoes_what_was_not_done(
+    shop: Shop, moment: Moment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(policies, "LOCAL_ATTEMPT", timedelta(milliseconds=300))
     orders, gates = mixed(shop), Gates()
-    before = await goods_and_money(shop.database)
     key = gates_of(shop, orders)
-    gate = gates.hold(key, name, moment)
+    gate = gates.hold(key, CHECK_OUT, moment)
     async with shop.working(interceptors=(gates,)):
         handle = await start_batch(shop, orders)
-        await until_tried(gates, key, name, times=2)  # where the workflow ran, and as an activity
-        await handle.cancel(reason="the supplier is gone")
-        gate.open()
-        outcomes = await outcomes_of(handle)
-
-    if name == "ship_orders":  # its attempt went on to its end
-        assert statuses(outcomes) == ENDINGS
-    else:
-        assert set(statuses(outcomes)) <= {"cancelled", "rejected"}
-        assert statuses(outcomes)[0] == "cancelled"
-        assert outcomes[0].reason == "cancelled: the supplier is gone"
-        assert await goods_and_money(shop.database) == before
-    assert await violations(shop) == []
-
-
-@pytest.mark.parametrize("name", DOES)
-async def test_a_cancel_between_two_attempts_undoes_the_batch(shop: Shop, name: str) -> None:
-    orders, gates = mixed(shop), Gates()
-    before = await goods_and_money(shop.database)
-    key = gates_of(shop, orders)
-    fault = gates.fail(key, name)
-    async with shop.working(interceptors=(gates,)):
-        handle = await start_batch(shop, orders)
-        await until_tried(gates, key, name, times=2)
-        await handle.cancel(reason="the supplier is gone")
-        outcomes = await outcomes_of(handle)
-        fault.mend()
-
-    assert statuses(outcomes)[0] == "cancelled"
-    assert set(statuses(outcomes)) <= {"cancelled", "rejected"}
-    assert await goods_and_money(shop.database) == before
-    assert await violations(shop) == []
-
-
-@pytest.mark.parametrize("name", DOES)
-async def test_a_cancel_during_an_attempt_that_then_fails_undoes_the_batch(
-    shop: Shop, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(policies, "LOCAL_ATTEMPT", timedelta(milliseconds=300))
-    orders, gates = mixed(shop), Gates()
-    before = await goods_and_money(shop.database)
-    key = gates_of(shop, orders)
-    gate = gates.hold(key, name, "before")
-    fault = gates.fail(key, name)
-    async with shop.working(interceptors=(gates,)):
-        handle = await start_batch(shop, orders)
-        await until_tried(gates, key, name, times=2)
+        await until_tried(gates, key, CHECK_OUT, times=2)
         await cancel_the_attempt(handle)
         gate.open()
         outcomes = await outcomes_of(handle)
-        fault.mend()
 
-    assert statuses(outcomes)[0] == "cancelled"
-    assert set(statuses(outcomes)) <= {"cancelled", "rejected"}
+    rows = {row[0]: row[1] for row in await shop.database.fetch("SELECT order_id, status FROM orders")}
+    assert {outcome.order_id: outcome.status for outcome in outcomes} == rows
+    assert set(statuses(outcomes)) <= {"completed", "rejected", "cancelled"}
+    if moment == "after":
+        assert statuses(outcomes) == ENDINGS
+    assert await violations(shop) == []
+
+
+async def test_a_cancel_between_two_attempts_leaves_every_order_cancelled_for_its_reason(shop: Shop) -> None:
+    orders, gates = mixed(shop), Gates()
+    before = await goods_and_money(shop.database)
+    key = gates_of(shop, orders)
+    gates.fail(key, CHECK_OUT)
+    async with shop.working(interceptors=(gates,)):
+        handle = await start_batch(shop, orders)
+        await until_tried(gates, key, CHECK_OUT, times=2)
+        await handle.cancel(reason="the supplier is gone")
+        outcomes = await outcomes_of(handle)
+
+    assert {(outcome.status, outcome.reason) for outcome in outcomes} == {
+        ("cancelled", "cancelled: the supplier is gone")
+    }
+    assert [row[0] for row in await shop.database.fetch("SELECT DISTINCT carrier FROM orders")] == [handle.id]
     assert await goods_and_money(shop.database) == before
     assert await violations(shop) == []
 
 
-async def test_a_cancel_during_an_undo_that_then_fails_changes_nothing(shop: Shop) -> None:
+async def test_a_cancel_during_an_attempt_that_then_fails_leaves_every_order_cancelled(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policies, "LOCAL_ATTEMPT", timedelta(milliseconds=300))
+    orders, gates = mixed(shop), Gates()
+    key = gates_of(shop, orders)
+    gate = gates.hold(key, CHECK_OUT, "before")
+    gates.fail(key, CHECK_OUT)
+    async with shop.working(interceptors=(gates,)):
+        handle = await start_batch(shop, orders)
+        await until_tried(gates, key, CHECK_OUT, times=2)
+        await cancel_the_attempt(handle)
+        gate.open()
+        outcomes = await outcomes_of(handle)
+
+    assert statuses(outcomes) == ["cancelled"] * 5
+    assert await violations(shop) == []
+
+
+async def test_a_second_cancel_changes_nothing(shop: Shop) -> None:
     orders, gates = mixed(shop), Gates()
     key = gates_of(shop, orders)
     gate = gates.hold(key, "unwind_orders", "before")
     gates.fail(key, "unwind_orders", times=1)
+    handle = await start_batch(shop, orders)
+    await handle.cancel(reason="the supplier is gone")
     async with shop.working(interceptors=(gates,)):
-        handle = await start_batch(shop, orders)
         await gate.reached()
-        await handle.cancel(reason="too late")
+        await handle.cancel(reason="once more")
         gate.open()
         outcomes = await outcomes_of(handle)
 
-    assert statuses(outcomes) == ENDINGS
+    assert {(outcome.status, outcome.reason) for outcome in outcomes} == {
+        ("cancelled", "cancelled: the supplier is gone")
+    }
     assert await violations(shop) == []
 
 
-async def test_a_cancel_while_the_refused_are_undone_changes_nothing(shop: Shop) -> None:
+async def test_an_order_that_is_cancelled_while_its_batch_keeps_failing_is_undone_by_its_own_saga(shop: Shop) -> None:
     orders, gates = mixed(shop), Gates()
     key = gates_of(shop, orders)
-    fault = gates.fail(key, "unwind_orders")
+    gates.fail(key, CHECK_OUT)
+    checkouts = Checkouts(shop.client, shop.task_queue, "http://ui")
     async with shop.working(interceptors=(gates,)):
         handle = await start_batch(shop, orders)
-        await until_tried(gates, key, "unwind_orders", times=2)
-        await handle.cancel(reason="too late")
-        await until_tried(gates, key, "unwind_orders", times=3)
-        fault.mend()
+        await until_tried(gates, key, CHECK_OUT, times=2)
+        await handle.execute_update(
+            BulkCheckoutWorkflow.cancel_order, CancelOrder(orders[0].order_id, "found it cheaper", "anna@desk")
+        )
         outcomes = await outcomes_of(handle)
+        ends = [(await checkouts.outcome(order.order_id)).status for order in orders]
 
-    assert statuses(outcomes) == ENDINGS
+    assert set(statuses(outcomes)) == {DELEGATED}
+    assert ends == ["cancelled", *ENDINGS[1:]]
     assert await violations(shop) == []
 
 
-async def test_an_undo_that_keeps_failing_after_a_cancel_is_the_business_of_a_repair(shop: Shop) -> None:
-    order, gates = shop.order("alice"), Gates()
-    key = gates_of(shop, [order])
-    gates.fail(key, "ship_orders")
-    await shop.database.run(BREAK_UNDO["pay"])
-    async with shop.working(interceptors=(gates,)):
-        handle = await start_batch(shop, [order])
-        await until_tried(gates, key, "ship_orders", times=2)
-        await handle.cancel(reason="the supplier is gone")
-        outcomes = await outcomes_of(handle)
-        await until_status(shop, order, "stuck")
-        ended = await how_it_ended_once_fixed(shop, order)
-
-    assert statuses(outcomes) == [DELEGATED]
-    assert ended == "OrderCancelled"
-    assert await reason_of(shop, order) == "cancelled: the supplier is gone"
-    assert await violations(shop) == []
-
-
-async def test_what_a_step_refused_does_not_go_forward_after_a_cancel_because_its_undo_failed(shop: Shop) -> None:
-    order, gates = shop.order("nemo"), Gates()
-    unwind = gates.hold(gates_of(shop, [order]), "unwind_orders", "before")
-    async with shop.working(interceptors=(gates,)):
-        handle = await start_batch(shop, [order])
-        await unwind.reached()
-        await handle.cancel(reason="the supplier is gone")
-        await shop.database.run(BREAK_UNDO["pay"])
-        await shop.database.run("UPDATE delivery_zones SET is_served = true WHERE zone = 'atlantis'")
-        unwind.open()
-        outcomes = await outcomes_of(handle)
-        await until_status(shop, order, "stuck")
-        ended = await how_it_ended_once_fixed(shop, order)
-
-    assert statuses(outcomes) == [DELEGATED]
-    assert ended == "OrderRejected"
-    assert (await reason_of(shop, order) or "").startswith("UndeliverableAddress: ")
-    assert await violations(shop) == []
-
-
-async def test_an_undo_that_fails_after_a_cancel_leaves_each_order_its_own_reason_and_ending(shop: Shop) -> None:
-    refused, called_off, gates = shop.order("bob"), shop.order("alice"), Gates()
-    key = gates_of(shop, [refused, called_off])
-    gates.fail(key, "ship_orders")
+async def test_orders_whose_end_cannot_be_written_after_a_cancel_are_repaired_each_for_its_reason(shop: Shop) -> None:
+    first, second = orders = [shop.order("bob"), shop.order("alice")]
+    gates, key = Gates(), gates_of(shop, orders)
+    gates.fail(key, CHECK_OUT)
     gates.fail(key, "unwind_orders", error=lambda: CompensationImpossible("injected"))
     async with shop.working(interceptors=(gates,)):
-        handle = await start_batch(shop, [refused, called_off])
-        await until_tried(gates, key, "ship_orders", times=2)
+        handle = await start_batch(shop, orders)
+        await until_tried(gates, key, CHECK_OUT, times=2)
+        await handle.execute_update(
+            BulkCheckoutWorkflow.cancel_order, CancelOrder(first.order_id, "found it cheaper", "anna@desk")
+        )
         await handle.cancel(reason="the supplier is gone")
         outcomes = await outcomes_of(handle)
-        ended = [await how_it_ended(shop.newest_run(order)) for order in (refused, called_off)]
+        ended = [await how_it_ended(shop.newest_run(order)) for order in orders]
 
     assert statuses(outcomes) == [DELEGATED, DELEGATED]
-    assert ended == ["OrderRejected", "OrderCancelled"]
-    assert (await reason_of(shop, refused) or "").startswith("InsufficientFunds: ")
-    assert await reason_of(shop, called_off) == "cancelled: the supplier is gone"
+    assert ended == ["OrderCancelled", "OrderCancelled"]
+    assert await reason_of(shop, first) == "cancelled: anna@desk: found it cheaper"
+    assert await reason_of(shop, second) == "cancelled: the supplier is gone"
     assert await violations(shop) == []
 
 
@@ -519,21 +480,27 @@ async def test_a_batch_that_is_cancelled_before_its_first_step_leaves_every_orde
     assert await violations(shop) == []
 
 
-async def test_a_batch_that_is_cancelled_before_it_knows_of_its_earlier_run_undoes_what_that_has_done(
+async def test_a_cancelled_batch_has_repaired_what_was_left_of_its_orders_and_leaves_what_is_under_way(
     shop: Shop,
 ) -> None:
-    orders = mixed(shop)
-    before, given = await goods_and_money(shop.database), StepInput("bulk-lost", [pack(order) for order in orders])
-    await Batches(shop.engine).reserve_orders(given)
-    await Batches(shop.engine).charge_orders(replace(given, orders=[given.orders[n] for n in (0, 2, 3, 4)]))
-
-    handle = await start_batch(shop, orders)
-    await handle.cancel(reason="the supplier is gone")
-    async with shop.working():
+    lost, owned = orders = [shop.order("alice"), shop.order("erin")]
+    gates, key = Gates(), gates_of(shop, orders)
+    await between_steps(shop, key.order_id, [lost], are_paid=True)
+    gates.fail(key, CHECK_OUT)
+    pay = gates.hold(owned, "charge_payment", "before")
+    async with shop.working(interceptors=(gates,)):
+        own = await shop.start(owned)
+        await pay.reached()
+        handle = await start_batch(shop, orders)
+        await until_tried(gates, key, CHECK_OUT, times=2)
+        await handle.cancel(reason="the supplier is gone")
         outcomes = await outcomes_of(handle)
+        pay.open()
+        ended = [await how_it_ended(shop.newest_run(lost)), await how_it_ended(own)]
 
-    assert statuses(outcomes) == ["cancelled"] * 5
-    assert await goods_and_money(shop.database) == before
+    assert statuses(outcomes) == [DELEGATED, DELEGATED]
+    assert ended == ["OrderCancelled", "completed"]
+    assert await reason_of(shop, lost) == "cancelled: the supplier is gone"
     assert await violations(shop) == []
 
 
@@ -544,11 +511,12 @@ async def test_the_sweep_leaves_orders_alone_while_their_batch_is_under_way_and_
     orders, gates = [shop.order("alice"), shop.order("erin")], Gates()
     before = await goods_and_money(shop.database)
     key = gates_of(shop, orders)
-    fault = gates.fail(key, "charge_orders")
+    fault = gates.fail(key, CHECK_OUT)
     checkouts = Checkouts(shop.client, shop.task_queue, "http://ui")
+    await between_steps(shop, key.order_id, orders)
     async with shop.working(interceptors=(gates,)):
         handle = await start_batch(shop, orders)
-        await until_tried(gates, key, "charge_orders", times=2)
+        await until_tried(gates, key, CHECK_OUT, times=2)
         under_way = await shop.sweep()
         await handle.terminate(reason="lost")
         lost = await shop.sweep()
@@ -566,7 +534,7 @@ async def test_the_sweep_leaves_orders_alone_while_their_batch_is_under_way_and_
 
 async def test_the_sweep_repairs_orders_whose_carrier_nobody_knows_any_more(shop: Shop) -> None:
     order = shop.order()
-    await Batches(shop.engine).reserve_orders(StepInput("bulk-long-forgotten", [pack(order)]))
+    await between_steps(shop, "bulk-long-forgotten", [order])
     async with shop.working():
         report = await shop.sweep()
         ended = await how_it_ended(shop.newest_run(order))
@@ -580,7 +548,7 @@ async def test_a_sweep_that_gets_no_answer_about_the_carrier_repairs_nothing(
 ) -> None:
     nowhere = await Client.connect("127.0.0.1:9", lazy=True)
     for client, carrier in (nowhere, "bulk-somewhere"), (shop.client, ""):  # no id that it could be asked by
-        await Batches(shop.engine).reserve_orders(StepInput(carrier, [pack(shop.order())]))
+        await between_steps(shop, carrier, [shop.order()])
         monkeypatch.setattr("activities.sweep.activity.client", lambda client=client: client)
 
         with pytest.raises((RPCError, RuntimeError)):

@@ -131,7 +131,7 @@ async def test_a_load_that_is_grouped_anew_during_an_outage_leaves_its_orders_co
         await (await start_batch(shop, orders)).result()
     before = await goods_and_money(shop.database)
     regrouped = orders[::-1]
-    gates.fail(gates_of(shop, regrouped), "reserve_orders")
+    gates.fail(gates_of(shop, regrouped), "check_out_orders")
     for order in orders:
         gates.fail(order, "reserve_inventory")
     hurry()

@@ -7,15 +7,14 @@ import pytest
 from temporalio.api.workflowservice.v1 import PauseWorkflowExecutionRequest, UnpauseWorkflowExecutionRequest
 from temporalio.client import Client
 
-from activities.batch_steps import Batches
 from activities.inventory import Inventory
 from adapters.temporal import DATA_CONVERTER
 from client.checkouts import Checkouts
 from client.failures import Refused
-from domain.bulk import StepInput, pack
+from domain.bulk import DELEGATED
 from sagafence.devservers.temporal import TemporalServer
 from tests.conftest import Shop
-from tests.workflow.bulk_scenes import gates_of, mixed, start_batch
+from tests.workflow.bulk_scenes import between_steps, gates_of, mixed, start_batch
 from tests.workflow.own_temporal import own_temporal
 from tests.workflow.sagas import how_it_ended, until, violations
 
@@ -69,7 +68,7 @@ async def test_the_sweep_takes_a_paused_order_for_alive(shop: Shop) -> None:
 async def test_the_sweep_leaves_the_orders_of_a_paused_batch_alone(shop: Shop) -> None:
     orders = mixed(shop)
     carrier = gates_of(shop, orders).order_id
-    await Batches(shop.engine).reserve_orders(StepInput(carrier, [pack(order) for order in orders]))
+    await between_steps(shop, carrier, orders[:1])
     handle = await start_batch(shop, orders)
     await pause(shop, carrier)
 
@@ -78,10 +77,12 @@ async def test_the_sweep_leaves_the_orders_of_a_paused_batch_alone(shop: Shop) -
         status = await shop.order_status(orders[0])
         await unpause(shop, carrier)
         outcomes = (await handle.result()).unpacked()
+        ended = await how_it_ended(shop.newest_run(orders[0]))
 
     assert (report.repaired, report.started) == ([], [])
     assert status == "reserved"
-    assert [outcome.status for outcome in outcomes] == ["completed", "rejected", "rejected", "rejected", "completed"]
+    assert [outcome.status for outcome in outcomes[1:]] == ["rejected", "rejected", "rejected", "completed"]
+    assert (outcomes[0].status, ended) == (DELEGATED, "completed")
     assert await violations(shop) == []
 
 

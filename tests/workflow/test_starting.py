@@ -165,14 +165,14 @@ async def test_a_saga_that_was_open_under_a_foreign_workflow_id_at_the_deploy_go
 async def test_a_batch_is_carried_under_any_workflow_id(shop: Shop) -> None:
     """An order's row names its carrier by the id that it has, so the sweep and a second load find it."""
     order, gates = shop.order("alice"), Gates()
-    pay = gates.hold(replace(order, order_id="a-random-uuid"), "charge_orders", "before")
+    gate = gates.hold(replace(order, order_id="a-random-uuid"), "check_out_orders", "before")
     async with shop.working(interceptors=(gates,)):
         handle = await shop.client.start_workflow(
             BulkCheckoutWorkflow.run, Batch([pack(order)]), id="a-random-uuid", task_queue=shop.task_queue
         )
-        await pay.reached()
+        await gate.reached()
         swept = await shop.sweep()
-        pay.open()
+        gate.open()
         [outcome] = (await asyncio.wait_for(handle.result(), PATIENCE_SECONDS)).unpacked()
 
     assert (swept.repaired, swept.parked) == ([], [])

@@ -245,7 +245,7 @@ async def handed_over_and_held(
     shop: Shop, gates: Gates, order: CheckoutInput
 ) -> WorkflowHandle[CheckoutWorkflow, CheckoutStatus]:
     """Have a batch hand an order over to a saga of its own, which cannot reserve."""
-    gates.fail(gates_of(shop, [order]), "reserve_orders", error=lambda: DatabaseRefusedStatement("injected"))
+    gates.fail(gates_of(shop, [order]), "check_out_orders", error=lambda: DatabaseRefusedStatement("injected"))
     gate = gates.hold(order, "reserve_inventory", "before")
     await (await start_batch(shop, [order])).result()
     await gate.reached()

@@ -7,15 +7,14 @@ from typing import Any
 import pytest
 
 from activities import sweep
-from activities.batch_steps import Batches
+from activities.payments import Payments
 from activities.sweep import Sweep
 from domain import policies
-from domain.bulk import StepInput, pack
 from domain.model import CheckoutInput
 from domain.sweep import UnfinishedInput, UnfinishedPage
 from sagafence import DatabaseRefusedStatement
 from tests.conftest import Shop
-from tests.workflow.bulk_scenes import BulkHandle, forget_orders, gates_of, start_batch
+from tests.workflow.bulk_scenes import BulkHandle, between_steps, forget_orders, gates_of, start_batch
 from tests.workflow.gates import Gates
 from tests.workflow.sagas import (
     BREAK_UNDO,
@@ -55,12 +54,14 @@ async def a_page(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> UnfinishedPage:
     return await Sweep(shop.engine).find_unfinished(UnfinishedInput(100, 0.0))
 
 
-@pytest.mark.parametrize("held", ["charge_orders", "ship_orders"])
+@pytest.mark.parametrize("are_paid", [False, True])
 async def test_orders_that_their_batch_completes_while_the_sweep_looks_are_left_alone(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch, held: str
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, are_paid: bool
 ) -> None:
     gates, orders = Gates(), [shop.order("carol"), shop.order("alice")]  # a label, and a parcel that is gone
-    gate = gates.hold(gates_of(shop, orders), held, "before")
+    key = gates_of(shop, orders)
+    await between_steps(shop, key.order_id, orders, are_paid=are_paid)
+    gate = gates.hold(key, "check_out_orders", "before")
 
     async with shop.working(interceptors=(gates,)):
         batch = await start_batch(shop, orders)
@@ -69,6 +70,7 @@ async def test_orders_that_their_batch_completes_while_the_sweep_looks_are_left_
         async def completes() -> None:
             gate.open()
             await batch.result()
+            assert [await how_it_ended(shop.newest_run(order)) for order in orders] == ["completed"] * 2
 
         before_temporal_answers(monkeypatch, completes)
         report = await shop.sweep()
@@ -84,12 +86,11 @@ async def test_an_order_that_moves_while_its_batch_closes_is_left_to_the_next_sw
 ) -> None:
     order = shop.order("carol")
     carrier = gates_of(shop, [order]).order_id
-    given = StepInput(carrier, [pack(order)])
-    await Batches(shop.engine).reserve_orders(given)
+    await between_steps(shop, carrier, [order])
     batch = await start_batch(shop, [order])
 
     async def moves_and_closes() -> None:
-        await Batches(shop.engine).charge_orders(given)
+        await Payments(shop.engine).charge_payment(order)
         await batch.terminate()
 
     before_temporal_answers(monkeypatch, moves_and_closes)
@@ -105,7 +106,9 @@ async def test_an_order_that_its_batch_rejects_while_the_sweep_looks_gets_no_oth
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gates, order = Gates(), shop.order("nemo")
-    gate = gates.hold(gates_of(shop, [order]), "ship_orders", "before")
+    key = gates_of(shop, [order])
+    await between_steps(shop, key.order_id, [order])
+    gate = gates.hold(key, "check_out_orders", "before")
 
     async with shop.working(interceptors=(gates,)):
         batch = await start_batch(shop, [order])
@@ -114,6 +117,7 @@ async def test_an_order_that_its_batch_rejects_while_the_sweep_looks_gets_no_oth
         async def rejects() -> None:
             gate.open()
             await batch.result()
+            assert await how_it_ended(shop.newest_run(order)) == "OrderRejected"
 
         before_temporal_answers(monkeypatch, rejects)
         report = await shop.sweep()
@@ -123,7 +127,9 @@ async def test_an_order_that_its_batch_rejects_while_the_sweep_looks_gets_no_oth
 
 
 async def handed_over(shop: Shop, gates: Gates, order: CheckoutInput) -> BulkHandle:
-    gates.fail(gates_of(shop, [order]), "ship_orders", error=lambda: DatabaseRefusedStatement("no right: injected"))
+    key = gates_of(shop, [order])
+    await between_steps(shop, key.order_id, [order])
+    gates.fail(key, "check_out_orders", error=lambda: DatabaseRefusedStatement("no right: injected"))
     return await start_batch(shop, [order])
 
 
@@ -179,16 +185,17 @@ async def test_a_batch_that_was_reset_is_under_way_and_holds_up_no_sweep(shop: S
         await batch.result()
     await forget_orders(shop)
     await shop.database.run("DELETE FROM transfers WHERE kind = 'capture'")
-    await Batches(shop.engine).reserve_orders(StepInput(batch.id, [pack(order)]))
+    await between_steps(shop, batch.id, [order])
     await reset_to(shop, batch.id, batch.first_execution_run_id, 4)
     gates = Gates()
-    gate = gates.hold(gates_of(shop, [order]), "charge_orders", "before")
+    gate = gates.hold(gates_of(shop, [order]), "check_out_orders", "before")
 
     async with shop.working(interceptors=(gates,)):
         await gate.reached()
         report = await asyncio.wait_for(shop.sweep(), 20)
         gate.open()
         await shop.client.get_workflow_handle(batch.id).result()
+        await how_it_ended(shop.newest_run(order))
 
     assert (report.repaired, report.parked) == ([], [])
     assert await shop.order_status(order) == "completed"
@@ -203,7 +210,7 @@ async def test_a_batch_that_is_reset_while_the_sweep_looks_is_not_waited_for(
         await batch.result()
     await forget_orders(shop)
     await shop.database.run("DELETE FROM transfers WHERE kind = 'capture'")
-    await Batches(shop.engine).reserve_orders(StepInput(batch.id, [pack(order)]))
+    await between_steps(shop, batch.id, [order])
     ask = sweep._newest_run
 
     async def then_it_is_reset(workflow_id: str) -> Any:
@@ -225,7 +232,7 @@ async def test_a_run_that_temporal_forgets_while_the_sweep_looks_fails_no_sweep(
 ) -> None:
     monkeypatch.setattr("activities.sweep.activity.client", lambda: shop.client)
     order = shop.order("carol")
-    await Batches(shop.engine).reserve_orders(StepInput("bulk-long-forgotten", [pack(order)]))
+    await between_steps(shop, "bulk-long-forgotten", [order])
 
     if is_batch:
         page = await a_page(shop, monkeypatch)

@@ -14,13 +14,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from domain.sweep import SweepInput, SweepReport
 from sagafence.devservers.process import ChildProcess
-from tests.faults.lab.batch_cells import (
-    BatchCell,
-    BatchOperation,
-    goes_on_to_its_end,
-    is_heard_at_once,
-    sweeps_that_find_order,
-)
+from tests.faults.lab.batch_cells import BatchCell, is_heard_at_once, sweeps_that_find_order
 from tests.faults.lab.cells import UNDOS, Boundary, Cell, Fault, is_cancelled_by_temporal, sweeps_that_repair
 from tests.faults.lab.proxy import Session
 from tests.faults.lab.scene import Scene
@@ -116,7 +110,7 @@ async def cancel(scene: Scene, _victim: ChildProcess) -> Proofs:
     if scene.group.boundary is not Boundary.B5:
         await asyncio.gather(*updates.values())
     for batch in scene.batches:
-        if batch.cell.operation is not BatchOperation.UNWIND and is_heard_at_once(batch.cell):
+        if is_heard_at_once(batch.cell):
             await _heard_of_cancel(batch)
     scene.let_go()
     proofs = {operation: await update for operation, update in updates.items()}
@@ -130,7 +124,7 @@ async def cancel(scene: Scene, _victim: ChildProcess) -> Proofs:
 async def terminate(scene: Scene, _victim: ChildProcess) -> Proofs:
     """Terminate everything, and sweep: before the last attempts go on, and after.
 
-    What goes together is loaded again before they go on: the late attempt finds what that has done, or the other way
+    Batches are loaded again before they go on: the late attempt finds what that has done, or the other way
     round.
     """
     for target in scene.targets:
@@ -142,18 +136,9 @@ async def terminate(scene: Scene, _victim: ChildProcess) -> Proofs:
     if scene.group.boundary is not Boundary.B2:
         await scene.ended()  # at B2 the repairs wait for what the held transactions have locked
     await scene.load_meanwhile()
-    next_steps = [
-        scene.control.hold(batch.subject, BatchOperation.SHIP, Boundary.B1)
-        for batch in scene.batches
-        if scene.group.boundary is Boundary.B2 and batch.cell.operation is BatchOperation.CHARGE
-    ]
     scene.let_go()
     await scene.answered()
-    await asyncio.gather(*(_shipped(scene, batch) for batch in scene.batches if goes_on_to_its_end(batch.cell)))
     await scene.ended()
-    for stop in next_steps:  # it would race with the repair
-        await stop.reached()
-        stop.open()
     second = await _sweep(scene)
     await scene.ended()
     last = await _sweep(scene)
@@ -254,19 +239,10 @@ async def _require_event(target: AnyTarget, kind: "EventType.ValueType") -> None
 def _sweeps_that_find(target: AnyTarget) -> dict[str, list[int]]:
     cell = target.cell
     if isinstance(cell, BatchCell):
-        sweeps = [sweeps_that_find_order(cell, fate) for fate in cell.fates]
+        sweeps = [sweeps_that_find_order(fate) for fate in cell.fates]
     else:
         sweeps = [sweeps_that_repair(cell)]
     return dict(zip(target.order_ids, sweeps, strict=True))
-
-
-async def _shipped(scene: Scene, batch: Target[BatchCell]) -> None:
-    await scene.control.heard(
-        lambda reports: any(
-            (report.subject, report.operation, report.boundary) == (batch.subject, BatchOperation.SHIP, None)
-            for report in reports
-        )
-    )
 
 
 async def _sweep(scene: Scene) -> SweepReport:

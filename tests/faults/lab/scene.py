@@ -16,7 +16,7 @@ from domain.model import CheckoutInput, OrderLine
 from domain.policies import bulk_workflow_id, checkout_workflow_id
 from sagafence.devservers.process import ChildProcess
 from tests.conftest import Database
-from tests.faults.lab.batch_cells import BatchCell, BatchOperation, Fate, batch_operations, is_heard_at_once
+from tests.faults.lab.batch_cells import BatchCell, BatchOperation, Fate, is_heard_at_once
 from tests.faults.lab.cells import BEFORE, Boundary, Cell, Fault, Group, Operation
 from tests.faults.lab.control import ControlServer
 from tests.faults.lab.proxy import Moment, Proxy
@@ -144,10 +144,8 @@ class Scene:
         """Bring all to their boundaries, at once, and note what proves that they are there."""
         if not self.group.is_local:
             await self._stage_sagas()
-        cells = [BatchCell(self.group, operation) for operation in batch_operations(self.group)]
-        batches = [(cell, *await self._new_batch(cell)) for cell in cells]
-        for batch in batches:
-            await self._start_batch(*batch)
+        else:
+            await self._start_batch(BatchCell(self.group))
         for place in self._places.values():
             await place.reached()
         await asyncio.gather(*(self._note_before(target) for target in self.targets))
@@ -190,8 +188,8 @@ class Scene:
         for place in self._under_way:
             place.open()
         # An order of a batch has a saga of its own where the batch or a sweep has given it one.
-        own = [checkout_workflow_id(order_id) for batch in self.batches for order_id in batch.order_ids]
-        await self._closed([self.client.get_workflow_handle(name) for name in own])
+        if own := [checkout_workflow_id(order_id) for batch in self.batches for order_id in batch.order_ids]:
+            await self._closed([self.client.get_workflow_handle(name) for name in own])
 
     async def _closed(self, runs: list[WorkflowHandle[Any, Any]]) -> None:
         results = [asyncio.create_task(run.result()) for run in runs]
@@ -201,12 +199,11 @@ class Scene:
         await asyncio.gather(*results, return_exceptions=True)
 
     async def load_meanwhile(self) -> None:
-        """Load a second time what goes together, while the last attempts of the first load are held up."""
+        """Load every batch a second time, while the last attempts of the first load are held up."""
         checkouts = Checkouts(self.client, self.task_queue, "")
         async with asyncio.timeout(_PATIENCE_SECONDS):
             for batch in self.batches:
-                if batch.cell.is_together:
-                    await checkouts.carry(batch.orders)
+                await checkouts.carry(batch.orders)
 
     async def load_again(self) -> dict[str, list[Outcome]]:
         """Ask for every batch once more, as a second load of its file does, and give what is reported."""
@@ -238,20 +235,17 @@ class Scene:
         first, newest = self._runs(handle)
         self.sagas.append(Target(cell=cell, orders=[order], name=name, subject=name, handle=first, newest=newest))
 
-    async def _new_batch(self, cell: BatchCell) -> tuple[str, list[CheckoutInput]]:
+    async def _start_batch(self, cell: BatchCell) -> None:
         name, orders = await new_batch(self.database, cell)
         for fate, order in zip(cell.fates, orders, strict=True):
             if fate is Fate.UNDER_WAY:
                 await self._bring_under_way(order)
-        return name, orders
-
-    async def _start_batch(self, cell: BatchCell, name: str, orders: list[CheckoutInput]) -> None:
         workflow_id = bulk_workflow_id(digest(orders))
         self._hold(name, workflow_id, cell.operation)
         is_deaf = cell.group.fault is Fault.CANCELLED and not is_heard_at_once(cell)
         handle = await self.client.start_workflow(
             BulkCheckoutWorkflow.run,
-            Batch([pack(order) for order in orders], is_together=cell.is_together),
+            Batch([pack(order) for order in orders]),
             id=workflow_id,
             task_queue=self.task_queue,
             task_timeout=_HEARS_NOTHING if is_deaf else self._task_timeout,
