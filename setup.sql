@@ -29,7 +29,7 @@
 BEGIN;
 
 -- One more with each release that changes this file. A worker refuses a database with a lower one.
-SET LOCAL checkout.schema_version = 5;
+SET LOCAL checkout.schema_version = 6;
 
 -- Independent of the caller's search_path.
 SET LOCAL search_path = public, pg_temp;
@@ -417,7 +417,7 @@ CREATE TABLE IF NOT EXISTS orders (
     total_minor bigint,                                -- priced by the server in reserve
     currency    text,
     event_seq   integer     NOT NULL DEFAULT 0,        -- number of its newest row in order_events
-    carrier     text,                                  -- the workflow of the batch that brought it; null: its own
+    batch_workflow_id text,                            -- of the batch that brought it; null: its own saga did
     shipped_by  text,                                  -- the workflow run that completed it
     taken_back_by text,                                -- who took it back from completed: `cancel`, or that same run
     created_at  timestamptz NOT NULL DEFAULT now(),
@@ -443,7 +443,12 @@ CREATE TABLE IF NOT EXISTS orders (
 ) WITH (fillfactor = 70);
 -- A database from before there were batches, or from before a completed order had its shipping run. Checked first:
 -- the statement would wait for every open write.
-CALL pg_temp.add_column_once('orders', 'carrier', 'text');
+DO $$ BEGIN
+    IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'public.orders'::regclass AND attname = 'carrier') THEN
+        ALTER TABLE public.orders RENAME COLUMN carrier TO batch_workflow_id;  -- its name until version 6
+    END IF;
+END $$;
+CALL pg_temp.add_column_once('orders', 'batch_workflow_id', 'text');
 CALL pg_temp.add_column_once('orders', 'shipped_by', 'text');
 CALL pg_temp.add_column_once('orders', 'taken_back_by', 'text');
 -- The sweep reads this, and only what is unfinished, page by page: thousands of orders that one statement wrote have one

@@ -53,7 +53,7 @@ class BatchCheckout:
             DatabaseUnavailable: facts keep changing. Retried.
         """
         orders = [unpack(packed) for packed in asked.orders]
-        outcomes = {outcome.order_id: outcome for outcome in await self._check_out(asked.carrier, orders)}
+        outcomes = {outcome.order_id: outcome for outcome in await self._check_out(asked.batch_workflow_id, orders)}
         return BatchReport.of([outcomes[order.order_id] for order in orders])
 
     @activity.defn
@@ -69,21 +69,23 @@ class BatchCheckout:
             unpack(packed): (reason, Ending(ending))
             for packed, reason, ending in zip(asked.orders, asked.reasons, asked.endings, strict=True)
         }
-        carrier = activity.info().workflow_id if activity.in_activity() else None
+        batch_workflow_id = activity.info().workflow_id if activity.in_activity() else None
         async with limited_refusals():
-            outcomes = await until_unchanged(self._engine, partial(end_unbegun, carrier=carrier, undos=undos))
+            outcomes = await until_unchanged(
+                self._engine, partial(end_unbegun, batch_workflow_id=batch_workflow_id, undos=undos)
+            )
         return StepReport(
             ended=[outcome for outcome in outcomes if outcome.status != DELEGATED],
             delegated=[outcome.order_id for outcome in outcomes if outcome.status == DELEGATED],
         )
 
-    async def _check_out(self, carrier: str, orders: Sequence[CheckoutInput]) -> list[Outcome]:
+    async def _check_out(self, batch_workflow_id: str, orders: Sequence[CheckoutInput]) -> list[Outcome]:
         aside: list[Outcome] = []
         for _ in range(_TRIES):
             if not orders:
                 return aside
             try:
-                attempt = partial(check_out, carrier=carrier, orders=orders)
+                attempt = partial(check_out, batch_workflow_id=batch_workflow_id, orders=orders)
                 # A constraint that refuses may be one order's for good: it is not tried often with all the others.
                 tries = TRIES if len(orders) == 1 else _TRIES_TOGETHER
                 return aside + await until_unchanged(self._engine, attempt, tries=tries)
@@ -98,7 +100,7 @@ class BatchCheckout:
         if len(orders) <= 1:
             return aside + [Outcome(order.order_id, DELEGATED, why) for order in orders]
         middle = len(orders) // 2  # one of them is to blame: the others go without it
-        parts = [await self._check_out(carrier, part) for part in (orders[:middle], orders[middle:])]
+        parts = [await self._check_out(batch_workflow_id, part) for part in (orders[:middle], orders[middle:])]
         return [*aside, *parts[0], *parts[1]]
 
     async def _waiting(self, orders: Sequence[CheckoutInput]) -> Mapping[str, str]:

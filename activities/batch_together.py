@@ -60,11 +60,11 @@ _FENCES = text(f"""
 """)  # noqa: S608 - put together from our own constants
 _ORDERS = text("""
     INSERT INTO orders (order_id, customer, status, changed_by, reason, ending, fingerprint, total_minor, currency,
-                        carrier, shipped_by)
+                        batch_workflow_id, shipped_by)
     SELECT order_id, customer,
            coalesce(ending, 'completed'), CASE WHEN ending IS NULL THEN 'ship' ELSE 'close' END,
            reason, ending, fingerprint, total_minor, currency,
-           :carrier, CASE WHEN ending IS NULL THEN :run END
+           :batch_workflow_id, CASE WHEN ending IS NULL THEN :run END
       FROM unnest(CAST(:order_ids AS text[]), CAST(:customers AS text[]), CAST(:reasons AS text[]),
                   CAST(:endings AS text[]), CAST(:fingerprints AS text[]), CAST(:totals AS bigint[]),
                   CAST(:currencies AS text[]))
@@ -109,7 +109,9 @@ class LockTimeout(Exception):
     """A row that the batch needs has been locked by others for too long. Rolls the transaction back."""
 
 
-async def check_out(connection: AsyncConnection, carrier: str, orders: Sequence[CheckoutInput]) -> list[Outcome]:
+async def check_out(
+    connection: AsyncConnection, batch_workflow_id: str, orders: Sequence[CheckoutInput]
+) -> list[Outcome]:
     """Complete or reject every new order, and return how each has ended.
 
     `DELEGATED` are those that are under way, or were undone before they were done: whoever does that goes on.
@@ -121,7 +123,7 @@ async def check_out(connection: AsyncConnection, carrier: str, orders: Sequence[
     try:
         await connection.execute(_LIMIT_WAITING)
         outcomes, new = await _known(connection, orders)
-        return outcomes + (await _check_out(connection, carrier, new) if new else [])
+        return outcomes + (await _check_out(connection, batch_workflow_id, new) if new else [])
     except DBAPIError as error:
         if sqlstate(error) == _LOCK_NOT_AVAILABLE:
             raise LockTimeout("a row that it needs is locked by another transaction") from None
@@ -137,7 +139,7 @@ def names_in(orders: Sequence[CheckoutInput]) -> dict[str, list[str]]:
 
 
 async def end_unbegun(
-    connection: AsyncConnection, carrier: str | None, undos: Mapping[CheckoutInput, tuple[str, Ending]]
+    connection: AsyncConnection, batch_workflow_id: str | None, undos: Mapping[CheckoutInput, tuple[str, Ending]]
 ) -> list[Outcome]:
     """End orders that nothing was done for, each for its reason, and return how each order has ended.
 
@@ -150,7 +152,7 @@ async def end_unbegun(
     decisions = [
         Decision(order, reason=undos[order][0], ending=undos[order][1], last_step=Step.RESERVE) for order in new
     ]
-    return outcomes + (await _write(connection, carrier, decisions, {}) if new else [])
+    return outcomes + (await _write(connection, batch_workflow_id, decisions, {}) if new else [])
 
 
 async def _known(
@@ -187,19 +189,24 @@ async def _is_same(connection: AsyncConnection, order: CheckoutInput) -> bool:
     return True
 
 
-async def _check_out(connection: AsyncConnection, carrier: str, orders: Sequence[CheckoutInput]) -> list[Outcome]:
+async def _check_out(
+    connection: AsyncConnection, batch_workflow_id: str, orders: Sequence[CheckoutInput]
+) -> list[Outcome]:
     names = names_in(orders)
     buyers = {row.account_id: row for row in await connection.execute(_BUYERS, names)}
     catalogue = {row.sku: row for row in await connection.execute(CATALOGUE, names)}
-    return await _write(connection, carrier, decide(orders, buyers, catalogue), catalogue)
+    return await _write(connection, batch_workflow_id, decide(orders, buyers, catalogue), catalogue)
 
 
 async def _write(
-    connection: AsyncConnection, carrier: str | None, decisions: Sequence[Decision], catalogue: Mapping[str, Row[Any]]
+    connection: AsyncConnection,
+    batch_workflow_id: str | None,
+    decisions: Sequence[Decision],
+    catalogue: Mapping[str, Row[Any]],
 ) -> list[Outcome]:
     columns = _columns(decisions)
     tracking = await _write_fences(connection, decisions, columns)
-    await connection.execute(_ORDERS, {**columns, "carrier": carrier, "run": workflow_run()})
+    await connection.execute(_ORDERS, {**columns, "batch_workflow_id": batch_workflow_id, "run": workflow_run()})
     completed = [each for each in decisions if each.ending is None]
     await _lock(connection, [each.order for each in completed])
     prices = {

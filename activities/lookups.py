@@ -13,7 +13,8 @@ from domain.model import ENDINGS
 from sagafence import single_statement
 
 _COLUMNS = """
-    o.order_id, o.status, o.reason, o.total_minor, o.currency, o.carrier, o.fingerprint, o.created_at, o.updated_at
+    o.order_id, o.status, o.reason, o.total_minor, o.currency, o.batch_workflow_id, o.fingerprint,
+    o.created_at, o.updated_at
 """
 # By the first event of each order, since its number says how new the order is. A search ends after so many events, be
 # there enough orders among them or not: it costs the same however many orders there ever were.

@@ -35,7 +35,7 @@ _NEEDS_REVIEW = f"{DatabaseContradictsHistory.__name__}: "
 # before the lines are read, so that it costs the same however many orders are unfinished.
 _UNFINISHED = text("""
     WITH page AS MATERIALIZED (
-        SELECT order_id, customer, status, updated_at, fingerprint, carrier FROM orders o
+        SELECT order_id, customer, status, updated_at, fingerprint, batch_workflow_id FROM orders o
          WHERE status IN ('pending', 'reserved', 'paid', 'unwinding', 'stuck')
            AND (updated_at, order_id) > (CAST(:after_at AS timestamptz), :after_id)
            AND (status = 'pending' OR updated_at <= now() - CAST(:idle_for AS interval))
@@ -86,13 +86,14 @@ class Sweep:
         orders: list[CheckoutInput] = []
         malformed: list[str] = []
         size = 0
-        reported = await _reported_by({row.carrier for row in rows if row.carrier is not None})
-        current = await self._unfinished_still([row.order_id for row in rows if reported.get(row.carrier) is not None])
+        reported = await _reported_by({row.batch_workflow_id for row in rows if row.batch_workflow_id is not None})
+        of_ended = [row.order_id for row in rows if reported.get(row.batch_workflow_id) is not None]
+        current = await self._unfinished_still(of_ended)
         for row in rows:
             # It needs a review, whatever became of the run that waited for it.
             review_reason = (row.to_review or "").removeprefix(_NEEDS_REVIEW)
-            if row.carrier is not None:
-                completed, now = reported[row.carrier], current.get(row.order_id)
+            if row.batch_workflow_id is not None:
+                completed, now = reported[row.batch_workflow_id], current.get(row.order_id)
                 if completed is None or now is None or now.updated_at != row.updated_at:
                     continue
                 if row.order_id in completed and not now.was_completed:
@@ -160,13 +161,13 @@ async def _has_completed(order: CheckoutInput) -> bool:
     return run is not None and run.status == _COMPLETED
 
 
-async def _reported_by(carriers: Collection[str]) -> Mapping[str | None, frozenset[str] | None]:
+async def _reported_by(batches: Collection[str]) -> Mapping[str | None, frozenset[str] | None]:
     """Return which orders each batch has reported as completed; None for one that is running."""
-    return dict(zip(carriers, await _concurrently(map(_completed_by, carriers)), strict=True))
+    return dict(zip(batches, await _concurrently(map(_completed_by, batches)), strict=True))
 
 
-async def _completed_by(carrier: str) -> frozenset[str] | None:
-    run = await _newest_run(carrier)
+async def _completed_by(workflow_id: str) -> frozenset[str] | None:
+    run = await _newest_run(workflow_id)
     if run is None:
         return frozenset()
     if not run.HasField("close_time"):  # whatever its status is called: a paused one will run on
@@ -174,7 +175,7 @@ async def _completed_by(carrier: str) -> frozenset[str] | None:
     if run.status != _COMPLETED:
         return frozenset()
     # This run's result: a newer one, of a reset, would be waited for.
-    closed = activity.client().get_workflow_handle(carrier, run_id=run.execution.run_id, result_type=BatchReport)
+    closed = activity.client().get_workflow_handle(workflow_id, run_id=run.execution.run_id, result_type=BatchReport)
     report = await _none_if_gone(closed.result())
     if report is None:
         return frozenset()

@@ -178,8 +178,10 @@ def line(row: Row[tuple[object, ...]]) -> str:
 
 def _workflow_of(row: Row[tuple[object, ...]]) -> str:
     """Return the workflow with the history of an event: the batch's until the order surely has a saga of its own."""
-    is_in_batch = row.carrier and row.changed_by not in _OWN_SAGA_ONLY and row.previous_status != OrderStatus.STUCK
-    return str(row.carrier) if is_in_batch else checkout_workflow_id(row.order_id)
+    is_in_batch = (
+        row.batch_workflow_id and row.changed_by not in _OWN_SAGA_ONLY and row.previous_status != OrderStatus.STUCK
+    )
+    return str(row.batch_workflow_id) if is_in_batch else checkout_workflow_id(row.order_id)
 
 
 def _log_event(row: Row[tuple[object, ...]], text: str) -> None:

@@ -66,7 +66,7 @@ NEXT_EVENTS = text("""
     )
     SELECT comparison.match, CAST(place_txid AS text) AS place_txid, place_id, order_id, seq, event, previous_status,
            status, changed_by, reason, check_id, subject,
-           (SELECT carrier FROM orders WHERE orders.order_id = due_events.order_id) AS carrier,
+           (SELECT batch_workflow_id FROM orders WHERE orders.order_id = due_events.order_id) AS batch_workflow_id,
            to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS at
       FROM comparison LEFT JOIN due_events ON comparison.match = 'same'
      ORDER BY due_events.place_txid, due_events.place_id, due_events.seq

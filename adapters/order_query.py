@@ -13,7 +13,7 @@ from domain.model import OrderLine, Step, StepView, format_money, lines_summary
 _STEPS = [step.value for step in Step]
 
 _ORDERS = text("""
-    SELECT o.order_id, o.customer, o.status, o.reason, o.total_minor, o.currency, o.carrier, o.fingerprint,
+    SELECT o.order_id, o.customer, o.status, o.reason, o.total_minor, o.currency, o.batch_workflow_id, o.fingerprint,
            o.created_at, o.updated_at, s.tracking_number, i.steps AS stuck_steps, i.cause,
            i.opened_at, i.needs_review,
            ARRAY (SELECT sku FROM order_lines l WHERE l.order_id = o.order_id ORDER BY sku) AS skus,
@@ -72,7 +72,7 @@ def record(row: Row[Any], **details: Any) -> OrderRecord:
         row.reason,
         row.total_minor,
         row.currency,
-        carrier=row.carrier,
+        batch_workflow_id=row.batch_workflow_id,
         fingerprint=row.fingerprint,
         created_at=row.created_at.isoformat(),
         updated_at=row.updated_at.isoformat(),

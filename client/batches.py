@@ -34,7 +34,7 @@ async def delegated_outcome(checkouts: Checkouts, order: CheckoutInput) -> Outco
                 status.tracking_number,
             )
         if not is_last:
-            [outcome] = await checkouts.carry([order])
+            [outcome] = await checkouts.process([order])
         if outcome.status != DELEGATED:
             return outcome
     return Outcome(order.order_id, UNKNOWN, order_id_conflict(order.order_id))

@@ -138,7 +138,7 @@ class Checkouts:
         """Return whether the order's newest saga was terminated or timed out."""
         return (await self._describe(order_id)).status in GONE
 
-    async def carry(self, orders: Sequence[CheckoutInput]) -> Sequence[Outcome]:
+    async def process(self, orders: Sequence[CheckoutInput]) -> Sequence[Outcome]:
         """Process orders together to their ends, or join the batch of the same orders that is or was under way.
 
         Some may have been delegated to sagas of their own; see `client.batches.delegated_outcome`.

@@ -85,7 +85,7 @@ class _Others:
 
     async def among(self, records: Iterable[OrderRecord]) -> list[tuple[Listed, str | None]]:
         records = list(records)
-        batches = list({record.carrier for record in records if record.carrier})
+        batches = list({record.batch_workflow_id for record in records if record.batch_workflow_id})
         found = await asyncio.gather(*(self._in_turn(batch) for batch in batches))
         self._batches = dict(zip(batches, found, strict=True))
         rows = await asyncio.gather(*map(self._row, records))
@@ -104,7 +104,7 @@ class _Others:
                 run = None
             if run is not None and await self._orders.is_own(record):
                 return listed(record.order_id, run), own
-            batch = self._batches.get(record.carrier or "")
+            batch = self._batches.get(record.batch_workflow_id or "")
             status, place = as_shown(record.status), batch.workflow_id if batch else None
             if record.status in MOVING and (batch is None or not batch.is_open):
                 found = await self._orders.shown(record)

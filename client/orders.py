@@ -221,7 +221,7 @@ class Orders:
 
     async def shown(self, record: OrderRecord) -> Found:
         """Return an order by its row, with the batch that processed it where Temporal still has that."""
-        batch = await self.run_of(record.carrier) if record.carrier else None
+        batch = await self.run_of(record.batch_workflow_id) if record.batch_workflow_id else None
         workflow_id = batch.workflow_id if batch else None
         if record.status in MOVING and (batch is None or not batch.is_open):
             # The batch may have ended between the two lookups, with the order or having delegated it.

@@ -99,7 +99,9 @@ class Batch:
 class StepInput:
     """The orders of a batch for which a step is due."""
 
-    carrier: str
+    earlier_names: ClassVar[Mapping[str, str]] = {"carrier": "batch_workflow_id"}
+
+    batch_workflow_id: str
     """The id of the workflow of the batch."""
     orders: list[Any]
 

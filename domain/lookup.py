@@ -1,5 +1,6 @@
 """What a caller who talks to Temporal alone asks of the database, and what it returns: orders, and known names."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -27,6 +28,8 @@ class LookupInput:
 class OrderRecord:
     """An order as the database has it."""
 
+    earlier_names: ClassVar[Mapping[str, str]] = {"carrier": "batch_workflow_id"}
+
     order_id: str
     status: str
     """A word of `orders.status`."""
@@ -34,7 +37,7 @@ class OrderRecord:
     total_minor: int | None = None
     currency: str | None = None
     tracking_number: str | None = None
-    carrier: str | None = None
+    batch_workflow_id: str | None = None
     """The workflow of the batch that brought it; None for an order of its own saga, or by hand."""
     customer: str = ""
     fingerprint: str | None = None

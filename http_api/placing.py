@@ -146,7 +146,7 @@ async def _in_a_batch(services: Services, asked: Asked) -> tuple[Order | None, b
         return shown.by_outcome(services, outcome, order, workflow_id), batched.is_first, batched
     if _is_anothers(found, order):
         raise _conflict(asked)
-    is_ours = found.record.carrier == workflow_id
+    is_ours = found.record.batch_workflow_id == workflow_id
     batch = workflow_id if is_ours else None
     return await shown.by_row(services, found, batch=batch), batched.is_first and is_ours, batched
 
@@ -173,8 +173,9 @@ async def _start(services: Services, asked: Asked, batched: Batched) -> tuple[bo
         found = await services.reads.order(placed.order_id)
     if found is not None and _is_anothers(found, placed):
         raise _conflict(asked)
-    if found is not None and (found.record.status in ENDINGS or found.record.carrier):
-        return batched.is_first and found.record.carrier == batched.workflow_id, True  # it has ended meanwhile
+    if found is not None and (found.record.status in ENDINGS or found.record.batch_workflow_id):
+        is_ours = found.record.batch_workflow_id == batched.workflow_id
+        return batched.is_first and is_ours, True  # it has ended meanwhile
     if batched.is_blocked and not await _has_a_saga(services, placed.order_id):
         raise temporal_is_away()  # whose id it is, will be known when that batch has ended
     try:

@@ -167,7 +167,9 @@ async def by_row(services: Services, found: FoundOrder, *, batch: str | None = N
     history: str | None = services.temporal.checkouts.ui_link(batch or checkout_workflow_id(record.order_id))
     age = datetime.now(UTC) - row.updated_at
     is_idle = status in {OrderStatusWord.RUNNING, OrderStatusWord.UNWINDING} and age > _MAY_BE_LOST
-    if batch is None and (record.carrier or is_idle or age > _HISTORY_IS_KEPT or status == OrderStatus.PENDING):
+    if batch is None and (
+        record.batch_workflow_id or is_idle or age > _HISTORY_IS_KEPT or status == OrderStatus.PENDING
+    ):
         history = None
         with suppress(ClientError, Problem, RPCError):
             if is_idle:
@@ -203,9 +205,11 @@ async def by_row(services: Services, found: FoundOrder, *, batch: str | None = N
 async def _place_of(services: Services, record: OrderRecord) -> str | None:
     """Return the workflow that has an order's history: its own, or its batch's; None where Temporal has neither."""
     orders, own = services.temporal.orders, checkout_workflow_id(record.order_id)
-    if await orders.run_of(own) and (not record.carrier or await orders.is_own(record)):
+    if await orders.run_of(own) and (not record.batch_workflow_id or await orders.is_own(record)):
         return own
-    return record.carrier if record.carrier and await orders.run_of(record.carrier) else None
+    return (
+        record.batch_workflow_id if record.batch_workflow_id and await orders.run_of(record.batch_workflow_id) else None
+    )
 
 
 async def has_ended_for_good(services: Services, order_id: str) -> bool:
@@ -216,7 +220,7 @@ async def has_ended_for_good(services: Services, order_id: str) -> bool:
     found = await services.reads.order(order_id)
     if found is not None and found.record.status != OrderStatus.COMPLETED:
         return found.record.status in {OrderStatus.REJECTED, OrderStatus.CANCELLED}
-    workflow_ids = [checkout_workflow_id(order_id), *filter(None, [found.record.carrier if found else None])]
+    workflow_ids = [checkout_workflow_id(order_id), *filter(None, [found.record.batch_workflow_id if found else None])]
 
     async def newest_run(workflow_id: str) -> executions.Execution | None:
         return await answered(services.temporal.orders.run_of(workflow_id), _ASK_SECONDS)

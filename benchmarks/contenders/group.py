@@ -17,7 +17,7 @@ from sagafence.devservers.process import ChildProcess
 _WAIT_SECONDS = 20
 """The longest that the API takes."""
 _START_SECONDS = 60.0
-_CARRIERS = "SELECT order_id, carrier FROM orders WHERE order_id = ANY ($1)"
+_BATCHES = "SELECT order_id, batch_workflow_id FROM orders WHERE order_id = ANY ($1)"
 
 
 class Group(OnTemporal):
@@ -48,10 +48,10 @@ class Group(OnTemporal):
         """Return the batches of the orders, and the workflow of each that a batch has left to one of its own."""
         connection = await asyncpg.connect(self._database_url)
         try:
-            rows = await connection.fetch(_CARRIERS, [order.order_id for order in orders])
+            rows = await connection.fetch(_BATCHES, [order.order_id for order in orders])
         finally:
             await connection.close()
-        return {row["carrier"] or checkout_workflow_id(row["order_id"]) for row in rows}
+        return {row["batch_workflow_id"] or checkout_workflow_id(row["order_id"]) for row in rows}
 
 
 @contextmanager

@@ -164,7 +164,7 @@ class BulkLoad:
     async def _process(self, batch: list[Entry], over: asyncio.Event) -> None:
         try:
             asked = [(entry, entry.order) for entry in batch if entry.order is not None]
-            outcomes = await self._checkouts.carry([order for _, order in asked])
+            outcomes = await self._checkouts.process([order for _, order in asked])
             results = list(zip(asked, outcomes, strict=True))
             # What is known is written first: the rest may take long, and the load may stop before.
             self._finish((entry, outcome) for (entry, _), outcome in results if outcome.status != DELEGATED)

@@ -25,9 +25,9 @@ def buys(customer: str, *lines: tuple[str, int]) -> dict[str, Any]:
     return {"customer": customer, "lines": [{"sku": sku, "quantity": quantity} for sku, quantity in lines]}
 
 
-async def carriers(shop: Shop) -> list[tuple[str | None, int]]:
+async def batches_of(shop: Shop) -> list[tuple[str | None, int]]:
     """Return the workflows of batches, and how many orders each has checked out."""
-    rows = await shop.database.fetch("SELECT carrier, count(*) FROM orders GROUP BY 1 ORDER BY 2")
+    rows = await shop.database.fetch("SELECT batch_workflow_id, count(*) FROM orders GROUP BY 1 ORDER BY 2")
     return [(row[0], row[1]) for row in rows]
 
 
@@ -81,11 +81,11 @@ async def test_orders_that_come_at_once_share_a_workflow(grouping: Api, shop: Sh
 
     assert {(answer.status_code, answer.json()["status"]) for answer in answers} == {(201, "completed")}
     assert len({answer.json()["order_id"] for answer in answers}) == 30
-    batches = await carriers(shop)
+    batches = await batches_of(shop)
     assert 1 <= len(batches) <= 10
-    assert all(str(carrier).startswith("bulk-") for carrier, _ in batches)
+    assert all(str(batch).startswith("bulk-") for batch, _ in batches)
     histories = {answer.json()["links"]["history"].rpartition("/")[2] for answer in answers}
-    assert histories == {carrier for carrier, _ in batches}
+    assert histories == {batch for batch, _ in batches}
     for answer in answers:
         assert await grouping.get(answer.headers["location"]) == answer.json()
     assert (await shop.audit()).is_clean
@@ -115,7 +115,7 @@ async def test_an_order_has_a_workflow_of_its_own_for_those_who_ask(grouping: Ap
     answers = await placed_at_once(grouping, [TEA] * 5, wait=20, alone=True)
 
     assert {answer.json()["status"] for answer in answers} == {"completed"}
-    assert await carriers(shop) == [(None, 5)]
+    assert await batches_of(shop) == [(None, 5)]
     assert all("/checkout-" in answer.json()["links"]["history"] for answer in answers)
 
 
@@ -222,8 +222,8 @@ async def test_of_two_orders_with_one_id_none_is_refused_while_it_is_not_known_w
 @pytest.mark.usefixtures("worker")
 async def test_a_repeat_past_temporals_retention_is_a_repeat(grouping: Api, shop: Shop) -> None:
     first = await grouping.place(TEA, idempotency_key="once", wait=20)
-    [(carrier, _)] = await carriers(shop)
-    await forget(shop, shop.order(), str(carrier))
+    [(batch, _)] = await batches_of(shop)
+    await forget(shop, shop.order(), str(batch))
 
     again = await grouping.place(TEA, idempotency_key="once", wait=20)
 

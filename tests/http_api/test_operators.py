@@ -113,7 +113,7 @@ async def test_a_resolution_is_accepted_and_the_rest_is_undone(api: Api, shop: S
 async def test_what_is_not_stuck_is_neither_retried_nor_resolved(api: Api, shop: Shop) -> None:
     order_id = await api.completed()
     batched = shop.order()
-    await api.services.temporal.checkouts.carry([batched])
+    await api.services.temporal.checkouts.process([batched])
 
     for known in (order_id, batched.order_id):
         assert (await ask(api, known, "retry", reason="why not"))[0] == 409

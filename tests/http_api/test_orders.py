@@ -126,7 +126,7 @@ async def test_a_chosen_id_that_another_order_has_is_a_conflict(api: Api) -> Non
 @pytest.mark.usefixtures("worker")
 async def test_an_order_of_a_batch_is_replayed_and_no_second_saga_begun(api: Api, shop: Shop) -> None:
     order = shop.order()
-    await api.services.temporal.checkouts.carry([order])
+    await api.services.temporal.checkouts.process([order])
 
     again = await api.place({**TEA, "order_id": order.order_id}, wait=5)
 
@@ -160,7 +160,7 @@ async def test_an_order_that_a_batch_writes_meanwhile_is_not_shown_as_the_caller
     async def not_there_yet(order_id: str) -> None:
         assert await read(order_id) is None
         monkeypatch.setattr(reads, "order", read)
-        await api.services.temporal.checkouts.carry([order])
+        await api.services.temporal.checkouts.process([order])
 
     monkeypatch.setattr(reads, "order", not_there_yet)
     answer = await api.place({**TEA, "customer": "nemo", "order_id": order.order_id}, wait=20, alone=True)

@@ -79,7 +79,7 @@ async def test_an_order_by_hand_is_pending_and_has_no_history(api: Api, shop: Sh
 @pytest.mark.usefixtures("worker")
 async def test_an_order_of_a_batch_links_to_its_batch(api: Api, shop: Shop) -> None:
     order = shop.order()
-    await api.services.temporal.checkouts.carry([order])
+    await api.services.temporal.checkouts.process([order])
 
     shown = await api.get(f"/v1/orders/{order.order_id}")
 
@@ -90,7 +90,7 @@ async def test_an_order_of_a_batch_links_to_its_batch(api: Api, shop: Shop) -> N
 @pytest.mark.usefixtures("worker")
 async def test_an_order_of_a_batch_that_temporal_has_forgotten_has_no_history(api: Api, shop: Shop) -> None:
     order = shop.order()
-    await api.services.temporal.checkouts.carry([order])
+    await api.services.temporal.checkouts.process([order])
     await forget(shop, order, bulk_workflow_id(digest([order])))
 
     assert (await api.get(f"/v1/orders/{order.order_id}"))["links"]["history"] is None

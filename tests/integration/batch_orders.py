@@ -70,7 +70,7 @@ async def together(shop: Shop, orders: Sequence[CheckoutInput]) -> list[Outcome]
     return (await BatchCheckout(shop.engine).check_out_orders(asked(orders))).unpacked()
 
 
-OWN = "'{created_at,updated_at,at,handed_over_at,event_id,txid,carrier}'::text[]"
+OWN = "'{created_at,updated_at,at,handed_over_at,event_id,txid,batch_workflow_id}'::text[]"
 """Instants, and numbers given in the sequence of writing: no two ways to write a row have these in common."""
 
 

@@ -136,7 +136,7 @@ async def test_an_event_of_a_batch_leads_to_the_batch_until_the_orders_own_saga_
     async with log.followed():
         (_, _), *later = moves
         await database.run(
-            "INSERT INTO orders (order_id, customer, status, changed_by, carrier, total_minor, currency)"
+            "INSERT INTO orders (order_id, customer, status, changed_by, batch_workflow_id, total_minor, currency)"
             " VALUES ('one', 'alice', 'reserved', 'reserve', 'bulk-4711', 100, 'EUR')"
         )
         for status, by in later:

@@ -113,7 +113,7 @@ async def test_an_order_that_was_handed_over_is_reported_by_its_own_saga(run_sta
         await how_it_ended(shop.newest_run(orders[0]))
         document = await told(run_starter, orders[0], code=0)
 
-    assert await shop.database.value("SELECT carrier FROM orders") == batch.id
+    assert await shop.database.value("SELECT batch_workflow_id FROM orders") == batch.id
     assert (document["status"], document["workflow_id"]) == ("completed", checkout_workflow_id(orders[0].order_id))
 
 

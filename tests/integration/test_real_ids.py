@@ -134,7 +134,7 @@ async def test_orders_of_a_batch_may_have_any_ids(shop: Shop, database: Database
     checkouts = Checkouts(shop.client, shop.task_queue, "http://ui")
 
     async with shop.working():
-        outcomes = await checkouts.carry(orders)
+        outcomes = await checkouts.process(orders)
         report = await shop.audit()
 
     assert [(o.order_id, o.status) for o in outcomes] == [

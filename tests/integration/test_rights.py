@@ -28,7 +28,7 @@ delivery_zones: zone=A carrier=AC is_served=AC hands_over_at_once=AC
 accounts: account_id=A kind=A name=AC balance_minor=c currency=A delivery_zone=AC
 transfers: transfer_id=a order_id=a kind=a debit_account=a credit_account=a amount_minor=a currency=a created_at=a
 orders: order_id=aA customer=aA status=ac changed_by=ac reason=ac ending=ac fingerprint=ac total_minor=ac currency=ac
-orders: event_seq=a carrier=a shipped_by=ac taken_back_by=ac created_at=a updated_at=ac
+orders: event_seq=a batch_workflow_id=a shipped_by=ac taken_back_by=ac created_at=a updated_at=ac
 order_lines: order_id=aA sku=aA quantity=aA unit_price_minor=ac
 reservations: order_id=a sku=a quantity=a state=ac
 shipments: order_id=a tracking_number=a carrier=a zone=a state=ac created_at=a handed_over_at=ac

@@ -34,10 +34,10 @@ def _table(rows: str) -> dict[str, tuple[str, str]]:
 
 
 _MENDED_BY_SETUP = _table("""
-version | UPDATE schema_version SET version = 1 | schema version 5 (it has version 1)
-no version | DROP TABLE schema_version | schema version 5 (it has none) // table schema_version
+version | UPDATE schema_version SET version = 1 | schema version 6 (it has version 1)
+no version | DROP TABLE schema_version | schema version 6 (it has none) // table schema_version
 table | DROP TABLE audit_events | table audit_events
-column | ALTER TABLE orders DROP COLUMN carrier | column orders.carrier text
+column | ALTER TABLE orders DROP COLUMN batch_workflow_id | column orders.batch_workflow_id text
 trigger | DROP TRIGGER orders_move ON orders | trigger orders.orders_move BEFORE INSERT OR UPDATE OF status FOR EACH \
     ROW EXECUTE public.orders_move
 trigger disabled | ALTER TABLE orders DISABLE TRIGGER orders_log_move | trigger orders.orders_log_move enabled
@@ -149,7 +149,7 @@ async def test_a_newer_schema_will_do(database: Database) -> None:
 async def test_a_setup_sql_of_an_older_release_changes_nothing(database: Database, stack: DevStack) -> None:
     await database.run("UPDATE schema_version SET version = version + 1; DROP TRIGGER orders_move ON orders")
 
-    with pytest.raises(Exception, match="has schema version 6, and this file makes version 5"):
+    with pytest.raises(Exception, match="has schema version 7, and this file makes version 6"):
         psql(stack.postgres, database.name, *_SETUP)
 
     assert await database.value("SELECT count(*) FROM pg_trigger WHERE tgname = 'orders_move'") == 0

@@ -63,7 +63,7 @@ async def test_a_schema_behind_rejects_no_order(
 
     assert (refused, looked.code, untouched) == (1, 1, 0)
     for reported in (worker.tail(50), looked.err):
-        assert f"schema version 5 (it has version {version})" in reported
+        assert f"schema version 6 (it has version {version})" in reported
         assert lacking in reported
         assert "psql -d checkout -f setup.sql" in reported
         assert "Traceback" not in reported

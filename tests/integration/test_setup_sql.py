@@ -59,7 +59,7 @@ def empty_databases(stack: DevStack) -> Iterator[list[str]]:
 # Running it again ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("column", ["carrier", "shipped_by", "taken_back_by"])
+@pytest.mark.parametrize("column", ["batch_workflow_id", "shipped_by", "taken_back_by"])
 async def test_a_database_from_before_a_column_was_needed_gets_it(
     stack: DevStack, database: Database, column: str
 ) -> None:
@@ -70,6 +70,18 @@ async def test_a_database_from_before_a_column_was_needed_gets_it(
     psql(stack.postgres, database.name, *_SETUP)
 
     assert [tuple(row) for row in await database.fetch(f"SELECT order_id, {column} FROM orders")] == [("a", None)]
+
+
+async def test_a_column_that_had_another_name_keeps_what_it_had(stack: DevStack, database: Database) -> None:
+    await database.run(
+        "ALTER TABLE orders RENAME COLUMN batch_workflow_id TO carrier;"
+        "INSERT INTO orders (order_id, customer, carrier) VALUES ('a', 'b', 'bulk-1')"
+    )
+
+    for _ in range(2):
+        psql(stack.postgres, database.name, *_SETUP)
+
+    assert await database.value("SELECT batch_workflow_id FROM orders") == "bulk-1"
 
 
 async def test_a_database_from_before_customers_were_opened_with_nothing_opens_them_so(

@@ -242,16 +242,16 @@ async def test_a_bulk_load_makes_batches_of_the_size_it_was_reported_and_writes_
 async def test_a_bulk_load_ends_with_the_worst_that_it_has_to_tell(
     run_starter: Desk, monkeypatch: pytest.MonkeyPatch, trouble: str, status: str, code: int
 ) -> None:
-    carry = Checkouts.carry
+    process = Checkouts.process
 
-    async def carried(self: Checkouts, orders: Any) -> Any:
-        outcomes = await carry(self, orders)
+    async def processed(self: Checkouts, orders: Any) -> Any:
+        outcomes = await process(self, orders)
         return [
             type(output)(output.order_id, trouble if output.status == "rejected" else output.status, output.reason)
             for output in outcomes
         ]
 
-    monkeypatch.setattr(Checkouts, "carry", carried)
+    monkeypatch.setattr(Checkouts, "process", processed)
     customer = "two words and a\tbreak" if trouble == "malformed" else "bob"
     good, bad = f"good-{run_starter.folder.name}"[-60:], f"bad-{run_starter.folder.name}"[-60:]
     file = orders_file(run_starter.folder, (good, "alice", "tea-mug"), (bad, customer, "lamp"))
@@ -271,13 +271,13 @@ async def test_the_outcomes_of_a_batch_that_ended_are_in_the_file_while_the_load
     into = run_starter.folder / "orders.csv.outcomes.csv"
     ids = [f"flush-{run_starter.folder.name}-{number}"[-60:] for number in range(2)]
     seen: list[dict[str, str]] = []
-    carry = Checkouts.carry
+    process = Checkouts.process
 
     async def looking(self: Checkouts, orders: Any) -> Any:
         seen.append(told_in(into) if into.exists() else {})
-        return await carry(self, orders)
+        return await process(self, orders)
 
-    monkeypatch.setattr(Checkouts, "carry", looking)
+    monkeypatch.setattr(Checkouts, "process", looking)
     file = orders_file(run_starter.folder, *((order_id, "alice", "tea-mug") for order_id in ids))
     async with run_starter.shop.working():
         ran = await run_starter("load", "--from", str(file), "--batch", "1", "--concurrency", "1")

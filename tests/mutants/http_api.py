@@ -142,8 +142,8 @@ MUTANTS = (
         "history-is-linked-unseen",
         "links would lead to histories that Temporal has deleted, and a batch's order to no history at all",
         _SHOWN,
-        "    if batch is None and (record.carrier or is_idle or age > _HISTORY_IS_KEPT or",
-        "    if batch is None and (is_idle or",
+        "        record.batch_workflow_id or is_idle or age > _HISTORY_IS_KEPT or status",
+        "        is_idle or status",
         at(_READING, "test_an_order_of_a_batch_links_to_its_batch"),
     ),
     Mutant(

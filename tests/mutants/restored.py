@@ -156,8 +156,7 @@ MUTANTS = (
         "sweep-believes-what-it-read-before-temporal-answered",
         "an order that its batch completes while the sweep looks would be parked, and refunded by who retries it (P11)",
         _SEARCH,
-        "        current = await self._unfinished_still([row.order_id for row in rows "
-        "if reported.get(row.carrier) is not None])\n",
+        "        current = await self._unfinished_still(of_ended)\n",
         "        current = await self._unfinished_still([row.order_id for row in rows])\n"
         "        current = {row.order_id: current.get(row.order_id) or type('Row', (), "
         "{**row._mapping, 'was_completed': False}) for row in rows}\n",
@@ -183,8 +182,8 @@ MUTANTS = (
         "sweep-waits-for-a-batch-that-was-reset",
         "one reset of a batch would fail every sweep for as long as it takes",
         _SEARCH,
-        "get_workflow_handle(carrier, run_id=run.execution.run_id, result_type=BatchReport)",
-        "get_workflow_handle(carrier, result_type=BatchReport)",
+        "get_workflow_handle(workflow_id, run_id=run.execution.run_id, result_type=BatchReport)",
+        "get_workflow_handle(workflow_id, result_type=BatchReport)",
         at(BESIDE, "test_a_batch_that_is_reset_while_the_sweep_looks_is_not_waited_for"),
     ),
     Mutant(

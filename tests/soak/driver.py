@@ -66,7 +66,7 @@ class Driver:
     async def _carry(self, batch: PlannedBatch, play: asyncio.TaskGroup) -> None:
         orders = [self._plan.order(number) for number in batch.numbers]
         self.open.update(batch.numbers)
-        outcomes = await self._loads.carry(batch, orders)
+        outcomes = await self._loads.process(batch, orders)
         following = []
         for planned, outcome in zip(orders, outcomes, strict=True):
             if outcome.order_id != planned.order.order_id:

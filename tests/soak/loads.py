@@ -40,8 +40,8 @@ class Loads:
         self._injector = injector
         self._usual_seconds = 1.0
 
-    async def carry(self, batch: PlannedBatch, orders: Sequence[PlannedOrder]) -> list[Outcome]:
-        """Have a batch carried, with everything that the plan wants done to it meanwhile; return what was reported."""
+    async def process(self, batch: PlannedBatch, orders: Sequence[PlannedOrder]) -> list[Outcome]:
+        """Have a batch processed, with all that the plan wants done to it meanwhile; return what was reported."""
         for planned in orders:
             if planned.is_by_hand:
                 await self._persist(lambda planned=planned: self._requests.insert(planned.order))  # type: ignore[misc]
@@ -50,11 +50,11 @@ class Loads:
         try:
             async with asyncio.TaskGroup() as acts:
                 acts.create_task(self._reach(batch))
-                twin = acts.create_task(self._carried(content)) if batch.has_twin else None
+                twin = acts.create_task(self._processed(content)) if batch.has_twin else None
                 if batch.interruption is not None:
                     acts.create_task(self._interrupt(batch, content))
                 if batch.overlap:
-                    acts.create_task(self._carried(overlapping(batch, orders)))
+                    acts.create_task(self._processed(overlapping(batch, orders)))
                 for planned in orders:
                     if planned.second_start and planned.number not in batch.overlapping:
                         acts.create_task(self._start_too(planned))
@@ -80,7 +80,7 @@ class Loads:
     async def _all_told(self, batch: PlannedBatch, content: Sequence[CheckoutInput]) -> list[Outcome]:
         """Load a batch; once more, as the plan says, where it was ended from outside."""
         begun = time.monotonic()
-        outcomes = await self._carried(content)
+        outcomes = await self._processed(content)
         if batch.interruption is None:
             self._usual_seconds += 0.2 * (time.monotonic() - begun - self._usual_seconds)
         if outcomes[0].status == UNKNOWN:
@@ -88,11 +88,11 @@ class Loads:
                 raise SoakFailed(f"a batch was ended, and nobody did it: {outcomes[0]}")
             if batch.starts_again:
                 self._book.counts["batches loaded again"] += 1
-                outcomes = await self._carried(content)
+                outcomes = await self._processed(content)
         return outcomes
 
-    async def _carried(self, content: Sequence[CheckoutInput]) -> list[Outcome]:
-        return list(await self._persist(lambda: self._checkouts.carry(content)))
+    async def _processed(self, content: Sequence[CheckoutInput]) -> list[Outcome]:
+        return list(await self._persist(lambda: self._checkouts.process(content)))
 
     async def _reach(self, batch: PlannedBatch) -> None:
         """Reach the batch's numbers one after the other while it runs: their faults come in the midst of it."""
@@ -125,7 +125,7 @@ class Loads:
         """Wait until an order has ended whichever workflow is at work on it, and record its ending."""
         async with self._operator.tending(planned):
             if outcome.status == DELEGATED and planned.second_start == "other":
-                outcome = await self._carried_on(planned)
+                outcome = await self._processed_on(planned)
             row = await self._at_rest(planned)
         output, stands = outcome.status, row["status"] if row else None
         if output in ENDINGS and output != stands:
@@ -146,7 +146,7 @@ class Loads:
             raise SoakFailed(f"{planned.order.order_id} has a content that nobody asked for")
         self._book.end(planned, Ended(row["status"], row["reason"] or ""))
 
-    async def _carried_on(self, planned: PlannedOrder) -> Outcome:
+    async def _processed_on(self, planned: PlannedOrder) -> Outcome:
         """Follow an order that was handed over as a bulk load does: the saga that it finds may be a stranger's."""
         while True:
             outcome = await self._persist(lambda: delegated_outcome(self._checkouts, planned.order))

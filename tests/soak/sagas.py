@@ -199,7 +199,7 @@ class Repeats:
         refused = batch.regrouping.gives_up_in
         async with self._refusing(again, refused, batch.regrouping.seconds):
             content = [planned.order for planned in again]
-            outcomes = await self._persist(lambda: self._checkouts.carry(content))
+            outcomes = await self._persist(lambda: self._checkouts.process(content))
             for planned, outcome in zip(again, outcomes, strict=True):
                 ended = self._book.endings[planned.number]
                 if outcome.status == DELEGATED:

@@ -25,7 +25,7 @@ class Till(Checkouts):
     def __init__(self, ends: Carry) -> None:
         self._ends = ends
 
-    async def carry(self, orders: Sequence[CheckoutInput]) -> Sequence[Outcome]:
+    async def process(self, orders: Sequence[CheckoutInput]) -> Sequence[Outcome]:
         return [Outcome(order.order_id, await self._ends(order.order_id)) for order in orders]
 
 
@@ -172,9 +172,9 @@ async def test_a_batch_is_never_larger_than_what_the_server_takes(tmp_path: Path
     sizes: list[int] = []
 
     class Scales(Till):
-        async def carry(self, orders: Sequence[CheckoutInput]) -> Sequence[Outcome]:
+        async def process(self, orders: Sequence[CheckoutInput]) -> Sequence[Outcome]:
             sizes.append(len(orders))
-            return await super().carry(orders)
+            return await super().process(orders)
 
     async def ends(_: str) -> str:
         return "completed"

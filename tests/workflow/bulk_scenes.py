@@ -62,7 +62,8 @@ async def between_steps(
             await Payments(shop.engine).charge_payment(order)
     ids = ", ".join(f"'{order.order_id}'" for order in orders)
     await shop.database.run(
-        f"SET session_replication_role = replica;UPDATE orders SET carrier = '{workflow_id}' WHERE order_id IN ({ids})"
+        "SET session_replication_role = replica;"
+        f"UPDATE orders SET batch_workflow_id = '{workflow_id}' WHERE order_id IN ({ids})"
     )
 
 

@@ -101,7 +101,7 @@ async def test_each_order_of_a_batch_has_an_outcome_of_its_own(shop: Shop) -> No
     assert (outcomes[0].tracking_number or "").startswith("PX")
     assert await activities_of(handle) == []
     assert await violations(shop) == []
-    rows = await shop.database.fetch("SELECT DISTINCT carrier, status, shipped_by IS NOT NULL FROM orders")
+    rows = await shop.database.fetch("SELECT DISTINCT batch_workflow_id, status, shipped_by IS NOT NULL FROM orders")
     assert {tuple(row) for row in rows} == {(handle.id, "completed", True), (handle.id, "rejected", False)}
 
 
@@ -109,9 +109,9 @@ async def test_the_same_batch_is_joined_and_not_carried_twice(shop: Shop) -> Non
     orders = mixed(shop)
     checkouts = Checkouts(shop.client, shop.task_queue, "http://ui")
     async with shop.working():
-        first = await checkouts.carry(orders)
+        first = await checkouts.process(orders)
         before = await goods_and_money(shop.database)
-        second = await checkouts.carry(orders)
+        second = await checkouts.process(orders)
 
     assert first == second
     assert statuses(first) == ENDINGS
@@ -385,7 +385,7 @@ async def test_a_cancel_between_two_attempts_leaves_every_order_cancelled_for_it
     assert {(outcome.status, outcome.reason) for outcome in outcomes} == {
         ("cancelled", "cancelled: the supplier is gone")
     }
-    assert [row[0] for row in await shop.database.fetch("SELECT DISTINCT carrier FROM orders")] == [handle.id]
+    assert [row[0] for row in await shop.database.fetch("SELECT DISTINCT batch_workflow_id FROM orders")] == [handle.id]
     assert await goods_and_money(shop.database) == before
     assert await violations(shop) == []
 
@@ -522,7 +522,7 @@ async def test_the_sweep_leaves_orders_alone_while_their_batch_is_under_way_and_
         lost = await shop.sweep()
         ended = [await how_it_ended(shop.newest_run(order)) for order in orders]
         fault.mend()
-        output = await checkouts.carry(orders)
+        output = await checkouts.process(orders)
 
     assert under_way.repaired == []
     assert sorted(lost.repaired) == sorted(order.order_id for order in orders)
@@ -532,7 +532,7 @@ async def test_the_sweep_leaves_orders_alone_while_their_batch_is_under_way_and_
     assert await violations(shop) == []
 
 
-async def test_the_sweep_repairs_orders_whose_carrier_nobody_knows_any_more(shop: Shop) -> None:
+async def test_the_sweep_repairs_orders_whose_batch_nobody_knows_any_more(shop: Shop) -> None:
     order = shop.order()
     await between_steps(shop, "bulk-long-forgotten", [order])
     async with shop.working():
@@ -543,12 +543,12 @@ async def test_the_sweep_repairs_orders_whose_carrier_nobody_knows_any_more(shop
     assert ended == "OrderCancelled"
 
 
-async def test_a_sweep_that_gets_no_answer_about_the_carrier_repairs_nothing(
+async def test_a_sweep_that_gets_no_answer_about_the_batch_repairs_nothing(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nowhere = await Client.connect("127.0.0.1:9", lazy=True)
-    for client, carrier in (nowhere, "bulk-somewhere"), (shop.client, ""):  # no id that it could be asked by
-        await between_steps(shop, carrier, [shop.order()])
+    for client, workflow_id in (nowhere, "bulk-somewhere"), (shop.client, ""):  # no id that it could be asked by
+        await between_steps(shop, workflow_id, [shop.order()])
         monkeypatch.setattr("activities.sweep.activity.client", lambda client=client: client)
 
         with pytest.raises((RPCError, RuntimeError)):
@@ -558,7 +558,7 @@ async def test_a_sweep_that_gets_no_answer_about_the_carrier_repairs_nothing(
 async def test_a_batch_that_is_ended_from_outside_leaves_its_orders_outcomes_unknown(shop: Shop) -> None:
     orders = [shop.order()]
     handle = shop.client.get_workflow_handle(gates_of(shop, orders).order_id)
-    carrying = asyncio.create_task(Checkouts(shop.client, shop.task_queue, "http://ui").carry(orders))
+    processing = asyncio.create_task(Checkouts(shop.client, shop.task_queue, "http://ui").process(orders))
 
     async def is_begun() -> bool:
         with contextlib.suppress(RPCError):
@@ -567,7 +567,7 @@ async def test_a_batch_that_is_ended_from_outside_leaves_its_orders_outcomes_unk
         return False
 
     await until(is_begun)
-    outcomes = await carrying
+    outcomes = await processing
 
     assert statuses(outcomes) == [UNKNOWN]
     assert "was ended" in (outcomes[0].reason or "")

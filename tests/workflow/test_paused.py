@@ -67,15 +67,15 @@ async def test_the_sweep_takes_a_paused_order_for_alive(shop: Shop) -> None:
 
 async def test_the_sweep_leaves_the_orders_of_a_paused_batch_alone(shop: Shop) -> None:
     orders = mixed(shop)
-    carrier = gates_of(shop, orders).order_id
-    await between_steps(shop, carrier, orders[:1])
+    workflow_id = gates_of(shop, orders).order_id
+    await between_steps(shop, workflow_id, orders[:1])
     handle = await start_batch(shop, orders)
-    await pause(shop, carrier)
+    await pause(shop, workflow_id)
 
     async with shop.working():
         report = await shop.sweep()
         status = await shop.order_status(orders[0])
-        await unpause(shop, carrier)
+        await unpause(shop, workflow_id)
         outcomes = (await handle.result()).unpacked()
         ended = await how_it_ended(shop.newest_run(orders[0]))
 

@@ -135,7 +135,7 @@ async def test_the_ui_lists_a_saga_by_what_was_ordered_and_a_batch_by_its_first_
     async with shop.working():
         await checkouts.start(alone)
         await checkouts.outcome(alone.order_id)
-        await checkouts.carry([one, other])
+        await checkouts.process([one, other])
         batch = shop.client.get_workflow_handle(policies.bulk_workflow_id(digest([one, other])))
         of_the_batch = await (await batch.describe()).static_summary()
         of_the_saga = await (await shop.newest_run(alone).describe()).static_summary()

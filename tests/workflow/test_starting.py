@@ -163,7 +163,7 @@ async def test_a_saga_that_was_open_under_a_foreign_workflow_id_at_the_deploy_go
 
 
 async def test_a_batch_is_carried_under_any_workflow_id(shop: Shop) -> None:
-    """An order's row names its carrier by the id that it has, so the sweep and a second load find it."""
+    """An order's row names its batch by the id that it has, so the sweep and a second load find it."""
     order, gates = shop.order("alice"), Gates()
     gate = gates.hold(replace(order, order_id="a-random-uuid"), "check_out_orders", "before")
     async with shop.working(interceptors=(gates,)):

@@ -85,8 +85,8 @@ async def test_an_order_that_moves_while_its_batch_closes_is_left_to_the_next_sw
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order = shop.order("carol")
-    carrier = gates_of(shop, [order]).order_id
-    await between_steps(shop, carrier, [order])
+    workflow_id = gates_of(shop, [order]).order_id
+    await between_steps(shop, workflow_id, [order])
     batch = await start_batch(shop, [order])
 
     async def moves_and_closes() -> None:

@@ -203,14 +203,14 @@ class Scene:
         checkouts = Checkouts(self.client, self.task_queue, "")
         async with asyncio.timeout(_PATIENCE_SECONDS):
             for batch in self.batches:
-                await checkouts.carry(batch.orders)
+                await checkouts.process(batch.orders)
 
     async def load_again(self) -> dict[str, list[Outcome]]:
         """Ask for every batch once more, as a second load of its file does, and give what is reported."""
         checkouts = Checkouts(self.client, self.task_queue, "")
 
         async def reported(orders: list[CheckoutInput]) -> list[Outcome]:
-            outcomes = zip(orders, await checkouts.carry(orders), strict=True)
+            outcomes = zip(orders, await checkouts.process(orders), strict=True)
             # An order by hand, and those of a batch whose attempts go to a stopped worker's open polls until its
             # time is up.
             return [

@@ -240,7 +240,8 @@ async def _traces(order: CheckoutInput, client: Client, database: Database) -> T
 
     rows = await database.fetch(
         "SELECT order_id, status, reason, total_minor, currency, (SELECT tracking_number FROM shipments s "
-        "WHERE s.order_id = o.order_id AND s.state <> 'cancelled'), carrier FROM orders o WHERE order_id = $1",
+        "WHERE s.order_id = o.order_id AND s.state <> 'cancelled'), batch_workflow_id "
+        "FROM orders o WHERE order_id = $1",
         order.order_id,
     )
     fence = await database.fetch("SELECT step, phase, had_effect FROM step_fence WHERE saga_id = $1", order.order_id)
@@ -257,7 +258,7 @@ async def _traces(order: CheckoutInput, client: Client, database: Database) -> T
             "- balance_minor FROM accounts WHERE account_id = $1",
             order.customer,
         ),
-        is_of_batch=any(row["carrier"] for row in rows),
+        is_of_batch=any(row["batch_workflow_id"] for row in rows),
         has_saga=await _has_saga(order, client),
     )
 
