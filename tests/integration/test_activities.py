@@ -98,10 +98,13 @@ async def test_stock_that_is_sold_while_an_order_waits_for_it_reserves_nothing_a
     assert sold["step_fence"] == sold["reservations"] == sold["orders"] == []
 
 
-async def test_the_last_of_its_kind_is_sold_once_to_twenty_buyers_at_once(shop: Shop) -> None:
+async def test_the_last_of_its_kind_is_sold_once_to_twenty_buyers_at_once(shop: Shop, database: Database) -> None:
     orders = [shop.order(f"buyer-{n:03d}", ("last-one", 1)) for n in range(1, 21)]
 
-    answers = await asyncio.gather(*(reserve(shop, order) for order in orders), return_exceptions=True)
+    async with database.locked("SELECT FROM inventory WHERE sku = 'last-one' FOR UPDATE"):
+        buying = [asyncio.create_task(reserve(shop, order)) for order in orders]
+        await database.until_blocked(2)  # each has seen that there is one
+    answers = await asyncio.gather(*buying, return_exceptions=True)
 
     assert sorted(type(answer).__name__ for answer in answers) == ["OutOfStock"] * 19 + ["Reservation"]
     assert await shop.database.value("SELECT on_hand - reserved FROM inventory WHERE sku = 'last-one'") == 0
@@ -284,7 +287,7 @@ async def test_a_payment_above_the_balance_is_declined_and_moves_nothing(shop: S
     assert await shop.database.every_row() == before
 
 
-async def test_a_balance_is_spent_once_by_orders_that_pay_at_once(shop: Shop) -> None:
+async def test_a_balance_is_spent_once_by_orders_that_pay_at_once(shop: Shop, database: Database) -> None:
     await shop.database.run(
         "UPDATE accounts SET balance_minor = 3600 WHERE account_id = 'bob';"
         "UPDATE transfers SET amount_minor = 3600 WHERE transfer_id = 'deposit/bob';"
@@ -293,9 +296,10 @@ async def test_a_balance_is_spent_once_by_orders_that_pay_at_once(shop: Shop) ->
     orders = [shop.order("bob", ("tea-mug", 1)) for _ in range(10)]
     await asyncio.gather(*(reserve(shop, order) for order in orders))
 
-    answers = await asyncio.gather(
-        *(Payments(shop.engine).charge_payment(order) for order in orders), return_exceptions=True
-    )
+    async with database.locked("SELECT FROM accounts WHERE account_id = 'bob' FOR UPDATE"):
+        paying = [asyncio.create_task(Payments(shop.engine).charge_payment(order)) for order in orders]
+        await database.until_blocked(4)  # each has seen that there is enough, and it is for three
+    answers = await asyncio.gather(*paying, return_exceptions=True)
 
     assert sorted(type(answer).__name__ for answer in answers) == ["InsufficientFunds"] * 7 + ["Payment"] * 3
     assert await shop.database.value("SELECT balance_minor FROM accounts WHERE account_id = 'bob'") == 0
