@@ -1,6 +1,6 @@
 """Group commit: one transaction for many orders, and who shares it."""
 
-from tests.mutants.killers import BULK, REPLAY, at
+from tests.mutants.killers import BULK, at
 from tests.mutants.mutant import Mutant
 
 _TOGETHER = "activities/batch_together.py"
@@ -145,7 +145,7 @@ MUTANTS = (
         _WORKFLOW,
         'if workflow.patched("together") else',
         "if True else",
-        at(REPLAY, "test_a_recorded_history_replays[bulk-completed]"),
+        at(BULK, "test_a_batch_that_a_worker_of_before_began_step_by_step_leaves_its_orders_to_their_sagas"),
     ),
     # Seats ----------------------------------------------------------------------------------------------
     Mutant(
