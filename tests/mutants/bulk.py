@@ -50,11 +50,11 @@ MUTANTS = (
     ),
     Mutant(
         "batch-does-not-hear-of-a-cancel",
-        "orders would be paid and shipped after the load was called off",
+        "a batch of an earlier build that was called off could not go on",
         _WORKFLOW,
         "        if self._cancellation.is_requested:\n            raise asyncio",
         "        if False:\n            raise asyncio",
-        at(BULK, "test_a_batch_that_is_cancelled_before_its_first_step_leaves_every_order_cancelled"),
+        at(REPLAY, "test_a_recorded_history_replays[bulk-called-off-at-pay]"),
     ),
     Mutant(
         "batch-goes-on-by-sagas-after-a-cancel",
