@@ -16,7 +16,6 @@ wrong.
 
 import os
 import signal
-import sys
 
 if __name__ == "__main__":
     # Before the imports, see worker.py: nothing has started yet.
@@ -27,18 +26,15 @@ import logging
 import socket
 from typing import Any
 
-import uvloop
-
 from adapters import temporal_credentials
-from adapters.config import ApiSettings, ConfigurationError, load
+from adapters.config import ApiSettings, ConfigurationError
 from adapters.database import Access, create_reader_engine
-from adapters.log_setup import configure_logging
 from adapters.process_exit import leave
+from adapters.program import CannotRun, run_program
 from adapters.streams import clean_streams
 from adapters.temporal import connect
 from client.batcher import Batcher, BatchPolicy
 from domain.text import json_text
-from domain.version import RELEASE
 from http_api.app import build_app, build_door, describe
 from http_api.keys import KeyFile, KeysUnusable
 from http_api.oidc import OpenIdProvider
@@ -53,10 +49,6 @@ from sagafence import SagaError
 _log = logging.getLogger("checkout.api")
 
 _ASK_AGAIN_SECONDS = 2.0
-
-
-class CannotRun(Exception):
-    """Something outside this process has to be fixed first. The message says what and how."""
 
 
 async def run(settings: ApiSettings) -> None:
@@ -176,31 +168,9 @@ def description() -> dict[str, Any]:
 
 def main() -> int:
     """Run the API and return the exit status."""
-    arguments = sys.argv[1:]
-    if arguments == ["--version"]:
-        sys.stdout.write(f"{RELEASE}\n")
-        return 0
-    if arguments == ["--openapi"]:
-        sys.stdout.write(f"{json_text(description(), indent=2)}\n")
-        return 0
-    if arguments:
-        is_question = arguments[0] in {"-h", "--help"}
-        (sys.stdout if is_question else sys.stderr).write(f"{__doc__}\nIt takes no other arguments.\n")
-        return 0 if is_question else 2
-    try:
-        settings = load(ApiSettings)
-        configure_logging(settings.log_level, settings.log_format)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run(settings))
-    except ConfigurationError as error:
-        sys.stderr.write(f"The configuration is wrong:\n{error}\n")
-        return 2
-    except CannotRun as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    return 0
+    return run_program(__doc__, ApiSettings, {"": run}, {"--openapi": lambda: json_text(description(), indent=2)})
 
 
 if __name__ == "__main__":
-    clean_streams("stdout", "stderr")
+    clean_streams()
     leave(main())

@@ -28,7 +28,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
-import uvloop
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.service import RPCError
@@ -46,14 +45,13 @@ from activities.sagas import Sagas
 from activities.shipping import Shipping
 from activities.sweep import Sweep
 from adapters import deployment, event_log, heartbeat, schedule_watch, schedules, schema, temporal_credentials
-from adapters.config import ConfigurationError, WorkerSettings, WritesLog, load
+from adapters.config import WorkerSettings, WritesLog
 from adapters.connector import Admission
-from adapters.log_setup import configure_logging
 from adapters.log_target import STDOUT
 from adapters.process_exit import leave
+from adapters.program import CannotRun, run_program, show
 from adapters.readiness import (
     DATABASE_ADVICE,
-    CannotStart,
     check,
     forget_heartbeat,
     make_engines,
@@ -64,7 +62,6 @@ from adapters.streams import clean_streams
 from adapters.temporal import ADVICE, RefuseWrongArguments
 from adapters.worker_run import Companion, Failure, running, use_client
 from domain import policies
-from domain.version import RELEASE
 from workflows.bulk import BulkCheckoutWorkflow
 from workflows.checkout import CheckoutWorkflow
 from workflows.maintenance import (
@@ -90,7 +87,7 @@ _SLOTS_PER_POLL = 4
 _MOST_POLLS = 20
 
 
-class CannotContinue(Exception):
+class CannotContinue(CannotRun):
     """A part of this process has ended, or what it was started with is no longer valid."""
 
 
@@ -314,32 +311,14 @@ async def _ensure_schedules(client: Client, settings: WorkerSettings) -> None:
         _log.warning("the schedules of sweep and audit could not be made: %s", error.message)
 
 
+async def _check(settings: WorkerSettings) -> None:
+    await check(settings)
+    show("Nothing is lacking: a worker can start.")
+
+
 def main() -> int:
     """Run the worker and return the exit status."""
-    arguments = sys.argv[1:]
-    if arguments == ["--version"]:
-        sys.stdout.write(f"{RELEASE}\n")
-        return 0
-    if arguments not in ([], ["--check"]):
-        is_question = arguments[0] in {"-h", "--help"}
-        (sys.stdout if is_question else sys.stderr).write(f"{__doc__}\nIt takes no other arguments.\n")
-        return 0 if is_question else 2
-    try:
-        settings = load(WorkerSettings)
-        configure_logging(settings.log_level, settings.log_format)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            if arguments:
-                runner.run(check(settings))
-                sys.stdout.write("Nothing is lacking: a worker can start.\n")
-            else:
-                runner.run(run(settings))
-    except ConfigurationError as error:
-        sys.stderr.write(f"The configuration is wrong:\n{error}\n")
-        return 2
-    except (CannotStart, CannotContinue) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    return 0
+    return run_program(__doc__, WorkerSettings, {"": run, "--check": _check}, {})
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ class StarterSettings(BaseSettings):
     """File with Temporal's API key, read again by worker and API when it changes. Wins over `TEMPORAL_API_KEY`."""
 
 
-class _ServiceSettings(StarterSettings):
+class ServiceSettings(StarterSettings):
     """What the processes have in common that know where the database is."""
 
     database_url: Annotated[SecretStr, AfterValidator(_database_url)] = SecretStr(
@@ -136,7 +136,7 @@ class _ServiceSettings(StarterSettings):
     """Form of the process' own log: `text` or `json`, a line for each record."""
 
 
-class WorkerSettings(_ServiceSettings):
+class WorkerSettings(ServiceSettings):
     """The settings of a worker."""
 
     database_refused_seconds: Annotated[float, Field(gt=0, le=86_400)] = 180
@@ -168,7 +168,7 @@ class WorkerSettings(_ServiceSettings):
     `always`, and it is an error in the log where another worker has the file; `never`."""
 
 
-class ApiSettings(_ServiceSettings):
+class ApiSettings(ServiceSettings):
     """The settings of the HTTP API."""
 
     database_url: Annotated[SecretStr, AfterValidator(_database_url)] = SecretStr(

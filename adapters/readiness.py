@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import socket
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ from adapters.database import Access, create_audit_engine, create_engine
 from adapters.log_file import opened
 from adapters.log_target import STDOUT, lock_of
 from adapters.pooling import LENDING_POOLER, Pooling, pooling_of
+from adapters.program import CannotRun
 from adapters.temporal import ADVICE, NOT_OURS_TO_ASK, connect, connection_options, is_refused, place
 from domain import policies
 from sagafence import CannotConnect, sqlstate
@@ -41,8 +43,8 @@ _GRACE_SECONDS = 5.0
 _KEYWORD = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
 
 
-class CannotStart(Exception):
-    """Something outside this process has to be fixed first. The message says what and how."""
+class CannotStart(CannotRun):
+    """A worker cannot start."""
 
 
 class Engines(NamedTuple):
@@ -214,7 +216,8 @@ def require_writable(settings: WorkerSettings) -> None:
         return
     try:
         if log_file == STDOUT:
-            os.fstat(1)
+            if sys.__stdout__ is None:
+                raise OSError("standard output is closed")  # noqa: TRY301
             return
         if log_file.exists() and not (log_file.is_file() or log_file.is_dir()):
             raise OSError(f"{str(log_file)!a} is no file, and could not be read back")  # noqa: TRY301

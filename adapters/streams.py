@@ -4,6 +4,7 @@ Server errors, echoed arguments, tracebacks and warnings may have text of any or
 """
 
 import io
+import os
 import sys
 from typing import TextIO
 
@@ -49,7 +50,14 @@ def raw(stream: TextIO) -> TextIO:
 
 
 def clean_streams(*names: str) -> None:
-    """Replace `stdout` and `stderr`, or one of them, with a clean stream. Safe to repeat."""
+    """Replace `stdout` and `stderr`, or one of them, with a clean stream. Safe to repeat.
+
+    A standard stream that was closed before we began, and is None, leads nowhere from now on: the next connection would
+    get its number, and what somebody prints.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - it is open as long as we run
     for name in names or ("stdout", "stderr"):
         stream = getattr(sys, name)
         if not isinstance(stream, CleanStream):

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 import sagafence
 from adapters import connector, database
-from adapters.config import PREFIX, ApiSettings, StarterSettings, WorkerSettings, _ServiceSettings
+from adapters.config import PREFIX, ApiSettings, ServiceSettings, StarterSettings, WorkerSettings
 from devstack.stack import ROOT
 from domain import errors, policies
 from sagafence import (
@@ -157,7 +157,7 @@ def _settings() -> Iterator[Row]:
         "API": ApiSettings,
         "starter": StarterSettings,
     }
-    kinds: tuple[type[StarterSettings], ...] = (StarterSettings, _ServiceSettings, WorkerSettings, ApiSettings)
+    kinds: tuple[type[StarterSettings], ...] = (StarterSettings, ServiceSettings, WorkerSettings, ApiSettings)
     yield "variable", "default", "read by", "means"
     for kind in kinds:
         for name, meaning in _docstrings("adapters/config.py", kind.__name__).items():

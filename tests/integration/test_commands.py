@@ -1,13 +1,17 @@
 """worker.py and starter.py as processes: what they say, how they end, and that they end as they mean to."""
 
 import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from devstack.stack import ROOT, DevStack
 from sagafence.devservers.ports import free_port
-from tests.conftest import Database
+from tests.conftest import Database, Shop
 from tests.integration.commands import DEADLINE_SECONDS, Commands, Ran, run_each, unique, until
 
 
@@ -165,6 +169,36 @@ def test_every_command_has_help_with_an_example(stack: DevStack, tmp_path: Path)
         assert ran.code == 0
         assert "Example:" in ran.out
         assert f"starter.py {command}" in " ".join(ran.out.split())
+
+
+PRINTED = [("api.py", "--openapi"), ("api.py", "--help"), ("worker.py", "--version"), ("starter.py", "list", "--help")]
+
+
+@pytest.mark.parametrize("line", PRINTED, ids=" ".join)
+@pytest.mark.parametrize("is_closed", [False, True], ids=["its reader has gone", "it was closed"])
+def test_output_that_nobody_can_read_leaves_no_traceback(line: Sequence[str], *, is_closed: bool) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    shell = ["sh", "-c", 'exec "$@" >&-' if is_closed else 'exec "$@"', "sh", sys.executable, *line]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}  # what is kept in a buffer would meet nobody before the end
+
+    done = subprocess.run(
+        shell, cwd=ROOT, env=environment, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+    )
+
+    os.close(writer)
+    assert done.stderr == ""
+    assert done.returncode == (1 if line[0] == "starter.py" and not is_closed else 0)
+
+
+def test_a_worker_whose_log_would_go_to_a_closed_output_is_refused(stack: DevStack, shop: Shop) -> None:
+    environment = stack.environment(CHECKOUT_DATABASE_URL=shop.database.url, CHECKOUT_LOG_FILE="-")
+    shell = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "worker.py"]
+
+    done = subprocess.run(shell, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 1
+    assert "The log cannot be written: standard output is closed." in done.stderr
 
 
 def test_a_worker_reports_all_that_is_wrong_with_its_configuration_at_once(commands: Commands) -> None:

@@ -1,10 +1,11 @@
 """Faults in what is shown of outside text: nothing acts at an edge, nothing hides, nothing makes a line of its own."""
 
-from tests.mutants.killers import LOG_FORMAT, TEXT, UI_TEXT, at
+from tests.mutants.killers import COMMANDS, LOG_FORMAT, TEXT, UI_TEXT, at
 from tests.mutants.mutant import Mutant
 
 _TEXT = "domain/text.py"
 _FUZZ = at(TEXT, "test_no_text_from_outside_acts_at_an_edge")
+_NOBODY = "test_output_that_nobody_can_read_leaves_no_traceback"
 
 MUTANTS = (
     Mutant(
@@ -70,6 +71,31 @@ MUTANTS = (
         "        self.raw_stream.write(for_terminal(text))\n",
         "        self.raw_stream.write(text)\n",
         _FUZZ,
+    ),
+    Mutant(
+        "reader-who-has-gone-is-a-traceback",
+        "`python api.py --openapi | head` would end in a traceback",
+        "adapters/program.py",
+        "    with contextlib.suppress(BrokenPipeError):\n",
+        "    with contextlib.suppress(ZeroDivisionError):\n",
+        at(COMMANDS, f"{_NOBODY}[its reader has gone-api.py --openapi]"),
+    ),
+    Mutant(
+        "closed-output-is-a-traceback",
+        "a command whose output nobody wants would fail, after it has done what it should",
+        "adapters/streams.py",
+        "        if getattr(sys, name) is None:\n",
+        "        if False:\n",
+        at(COMMANDS, f"{_NOBODY}[it was closed-worker.py --version]"),
+    ),
+    Mutant(
+        "log-goes-to-a-closed-output",
+        "saga.log would be written nowhere, without an error",
+        "adapters/readiness.py",
+        "            if sys.__stdout__ is None:\n",
+        "            if False:\n",
+        at(COMMANDS, "test_a_worker_whose_log_would_go_to_a_closed_output_is_refused"),
+        hangs=True,
     ),
     Mutant(
         "summary-with-a-picture",

@@ -158,7 +158,7 @@ MUTANTS = (
     Mutant(
         "worker-ignores-its-log-level",
         "what was turned off would be logged all the same",
-        _WORKER,
+        "adapters/program.py",
         "        configure_logging(settings.log_level, settings.log_format)\n",
         '        configure_logging("INFO", settings.log_format)\n',
         at(WORKER_SETTINGS, "test_a_worker_says_as_much_as_its_log_level_allows"),
@@ -166,7 +166,7 @@ MUTANTS = (
     Mutant(
         "worker-ignores-its-log-format",
         "whatever collects logs would find no order in them",
-        _WORKER,
+        "adapters/program.py",
         "        configure_logging(settings.log_level, settings.log_format)\n",
         "        configure_logging(settings.log_level)\n",
         at(WORKER_SETTINGS, "test_a_worker_writes_its_log_as_json"),
@@ -231,13 +231,9 @@ MUTANTS = (
     Mutant(
         "worker-that-cannot-start-ends-well",
         "a supervisor would take a worker that never began for one that has drained",
-        _WORKER,
-        "    except (CannotStart, CannotContinue) as error:\n"
-        '        sys.stderr.write(f"{error}\\n")\n'
-        "        return 1\n",
-        "    except (CannotStart, CannotContinue) as error:\n"
-        '        sys.stderr.write(f"{error}\\n")\n'
-        "        return 0\n",
+        "adapters/program.py",
+        '        sys.stderr.write(f"{error}\\n")\n        return 1\n',
+        '        sys.stderr.write(f"{error}\\n")\n        return 0\n',
         at(WORKER_START, "test_a_worker_refuses_a_log_that_it_cannot_write"),
     ),
     Mutant(
