@@ -5,7 +5,7 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, WorkflowQueryFailedError
@@ -19,7 +19,7 @@ from client.executions import Execution
 from client.failures import NoSuchOrder, OrderIdConflict, Refused
 from client.listing import GONE, ORDERS, QUERIES, TERMINATED, Listed, listed, listed_status
 from client.pollers import Watch
-from client.requests import UNTIL_ANSWERED, HasEnded, Requests, Waits
+from client.requests import UNTIL_ANSWERED, HasEnded, HasEndedSince, Requests, Waits
 from domain import policies, summaries
 from domain.audit import AuditReport
 from domain.bulk import Outcome
@@ -36,7 +36,6 @@ from domain.model import (
 from domain.sweep import SweepReport
 
 Handle = WorkflowHandle[Any, CheckoutStatus]
-T = TypeVar("T")
 
 _NO_WORKER_ANSWERS = frozenset(
     {RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED, RPCStatusCode.FAILED_PRECONDITION}
@@ -212,7 +211,7 @@ class Checkouts:
         return await self._settled(order_id, await self.request_retry(order_id, reason, by))
 
     async def request_retry(self, order_id: str, reason: str = "", by: str = "") -> CheckoutStatus | None:
-        """Request a retry; return its answer, or None where that takes longer than these requests wait."""
+        """Request a retry; return its answer, or how the order has ended since; None where that takes too long."""
         if reason:
             _require_reason(reason)
         return await self._asked(order_id, self.requests.retry(order_id, RetryRequest(by, reason)))
@@ -222,7 +221,7 @@ class Checkouts:
         return await self._settled(order_id, await self.request_resolve(order_id, step, reason, by))
 
     async def request_resolve(self, order_id: str, step: str, reason: str, by: str = "") -> CheckoutStatus | None:
-        """Request a resolution; return its answer, or None where that takes longer than these requests wait."""
+        """Request a resolution; return the same."""
         _require_reason(reason)
         return await self._asked(order_id, self.requests.resolve(order_id, Resolution(step, reason, by)))
 
@@ -247,9 +246,12 @@ class Checkouts:
             return (await self._describe(policies.order_id_of(run.workflow_id))).run_id == run.run_id
         return False
 
-    async def _asked(self, order_id: str, request: Awaitable[T]) -> T:
+    async def _asked(self, order_id: str, request: Awaitable[CheckoutStatus | None]) -> CheckoutStatus | None:
+        """Wait for an answer; of an order that has ended since it carried out the request, return how."""
         try:
             return await request
+        except HasEndedSince:
+            return await self.status(order_id)
         except HasEnded:
             status = await self.status(order_id)
             raise Refused(f"order {order_id} is {status.status} already") from None

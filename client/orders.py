@@ -93,20 +93,20 @@ class Orders:
         async with self._to_fix(order_id):
             return await self._checkouts.retry(order_id, reason, by)
 
-    async def request_retry(self, order_id: str, reason: str, by: str) -> None:
-        """Request the same, and return once the request is accepted."""
+    async def request_retry(self, order_id: str, reason: str, by: str) -> CheckoutStatus | None:
+        """Request the same; see `Checkouts.request_retry`."""
         async with self._to_fix(order_id):
-            await self._checkouts.request_retry(order_id, reason, by)
+            return await self._checkouts.request_retry(order_id, reason, by)
 
     async def resolve(self, order_id: str, step: str, reason: str, by: str) -> CheckoutStatus:
         """Count a stuck step as undone; see `Checkouts.resolve`."""
         async with self._to_fix(order_id):
             return await self._checkouts.resolve(order_id, step, reason, by)
 
-    async def request_resolve(self, order_id: str, step: str, reason: str, by: str) -> None:
-        """Request the same, and return once the request is accepted."""
+    async def request_resolve(self, order_id: str, step: str, reason: str, by: str) -> CheckoutStatus | None:
+        """Request the same; see `Checkouts.request_resolve`."""
         async with self._to_fix(order_id):
-            await self._checkouts.request_resolve(order_id, step, reason, by)
+            return await self._checkouts.request_resolve(order_id, step, reason, by)
 
     # Cancelling -----------------------------------------------------------------------------------------
 

@@ -45,6 +45,10 @@ class HasEnded(ClientError):
     """The order's saga has ended, and not by this request."""
 
 
+class HasEndedSince(ClientError):
+    """The order's saga has carried out this request, or an earlier one that it repeats, and has ended."""
+
+
 @dataclass(frozen=True)
 class _Answered:
     """A request that a run has answered: carried out, or failed."""
@@ -72,6 +76,7 @@ class Requests:
     Every one raises:
         NoSuchOrder: Temporal has no saga of the order.
         HasEnded: it has ended, and not by this request.
+        HasEndedSince: it has carried out the request, and ended.
         Refused: the saga refuses.
         NotKnownYet: no worker has accepted the request in time.
     """
@@ -130,7 +135,7 @@ class Requests:
         name: str,
         is_carried_out: Callable[[Mapping[str, _Answered]], bool],
     ) -> Any:
-        """Send a request; return the answer, None where the run has ended with it or the answer takes too long."""
+        """Send a request; return the answer, None where an earlier run gave it or it takes too long."""
         try:
             return await self._result(await self._accepted(checkout_workflow_id(order_id), update, arguments, name))
         except WorkflowUpdateFailedError as failure:
@@ -156,9 +161,7 @@ class Requests:
         if is_lost:  # it was continued as new in that moment, without this request
             await asyncio.sleep(_ASK_AGAIN_SECONDS)
             return await self._send(order_id, update, arguments, name, is_carried_out)
-        if is_carried_out(answered):
-            return None
-        raise HasEnded
+        raise HasEndedSince if is_carried_out(answered) else HasEnded
 
     async def _accepted(
         self, workflow_id: str, update: str, arguments: Sequence[Any], name: str

@@ -58,23 +58,16 @@ class NewOrder(_Body):
     ] = None
 
 
-class CancelRequest(_Body):
-    """Why an order is cancelled."""
+class OperatorRequest(_Body):
+    """Why an order is cancelled or retried."""
 
     reason: Reason
 
 
-class RetryBody(_Body):
-    """Why a stuck order is retried."""
-
-    reason: Reason
-
-
-class ResolveRequest(_Body):
+class ResolveRequest(OperatorRequest):
     """What was done by hand about a stuck step."""
 
     step: Annotated[Step, Field(strict=False)]
-    reason: Reason
 
 
 class Line(BaseModel):

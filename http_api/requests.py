@@ -4,9 +4,9 @@ from http import HTTPStatus
 
 from fastapi import APIRouter
 
-from domain.model import reason_problem
+from domain.model import ENDINGS, CheckoutStatus, reason_problem
 from http_api import shown
-from http_api.models import Accepted, CancelRequest, ResolveRequest, RetryBody
+from http_api.models import Accepted, OperatorRequest, OrderStatusWord, ResolveRequest
 from http_api.orders import OrderIdInPath, visible
 from http_api.principal import Principal
 from http_api.problems import Fault, documented, invalid
@@ -22,6 +22,10 @@ router = APIRouter(
 
 # Several calls each: what the order's runs have answered, the request, the answer.
 _ASK_SECONDS = 5.5
+_SINCE: dict[str, str] = {
+    **{ending.value: f"The order has ended as {ending}: there is nothing left to do." for ending in ENDINGS},
+    OrderStatusWord.TERMINATED.value: "Its workflow has been ended from outside since: the sweep undoes what is left.",
+}
 
 
 @router.post(
@@ -30,12 +34,12 @@ _ASK_SECONDS = 5.5
     openapi_extra={"x-scope": "operate"},
 )
 async def cancel_order(
-    order_id: OrderIdInPath, request: CancelRequest, services: Given, principal: Operator
+    order_id: OrderIdInPath, request: OperatorRequest, services: Given, principal: Operator
 ) -> Accepted:
     """Cancel an order: what was done is undone. Refused once it has ended. A repeat joins the first request."""
     known = await _checked(services, principal, order_id, request.reason)
     await answered(services.temporal.orders.request_cancel(known, request.reason, principal.actor), _ASK_SECONDS)
-    return _accepted(known, "The cancel was accepted: the order is undone.")
+    return _accepted(known, "The cancel was accepted: the order is undone, unless its parcel has left before.")
 
 
 @router.post(
@@ -43,11 +47,14 @@ async def cancel_order(
     status_code=HTTPStatus.ACCEPTED,
     openapi_extra={"x-scope": "operate"},
 )
-async def retry_order(order_id: OrderIdInPath, request: RetryBody, services: Given, principal: Operator) -> Accepted:
+async def retry_order(
+    order_id: OrderIdInPath, request: OperatorRequest, services: Given, principal: Operator
+) -> Accepted:
     """Retry the failed undos of a stuck order, once the cause is fixed. A round may last a quarter of an hour."""
     known = await _checked(services, principal, order_id, request.reason)
-    await answered(services.temporal.orders.request_retry(known, request.reason, principal.actor), _ASK_SECONDS)
-    return _accepted(known, "The retry was accepted: the failed undos are tried again.")
+    asked = services.temporal.orders.request_retry(known, request.reason, principal.actor)
+    answer = await answered(asked, _ASK_SECONDS)
+    return _accepted(known, "The retry was accepted: the failed undos are tried again.", answer)
 
 
 @router.post(
@@ -61,8 +68,9 @@ async def resolve_step(
     """Declare a stuck step resolved by hand. Neither it nor its undo will ever act for this order again."""
     known = await _checked(services, principal, order_id, request.reason)
     asked = services.temporal.orders.request_resolve(known, request.step.value, request.reason, principal.actor)
-    await answered(asked, _ASK_SECONDS)
-    return _accepted(known, f"The step {request.step.value} counts as resolved; what else is stuck is tried again.")
+    answer = await answered(asked, _ASK_SECONDS)
+    step = request.step.value
+    return _accepted(known, f"The step {step} counts as resolved; what else is stuck is tried again.", answer)
 
 
 async def _checked(services: Services, principal: Principal, order_id: str, reason: str) -> str:
@@ -74,5 +82,7 @@ async def _checked(services: Services, principal: Principal, order_id: str, reas
     return known
 
 
-def _accepted(order_id: str, detail: str) -> Accepted:
+def _accepted(order_id: str, detail: str, answer: CheckoutStatus | None = None) -> Accepted:
+    if answer is not None:
+        detail = _SINCE.get(answer.status, detail)
     return Accepted(order_id=order_id, detail=detail, links=shown.links(order_id))

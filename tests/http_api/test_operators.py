@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
+from client.checkouts import Checkouts
 from domain import policies
 from http_api.keys import Scope
 from tests.conftest import Shop
-from tests.http_api.conftest import TEA, Api
+from tests.http_api.conftest import TEA, UI, Api
 from tests.workflow.gates import Gates
 from tests.workflow.sagas import BREAK_UNDO, MEND_UNDO, hasty, until_status
 
@@ -120,6 +121,38 @@ async def test_what_is_not_stuck_is_neither_retried_nor_resolved(api: Api, shop:
         assert (await ask(api, known, "resolve", step="pay", reason="why not"))[0] == 409
     assert (await ask(api, "nobody", "cancel", reason="why not"))[0] == 404
     assert (await ask(api, "nobody", "retry", reason="why not"))[0] == 404
+    assert (await ask(api, "nobody", "resolve", step="pay", reason="why not"))[0] == 404
+
+
+async def test_what_is_asked_again_of_an_order_that_has_ended_since_is_answered_with_how(api: Api, shop: Shop) -> None:
+    async with shop.working():
+        order_id = await stuck_order(shop)
+        await shop.database.run(MEND_UNDO["pay"])
+        assert (await ask(api, order_id, "retry", reason="the bank answers again"))[0] == 202
+        await until_status(shop, shop.order(order_id=order_id), "rejected")
+
+        retried = await ask(api, order_id, "retry", reason="is it done?")
+        resolved = await ask(api, order_id, "resolve", step="pay", reason="refunded at the bank")
+        cancelled = await ask(api, order_id, "cancel", reason="why is it here")
+
+    assert retried[0] == 202
+    assert retried[1]["detail"] == "The order has ended as rejected: there is nothing left to do."
+    for status, problem in (resolved, cancelled):
+        assert (status, problem["type"]) == (409, "about:blank#refused")
+        assert problem["detail"] == f"order {order_id} is rejected already"
+
+
+async def test_a_retry_after_the_workflow_was_terminated_does_not_claim_to_try_anything(api: Api, shop: Shop) -> None:
+    async with shop.working():
+        order_id = await stuck_order(shop)
+        run = shop.newest_run(shop.order(order_id=order_id))
+        in_vain = await Checkouts(shop.client, shop.task_queue, UI).retry(order_id, "hoping")
+        await run.terminate("by hand")
+
+        status, answer = await ask(api, order_id, "retry", reason="hoping again")
+
+    assert (in_vain.status, status) == ("stuck", 202)
+    assert answer["detail"] == "Its workflow has been ended from outside since: the sweep undoes what is left."
 
 
 @pytest.mark.parametrize(

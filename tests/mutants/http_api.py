@@ -513,6 +513,18 @@ MUTANTS = (
         at(_OPERATORS, "test_an_audit_whose_start_got_lost_is_not_said_to_be_under_way"),
     ),
     Mutant(
+        "retry-of-what-has-ended-is-under-way",
+        "an operator would wait for undos that nobody tries",
+        "http_api/requests.py",
+        "        detail = _SINCE.get(answer.status, detail)\n",
+        "        pass\n",
+        at(
+            _OPERATORS,
+            "test_what_is_asked_again_of_an_order_that_has_ended_since_is_answered_with_how",
+            "test_a_retry_after_the_workflow_was_terminated_does_not_claim_to_try_anything",
+        ),
+    ),
+    Mutant(
         "api-keeps-its-temporal-key",
         "a rotated API key of Temporal would need a restart of every API",
         "api.py",
