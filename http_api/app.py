@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from domain.text import json_text
 from domain.version import RELEASE
 from http_api import audits, counts, events, health, orders, placing, problems, requests
-from http_api.edge import Edge
+from http_api.edge import Edge, HeadAsGet
 from http_api.lean_route import LeanRoute
 from http_api.problems import ProblemDocument, documented
 from http_api.services import Services
@@ -36,10 +36,10 @@ _FOR_ALL = documented(
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.UNPROCESSABLE_ENTITY,
     HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     HTTPStatus.SERVICE_UNAVAILABLE,
 )
 _PAGE = Path(__file__).parents[1] / "web"
-_FOR_ALL |= {431: {"description": "Line and headers have more than 16 kB"}}  # answered before there is an app
 _DOCS_PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -93,7 +93,7 @@ def build_app(services: Services) -> FastAPI:
 
 def build_door(services: Services) -> ASGIApp:
     """Build all that answers a request: the edge, the usual order's short way, and the app."""
-    return Edge(LeanRoute(build_app(services), services))
+    return Edge(HeadAsGet(LeanRoute(build_app(services), services)))
 
 
 def describe(app: FastAPI) -> dict[str, Any]:

@@ -19,7 +19,7 @@ BODY_SECONDS = 10.0
 
 # No script, style or picture that this server does not have itself, and none within a page.
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'"
-_HEADERS = {
+HEADERS = {
     "Content-Security-Policy": f"{_POLICY}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -51,7 +51,7 @@ class Edge:
             if message["type"] == "http.response.start":
                 is_begun = True
                 headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
+                for name, value in HEADERS.items():
                     headers[name] = value
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
@@ -72,6 +72,36 @@ class Edge:
             if is_begun:
                 raise
             await stopped().response()(scope, receive, send_with_headers)
+
+
+class HeadAsGet:
+    """Wraps the app, within the edge: a HEAD is a GET whose answer ends with its headers, a stream's too."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        is_over = asyncio.Event()
+
+        async def send_head(message: Message) -> None:
+            if is_over.is_set():
+                return
+            if message["type"] == "http.response.body":
+                message = {**message, "more_body": False}
+                is_over.set()
+            await send(message)
+
+        async def leave() -> Message:
+            await is_over.wait()
+            return {"type": "http.disconnect"}
+
+        # The server still has the other method, and sends no body.
+        await self._app({**scope, "method": "GET"}, again(b"", leave), send_head)
 
 
 def again(read: bytes, receive: Receive) -> Receive:

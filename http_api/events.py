@@ -15,7 +15,7 @@ from domain.model import ENDINGS
 from http_api import shown
 from http_api.models import Event, EventList
 from http_api.orders import OrderIdInPath, visible
-from http_api.problems import RETRY_SECONDS, Problem, documented
+from http_api.problems import RETRY_SECONDS, Problem, documented, retry_milliseconds, retry_seconds
 from http_api.reads import MOST_EVENTS
 from http_api.services import Given, Reader, Services
 from sagafence import SagaError
@@ -77,14 +77,14 @@ async def stream_events(
             HTTPStatus.SERVICE_UNAVAILABLE,
             "too-many-streams",
             f"This process has {MOST_STREAMS} open streams. Repeat the request, or ask for the events as a list.",
-            retry_after=RETRY_SECONDS,
+            retry_after=retry_seconds(),
         )
     if services.tail.count_of(principal.caller) >= MOST_OF_ONE_CALLER:
         raise Problem(
             HTTPStatus.TOO_MANY_REQUESTS,
             "too-many-requests",
             f"This caller has {MOST_OF_ONE_CALLER} open streams here. Close one, or ask for the events as a list.",
-            retry_after=RETRY_SECONDS,
+            retry_after=retry_seconds(),
         )
     found = await visible(services, principal, shown.order_id_in(order_id))
     is_over = bool(last_event_id) and await shown.has_ended_for_good(services, found.order_id)
@@ -104,7 +104,7 @@ async def _stream(services: Services, caller: str, order_id: str, last: int, sta
 
     Whatever the tail sees, what is read here decides: the events after the last one that was sent.
     """
-    yield format_sse_event(comment="events of one order", retry=RETRY_SECONDS * 1000)
+    yield format_sse_event(comment="events of one order", retry=retry_milliseconds())
     clock = asyncio.get_running_loop().time
     ends_at = clock() + LONGEST_SECONDS
     with services.tail.watch(order_id, caller) as watch:

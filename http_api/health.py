@@ -25,7 +25,6 @@ async def read_health() -> Health:
     return Health()
 
 
-@router.head("/readyz", include_in_schema=False)
 @router.get(
     "/readyz", responses={503: {"model": Readiness, "description": "Neither answers: nothing can be done here now"}}
 )

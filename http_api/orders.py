@@ -45,9 +45,8 @@ async def read_order(
     found = await visible(services, principal, shown.order_id_in(order_id))
     tag = shown.etag(found)
     response.headers["ETag"] = tag
-    if if_none_match and tag.removeprefix("W/") in {
-        each.strip().removeprefix("W/") for each in if_none_match.split(",")
-    }:
+    known = {each.strip().removeprefix("W/") for each in (if_none_match or "").split(",")}
+    if not known.isdisjoint({"*", tag.removeprefix("W/")}):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers={"ETag": tag})  # type: ignore[return-value]
     return found
 

@@ -1,6 +1,7 @@
 """Errors as RFC 9457 problems: what happened, and what to do next."""
 
 import logging
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -19,9 +20,20 @@ from sagafence import InvalidInput, SagaError
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 2
-"""What `Retry-After` says of an outage."""
+_SPREAD_SECONDS = 4
+"""So far apart those come back who were all turned away in one moment."""
 
 _log = logging.getLogger("checkout.api")
+
+
+def retry_milliseconds() -> int:
+    """Choose after how long a caller comes back."""
+    return 1000 * RETRY_SECONDS + random.randint(0, 1000 * _SPREAD_SECONDS)  # noqa: S311 - it is no secret
+
+
+def retry_seconds() -> int:
+    """Choose what `Retry-After` says."""
+    return round(retry_milliseconds() / 1000)
 
 
 class Fault(BaseModel):
@@ -82,7 +94,7 @@ def temporal_is_away() -> Problem:
         "not-known",
         "Temporal has not answered: it is not known whether this was done. Repeat the request as it is, with the same "
         "Idempotency-Key where it has one: nothing is done twice.",
-        retry_after=RETRY_SECONDS,
+        retry_after=retry_seconds(),
     )
 
 
@@ -93,7 +105,7 @@ def stopped() -> Problem:
         "not-known",
         "This server is being stopped: it is not known whether this was done. Repeat the request as it is, with the "
         "same Idempotency-Key where it has one: nothing is done twice.",
-        retry_after=RETRY_SECONDS,
+        retry_after=retry_seconds(),
         headers={"Connection": "close"},
     )
 
@@ -104,7 +116,7 @@ def database_is_away() -> Problem:
         HTTPStatus.SERVICE_UNAVAILABLE,
         "database-away",
         "The database does not answer, so this cannot be read now. Orders are accepted meanwhile. Repeat the request.",
-        retry_after=RETRY_SECONDS,
+        retry_after=retry_seconds(),
     )
 
 
@@ -176,7 +188,8 @@ def install(app: FastAPI, routes: Iterable[Route]) -> None:
 def _methods_at(request: Request, routes: Iterable[Route]) -> list[str]:
     """List the methods of an address: FastAPI has a route for each of them, and knows of no other."""
     found = (route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
-    return sorted({method for route in found for method in route.methods or ()})
+    methods = {method for route in found for method in route.methods or ()}
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))  # see `http_api.edge`
 
 
 def _of_client(error: ClientError) -> Problem:
@@ -184,7 +197,7 @@ def _of_client(error: ClientError) -> Problem:
     match error:
         case Full():
             detail = "Too many orders wait already. Nothing was done: repeat the request with the same Idempotency-Key."
-            return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "full", detail, retry_after=RETRY_SECONDS)
+            return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "full", detail, retry_after=retry_seconds())
         case NoSuchOrder():
             detail = "There is no such order; GET /v1/orders lists those that there are."
             return Problem(HTTPStatus.NOT_FOUND, "no-such-order", detail)
@@ -192,7 +205,7 @@ def _of_client(error: ClientError) -> Problem:
             return Problem(HTTPStatus.CONFLICT, "order-id-conflict", detail)
         case Refused():
             return Problem(HTTPStatus.CONFLICT, "refused", detail)
-    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "no-answer", detail, retry_after=RETRY_SECONDS)
+    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "no-answer", detail, retry_after=retry_seconds())
 
 
 def _of_http(error: HTTPException) -> Problem:

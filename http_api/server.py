@@ -1,12 +1,19 @@
-"""The HTTP server: uvicorn, with limits for slow callers and long headers, and an end that waits for no stream."""
+"""The HTTP server: uvicorn, with limits for slow callers and long headers, and an end that waits for no stream.
+
+What uvicorn would answer by itself, as plain text or not at all, is a problem as every other error is.
+"""
 
 import asyncio
-import re
+from http import HTTPStatus
 from typing import Any
 
+import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from starlette.responses import Response
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from http_api.edge import HEADERS
+from http_api.problems import Problem, retry_seconds
 from http_api.services import Services
 
 MOST_HEADER_BYTES = 16 * 1024
@@ -15,22 +22,63 @@ HEADER_SECONDS = 10.0
 READ_SECONDS = 30.0
 """How long a caller may leave unread what no longer fits into the buffers."""
 _KEEP_ALIVE_SECONDS = 30
-_MOST_CONNECTIONS = 4_000
+MOST_CONNECTIONS = 4_000
 _STREAMS_END_SECONDS = 2
 """Streams end at once; a caller who does not read holds up the end for no longer."""
+_ALIVE = b"/healthz"
+"""Answered however many connections there are: who is busy must not be restarted for it."""
 
 
-# Java's client and curl offer a change to HTTP/2 with every request. httptools takes what follows such a header for
-# the other protocol, and the request would have no body. No server has to accept the offer: it is not seen.
-_OFFER = re.compile(rb"\nupgrade:", re.IGNORECASE)
-_TOO_SLOW = "408 Request Timeout"
-_TOO_LONG = "431 Request Header Fields Too Large"
+def too_slow() -> Problem:
+    """The line and the headers do not come."""
+    return Problem(
+        HTTPStatus.REQUEST_TIMEOUT,
+        "headers-too-slow",
+        f"The request's line and headers did not come within {HEADER_SECONDS:g} s. Repeat the request.",
+    )
+
+
+def too_long() -> Problem:
+    """They do not end."""
+    return Problem(
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+        "headers-too-large",
+        f"The request's line and headers have more than {MOST_HEADER_BYTES} bytes, which no request needs: send fewer.",
+    )
+
+
+def no_http() -> Problem:
+    """What was sent cannot be read."""
+    return Problem(
+        HTTPStatus.BAD_REQUEST,
+        "no-http",
+        "What was sent is no HTTP/1.1 request: correct its line and headers. This port takes no TLS and no HTTP/2.",
+    )
+
+
+def too_many() -> Problem:
+    """So many are connected already."""
+    return Problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "too-many-connections",
+        f"This process has {MOST_CONNECTIONS} open connections. Nothing was done: repeat the request.",
+        retry_after=retry_seconds(),
+    )
+
+
+def last_answer(problem: Problem) -> Response:
+    """Answer a request that no app has seen, and end its connection."""
+    response = problem.response()
+    response.headers.update({**HEADERS, "Cache-Control": "no-store", "Connection": "close"})
+    return response
 
 
 class LimitedProtocol(HttpToolsProtocol):
     """Ends a connection whose headers come too slowly or are too long, or whose caller does not read.
 
-    uvicorn has no limit for any of these.
+    uvicorn has no limit for any of these. Java's client and curl offer a change to HTTP/2 with every request: httptools
+    takes what follows such headers for the other protocol, and the request would have no body. No server has to accept
+    the offer: such a request is read once more, without it.
     """
 
     _header_bytes = 0
@@ -59,10 +107,29 @@ class LimitedProtocol(HttpToolsProtocol):
             self._begin()
         if self._in_headers:
             self._header_bytes += len(data)
-            data = _OFFER.sub(b"\nnot-taken:", data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._read(data)
         if self._in_headers and self._header_bytes > MOST_HEADER_BYTES:
-            self._end(_TOO_LONG)
+            self._end(too_long())
+
+    def _read(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            if self._has_offer():
+                self._read_without_offer(data[offer.args[0] :])
+        except httptools.HttpParserError:
+            self._end(no_http())
+
+    def _has_offer(self) -> bool:
+        return self.parser.should_upgrade() and any(name == b"upgrade" for name, _ in self.headers)
+
+    def _read_without_offer(self, rest: bytes) -> None:
+        head = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        head += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+        self._read(b"\r\n".join([*head, b"", rest]))
 
     def on_message_begin(self) -> None:
         """Begin to count."""
@@ -79,9 +146,16 @@ class LimitedProtocol(HttpToolsProtocol):
         """Refuse headers that are too long, also where all came at once."""
         self._stop()
         if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > MOST_HEADER_BYTES:
-            self._end(_TOO_LONG)
-            return
-        super().on_headers_complete()
+            self._end(too_long())
+        elif not self._has_offer():
+            is_full = max(len(self.connections), len(self.tasks)) >= MOST_CONNECTIONS and self.url != _ALIVE
+            self.app = last_answer(too_many()) if is_full else self.config.loaded_app
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """End a request, unless it is read once more."""
+        if not self._has_offer():
+            super().on_message_complete()
 
     def pause_writing(self) -> None:
         """Give the caller time to read."""
@@ -104,7 +178,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _begin(self) -> None:
         self._in_headers, self._header_bytes = True, 0
-        self._late = self.loop.call_later(HEADER_SECONDS, self._end, _TOO_SLOW)
+        self._late = self.loop.call_later(HEADER_SECONDS, lambda: self._end(too_slow()))
 
     def _stop(self) -> None:
         self._in_headers = False
@@ -112,13 +186,15 @@ class LimitedProtocol(HttpToolsProtocol):
             self._late.cancel()
             self._late = None
 
-    def _end(self, status: str) -> None:
+    def _end(self, problem: Problem) -> None:
         self._stop()
         self._is_ending = True
         if self._is_answering():  # the request before this one: its answer is the last
             self.cycle.keep_alive = False
         elif not self.transport.is_closing():
-            self.transport.write(f"HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".encode())
+            answer = last_answer(problem)
+            headers = b"".join(b"%s: %s\r\n" % header for header in answer.raw_headers)
+            self.transport.write(b"".join([STATUS_LINE[answer.status_code], headers, b"\r\n", answer.body]))
             self.transport.close()
 
 
@@ -140,7 +216,6 @@ class Server(uvicorn.Server):
                 proxy_headers=False,
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=_STREAMS_END_SECONDS,
-                limit_concurrency=_MOST_CONNECTIONS,
             )
         )
         self._services = services

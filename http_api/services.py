@@ -14,7 +14,7 @@ from client.batcher import Batcher
 from http_api.keys import KeyFile, KeysUnusable, Scope
 from http_api.oidc import OpenIdProvider, ProviderAway
 from http_api.principal import Principal, of_key
-from http_api.problems import RETRY_SECONDS, Problem
+from http_api.problems import Problem, retry_seconds
 from http_api.rates import Rates
 from http_api.reads import Reads
 from http_api.tail import Tail
@@ -112,7 +112,7 @@ async def _principal(services: Services, token: str) -> Principal:
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "cannot-authenticate",
                 "It cannot be checked now who calls: nothing was done. Repeat the request.",
-                retry_after=RETRY_SECONDS,
+                retry_after=retry_seconds(),
             ) from None
     raise Problem(
         HTTPStatus.UNAUTHORIZED,

@@ -26,6 +26,18 @@ async def raw(api: Api, *parts: bytes, pause: float = 0) -> bytes:
         writer.close()
 
 
+def problem_in(answer: bytes) -> tuple[int, str]:
+    """Read the last answer of a connection: give its status and its kind of problem."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status_line, *lines = head.decode().lower().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines)
+    assert (headers["content-type"], headers["connection"]) == ("application/problem+json", "close")
+    assert (headers["cache-control"], headers["x-content-type-options"]) == ("no-store", "nosniff")
+    document = json.loads(body)
+    assert document["detail"]
+    return int(status_line.split()[1]), document["type"].removeprefix("about:blank#")
+
+
 async def test_every_answer_forbids_foreign_scripts_and_caching(shared: Api) -> None:
     for path in ("/docs", "/v1/orders", "/nowhere", "/healthz"):
         headers = (await shared.call("GET", path)).headers
@@ -82,7 +94,7 @@ async def test_headers_that_do_not_come_are_not_waited_for(
 
     answer = await raw(shared, *parts, pause=0.02)
 
-    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert problem_in(answer) == (408, "headers-too-slow")
 
 
 async def test_the_next_request_of_a_connection_gets_its_own_time(shared: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,6 +159,19 @@ async def test_an_offer_of_another_protocol_costs_no_body(api: Api, pause: float
     assert answer.count(b"HTTP/1.1 200 ") == 1
 
 
+async def test_an_offer_of_another_protocol_is_seen_wherever_its_header_is_cut(shared: Api) -> None:
+    line, body = b"Upgrade: h2c\r\n", b'{"customer": 7}'
+    head = f"POST /v1/orders HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {shared.key}\r\nIdempotency-Key: k\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: Upgrade, close\r\n"
+
+    answers = await asyncio.gather(
+        *(raw(shared, head.encode() + line[:cut], line[cut:] + b"\r\n" + body, pause=0.1) for cut in range(len(line)))
+    )
+
+    assert [answer[:13] for answer in answers] == [b"HTTP/1.1 422 "] * len(line)
+    assert all(b"/customer" in answer for answer in answers)  # the body has come
+
+
 async def test_a_caller_who_does_not_read_is_cut_off(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "READ_SECONDS", 0.3)
     reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]), limit=1024)
@@ -174,7 +199,70 @@ async def test_a_caller_who_does_not_read_is_cut_off(api: Api, monkeypatch: pyte
 async def test_headers_that_no_request_needs_are_refused(shared: Api, head: bytes) -> None:
     answer = await raw(shared, head)
 
-    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert problem_in(answer) == (431, "headers-too-large")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        bytes.fromhex("16030100c8010000c40303"),  # how TLS begins
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"hello\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost : x\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"CONNECT elsewhere:443 HTTP/1.1\r\nhost: x\r\nupgrade: h2c\r\n\r\n",
+    ],
+    ids=["TLS", "HTTP/2", "words", "a space before a colon", "two lengths", "CONNECT"],
+)
+async def test_what_is_no_http_is_answered_with_a_problem_too(shared: Api, sent: bytes) -> None:
+    assert problem_in(await raw(shared, sent)) == (400, "no-http")
+
+
+async def test_a_body_without_end_behind_headers_without_end_gets_one_answer(shared: Api) -> None:
+    head = b"POST /v1/orders HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\nx: " + b"y" * 20_000 + b"\r\n\r\n"
+
+    answer = await raw(shared, head + b"123456789")
+
+    assert problem_in(answer) == (431, "headers-too-large")
+
+
+async def test_no_http_behind_a_request_leaves_it_its_answer(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    is_read = asyncio.Event()
+
+    async def slow() -> tuple[list[object], int]:
+        await is_read.wait()
+        return [], 0
+
+    monkeypatch.setattr(api.services.reads, "findings", slow)
+    first = f"GET /v1/audit HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {api.key}\r\n\r\n".encode()
+
+    answering = asyncio.create_task(raw(api, first, b"\x16\x03\x01", pause=0.1))
+
+    async def is_ending() -> bool:
+        return any(each._is_ending for each in api.server.server_state.connections)  # type: ignore[union-attr]
+
+    await until(is_ending)
+    is_read.set()
+    answer = await answering
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"is_clean" in answer
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+async def test_more_connections_than_there_may_be_are_told_when_to_come_back(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MOST_CONNECTIONS", 1)
+
+    refused = await api.place()
+    alive = await api.call("GET", "/healthz")
+    monkeypatch.undo()
+    taken = await api.place()
+
+    assert (refused.status_code, refused.json()["type"]) == (503, "about:blank#too-many-connections")
+    assert 2 <= int(refused.headers["retry-after"]) <= 6
+    assert (refused.headers["connection"], refused.headers["x-content-type-options"]) == ("close", "nosniff")
+    assert (alive.status_code, taken.status_code) == (200, 201)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +286,26 @@ async def test_a_parameter_that_is_there_twice_is_refused(shared: Api) -> None:
 async def test_a_method_that_an_address_does_not_take_is_named_with_those_that_it_takes(shared: Api) -> None:
     answer = await shared.call("PUT", "/v1/orders", json=TEA)
 
-    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, POST")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, POST")
+
+
+async def test_what_can_be_read_answers_a_head_with_the_headers_alone(api: Api) -> None:
+    order_id = (await api.place(TEA)).json()["order_id"]
+    order = f"/v1/orders/{order_id}"
+    for path in (order, f"{order}/events", "/v1/orders", "/v1/counts", "/v1/audit", "/readyz", "/docs", "/ui"):
+        full, head = await api.call("GET", path), await api.call("HEAD", path)
+        assert (head.status_code, head.content) == (full.status_code, b""), path
+        assert head.headers["content-length"] == str(len(full.content)), path
+        assert head.headers["content-type"] == full.headers["content-type"], path
+    stream = await api.call("HEAD", f"{order}/stream")
+    assert (stream.status_code, stream.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+    assert (await api.call("HEAD", f"{order}/cancel")).status_code == 405
+    assert (await api.call("HEAD", "/v1/orders/nobody")).status_code == 404
+
+    async def is_closed() -> bool:
+        return api.services.tail.count == 0
+
+    await until(is_closed)
 
 
 async def test_a_fault_of_ours_is_a_problem_without_its_traceback(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

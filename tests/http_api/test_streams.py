@@ -207,6 +207,29 @@ async def test_a_caller_has_only_a_part_of_the_streams(api: Api, monkeypatch: py
     await until_open(api, 0)
 
 
+async def test_callers_who_were_turned_away_or_cut_off_together_do_not_come_back_together(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order_id = (await api.place(TEA)).json()["order_id"]
+    path, headers = f"/v1/orders/{order_id}/stream", {"Authorization": f"Bearer {api.key}"}
+
+    async def told() -> int:
+        async with api.http.stream("GET", path, headers=headers) as answer:
+            async for line in answer.aiter_lines():
+                if line.startswith("retry: "):
+                    return int(line.removeprefix("retry: "))
+        raise AssertionError("the stream does not say when to come back")
+
+    milliseconds = await asyncio.gather(*(told() for _ in range(40)))
+    monkeypatch.setattr(events, "MOST_STREAMS", 0)
+    refused = await asyncio.gather(*(api.call("GET", path) for _ in range(40)))
+
+    assert len(set(milliseconds)) > 20
+    assert all(2000 <= each <= 6000 for each in milliseconds)
+    assert {each.status_code for each in refused} == {503}
+    assert len({each.headers["retry-after"] for each in refused}) > 2
+
+
 async def test_fifty_open_streams_do_not_hold_up_the_end(api: Api) -> None:
     order_id = (await api.place(TEA)).json()["order_id"]
     reading = [asyncio.create_task(stream(api, order_id)) for _ in range(50)]
