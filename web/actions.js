@@ -2,7 +2,7 @@
 
 import { Ask } from "./ask.js";
 import { h, instant } from "./dom.js";
-import { undoOf } from "./words.js";
+import { CONTRADICTION, doOf, undoOf, undosOf } from "./words.js";
 
 const SETTLED = new Set(["resolved", "undone", "nothing to undo"]);
 const NOTHING = {
@@ -23,9 +23,16 @@ export function stuckSteps(order) {
   return ["ship", "pay", "reserve"].filter(isStuck);
 }
 
+/** Whether nothing is undone before an operator decides. */
+export function needsReview(order) {
+  const isContradicted = ({ state, detail }) => state === "stuck" && detail.startsWith(CONTRADICTION);
+  return order.incident?.needs_review ?? order.steps.some(isContradicted);
+}
+
 /** What can be done about an order as it is now. */
 export function possible(order) {
-  if (order.status === "stuck") return [retry(order), resolve(order)];
+  const steps = stuckSteps(order);
+  if (order.status === "stuck") return needsReview(order) ? [UNDO, settle(steps)] : [retry(steps), resolve(steps)];
   if (order.status === "running" || order.status === "pending") return [CANCEL];
   return [];
 }
@@ -40,33 +47,59 @@ const CANCEL = {
   ],
 };
 
-function retry(order) {
-  const undos = stuckSteps(order).map(undoOf).join(" and ");
-  const review = "Nothing has been undone yet: this begins to undo the order. Do it only if the parcel has not left.";
+// The database contradicts what the order has done: which of the two is right, a person has to find out.
+const UNDO = {
+  verb: "retry",
+  label: "Undo the order",
+  title: "If the parcel has not left",
+  does: [
+    "Undo the order: what the database has of it is undone, the last step first, and the order ends by itself.",
+    "If an undo fails, the order gets stuck, and nothing is lost. Once it is undone, you cannot take this back.",
+  ],
+};
+
+const FOR_GOOD =
+  "The step then counts as settled for good: the service never does or undoes it for this order again, and changes no stock and no balance for it. You cannot take this back.";
+
+function settle(steps) {
+  return {
+    verb: "resolve",
+    label: "Resolve by hand",
+    title: "If the parcel has left",
+    options: steps.map((step) => [step, doOf(step)]),
+    ask: "Which step have you put right?",
+    does: [
+      "Write what is missing into the books by hand: the payment, and the stock that has left. Then resolve each step, ship first.",
+      FOR_GOOD,
+    ],
+  };
+}
+
+function retry(steps) {
   return {
     verb: "retry",
     label: "Retry the undo",
-    title: order.incident?.needs_review ? "Let it be undone" : "Fix the cause, then retry",
+    title: "Fix the cause, then retry",
     isFirst: true,
     does: [
-      order.incident?.needs_review ? review : `This tries ${undos} again, now.`,
+      `This tries ${undosOf(steps)} again, now.`,
       "If it works, the order ends by itself. If it fails again, the order stays stuck, and nothing is lost.",
     ],
   };
 }
 
-function resolve(order) {
-  const steps = stuckSteps(order);
+function resolve(steps) {
   const sequence =
     steps.length > 1 && steps[0] === "ship" ? " Resolve ship first: the other undos refuse before that." : "";
   return {
     verb: "resolve",
     label: "Resolve by hand",
     title: "Or undo it by hand, then say so",
-    steps,
+    options: steps.map((step) => [step, undoOf(step)]),
+    ask: "Which undo have you done by hand?",
     does: [
-      `Only after you have done ${steps.map(undoOf).join(" or ")} yourself, outside of this service, such as at the bank.${sequence}`,
-      "The step then counts as settled for good: the service never does or undoes it for this order again, and changes no stock and no balance for it. You cannot take this back.",
+      `Only after you have done ${undosOf(steps, "or")} yourself, outside of this service, such as at the bank.${sequence}`,
+      FOR_GOOD,
     ],
   };
 }

@@ -5,6 +5,7 @@ const READ_MS = 15_000;
 const WRITE_MS = 30_000;
 const SILENT_MS = 30_000; // the server writes every ten seconds
 const AGAIN_MS = 2_000;
+const SPREAD_MS = 4_000;
 
 /** Tells, as `signed-out`, that a key was refused; the event's detail is the problem. */
 export const session = new EventTarget();
@@ -24,9 +25,9 @@ export function signOut(problem = null) {
 
 /** An answer that is no success, or none at all (status 0). */
 export class Problem extends Error {
-  constructor(status, title, detail, errors = []) {
+  constructor(status, title, detail, errors = [], retryAfter = 0) {
     super(detail);
-    Object.assign(this, { status, title, detail, errors });
+    Object.assign(this, { status, title, detail, errors, retryAfter });
   }
 }
 
@@ -86,8 +87,10 @@ export async function* follow(path, last, signal, opened) {
   }
 }
 
-/** How long to wait before a stream is opened again. */
-export const STREAM_AGAIN_MS = AGAIN_MS;
+/** How long to wait before a stream is opened again: as the API asks, or so that not all pages come back at once. */
+export function beforeNextStream(problem) {
+  return problem?.retryAfter ? problem.retryAfter * 1000 : AGAIN_MS + Math.random() * SPREAD_MS;
+}
 
 /** Make a parser of server-sent events: give it text as it comes, it returns the events that are whole. */
 export function parser() {
@@ -130,7 +133,8 @@ async function send(path, options) {
 async function problemOf(answer) {
   try {
     const { title, detail, errors } = await answer.json();
-    return new Problem(answer.status, String(title), String(detail), errors ?? []);
+    const retryAfter = Number(answer.headers.get("Retry-After"));
+    return new Problem(answer.status, String(title), String(detail), errors ?? [], retryAfter);
   } catch {
     return new Problem(answer.status, `Answer ${answer.status}`, "The answer is not the API's: is a proxy in between?");
   }

@@ -2,7 +2,6 @@
 
 import { call } from "./api.js";
 import { h, outside, problemText } from "./dom.js";
-import { undoOf } from "./words.js";
 
 const LONGEST_REASON = 200;
 
@@ -47,7 +46,7 @@ export class Ask {
           { id: "ask-does" },
           action.does.map((text) => h("p", { text })),
         ),
-        action.steps ? choice(action.steps) : null,
+        action.options ? choice(action) : null,
         h("label", { for: "reason", text: "Reason" }),
         h("p", {
           id: "reason-hint",
@@ -95,17 +94,17 @@ export class Ask {
   }
 }
 
-function choice(steps) {
+function choice({ options, ask }) {
   return h(
     "fieldset",
     {},
-    h("legend", { text: "Which undo have you done by hand?" }),
-    steps.map((step) =>
+    h("legend", { text: ask }),
+    options.map(([step, name]) =>
       h(
         "label",
         { class: "radio" },
-        h("input", { type: "radio", name: "step", value: step, required: true, checked: steps.length === 1 }),
-        `${step}: ${undoOf(step)}`,
+        h("input", { type: "radio", name: "step", value: step, required: true, checked: options.length === 1 }),
+        `${step}: ${name}`,
       ),
     ),
   );

@@ -1,10 +1,10 @@
 // One order: why it is as it is, what can be done, and what has happened, live.
 
-import { Problem, STREAM_AGAIN_MS, call, follow } from "./api.js";
-import { Actions, stuckSteps } from "./actions.js";
+import { Problem, beforeNextStream, call, follow } from "./api.js";
+import { Actions, needsReview, stuckSteps } from "./actions.js";
 import { badge, h, instant, outside, problemText, renew, repeat, say, sleep } from "./dom.js";
 import { Timeline, facts, steps } from "./story.js";
-import { MEANS, advice, happened, undoOf } from "./words.js";
+import { MEANS, advice, happened, undosOf } from "./words.js";
 
 const ALONE = "Left alone, it tries again by itself, within the hour at first and within a day later.";
 const UNTOUCHED = "Left alone, it stays as it is: nothing is undone before you ask for it.";
@@ -129,6 +129,7 @@ class OrderView {
   /** Follow the events; what an event changes is read again. */
   async #follow() {
     while (!this.#signal.aborted && !this.#isOver) {
+      let problem = null;
       try {
         const opened = () => (this.#connection.textContent = "Live");
         const events = follow(`${this.#path}/stream`, this.#timeline.last, this.#signal, opened);
@@ -142,11 +143,12 @@ class OrderView {
         }
         if (this.#isOver) this.#refresh();
         this.#connection.textContent = this.#isOver ? "Nothing more will happen" : "Connecting again …";
-      } catch (problem) {
+      } catch (error) {
+        problem = error;
         if (this.#signal.aborted || (problem.status >= 400 && problem.status < 429)) return;
         this.#connection.textContent = "Not live now; connecting again …";
       }
-      if (!this.#isOver) await sleep(STREAM_AGAIN_MS, this.#signal);
+      if (!this.#isOver) await sleep(beforeNextStream(problem), this.#signal);
     }
   }
 
@@ -165,34 +167,36 @@ class OrderView {
     const events = this.#timeline.events;
     this.#body.hidden = false;
     renew(this.#badge, order.status, () => badge(order.status));
-    renew(this.#means, [order.status, order.reason], () => means(order));
+    renew(this.#means, [order.status, order.reason, order.steps, needsReview(order)], () => means(order));
     this.#incident.hidden = order.status !== "stuck";
     renew(this.#incident, [order.incident, stuckSteps(order)], () => (order.status === "stuck" ? incident(order) : []));
     renew(this.#facts, [order.updated_at, order.total_minor, order.links, order.tracking_number], () => facts(order));
-    renew(this.#steps, [order.steps, order.status, events.length], () => steps(order, events));
+    const isReviewed = needsReview(order);
+    renew(this.#steps, [order.steps, order.status, isReviewed, events.length], () => steps(order, events, isReviewed));
     this.#actions.show(order, events);
   }
 }
 
-function means({ status, reason }) {
-  return [MEANS[status], reason && status !== "stuck" ? h("span", {}, " Why: ", outside(reason)) : null];
+function means(order) {
+  if (order.status === "stuck") return MEANS[needsReview(order) ? "review" : "stuck"];
+  const isByHand = order.steps.some(({ state }) => state === "resolved");
+  return [MEANS[order.status], isByHand ? MEANS.byHand : null, order.reason ? h("span", {}, " Why: ", outside(order.reason)) : null];
 }
 
 function incident(order) {
   const steps = stuckSteps(order);
   const bySaga = { cause: order.steps.find(({ state }) => state === "stuck")?.detail ?? "" };
-  const { cause, opened_at: since, needs_review: isReviewed } = order.incident ?? bySaga;
+  const { cause, opened_at: since } = order.incident ?? bySaga;
+  const isReviewed = needsReview(order);
+  const isFailing = `Why it is stuck: ${undosOf(steps)} ${steps.length > 1 ? "keep" : "keeps"} failing`;
   return [
-    h("h2", {
-      id: "why",
-      text: `Why it is stuck: ${steps.map(undoOf).join(" and ")} ${steps.length > 1 ? "keep" : "keeps"} failing`,
-    }),
+    h("h2", { id: "why", text: isReviewed ? "Why it waits for you" : isFailing }),
     cause ? h("p", { class: "cause" }, outside(cause)) : h("p", { text: "The cause cannot be read now." }),
     h("p", { text: advice(cause) }),
     h(
       "dl",
       { class: "facts" },
-      order.reason
+      order.reason && order.reason !== cause
         ? h("div", {}, h("dt", { text: "Why it is being undone" }), h("dd", {}, outside(order.reason)))
         : null,
       since ? h("div", {}, h("dt", { text: "Stuck since" }), h("dd", {}, instant(since))) : null,

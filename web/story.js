@@ -40,10 +40,10 @@ function history({ status, links }) {
 }
 
 /** Each step with its undo, as list items. */
-export function steps(order, events) {
+export function steps(order, events, isReviewed) {
   return STEPS.map(({ step, does, undoes }) => {
     const found = order.steps.find((each) => each.step === step);
-    const [done, undone] = stateOf(step, found, order, events);
+    const [done, undone] = stateOf(step, found, order, events, isReviewed);
     const detail = found?.detail && found.state !== "stuck" ? h("p", { class: "hint" }, outside(found.detail)) : null;
     return h("li", { class: "step" }, half(does, done), half(undoes, undone), detail);
   });
@@ -61,7 +61,7 @@ function half(name, [mark, words]) {
 
 const NOT_DUE = ["none", "not needed"];
 
-function stateOf(step, found, order, events) {
+function stateOf(step, found, order, events, isReviewed) {
   const wasDone = events.some((event) => event.changed_by === step);
   const done = wasDone ? ["good", "done"] : ["none", "not known"];
   switch (found?.state) {
@@ -77,7 +77,7 @@ function stateOf(step, found, order, events) {
     case "nothing to undo":
       return [["none", "had no effect"], NOT_DUE];
     case "stuck":
-      return [done, ["bad", "keeps failing"]];
+      return [done, isReviewed ? ["wait", "waits for you"] : ["bad", "keeps failing"]];
     case "resolved":
       return [done, ["good", "resolved by hand"]];
     default:

@@ -20,8 +20,15 @@ export const MEANS = {
   rejected: "It was refused, and everything that had been done was undone. Nothing is kept.",
   cancelled: "It was cancelled, and everything that had been done was undone. Nothing is kept.",
   stuck: "It should be undone, and an undo keeps failing. It needs you.",
+  byHand: " But what was resolved by hand is as somebody has left it.",
+  review: "It waits for you to decide. Nothing has been undone.",
   terminated: "Its workflow was ended from outside. The next sweep undoes what was done.",
 };
+
+/** What a step does, in the middle of a sentence. */
+export function doOf(step) {
+  return `“${STEPS.find((each) => each.step === step)?.does ?? step}”`;
+}
 
 /** What the undo of a step is, in the middle of a sentence. */
 export function undoOf(step) {
@@ -29,8 +36,17 @@ export function undoOf(step) {
   return known ? `“${known.undoes}”` : `the undo of ${step}`;
 }
 
+/** The undos of several steps, as “A”, “B” and “C”, or with another word. */
+export function undosOf(steps, word = "and") {
+  const undos = steps.map(undoOf);
+  return [undos.slice(0, -1).join(", "), undos.at(-1)].filter(Boolean).join(` ${word} `);
+}
+
+/** How the cause begins that an operator has to look into before anything is undone. */
+export const CONTRADICTION = "DatabaseContradictsHistory";
+
 /** What happened, for an event of an order. */
-export function happened({ event, changed_by: by, previous_status: before }) {
+export function happened({ event, changed_by: by, previous_status: before, reason }) {
   switch (event) {
     case "pending":
       return "Order written by hand";
@@ -43,7 +59,7 @@ export function happened({ event, changed_by: by, previous_status: before }) {
     case "unwinding":
       return before === "stuck" ? "Undo goes on" : "Undo begun";
     case "stuck":
-      return "Stuck: an undo keeps failing";
+      return reason?.startsWith(CONTRADICTION) ? "Stopped for you to decide" : "Stuck: an undo keeps failing";
     case "retry_requested":
       return "Retry requested";
     case "step_resolved":
@@ -59,8 +75,8 @@ export function happened({ event, changed_by: by, previous_status: before }) {
 
 const ADVICE = [
   [
-    "DatabaseContradictsHistory",
-    "The database was restored to an earlier state, and does not have what this order has done. Nothing was undone yet. Find out whether the parcel left: if not, retry; if so, put the books right by hand and resolve each step.",
+    CONTRADICTION,
+    "The database was restored to an earlier state, and does not have what this order has done. Find out whether the parcel has left: ask the carrier, and the bank for the payment.",
   ],
   [
     "DatabaseMisconfigured",

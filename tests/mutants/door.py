@@ -239,6 +239,30 @@ MUTANTS = (
         '    app.mount("/docs/other", ',
         at(WORKER_IMAGE, "test_the_image_makes_a_key_and_takes_an_order_over_http"),
     ),
+    # The page
+    Mutant(
+        "page-takes-a-decision-for-a-failure",
+        "an operator would retry what nobody has tried, and refund an order whose parcel has left",
+        "web/actions.js",
+        "  return order.incident?.needs_review ?? order.steps.some(isContradicted);\n",
+        "  return false && isContradicted;\n",
+        at(
+            "tests/web/test_stuck_orders.py",
+            "test_an_order_that_waits_for_a_decision_claims_no_failure_and_is_undone_once_somebody_says_so",
+            "test_an_order_whose_parcel_had_left_is_settled_step_by_step_on_a_phone",
+        ),
+    ),
+    Mutant(
+        "pages-come-back-at-once",
+        "after a restart all pages would open their streams in the same instant, and again when they are told to wait",
+        "web/api.js",
+        "  return problem?.retryAfter ? problem.retryAfter * 1000 : AGAIN_MS + Math.random() * SPREAD_MS;\n",
+        "  return AGAIN_MS;\n",
+        at(
+            "tests/web/test_page.py",
+            "test_pages_that_lost_their_streams_together_come_back_one_by_one_and_when_they_are_told",
+        ),
+    ),
     # Rooms, documents, indexes
     Mutant(
         "api-that-can-do-steps",

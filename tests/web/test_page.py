@@ -35,6 +35,18 @@ WRITTEN = """async (currencies) => {
 }"""
 
 
+COMING_BACK = """async () => {
+    const { beforeNextStream } = await import("/ui/api.js");
+    const lost = Array.from({ length: 40 }, () => beforeNextStream(null));
+    const { fetch } = window;
+    window.fetch = async () => new Response("{}", { status: 503, headers: { "Retry-After": "7" } });
+    try {
+        const { call } = await import("/ui/api.js");
+        return [lost, beforeNextStream(await call("/v1/orders").catch((problem) => problem))];
+    } finally {
+        window.fetch = fetch;
+    }
+}"""
 HISTORIES = """async (links) => {
     const { facts } = await import("/ui/story.js");
     const order = { lines: [], status: "completed", total_minor: null };
@@ -208,6 +220,15 @@ async def test_the_page_reads_streams_and_money_as_the_service_writes_them(desks
             {"type": "end", "data": "{}"},
         ]
         assert await operator.page.evaluate(WRITTEN, list(MINOR_UNITS)) == amounts
+
+
+async def test_pages_that_lost_their_streams_together_come_back_one_by_one_and_when_they_are_told(desks: Desks) -> None:
+    async with desks.open() as operator:
+        by_themselves, told = await operator.page.evaluate(COMING_BACK)
+
+    assert len(set(by_themselves)) > 20
+    assert all(2000 <= each <= 6000 for each in by_themselves)
+    assert told == 7000
 
 
 async def test_the_link_to_temporal_says_whose_history_it_is_or_why_there_is_none(desks: Desks) -> None:

@@ -11,6 +11,7 @@ from tests.http_api.conftest import Api
 from tests.web.conftest import Desks
 from tests.workflow.gates import Gates
 from tests.workflow.sagas import BREAK_UNDO, MEND_UNDO, hasty, resolve, until_status, violations
+from tests.workflow.test_review import needs_review
 
 
 @pytest.fixture(autouse=True)
@@ -120,6 +121,61 @@ async def test_a_dialog_shows_why_a_request_is_refused_and_stays_until_it_is_acc
         await operator.until_dialog_closes()
         await operator.sees_status("rejected")
         assert await operator.focused() == "What you can do"
+
+
+async def test_an_order_that_waits_for_a_decision_claims_no_failure_and_is_undone_once_somebody_says_so(
+    shop: Shop, api: Api, desks: Desks, axe: str
+) -> None:
+    gates = Gates()
+    async with shop.working(interceptors=(gates,)), desks.open() as operator:
+        order = await needs_review(shop, gates)
+        await operator.page.goto(f"{desks.url}#/orders/{order.order_id}")
+        await operator.sign_in(api.key_for(Scope.OPERATE, name="anna"))
+        await operator.sees_status("stuck")
+        await operator.sees("It waits for you to decide. Nothing has been undone.")
+        await operator.sees("the database knows nothing of it")
+        await operator.sees("If the parcel has not left")
+        await operator.sees("Stopped for you to decide")
+        await expect(operator.page.locator("main")).not_to_contain_text("failing")
+        assert await operator.violations(axe) == []
+
+        await operator.choose("Undo the order")
+        await operator.types("the carrier has no parcel")
+        await operator.press("Enter")
+        await operator.until_dialog_closes()
+
+        await operator.sees_status("rejected")
+        await operator.sees("anna: the carrier has no parcel")
+
+
+async def test_an_order_whose_parcel_had_left_is_settled_step_by_step_on_a_phone(
+    shop: Shop, api: Api, desks: Desks, axe: str
+) -> None:
+    gates = Gates()
+    async with shop.working(interceptors=(gates,)), desks.open(width=360, dark=True) as operator:
+        order = await needs_review(shop, gates)
+        await operator.page.goto(f"{desks.url}#/orders/{order.order_id}")
+        await operator.sign_in(api.key)
+        await operator.sees("If the parcel has left")
+        await operator.choose("Resolve by hand")
+        await expect(operator.dialog.get_by_role("radio")).to_have_count(3)
+        assert "ship: “Ship parcel”" in await operator.focused()
+        assert (await operator.violations(axe), await operator.overflow() <= 0) == ([], True)
+        for left in (2, 1, 0):
+            await operator.press(*(["Space", "Tab"] if left else []))
+            await operator.types(f"booked by hand, {left} to go")
+            await operator.press("Enter")
+            await operator.until_dialog_closes()
+            if left:
+                await expect(operator.page.locator(".timeline strong", has_text="Step resolved")).to_have_count(
+                    3 - left
+                )
+                await expect(operator.page.get_by_text("waits for you", exact=True)).to_have_count(left)
+                assert await operator.focused() == "Resolve by hand …"
+                await operator.press("Enter")
+
+        await operator.sees_status("rejected")
+        await operator.sees("But what was resolved by hand is as somebody has left it.")
 
 
 async def test_an_operator_cancels_an_order_that_is_under_way(shop: Shop, api: Api, desks: Desks) -> None:
