@@ -40,7 +40,7 @@ from http_api.keys import KeyFile, KeysUnusable
 from http_api.oidc import OpenIdProvider
 from http_api.rates import Rates
 from http_api.reads import Reads
-from http_api.server import Server
+from http_api.server import Server, allow_connections
 from http_api.services import Services
 from http_api.tail import Tail
 from http_api.temporal import Temporal
@@ -58,6 +58,7 @@ async def run(settings: ApiSettings) -> None:
         CannotRun: it cannot listen, or its role may write.
         ConfigurationError: the settings do not say where Temporal is, or half of what a provider needs.
     """
+    allow_connections()
     engine = create_reader_engine(
         settings.database_url.get_secret_value(),
         **Access(url_file=settings.database_url_file, password_file=settings.database_password_file),

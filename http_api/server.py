@@ -4,6 +4,8 @@ What uvicorn would answer by itself, as plain text or not at all, is a problem a
 """
 
 import asyncio
+import logging
+import resource
 from http import HTTPStatus
 from typing import Any
 
@@ -23,10 +25,24 @@ READ_SECONDS = 30.0
 """How long a caller may leave unread what no longer fits into the buffers."""
 _KEEP_ALIVE_SECONDS = 30
 MOST_CONNECTIONS = 4_000
+_OTHER_FILES = 200
 _STREAMS_END_SECONDS = 2
 """Streams end at once; a caller who does not read holds up the end for no longer."""
+_log = logging.getLogger("checkout.api")
+
 _ALIVE = b"/healthz"
 """Answered however many connections there are: who is busy must not be restarted for it."""
+
+
+def allow_connections() -> None:
+    """Have this process open as many files as it may have connections: a shell allows it a quarter of that."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_CONNECTIONS + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        _log.warning("the system allows %s open files; %s connections need %s", hard, MOST_CONNECTIONS, wanted)
+        wanted = hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def too_slow() -> Problem:

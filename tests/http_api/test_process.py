@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -44,10 +44,10 @@ class Process:
         )
         self._number = 0
 
-    async def start(self, **settings: str) -> ChildProcess:
+    async def start(self, *, command: Sequence[str] = API, **settings: str) -> ChildProcess:
         self._number += 1
         child = ChildProcess(
-            "api", API, log=self.folder / f"api-{self._number}.log", env={**self.environment, **settings}, cwd=ROOT
+            "api", command, log=self.folder / f"api-{self._number}.log", env={**self.environment, **settings}, cwd=ROOT
         )
         child.start()
 
@@ -103,6 +103,18 @@ async def test_sigterm_ends_it_within_three_seconds_with_fifty_streams_open(proc
 
     assert child.returncode == 0
     assert "stopped" in child.tail(5)
+
+
+async def test_a_shell_that_allows_few_open_files_costs_no_connection(process: Process, shop: Shop) -> None:
+    order = shop.order()
+    await shop.accept_by_hand(order)
+    child = await process.start(command=["sh", "-c", 'ulimit -S -n 60; exec "$@"', "sh", *API])
+    async with process.caller() as http, contextlib.AsyncExitStack() as streams:
+        for _ in range(80):
+            stream = await streams.enter_async_context(http.stream("GET", f"/v1/orders/{order.order_id}/stream"))
+            assert stream.status_code == 200
+        assert (await http.get("/readyz")).json() == {"postgres": "ok", "temporal": "ok"}
+    child.stop()
 
 
 @pytest.mark.parametrize("moment", [signal.SIGTERM, signal.SIGINT])

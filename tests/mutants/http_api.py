@@ -465,6 +465,15 @@ MUTANTS = (
         at(_EDGE_TESTS, "test_more_connections_than_there_may_be_are_told_when_to_come_back"),
     ),
     Mutant(
+        "as-many-connections-as-a-shell-allows",
+        "with a thousand streams nobody could connect any more, the API itself to Postgres included",
+        "api.py",
+        "    allow_connections()\n",
+        "",
+        at(_PROCESS, "test_a_shell_that_allows_few_open_files_costs_no_connection"),
+        hangs=True,
+    ),
+    Mutant(
         "who-is-busy-is-restarted",
         "a supervisor would end a process that has its hands full, and all its streams",
         _SERVER,
