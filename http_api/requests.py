@@ -54,7 +54,7 @@ async def retry_order(
     known = await _checked(services, principal, order_id, request.reason)
     asked = services.temporal.orders.request_retry(known, request.reason, principal.actor)
     answer = await answered(asked, _ASK_SECONDS)
-    return _accepted(known, "The retry was accepted: the failed undos are tried again.", answer)
+    return _accepted(known, "The retry was accepted: what still stands of the order is undone now.", answer)
 
 
 @router.post(
@@ -69,8 +69,8 @@ async def resolve_step(
     known = await _checked(services, principal, order_id, request.reason)
     asked = services.temporal.orders.request_resolve(known, request.step.value, request.reason, principal.actor)
     answer = await answered(asked, _ASK_SECONDS)
-    step = request.step.value
-    return _accepted(known, f"The step {step} counts as resolved; what else is stuck is tried again.", answer)
+    detail = f"The step {request.step.value} counts as resolved; what else is stuck is tried again"
+    return _accepted(known, f"{detail}, unless the order needs a review.", answer)
 
 
 async def _checked(services: Services, principal: Principal, order_id: str, reason: str) -> str:

@@ -121,7 +121,8 @@ export class Actions {
   show(order, events) {
     this.#order = order;
     const actions = possible(order);
-    const asked = order.status === "stuck" ? events.findLast(({ event }) => event === "retry_requested") : undefined;
+    const isFailing = order.status === "stuck" && !needsReview(order);
+    const asked = isFailing ? events.findLast(({ event }) => event === "retry_requested") : undefined;
     const mark = JSON.stringify([order.status, actions, asked?.seq]);
     if (mark === this.#mark) return;
     this.#mark = mark;

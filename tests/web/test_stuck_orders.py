@@ -176,6 +176,7 @@ async def test_an_order_whose_parcel_had_left_is_settled_step_by_step_on_a_phone
 
         await operator.sees_status("rejected")
         await operator.sees("But what was resolved by hand is as somebody has left it.")
+        assert "Undo begun" not in await operator.events()
 
 
 async def test_an_operator_cancels_an_order_that_is_under_way(shop: Shop, api: Api, desks: Desks) -> None:
