@@ -10,6 +10,7 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from sqlalchemy import Row
+from starlette.types import Receive, Scope, Send
 
 from domain.model import ENDINGS
 from http_api import shown
@@ -18,6 +19,7 @@ from http_api.orders import OrderIdInPath, visible
 from http_api.problems import RETRY_SECONDS, Problem, documented, retry_milliseconds, retry_seconds
 from http_api.reads import MOST_EVENTS
 from http_api.services import Given, Reader, Services
+from http_api.tail import Watch
 from sagafence import SagaError
 
 router = APIRouter(tags=["orders"])
@@ -72,6 +74,17 @@ async def stream_events(
     The last one is `end`, without an id. A caller who comes back after that gets 204, which ends an EventSource. A
     stream that breaks off without it, as each does after five minutes, is resumed.
     """
+    _require_place(services, principal.caller)
+    found = await visible(services, principal, shown.order_id_in(order_id))
+    is_over = bool(last_event_id) and await shown.has_ended_for_good(services, found.order_id)
+    if is_over and not await services.reads.events(found.order_id, last_event_id, 1):
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+    # Without a row there are no events yet, and nothing says whether there will be.
+    status = found.status if last_event_id and found.created_at else ""
+    return _EventStream(services, Watch(found.order_id, principal.caller, last_event_id), status)
+
+
+def _require_place(services: Services, caller: str) -> None:
     if services.tail.count >= MOST_STREAMS:
         raise Problem(
             HTTPStatus.SERVICE_UNAVAILABLE,
@@ -79,27 +92,31 @@ async def stream_events(
             f"This process has {MOST_STREAMS} open streams. Repeat the request, or ask for the events as a list.",
             retry_after=retry_seconds(),
         )
-    if services.tail.count_of(principal.caller) >= MOST_OF_ONE_CALLER:
+    if services.tail.count_of(caller) >= MOST_OF_ONE_CALLER:
         raise Problem(
             HTTPStatus.TOO_MANY_REQUESTS,
             "too-many-requests",
             f"This caller has {MOST_OF_ONE_CALLER} open streams here. Close one, or ask for the events as a list.",
             retry_after=retry_seconds(),
         )
-    found = await visible(services, principal, shown.order_id_in(order_id))
-    is_over = bool(last_event_id) and await shown.has_ended_for_good(services, found.order_id)
-    if is_over and not await services.reads.events(found.order_id, last_event_id, 1):
-        return Response(status_code=HTTPStatus.NO_CONTENT)
-    # Without a row there are no events yet, and nothing says whether there will be.
-    status = found.status if last_event_id and found.created_at else ""
-    return StreamingResponse(
-        _stream(services, principal.caller, found.order_id, last_event_id, status),
-        media_type="text/event-stream",
-        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-    )
 
 
-async def _stream(services: Services, caller: str, order_id: str, last: int, status: str) -> AsyncIterator[bytes]:
+class _EventStream(StreamingResponse):
+    """An order's events. From its first byte to its last it has a place among the streams that there may be."""
+
+    def __init__(self, services: Services, watch: Watch, status: str) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(_stream(services, watch, status), media_type="text/event-stream", headers=headers)
+        self._services, self._watch = services, watch
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Take a place, for which nothing is waited for, and stream."""
+        _require_place(self._services, self._watch.caller)
+        with self._services.tail.watching(self._watch):
+            await super().__call__(scope, receive, send)
+
+
+async def _stream(services: Services, watch: Watch, status: str) -> AsyncIterator[bytes]:
     """Write the events after the last one, which left the order in a status; a comment where nothing happens; the end.
 
     Whatever the tail sees, what is read here decides: the events after the last one that was sent.
@@ -107,28 +124,26 @@ async def _stream(services: Services, caller: str, order_id: str, last: int, sta
     yield format_sse_event(comment="events of one order", retry=retry_milliseconds())
     clock = asyncio.get_running_loop().time
     ends_at = clock() + LONGEST_SECONDS
-    with services.tail.watch(order_id, caller) as watch:
-        watch.seen = last
-        while not services.stop.is_set() and clock() < ends_at:
-            watch.changed.clear()
-            try:
-                rows = await services.reads.events(order_id, watch.seen)
-                for row in rows:
-                    watch.seen, status = row.seq, row.status
-                    yield format_sse_event(data_str=_event(row).model_dump_json(), event="status", id=str(row.seq))
-                if len(rows) == MOST_EVENTS:
-                    continue
-                if (not status or status in ENDINGS) and await shown.has_ended_for_good(services, order_id):
-                    if await services.reads.events(order_id, watch.seen, 1):
-                        continue  # written between the two reads
-                    yield format_sse_event(event="end", data_str="{}")
-                    return
-            except SagaError:
-                await _first_of(services, watch.changed, RETRY_SECONDS)
+    while not services.stop.is_set() and clock() < ends_at:
+        watch.changed.clear()
+        try:
+            rows = await services.reads.events(watch.order_id, watch.seen)
+            for row in rows:
+                watch.seen, status = row.seq, row.status
+                yield format_sse_event(data_str=_event(row).model_dump_json(), event="status", id=str(row.seq))
+            if len(rows) == MOST_EVENTS:
                 continue
-            is_ending = status in ENDINGS
-            if not await _first_of(services, watch.changed, _CLOSE_SECONDS if is_ending else _PING_SECONDS):
-                yield format_sse_event(comment="nothing new")
+            if (not status or status in ENDINGS) and await shown.has_ended_for_good(services, watch.order_id):
+                if await services.reads.events(watch.order_id, watch.seen, 1):
+                    continue  # written between the two reads
+                yield format_sse_event(event="end", data_str="{}")
+                return
+        except SagaError:
+            await _first_of(services, watch.changed, RETRY_SECONDS)
+            continue
+        is_ending = status in ENDINGS
+        if not await _first_of(services, watch.changed, _CLOSE_SECONDS if is_ending else _PING_SECONDS):
+            yield format_sse_event(comment="nothing new")
 
 
 async def _first_of(services: Services, changed: asyncio.Event, seconds: float) -> bool:

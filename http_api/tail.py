@@ -21,10 +21,10 @@ _log = logging.getLogger("checkout.api")
 class Watch:
     """A caller's stream, and its interest in one order."""
 
-    def __init__(self, order_id: str, caller: str) -> None:
+    def __init__(self, order_id: str, caller: str, seen: int) -> None:
         self.order_id = order_id
         self.caller = caller
-        self.seen = 0
+        self.seen = seen
         """The number of the newest event that the stream has."""
         self.changed = asyncio.Event()
 
@@ -47,13 +47,12 @@ class Tail:
         return sum(watch.caller == caller for watch in self._watches)
 
     @contextmanager
-    def watch(self, order_id: str, caller: str) -> Iterator[Watch]:
-        """Watch an order inside the block."""
-        watch = Watch(order_id, caller)
+    def watching(self, watch: Watch) -> Iterator[None]:
+        """Watch inside the block."""
         self._watches.add(watch)
         self._is_watched.set()
         try:
-            yield watch
+            yield
         finally:
             self._watches.discard(watch)
 

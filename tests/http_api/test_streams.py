@@ -207,6 +207,33 @@ async def test_a_caller_has_only_a_part_of_the_streams(api: Api, monkeypatch: py
     await until_open(api, 0)
 
 
+async def test_streams_that_are_opened_at_once_are_no_more_than_there_may_be(
+    api: Api, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "MOST_OF_ONE_CALLER", 5)
+    order, is_over = shop.order(), asyncio.Event()
+    await shop.accept_by_hand(order)
+    path, headers = f"/v1/orders/{order.order_id}/stream", {"Authorization": f"Bearer {api.key}"}
+    answers: list[int] = []
+
+    async def come_back() -> None:
+        async with api.http.stream("GET", path, headers=headers) as answer:
+            answers.append(answer.status_code)
+            await is_over.wait()
+
+    coming = [asyncio.create_task(come_back()) for _ in range(30)]
+
+    async def are_answered() -> bool:
+        return len(answers) == len(coming)
+
+    await until(are_answered)
+    is_over.set()
+    await asyncio.gather(*coming)
+
+    assert (answers.count(200), answers.count(429)) == (5, 25)
+    await until_open(api, 0)
+
+
 async def test_callers_who_were_turned_away_or_cut_off_together_do_not_come_back_together(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
