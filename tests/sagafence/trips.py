@@ -40,9 +40,17 @@ class _Losing(Interceptor):
 
         class Activities(ActivityInboundInterceptor):
             async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002
-                if attempt := steps.held.pop(f"before {activity.info().activity_id}", None):
-                    attempt.has_come.set()
-                    await attempt.may_go.wait()
+                attempt = steps.held.pop(f"before {activity.info().activity_id}", None)
+                if attempt is None:
+                    return await self._go_on(input)
+                attempt.has_come.set()
+                await attempt.may_go.wait()
+                try:
+                    return await self._go_on(input)
+                finally:
+                    attempt.is_over.set()
+
+            async def _go_on(self, input: ExecuteActivityInput) -> Any:  # noqa: A002
                 if (name := activity.info().activity_type) in steps.refuses:
                     steps.refuses.remove(name)
                     raise Full("not now")
