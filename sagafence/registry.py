@@ -147,16 +147,18 @@ async def begin_unwind(connection: AsyncConnection, saga: Opening | str) -> Way:
     row = await _take(connection, _UNWIND if isinstance(saga, str) else _ENTER_UNWIND, _parameters(saga))
     if row is None or row.state == State.UNWINDING:
         return Way.BACK
-    if row.state != State.ENDED or (row.outcome == COMPLETED and not row.is_purged):
+    if row.state != State.ENDED:
         return Way.FORWARD
-    return Way.NOWHERE
+    if row.outcome != COMPLETED:
+        return Way.NOWHERE
+    return Way.GONE if row.is_purged else Way.FORWARD
 
 
 async def end(connection: AsyncConnection, saga: Opening | str, outcome: str) -> None:
     """Note that all is settled, and how it ended. From now on every do is refused. Safe to repeat.
 
     Raises:
-        StepAlreadyCompensated: it is being undone, and must not end as completed.
+        StepAlreadyCompensated: it must not end as completed: it is being undone, or its results are deleted.
         IdempotencyConflict: the saga has ended in another way, or the row belongs to another saga.
     """
     given = _parameters(saga)
@@ -164,6 +166,8 @@ async def end(connection: AsyncConnection, saga: Opening | str, outcome: str) ->
         return
     stored = (await connection.execute(_READ, given)).one()
     _refuse_anothers(stored, given)
+    if outcome == COMPLETED and stored.is_purged:
+        raise StepAlreadyCompensated(f"saga {given['saga_id']} has ended long ago: what it did is not known any more")
     if stored.state != State.ENDED:
         raise StepAlreadyCompensated(f"saga {given['saga_id']} is being undone: it cannot be completed")
     if stored.outcome != outcome:

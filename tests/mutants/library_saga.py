@@ -377,7 +377,7 @@ MUTANTS = (
     Mutant(
         "unwind-that-cannot-be-recorded-is-no-alarm",
         "a missing right would hold a saga half done, and nobody would hear of it",
-        _SAGA,
+        "sagafence/insisting.py",
         "                if entry not in self._stack:\n                    self._stack.append(entry)\n",
         "",
         at(DECLARED_SAGA, "test_an_unwind_that_cannot_be_recorded_is_stuck_and_undoes_nothing_until_it_is"),
