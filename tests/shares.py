@@ -18,6 +18,7 @@ EVERY = {
     "test_a_call_whose_answer_is_lost_is_repeated_under_its_key": 3,
     "test_a_compose_file_with_a_mistake_is_refused": 3,
     "test_a_pivot_that_was_called_before_a_reset_is_voided_or_found_to_stand_and_not_called_again": 3,
+    "test_a_saga_comes_to_its_end_on_a_worker_that_keeps_no_workflow_in_memory": 3,
     "test_a_saga_that_is_reset_on_its_way_forward_does_every_step_once": 5,
     "test_a_saga_that_is_reset_while_a_provider_is_called_has_its_effects_there_once": 3,
     "test_a_saga_that_is_reset_while_a_provider_reverses_is_undone_there_once": 3,

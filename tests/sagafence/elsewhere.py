@@ -32,7 +32,7 @@ class Elsewhere:
     task_queue: str = field(default_factory=lambda: f"elsewhere-{uuid.uuid4().hex[:12]}")
 
     @asynccontextmanager
-    async def working(self) -> AsyncIterator[None]:
+    async def working(self, **options: Any) -> AsyncIterator[None]:
         """Run the providers and a worker inside the block."""
         async with (
             self.crm,
@@ -43,6 +43,7 @@ class Elsewhere:
                 task_queue=self.task_queue,
                 workflows=[Fulfil],
                 activities=self.activities(),
+                **options,
             ),
         ):
             yield

@@ -33,3 +33,14 @@ class IssueTicket(SagaWorkflow[Trip, Booking]):
     async def story(self, saga: Saga, trip: Trip, /) -> Booking:
         """The ticket alone."""
         return await saga.pivot(TripSteps.issue_ticket, trip)
+
+
+@workflow.defn
+class BookTogether(SagaWorkflow[Trip, list[Booking]]):
+    """Steps side by side within others that are."""
+
+    async def story(self, saga: Saga, trip: Trip, /) -> list[Booking]:
+        """The room beside the seats, which are booked side by side."""
+        seats = saga.together(*(saga.do(TripSteps.book_seat, trip, instance=which) for which in ("there", "back")))
+        room, both = await saga.together(saga.do(TripSteps.book_room, trip), seats)
+        return [room, *both]

@@ -1,0 +1,62 @@
+"""Steps of a declared saga side by side within others that are: all settle before anything is undone."""
+
+import uuid
+from collections import Counter
+from typing import Any
+
+import pytest
+from temporalio.client import WorkflowFailureError, WorkflowHandle, WorkflowUpdateStage
+from temporalio.exceptions import ApplicationError
+
+from tests.sagafence.trip_steps import Trip
+from tests.sagafence.trip_story import BookTogether
+from tests.sagafence.trips import Trips
+
+
+async def _start(trips: Trips, *fails: str) -> WorkflowHandle[Any, Any]:
+    trip = Trip(f"trip-{uuid.uuid4().hex[:12]}", fails)
+    return await trips.client.start_workflow(BookTogether.run, trip, id=trip.trip_id, task_queue=trips.task_queue)
+
+
+async def test_steps_side_by_side_within_others_give_their_results_in_their_places(trips: Trips) -> None:
+    async with trips.working():
+        handle = await _start(trips)
+        bookings = await handle.result()
+
+    assert [one.step for one in bookings] == ["room", "seat", "seat"]
+    assert await trips.effects(handle) == Counter({"room": 1, "seat": 2})
+
+
+@pytest.mark.parametrize(
+    ("fails", "first", "held"),
+    [
+        ("room", "room", "seat/back"),
+        ("seat", "seat/there", "room"),
+        ("seat", "seat/there", "seat/back"),
+        ("a cancel", "", "room"),
+        ("a cancel", "", "seat/back"),
+    ],
+)
+async def test_steps_side_by_side_within_others_have_settled_before_anything_is_undone(
+    trips: Trips, fails: str, first: str, held: str
+) -> None:
+    attempt = trips.steps.hold(f"before {held}")
+    async with trips.working():
+        handle = await _start(trips, fails)
+        await attempt.has_come.wait()
+        if first:
+            await trips.until_step(handle, first, "failed")
+        else:
+            accepted = WorkflowUpdateStage.ACCEPTED
+            await handle.start_update(BookTogether.cancel, "too dear", wait_for_stage=accepted)
+        state = (await handle.query(BookTogether.status)).state
+        attempt.may_go.set()
+        with pytest.raises(WorkflowFailureError) as failed:
+            await handle.result()
+
+    assert state == "running"
+    assert isinstance(failed.value.cause, ApplicationError)
+    assert failed.value.cause.type == ("SagaUnwound" if first else "SagaCancelled")
+    assert list(failed.value.cause.details) == ([first] if first else [])
+    assert await trips.effects(handle) == Counter()
+    assert await trips.database.value("SELECT outcome FROM sagas") == ("unwound" if first else "cancelled")
