@@ -144,11 +144,13 @@ class Saga(InsistingStack):
             await workflow.wait_condition(lambda: are_done() or bool(failures))
         except asyncio.CancelledError as cancel:
             failures.append(cancel)  # an eviction comes again, and as another kind, at the next wait
+        _raise_bug(failures)  # at once: then what this workflow task would have begun is not begun
         if failures:
             for task in tasks:
                 task.cancel()
             await self._until(are_done)
-            raise next((error for error in failures if _is_bug(error)), failures[0])
+            _raise_bug(failures)
+            raise failures[0]
         return tuple(task.result() for task in tasks)
 
     # What a workflow asks ---------------------------------------------------------------------------------
@@ -318,5 +320,7 @@ def _typed(value: Any, kind: Any) -> Any:
     return converter.from_payload(converter.to_payload(value), kind)
 
 
-def _is_bug(error: BaseException) -> bool:
-    return not isinstance(error, (FailureError, TimeoutError, asyncio.CancelledError))
+def _raise_bug(failures: list[BaseException]) -> None:
+    for error in failures:
+        if not isinstance(error, (FailureError, TimeoutError, asyncio.CancelledError)):
+            raise error

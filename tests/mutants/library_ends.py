@@ -6,6 +6,8 @@ from tests.mutants.killers import (
     LIBRARY_REGISTRY,
     LIBRARY_RESET,
     LIBRARY_RETENTION_BESIDE_RUNS,
+    LIBRARY_TOGETHER,
+    RECORDED_SAGAS,
     at,
 )
 from tests.mutants.mutant import Mutant
@@ -16,12 +18,29 @@ _LOCAL = "sagafence/local_steps.py"
 _EXTERNAL = "sagafence/bound_external.py"
 _REGISTRY = "sagafence/registry.py"
 _POSTGRES = "sagafence/postgres.py"
+_STORY = "sagafence/saga.py"
 _ALARM = "test_what_postgres_refuses_to_record_raises_the_alarm_within_seconds_and_is_recorded_on_a_retry"
 _NO_END = "test_an_end_that_cannot_be_recorded_is_an_alarm_and_no_end_until_it_is"
 _PURGED = "test_a_run_of_a_completed_saga_whose_rows_are_deleted_says_so_and_neither_undone_nor_cancelled"
 _LATE_UNDO = "test_an_undo_that_comes_after_retention_takes_nothing_back_and_says_so"
 
 MUTANTS = (
+    Mutant(
+        "mistake-beside-a-pivot-settles-it-first",
+        "a story that a corrected deploy would complete would have to be undone, since its pivot is closed",
+        _STORY,
+        "        _raise_bug(failures)  # at once: then what this workflow task would have begun is not begun\n",
+        "",
+        at(LIBRARY_TOGETHER, "test_a_pivot_beside_another_step_stops_the_story_before_either_is_begun"),
+    ),
+    Mutant(
+        "unwind-is-commanded-otherwise",
+        "sagas that are open at a deploy would stop with an error of Temporal's",
+        _STORY,
+        '            activity_id="unwind" if rounds == 1 else f"unwind-{rounds}",\n',
+        '            activity_id=f"unwind-{rounds}",\n',
+        at(RECORDED_SAGAS, "test_a_recorded_saga_replays[unwound-at-the-pivot]"),
+    ),
     Mutant(
         "declared-step-of-each-run-anew",
         "a run that is reset, or started again, would do everything a second time",

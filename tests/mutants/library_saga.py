@@ -57,8 +57,8 @@ MUTANTS = (
         "sibling-is-not-waited-for",
         "steps would be undone while one beside them still acts",
         _SAGA,
-        "            await self._until(are_done)\n            raise",
-        "            raise",
+        "            await self._until(are_done)\n            _raise_bug(failures)\n",
+        "",
         at(
             LIBRARY_LOCAL_SAGAS,
             "test_a_step_that_is_under_way_beside_one_that_failed_is_waited_for_before_anything_is_undone",

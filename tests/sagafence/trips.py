@@ -20,7 +20,7 @@ from sagafence.calls import StepCall
 from tests.conftest import Database
 from tests.sagafence.bare import BLOCKED
 from tests.sagafence.trip_steps import Booking, Full, Trip, TripSteps
-from tests.sagafence.trip_story import BookTogether, BookTrip, IssueTicket
+from tests.sagafence.trip_story import BookTogether, BookTrip, IssueBeside, IssueTicket
 
 BEFORE_ITS_FIRST_TASK = timedelta(milliseconds=500)
 """How long a run waits for its first task, so that a cancel comes before it."""
@@ -86,7 +86,7 @@ class Trips:
         return Worker(
             self.client,
             task_queue=self.task_queue,
-            workflows=[BookTrip, IssueTicket, BookTogether],
+            workflows=[BookTrip, IssueTicket, BookTogether, IssueBeside],
             activities=PostgresFence(self.engine).activities_of(self.steps),
             interceptors=[_Losing(self.steps)],
             **options,
