@@ -22,7 +22,19 @@ async def reset(client: Client, workflow_id: str, run_id: str | None, finish_eve
     )
 
 
-async def completed_tasks(handle: WorkflowHandle[Any, Any]) -> list[int]:
-    """List the events to which a run can be reset, the earliest first."""
+async def reset_to_task(client: Client, handle: WorkflowHandle[Any, Any], task: int) -> WorkflowHandle[Any, Any]:
+    """Reset the run that a handle has started to one of its tasks, and return whichever run is the newest."""
+    tasks = await _tasks(client, handle)
+    await reset(client, handle.id, handle.first_execution_run_id, tasks[task])
+    return client.get_workflow_handle(handle.id)
+
+
+async def number_of_tasks(client: Client, handle: WorkflowHandle[Any, Any]) -> int:
+    """Count the tasks to which the run that a handle has started can be reset."""
+    return len(await _tasks(client, handle))
+
+
+async def _tasks(client: Client, handle: WorkflowHandle[Any, Any]) -> list[int]:
+    run = client.get_workflow_handle(handle.id, run_id=handle.first_execution_run_id)
     done = EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
-    return [event.event_id async for event in handle.fetch_history_events() if event.event_type == done]
+    return [event.event_id async for event in run.fetch_history_events() if event.event_type == done]

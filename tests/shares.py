@@ -25,6 +25,7 @@ EVERY = {
     "test_a_saga_that_is_reset_while_it_is_undone_is_undone_once_and_does_nothing_again": 5,
     "test_a_saga_without_a_pivot_whose_completion_cannot_be_recorded_can_still_be_cancelled": 3,
     "test_the_model_finds_a_planted_mistake": 3,
+    "test_whichever_way_a_saga_has_gone_a_reset_to_whichever_task_changes_nothing": 5,
     "test_what_postgres_refuses_to_record_raises_the_alarm_within_seconds_and_is_recorded_on_a_retry": 2,
     # tests/integration
     "test_a_check_reports_what_the_start_would": 3,

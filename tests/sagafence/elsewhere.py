@@ -71,6 +71,10 @@ class Elsewhere:
         rooms: int = await self.database.value("SELECT count(*) FROM effects")
         return rooms, self.crm.live, self.billing.live, self.mail.live
 
+    def requests(self) -> list[list[tuple[str, str]]]:
+        """List what each provider was sent, by method and key."""
+        return [list(one.requests) for one in (self.crm, self.billing, self.mail)]
+
     async def saga_state(self) -> str:
         """Read the saga's row."""
         state: str = await self.database.value("SELECT state FROM sagas")

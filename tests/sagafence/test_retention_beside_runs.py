@@ -15,6 +15,7 @@ from sagafence import Purged, PurgeInput, Sweep, SweepInput, SweepReport, UndoOu
 from tests.resets import reset
 from tests.sagafence.elsewhere import Elsewhere
 from tests.sagafence.elsewhere_steps import Order
+from tests.sagafence.scenes import ALLOW_ENDS, REFUSE_ENDS, ended
 from tests.sagafence.trip_story import BookTrip
 from tests.sagafence.trips import BEFORE_ITS_FIRST_TASK, Trips, call_late
 
@@ -108,6 +109,25 @@ async def test_sagas_run_to_their_ends_while_retention_deletes_all_that_has_ende
     assert [isinstance(one, WorkflowFailureError) for one in ended] == [False, True] * 3
     assert [await trips.effects(handle) for handle in sagas] == [ALL, Counter()] * 3
     assert deleted == 6
+
+
+@pytest.mark.parametrize("fails", [[], ["ticket"]], ids=["completed", "unwound"])
+async def test_a_saga_that_was_lost_while_its_end_could_not_be_recorded_is_found_and_ends(
+    trips: Trips, fails: list[str]
+) -> None:
+    await trips.database.run(REFUSE_ENDS)
+    async with trips.working():
+        handle = await trips.start(*fails)
+        await trips.until(handle, "stuck")
+        await handle.terminate("lost")
+        await trips.database.run(ALLOW_ENDS)
+        swept = await _sweep(trips)
+        await ended(trips.client.get_workflow_handle(handle.id))
+        again = await _sweep(trips)
+
+    assert (swept.started, swept.purged) == ([handle.id], Purged())
+    assert (again.idle, again.purged) == (0, Purged(sagas=1, rows=4 if fails else 5, tombstones=1))
+    assert await trips.effects(handle) == (Counter() if fails else ALL)
 
 
 # Runs of sagas whose rows are deleted ------------------------------------------------------------------------------
