@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from temporalio import workflow
-from temporalio.exceptions import FailureError, is_cancelled_exception
+from temporalio.exceptions import FailureError
 
 from sagafence.compensation import Compensation, StepState, describe, find_cause
 from sagafence.errors import IdempotencyConflict, InvalidInput, SagaError, StepAlreadyCompensated
@@ -30,18 +30,21 @@ class InsistingStack(CompensationStack):
         Raises:
             ActivityError: the saga has ended in another way, or is being undone.
         """
+        phase, entry = self._phase, Compensation(END_ACTIVITY, is_settled, StepState.RUNNING)
+
+        def is_cancelled() -> bool:
+            return phase is Phase.FORWARD and self.cancellation.is_requested
 
         async def uncancelled(rounds: int) -> None:
-            if (task := asyncio.current_task()) and task.cancelling():
+            if is_cancelled():
                 raise asyncio.CancelledError  # it came while this waited for another round
             try:
                 await attempt(rounds)
             except FailureError as error:
-                if is_cancelled_exception(error):
-                    raise asyncio.CancelledError from error
+                if is_cancelled():
+                    raise asyncio.CancelledError from error  # an attempt that fails after a cancel is not tried again
                 raise
 
-        phase, entry = self._phase, Compensation(END_ACTIVITY, is_settled, StepState.RUNNING)
         if phase is not Phase.FORWARD:
             self._phase = Phase.UNWINDING
         await self._insist(entry, uncancelled, _FINAL)

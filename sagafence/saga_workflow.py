@@ -226,6 +226,8 @@ class SagaWorkflow(Generic[In, Out]):
                 args=[outcome, opening],
                 activity_id="end" if rounds == 1 else f"end-{rounds}",
                 summary=outcome,
+                # What follows a cancel is an end too, with the same id.
+                cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
                 **self.record.limits(),
             )
 

@@ -22,6 +22,9 @@ _STORY = "sagafence/saga.py"
 _ALARM = "test_what_postgres_refuses_to_record_raises_the_alarm_within_seconds_and_is_recorded_on_a_retry"
 _NO_END = "test_an_end_that_cannot_be_recorded_is_an_alarm_and_no_end_until_it_is"
 _PURGED = "test_a_run_of_a_completed_saga_whose_rows_are_deleted_says_so_and_neither_undone_nor_cancelled"
+_CANCEL_AT_THE_END = (
+    "test_a_cancel_while_the_end_of_a_saga_without_a_pivot_is_being_recorded_is_honoured_or_comes_too_late"
+)
 _LATE_UNDO = "test_an_undo_that_comes_after_retention_takes_nothing_back_and_says_so"
 
 MUTANTS = (
@@ -99,6 +102,35 @@ MUTANTS = (
         "                raise asyncio.CancelledError  # it came while this waited for another round\n",
         "                pass\n",
         at(DECLARED_SAGA, "test_a_cancel_is_honoured_while_an_end_before_any_pivot_cannot_be_recorded[temporal]"),
+    ),
+    Mutant(
+        "end-of-a-cancelled-saga-is-cancelled",
+        "a saga that is undone after a cancel would never have an end",
+        _SAGA,
+        "            return phase is Phase.FORWARD and self.cancellation.is_requested\n",
+        "            return self.cancellation.is_requested\n",
+        at(
+            DECLARED_SAGA,
+            "test_a_second_run_that_is_cancelled_before_its_first_step_undoes_what_the_first_did",
+        ),
+    ),
+    Mutant(
+        "end-that-fails-after-a-cancel-is-stuck",
+        "a cancel would have to wait an hour for the next round",
+        _SAGA,
+        "                if is_cancelled():\n                    raise asyncio.CancelledError from error"
+        "  # an attempt that fails after a cancel is not tried again\n",
+        "",
+        at(LIBRARY_RECORDS, f"{_CANCEL_AT_THE_END}[fails]"),
+        hangs=True,
+    ),
+    Mutant(
+        "two-ends-at-once",
+        "after a cancel workflow tasks would fail until the attempt before has run out of time",
+        _WORKFLOW,
+        "                cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,\n",
+        "",
+        at(LIBRARY_RECORDS, f"{_CANCEL_AT_THE_END}[is late]"),
     ),
     Mutant(
         "purged-completion-counts-as-undone",

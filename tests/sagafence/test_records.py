@@ -6,17 +6,20 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from temporalio.api.enums.v1 import EventType
 from temporalio.api.sdk.v1 import WorkflowMetadata
-from temporalio.client import WorkflowFailureError
+from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError, WorkflowUpdateStage
 from temporalio.worker import Worker
 
 from sagafence import PostgresFence
 from tests.sagafence.odd_steps import Odd, OddSteps
 from tests.sagafence.odd_story import OddSaga
 from tests.sagafence.scenes import ALLOW_ENDS, REFUSE_ENDS
-from tests.sagafence.trip_story import BookTrip
+from tests.sagafence.trip_steps import Trip
+from tests.sagafence.trip_story import BookTogether, BookTrip
 from tests.sagafence.trips import Trips
 
+TASK_FAILED = EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED
 ALL = Counter({"room": 1, "seat": 2, "ticket": 1, "greeting": 1})
 
 
@@ -37,6 +40,7 @@ async def test_what_postgres_refuses_to_record_raises_the_alarm_within_seconds_a
         [stuck] = [step for step in status.steps if step.state == "stuck"]
         held, details = await trips.effects(handle), await _details(handle)
         row = await trips.database.value("SELECT state FROM sagas")
+        await handle.cancel()  # which comes too late
         await trips.database.run(ALLOW_ENDS)
         await handle.execute_update(BookTrip.retry)
         ended: Any = (await asyncio.gather(handle.result(), return_exceptions=True))[0]
@@ -89,3 +93,34 @@ async def test_a_saga_without_a_pivot_whose_completion_cannot_be_recorded_can_st
 
     assert (held, left) == (Counter({"one": 1, "two": 1}), Counter())
     assert await trips.database.value("SELECT outcome FROM sagas") == "cancelled"
+
+
+@pytest.mark.parametrize("attempt", ["commits", "fails", "is late"])
+async def test_a_cancel_while_the_end_of_a_saga_without_a_pivot_is_being_recorded_is_honoured_or_comes_too_late(
+    trips: Trips, attempt: str
+) -> None:
+    """The attempt that is to record the completion commits or fails after the cancel, or once its time is over."""
+    held = trips.steps.hold("before end")
+    trip = Trip(trips.task_queue)
+    async with trips.working():
+        handle = await trips.client.start_workflow(BookTogether.run, trip, id=trip.trip_id, task_queue=trips.task_queue)
+        await held.has_come.wait()
+        accepted = WorkflowUpdateStage.ACCEPTED
+        asked = await handle.start_update(BookTogether.cancel, "found it cheaper", wait_for_stage=accepted)
+        if attempt == "fails":
+            trips.steps.refuses.add("sagafence.end")
+        if attempt != "is late":
+            held.may_go.set()
+        ended, said = await asyncio.gather(handle.result(), asked.result(), return_exceptions=True)
+        held.may_go.set()
+        await held.is_over.wait()
+        failed = [event async for event in handle.fetch_history_events() if event.event_type == TASK_FAILED]
+
+    assert failed == []
+    [row] = await trips.database.fetch("SELECT state, outcome FROM sagas")
+    if attempt != "commits":
+        assert (isinstance(ended, WorkflowFailureError), said, tuple(row)) == (True, None, ("ended", "cancelled"))
+        assert await trips.effects(handle) == Counter()
+    else:
+        assert (isinstance(ended, list), isinstance(said, WorkflowUpdateFailedError)) == (True, True)
+        assert (tuple(row), sum((await trips.effects(handle)).values())) == (("ended", "completed"), 3)
