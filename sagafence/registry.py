@@ -158,7 +158,7 @@ async def end(connection: AsyncConnection, saga: Opening | str, outcome: str) ->
     """Note that all is settled, and how it ended. From now on every do is refused. Safe to repeat.
 
     Raises:
-        StepAlreadyCompensated: it must not end as completed: it is being undone, or its results are deleted.
+        StepAlreadyCompensated: it is being undone, and must not end as completed.
         IdempotencyConflict: the saga has ended in another way, or the row belongs to another saga.
     """
     given = _parameters(saga)
@@ -166,8 +166,6 @@ async def end(connection: AsyncConnection, saga: Opening | str, outcome: str) ->
         return
     stored = (await connection.execute(_READ, given)).one()
     _refuse_anothers(stored, given)
-    if outcome == COMPLETED and stored.is_purged:
-        raise StepAlreadyCompensated(f"saga {given['saga_id']} has ended long ago: what it did is not known any more")
     if stored.state != State.ENDED:
         raise StepAlreadyCompensated(f"saga {given['saga_id']} is being undone: it cannot be completed")
     if stored.outcome != outcome:

@@ -3,7 +3,6 @@
 from tests.mutants.killers import (
     DECLARED_SAGA,
     LIBRARY_RECORDS,
-    LIBRARY_REGISTRY,
     LIBRARY_RESET,
     LIBRARY_RETENTION_BESIDE_RUNS,
     LIBRARY_TOGETHER,
@@ -93,7 +92,7 @@ MUTANTS = (
         _SAGA,
         "        await self._insist(entry, uncancelled, _FINAL)\n",
         "        await self._insist(entry, uncancelled)\n",
-        at(DECLARED_SAGA, f"{_PURGED}[catching every failure]"),
+        at(DECLARED_SAGA, "test_a_story_that_catches_every_failure_does_not_complete_while_another_run_is_undone"),
     ),
     Mutant(
         "cancel-is-lost-while-the-end-is-stuck",
@@ -151,17 +150,6 @@ MUTANTS = (
         " and not saga.is_purged:\n",
         ":\n",
         at(DECLARED_SAGA, _PURGED),
-    ),
-    Mutant(
-        "purged-completion-completes-again",
-        "a story that catches every failure would answer with another result than the first time",
-        _REGISTRY,
-        "    if outcome == COMPLETED and stored.is_purged:\n",
-        "    if False:\n",
-        at(
-            LIBRARY_REGISTRY,
-            "test_a_saga_whose_rows_are_deleted_is_completed_no_second_time_and_unwound_as_often_as_it_was",
-        ),
     ),
     Mutant(
         "late-undo-of-a-purged-completion-counts-as-undone",

@@ -177,19 +177,6 @@ async def test_an_undo_of_a_saga_whose_rows_are_deleted_is_told_whether_it_was_c
     assert await unwinding(bare, "s-1") is way
 
 
-async def test_a_saga_whose_rows_are_deleted_is_completed_no_second_time_and_unwound_as_often_as_it_was(
-    bare: Bare,
-) -> None:
-    for saga_id, outcome in (("s-1", "completed"), ("s-2", "unwound")):
-        await entered(bare, replace(OPENING, saga_id=saga_id))
-        await ended(bare, saga_id, outcome)
-    await purge(bare.engine, timedelta(0))
-
-    with pytest.raises(StepAlreadyCompensated, match="ended long ago"):
-        await ended(bare, OPENING, "completed")
-    await ended(bare, replace(OPENING, saga_id="s-2"), "unwound")
-
-
 @pytest.mark.parametrize("state", [State.AT_PIVOT, State.PAST_PIVOT])
 @pytest.mark.parametrize("saga", [OPENING, OPENING.saga_id], ids=["an opening", "an id"])
 async def test_nothing_is_undone_at_the_pivot_and_past_it(bare: Bare, saga: Opening | str, state: State) -> None:

@@ -153,6 +153,20 @@ async def test_another_run_of_a_completed_saga_whose_rows_are_deleted_says_that_
     assert tuple(row) == ("completed", True)
 
 
+async def test_another_run_that_has_come_to_its_end_before_its_rows_are_deleted_answers_as_the_first(
+    trips: Trips,
+) -> None:
+    async with trips.working():
+        handle = await trips.start()
+        first = await handle.result()
+        held = trips.steps.hold("before end")
+        again = await trips.start_again(handle)
+        await held.has_come.wait()
+        await purge(trips.engine, AT_ONCE)
+        held.may_go.set()
+        assert await again.result() == first
+
+
 async def test_another_run_of_an_undone_saga_whose_rows_are_deleted_is_undone_as_the_first_was(trips: Trips) -> None:
     async with trips.working():
         handle = await trips.start("ticket")
