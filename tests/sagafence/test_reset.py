@@ -1,19 +1,13 @@
 """Declared sagas whose runs are reset: what has happened does not happen twice, and what was undone stays undone."""
 
-import asyncio
 from collections import Counter
-from contextlib import suppress
 from typing import Any
 
 import pytest
 from temporalio.client import (
     WorkflowExecutionStatus,
     WorkflowFailureError,
-    WorkflowHandle,
-    WorkflowQueryFailedError,
-    WorkflowUpdateFailedError,
 )
-from temporalio.service import RPCError
 
 from tests.conftest import Database
 from tests.resets import number_of_tasks, reset_to_task
@@ -60,17 +54,8 @@ async def test_whichever_way_a_saga_has_gone_a_reset_to_whichever_task_changes_n
         before = await _all(trips, elsewhere), (await handle.describe()).status is COMPLETED
         for task in range(await number_of_tasks(trips.client, handle)):
             again = await reset_to_task(trips.client, handle, task)
-            await asyncio.wait_for(_ended_by_retries(again), 20)
+            await trips.ended_by_retries(again)
             assert (task, await _all(trips, elsewhere), (await again.describe()).status is COMPLETED) == (task, *before)
-
-
-async def _ended_by_retries(run: WorkflowHandle[Any, Any]) -> None:
-    """Wait for the end of a run; one that is reset to where it was stuck is stuck again, and has to be retried."""
-    while (await run.describe()).status is WorkflowExecutionStatus.RUNNING:
-        with suppress(WorkflowQueryFailedError, WorkflowUpdateFailedError, RPCError):  # it has ended meanwhile
-            if (await run.query(BookTrip.status)).state == "stuck":
-                await run.execute_update(BookTrip.retry)
-        await asyncio.sleep(0.02)
 
 
 async def _all(trips: Trips, elsewhere: Elsewhere) -> tuple[Any, ...]:
@@ -145,7 +130,7 @@ async def test_a_saga_that_is_reset_while_it_is_stuck_is_stuck_until_it_is_retri
         await trips.until(again, "stuck")
         held = await trips.effects(handle)
         trips.steps.broken.clear()
-        await _ended_by_retries(again)
+        await trips.ended_by_retries(again)
 
     assert held == (Counter({"seat": 2}) if fails else ALL - Counter({"greeting": 1}))
     assert await trips.effects(handle) == (Counter() if fails else ALL)

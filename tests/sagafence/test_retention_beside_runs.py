@@ -70,9 +70,8 @@ async def test_nothing_of_a_saga_that_is_held_stuck_or_repaired_is_deleted_and_n
         trips.steps.broken.clear()
         for attempt in attempts:
             attempt.may_go.set()
-        for handle in sagas[1:3]:
-            await handle.execute_update(BookTrip.retry)
         runs = [trips.client.get_workflow_handle(handle.id) for handle in sagas]
+        await asyncio.gather(*(trips.ended_by_retries(run) for run in runs))
         ended = await asyncio.gather(*(run.result() for run in runs), return_exceptions=True)
 
     assert (repaired.idle, repaired.alive, repaired.started) == (5, 4, [lost.id])

@@ -4,14 +4,21 @@ import asyncio
 import uuid
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import (
+    Client,
+    WorkflowExecutionStatus,
+    WorkflowHandle,
+    WorkflowQueryFailedError,
+    WorkflowUpdateFailedError,
+)
+from temporalio.service import RPCError
 from temporalio.testing import ActivityEnvironment
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor, Worker
 
@@ -139,6 +146,15 @@ class Trips:
             while (status := await handle.query(BookTrip.status)).state != state:
                 await asyncio.sleep(0.02)
         return status
+
+    async def ended_by_retries(self, run: WorkflowHandle[Any, Any]) -> None:
+        """Wait for the end of a run, whatever it is, and retry what is stuck until then."""
+        async with asyncio.timeout(20):
+            while (await run.describe()).status is WorkflowExecutionStatus.RUNNING:
+                with suppress(WorkflowQueryFailedError, WorkflowUpdateFailedError, RPCError):  # it has ended meanwhile
+                    if (await run.query(BookTrip.status)).state == "stuck":
+                        await run.execute_update(BookTrip.retry)
+                await asyncio.sleep(0.02)
 
     async def until_begun(self, handle: WorkflowHandle[BookTrip, Any]) -> None:
         """Wait for the first step of a run: a cancel that comes before it finds nothing to undo."""
