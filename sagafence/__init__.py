@@ -46,7 +46,7 @@ with workflow.unsafe.imports_passed_through():
     from sagafence.policy import STEP_POLICY, UNDO_ATTEMPTS_WHEN_REFUSED, UNDO_POLICY, ActivityPolicy, retry_policy
     from sagafence.provider import Keeps, Key, Known, Provider, Seen, Settles, Stands, Unknown, Verdict
     from sagafence.saga import Saga
-    from sagafence.saga_workflow import SagaCancelled, SagaStatus, SagaUnwound, SagaWorkflow, StepStatus
+    from sagafence.saga_workflow import SagaCancelled, SagaPurged, SagaStatus, SagaUnwound, SagaWorkflow, StepStatus
     from sagafence.signature import SagaMisuse
     from sagafence.sweep import Purged, PurgeInput, Sweep, SweepInput, SweepReport
     from sagafence.undo import UndoOutcome, UndoResult
@@ -127,6 +127,7 @@ __all__ = [
     "SagaCancelled",
     "SagaError",
     "SagaMisuse",
+    "SagaPurged",
     "SagaStatus",
     "SagaSteps",
     "SagaUnwound",

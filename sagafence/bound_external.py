@@ -95,8 +95,8 @@ class BoundExternalStep:
         try:
             return await self._protocol.undo(key, to_json(given), self._calls, mark=unwind)
         except _NoWayBack as found:
-            is_forward = found.way is Way.FORWARD
-            return UndoResult(UndoOutcome.IRREVOCABLE if is_forward else UndoOutcome.ALREADY_UNDONE)
+            is_undone = found.way is Way.NOWHERE
+            return UndoResult(UndoOutcome.ALREADY_UNDONE if is_undone else UndoOutcome.IRREVOCABLE)
 
     async def settle(self, given: Any, call: StepCall) -> Settled:
         """Find out whether a pivot happened."""

@@ -56,6 +56,8 @@ class Way(StrEnum):
     BACK = "back"
     FORWARD = "forward"
     """The pivot was passed, or may have been, by this run or an earlier one: nothing may be undone."""
+    GONE = "gone"
+    """The saga has completed, and retention has deleted what it did: that stands, and nobody knows of it any more."""
     NOWHERE = "nowhere"
     """The saga has ended, and all that was to be undone is."""
 

@@ -91,7 +91,7 @@ class LocalStep:
         async with _errors_of_the_step(), limited_refusals(), transaction(self._engine) as connection:
             way = await begin_unwind(connection, opening_of(call.opening))
             if way is not Way.BACK:
-                return UndoResult(UndoOutcome.IRREVOCABLE if way is Way.FORWARD else UndoOutcome.ALREADY_UNDONE)
+                return UndoResult(UndoOutcome.ALREADY_UNDONE if way is Way.NOWHERE else UndoOutcome.IRREVOCABLE)
             if call.as_stored:
                 key, given = await _as_stored(connection, key, given, self._step)
             undoing = await close_fence(connection, key)

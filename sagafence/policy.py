@@ -61,8 +61,6 @@ UNDO_POLICY = ActivityPolicy(
     timedelta(seconds=10), timedelta(minutes=15), retry_policy(200, 60, stops_when_refused=False)
 )
 """One round of an undo, or of settling a pivot. Then the saga is stuck, and later rounds follow."""
-RECORD_POLICY = ActivityPolicy(timedelta(seconds=10), None, retry_policy(200, 60, stops_when_refused=False))
-"""Recording what happened: never gives up."""
 
 UNDO_ATTEMPTS_WHEN_REFUSED = 5
 """How many attempts of an undo Postgres may refuse in a round; those that met an outage are not counted.

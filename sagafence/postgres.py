@@ -11,11 +11,13 @@ from sagafence.calls import SagaInput, Settled, StepCall, Unwinding
 from sagafence.database import transaction
 from sagafence.declare import External, SagaSteps, Step, declared
 from sagafence.errors import IdempotencyConflict, InvalidInput
+from sagafence.fence import limited_refusals
 from sagafence.fingerprint import fingerprint
+from sagafence.insisting import END_ACTIVITY
 from sagafence.local_steps import LocalStep, from_json, opening_of
 from sagafence.registry import COMPLETED, end
 from sagafence.saga import UNWIND_ACTIVITY
-from sagafence.saga_workflow import END_ACTIVITY, RESOLVE_ACTIVITY, RecordedResolution
+from sagafence.saga_workflow import RESOLVE_ACTIVITY, RecordedResolution
 from sagafence.signature import SagaMisuse
 from sagafence.undo import UndoResult
 from sagafence.unwinding import unwind
@@ -74,7 +76,7 @@ class PostgresFence:
         async def unwind_saga(begun: list[str], given: SagaInput) -> Unwinding:
             saga = opening_of(given)
             assert not isinstance(saga, str), "it was given"
-            async with transaction(self._engine) as connection:
+            async with limited_refusals(), transaction(self._engine) as connection:
                 return await unwind(connection, saga, begun, steps)
 
         return unwind_saga
@@ -83,7 +85,7 @@ class PostgresFence:
         @activity.defn(name=END_ACTIVITY)
         async def end_saga(outcome: str, begun: SagaInput) -> None:
             try:
-                async with transaction(self._engine) as connection:
+                async with limited_refusals(), transaction(self._engine) as connection:
                     await end(connection, opening_of(begun), outcome)
             except (IdempotencyConflict, InvalidInput) as refused:
                 if outcome == COMPLETED:

@@ -147,9 +147,11 @@ async def begin_unwind(connection: AsyncConnection, saga: Opening | str) -> Way:
     row = await _take(connection, _UNWIND if isinstance(saga, str) else _ENTER_UNWIND, _parameters(saga))
     if row is None or row.state == State.UNWINDING:
         return Way.BACK
-    if row.state != State.ENDED or (row.outcome == COMPLETED and not row.is_purged):
+    if row.state != State.ENDED:
         return Way.FORWARD
-    return Way.NOWHERE
+    if row.outcome != COMPLETED:
+        return Way.NOWHERE
+    return Way.GONE if row.is_purged else Way.FORWARD
 
 
 async def end(connection: AsyncConnection, saga: Opening | str, outcome: str) -> None:

@@ -26,11 +26,12 @@ from sagafence.compensation import (
 )
 from sagafence.declare import External, Forward, In, Out, Pivot, Step, Undoable
 from sagafence.errors import IdempotencyConflict
+from sagafence.insisting import END_ACTIVITY, InsistingStack, is_settled
 from sagafence.policy import UNDO_POLICY
 from sagafence.resolutions import why_not
 from sagafence.signature import SagaMisuse
-from sagafence.stack import CompensationStack, Phase
-from sagafence.undo import UndoOutcome, UndoResult
+from sagafence.stack import Phase
+from sagafence.undo import UndoResult
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -40,9 +41,10 @@ T = TypeVar("T")
 Part = Coroutine[Any, Any, T]
 
 UNWIND_ACTIVITY = "sagafence.unwind"
+_RECORDS = {UNWIND_ACTIVITY: "unwind", END_ACTIVITY: "end"}
 
 
-class Saga(CompensationStack):
+class Saga(InsistingStack):
     """A compensation stack, and the verbs of declared steps. Other workflows use it through `step` and `run`."""
 
     def __init__(
@@ -62,6 +64,7 @@ class Saga(CompensationStack):
         self._conflicts: set[str] = set()
         self._earlier: dict[str, EarlierStep] = {}
         self._goes_back = False
+        self._is_purged = False
 
     # What a story says ------------------------------------------------------------------------------------
 
@@ -86,7 +89,7 @@ class Saga(CompensationStack):
             raise SagaMisuse(f'the pivot "{step.name}" has to wait for {", ".join(running)}: it runs beside no step')
         begun = self._begin(step, given, "")
         self._pivot = name = begun.name
-        with self.step(name, _is_settled) as entry:
+        with self.step(name, is_settled) as entry:
             try:
                 value: Out = await self._attempt(begun)
             except (FailureError, TimeoutError, asyncio.CancelledError):
@@ -106,7 +109,7 @@ class Saga(CompensationStack):
         """Run a step after the pivot, until it is done or an operator says that it happened."""
         self._require(step, Forward, "then")
         begun = self._begin(step, given, instance)
-        with self.step(begun.name, _is_settled) as entry:
+        with self.step(begun.name, is_settled) as entry:
             result = await self._uninterrupted(self._insist(entry, begun.do))
         value: Out = _typed(result, step.result_type)
         return value
@@ -141,11 +144,13 @@ class Saga(CompensationStack):
             await workflow.wait_condition(lambda: are_done() or bool(failures))
         except asyncio.CancelledError as cancel:
             failures.append(cancel)  # an eviction comes again, and as another kind, at the next wait
+        _raise_bug(failures)  # at once: then what this workflow task would have begun is not begun
         if failures:
             for task in tasks:
                 task.cancel()
             await self._until(are_done)
-            raise next((error for error in failures if _is_bug(error)), failures[0])
+            _raise_bug(failures)
+            raise failures[0]
         return tuple(task.result() for task in tasks)
 
     # What a workflow asks ---------------------------------------------------------------------------------
@@ -164,10 +169,15 @@ class Saga(CompensationStack):
         """Whether it is certain that the saga is undone: no run of it has come to the pivot, and none will."""
         return self._goes_back
 
+    @property
+    def is_purged(self) -> bool:
+        """Whether an earlier run has completed the saga, and retention has deleted what it did."""
+        return self._is_purged
+
     async def wait_to_go_forward(self) -> None:
         """Be stuck at the step that failed where there is no way back, until `retry` or the backoff's time."""
         failed = [entry for entry in self._stack if entry.state is StepState.FAILED]
-        entry = [*self._stack, *failed][-1] if self._stack else self.add_compensation("story", _is_settled)
+        entry = [*self._stack, *failed][-1] if self._stack else self.add_compensation("story", is_settled)
         self._mark(entry, StepState.STUCK, entry.detail)
         await self._on_stuck([entry])
         await self._wait_for_another_round()
@@ -190,10 +200,10 @@ class Saga(CompensationStack):
         """Say why a resolution cannot be taken, or None."""
         if resolution.step not in self.stuck_steps:
             return f"{resolution.step} is not stuck; stuck: {', '.join(self.stuck_steps) or 'nothing'}"
+        if record := _RECORDS.get(resolution.step):
+            return f"the {record} is not recorded yet, which nobody can do by hand: retry once the database takes it"
         if self._phase is Phase.SETTLED:
             return f"{resolution.step} has no way back: the saga only goes forward, so retry it"
-        if resolution.step == UNWIND_ACTIVITY:
-            return "the unwind is not recorded yet, which nobody can do by hand: retry once the database takes it"
         return why_not(resolution, self._step_of(resolution.step))
 
     def begun(self, name: str) -> tuple[str, Any, str]:
@@ -236,16 +246,17 @@ class Saga(CompensationStack):
 
     async def _unwind(self) -> Irrevocable | StillStuck | None:
         if self._input is not None and not self._goes_back:
-            record = Compensation(UNWIND_ACTIVITY, _is_settled, StepState.RUNNING)
+            record = Compensation(UNWIND_ACTIVITY, is_settled, StepState.RUNNING)
             found = await self._insist(record, self._begin_unwind)
-            if found.way is Way.FORWARD:
+            self._is_purged = found.way is Way.GONE
+            if found.way in {Way.FORWARD, Way.GONE}:
                 return self._go_forward(Irrevocable(self._stack[-1].step if self._stack else ""))
             if record.rounds == 1:
                 self.rounds = 0  # it is a round of its own only where it has failed
             self._goes_back, self._opening = True, None
             if found.way is Way.NOWHERE:  # nothing is in effect, or nothing of it is ours
                 for entry in self._stack:
-                    entry.undo = _is_settled
+                    entry.undo = is_settled
             for earlier in found.earlier:
                 self._earlier[earlier.step] = earlier
                 self.must_undo(earlier.step, partial(self._undo_earlier, earlier.step))
@@ -300,44 +311,8 @@ class Saga(CompensationStack):
         self._opening = None  # a step has recorded it
         return value
 
-    async def _insist(self, entry: Compensation, attempt: Callable[[int], Awaitable[T]]) -> T:
-        """Try until it works or an operator has resolved it; stuck after each round that fails."""
-        while True:
-            entry.rounds += 1
-            try:
-                return await attempt(entry.rounds)
-            except (FailureError, TimeoutError) as error:
-                if entry not in self._stack:
-                    self._stack.append(entry)
-                self._mark(entry, StepState.STUCK, describe(error))
-            finally:
-                self.rounds += 1  # whoever asked for it waits for its end, however it ends
-            await self._on_stuck([entry])
-            await self._wait_for_another_round()
-            self._retry_requested = False
-            self._mark(entry, StepState.RUNNING, "")
-
     def _entry(self, name: str) -> Compensation:
         return next(entry for entry in self._stack if entry.step == name)
-
-    async def _uninterrupted(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run work to its end within the story, whatever cancels arrive."""
-        task = asyncio.create_task(work)
-        await self._until(task.done)
-        return task.result()
-
-    async def _until(self, condition: Callable[[], bool]) -> None:
-        """Wait within the story, where a cancel of either kind strikes the task that waits."""
-        while not condition():
-            try:
-                await workflow.wait_condition(condition)
-            except asyncio.CancelledError:
-                continue  # an eviction comes again, and as another kind, at the next wait
-
-
-async def _is_settled() -> UndoResult:
-    """Undo a pivot that has been settled as never: there is nothing to undo."""
-    return UndoResult(UndoOutcome.NOTHING_TO_UNDO)
 
 
 def _typed(value: Any, kind: Any) -> Any:
@@ -345,5 +320,7 @@ def _typed(value: Any, kind: Any) -> Any:
     return converter.from_payload(converter.to_payload(value), kind)
 
 
-def _is_bug(error: BaseException) -> bool:
-    return not isinstance(error, (FailureError, TimeoutError, asyncio.CancelledError))
+def _raise_bug(failures: list[BaseException]) -> None:
+    for error in failures:
+        if not isinstance(error, (FailureError, TimeoutError, asyncio.CancelledError)):
+            raise error

@@ -17,18 +17,25 @@ from sagafence.compensation import Compensation, Completed, Irrevocable, RetryBa
 from sagafence.declare import In, Out
 from sagafence.errors import InvalidInput, Refusal, SagaError
 from sagafence.fingerprint import fingerprint
-from sagafence.policy import RECORD_POLICY, ActivityPolicy
+from sagafence.insisting import END_ACTIVITY
+from sagafence.policy import UNDO_POLICY, ActivityPolicy
 from sagafence.saga import Saga
 from sagafence.signature import SagaMisuse
 
 W = TypeVar("W")
 
-END_ACTIVITY = "sagafence.end"
 RESOLVE_ACTIVITY = "sagafence.resolve"
 
 
 class SagaUnwound(SagaError):
     """How a saga ends that failed and was undone: with the failed step as its detail, and its cause."""
+
+
+class SagaPurged(Refusal):
+    """How another run ends of a saga that has completed, once retention has deleted its rows.
+
+    Its effects stand: nothing is done again or undone. Its result is not known any more.
+    """
 
 
 class SagaCancelled(Refusal):
@@ -90,8 +97,9 @@ class SagaWorkflow(Generic[In, Out]):
 
     backoff: ClassVar[RetryBackoff] = RetryBackoff(timedelta(hours=1), timedelta(days=1))
     """How long a stuck saga waits before it tries again by itself."""
-    record: ClassVar[ActivityPolicy] = RECORD_POLICY
-    """How its end and what operators say are recorded."""
+    record: ClassVar[ActivityPolicy] = UNDO_POLICY
+    """How its end and what operators say are recorded. An end that is given up leaves the saga stuck, until another
+    round; a resolution that is given up is refused. Where it never gives up, nobody is told."""
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
@@ -136,6 +144,7 @@ class SagaWorkflow(Generic[In, Out]):
 
         Raises:
             SagaUnwound: a step failed, and what was done is undone.
+            SagaPurged: an earlier run has completed the saga, and retention has deleted its result.
             SagaCancelled: the `cancel` update was accepted, and what was done is undone. A cancel by Temporal ends the
                 workflow as cancelled.
         """
@@ -179,7 +188,7 @@ class SagaWorkflow(Generic[In, Out]):
         saga, opening = self._the_saga, SagaInput(given, self.fingerprint_of(given))
         saga.opens_with(opening)
         is_told_again = False
-        while isinstance(ended := await saga.run(self._told(saga, given, opening)), Irrevocable):
+        while isinstance(ended := await saga.run(self._told(saga, given, opening)), Irrevocable) and not saga.is_purged:
             # An earlier run has passed the pivot, or come to it: the story is told again from what is stored.
             if is_told_again:
                 await saga.cancellation.protect(saga.wait_to_go_forward())
@@ -187,13 +196,16 @@ class SagaWorkflow(Generic[In, Out]):
             saga = self._saga = self._new_saga()
             saga.opens_with(opening)
             saga.cancellation.overrule()
-        self._ended_as = _name_of(ended)
+        outcome = _name_of(ended)
         if isinstance(ended, Unwound):
-            await saga.cancellation.protect(self._end(self._ended_as, opening))
+            await saga.cancellation.protect(self._end(saga, outcome, opening))
+        self._ended_as = outcome
         self._show()
         await wait_until(workflow.all_handlers_finished)
         if isinstance(ended, Completed):
             return ended.value
+        if isinstance(ended, Irrevocable):
+            raise SagaPurged(f"{workflow.info().workflow_id} has completed long ago, and its result is deleted")
         assert isinstance(ended, Unwound), f"a declared saga does not end as {ended}"
         if ended.cause is not None:
             raise SagaUnwound(describe(ended.cause), details=[ended.failed_step]) from ended.cause
@@ -204,17 +216,22 @@ class SagaWorkflow(Generic[In, Out]):
     async def _told(self, saga: Saga, given: In, opening: SagaInput) -> Out:
         """Tell the story, and record that it came to its end: where another run is being undone, it has not."""
         value = await self.story(saga, deepcopy(given))  # what it does to its input is not the next run's input
-        await self._end("completed", opening)
+        await self._end(saga, "completed", opening)
         return value
 
-    async def _end(self, outcome: str, opening: SagaInput) -> None:
-        await workflow.execute_activity(
-            END_ACTIVITY,
-            args=[outcome, opening],
-            activity_id="end",
-            summary=outcome,
-            **self.record.limits(),
-        )
+    async def _end(self, saga: Saga, outcome: str, opening: SagaInput) -> None:
+        async def attempt(rounds: int) -> None:
+            await workflow.execute_activity(
+                END_ACTIVITY,
+                args=[outcome, opening],
+                activity_id="end" if rounds == 1 else f"end-{rounds}",
+                summary=outcome,
+                # What follows a cancel is an end too, with the same id.
+                cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+                **self.record.limits(),
+            )
+
+        await saga.record_end(attempt)
 
     # Queries and updates ----------------------------------------------------------------------------------
 
@@ -284,6 +301,6 @@ class SagaWorkflow(Generic[In, Out]):
 
 
 def _name_of(ended: Completed[Any] | Unwound | Irrevocable | StillStuck) -> str:
-    if isinstance(ended, Unwound) and ended.cause is None:
-        return "cancelled"
-    return type(ended).__name__.lower()
+    if isinstance(ended, Unwound):
+        return "unwound" if ended.cause else "cancelled"
+    return "completed"

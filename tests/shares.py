@@ -17,7 +17,16 @@ EVERY = {
     # tests/sagafence and tests/unit
     "test_a_call_whose_answer_is_lost_is_repeated_under_its_key": 3,
     "test_a_compose_file_with_a_mistake_is_refused": 3,
+    "test_a_pivot_that_was_called_before_a_reset_is_voided_or_found_to_stand_and_not_called_again": 3,
+    "test_a_saga_comes_to_its_end_on_a_worker_that_keeps_no_workflow_in_memory": 3,
+    "test_a_saga_that_is_reset_on_its_way_forward_does_every_step_once": 5,
+    "test_a_saga_that_is_reset_while_a_provider_is_called_has_its_effects_there_once": 3,
+    "test_a_saga_that_is_reset_while_a_provider_reverses_is_undone_there_once": 3,
+    "test_a_saga_that_is_reset_while_it_is_undone_is_undone_once_and_does_nothing_again": 5,
+    "test_a_saga_without_a_pivot_whose_completion_cannot_be_recorded_can_still_be_cancelled": 3,
     "test_the_model_finds_a_planted_mistake": 3,
+    "test_whichever_way_a_saga_has_gone_a_reset_to_whichever_task_changes_nothing": 5,
+    "test_what_postgres_refuses_to_record_raises_the_alarm_within_seconds_and_is_recorded_on_a_retry": 2,
     # tests/integration
     "test_a_check_reports_what_the_start_would": 3,
     "test_a_follower_that_fails_during_the_drain_is_reported_too": 2,

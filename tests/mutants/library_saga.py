@@ -57,8 +57,8 @@ MUTANTS = (
         "sibling-is-not-waited-for",
         "steps would be undone while one beside them still acts",
         _SAGA,
-        "            await self._until(are_done)\n            raise",
-        "            raise",
+        "            await self._until(are_done)\n            _raise_bug(failures)\n",
+        "",
         at(
             LIBRARY_LOCAL_SAGAS,
             "test_a_step_that_is_under_way_beside_one_that_failed_is_waited_for_before_anything_is_undone",
@@ -377,7 +377,7 @@ MUTANTS = (
     Mutant(
         "unwind-that-cannot-be-recorded-is-no-alarm",
         "a missing right would hold a saga half done, and nobody would hear of it",
-        _SAGA,
+        "sagafence/insisting.py",
         "                if entry not in self._stack:\n                    self._stack.append(entry)\n",
         "",
         at(DECLARED_SAGA, "test_an_unwind_that_cannot_be_recorded_is_stuck_and_undoes_nothing_until_it_is"),

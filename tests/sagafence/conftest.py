@@ -19,7 +19,7 @@ from tests.sagafence.http_provider import HttpProvider
 from tests.sagafence.trips import Trips
 
 MakeBench = Callable[..., Bench]
-_EFFECTS = "CREATE TABLE effects (number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, saga_id text, step text)"
+EFFECTS = "CREATE TABLE effects (number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, saga_id text, step text)"
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ async def library_engine(library_database: Database) -> AsyncIterator[AsyncEngin
 @pytest.fixture
 async def trips(client: Client, library_engine: AsyncEngine, library_database: Database) -> Trips:
     """The saga, with no worker running yet."""
-    await library_database.run(_EFFECTS)
+    await library_database.run(EFFECTS)
     return Trips(client, library_engine, library_database)
 
 
@@ -79,5 +79,5 @@ async def bench(engine: AsyncEngine, database: Database, http: HttpProvider) -> 
 @pytest.fixture
 async def elsewhere(client: Client, library_engine: AsyncEngine, library_database: Database) -> Elsewhere:
     """The saga with effects elsewhere, with no worker running yet."""
-    await library_database.run(_EFFECTS)
+    await library_database.run(EFFECTS)
     return Elsewhere(client, library_engine, library_database)

@@ -32,7 +32,7 @@ class Elsewhere:
     task_queue: str = field(default_factory=lambda: f"elsewhere-{uuid.uuid4().hex[:12]}")
 
     @asynccontextmanager
-    async def working(self) -> AsyncIterator[None]:
+    async def working(self, **options: Any) -> AsyncIterator[None]:
         """Run the providers and a worker inside the block."""
         async with (
             self.crm,
@@ -43,6 +43,7 @@ class Elsewhere:
                 task_queue=self.task_queue,
                 workflows=[Fulfil],
                 activities=self.activities(),
+                **options,
             ),
         ):
             yield
@@ -69,6 +70,10 @@ class Elsewhere:
         """Count the rooms, the tenants, the bills and the mails."""
         rooms: int = await self.database.value("SELECT count(*) FROM effects")
         return rooms, self.crm.live, self.billing.live, self.mail.live
+
+    def requests(self) -> list[list[tuple[str, str]]]:
+        """List what each provider was sent, by method and key."""
+        return [list(one.requests) for one in (self.crm, self.billing, self.mail)]
 
     async def saga_state(self) -> str:
         """Read the saga's row."""

@@ -56,6 +56,8 @@ class HttpProvider:
     is_held: asyncio.Event = field(default_factory=asyncio.Event)
     before_each: Callable[[], Awaitable[None]] | None = None
     """Runs when a request arrives, before anything is done."""
+    open: int = 0
+    """How many requests are not answered yet."""
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -84,12 +86,14 @@ class HttpProvider:
         self.reversal_keys.clear()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.open += 1
         try:
             answer = await self._answer(*await _request(reader))
             if answer is not None:
                 writer.write(_as_bytes(answer))
                 await writer.drain()
         finally:
+            self.open -= 1
             writer.close()
             with suppress(ConnectionError):
                 await writer.wait_closed()

@@ -166,12 +166,15 @@ async def test_an_undo_of_a_saga_that_has_ended_changes_nothing(bare: Bare, outc
     assert await bare.states() == {"s-1": "ended"}
 
 
-async def test_an_undo_of_a_completed_saga_whose_results_are_gone_leads_nowhere(bare: Bare) -> None:
+@pytest.mark.parametrize(("outcome", "way"), [("completed", Way.GONE), ("unwound", Way.NOWHERE)])
+async def test_an_undo_of_a_saga_whose_rows_are_deleted_is_told_whether_it_was_completed(
+    bare: Bare, outcome: str, way: Way
+) -> None:
     await entered(bare, OPENING)
-    await ended(bare, OPENING, "completed")
+    await ended(bare, OPENING, outcome)
     await purge(bare.engine, timedelta(0))
 
-    assert await unwinding(bare, "s-1") is Way.NOWHERE
+    assert await unwinding(bare, "s-1") is way
 
 
 @pytest.mark.parametrize("state", [State.AT_PIVOT, State.PAST_PIVOT])

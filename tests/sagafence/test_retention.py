@@ -66,7 +66,7 @@ async def test_an_old_saga_becomes_a_tombstone_that_goes_on_refusing(bare: Bare)
     for saga in (opening("old"), "old"):
         async with bare.engine.connect() as connection:
             assert await enter(connection, saga) is State.ENDED
-            assert await begin_unwind(connection, saga) is Way.NOWHERE
+            assert await begin_unwind(connection, saga) is Way.GONE
 
 
 async def test_a_saga_that_has_not_ended_is_never_touched_however_old(bare: Bare) -> None:

@@ -41,6 +41,8 @@ class Attempt:
 
     has_come: asyncio.Event = field(default_factory=asyncio.Event)
     may_go: asyncio.Event = field(default_factory=asyncio.Event)
+    is_over: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set at the end of an attempt that was held before it came to the database."""
 
 
 class TripSteps(SagaSteps):

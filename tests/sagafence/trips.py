@@ -4,14 +4,21 @@ import asyncio
 import uuid
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import (
+    Client,
+    WorkflowExecutionStatus,
+    WorkflowHandle,
+    WorkflowQueryFailedError,
+    WorkflowUpdateFailedError,
+)
+from temporalio.service import RPCError
 from temporalio.testing import ActivityEnvironment
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor, Worker
 
@@ -20,7 +27,7 @@ from sagafence.calls import StepCall
 from tests.conftest import Database
 from tests.sagafence.bare import BLOCKED
 from tests.sagafence.trip_steps import Booking, Full, Trip, TripSteps
-from tests.sagafence.trip_story import BookTrip, IssueTicket
+from tests.sagafence.trip_story import BookTogether, BookTrip, IssueBeside, IssueTicket
 
 BEFORE_ITS_FIRST_TASK = timedelta(milliseconds=500)
 """How long a run waits for its first task, so that a cancel comes before it."""
@@ -40,9 +47,17 @@ class _Losing(Interceptor):
 
         class Activities(ActivityInboundInterceptor):
             async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002
-                if attempt := steps.held.pop(f"before {activity.info().activity_id}", None):
-                    attempt.has_come.set()
-                    await attempt.may_go.wait()
+                attempt = steps.held.pop(f"before {activity.info().activity_id}", None)
+                if attempt is None:
+                    return await self._go_on(input)
+                attempt.has_come.set()
+                await attempt.may_go.wait()
+                try:
+                    return await self._go_on(input)
+                finally:
+                    attempt.is_over.set()
+
+            async def _go_on(self, input: ExecuteActivityInput) -> Any:  # noqa: A002
                 if (name := activity.info().activity_type) in steps.refuses:
                     steps.refuses.remove(name)
                     raise Full("not now")
@@ -78,7 +93,7 @@ class Trips:
         return Worker(
             self.client,
             task_queue=self.task_queue,
-            workflows=[BookTrip, IssueTicket],
+            workflows=[BookTrip, IssueTicket, BookTogether, IssueBeside],
             activities=PostgresFence(self.engine).activities_of(self.steps),
             interceptors=[_Losing(self.steps)],
             **options,
@@ -131,6 +146,15 @@ class Trips:
             while (status := await handle.query(BookTrip.status)).state != state:
                 await asyncio.sleep(0.02)
         return status
+
+    async def ended_by_retries(self, run: WorkflowHandle[Any, Any]) -> None:
+        """Wait for the end of a run, whatever it is, and retry what is stuck until then."""
+        async with asyncio.timeout(20):
+            while (await run.describe()).status is WorkflowExecutionStatus.RUNNING:
+                with suppress(WorkflowQueryFailedError, WorkflowUpdateFailedError, RPCError):  # it has ended meanwhile
+                    if (await run.query(BookTrip.status)).state == "stuck":
+                        await run.execute_update(BookTrip.retry)
+                await asyncio.sleep(0.02)
 
     async def until_begun(self, handle: WorkflowHandle[BookTrip, Any]) -> None:
         """Wait for the first step of a run: a cancel that comes before it finds nothing to undo."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from sagafence import (
     Resolution,
     SagaCancelled,
     SagaMisuse,
+    SagaPurged,
     SagaUnwound,
     UndoOutcome,
     UndoResult,
@@ -35,6 +37,7 @@ class Books:
 
     state: str = "open"
     ended_as: str = ""
+    ends: list[str] = field(default_factory=list)
     done: set[str] = field(default_factory=set)
     refuses: list[str] = field(default_factory=list)
     """Steps whose next do fails, each time that they are named."""
@@ -44,6 +47,10 @@ class Books:
     """Whether the row is another request's."""
     records_nothing: bool = False
     """Whether the database refuses to record an unwind."""
+    records_no_end: bool = False
+    """Whether the database refuses to record an end."""
+    is_purged: bool = False
+    """Whether the saga has completed, and retention has deleted its rows."""
     broken: set[str] = field(default_factory=set)
     """Steps whose undo fails."""
     overtakes: str = ""
@@ -86,7 +93,12 @@ class Books:
             return self._unwind(args[0])
         if activity == "sagafence.resolve":
             return self.resolved.append((args[0].activity, args[0].instance))
+        if self.records_no_end:
+            raise ApplicationError("permission denied for table sagas", type="DatabaseRefusedStatement")
+        if args[0] == "completed" and self.state == "unwinding":
+            raise ApplicationError("it is being undone", type="StepAlreadyCompensated")
         self.state, self.ended_as = "ended", args[0]
+        self.ends.append(args[0])
         return None
 
     def _unwind(self, begun: list[str]) -> Unwinding:
@@ -96,6 +108,8 @@ class Books:
             return Unwinding(Way.FORWARD)
         if self.is_anothers:
             return Unwinding(Way.NOWHERE)
+        if self.is_purged:
+            return Unwinding(Way.GONE)
         self.state = "unwinding"
         earlier = [name for name in EVERY if name in self.done and name not in begun]
         return Unwinding(Way.BACK, [self._earlier(name) for name in earlier])
@@ -106,7 +120,7 @@ class Books:
         return EarlierStep(name, f"book_{step}", undo_activity, instance, is_external=False)
 
     def _do(self, name: str) -> Any:
-        if self.state == "unwinding":
+        if self.state == "unwinding" or self.is_purged:
             raise ApplicationError(f"{name} is being undone", type="StepAlreadyCompensated")
         if name in self.refuses:
             self.refuses.remove(name)
@@ -348,3 +362,91 @@ async def test_an_unwind_that_cannot_be_recorded_is_stuck_and_undoes_nothing_unt
     with pytest.raises(FailureError, match="seat/back fails"):
         await asyncio.wait_for(running, 5)
     assert (books.done, books.ended_as) == (set(), "unwound")
+
+
+# Its end --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("refuses", [[], ["seat/back"]], ids=["completed", "unwound"])
+async def test_an_end_that_cannot_be_recorded_is_an_alarm_and_no_end_until_it_is(
+    books: Books, monkeypatch: pytest.MonkeyPatch, refuses: list[str]
+) -> None:
+    alarms = list[str]()
+    monkeypatch.setattr(workflow.logger, "log", lambda *said: alarms.append(str(said[-1])))
+    books.refuses, books.records_no_end = [*refuses], True
+    saga: Any = BookTrip()
+    running = asyncio.create_task(saga.run(Trip("t")))
+    await _until(lambda: running.done() or saga.status().state == "stuck")
+
+    [stuck] = [step for step in saga.status().steps if step.state == "stuck"]
+    assert (stuck.step, books.state) == ("sagafence.end", "unwinding" if refuses else "past_pivot")
+    assert alarms == ["sagafence.end (DatabaseRefusedStatement: permission denied for table sagas)"]
+    by_hand = Resolution("sagafence.end", Verdict.HAPPENED, "ann", "so")
+    assert "the end is not recorded yet" in (saga._the_saga.refusal_of(by_hand) or "")
+    assert (await saga.retry()).state == "stuck"
+    assert len(alarms) == 2
+    books.records_no_end = False
+    await saga.retry()
+    ended = (await asyncio.wait_for(asyncio.gather(running, return_exceptions=True), 5))[0]
+
+    assert isinstance(ended, SagaUnwound if refuses else list)
+    assert (books.ended_as, saga.status().state) == (("unwound", "unwound") if refuses else ("completed", "completed"))
+
+
+@pytest.mark.parametrize("by", ["update", "temporal"])
+async def test_a_cancel_is_honoured_while_an_end_before_any_pivot_cannot_be_recorded(
+    books: Books, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    async def has_no_pivot(_: BookTrip, saga: Any, trip: Trip, /) -> list[Booking]:
+        return [await saga.do(TripSteps.book_room, trip)]
+
+    monkeypatch.setattr(BookTrip, "story", has_no_pivot)
+    books.records_no_end = True
+    saga: Any = BookTrip()
+    running = asyncio.create_task(saga.run(Trip("t")))
+    await _until(lambda: running.done() or saga.status().state == "stuck")
+    books.records_no_end = False
+    if by == "update":
+        await asyncio.wait_for(saga.cancel("found it cheaper"), 5)
+    else:
+        books.reason = "found it cheaper"
+    with pytest.raises(FailureError):
+        await asyncio.wait_for(running, 5)
+
+    assert (books.done, books.ends) == (set(), ["cancelled"])
+
+
+async def test_a_story_that_catches_every_failure_does_not_complete_while_another_run_is_undone(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def catches(_: BookTrip, saga: Any, trip: Trip, /) -> list[Booking]:
+        with contextlib.suppress(FailureError):
+            await saga.do(TripSteps.book_room, trip)
+        return []
+
+    monkeypatch.setattr(BookTrip, "story", catches)
+    books.state = "unwinding"
+    with pytest.raises(SagaUnwound, match="it is being undone"):
+        await asyncio.wait_for(_run(), 5)
+
+    assert books.ends == ["unwound"]
+
+
+# Once retention has deleted its rows ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["", "temporal"])
+async def test_a_run_of_a_completed_saga_whose_rows_are_deleted_says_so_and_neither_undone_nor_cancelled(
+    books: Books, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    books.is_purged, books.reason = True, "cancelled" if by == "temporal" else None
+    monkeypatch.setattr(workflow, "info", lambda: SimpleNamespace(workflow_id="t"))
+    saga: Any = BookTrip()
+    asked = asyncio.create_task(saga.cancel("early")) if not by else None
+    with pytest.raises(SagaPurged, match="t has completed long ago"):
+        await asyncio.wait_for(saga.run(Trip("t")), 5)
+
+    assert (books.undone, books.ended_as, saga.status().state) == ([], "", "completed")
+    if asked:
+        with pytest.raises(InvalidInput, match="too late"):
+            await asyncio.wait_for(asked, 5)

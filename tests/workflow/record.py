@@ -8,10 +8,7 @@ or when no order of its kind can be open any more: see docs/upgrades.md.
 """
 
 import asyncio
-import json
 import logging
-import re
-import sys
 import tempfile
 from pathlib import Path
 
@@ -24,6 +21,7 @@ from devstack.stack import DATABASE, ROLE, DevStack, psql
 from domain import policies
 from sagafence.devservers.temporal import TemporalServer
 from tests.conftest import Database, Shop
+from tests.recordings import asked_for, save
 from tests.workflow.gates import Gates
 from tests.workflow.sagas import hasty, until
 from tests.workflow.scenes import MANY_UPDATES, SCENES, Handle, Scene
@@ -31,21 +29,11 @@ from tests.workflow.scenes import MANY_UPDATES, SCENES, Handle, Scene
 FOLDER = Path(__file__).parent / "histories"
 
 
-def scrubbed(history: str) -> str:
-    """Take this machine, its worker and its paths out of a history."""
-    plain = re.sub(r'"\d+@[^"]*"', '"somebody"', history)
-    plain = re.sub(r'("stackTrace": ")(?:[^"\\]|\\.)*"', r'\1"', plain)
-    return json.dumps(json.loads(plain), indent=1, ensure_ascii=False) + "\n"
-
-
-async def _ended(handle: Handle) -> WorkflowExecutionStatus:
+async def _ended(handle: Handle) -> None:
     async def is_closed() -> bool:
         return (await handle.describe()).status is not WorkflowExecutionStatus.RUNNING
 
     await until(is_closed)
-    status = (await handle.describe()).status
-    assert status is not None
-    return status
 
 
 async def _record(stack: DevStack, client: Client, name: str, scene: Scene) -> None:
@@ -57,11 +45,9 @@ async def _record(stack: DevStack, client: Client, name: str, scene: Scene) -> N
     gates, shop = Gates(), Shop(client, engine, Database(database, url, admin_url))
     async with shop.working(interceptors=(gates,)):
         handle = await scene(shop, gates)
-        status = await _ended(handle)
+        await _ended(handle)
     await engine.dispose()
-    history = await handle.fetch_history()
-    (FOLDER / f"{name}.json").write_text(scrubbed(history.to_json()), encoding="utf-8")
-    sys.stdout.write(f"{name}: {status.name}, {len(history.events)} events\n")
+    await save(handle, FOLDER, name)
 
 
 async def record(stack: DevStack, names: list[str]) -> None:
@@ -74,13 +60,9 @@ async def record(stack: DevStack, names: list[str]) -> None:
 
 
 def main() -> int:
-    again = sys.argv[2:] if sys.argv[1:2] == ["--again"] else []
-    if len(sys.argv) > 1 and (not again or set(again) - set(SCENES)):
-        sys.stderr.write(f"{__doc__}\nThe scenes are: {', '.join(SCENES)}\n")
+    if (names := asked_for(SCENES, FOLDER, __doc__ or "")) is None:
         return 2
     logging.getLogger("temporalio").setLevel(logging.CRITICAL)  # the scenes fail on purpose
-    names = again or [name for name in SCENES if not (FOLDER / f"{name}.json").exists()]
-    FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         stack = DevStack(Path(folder))
         # In place of its own one, a server that suggests another run early.

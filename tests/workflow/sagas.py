@@ -1,7 +1,6 @@
 """What the tests of whole sagas ask about them, in words."""
 
 import asyncio
-import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import EventType, TaskQueueKind
-from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest, ResetWorkflowExecutionRequest
+from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
 from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.converter import value_to_type
 from temporalio.exceptions import ApplicationError, CancelledError
@@ -20,6 +19,7 @@ from domain.model import CheckoutInput, CheckoutStatus, Resolution
 from domain.policies import checkout_workflow_id
 from sagafence import ActivityPolicy
 from tests.conftest import Database, Shop
+from tests.resets import reset
 from tests.workflow.gates import PATIENCE_SECONDS, Gates
 from workflows.checkout import CheckoutWorkflow
 
@@ -202,15 +202,7 @@ async def until_it_waits(shop: Shop, order_id: str) -> CheckoutStatus:
 
 async def reset_to(shop: Shop, workflow_id: str, run_id: str | None, finish_event_id: int) -> None:
     """Reset a run to the workflow task whose completion is, or would have been, this event; a new run begins."""
-    await shop.client.workflow_service.reset_workflow_execution(
-        ResetWorkflowExecutionRequest(
-            namespace="default",
-            workflow_execution=WorkflowExecution(workflow_id=workflow_id, run_id=run_id or ""),
-            reason="a test",
-            workflow_task_finish_event_id=finish_event_id,
-            request_id=uuid.uuid4().hex,
-        )
-    )
+    await reset(shop.client, workflow_id, run_id, finish_event_id)
 
 
 def hasty(policy: ActivityPolicy, *, give_up_ms: int | None = None, attempt_ms: int | None = None) -> ActivityPolicy:
