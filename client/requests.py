@@ -161,7 +161,9 @@ class Requests:
         if is_lost:  # it was continued as new in that moment, without this request
             await asyncio.sleep(_ASK_AGAIN_SECONDS)
             return await self._send(order_id, update, arguments, name, is_carried_out)
-        raise HasEndedSince if is_carried_out(answered) else HasEnded
+        if is_carried_out(answered):
+            raise HasEndedSince
+        raise HasEnded
 
     async def _accepted(
         self, workflow_id: str, update: str, arguments: Sequence[Any], name: str

@@ -64,6 +64,7 @@ def test_every_failure_of_the_client_has_one_root_its_exit_status_and_a_place_th
     assert {kind.__name__: int(kind.exit_status) for kind in kinds} == {
         "Full": 1,
         "HasEnded": 1,
+        "HasEndedSince": 1,
         "LoadFailed": 1,
         "NoAnswer": 1,
         "NoSuchOrder": 2,
