@@ -177,7 +177,8 @@ async def test_an_order_that_nobody_waits_for_any_more_is_not_begun(temporal: Te
     async with waiting(batches, order()), waiting(batches, kept, twice):
         async with waiting(batches, order(), twice):
             pass  # these two go away; one order is waited for by another caller still
-        temporal.ends[0].set()
+        for end in temporal.ends:
+            end.set()
         await settle()
 
     assert [[each.order_id for each in batch] for batch in temporal.batches[1:]] == [[kept.order_id, twice.order_id]]
@@ -197,7 +198,7 @@ async def test_an_order_in_a_batch_goes_on_without_its_caller_and_may_be_asked_f
 
 async def test_who_leaves_late_takes_no_seat_from_who_came_after_the_end(temporal: Temporal) -> None:
     asked = order()
-    batches = batcher()
+    batches = batcher(at_once=1)
     with batches.seat(asked):
         await settle()
         temporal.ends[0].set()
