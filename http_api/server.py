@@ -100,6 +100,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _header_bytes = 0
     _in_headers = False
     _is_ending = False
+    _answering: RequestResponseCycle | None = None
     _late: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
 
@@ -113,6 +114,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self._stop()
         self._read_on()
         super().connection_lost(exc)
+        if self._answering is not None:  # uvicorn tells the last request that came: a stream may be before it
+            self._answering.disconnected = True
+            self._answering.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         """Count what belongs to headers."""
@@ -161,12 +165,18 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Refuse headers that are too long, also where all came at once."""
         self._stop()
+        if self._is_ending:  # what came with it in one piece is not done: nobody would hear of it
+            return
         if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > MOST_HEADER_BYTES:
             self._end(too_long())
         elif not self._has_offer():
             is_full = max(len(self.connections), len(self.tasks)) >= MOST_CONNECTIONS and self.url != _ALIVE
             self.app = last_answer(too_many()) if is_full else self.config.loaded_app
             super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_message_complete(self) -> None:
         """End a request, unless it is read once more."""

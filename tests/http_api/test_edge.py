@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -224,6 +225,26 @@ async def test_a_body_without_end_behind_headers_without_end_gets_one_answer(sha
     answer = await raw(shared, head + b"123456789")
 
     assert problem_in(answer) == (431, "headers-too-large")
+
+
+async def test_what_comes_with_headers_that_are_refused_is_not_done(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would hear of it: the connection ends."""
+    begun: list[str] = []
+    begin = server.LimitedProtocol._start_asgi_task
+
+    def noted(self: server.LimitedProtocol, cycle: Any, app: Any) -> None:
+        begun.append(cycle.scope["method"])
+        begin(self, cycle, app)
+
+    monkeypatch.setattr(server.LimitedProtocol, "_start_asgi_task", noted)
+    alive = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+    too_long = b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 20_000 + b"\r\n\r\n"
+
+    answer = await raw(api, alive, too_long + b"DELETE / HTTP/1.1\r\nhost: x\r\n\r\n", pause=0.2)
+
+    assert begun == ["GET"]
+    assert answer.count(b"HTTP/1.1 ") == 2
+    assert problem_in(answer[answer.rindex(b"HTTP/1.1 ") :]) == (431, "headers-too-large")
 
 
 async def test_no_http_behind_a_request_leaves_it_its_answer(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
