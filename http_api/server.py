@@ -108,6 +108,8 @@ class LimitedProtocol(HttpToolsProtocol):
         """Give the first request its time."""
         super().connection_made(transport)
         self._begin()
+        if len(self.connections) > MOST_CONNECTIONS:
+            self._have_room_made()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
@@ -197,6 +199,19 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._unread is not None:
             self._unread.cancel()
             self._unread = None
+
+    def make_room(self) -> bool:
+        """End a connection that asks for nothing; return whether this one was such."""
+        if self._is_answering() or self._is_ending:
+            return False
+        self._end(too_many())
+        return True
+
+    def _have_room_made(self) -> None:
+        """Have another connection end: without files for more, nobody could ask for `_ALIVE`."""
+        for each in self.connections:
+            if isinstance(each, LimitedProtocol) and each is not self and each.make_room():
+                return
 
     def _is_answering(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle  # None before the first request

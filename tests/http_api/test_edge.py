@@ -286,6 +286,42 @@ async def test_more_connections_than_there_may_be_are_told_when_to_come_back(
     assert (alive.status_code, taken.status_code) == (200, 201)
 
 
+async def test_connections_that_ask_for_nothing_make_room(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MOST_CONNECTIONS", 5)
+
+    silent = [asyncio.create_task(raw(api)) for _ in range(6)]
+    await asyncio.wait(silent, return_when=asyncio.FIRST_COMPLETED)
+    alive = await api.call("GET", "/healthz")
+
+    answered = [each.result() for each in silent if each.done()]
+    assert {problem_in(answer) for answer in answered} == {(503, "too-many-connections")}
+    assert alive.status_code == 200
+    assert len(api.server.server_state.connections) <= 5
+    for each in silent:
+        each.cancel()
+    await asyncio.wait(silent)
+
+
+async def test_who_is_still_sending_when_the_process_ends_is_told_so() -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    nothing: Any = None
+    scope = {"type": "http", "method": "POST", "raw_path": b"/v1/orders", "query_string": b"", "headers": []}
+    answering = asyncio.create_task(edge.Edge(nothing)(scope, receive, send))
+    await asyncio.sleep(0)
+    answering.cancel()
+    await answering
+
+    assert sent[0]["status"] == 503
+    assert json.loads(sent[1]["body"])["type"] == "about:blank#not-known"
+
+
 @pytest.mark.parametrize(
     "path", ["/v1/orders/%", "/v1/orders/%ff", "/v1/orders/%00", "/v1/orders/a%2fb", "/v1/orders/..%2f..", "//", "/%2F"]
 )
