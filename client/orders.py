@@ -26,6 +26,7 @@ MOVING = frozenset({OrderStatus.RESERVED, OrderStatus.PAID})
 MAY_BE_ANOTHERS = frozenset({OrderStatus.REJECTED, OrderStatus.CANCELLED, TERMINATED})
 """How a saga ends that asked for the id of another order."""
 _BY_HAND = "inserted by hand, and not started yet: starter.py sweep starts its saga"
+_IN_BATCH = "its batch has not given it to a saga of its own yet: repeat the request"
 _LOST = "its workflow is gone: starter.py sweep undoes what it has done"
 
 
@@ -137,7 +138,9 @@ class Orders:
             return lambda: self._undone_by_hand(record)
         if record.status in ENDINGS:
             raise Refused(f"order {record.order_id} is {record.status} already")
-        raise _Moved(f"order {record.order_id} is {as_shown(record.status)}, and {_LOST}")
+        batch = await self.run_of(record.batch_workflow_id) if record.batch_workflow_id else None
+        why = _IN_BATCH if batch and batch.is_open else _LOST
+        raise _Moved(f"order {record.order_id} is {as_shown(record.status)}, and {why}")
 
     async def _undo_by_hand(self, record: OrderRecord, request: CancelOrder) -> None:
         """Start a saga that undoes an order which has none; against a sweep, the workflow id decides which is first."""

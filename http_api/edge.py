@@ -58,15 +58,14 @@ class Edge:
 
         scope["path"] = _path(scope["raw_path"])
         try:
-            _require_each_parameter_once(scope["query_string"])
-            body = await _body(receive)
-        except ClientDisconnect:
-            return
-        except Problem as problem:
-            await problem.response()(scope, receive, send_with_headers)
-            return
-
-        try:
+            try:
+                _require_each_parameter_once(scope["query_string"])
+                body = await _body(receive)
+            except ClientDisconnect:
+                return
+            except Problem as problem:
+                await problem.response()(scope, receive, send_with_headers)
+                return
             await self._app(scope, again(body, receive), send_with_headers)
         except asyncio.CancelledError:  # the process ends, and waits no longer: uvicorn itself would answer 500
             if is_begun:

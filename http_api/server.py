@@ -100,6 +100,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _header_bytes = 0
     _in_headers = False
     _is_ending = False
+    _answering: RequestResponseCycle | None = None
     _late: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
 
@@ -107,12 +108,17 @@ class LimitedProtocol(HttpToolsProtocol):
         """Give the first request its time."""
         super().connection_made(transport)
         self._begin()
+        if len(self.connections) > MOST_CONNECTIONS:
+            self._have_room_made()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self._stop()
         self._read_on()
         super().connection_lost(exc)
+        if self._answering is not None:  # uvicorn tells the last request that came: a stream may be before it
+            self._answering.disconnected = True
+            self._answering.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         """Count what belongs to headers."""
@@ -161,12 +167,18 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Refuse headers that are too long, also where all came at once."""
         self._stop()
+        if self._is_ending:  # what came with it in one piece is not done: nobody would hear of it
+            return
         if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > MOST_HEADER_BYTES:
             self._end(too_long())
         elif not self._has_offer():
             is_full = max(len(self.connections), len(self.tasks)) >= MOST_CONNECTIONS and self.url != _ALIVE
             self.app = last_answer(too_many()) if is_full else self.config.loaded_app
             super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_message_complete(self) -> None:
         """End a request, unless it is read once more."""
@@ -187,6 +199,19 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._unread is not None:
             self._unread.cancel()
             self._unread = None
+
+    def make_room(self) -> bool:
+        """End a connection that asks for nothing; return whether this one was such."""
+        if self._is_answering() or self._is_ending:
+            return False
+        self._end(too_many())
+        return True
+
+    def _have_room_made(self) -> None:
+        """Have another connection end: without files for more, nobody could ask for `_ALIVE`."""
+        for each in self.connections:
+            if isinstance(each, LimitedProtocol) and each is not self and each.make_room():
+                return
 
     def _is_answering(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle  # None before the first request

@@ -99,8 +99,10 @@ class BulkCheckoutWorkflow:
     async def _note_together(self, outcomes: Sequence[Outcome]) -> None:
         self._note_ended([outcome for outcome in outcomes if outcome.status != DELEGATED])
         delegated = [outcome for outcome in outcomes if outcome.status == DELEGATED]
-        await self._delegate([outcome.order_id for outcome in delegated], OWNED)
-        self._note_ended(delegated)  # each with its own reason
+        if delegated and self._is_called_off():
+            return  # nothing was done for them here: what nobody has begun is ended
+        await self._delegate([outcome.order_id for outcome in delegated], OWNED, stops=True)
+        self._note_ended([each for each in delegated if each.order_id in self._outcomes])  # each with its own reason
 
     async def _step_by_step(self) -> None:
         for step, activity, verb in _STEPS:
@@ -124,7 +126,7 @@ class BulkCheckoutWorkflow:
             if not isinstance(error, ActivityError) and not workflow.patched("hand-over-what-failed-locally"):
                 raise
             order_ids = [packed["order_id"] for packed in given.orders]
-            await self._cancellation.protect(self._delegate(order_ids, describe(error)))
+            await self._cancellation.protect(self._delegate(order_ids, describe(error), stops=True))
             return None
 
     def _due_input(self) -> StepInput | None:
@@ -149,12 +151,17 @@ class BulkCheckoutWorkflow:
         for order_id, reason in report.refused.items():
             self._refused[order_id] = _Undo(tidy(reason), Ending.REJECTED)
         self._note_ended(report.ended)
-        await self._delegate(report.delegated, OWNED)
+        if report.delegated and not self._is_called_off():
+            await self._delegate(report.delegated, OWNED, stops=True)
         if report.missing_step:
             before = {Step.PAY: Step.RESERVE, Step.SHIP: Step.PAY}[step]
             lost = f"step {before} was done, and the database knows nothing of it"
             question = f"{lost}; {DatabaseContradictsHistory.question}"
             await self._delegate(report.missing_step, question, question=question)
+
+    def _is_called_off(self) -> bool:
+        """Whether the batch was cancelled while a step was under way: nothing is bought by a saga of its own then."""
+        return self._cancellation.is_requested and workflow.patched("no-saga-buys-after-a-cancel")
 
     def _note_ended(self, ended: Sequence[Outcome]) -> None:
         for outcome in ended:
@@ -192,12 +199,18 @@ class BulkCheckoutWorkflow:
             await self._delegate(report.delegated, OWNED, undos if self._cancellation.is_requested else None)
 
     async def _delegate(
-        self, order_ids: Sequence[str], why: str, undos: Mapping[str, _Undo] | None = None, *, question: str = ""
+        self,
+        order_ids: Sequence[str],
+        why: str,
+        undos: Mapping[str, _Undo] | None = None,
+        *,
+        question: str = "",
+        stops: bool = False,
     ) -> None:
         """Give orders to sagas of their own; one that has one keeps it. Their outcomes say why.
 
         Those in `undos`, or else those that were cancelled one by one, are undone; with a `question`, not before
-        an operator has decided it.
+        an operator has decided it. If it `stops`, those whose turn has not come when the batch is cancelled keep none.
         """
         repairs = self._cancelled_among(order_ids) if undos is None else undos
 
@@ -208,6 +221,8 @@ class BulkCheckoutWorkflow:
             return unpack(packed, repair=True, review_reason=question, reason=undo.reason, ending=undo.ending)
 
         for first in range(0, len(order_ids), _DELEGATED_AT_ONCE):
+            if stops and first and self._is_called_off():
+                return
             some = order_ids[first : first + _DELEGATED_AT_ONCE]
             given = StartInput([delegated(order_id) for order_id in some], even_completed=bool(question))
             summary = f"Delegate {len(some)} orders to sagas of their own"

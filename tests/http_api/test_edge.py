@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -226,6 +227,26 @@ async def test_a_body_without_end_behind_headers_without_end_gets_one_answer(sha
     assert problem_in(answer) == (431, "headers-too-large")
 
 
+async def test_what_comes_with_headers_that_are_refused_is_not_done(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would hear of it: the connection ends."""
+    begun: list[str] = []
+    begin = server.LimitedProtocol._start_asgi_task
+
+    def noted(self: server.LimitedProtocol, cycle: Any, app: Any) -> None:
+        begun.append(cycle.scope["method"])
+        begin(self, cycle, app)
+
+    monkeypatch.setattr(server.LimitedProtocol, "_start_asgi_task", noted)
+    alive = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+    too_long = b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 20_000 + b"\r\n\r\n"
+
+    answer = await raw(api, alive, too_long + b"DELETE / HTTP/1.1\r\nhost: x\r\n\r\n", pause=0.2)
+
+    assert begun == ["GET"]
+    assert answer.count(b"HTTP/1.1 ") == 2
+    assert problem_in(answer[answer.rindex(b"HTTP/1.1 ") :]) == (431, "headers-too-large")
+
+
 async def test_no_http_behind_a_request_leaves_it_its_answer(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     is_read = asyncio.Event()
 
@@ -263,6 +284,42 @@ async def test_more_connections_than_there_may_be_are_told_when_to_come_back(
     assert 2 <= int(refused.headers["retry-after"]) <= 6
     assert (refused.headers["connection"], refused.headers["x-content-type-options"]) == ("close", "nosniff")
     assert (alive.status_code, taken.status_code) == (200, 201)
+
+
+async def test_connections_that_ask_for_nothing_make_room(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MOST_CONNECTIONS", 5)
+
+    silent = [asyncio.create_task(raw(api)) for _ in range(6)]
+    await asyncio.wait(silent, return_when=asyncio.FIRST_COMPLETED)
+    alive = await api.call("GET", "/healthz")
+
+    answered = [each.result() for each in silent if each.done()]
+    assert {problem_in(answer) for answer in answered} == {(503, "too-many-connections")}
+    assert alive.status_code == 200
+    assert len(api.server.server_state.connections) <= 5
+    for each in silent:
+        each.cancel()
+    await asyncio.wait(silent)
+
+
+async def test_who_is_still_sending_when_the_process_ends_is_told_so() -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    nothing: Any = None
+    scope = {"type": "http", "method": "POST", "raw_path": b"/v1/orders", "query_string": b"", "headers": []}
+    answering = asyncio.create_task(edge.Edge(nothing)(scope, receive, send))
+    await asyncio.sleep(0)
+    answering.cancel()
+    await answering
+
+    assert sent[0]["status"] == 503
+    assert json.loads(sent[1]["body"])["type"] == "about:blank#not-known"
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,21 @@ async def test_a_process_has_only_so_many_streams(api: Api, monkeypatch: pytest.
     await until_open(api, 0)
 
 
+async def test_a_stream_with_a_request_behind_it_ends_with_its_connection(api: Api, shop: Shop) -> None:
+    order = shop.order()
+    await shop.accept_by_hand(order)
+    request = f"GET /v1/orders/{order.order_id}/stream HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {api.key}\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))
+    writer.write(request.encode() + b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\n")
+    await until_open(api, 1)
+
+    writer.close()
+    await writer.wait_closed()
+
+    await until_open(api, 0)
+
+
 async def test_a_caller_has_only_a_part_of_the_streams(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "MOST_OF_ONE_CALLER", 1)
     order_id, other = (await api.place(TEA)).json()["order_id"], api.key_for(Scope.READ)

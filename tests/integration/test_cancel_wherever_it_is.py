@@ -9,7 +9,7 @@ from client.orders import Orders
 from domain.model import CheckoutInput
 from domain.policies import checkout_workflow_id
 from tests.integration.commands import Desk, Ran
-from tests.workflow.bulk_scenes import start_batch
+from tests.workflow.bulk_scenes import between_steps, gates_of, start_batch
 from tests.workflow.gates import Gates
 from tests.workflow.sagas import goods_and_money, reason_of, violations
 
@@ -89,6 +89,24 @@ async def test_what_only_asked_for_a_taken_id_is_not_what_is_cancelled(run_start
         ran = await run_starter("cancel", order.order_id, *WHY)
 
     assert (ran.code, ran.err) == (3, f"refused: order {order.order_id} is completed already\n")
+
+
+async def test_a_cancel_before_a_batch_of_an_earlier_build_has_left_its_order_to_a_saga_is_told_to_come_back(
+    run_starter: Desk,
+) -> None:
+    shop, gates, order = run_starter.shop, Gates(), run_starter.shop.order()
+    batch = gates_of(shop, [order])
+    await between_steps(shop, batch.order_id, [order])
+    gate = gates.hold(batch, "check_out_orders", "before")
+    async with shop.working(interceptors=(gates,)):
+        handle = await start_batch(shop, [order])
+        await gate.reached()
+        early = await cancelling(run_starter, order)
+        gate.open()
+        await handle.result()
+
+    assert early.code == 3
+    assert "its batch has not given it to a saga of its own yet: repeat the request" in early.err
 
 
 @pytest.mark.parametrize("verb", [("retry",), ("resolve", "--step", "pay", "--reason", "slip 77")])

@@ -101,8 +101,8 @@ MUTANTS = (
         "cancelled-order-goes-forward-in-its-own-saga",
         "a cancel would be lost where a step of the batch keeps failing",
         _WORKFLOW,
-        "self._delegate(order_ids, describe(error))",
-        "self._delegate(order_ids, describe(error), {})",
+        "self._delegate(order_ids, describe(error), stops=True)",
+        "self._delegate(order_ids, describe(error), {}, stops=True)",
         at(BULK, "test_an_order_that_is_cancelled_while_its_batch_keeps_failing_is_undone_by_its_own_saga"),
     ),
     Mutant(

@@ -44,7 +44,7 @@ MUTANTS = (
         "batch-gives-up-with-its-step",
         "a step that keeps failing would cost all its orders",
         _WORKFLOW,
-        "await self._cancellation.protect(self._delegate(order_ids, describe(error)))\n",
+        "await self._cancellation.protect(self._delegate(order_ids, describe(error), stops=True))\n",
         "raise\n",
         at(BULK, "test_where_a_batch_keeps_failing_its_orders_go_on_in_sagas_of_their_own"),
     ),

@@ -14,7 +14,7 @@ from domain.model import CheckoutInput
 from sagafence import DatabaseRefusedStatement
 from tests.conftest import Shop
 from tests.workflow.gates import Gates
-from tests.workflow.sagas import until_tried
+from tests.workflow.sagas import events_of, until, until_tried
 from workflows.bulk import BulkCheckoutWorkflow
 
 BulkHandle = WorkflowHandle[BulkCheckoutWorkflow, BatchReport]
@@ -97,6 +97,24 @@ async def _called_off(shop: Shop, gates: Gates) -> BulkHandle:
     return handle
 
 
+async def _called_off_at_work(shop: Shop, gates: Gates) -> BulkHandle:
+    """One order is reserved, and lost; the attempt during which the batch is cancelled succeeds, and leaves it."""
+    orders = mixed(shop)
+    key = gates_of(shop, orders)
+    await between_steps(shop, key.order_id, orders[:1])
+    gate = gates.hold(key, "check_out_orders", "before")
+    handle = await start_batch(shop, orders)
+    await until_tried(gates, key, "check_out_orders", times=2)
+    await handle.cancel(reason="the supplier is gone")
+
+    async def is_heard() -> bool:
+        return "EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED" in await events_of(handle)
+
+    await until(is_heard)
+    gate.open()
+    return handle
+
+
 async def _one_cancelled(shop: Shop, _gates: Gates) -> BulkHandle:
     orders = mixed(shop)
     batch = Batch([pack(order) for order in orders])
@@ -124,6 +142,7 @@ BULK_SCENES: dict[str, BulkScene] = {
     "bulk-together-with-one-of-a-saga": _with_one_of_a_saga,
     "bulk-together-handed-over": _handed_over,
     "bulk-together-called-off": _called_off,
+    "bulk-together-called-off-at-work": _called_off_at_work,
     "bulk-together-one-cancelled": _one_cancelled,
 }
 """The other recordings of batches are of an earlier build, which went step by step."""

@@ -409,6 +409,55 @@ async def test_a_cancel_during_an_attempt_that_then_fails_leaves_every_order_can
     assert await violations(shop) == []
 
 
+async def test_no_saga_buys_what_was_locked_when_its_batch_was_cancelled(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cancel comes while the orders are checked out; what that leaves to sagas, nobody has begun or is lost."""
+    monkeypatch.setattr(policies, "LOCAL_ATTEMPT", timedelta(milliseconds=300))
+    monkeypatch.setattr(policies, "BATCH", hasty(policies.BATCH, give_up_ms=60_000))
+    orders, gates = [shop.order("alice"), shop.order("erin"), shop.order("carol", ("poster", 1))], Gates()
+    key = gates_of(shop, orders)
+    await between_steps(shop, key.order_id, orders[2:])
+    gate = gates.hold(key, CHECK_OUT, "before")
+    async with shop.working(interceptors=(gates,)):
+        async with shop.database.locked("SELECT FROM accounts WHERE account_id = 'erin' FOR UPDATE"):
+            handle = await start_batch(shop, orders)
+            await until_tried(gates, key, CHECK_OUT, times=2)
+            await cancel_the_attempt(handle)
+            gate.open()
+            outcomes = await outcomes_of(handle)
+        lost = await how_it_ended(shop.newest_run(orders[2]))
+
+    assert statuses(outcomes) == ["completed", "cancelled", DELEGATED]
+    assert lost == "OrderCancelled"
+    assert {await reason_of(shop, order) for order in orders[1:]} == {"cancelled: the supplier is gone"}
+    assert await violations(shop) == []
+
+
+async def test_a_cancel_while_orders_are_given_to_sagas_ends_those_whose_turn_has_not_come(shop: Shop) -> None:
+    orders, gates = [shop.order("alice", ("no-such", 1)) for _ in range(101)], Gates()
+    key = gates_of(shop, orders)
+    gates.fail(key, CHECK_OUT, error=lambda: DatabaseRefusedStatement("no right: injected"))
+    gate = gates.hold(key, "start_sagas", "before")
+    async with shop.working(interceptors=(gates,)):
+        handle = await start_batch(shop, orders)
+        await gate.reached()
+        await handle.cancel(reason="the supplier is gone")
+
+        async def is_heard() -> bool:
+            events = await events_of(handle)
+            heard = "EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED"
+            return heard in events and "EVENT_TYPE_WORKFLOW_TASK_COMPLETED" in events[events.index(heard) :]
+
+        await until(is_heard)
+        gate.open()
+        outcomes = await outcomes_of(handle)
+
+    assert statuses(outcomes) == [DELEGATED] * 100 + ["cancelled"]
+    assert await shop.order_status(orders[100]) == "cancelled"
+    assert await activities_of(handle) == ["start_sagas", "unwind_orders"]
+
+
 async def test_a_second_cancel_changes_nothing(shop: Shop) -> None:
     orders, gates = mixed(shop), Gates()
     key = gates_of(shop, orders)
