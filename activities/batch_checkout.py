@@ -20,6 +20,7 @@ from sagafence import DatabaseRefusedStatement, limited_refusals, transaction
 _TRIES = 3
 _TRIES_TOGETHER = 2
 _LOOKS_AGAIN_SECONDS = 0.1
+_Undo = tuple[str, Ending]
 
 _LOCKED_BY_OTHERS = text("""
     WITH free_accounts AS (
@@ -60,7 +61,8 @@ class BatchCheckout:
     async def unwind_orders(self, asked: UnwindInput) -> StepReport:
         """End those orders that nothing was done for. One that has ended meanwhile keeps its ending.
 
-        Where something was done for one, it is delegated: its own saga has begun it, or a batch of an earlier build.
+        Where something was done for one, it is delegated: its own saga has begun it, or a batch of an earlier build. So
+        is one that cannot be written, or whose row another transaction has locked.
 
         Raises:
             DatabaseUnavailable: facts keep changing. Retried.
@@ -71,13 +73,28 @@ class BatchCheckout:
         }
         batch_workflow_id = activity.info().workflow_id if activity.in_activity() else None
         async with limited_refusals():
-            outcomes = await until_unchanged(
-                self._engine, partial(end_unbegun, batch_workflow_id=batch_workflow_id, undos=undos)
-            )
+            outcomes = await self._end(batch_workflow_id, undos)
         return StepReport(
             ended=[outcome for outcome in outcomes if outcome.status != DELEGATED],
             delegated=[outcome.order_id for outcome in outcomes if outcome.status == DELEGATED],
         )
+
+    async def _end(self, batch_workflow_id: str | None, undos: Mapping[CheckoutInput, _Undo]) -> list[Outcome]:
+        orders, why = list(undos), ""
+        attempt = partial(end_unbegun, batch_workflow_id=batch_workflow_id, undos=undos)
+        for _ in range(_TRIES if len(orders) == 1 else 1):
+            try:
+                return await until_unchanged(self._engine, attempt)
+            except LockTimeout as timeout:
+                why = str(timeout)
+            except DatabaseRefusedStatement as refused:
+                why = describe(refused)
+                break
+        if len(orders) == 1:
+            return [Outcome(order.order_id, DELEGATED, why) for order in orders]
+        middle = len(orders) // 2
+        parts = [{order: undos[order] for order in part} for part in (orders[:middle], orders[middle:])]
+        return [outcome for part in parts for outcome in await self._end(batch_workflow_id, part)]
 
     async def _check_out(self, batch_workflow_id: str, orders: Sequence[CheckoutInput]) -> list[Outcome]:
         aside: list[Outcome] = []

@@ -7,7 +7,8 @@ Facts are read, decided on, and then written with everything locked, in the sequ
 have changed, fences and constraints refuse it: all is rolled back and decided again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy import Row, text
@@ -120,10 +121,16 @@ async def check_out(
         Changed: the facts have changed since they were read.
         LockTimeout: others keep a row locked.
     """
-    try:
-        await connection.execute(_LIMIT_WAITING)
+    async with _short_waits(connection):
         outcomes, new = await _known(connection, orders)
         return outcomes + (await _check_out(connection, batch_workflow_id, new) if new else [])
+
+
+@asynccontextmanager
+async def _short_waits(connection: AsyncConnection) -> AsyncIterator[None]:
+    try:
+        await connection.execute(_LIMIT_WAITING)
+        yield
     except DBAPIError as error:
         if sqlstate(error) == _LOCK_NOT_AVAILABLE:
             raise LockTimeout("a row that it needs is locked by another transaction") from None
@@ -147,12 +154,14 @@ async def end_unbegun(
 
     Raises:
         Changed: something was done for one of them since it was looked for.
+        LockTimeout: others keep a row locked.
     """
-    outcomes, new = await _known(connection, list(undos))
-    decisions = [
-        Decision(order, reason=undos[order][0], ending=undos[order][1], last_step=Step.RESERVE) for order in new
-    ]
-    return outcomes + (await _write(connection, batch_workflow_id, decisions, {}) if new else [])
+    async with _short_waits(connection):
+        outcomes, new = await _known(connection, list(undos))
+        decisions = [
+            Decision(order, reason=undos[order][0], ending=undos[order][1], last_step=Step.RESERVE) for order in new
+        ]
+        return outcomes + (await _write(connection, batch_workflow_id, decisions, {}) if new else [])
 
 
 async def _known(

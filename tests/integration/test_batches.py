@@ -80,6 +80,22 @@ async def test_orders_that_a_saga_has_begun_are_left_to_it(shop: Shop) -> None:
     assert await left_behind(shop.database) == before
 
 
+@pytest.mark.parametrize("fault", ["its row is locked", "it cannot be written"])
+async def test_an_order_that_cannot_be_ended_is_left_to_its_saga_and_the_others_are_ended(
+    shop: Shop, database: Database, fault: str
+) -> None:
+    orders = [shop.order("alice") for _ in range(5)]
+    odd = orders[1].order_id
+    row = f"INSERT INTO orders (order_id, customer) VALUES ('{odd}', 'alice')"
+    if fault == "it cannot be written":
+        await database.run(f"ALTER TABLE orders ADD CONSTRAINT odd CHECK (order_id <> '{odd}')")
+    async with database.locked(row if fault == "its row is locked" else "SELECT"):
+        report = await unwound(shop, *orders)
+
+    assert report.delegated == [odd]
+    assert [outcome.status for outcome in report.ended] == ["cancelled"] * 4
+
+
 async def test_an_order_that_comes_while_a_stranger_is_ended_under_its_id_is_left_alone(
     shop: Shop, database: Database
 ) -> None:

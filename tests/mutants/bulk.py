@@ -168,4 +168,12 @@ MUTANTS = (
         "delegated=[]",
         at(BULK, "test_a_batch_that_a_worker_of_before_began_step_by_step_leaves_its_orders_to_their_sagas"),
     ),
+    Mutant(
+        "one-order-keeps-all-from-being-cancelled",
+        "the orders of a cancelled batch would each need a saga because one of them is locked",
+        "activities/batch_checkout.py",
+        "        if len(orders) == 1:\n            return [Outcome(order.order_id, DELEGATED, why)",
+        "        if orders:\n            return [Outcome(order.order_id, DELEGATED, why)",
+        at(BATCHES, "test_an_order_that_cannot_be_ended_is_left_to_its_saga_and_the_others_are_ended"),
+    ),
 )
