@@ -249,7 +249,40 @@ class _External:
         return lambda fn: ExternalForward(fn, name, provider, options)
 
 
-local, external = _Local(), _External()
+local = _Local()
+"""Declares a step that is one transaction of our own Postgres: its method takes `tx` and the step's input.
+
+    @local("room")                       # saga.do: undone when a later step fails
+    async def take_room(self, tx: AsyncConnection, trip: Trip) -> str: ...
+
+    @take_room.undo                      # gets the stored result; runs only where the step took effect
+    async def free_room(self, tx: AsyncConnection, trip: Trip, hotel: str) -> None: ...
+
+    @local.pivot("invoice")              # saga.pivot: the point of no return, without an undo
+    @local.forward("thanks")             # saga.then: after the pivot, tried until it is done, without an undo
+
+`tx` comes as annotated: an AsyncConnection or an AsyncSession. Options of all three: `policy=` (by default `STEP_POLICY`:
+5 s an attempt, 60 s in all), `undo_policy=` (`UNDO_POLICY`: 10 s an attempt, 15 minutes a round), `activity=` and
+`undo_activity=` (Temporal's activity types; by default the methods' names), `summary=` (what the UI shows).
+"""
+external = _External()
+"""Declares a step with its effect at a `Provider`: its method takes a `Key`, the same in every attempt, and the input.
+
+    @external("seat", AIRLINE)           # saga.do: undone when a later step fails
+    async def book_seat(self, key: Key, trip: Trip) -> int: ...
+
+    @book_seat.undo                      # gets Known(result), or Unknown() where the provider settles by voiding
+    async def cancel_seat(self, key: Key, trip: Trip, seen: Seen[int]) -> None: ...
+
+    @book_seat.lookup                    # where it settles by looking up: the result, or None where there is none
+    async def find_seat(self, key: Key, trip: Trip) -> int | None: ...
+
+    @external.pivot("payment", BANK)     # saga.pivot; an undo only to void its key: None, or Stands(result)
+    @external.forward("ticket", AIRLINE) # saga.then: after the pivot, tried until it is done, without an undo
+
+The options and their defaults are those of `local`. What the method raises says what became of the call: `Refusal`,
+`CallRejected`, `KeyReused`, `StoredFailure`; after anything else the outcome is unknown.
+"""
 
 
 class SagaSteps:
