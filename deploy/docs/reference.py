@@ -69,7 +69,8 @@ def show_values() -> None:
 
     def var_docstrings(module: pdoc.doc.Module) -> dict[str, str]:
         public = getattr(module.obj, "__all__", ())
-        return {name: text for name, text in said.items() if name in public} | own(module)
+        found: dict[str, str] = {name: text for name, text in said.items() if name in public} | own(module)
+        return found
 
     lasting = cached_property(var_docstrings)
     pdoc.doc.Module._var_docstrings = lasting  # noqa: SLF001 - see above
