@@ -8,7 +8,8 @@ from uuid import UUID
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
-from sagafence import PostgresFence, Provider, SagaMisuse, SagaSteps, Settles, external, local
+from sagafence import PostgresFence, Provider, Saga, SagaMisuse, SagaSteps, Settles, external, local
+from sagafence.declare import Forward
 from sagafence.misuse import wrong_verb
 from sagafence.signature import not_storable
 
@@ -105,6 +106,14 @@ def _one_name_in_two_classes() -> None:
 )
 def test_a_verb_says_which_one_takes_the_step(step: object, verb: str, says: str) -> None:
     assert (wrong_verb(step, verb) or "").startswith(says)
+
+
+def test_a_step_without_undo_before_the_pivot_says_what_to_use() -> None:
+    saga = Saga.__new__(Saga)
+    saga._is_past_pivot = False
+
+    with pytest.raises(SagaMisuse, match=r'"mail" has no undo: before saga.pivot use a step with one, and saga.do'):
+        saga._require(local.forward("mail")(_act), Forward, "then")
 
 
 @pytest.mark.parametrize(
