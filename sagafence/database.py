@@ -12,6 +12,7 @@ from sqlalchemy import ExceptionContext, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from temporalio import activity
 
 from sagafence.errors import (
     CannotConnect,
@@ -21,6 +22,7 @@ from sagafence.errors import (
     InvalidInput,
     SagaError,
 )
+from sagafence.tables import FIX, tables
 
 _log = logging.getLogger("sagafence.database")
 
@@ -46,6 +48,9 @@ _MALFORMED_CLASS = "22"
 # so by hand; no value of ours is ever null.
 _MISCONFIGURED_CLASSES = frozenset({"28", "3D", "3F", "42"})
 _MISCONFIGURED_CODES = frozenset({"23502", "25006"})
+# A table or a column that is not there, or that the search_path does not find.
+_LACKING_CODES = frozenset({"42P01", "42703"})
+_ITS_OWN = "Is it migrated, and does the role's search_path find the table?"
 # Postgres refuses this statement: a constraint, or a trigger that is not ours.
 _REFUSING_CLASSES = frozenset({"23", "44", "P0"})
 
@@ -129,11 +134,20 @@ def classify(error: BaseException, malformed: type[SagaError] = InvalidInput) ->
     if code[:2] in _OVERLOAD_CLASSES:
         return DatabaseUnavailable(f"Postgres is overloaded: {message} ({code})", next_retry_delay=_spread())
     if _is_misconfigured(code):
-        return DatabaseMisconfigured(f"Postgres refuses the service: {message} ({code})")
+        return DatabaseMisconfigured(_what_is_wrong(message, code))
     if code[:2] in _REFUSING_CLASSES:
         return DatabaseRefusedStatement(f"Postgres refused: {message} ({code})")
     passes = code[:2] in _TRANSIENT_CLASSES or code in _TRANSIENT_CODES | _STALE_PLAN_CODES
     return DatabaseUnavailable(f"Postgres {'asked to try again' if passes else 'failed'}: {message} ({code})")
+
+
+def _what_is_wrong(message: str, code: str) -> str:
+    """Say what is refused; of what the database lacks also who wanted it, and how it comes there."""
+    if code not in _LACKING_CODES:
+        return f"Postgres refuses the service: {message} ({code})"
+    who = f", which {activity.info().activity_type} uses" if activity.in_activity() else ""
+    of_ours = any(f'"{table}"' in message for table in tables())
+    return f"the database lacks something{who}: {message} ({code}). {FIX if of_ours else _ITS_OWN}"
 
 
 def _is_misconfigured(code: str) -> bool:

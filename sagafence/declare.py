@@ -13,7 +13,8 @@ and `@external`, `saga.pivot` takes `@local.pivot` and `@external.pivot`, `saga.
 """
 
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, ClassVar, Generic, TypeAlias, TypedDict, TypeVar, Unpack
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypedDict, TypeVar, Unpack, cast
 
 from sagafence.policy import STEP_POLICY, UNDO_POLICY, ActivityPolicy
 from sagafence.provider import Key, Provider, Seen, Settles, Stands
@@ -48,12 +49,14 @@ class Step(Generic[In, Out]):
     needs_undo: ClassVar[bool] = False
     takes: ClassVar[tuple[str, ...]] = ("self", "tx", "its input")
     decorator: ClassVar[str] = "@local"
+    why_no_undo: ClassVar[str] = "there is no way back. To have one, declare it without .pivot or .forward"
 
     def __init__(self, fn: Callable[..., Async[Out]], name: str, options: Options) -> None:
         require_name(name)
         require_method(fn, f'the step "{name}"', self.takes)
         if unknown := sorted(options.keys() - Options.__annotations__.keys()):
-            raise SagaMisuse(f'the step "{name}" has no option {", ".join(unknown)}')
+            there_are = ", ".join(Options.__annotations__)
+            raise SagaMisuse(f'the step "{name}" has no option {", ".join(unknown)}; there are {there_are}')
         for policy in ("policy", "undo_policy"):
             if not isinstance(options.get(policy, STEP_POLICY), ActivityPolicy):
                 raise SagaMisuse(f'the step "{name}": {policy} is an ActivityPolicy, not {options[policy]!r}')
@@ -68,6 +71,15 @@ class Step(Generic[In, Out]):
         """What the step wants its transaction as; None where it has none."""
         self.input_type: Any = None
         self.result_type: Any = None
+
+    if not TYPE_CHECKING:  # a type checker says it in its own words
+
+        def __getattr__(self, attribute: str) -> Any:
+            if why := {"undo": self.why_no_undo, "lookup": "its fence knows what it did: leave the lookup out"}.get(
+                attribute
+            ):
+                raise SagaMisuse(f'the step "{self.name}" has no {attribute}: {why}')
+            raise AttributeError(f"{type(self).__name__} has no attribute {attribute!r}")
 
     @property
     def activities(self) -> dict[str, str]:
@@ -227,21 +239,34 @@ class _Local:
         return lambda fn: LocalForward(fn, name, options)
 
 
+def _needs_provider(declare: F) -> F:
+    @wraps(declare)
+    def checked(self: Any, *given: Any, **options: Any) -> Any:
+        if len(given) == 1 and "provider" not in options and isinstance(given[0], str):
+            raise SagaMisuse(f'the step "{given[0]}" needs its provider: @external("{given[0]}", Provider(...))')
+        return declare(self, *given, **options)
+
+    return cast("F", checked)
+
+
 class _External:
     """Declares a step with its effect elsewhere: the intent is committed first, and a stable key is passed in."""
 
+    @_needs_provider
     def __call__(
         self, name: str, provider: Provider, **options: Unpack[Options]
     ) -> Callable[[Callable[[Any, Key, In], Async[Out]]], ExternalStep[In, Out]]:
         """Declare a step that is undone when a later one fails."""
         return lambda fn: ExternalStep(fn, name, provider, options)
 
+    @_needs_provider
     def pivot(
         self, name: str, provider: Provider, **options: Unpack[Options]
     ) -> Callable[[Callable[[Any, Key, In], Async[Out]]], ExternalPivot[In, Out]]:
         """Declare the point of no return."""
         return lambda fn: ExternalPivot(fn, name, provider, options)
 
+    @_needs_provider
     def forward(
         self, name: str, provider: Provider, **options: Unpack[Options]
     ) -> Callable[[Callable[[Any, Key, In], Async[Out]]], ExternalForward[In, Out]]:
@@ -249,7 +274,40 @@ class _External:
         return lambda fn: ExternalForward(fn, name, provider, options)
 
 
-local, external = _Local(), _External()
+local = _Local()
+"""Declares a step that is one transaction of our own Postgres: its method takes `tx` and the step's input.
+
+    @local("room")                       # saga.do: undone when a later step fails
+    async def take_room(self, tx: AsyncConnection, trip: Trip) -> str: ...
+
+    @take_room.undo                      # gets the stored result; runs only where the step took effect
+    async def free_room(self, tx: AsyncConnection, trip: Trip, hotel: str) -> None: ...
+
+    @local.pivot("invoice")              # saga.pivot: the point of no return, without an undo
+    @local.forward("thanks")             # saga.then: after the pivot, tried until it is done, without an undo
+
+`tx` comes as annotated: an AsyncConnection or an AsyncSession. Options of all three: `policy=` (by default
+`STEP_POLICY`: 5 s an attempt, 60 s in all), `undo_policy=` (`UNDO_POLICY`: 10 s an attempt, 15 minutes a round),
+`activity=` and `undo_activity=` (Temporal's activity types; by default the methods' names), `summary=` (for the UI).
+"""
+external = _External()
+"""Declares a step with its effect at a `Provider`: its method takes a `Key`, the same in every attempt, and the input.
+
+    @external("seat", AIRLINE)           # saga.do: undone when a later step fails
+    async def book_seat(self, key: Key, trip: Trip) -> int: ...
+
+    @book_seat.undo                      # gets Known(result), or Unknown() where the provider settles by voiding
+    async def cancel_seat(self, key: Key, trip: Trip, seen: Seen[int]) -> None: ...
+
+    @book_seat.lookup                    # where it settles by looking up: the result, or None where there is none
+    async def find_seat(self, key: Key, trip: Trip) -> int | None: ...
+
+    @external.pivot("invoice", AIRLINE)  # saga.pivot; an undo only to void its key: None, or Stands(result)
+    @external.forward("ticket", AIRLINE) # saga.then: after the pivot, tried until it is done, without an undo
+
+The options and their defaults are those of `local`. What the method raises says what became of the call: `Refusal`,
+`CallRejected`, `KeyReused`, `StoredFailure`; after anything else the outcome is unknown.
+"""
 
 
 class SagaSteps:

@@ -48,15 +48,19 @@ class PostgresFence:
         bound: dict[str, _Bound] = {}
         activities: dict[str, Activity] = {}
         names: dict[str, Step[Any, Any]] = {}
+        owners: dict[str, str] = {}
         for owner in steps:
             if not isinstance(owner, SagaSteps):
                 raise SagaMisuse(f"activities_of takes instances of SagaSteps, not {owner!r}")
             for step in declared(type(owner)):
                 if step.name in names:
-                    raise SagaMisuse(f'two steps are named "{step.name}": they would take each other\'s fence row')
+                    raise SagaMisuse(
+                        f'two steps are named "{step.name}", in {owners[step.name]} and {type(owner).__name__}: they '
+                        'would take each other\'s fence row. Give one of them another name, as in @local("...")'
+                    )
                 if not isinstance(step, External) and not _is_transaction(step.transaction_type):
                     raise SagaMisuse(f'the step "{step.name}": tx is an AsyncSession or an AsyncConnection')
-                names[step.name] = step
+                names[step.name], owners[step.name] = step, type(owner).__name__
                 bound[step.activity] = of_step = self._bound(owner, step)
                 for what, name in step.activities.items():
                     if name in _OURS:

@@ -192,3 +192,7 @@ class Verdict(StrEnum):
     """It had no effect. Counts only once nothing can arrive late any more."""
     UNDONE_BY_HAND = "undone_by_hand"
     """It had its effect, and the person has reversed it."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self:
+        raise ValueError(f"{value!r} is no verdict: say one of {', '.join(cls)}")

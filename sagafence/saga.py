@@ -27,6 +27,7 @@ from sagafence.compensation import (
 from sagafence.declare import External, Forward, In, Out, Pivot, Step, Undoable
 from sagafence.errors import IdempotencyConflict
 from sagafence.insisting import END_ACTIVITY, InsistingStack, is_settled
+from sagafence.misuse import wrong_verb
 from sagafence.policy import UNDO_POLICY
 from sagafence.resolutions import why_not
 from sagafence.signature import SagaMisuse
@@ -284,10 +285,10 @@ class Saga(InsistingStack):
     # One step ---------------------------------------------------------------------------------------------
 
     def _require(self, step: Step[Any, Any], kind: type[Step[Any, Any]], verb: str) -> None:
-        if not isinstance(step, kind):
-            raise SagaMisuse(f"saga.{verb} takes a step of kind {kind.__name__}, not {step!r}")
+        if wrong := wrong_verb(step, verb):
+            raise SagaMisuse(wrong)
         if kind is Forward and not self._is_past_pivot:
-            raise SagaMisuse(f'"{step.name}" has no undo, and the pivot has not been passed')
+            raise SagaMisuse(f'"{step.name}" has no undo: before saga.pivot use a step with one, and saga.do')
         if kind is not Forward and self._pivot is not None:
             raise SagaMisuse(f'"{step.name}" comes after the pivot "{self._pivot}", where only saga.then may be used')
 

@@ -4,12 +4,11 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from sagafence.database import single_statement, transaction
-from sagafence.tables import OLDEST_SERVER, VERSION_TABLE, ddl, tables, version
+from sagafence.tables import FIX, OLDEST_SERVER, VERSION_TABLE, ddl, tables, version
 
 __all__ = ["SchemaMissing", "check", "ddl", "install"]
 
 _NEEDED = f"sagafence needs PostgreSQL {OLDEST_SERVER} or newer"
-_FIX = "Run `python -m sagafence schema | psql ...` as the owner of the database, or await sagafence.install(engine)."
 
 _SERVER = text("SELECT version() AS name, CAST(current_setting('server_version_num') AS integer) AS number")
 # As the connected role finds them, by its search_path. A right on some columns counts: which ones are needed, the
@@ -77,7 +76,7 @@ async def check(engine: AsyncEngine) -> None:
             if present < version():
                 lacks = [f"schema version {version()} (it has {present})"]
     if lacks:
-        raise SchemaMissing(f"the database lacks {', '.join(lacks)}. {_FIX}")
+        raise SchemaMissing(f"the database lacks {', '.join(lacks)}. {FIX}")
 
 
 def _refuse_other_dialects(engine: AsyncEngine) -> None:

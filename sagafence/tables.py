@@ -8,6 +8,8 @@ from importlib.resources import files
 OLDEST_SERVER = 14
 """The oldest major version of PostgreSQL that is supported."""
 VERSION_TABLE = "sagafence_schema"
+FIX = "Run `python -m sagafence schema | psql ...` as the owner of the database, or await sagafence.install(engine)."
+"""What to do where they are not there."""
 
 _TABLE = re.compile(r"^CREATE TABLE IF NOT EXISTS (\w+) \(\n(.*?)^\)", re.MULTILINE | re.DOTALL)
 # A constraint begins with a word in capitals, and what goes on in the next line is indented more.

@@ -153,7 +153,7 @@ SLOW_TESTS = frozenset(
         "test_nothing_is_concluded_from_a_temporal_that_is_away",
         "test_a_broken_promise_is_found_by_the_case_that_the_tutorial_names",
         "test_the_tutorials_first_tests_pass_in_a_folder_of_their_own",
-        "test_the_tutorials_worker_runs_as_a_command",
+        "test_the_tutorials_walk_ends_as_it_says",
         "test_no_state_of_a_larger_world_breaks_a_promise",
         # tests/workflow: these wait out the 15 s that a request waits for a worker
         "test_a_request_that_nobody_took_exits_with_1_and_says_that_it_may_still_happen",

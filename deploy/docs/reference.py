@@ -20,6 +20,7 @@ from typing import Any
 
 import pdoc
 import pdoc.doc
+import pdoc.doc_ast
 import pdoc.render
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -57,6 +58,23 @@ def show_inherited() -> None:
         lasting = cached_property(replaced)
         setattr(pdoc.doc.Class, replaced.__name__, lasting)
         lasting.__set_name__(pdoc.doc.Class, replaced.__name__)
+
+
+def show_values() -> None:
+    """Let a value, such as a decorator, show the docstring that stands below it where it is defined."""
+    said: dict[str, str] = {}
+    for name in [name for name in sys.modules if name.startswith("sagafence.")]:
+        said |= pdoc.doc_ast.walk_tree(sys.modules[name]).var_docstrings
+    own = pdoc.doc.Module._var_docstrings.func  # noqa: SLF001 - pdoc has no other place for it
+
+    def var_docstrings(module: pdoc.doc.Module) -> dict[str, str]:
+        public = getattr(module.obj, "__all__", ())
+        found: dict[str, str] = {name: text for name, text in said.items() if name in public} | own(module)
+        return found
+
+    lasting = cached_property(var_docstrings)
+    pdoc.doc.Module._var_docstrings = lasting  # noqa: SLF001 - see above
+    lasting.__set_name__(pdoc.doc.Module, "_var_docstrings")
 
 
 def _public() -> Iterator[Any]:
@@ -135,6 +153,7 @@ def main() -> int:
     sys.path.insert(0, str(ROOT))
     load()
     show_inherited()
+    show_values()
     pdoc.render.configure(docformat="google", show_source=True, search=True)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")

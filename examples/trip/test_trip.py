@@ -1,3 +1,4 @@
+import asyncio
 import uuid
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
@@ -50,7 +51,8 @@ async def world(saga_client: Client, saga_engine: AsyncEngine, saga_task_queue: 
 async def test_a_trip_is_booked(world: World) -> None:
     async with world.worker():
         handle = await world.start()
-        assert await handle.result() == ["Seaside", "seat 1", f"invoice/{handle.id}"]
+        async with asyncio.timeout(30):
+            assert await handle.result() == ["Seaside", "seat 1", f"invoice/{handle.id}"]
 
     assert await world.count() == {"rooms": 1, "seats": 1, "invoices": 1}
 
@@ -60,7 +62,8 @@ async def test_a_trip_that_is_refused_leaves_nothing(world: World, hotel: str, f
     async with world.worker():
         handle = await world.start(hotel, flight)
         with pytest.raises(WorkflowFailureError):
-            await handle.result()
+            async with asyncio.timeout(30):
+                await handle.result()
 
     assert await world.count() == {"rooms": 0, "seats": 0, "invoices": 0}
 

@@ -1,6 +1,6 @@
 from dataclasses import dataclass
 
-from httpx import AsyncClient, Response
+from httpx import AsyncClient, ConnectError, ConnectTimeout, Response
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -44,7 +44,10 @@ class Steps(SagaSteps):
     @external("seat", AIRLINE)
     async def book_seat(self, key: Key, trip: Trip) -> int:
         seat = {"flight": trip.flight, "reference": trip.trip_id}
-        answer = await self._airline.post("/seats", json=seat, headers={"Idempotency-Key": key})
+        try:
+            answer = await self._airline.post("/seats", json=seat, headers={"Idempotency-Key": key})
+        except (ConnectError, ConnectTimeout) as error:
+            raise CallRejected(f"no connection to the airline: {error!r}") from error  # nothing was sent
         raise_what_it_means(answer)
         return int(answer.json()["id"])
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from httpx import AsyncClient, Response
+from httpx import AsyncClient, ConnectError, ConnectTimeout, Response
 
 from examples.workspace.model import ProviderRefused
 from sagafence import CallRejected, Keeps, KeyReused, Provider, Settles, StoredFailure
@@ -12,7 +12,11 @@ BILLING = Provider("billing", Settles.BY_VOIDING, keeps=Keeps.FIRST_ANSWERS)
 
 
 async def post(http: AsyncClient, path: str, key: str, **content: str) -> Any:
-    return meaning(await http.post(path, json=content, headers={"Idempotency-Key": key}))
+    try:
+        answer = await http.post(path, json=content, headers={"Idempotency-Key": key})
+    except (ConnectError, ConnectTimeout) as error:
+        raise CallRejected(f"no connection to the provider: {error!r}") from error  # nothing was sent
+    return meaning(answer)
 
 
 def meaning(answer: Response) -> Any:

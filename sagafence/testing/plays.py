@@ -7,9 +7,11 @@ from sagafence.testing.cases import ONE_ATTEMPT, TIMES, Case, Ending, Kind
 from sagafence.testing.common import begin_unwind, require_fired, require_undo_without_do, step_of
 from sagafence.testing.description import SagaUnderTest
 from sagafence.testing.faults import Fault, Gate, Moment
+from sagafence.testing.history import last_failure
 from sagafence.testing.plan import Bounds
 from sagafence.testing.struck import RUNS as STRUCK
 from sagafence.testing.trial import Trial
+from sagafence.testing.verdict import BrokenPromise
 
 _A_WHILE_SECONDS = 1.0
 """How long the saga gets to do what it must not do."""
@@ -28,6 +30,8 @@ async def check(case: Case, saga: SagaUnderTest) -> None:
         trial.faults.pass_local(step_of(trial).do)
     try:
         await _RUNS[case.kind](trial)
+    except BrokenPromise as promise:
+        raise BrokenPromise(f"{promise}\n  last failure   {await last_failure(handle)}") from promise.__cause__
     finally:
         if saga.provider:
             saga.provider.clear()

@@ -14,6 +14,6 @@ def broken(case: Case, workflow_id: str, promise: str, found: str, seen: str) ->
         f"  what happened  {case.story}\n"
         f"  found          {found}\n"
         f"  attempts       {seen or 'none'}\n"
-        f"  how to look    temporal workflow show --workflow-id {workflow_id}\n"
+        f"  workflow       {workflow_id}\n"
         f"  case           {case}"
     )

@@ -494,6 +494,26 @@ def test_the_sqlstate_alone_decides_who_must_act(kind: type[SagaError], code: st
     assert code in failure.message
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ('relation "hotels" does not exist', "Is it migrated, and does the role's search_path find the table?"),
+        ('relation "step_fence" does not exist', "Run `python -m sagafence schema | psql ...`"),
+    ],
+)
+def test_what_the_database_lacks_is_said_with_the_mend(words: str, says: str) -> None:
+    error = asyncpg.PostgresError(words)
+    error.sqlstate = "42P01"
+
+    async def take_room() -> SagaError:
+        return classify(error)
+
+    assert classify(error).message.startswith(f"the database lacks something: {words} (42P01). {says}")
+    environment = ActivityEnvironment()
+    environment.info = dataclasses.replace(environment.info, activity_type="take_room")
+    assert "lacks something, which take_room uses: " in asyncio.run(environment.run(take_room)).message
+
+
 @pytest.mark.parametrize("code", ["53100", "53200", "53300"])
 def test_statements_that_an_overloaded_server_refuses_do_not_all_come_back_at_once(code: str) -> None:
     error = asyncpg.PostgresError("in words")

@@ -22,7 +22,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from sagafence import PurgeInput, Saga, SagaWorkflow, SweepInput
 
 with workflow.unsafe.imports_passed_through():
-    from tests.sagafence.recipes_steps import Night, Steps, TooLate, Trip
+    from tests.sagafence.recipes_steps import Night, Payment, Steps, TooLate, Trip
 
 
 @workflow.defn
@@ -62,6 +62,15 @@ class TripWithLetter(SagaWorkflow[Trip, list[str]]):
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 parent_close_policy=workflow.ParentClosePolicy.ABANDON,
             )
+
+
+@workflow.defn
+class PaidTrip(SagaWorkflow[Trip, list[str]]):
+    async def story(self, saga: Saga, trip: Trip, /) -> list[str]:
+        rooms = [await saga.do(Steps.take_room, Night(trip.trip_id, hotel), instance=hotel) for hotel in trip.hotels]
+        payment = await saga.pivot(Payment.pay, trip)
+        receipt = await saga.then(Payment.send_receipt, trip)
+        return [*rooms, f"payment {payment}", f"receipt {receipt}", await saga.then(Payment.thank, trip)]
 
 
 @workflow.defn

@@ -67,6 +67,27 @@ BANK = Provider(
 )
 
 
+class Payment(SagaSteps):
+    def __init__(self, bank: AsyncClient) -> None:
+        self._bank = bank
+
+    @external.pivot("payment", BANK)
+    async def pay(self, key: Key, trip: Trip) -> int:
+        answer = await self._bank.post("/payments", json={"trip": trip.trip_id}, headers={"Idempotency-Key": key})
+        answer.raise_for_status()
+        return int(answer.json()["id"])
+
+    @external.forward("receipt", BANK)
+    async def send_receipt(self, key: Key, trip: Trip) -> int:
+        answer = await self._bank.post("/receipts", json={"trip": trip.trip_id}, headers={"Idempotency-Key": key})
+        answer.raise_for_status()
+        return int(answer.json()["id"])
+
+    @local.forward("thanks")
+    async def thank(self, tx: AsyncSession, trip: Trip) -> str:
+        return f"thanks/{trip.trip_id}"
+
+
 class Elsewhere(SagaSteps):
     def __init__(self, registry: AsyncClient) -> None:
         self._registry = registry

@@ -8,7 +8,9 @@ from uuid import UUID
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
-from sagafence import PostgresFence, Provider, SagaMisuse, SagaSteps, Settles, external, local
+from sagafence import PostgresFence, Provider, Saga, SagaMisuse, SagaSteps, Settles, external, local
+from sagafence.declare import Forward
+from sagafence.misuse import wrong_verb
 from sagafence.signature import not_storable
 
 T = TypeVar("T")
@@ -87,6 +89,33 @@ def _activity_of_ours() -> None:
     _fence().activities_of(steps())
 
 
+def _one_name_in_two_classes() -> None:
+    first = type("First", (SagaSteps,), {"act": local.pivot("seat")(_act)})
+    second = type("Second", (SagaSteps,), {"other": local.forward("seat", activity="other")(_act)})
+    _fence().activities_of(first(), second())
+
+
+@pytest.mark.parametrize(
+    ("step", "verb", "says"),
+    [
+        (local.pivot("invoice")(_act), "do", 'the step "invoice" is a pivot: use saga.pivot, not saga.do'),
+        (local.forward("mail")(_act), "do", 'the step "mail" is a step after the pivot: use saga.then, not saga.do'),
+        (local("seat")(_act), "pivot", 'the step "seat" is a step with an undo: use saga.do, not saga.pivot'),
+        (_act, "do", "saga.do takes a declared step by its name, as in saga.do"),
+    ],
+)
+def test_a_verb_says_which_one_takes_the_step(step: object, verb: str, says: str) -> None:
+    assert (wrong_verb(step, verb) or "").startswith(says)
+
+
+def test_a_step_without_undo_before_the_pivot_says_what_to_use() -> None:
+    saga = Saga.__new__(Saga)
+    saga._is_past_pivot = False
+
+    with pytest.raises(SagaMisuse, match=r'"mail" has no undo: before saga.pivot use a step with one, and saga.do'):
+        saga._require(local.forward("mail")(_act), Forward, "then")
+
+
 @pytest.mark.parametrize(
     ("declare", "says"),
     [
@@ -100,7 +129,10 @@ def _activity_of_ours() -> None:
         (lambda: local.pivot(" ")(_act), "needs a name"),
         (lambda: local.pivot("a\0b")(_act), "printable"),
         (lambda: local.pivot("a" * 101)(_act), "at most 100"),
-        (lambda: local.pivot("seat", **cast("Any", {"polcy": 1}))(_act), "no option polcy"),
+        (
+            lambda: local.pivot("seat", **cast("Any", {"polcy": 1}))(_act),
+            "no option polcy; there are activity, undo_activity, policy",
+        ),
         (lambda: local.pivot("seat", policy=cast("Any", 3))(_act), "policy is an ActivityPolicy"),
         (lambda: local.pivot("seat")(cast("Any", _by_keyword)), "takes"),
         (lambda: local.pivot("seat")(cast("Any", _any_number)), "takes"),
@@ -109,6 +141,15 @@ def _activity_of_ours() -> None:
         (_result_that_says_that_nothing_was_found, "found nothing"),
         (_class_for_its_instance, "takes instances of SagaSteps"),
         (_activity_of_ours, "library's own"),
+        (_one_name_in_two_classes, r'"seat", in First and Second: .* Give one of them another name'),
+        (lambda: cast("Any", external)("room"), r'needs its provider: @external\("room", Provider\(...\)\)'),
+        (lambda: cast("Any", external).pivot("room"), "needs its provider"),
+        (
+            lambda: cast("Any", local.pivot("seat")(_act)).undo,
+            "no undo: there is no way back. To have one",
+        ),
+        (lambda: cast("Any", local.forward("seat")(_act)).undo, "has no undo: there is no way back"),
+        (lambda: cast("Any", local("seat")(_act)).lookup, "has no lookup: its fence knows what it did"),
     ],
 )
 def test_it_is_refused_where_it_is_written(declare: Callable[[], object], says: str) -> None:

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Sequence
 
 import pytest
+from httpx import AsyncClient, MockTransport, Request, Response
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.worker import Worker
@@ -14,8 +15,8 @@ from devstack.stack import ROOT
 from sagafence import PostgresFence, Sweep, sweep_activities
 from sagafence.fingerprint import fingerprint
 from tests.conftest import Database
-from tests.sagafence.recipes import ApprovedTrip, SendLetter, TripWithLetter, cancel, make_schedule
-from tests.sagafence.recipes_steps import Night, Steps, Trip
+from tests.sagafence.recipes import ApprovedTrip, PaidTrip, SendLetter, TripWithLetter, cancel, make_schedule
+from tests.sagafence.recipes_steps import Night, Payment, Steps, Trip
 
 _TABLE = (
     "CREATE TABLE hotels (hotel text PRIMARY KEY, free_rooms integer NOT NULL);"
@@ -60,6 +61,23 @@ def test_every_block_of_the_recipes_is_a_part_of_these_modules() -> None:
 
     assert len(blocks) >= 8
     assert [block for block in blocks if block not in source] == []
+
+
+async def test_a_trip_is_paid_at_a_bank_and_what_follows_is_done(agency: Agency) -> None:
+    paths = []
+
+    def bank(request: Request) -> Response:
+        paths.append(request.url.path)
+        return Response(201, json={"id": len(paths)}) if len(paths) != 2 else Response(503)
+
+    async with AsyncClient(transport=MockTransport(bank), base_url="http://bank") as http:
+        steps = PostgresFence(agency.engine).activities_of(Steps(), Payment(http))
+        async with Worker(agency.client, task_queue=agency.queue, workflows=[PaidTrip], activities=steps):
+            trip = Trip(f"trip-{uuid.uuid4()}", ("Seaside",))
+            result = await agency.client.execute_workflow(PaidTrip.run, trip, id=trip.trip_id, task_queue=agency.queue)
+
+    assert result == ["Seaside", "payment 1", "receipt 3", f"thanks/{trip.trip_id}"]
+    assert paths == ["/payments", "/receipts", "/receipts"]
 
 
 async def test_a_story_waits_for_a_signal(agency: Agency) -> None:

@@ -6,19 +6,32 @@ import re
 import subprocess
 import sys
 import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from temporalio.client import Client, WorkflowFailureError
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError
 
 import sagafence
 from devstack.stack import ROOT
+from sagafence.devservers.ports import free_port, port_answers
 from tests.conftest import Database
 
 _DOCUMENT = ROOT / "docs" / "your-own-saga.md"
 _FILES = ROOT / "examples" / "trip"
-_NAMES = ("trip.sql", "trip_steps.py", "trip_story.py", "trip_worker.py", "airline.py", "pytest.ini", "test_trip.py")
+_NAMES = (
+    "trip.sql",
+    "trip_steps.py",
+    "trip_story.py",
+    "trip_worker.py",
+    "airline.py",
+    "airline_server.py",
+    "pytest.ini",
+    "test_trip.py",
+)
 # What else is installed here must not take part.
+_REJECTED = "SELECT count(*) FROM external_calls WHERE status LIKE 'rejected%'"
 _PLUGINS = ("pytest_asyncio.plugin", "xdist.plugin", "sagafence_pytest")
 
 
@@ -93,23 +106,68 @@ def test_a_broken_promise_is_found_by_the_case_that_the_tutorial_names(folder: P
         run_pytest(folder, "-k", "seat-provider-acts-then-500 and not for-good", timeout=110)
 
 
-async def test_the_tutorials_worker_runs_as_a_command(folder: Path, client: Client, library_database: Database) -> None:
+async def until(is_so: Callable[[], bool]) -> None:
+    while not is_so():
+        await asyncio.sleep(0.1)
+
+
+def causes(error: BaseException | None) -> str:
+    said = []
+    while error is not None:
+        said.append(str(error))
+        error = error.__cause__
+    return "; ".join(said)
+
+
+async def test_the_tutorials_walk_ends_as_it_says(folder: Path, client: Client, library_database: Database) -> None:
     url = library_database.admin_url
     await library_database.run(sagafence.ddl())
     await library_database.run((folder / "trip.sql").read_text(encoding="utf-8"))
+    port = free_port()
+    airline_url = f"http://127.0.0.1:{port}"
+    server = folder / "airline_server.py"
+    server.write_text(server.read_text(encoding="utf-8").replace("8070", str(port)), encoding="utf-8")
     env = alone() | {
         "DATABASE_URL": url.replace("postgresql:", "postgresql+asyncpg:"),
         "TEMPORAL_ADDRESS": client.service_client.config.target_host,
-        "AIRLINE_URL": "http://127.0.0.1:9",
+        "AIRLINE_URL": airline_url,
     }
-    trip_id = f"trip-{uuid.uuid4()}"
-    given = {"trip_id": trip_id, "hotel": "Full House", "flight": "PX1"}
+
+    async def start(hotel: str) -> WorkflowHandle[Any, Any]:
+        trip_id = f"trip-{uuid.uuid4()}"
+        trip = {"trip_id": trip_id, "hotel": hotel, "flight": "PX1"}
+        return await client.start_workflow("BookTrip", trip, id=trip_id, task_queue="trips")
+
+    airline = await asyncio.create_subprocess_exec(sys.executable, server.name, cwd=folder, env=env)
     worker = await asyncio.create_subprocess_exec(sys.executable, "trip_worker.py", cwd=folder, env=env)
     try:
+        await until(lambda: port_answers(port))
+        booked = await start("Seaside")
+        assert await booked.result() == ["Seaside", "seat 1", f"invoice/{booked.id}"]
+        refused = await start("Full House")
         with pytest.raises(WorkflowFailureError) as failure:
-            await client.execute_workflow("BookTrip", given, id=trip_id, task_queue="trips")
+            await refused.result()
+        assert "no room is free in Full House" in str(failure.value.cause)
+
+        airline.terminate()
+        await airline.wait()
+        cancelled = await start("Seaside")
+        while not await library_database.value(_REJECTED):
+            await asyncio.sleep(0.1)
+        said = {"step": "seat", "verdict": "nevr", "who": "kim", "why": "seen"}
+        with pytest.raises(WorkflowUpdateFailedError) as wrong:
+            await cancelled.execute_update("resolve", said)
+        assert "'nevr' is no verdict: say one of happened, never, undone_by_hand" in causes(wrong.value)
+        await cancelled.execute_update("cancel", "changed their mind")
+        with pytest.raises(WorkflowFailureError) as failure:
+            await cancelled.result()
+        assert getattr(failure.value.cause, "type", "") == "SagaCancelled"
     finally:
         worker.terminate()
+        if airline.returncode is None:
+            airline.terminate()
         await worker.wait()
+        await airline.wait()
 
-    assert "no room is free in Full House" in str(failure.value.cause)
+    rows = await library_database.fetch("SELECT free_rooms FROM hotels WHERE hotel = 'Seaside'")
+    assert [row["free_rooms"] for row in rows] == [99]

@@ -2,13 +2,19 @@
 
 import dataclasses
 import re
+from collections.abc import AsyncIterator
+from typing import cast
 
 import pytest
+from temporalio.api.failure.v1 import ApplicationFailureInfo, Failure
+from temporalio.api.history.v1 import HistoryEvent
 
 from devstack.stack import ROOT
 from sagafence.testing import Ending, Kind, Step, Together, matrix
 from sagafence.testing.cases import STORIES
+from sagafence.testing.description import Handle
 from sagafence.testing.faults import Faults
+from sagafence.testing.history import last_failure
 from sagafence.testing.plan import Bounds, Plan
 from sagafence.testing.plays import _RUNS
 from sagafence.testing.verdict import broken
@@ -214,9 +220,41 @@ def test_a_failure_says_promise_story_finding_and_where_to_look() -> None:
         "  what happened  book_room took effect, its report was lost, and it was tried again",
         "  found          rooms -2",
         "  attempts       book_room 2",
-        "  how to look    temporal workflow show --workflow-id trip-7",
+        "  workflow       trip-7",
         "  case           room-do-report-lost",
     ]
+
+
+class _Recorded:
+    def __init__(self, *events: HistoryEvent) -> None:
+        self._events = events
+
+    async def fetch_history_events(self) -> AsyncIterator[HistoryEvent]:
+        for event in self._events:
+            yield event
+
+
+def _failure(kind: str, message: str, cause: Failure | None = None) -> Failure:
+    return Failure(message=message, application_failure_info=ApplicationFailureInfo(type=kind), cause=cause)
+
+
+async def test_the_last_failure_is_that_of_the_storys_own_code_before_any_other() -> None:
+    failed = HistoryEvent()
+    failed.activity_task_failed_event_attributes.failure.CopyFrom(
+        _failure("", "the activity failed", _failure("HotelFull", "HotelFull: no room"))
+    )
+    repeated = HistoryEvent()
+    repeated.activity_task_started_event_attributes.last_failure.CopyFrom(_failure("OSError", "gone"))
+    bug = HistoryEvent()
+    bug.workflow_task_failed_event_attributes.failure.CopyFrom(_failure("SagaMisuse", "use saga.pivot"))
+
+    async def said(*events: HistoryEvent) -> str:
+        return await last_failure(cast("Handle", _Recorded(*events)))
+
+    assert await said() == "none"
+    assert await said(repeated, failed) == "HotelFull: no room"
+    assert await said(failed, repeated) == "OSError: gone"
+    assert await said(bug, failed) == "its own code: SagaMisuse: use saga.pivot"
 
 
 def test_an_activity_is_named_by_its_id_where_a_step_does_and_by_its_type_elsewhere() -> None:

@@ -1,10 +1,19 @@
 """What each answer of a provider means: the one place where an author has to think."""
 
 import pytest
-from httpx import HTTPStatusError, Request, Response
+from httpx import (
+    AsyncClient,
+    ConnectError,
+    ConnectTimeout,
+    HTTPStatusError,
+    MockTransport,
+    ReadTimeout,
+    Request,
+    Response,
+)
 
 from examples.workspace.model import ProviderRefused
-from examples.workspace.providers import meaning
+from examples.workspace.providers import meaning, post
 from sagafence import CallRejected, KeyReused, StoredFailure
 
 REPLAYED = {"Idempotent-Replayed": "true"}
@@ -45,3 +54,22 @@ def test_an_answer_means(heard: Response, raised: type[Exception]) -> None:
 def test_a_success_is_what_it_says() -> None:
     assert meaning(Response(201, json={"id": 7})) == {"id": 7}
     assert meaning(Response(204)) == {}
+
+
+@pytest.mark.parametrize(
+    ("failed", "raised"),
+    [
+        (ConnectError("refused"), CallRejected),
+        (ConnectTimeout("no answer"), CallRejected),
+        (ReadTimeout("no answer"), ReadTimeout),
+    ],
+)
+async def test_a_failed_connect_sent_nothing_and_a_lost_answer_is_unknown(
+    failed: Exception, raised: type[Exception]
+) -> None:
+    def fail(_request: Request) -> Response:
+        raise failed
+
+    async with AsyncClient(transport=MockTransport(fail), base_url="http://provider") as http:
+        with pytest.raises(raised):
+            await post(http, "/tenants", "key", reference="ws-1")
