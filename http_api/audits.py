@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Response
 
 from client import maintenance
 from domain.audit import AuditReport
-from http_api.models import AuditRun, AuditState, Finding
+from http_api.models import AuditRun, AuditState, Finding, digits_alone
 from http_api.principal import Principal
 from http_api.problems import Problem, temporal_is_away
 from http_api.services import Given, Operator, Reader, Services
@@ -41,7 +41,7 @@ async def run_audit(
     services: Given,
     principal: Operator,
     response: Response,
-    wait: Annotated[int, Query(ge=0, le=_LONGEST_WAIT, description="Seconds to wait for its end.")] = 10,
+    wait: Annotated[int, Query(ge=0, le=_LONGEST_WAIT, description="Seconds to wait for its end."), digits_alone] = 10,
 ) -> AuditRun:
     """Check every invariant of the database now. Callers who ask at once share a run, which goes on by itself."""
     _require_all_customers(principal)

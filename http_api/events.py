@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from domain.model import ENDINGS
 from http_api import shown
-from http_api.models import Event, EventList
+from http_api.models import Event, EventList, digits_alone
 from http_api.orders import OrderIdInPath, visible
 from http_api.problems import RETRY_SECONDS, Problem, documented, retry_milliseconds, retry_seconds
 from http_api.reads import MOST_EVENTS
@@ -43,7 +43,7 @@ async def list_events(
     order_id: OrderIdInPath,
     services: Given,
     principal: Reader,
-    after: Annotated[int, Query(ge=0, le=_MOST_SEQ, description="Only events with a higher number.")] = 0,
+    after: Annotated[int, Query(ge=0, le=_MOST_SEQ, description="Only events with a higher number."), digits_alone] = 0,
 ) -> EventList:
     """Return the order's events, the oldest first; after a thousand, ask on with `after`."""
     found = await visible(services, principal, shown.order_id_in(order_id))
@@ -66,7 +66,9 @@ async def stream_events(
     services: Given,
     principal: Reader,
     last_event_id: Annotated[
-        int, Header(alias="Last-Event-ID", ge=0, le=_MOST_SEQ, description="The last event that the caller has.")
+        int,
+        Header(alias="Last-Event-ID", ge=0, le=_MOST_SEQ, description="The last event that the caller has."),
+        digits_alone,
     ] = 0,
 ) -> Response:
     """Send the order's events from the beginning, or after Last-Event-ID, and close when it has ended for good.

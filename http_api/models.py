@@ -4,13 +4,23 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from domain.identifiers import MAX_LENGTH
 from domain.model import MAX_LINES, MAX_QUANTITY, MAX_REASON_LENGTH, Step
 
 Identifier = Annotated[str, Field(min_length=1, max_length=MAX_LENGTH)]
 Reason = Annotated[str, Field(min_length=1, max_length=MAX_REASON_LENGTH, description="Why; kept in the order's log.")]
+
+
+def _require_digits(value: object) -> object:
+    if isinstance(value, str) and not (value.isascii() and value.isdecimal()):
+        raise ValueError("a whole number has digits alone")
+    return value
+
+
+digits_alone = BeforeValidator(_require_digits)
+"""Of a whole number in an address or a header: `+0.0` is none, although Pydantic takes it."""
 
 
 class _Body(BaseModel):

@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, BeforeValidator
 
 from domain.identifiers import identifier_problem
 from http_api import shown
-from http_api.models import Order, OrderList, OrderStatusWord
+from http_api.models import Order, OrderList, OrderStatusWord, digits_alone
 from http_api.problems import Fault, documented, invalid
 from http_api.reads import BadCursor, Cursor, Wanted, is_plausible
 from http_api.services import Given, Reader, Services
@@ -63,7 +63,7 @@ async def list_orders(  # noqa: PLR0913, PLR0917 - what a list can be filtered b
     created_from: Annotated[_Instant | None, Query(description="Only from this instant on.")] = None,
     created_before: Annotated[_Instant | None, Query(description="Only before this instant.")] = None,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.", max_length=2_000)] = None,
-    limit: Annotated[int, Query(ge=1, le=200, description="Orders on a page.")] = 50,
+    limit: Annotated[int, Query(ge=1, le=200, description="Orders on a page."), digits_alone] = 50,
 ) -> OrderList:
     """List orders, the newest first. What is placed meanwhile is on no later page, and nothing else is missing."""
     wanted = Wanted(

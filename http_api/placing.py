@@ -19,7 +19,7 @@ from domain.bulk import DELEGATED, ORDER_ID_CONFLICT, OWNED, UNKNOWN
 from domain.identifiers import identifier_problem
 from domain.model import ENDINGS, CheckoutInput, OrderLine, OrderStatus, order_id_conflict
 from http_api import seats, shown
-from http_api.models import NewOrder, Order
+from http_api.models import NewOrder, Order, digits_alone
 from http_api.problems import Fault, Problem, documented, invalid, temporal_is_away
 from http_api.seats import PATIENCE_SECONDS, Asked, Batched
 from http_api.services import Buyer, Given, Services
@@ -74,7 +74,9 @@ async def place_order(  # noqa: PLR0913, PLR0917 - what a request has
             description="New for each new order, and the same for each repeat.",
         ),
     ],
-    wait: Annotated[int, Query(ge=0, le=LONGEST_WAIT, description="Seconds to wait for the order's end.")] = 0,
+    wait: Annotated[
+        int, Query(ge=0, le=LONGEST_WAIT, description="Seconds to wait for the order's end."), digits_alone
+    ] = 0,
     own_workflow: Annotated[
         bool, Query(description="Give the order a workflow and a history of its own: slower, and easier to read.")
     ] = False,

@@ -224,6 +224,7 @@ _BAD: list[tuple[str, str]] = [
     ("created_from=0.5", "created_from"),
     ("limit=0", "limit"),
     ("limit=201", "limit"),
+    ("limit=%2B1.0", "limit"),
     ("status=paid", "status"),
 ]
 

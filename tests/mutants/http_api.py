@@ -647,4 +647,12 @@ MUTANTS = (
         "SagaError, RPCError, ArithmeticError):",
         at(_EDGE_TESTS, "test_a_fault_of_ours_is_a_problem_without_its_traceback"),
     ),
+    Mutant(
+        "number-with-a-sign-and-a-point",
+        "what docs/openapi.json calls no whole number would be taken for one",
+        "http_api/models.py",
+        "    if isinstance(value, str) and not (value.isascii() and value.isdecimal()):\n",
+        "    if isinstance(value, str) and not value:\n",
+        at(_READING, "test_a_bad_filter_is_named[limit=%2B1.0-limit]"),
+    ),
 )
