@@ -253,7 +253,8 @@ async def test_a_fault_is_caught_and_reported_in_words(client: Client, fault: st
 
     assert message.splitlines()[0].endswith(".")
     assert case.story in message
-    assert "temporal workflow show --workflow-id errand-" in message
+    assert "\n  workflow       errand-" in message
+    assert "\n  last failure" in message
     assert message.endswith(f"case           {case}")
 
 

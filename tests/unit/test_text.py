@@ -247,7 +247,7 @@ def saga_log(text: str) -> None:
         status=text,
         changed_by=text,
         reason=text,
-        carrier=text,
+        batch_workflow_id=text,
         check_id=None,
         subject=None,
     )
