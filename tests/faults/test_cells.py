@@ -18,6 +18,7 @@ from tests.faults.lab.batch_cells import (
     Fate,
     answer_is_refused,
     answers_of_batch,
+    ending_of_order,
     fences_at,
     is_delegated,
     is_done_by_batch,
@@ -112,7 +113,7 @@ async def test_a_struck_batch_takes_effect_once_and_each_of_its_orders_ends_prop
         assert bool(found.task_failures) is answer_is_refused(cell)
     if cell.group.fault is Fault.TERMINATED:
         assert found.attempts == 2, "the second load needs one, whatever the first has locked or done"
-    assert [traces.status for traces in found.traces] == [fate.usual for fate in cell.fates]
+    assert [traces.status for traces in found.traces] == [ending_of_order(cell, fate) for fate in cell.fates]
     for fate, _, traces in orders:
         assert_an_order_has_all_that_its_transaction_writes(cell, fate, traces)
         assert_a_rejected_order_says_why(fate, traces)
@@ -185,6 +186,8 @@ def assert_an_order_has_all_that_its_transaction_writes(cell: BatchCell, fate: F
         assert traces.moves == ["rejected"]
         assert traces.fence == dict.fromkeys(fate.tombstones, "undone")
         assert traces.transfers == traces.reservations == traces.shipments == []
+        assert traces.effects == set()
+    elif traces.status == "cancelled":
         assert traces.effects == set()
     else:
         assert traces.effects == set(fate.steps)

@@ -130,6 +130,12 @@ def fences_at(cell: BatchCell, fate: Fate) -> dict[str, str]:
     return dict.fromkeys(fate.tombstones, "undone") or dict.fromkeys(STEPS, "done")
 
 
+def ending_of_order(cell: BatchCell, fate: Fate) -> str:
+    """Say how an order ends. Once a batch has heard of its cancel, it has nothing bought that nobody has begun."""
+    is_called_off = cell.group.fault is Fault.CANCELLED and is_heard_at_once(cell)
+    return "cancelled" if is_called_off and fate is Fate.BY_HAND else fate.usual
+
+
 def is_delegated(cell: BatchCell, fate: Fate) -> bool | None:
     """Whether a batch leaves an order to a saga of its own; None where it may or may not.
 
