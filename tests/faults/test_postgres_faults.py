@@ -52,7 +52,8 @@ async def test_an_outage_beyond_the_budget_of_reserve_ends_orders_whole_and_neve
 
     site.stack.postgres.stop(immediate=True)
     fired["orders in flight"] = len(struck.open)
-    hopeless = site.load(10, at_once=10)
+    # Their budget is that of their own reserve: an order of a batch waits for longer.
+    hopeless = site.load(10, at_once=10, all_by_themselves=True)
     await asyncio.sleep(BEYOND_RESERVE_SECONDS)
     site.stack.postgres.start()
     # Ship waits for up to 30 s between two attempts.
