@@ -4,7 +4,7 @@ An order whose row others have locked, or that the database refuses, is left to 
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 from sqlalchemy import text
@@ -73,15 +73,17 @@ class BatchCheckout:
         }
         batch_workflow_id = activity.info().workflow_id if activity.in_activity() else None
         async with limited_refusals():
-            outcomes = await self._end(batch_workflow_id, undos)
+            outcomes = await self._end(batch_workflow_id, undos, list(undos))
         return StepReport(
             ended=[outcome for outcome in outcomes if outcome.status != DELEGATED],
             delegated=[outcome.order_id for outcome in outcomes if outcome.status == DELEGATED],
         )
 
-    async def _end(self, batch_workflow_id: str | None, undos: Mapping[CheckoutInput, _Undo]) -> list[Outcome]:
-        orders, why = list(undos), ""
-        attempt = partial(end_unbegun, batch_workflow_id=batch_workflow_id, undos=undos)
+    async def _end(
+        self, batch_workflow_id: str | None, undos: Mapping[CheckoutInput, _Undo], orders: Sequence[CheckoutInput]
+    ) -> list[Outcome]:
+        why, part = "", {order: undos[order] for order in orders}
+        attempt = partial(end_unbegun, batch_workflow_id=batch_workflow_id, undos=part)
         for _ in range(_TRIES if len(orders) == 1 else 1):
             try:
                 return await until_unchanged(self._engine, attempt)
@@ -90,11 +92,7 @@ class BatchCheckout:
             except DatabaseRefusedStatement as refused:
                 why = describe(refused)
                 break
-        if len(orders) == 1:
-            return [Outcome(order.order_id, DELEGATED, why) for order in orders]
-        middle = len(orders) // 2
-        parts = [{order: undos[order] for order in part} for part in (orders[:middle], orders[middle:])]
-        return [outcome for part in parts for outcome in await self._end(batch_workflow_id, part)]
+        return await _by_halves(orders, partial(self._end, batch_workflow_id, undos), why)
 
     async def _check_out(self, batch_workflow_id: str, orders: Sequence[CheckoutInput]) -> list[Outcome]:
         aside: list[Outcome] = []
@@ -114,11 +112,7 @@ class BatchCheckout:
             except DatabaseRefusedStatement as refused:
                 why = describe(refused)
                 break
-        if len(orders) <= 1:
-            return aside + [Outcome(order.order_id, DELEGATED, why) for order in orders]
-        middle = len(orders) // 2  # one of them is to blame: the others go without it
-        parts = [await self._check_out(batch_workflow_id, part) for part in (orders[:middle], orders[middle:])]
-        return [*aside, *parts[0], *parts[1]]
+        return aside + await _by_halves(orders, partial(self._check_out, batch_workflow_id), why)
 
     async def _waiting(self, orders: Sequence[CheckoutInput]) -> Mapping[str, str]:
         """Return the orders whose customer or stock another transaction has locked for long, each with the rows."""
@@ -140,3 +134,13 @@ class BatchCheckout:
         async with transaction(self._engine) as connection:
             rows = await connection.execute(_LOCKED_BY_OTHERS, names_in(orders))
             return {((row.kind, row.name), row.holder) for row in rows}
+
+
+async def _by_halves(
+    orders: Sequence[CheckoutInput], attempt: Callable[[Sequence[CheckoutInput]], Awaitable[list[Outcome]]], why: str
+) -> list[Outcome]:
+    """Try each half by itself: one of the orders is to blame, and the others go without it, which is delegated."""
+    if len(orders) <= 1:
+        return [Outcome(order.order_id, DELEGATED, why) for order in orders]
+    middle = len(orders) // 2
+    return [*await attempt(orders[:middle]), *await attempt(orders[middle:])]

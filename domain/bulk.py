@@ -139,8 +139,6 @@ class UnwindInput:
     """Orders of a batch that are not to complete."""
 
     orders: list[Any]
-    failed_steps: list[str]
-    """For each, where a worker of an earlier build begins to undo it. Unused."""
     reasons: list[str]
     endings: list[str]
 

@@ -99,8 +99,6 @@ class BulkCheckoutWorkflow:
     async def _note_together(self, outcomes: Sequence[Outcome]) -> None:
         self._note_ended([outcome for outcome in outcomes if outcome.status != DELEGATED])
         delegated = [outcome for outcome in outcomes if outcome.status == DELEGATED]
-        if delegated and self._is_called_off():
-            return  # nothing was done for them here: what nobody has begun is ended
         await self._delegate([outcome.order_id for outcome in delegated], OWNED, stops=True)
         self._note_ended([each for each in delegated if each.order_id in self._outcomes])  # each with its own reason
 
@@ -151,8 +149,7 @@ class BulkCheckoutWorkflow:
         for order_id, reason in report.refused.items():
             self._refused[order_id] = _Undo(tidy(reason), Ending.REJECTED)
         self._note_ended(report.ended)
-        if report.delegated and not self._is_called_off():
-            await self._delegate(report.delegated, OWNED, stops=True)
+        await self._delegate(report.delegated, OWNED, stops=True)
         if report.missing_step:
             before = {Step.PAY: Step.RESERVE, Step.SHIP: Step.PAY}[step]
             lost = f"step {before} was done, and the database knows nothing of it"
@@ -160,7 +157,7 @@ class BulkCheckoutWorkflow:
             await self._delegate(report.missing_step, question, question=question)
 
     def _is_called_off(self) -> bool:
-        """Whether the batch was cancelled while a step was under way: nothing is bought by a saga of its own then."""
+        """Whether the batch was cancelled while it was at work: nothing is bought by a saga of its own then."""
         return self._cancellation.is_requested and workflow.patched("no-saga-buys-after-a-cancel")
 
     def _note_ended(self, ended: Sequence[Outcome]) -> None:
@@ -182,7 +179,6 @@ class BulkCheckoutWorkflow:
     async def _unwind(self, undos: Mapping[str, _Undo]) -> None:
         given = UnwindInput(
             [self._orders[order_id] for order_id in undos],
-            [Step.RESERVE.value] * len(undos),
             [undo.reason for undo in undos.values()],
             [undo.ending.value for undo in undos.values()],
         )
@@ -191,12 +187,12 @@ class BulkCheckoutWorkflow:
                 BatchCheckout.unwind_orders, given, policies.UNDO, None, f"↩ Undo {len(undos)} orders"
             )
         except ActivityError as error:
-            # A saga of its own tries a refused order again, and it may succeed this time: not after a cancel.
-            await self._delegate(list(undos), describe(error), undos if self._cancellation.is_requested else None)
+            delegated, why = list(undos), describe(error)
         else:
             self._note_ended(report.ended)
-            # Its own saga goes on with each, unless it is lost.
-            await self._delegate(report.delegated, OWNED, undos if self._cancellation.is_requested else None)
+            delegated, why = report.delegated, OWNED  # its own saga goes on with each, unless it is lost
+        # A saga of its own tries a refused order again, and it may succeed this time: not after a cancel.
+        await self._delegate(delegated, why, undos if self._cancellation.is_requested else None)
 
     async def _delegate(
         self,
@@ -221,8 +217,8 @@ class BulkCheckoutWorkflow:
             return unpack(packed, repair=True, review_reason=question, reason=undo.reason, ending=undo.ending)
 
         for first in range(0, len(order_ids), _DELEGATED_AT_ONCE):
-            if stops and first and self._is_called_off():
-                return
+            if stops and self._is_called_off():
+                return  # nothing was done for the rest here: what nobody has begun is ended
             some = order_ids[first : first + _DELEGATED_AT_ONCE]
             given = StartInput([delegated(order_id) for order_id in some], even_completed=bool(question))
             summary = f"Delegate {len(some)} orders to sagas of their own"

@@ -53,7 +53,7 @@ class BatchInterleaving(Play):
         if name == "reserve":
             return Inventory(engine).reserve_inventory(self._order)
         if name == "unwind":
-            asked = UnwindInput([pack(self._order)], [Step.RESERVE.value], ["called off"], ["cancelled"])
+            asked = UnwindInput([pack(self._order)], ["called off"], ["cancelled"])
             return BatchCheckout(engine).unwind_orders(asked)
         orders = [self._neighbours[name], self._order]
         return BatchCheckout(engine).check_out_orders(StepInput(f"bulk-{name}", [pack(order) for order in orders]))

@@ -25,7 +25,7 @@ from tests.workflow.sagas import violations
 
 async def unwound(shop: Shop, *orders: CheckoutInput, reason: str = "why") -> StepReport:
     count = len(orders)
-    given = UnwindInput([pack(order) for order in orders], ["reserve"] * count, [reason] * count, ["cancelled"] * count)
+    given = UnwindInput([pack(order) for order in orders], [reason] * count, ["cancelled"] * count)
     return await BatchCheckout(shop.engine).unwind_orders(given)
 
 

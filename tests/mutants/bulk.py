@@ -140,8 +140,8 @@ MUTANTS = (
         "cancelled-batch-leaves-an-order-to-be-bought",
         "an order that an earlier build's batch had paid for would be shipped after its batch was called off",
         _WORKFLOW,
-        "OWNED, undos if self._cancellation.is_requested else None)",
-        "OWNED)",
+        "why, undos if self._cancellation.is_requested else None)",
+        "why)",
         at(BULK, "test_a_cancelled_batch_has_repaired_what_was_left_of_its_orders_and_leaves_what_is_under_way"),
     ),
     Mutant(
@@ -172,8 +172,8 @@ MUTANTS = (
         "one-order-keeps-all-from-being-cancelled",
         "the orders of a cancelled batch would each need a saga because one of them is locked",
         "activities/batch_checkout.py",
-        "        if len(orders) == 1:\n            return [Outcome(order.order_id, DELEGATED, why)",
-        "        if orders:\n            return [Outcome(order.order_id, DELEGATED, why)",
+        "        return await _by_halves(orders, partial(self._end, batch_workflow_id, undos), why)\n",
+        "        return [Outcome(order.order_id, DELEGATED, why) for order in orders]\n",
         at(BATCHES, "test_an_order_that_cannot_be_ended_is_left_to_its_saga_and_the_others_are_ended"),
     ),
 )

@@ -93,6 +93,16 @@ async def events_of(handle: WorkflowHandle[Any, Any]) -> list[str]:
     return [EventType.Name(event.event_type) async for event in handle.fetch_history_events()]
 
 
+async def until_it_has_heard_of_its_cancel(handle: WorkflowHandle[Any, Any]) -> None:
+    """Wait until a workflow task has taken note of Temporal's own cancel."""
+
+    async def has_heard() -> bool:
+        events, cancelled = await events_of(handle), "EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED"
+        return cancelled in events and "EVENT_TYPE_WORKFLOW_TASK_COMPLETED" in events[events.index(cancelled) :]
+
+    await until(has_heard)
+
+
 async def was_kept_in_memory(handle: WorkflowHandle[Any, Any]) -> bool:
     """Tell whether a worker kept the run: its further tasks were then put into a queue of that worker's own."""
     kinds = [

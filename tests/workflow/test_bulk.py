@@ -33,6 +33,7 @@ from tests.workflow.sagas import (
     how_it_ended,
     reason_of,
     until,
+    until_it_has_heard_of_its_cancel,
     until_tried,
     violations,
 )
@@ -443,13 +444,7 @@ async def test_a_cancel_while_orders_are_given_to_sagas_ends_those_whose_turn_ha
         handle = await start_batch(shop, orders)
         await gate.reached()
         await handle.cancel(reason="the supplier is gone")
-
-        async def is_heard() -> bool:
-            events = await events_of(handle)
-            heard = "EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED"
-            return heard in events and "EVENT_TYPE_WORKFLOW_TASK_COMPLETED" in events[events.index(heard) :]
-
-        await until(is_heard)
+        await until_it_has_heard_of_its_cancel(handle)
         gate.open()
         outcomes = await outcomes_of(handle)
 

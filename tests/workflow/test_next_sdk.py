@@ -18,12 +18,11 @@ from tests.workflow.gates import Gates
 from tests.workflow.replays import replayer
 from tests.workflow.sagas import (
     MEND_UNDO,
-    events_of,
     goods_and_money,
     how_it_ended,
     resolve,
     retry,
-    until,
+    until_it_has_heard_of_its_cancel,
     violations,
 )
 from tests.workflow.test_stuck import Handle, state_of, stuck_in_pay
@@ -55,13 +54,7 @@ async def cancelled_while_stuck(shop: Shop) -> Handle:
     """Have Temporal cancel a stuck order, and see that the saga has heard of it."""
     _, handle = await stuck_in_pay(shop)
     await handle.cancel(reason="too late")
-
-    async def has_heard() -> bool:
-        events = await events_of(handle)
-        cancelled = "EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED"
-        return cancelled in events and "EVENT_TYPE_WORKFLOW_TASK_COMPLETED" in events[events.index(cancelled) :]
-
-    await until(has_heard)
+    await until_it_has_heard_of_its_cancel(handle)
     return handle
 
 
