@@ -3,11 +3,10 @@
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
-from sqlalchemy import Row, text
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from domain.bulk import Outcome
 from domain.model import CheckoutInput
 from domain.text import tidy
 from sagafence import DatabaseRefusedStatement, DatabaseUnavailable, SagaError, transaction
@@ -15,11 +14,6 @@ from sagafence import DatabaseRefusedStatement, DatabaseUnavailable, SagaError, 
 TRIES = 5
 _T = TypeVar("_T")
 
-_ORDERS = text("""
-    SELECT o.order_id, o.status, o.fingerprint, o.reason, o.total_minor, o.currency, s.tracking_number
-      FROM orders o LEFT JOIN shipments s ON s.order_id = o.order_id AND s.state <> 'cancelled'
-     WHERE o.order_id = ANY (CAST(:order_ids AS text[]))
-""")
 CATALOGUE = text("""
     SELECT p.sku, p.unit_price_minor, p.currency, coalesce(i.on_hand - i.reserved, 0) AS free
       FROM products p LEFT JOIN inventory i USING (sku) WHERE p.sku = ANY (CAST(:skus AS text[]))
@@ -66,17 +60,6 @@ async def until_unchanged(
     if refused is not None:
         raise DatabaseRefusedStatement(f"one of the orders cannot be written: {str(refused.orig).splitlines()[0]}")
     raise DatabaseUnavailable(f"{tries} attempts in a row found something {changed}")
-
-
-def outcome_of(row: Row[Any]) -> Outcome:
-    """Return how an order has ended, by its row of `_ORDERS`."""
-    return Outcome(row.order_id, row.status, row.reason, row.total_minor, row.currency, row.tracking_number)
-
-
-async def read_orders(connection: AsyncConnection, order_ids: Iterable[str]) -> dict[str, Row[Any]]:
-    """Read the rows of those orders that have one, by order id."""
-    rows = await connection.execute(_ORDERS, {"order_ids": list(order_ids)})
-    return {row.order_id: row for row in rows}
 
 
 def line_columns(orders: Iterable[CheckoutInput]) -> dict[str, list[Any]]:

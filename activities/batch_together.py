@@ -15,24 +15,19 @@ from sqlalchemy import Row, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from activities.batch import CATALOGUE, LOCK_BALANCES, LOCK_STOCK, Changed, line_columns, outcome_of, read_orders
+from activities.batch import CATALOGUE, LOCK_BALANCES, LOCK_STOCK, Changed, line_columns
 from activities.batch_decisions import Decision, decide
+from activities.batch_known import known_outcomes
 from activities.shipping import TRACKING_NUMBER
-from activities.steps import require_same_content, workflow_run
-from domain.bulk import DELEGATED, ORDER_ID_CONFLICT, OWNED, Outcome
-from domain.errors import OrderIdConflict
-from domain.model import ENDINGS, CheckoutInput, Ending, OrderStatus, Step, order_id_conflict
+from activities.steps import workflow_run
+from domain.bulk import Outcome
+from domain.model import CheckoutInput, Ending, OrderStatus, Step
 from sagafence import sqlstate
 
 _LOCK_NOT_AVAILABLE = "55P03"
 
 # Many times what another batch holds a row for, and less than callers of the API wait for: all of a batch wait for one.
 _LIMIT_WAITING = text("SELECT set_config('lock_timeout', '300ms', true)")
-_TAKEN = text("""
-    SELECT order_id FROM orders WHERE order_id = ANY (CAST(:order_ids AS text[]))
-    UNION
-    SELECT saga_id FROM step_fence WHERE saga_id = ANY (CAST(:order_ids AS text[]))
-""")
 _BUYERS = text("""
     SELECT a.account_id, a.currency, a.balance_minor, a.delivery_zone, coalesce(z.is_served, false) AS is_served
       FROM accounts a LEFT JOIN delivery_zones z ON z.zone = a.delivery_zone
@@ -122,7 +117,7 @@ async def check_out(
         LockTimeout: others keep a row locked.
     """
     async with _short_waits(connection):
-        outcomes, new = await _known(connection, orders)
+        outcomes, new = await known_outcomes(connection, orders)
         return outcomes + (await _check_out(connection, batch_workflow_id, new) if new else [])
 
 
@@ -157,45 +152,11 @@ async def end_unbegun(
         LockTimeout: others keep a row locked.
     """
     async with _short_waits(connection):
-        outcomes, new = await _known(connection, list(undos))
+        outcomes, new = await known_outcomes(connection, list(undos))
         decisions = [
             Decision(order, reason=undos[order][0], ending=undos[order][1], last_step=Step.RESERVE) for order in new
         ]
         return outcomes + (await _write(connection, batch_workflow_id, decisions, {}) if new else [])
-
-
-async def _known(
-    connection: AsyncConnection, orders: Sequence[CheckoutInput]
-) -> tuple[list[Outcome], list[CheckoutInput]]:
-    """Return the outcomes of those orders that the database knows, and the others."""
-    order_ids = [order.order_id for order in orders]
-    taken = set((await connection.execute(_TAKEN, {"order_ids": order_ids})).scalars())
-    known = await read_orders(connection, taken) if taken else {}
-    outcomes = [
-        await _known_outcome(connection, order, known.get(order.order_id))
-        for order in orders
-        if order.order_id in taken
-    ]
-    return outcomes, [order for order in orders if order.order_id not in taken]
-
-
-async def _known_outcome(connection: AsyncConnection, order: CheckoutInput, row: Row[Any] | None) -> Outcome:
-    if row is not None:
-        by_hand = row.fingerprint is None
-        # A saga of its own would find that, and keep the order by hand from having one.
-        if not (await _is_same(connection, order) if by_hand else row.fingerprint == order.fingerprint):
-            return Outcome(order.order_id, ORDER_ID_CONFLICT, order_id_conflict(order.order_id))
-        if row.status in ENDINGS and not by_hand:
-            return outcome_of(row)
-    return Outcome(order.order_id, DELEGATED, OWNED)
-
-
-async def _is_same(connection: AsyncConnection, order: CheckoutInput) -> bool:
-    try:
-        await require_same_content(connection, order, None)
-    except OrderIdConflict:
-        return False
-    return True
 
 
 async def _check_out(

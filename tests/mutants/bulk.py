@@ -4,14 +4,14 @@ from tests.mutants.killers import BATCHES, BULK, PAUSED, REPLAY, at
 from tests.mutants.mutant import Mutant
 
 _TOGETHER = "activities/batch_together.py"
-_SHARED = "activities/batch.py"
+_KNOWN = "activities/batch_known.py"
 _WORKFLOW = "workflows/bulk.py"
 
 MUTANTS = (
     Mutant(
         "batch-takes-anothers-id",
         "an order would be paid under the id of another one",
-        _TOGETHER,
+        _KNOWN,
         "if by_hand else row.fingerprint == order.fingerprint):",
         "if by_hand else True):",
         at(BATCHES, "test_what_has_ended_or_belongs_to_another_order_is_reported_and_left_alone"),
@@ -19,7 +19,7 @@ MUTANTS = (
     Mutant(
         "batch-takes-an-order-by-hand-for-its-own",
         "the ending of a refused order by hand would be told of another order with its id",
-        _TOGETHER,
+        _KNOWN,
         "        if row.status in ENDINGS and not by_hand:\n",
         "        if row.status in ENDINGS:\n",
         at(BULK, "test_the_end_of_an_order_by_hand_is_reported_only_to_whom_wants_the_same[True-rejected]"),
@@ -131,7 +131,7 @@ MUTANTS = (
     Mutant(
         "batch-follows-a-cancelled-parcel",
         "the outcomes of a load would have a number for parcels that nobody sends",
-        _SHARED,
+        _KNOWN,
         "LEFT JOIN shipments s ON s.order_id = o.order_id AND s.state <> 'cancelled'",
         "LEFT JOIN shipments s ON s.order_id = o.order_id",
         at(BATCHES, "test_an_order_whose_label_was_cancelled_has_no_parcel_to_follow"),
@@ -148,7 +148,7 @@ MUTANTS = (
         "cancelled-batch-ends-what-a-saga-has-begun",
         "the goods and the money of an order that its own saga is at would be lost",
         _TOGETHER,
-        "    outcomes, new = await _known(connection, list(undos))\n",
+        "    outcomes, new = await known_outcomes(connection, list(undos))\n",
         "    outcomes, new = [], list(undos)\n",
         at(BATCHES, "test_orders_that_a_saga_has_begun_are_left_to_it"),
     ),

@@ -3,6 +3,7 @@
 from tests.mutants.killers import BULK, at
 from tests.mutants.mutant import Mutant
 
+_KNOWN = "activities/batch_known.py"
 _TOGETHER = "activities/batch_together.py"
 _CHECKOUT = "activities/batch_checkout.py"
 _DECISIONS = "activities/batch_decisions.py"
@@ -20,7 +21,7 @@ MUTANTS = (
     Mutant(
         "group-does-what-a-saga-has-begun",
         "an order that its own saga holds stock for would be bought twice",
-        _TOGETHER,
+        _KNOWN,
         "[order for order in orders if order.order_id not in taken]",
         "[order for order in orders if order.order_id not in known]",
         at(_ROWS, "test_orders_of_other_sagas_are_left_to_them"),
@@ -28,7 +29,7 @@ MUTANTS = (
     Mutant(
         "order-by-hand-gets-anothers-saga",
         "whoever sends the id of an order by hand would keep it from ever being processed",
-        _TOGETHER,
+        _KNOWN,
         "if not (await _is_same(connection, order) if by_hand",
         "if not (True if by_hand",
         at(_ROWS, "test_an_order_by_hand_is_left_to_its_own_saga_and_anothers_saga_is_not_begun_for_it"),
