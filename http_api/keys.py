@@ -31,6 +31,8 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from typer.exceptions import TyperException
 
 from adapters.config import ApiSettings, ConfigurationError, load
+from adapters.process_exit import leave
+from adapters.program import show
 from domain.identifiers import composed, identifier_problem
 from domain.model import MAX_NAME_LENGTH
 
@@ -199,7 +201,7 @@ def list_keys() -> int:
     for key in _file().all().values():
         whose = "all customers" if key.customers is None else ", ".join(key.customers)
         state = f"revoked {key.revoked_at}" if key.revoked_at else "in effect"
-        sys.stdout.write(f"{key.id}  {key.name}  {' '.join(key.scopes)}  {whose}  made {key.created_at}  {state}\n")
+        show(f"{key.id}  {key.name}  {' '.join(key.scopes)}  {whose}  made {key.created_at}  {state}")
     return 0
 
 
@@ -227,4 +229,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,22 +1,20 @@
 """The HTTP server: uvicorn, with limits for slow callers and long headers, and an end that waits for no stream.
 
-What uvicorn would answer by itself, as plain text or not at all, is a problem as every other error is.
+What uvicorn would answer by itself, as plain text or not at all, `http_api/unseen.py` answers.
 """
 
 import asyncio
 import logging
 import resource
-from http import HTTPStatus
 from typing import Any
 
 import httptools
 import uvicorn
-from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from http_api.edge import HEADERS
-from http_api.problems import Problem, retry_seconds
+from http_api.problems import Problem
 from http_api.services import Services
+from http_api.unseen import last_answer, no_host, no_http, too_long, too_many, too_slow
 
 MOST_HEADER_BYTES = 16 * 1024
 HEADER_SECONDS = 10.0
@@ -43,50 +41,6 @@ def allow_connections() -> None:
         wanted = hard
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def too_slow() -> Problem:
-    """The line and the headers do not come."""
-    return Problem(
-        HTTPStatus.REQUEST_TIMEOUT,
-        "headers-too-slow",
-        f"The request's line and headers did not come within {HEADER_SECONDS:g} s. Repeat the request.",
-    )
-
-
-def too_long() -> Problem:
-    """They do not end."""
-    return Problem(
-        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-        "headers-too-large",
-        f"The request's line and headers have more than {MOST_HEADER_BYTES} bytes, which no request needs: send fewer.",
-    )
-
-
-def no_http() -> Problem:
-    """What was sent cannot be read."""
-    return Problem(
-        HTTPStatus.BAD_REQUEST,
-        "no-http",
-        "What was sent is no HTTP/1.1 request: correct its line and headers. This port takes no TLS and no HTTP/2.",
-    )
-
-
-def too_many() -> Problem:
-    """So many are connected already."""
-    return Problem(
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        "too-many-connections",
-        f"This process has {MOST_CONNECTIONS} open connections. Nothing was done: repeat the request.",
-        retry_after=retry_seconds(),
-    )
-
-
-def last_answer(problem: Problem) -> Response:
-    """Answer a request that no app has seen, and end its connection."""
-    response = problem.response()
-    response.headers.update({**HEADERS, "Cache-Control": "no-store", "Connection": "close"})
-    return response
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -132,7 +86,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self._read(data)
         if self._in_headers and self._header_bytes > MOST_HEADER_BYTES:
-            self._end(too_long())
+            self._end(too_long(MOST_HEADER_BYTES))
 
     def _read(self, data: bytes) -> None:
         try:
@@ -170,11 +124,18 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._is_ending:  # what came with it in one piece is not done: nobody would hear of it
             return
         if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > MOST_HEADER_BYTES:
-            self._end(too_long())
+            self._end(too_long(MOST_HEADER_BYTES))
         elif not self._has_offer():
+            if not self._names_its_host():
+                self._end(no_host())
+                return
             is_full = max(len(self.connections), len(self.tasks)) >= MOST_CONNECTIONS and self.url != _ALIVE
-            self.app = last_answer(too_many()) if is_full else self.config.loaded_app
+            self.app = last_answer(too_many(MOST_CONNECTIONS)) if is_full else self.config.loaded_app
             super().on_headers_complete()
+
+    def _names_its_host(self) -> bool:
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        return hosts == 1 or (hosts == 0 and self.parser.get_http_version() == "1.0")  # RFC 9112, 3.2
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
@@ -204,7 +165,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """End a connection that asks for nothing; return whether this one was such."""
         if self._is_answering() or self._is_ending:
             return False
-        self._end(too_many())
+        self._end(too_many(MOST_CONNECTIONS))
         return True
 
     def _have_room_made(self) -> None:
@@ -219,7 +180,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _begin(self) -> None:
         self._in_headers, self._header_bytes = True, 0
-        self._late = self.loop.call_later(HEADER_SECONDS, lambda: self._end(too_slow()))
+        self._late = self.loop.call_later(HEADER_SECONDS, lambda: self._end(too_slow(HEADER_SECONDS)))
 
     def _stop(self) -> None:
         self._in_headers = False

@@ -219,6 +219,14 @@ async def test_what_is_no_http_is_answered_with_a_problem_too(shared: Api, sent:
     assert problem_in(await raw(shared, sent)) == (400, "no-http")
 
 
+@pytest.mark.parametrize("hosts", [b"", b"host: x\r\nHost: y\r\n"], ids=["none", "two"])
+async def test_a_request_names_its_host_once(shared: Api, hosts: bytes) -> None:
+    ask = b"GET /healthz HTTP/1.1\r\n" + hosts + b"connection: close\r\n\r\n"
+
+    assert problem_in(await raw(shared, ask)) == (400, "no-host")
+    assert (await raw(shared, b"GET /healthz HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+
+
 async def test_a_body_without_end_behind_headers_without_end_gets_one_answer(shared: Api) -> None:
     head = b"POST /v1/orders HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\nx: " + b"y" * 20_000 + b"\r\n\r\n"
 

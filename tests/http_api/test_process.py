@@ -275,6 +275,18 @@ def keys(environment: Mapping[str, str], *arguments: str) -> tuple[int, str, str
     return done.returncode, done.stdout, done.stderr
 
 
+def unread_list(environment: Mapping[str, str]) -> tuple[int, bytes]:
+    """List the keys to a reader who has gone, as in `| head`; return the status and what was said of it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as gone:
+        command = [sys.executable, "-m", "http_api.keys", "list"]
+        done = subprocess.run(
+            command, env=environment, cwd=ROOT, stdout=gone, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    return done.returncode, done.stderr
+
+
 def test_the_command_makes_lists_and_revokes_keys(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     environment = {**os.environ, "CHECKOUT_API_KEYS_FILE": str(file)}
@@ -288,6 +300,7 @@ def test_the_command_makes_lists_and_revokes_keys(tmp_path: Path) -> None:
     assert keys(environment, "revoke", key_id)[0] == 0
     assert "revoked" in keys(environment, "list")[1]
     assert KeyFile(file).find(secret.strip()) is None
+    assert unread_list(environment) == (0, b"")
 
     for wrong in (
         ("create", "shop"),

@@ -39,6 +39,8 @@ ALLOWED = {
         "adapters.config",
         "adapters.database",
         "adapters.order_query",
+        "adapters.process_exit",
+        "adapters.program",
         "adapters.temporal",
     },
     "devstack": {
