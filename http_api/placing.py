@@ -89,7 +89,8 @@ async def place_order(  # noqa: PLR0913, PLR0917 - what a request has
     if not principal.may_act_for(placed.customer):
         raise Problem(HTTPStatus.FORBIDDEN, "customer", "The key of this request is for other customers.")
     asked = Asked(placed, order.order_id is not None, asyncio.get_running_loop().time() + wait)
-    found, is_new, batched = (None, False, Batched()) if own_workflow else await _in_a_batch(services, asked)
+    is_alone = own_workflow or placed.order_id in services.begun
+    found, is_new, batched = (None, False, Batched()) if is_alone else await _in_a_batch(services, asked)
     if found is None:
         found, is_begun = await _in_a_workflow_of_its_own(services, asked, batched)
         is_new = is_new or is_begun
@@ -157,6 +158,7 @@ async def _in_a_workflow_of_its_own(services: Services, asked: Asked, batched: B
     """Start an order's own saga, or join the one it has; return the order, and whether it is new."""
     order = asked.order
     is_new, is_known = await _start(services, asked, batched)
+    services.begun.add(order.order_id)
     if asked.seconds_left > 0:
         await _until_ended(services, order.order_id, asked.seconds_left)
     elif is_new and not is_known:  # nobody is asked

@@ -17,6 +17,7 @@ from http_api.principal import Principal, of_key
 from http_api.problems import Problem, retry_seconds
 from http_api.rates import Rates
 from http_api.reads import Reads
+from http_api.recent import RecentOrders
 from http_api.tail import Tail
 from http_api.temporal import Temporal
 
@@ -38,6 +39,8 @@ class Services:
     """None gives each order a workflow of its own."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the process is about to end; see `end`."""
+    begun: RecentOrders = field(default_factory=RecentOrders, init=False)
+    """Those that this process has given a workflow of their own."""
     _limits: set[asyncio.Timeout] = field(default_factory=set, init=False)
 
     @asynccontextmanager

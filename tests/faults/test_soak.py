@@ -52,7 +52,7 @@ def test_every_promise_holds_while_every_kind_of_fault_strikes(tmp_path: Path) -
     assert report["faults_that_met_a_batch"] > 0
     ways = Counter(report["ways"])
     assert ways.total() == ORDERS
-    assert ways.keys() >= {"a saga of its own", "batch", "batch, then a saga of its own"}
+    assert ways.keys() >= {"a saga of its own", "batch", "batch, then a saga of its own", "HTTP, in a batch"}
     assert ways["batch"] < report["outcomes_in_reports_compared"]
     assert report["values_compared_with_the_model"] > ORDERS
     acts = Counter(report["acts"])

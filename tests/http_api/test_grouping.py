@@ -13,8 +13,9 @@ from temporalio.service import RPCError
 
 from client import batch_runs
 from client.batcher import Batcher, BatchPolicy
-from client.failures import NoSuchOrder
+from client.failures import Full, NoSuchOrder
 from devstack.stack import DevStack
+from http_api import recent
 from sagafence import DatabaseUnavailable
 from tests.conftest import Shop
 from tests.http_api.conftest import TEA, Api, reader_url, serving
@@ -284,6 +285,33 @@ async def test_of_two_orders_with_one_id_the_second_is_not_accepted_while_the_fi
     first.cancel()
 
     assert (other.status_code, other.json()["type"]) == (503, "about:blank#not-known")
+
+
+async def test_an_order_that_has_a_workflow_of_its_own_is_not_overtaken_by_another_of_its_id_in_a_batch(
+    grouping: Api, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = shop.order().order_id
+    first = await grouping.place({**TEA, "order_id": chosen}, alone=True)  # no worker has seen it yet
+
+    def no_seat(_order: object) -> None:
+        raise Full("it would be written first")
+
+    monkeypatch.setattr(grouping.services.batcher, "seat", no_seat)
+
+    other = await grouping.place({**buys("erin", ("poster", 1)), "order_id": chosen})
+    again = await grouping.place({**TEA, "order_id": chosen})
+
+    assert (first.status_code, other.status_code, again.status_code) == (201, 409, 200)
+
+
+def test_only_the_latest_orders_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recent, "MOST", 2)
+    orders = recent.RecentOrders()
+
+    for order_id in "abcc":
+        orders.add(order_id)
+
+    assert [each in orders for each in "abc"] == [False, True, True]
 
 
 @pytest.mark.usefixtures("worker")

@@ -267,8 +267,8 @@ MUTANTS = (
         "own-workflow-is-not-given",
         "nobody could have a history of an order of its own",
         _PLACE,
-        "(None, False, Batched()) if own_workflow else await",
-        "await",
+        "if is_alone else await",
+        "if False else await",
         at(_DOOR, "test_an_order_has_a_workflow_of_its_own_for_those_who_ask"),
     ),
     Mutant(

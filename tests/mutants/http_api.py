@@ -465,6 +465,17 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "accepted-orders-are-overtaken",
+        "another order of its id would be bought, in a batch, and the one that was accepted would not",
+        "http_api/placing.py",
+        "    services.begun.add(order.order_id)\n",
+        "",
+        at(
+            "tests/http_api/test_grouping.py",
+            "test_an_order_that_has_a_workflow_of_its_own_is_not_overtaken_by_another_of_its_id_in_a_batch",
+        ),
+    ),
+    Mutant(
         "any-number-of-hosts",
         "what a proxy takes for one host's request could be answered as another's",
         _SERVER,

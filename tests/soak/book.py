@@ -23,6 +23,8 @@ class Ended:
     reason: str = ""
     vouched: frozenset[str] = frozenset()
     runs_lost: int = 0
+    is_in_a_batch: bool = False
+    """It came over HTTP and had no saga of its own."""
 
 
 @dataclass

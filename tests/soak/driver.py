@@ -14,8 +14,9 @@ from tests.soak.harness import Harness, SoakFailed
 from tests.soak.injector import FaultInjector
 from tests.soak.loads import Loads
 from tests.soak.plan import Plan, PlannedBatch, PlannedOrder
+from tests.soak.repeats import Repeats
 from tests.soak.requests import PAUSE_SECONDS, Operator, Requests
-from tests.soak.sagas import Repeats, Sagas
+from tests.soak.sagas import Sagas
 
 _SLOT_SECONDS = 5.0
 _BATCHES_AT_ONCE = 4
@@ -37,7 +38,7 @@ class Driver:
 
     async def run(self, concurrency: int) -> None:
         slots = asyncio.Semaphore(concurrency)
-        async with asyncio.TaskGroup() as watch:
+        async with self._requests.door, asyncio.TaskGroup() as watch:
             watching = watch.create_task(self._operator.watch())
             async with asyncio.TaskGroup() as play:
                 play.create_task(self._restock())
@@ -56,7 +57,6 @@ class Driver:
         self.open.add(planned.number)
         await self._sagas.begin(planned)
         self._acknowledge(planned)
-        self._book.ways["a saga of its own"] += 1
         following = play.create_task(self._until_ended(planned, self._sagas.follow(planned)))
         # Who waits for a sweep or for the operator does not hold a slot meanwhile.
         waits_for_people = planned.broken or planned.is_by_hand or planned.interruption

@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import os
 import shutil
+import sys
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from signal import SIGKILL
 from typing import Any, TypeVar
 
 import asyncpg
@@ -17,8 +19,11 @@ from temporalio.service import RetryConfig
 
 from adapters.temporal import DATA_CONVERTER
 from client.checkouts import Checkouts
-from devstack.stack import DATABASE, ROLE, DevStack, psql
+from devstack.stack import DATABASE, READER, ROLE, ROOT, DevStack, psql
 from domain.policies import CHECKOUT_TASK_QUEUE
+from http_api.keys import KeyFile, Scope
+from sagafence.devservers.ports import free_port
+from sagafence.devservers.process import ChildProcess
 from tests.faults.lab.proxy import Proxy
 from tests.soak.catalogue import Catalogue, seeding
 from tests.soak.worker import REFUSED
@@ -57,6 +62,7 @@ class Harness:
         self.password_file = folder / "password"
         self.refused = folder / "refused"
         """Where the workers read what Postgres refuses; see tests/soak/worker.py."""
+        self.api, self.api_url, self.api_key = self._build_api()
         self._wanted = workers
         # Threads that live as long as what they start (see `ChildProcess`).
         self._hands = ThreadPoolExecutor(max_workers=workers + 4, thread_name_prefix="hands")
@@ -79,18 +85,37 @@ class Harness:
                 CHECKOUT_SWEEP_EVERY_SECONDS="10",
                 CHECKOUT_DATABASE_PASSWORD_FILE=str(self.password_file),
             )
+        self.api.start()
+
+    def _build_api(self) -> tuple[ChildProcess, str, str]:
+        port, keys = free_port(), self.folder / "keys.json"
+        environment = self._stack.environment(
+            CHECKOUT_DATABASE_URL=self.postgres.url(DATABASE, READER),
+            CHECKOUT_API_PORT=str(port),
+            CHECKOUT_API_KEYS_FILE=str(keys),
+            CHECKOUT_API_REQUESTS_PER_SECOND="10000",
+            CHECKOUT_LOG_LEVEL="WARNING",
+        )
+        command = [sys.executable, str(ROOT / "api.py")]
+        log = self.folder / "api.log"
+        api = ChildProcess("api", command, log=log, env=environment, cwd=ROOT, death_signal=SIGKILL)
+        return api, f"http://127.0.0.1:{port}", KeyFile(keys).create("soak", tuple(Scope), None)
 
     async def by_hand(self, act: Callable[..., _T], *arguments: Any, **named: Any) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._hands, lambda: act(*arguments, **named))
 
     def stop(self) -> None:
         """Stop everything, also in the middle of a fault. The data stay until `remove`."""
-        self.workers.kill()
+        self._kill_all()
         self._hands.shutdown(cancel_futures=True)
-        self.workers.kill()
+        self._kill_all()
         for link in self.links.values():
             link.stop()
         self._stack.stop()
+
+    def _kill_all(self) -> None:
+        self.workers.kill()
+        self.api.kill()
 
     def remove(self) -> None:
         self.postgres.remove()
@@ -141,6 +166,7 @@ class Harness:
     def cpu_seconds(self) -> dict[str, float]:
         """Measure what each part has taken of the processors since its process was started."""
         pids = {"the soak itself": os.getpid(), "postgres": self.postgres.pid, "temporal": self.temporal.pid}
+        pids["api"] = self.api.pid
         pids |= {f"worker {number}": worker.pid for number, worker in enumerate(self.workers)}
         return {name: round(_cpu_seconds(pid, with_children=name == "postgres"), 1) for name, pid in pids.items()}
 

@@ -29,6 +29,7 @@ from tests.soak.plan import Plan, PlannedFault
 _EVIDENCE_SECONDS = 60.0
 _READY_SECONDS = 60.0
 _DRAIN_SECONDS = 90.0
+_API_ENDS_SECONDS = 15.0
 _AHEAD = 40
 """How many orders may be started while a fault that is due waits for its target."""
 
@@ -68,6 +69,8 @@ class FaultInjector:
             "sessions-kill": self._kill_sessions,
             "temporal-kill": self._kill_temporal,
             "row-lock": self._lock_row,
+            "api-kill": self._kill_api,
+            "api-term": self._stop_api,
             **dict.fromkeys(self._environment.acts, self._change_environment),
         }
 
@@ -99,13 +102,23 @@ class FaultInjector:
             for number, worker in enumerate(self._harness.workers):
                 if not self._target(f"worker {number}").locked() and not worker.running:
                     raise SoakFailed(f"{worker.name} ended by itself with {worker.returncode}:\n{worker.tail()}")
+            await self._watch_api()
             await asyncio.sleep(1)
+
+    async def _watch_api(self) -> None:
+        api = self._harness.api
+        if not self._target("api").locked() and not api.running:
+            raise SoakFailed(f"{api.name} ended by itself with {api.returncode}:\n{api.tail()}")
 
     @property
     def has_downtime(self) -> bool:
         """Whether no order can move: a server is away, or every worker is."""
-        workers = {name for name in self._away if name.startswith("worker")}
-        return bool(self._away - workers) or (bool(workers) and len(workers) == len(self._harness.workers))
+        servers = {name for name in self._away if not name.startswith("worker")}
+        return bool(servers) or (bool(self._harness.workers) and not self._has_worker)
+
+    @property
+    def _has_worker(self) -> bool:
+        return any(f"worker {number}" not in self._away for number in range(len(self._harness.workers)))
 
     async def _inject(self, fault: PlannedFault) -> None:
         record = Injected(fault, 0.0)
@@ -172,6 +185,27 @@ class FaultInjector:
         self._away.discard(name)
         return f"drained with {status}"
 
+    async def _kill_api(self, fault: PlannedFault) -> str | None:
+        api = self._harness.api
+        await self._harness.by_hand(api.kill)
+        status = api.returncode
+        await asyncio.sleep(fault.seconds)
+        await self._harness.by_hand(api.start)
+        return f"ended with {status}" if status == -SIGKILL else None
+
+    async def _stop_api(self, fault: PlannedFault) -> str | None:
+        api = self._harness.api
+        api.signal(SIGTERM)
+        try:
+            status = await self._harness.by_hand(api.wait, _API_ENDS_SECONDS)
+        except TimeoutError:
+            raise SoakFailed(f"{api.name} did not end in {_API_ENDS_SECONDS:g} s:\n{api.tail()}") from None
+        if status not in {0, -SIGTERM}:  # the signal, where it comes before the API listens to it
+            raise SoakFailed(f"{api.name} ended with status {status}:\n{api.tail()}")
+        await asyncio.sleep(fault.seconds)
+        await self._harness.by_hand(api.start)
+        return f"ended with {status}"
+
     async def _start_again(self, worker: ChildProcess) -> None:
         async with self._is_as_needed:
             await self._harness.by_hand(worker.start)
@@ -203,11 +237,14 @@ class FaultInjector:
             await asyncio.sleep(0.2)
 
     async def _change_environment(self, fault: PlannedFault) -> str | None:
-        async with self._is_as_needed:
-            self._away.add("postgres")
-            evidence = await self._environment.acts[fault.kind](fault)
-            self._away.discard("postgres")
-            return evidence
+        while True:
+            async with self._is_as_needed:
+                if self._has_worker:  # one that is to start waits for our end, and nobody else would notice the change
+                    self._away.add("postgres")
+                    evidence = await self._environment.acts[fault.kind](fault)
+                    self._away.discard("postgres")
+                    return evidence
+            await asyncio.sleep(0.2)
 
     async def _restart_postgres(self, fault: PlannedFault) -> str | None:
         postgres = self._harness.postgres

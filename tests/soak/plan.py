@@ -106,6 +106,9 @@ def batch(seed: int, numbers: range) -> PlannedBatch:
     return PlannedBatch(numbers.start, len(numbers), interruption, starts_again, has_twin, overlap, regrouping)
 
 
+_THROUGH_DOOR = 0.5
+"""The share of the orders that come by themselves, and do so over HTTP."""
+
 # What an order is about, in percent, and how such an order may end without an interruption.
 KINDS = {"plain": 67, "scarce": 12, "tight": 5, "broke": 6, "nowhere": 8, "unknown": 2}
 _ENDINGS = {
@@ -137,6 +140,8 @@ class PlannedOrder:
     again: SecondRun | None = None
     starts_again: bool = False
     """It is started again after its run was terminated."""
+    is_through_door: bool = False
+    """It comes over HTTP: together with those that come at the same time, or in a saga of its own."""
 
     @property
     def interruptions(self) -> set[str]:
@@ -172,8 +177,9 @@ def planned_order(seed: int, number: int, order_id: str, batch: PlannedBatch | N
     draw = random.Random(f"order {seed}/{number}")
     [kind] = draw.choices(list(KINDS), list(KINDS.values()))
     customer, lines = _customer(draw, kind), _lines(draw, kind)
+    is_through_door = batch is None and random.Random(f"door {seed}/{number}").random() < _THROUGH_DOOR
     # In a batch of dozens, once is often enough for what gives an order a saga of its own.
-    is_by_hand = draw.random() < (0.01 if batch else 0.03)
+    is_by_hand = draw.random() < (0.01 if batch else 0.03) and not is_through_door
     second_start = draw.choices([None, "same", "other"], [98, 1, 1] if batch else [94, 3, 3])[0]
     interruption = None
     if draw.random() < 0.10:
@@ -181,6 +187,8 @@ def planned_order(seed: int, number: int, order_id: str, batch: PlannedBatch | N
         interruption = Interruption(act, round(draw.uniform(0.0, 1.2), 3))
     if batch:
         interruption = None  # what is not a saga of its own cannot be interrupted by itself
+    elif interruption and is_through_door:
+        interruption = replace(interruption, kind="update")  # what the API has
     broken = _broken(draw, kind, interruption or (batch.interruption if batch else None), 0.03 if batch else 0.15)
     remedy, remedy_after = draw.choice(["retry", "retry", "resolve"]), round(draw.uniform(0.5, 8.0), 2)
     # A label could be taken back; a parcel that a courier has could not anyway.
@@ -202,6 +210,7 @@ def planned_order(seed: int, number: int, order_id: str, batch: PlannedBatch | N
         batch,
         again if is_repeated else None,
         starts_again and interruption is not None and interruption.kind == "terminate",
+        is_through_door,
     )
     if planned.may_never_begin or (batch and planned.is_contested):
         return replace(planned, remedy="retry")  # a second run would not know what a person vouched for in the first
@@ -250,6 +259,8 @@ FAULTS = {
     "sessions-kill": (5, 0.0, 0.0),
     "temporal-kill": (2, 0.0, 3.0),
     "row-lock": (4, 1.0, 4.0),
+    "api-kill": (4, 0.0, 3.0),
+    "api-term": (2, 0.0, 2.0),
     "postgres-link-slow": (2, 1.0, 5.0),
     "postgres-link-hole": (3, 1.0, 8.0),
     "postgres-link-reset": (3, 0.0, 0.0),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import asyncpg
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 
-from domain.bulk import DELEGATED, ORDER_ID_CONFLICT, BatchReport, Outcome, digest
+from domain.bulk import DELEGATED, ORDER_ID_CONFLICT, Batch, BatchReport, Outcome, digest, unpack
 from domain.model import CheckoutInput
 from domain.policies import ORDER_STATUS, bulk_workflow_id, order_id_of
 from tests.soak.book import Book
@@ -42,12 +42,12 @@ def disagreements(plan: Plan, book: Book, runs: dict[str, Run], statuses: dict[s
     problems = [
         f"{name} has a row and no run, and came in no batch"
         for name in sorted(statuses.keys() - runs.keys())
-        if plan.batch_of(plan.number_of(name)) is None
+        if not _may_share_a_run(plan, plan.number_of(name))
     ]
     for number in sorted(book.acknowledged):
         name, ending = plan.order_id(number), book.endings.get(number)
         run = runs.get(name)
-        if run is None and plan.batch_of(number) is None:
+        if run is None and not _may_share_a_run(plan, number):
             problems.append(f"{name} was acknowledged, and Temporal does not know it")
         elif ending == NEVER_BEGUN:
             if name in statuses or (run and run.closed is not WorkflowExecutionStatus.TERMINATED):
@@ -58,14 +58,20 @@ def disagreements(plan: Plan, book: Book, runs: dict[str, Run], statuses: dict[s
     return problems + [problem for problem in found if problem]
 
 
+def _may_share_a_run(plan: Plan, number: int) -> bool:
+    return plan.batch_of(number) is not None or plan.order(number).is_through_door
+
+
 def _disagreement(plan: Plan, book: Book, name: str, run: Run, status: str | None) -> str | None:
     planned = plan.order(plan.number_of(name))
     if run.closed is WorkflowExecutionStatus.TERMINATED:
         is_planned = planned.interruption is not None and planned.interruption.kind == "terminate"
         return None if is_planned else f"{name} was terminated, and nobody did it"
-    is_strangers = planned.batch is not None and planned.second_start == "other" and planned.number not in book.taken
+    # Either content may be the first of a batch's order; over HTTP the one that was accepted last, after a restart.
+    is_taken = planned.number in book.taken
+    is_strangers = planned.second_start == "other" and (not is_taken if planned.batch else is_taken)
     if is_strangers and run.said == "rejected":
-        status = "rejected"  # the other content came too late and was refused; what the batch brought stands
+        status = "rejected"  # this content came too late and was refused
     if run.closed is None or status not in _AGREES.get(run.closed, set()) or (run.said and run.said != status):
         return f"{name}: its run is {run.closed} ({run.said}), the database says {status}"
     return None
@@ -79,7 +85,8 @@ _ROWS = """
 
 
 class _Wanted(NamedTuple):
-    batch: PlannedBatch
+    batch: PlannedBatch | None
+    """None of those that came over HTTP."""
     fingerprints: dict[str, str]
     is_certain: bool = True
 
@@ -93,8 +100,11 @@ class Promises:
         self.compared = 0
 
     @property
-    def workflows(self) -> dict[str, PlannedBatch]:
-        """The workflows of all batches, by id, each with the batch that it carries or overlaps with."""
+    def workflows(self) -> dict[str, PlannedBatch | None]:
+        """The workflows of all batches, by id, each with the batch that it carries or overlaps with.
+
+        After `broken` also those of orders that came over HTTP, which nobody plans.
+        """
         return {name: wanted.batch for name, wanted in self._wanted.items() if wanted.is_certain}
 
     async def broken(self, with_sagas: AbstractSet[str]) -> list[str]:
@@ -104,11 +114,12 @@ class Promises:
         self.compared = 0
         async for run in self._client.list_workflows("WorkflowType = 'BulkCheckout'", page_size=1_000):
             seen.add(run.id)
-            planned = self._wanted.get(run.id)
+            planned = self._wanted.get(run.id) or await self._through_door(run.id)
             if planned is None:
                 problems.append(f"{run.id} was started, and nobody planned it")
             elif run.status is WorkflowExecutionStatus.TERMINATED:
-                if planned.batch.interruption is None or planned.batch.interruption.kind != "terminate":
+                interruption = planned.batch.interruption if planned.batch else None
+                if interruption is None or interruption.kind != "terminate":
                     problems.append(f"{run.id} was terminated, and nobody did it")
             elif run.status is not WorkflowExecutionStatus.COMPLETED:
                 problems.append(f"{run.id} is {run.status}")
@@ -117,6 +128,18 @@ class Promises:
         return problems + [
             f"{name} was acknowledged, and Temporal does not know it" for name in self.workflows.keys() - seen
         ]
+
+    async def _through_door(self, workflow_id: str) -> _Wanted | None:
+        """Read which orders a batch was started with; None unless all of them were to come over HTTP."""
+        handle = self._client.get_workflow_handle(workflow_id)
+        first = await anext(handle.fetch_history_events())
+        payloads = first.workflow_execution_started_event_attributes.input.payloads
+        [batch] = await self._client.data_converter.decode(payloads, [Batch])
+        orders = [unpack(packed) for packed in batch.orders]
+        if not all(self._plan.order(self._plan.number_of(order.order_id)).is_through_door for order in orders):
+            return None
+        self._wanted[workflow_id] = _Wanted(None, {order.order_id: order.fingerprint for order in orders})
+        return self._wanted[workflow_id]
 
     def _planned(self) -> dict[str, _Wanted]:
         """Name the workflow of every batch, and of every second batch that overlaps with one."""

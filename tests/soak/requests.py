@@ -15,6 +15,7 @@ from client.failures import NoSuchOrder, NoWorker, Refused
 from domain.model import CheckoutInput, CheckoutStatus
 from domain.policies import checkout_workflow_id
 from tests.soak.book import Book
+from tests.soak.door import Door
 from tests.soak.harness import AWAY, Harness, SoakFailed
 from tests.soak.plan import Plan, PlannedOrder
 from workflows.checkout import CheckoutWorkflow
@@ -30,6 +31,7 @@ class Requests:
         self.plan = plan
         self.client = client
         self.checkouts: Checkouts = harness.checkouts(client)
+        self.door = Door(harness)
         self.book = book
 
     async def persist(self, attempt: Callable[[], Awaitable[_T]]) -> _T:

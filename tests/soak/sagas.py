@@ -1,38 +1,24 @@
-"""Follows orders that are sagas of their own: starts them, does to each what the plan wants done, waits for its end.
-
-Second runs of orders that have ended: whatever they meet, the order stays as it ended, and as it was told.
-
-A run of its own for an order that its batch has brought; another run after the last one has closed, as after Temporal's
-retention; a reset; a load that is grouped anew. Many of them find that Postgres refuses their statements for a while,
-so that they give up in reserve, pay or ship and unwind, which is nothing that completed orders may be touched by.
-"""
+"""Follows orders that are sagas of their own: starts them, does to each what the plan wants done, waits for its end."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
-from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import EventType
-from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError
-from temporalio.common import WorkflowIDReusePolicy
 from temporalio.converter import value_to_type
-from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError, WorkflowAlreadyStartedError
+from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from client.failures import OrderIdConflict
-from domain.bulk import DELEGATED
-from domain.model import CheckoutStatus
-from domain.policies import CHECKOUT_TASK_QUEUE, CHECKOUT_WORKFLOW, WORKFLOW_TASK, checkout_workflow_id
+from domain.model import CheckoutInput, CheckoutStatus
 from tests.soak.book import Ended
 from tests.soak.harness import SoakFailed
 from tests.soak.model import ENDINGS, NEVER_BEGUN
-from tests.soak.plan import PlannedBatch, PlannedOrder, regrouped
+from tests.soak.plan import PlannedOrder
 from tests.soak.requests import PAUSE_SECONDS, Operator, Requests, interrupt, resolved
-from tests.soak.worker import refusal
 
 FORGOTTEN_SECONDS = 15.0
 """How long a terminated order that is not in the database may still turn up there: longer than any
@@ -45,10 +31,19 @@ class Sagas:
         self._book, self._checkouts, self._persist = requests.book, requests.checkouts, requests.persist
         self._operator = operator
         self._accepted_cancels: set[int] = set()
+        self._told: dict[int, str] = {}
+        """How an order has ended, where that was the answer to its customer's request."""
+        self._accepted_by: dict[int, int] = {}
+        """Which process of the API has accepted an order."""
         self._usual_seconds = 1.0
 
     async def begin(self, planned: PlannedOrder) -> None:
-        if planned.is_by_hand:
+        if planned.is_through_door:
+            status = await self._placed(planned, planned.order)
+            self._accepted_by[planned.number] = self._requests.harness.api.pid
+            if status in ENDINGS:
+                self._told[planned.number] = status
+        elif planned.is_by_hand:
             await self._persist(lambda: self._requests.insert(planned.order))
         else:
             await self._persist(lambda: self._checkouts.start(planned.order))
@@ -61,10 +56,32 @@ class Sagas:
             self._usual_seconds += 0.1 * (time.monotonic() - begun - self._usual_seconds)
         for act in acts:
             await act
+        if planned.number in self._book.taken:
+            planned, ended = replace(planned, order=planned.other), await self._in_database(planned.other)
         is_asked = planned.number in self._accepted_cancels
         if is_asked and ended.status == "completed" and planned.can_be_recalled:
             is_asked = await self._persist(lambda: self._was_asked(planned))
         self._book.end(planned, ended, is_cancel_accepted=is_asked)
+        if planned.is_through_door:
+            self._book.ways["HTTP, " + ("in a batch" if ended.is_in_a_batch else "then a saga of its own")] += 1
+            await self._require_told(planned, ended.status)
+        else:
+            self._book.ways["a saga of its own"] += 1
+
+    async def _placed(self, planned: PlannedOrder, order: CheckoutInput) -> str:
+        """Place an order over HTTP: the same one under the same key, and another one as another customer would."""
+        key = order.order_id if order == planned.order else f"{order.order_id}/other"
+        is_patient = planned.number % 2 == 0
+        return await self._persist(lambda: self._requests.door.place(order, key, is_patient=is_patient))
+
+    async def _require_told(self, planned: PlannedOrder, status: str) -> None:
+        told = self._told.pop(planned.number, status)
+        # A label that was cancelled afterwards: the request was accepted once it was told.
+        if told != status and not (planned.interruption and status == "cancelled"):
+            raise SoakFailed(f"{planned.order.order_id} was told to be {told}, and has ended as {status}")
+        read = await self._persist(lambda: self._requests.door.status(planned.order.order_id))
+        if read != status:
+            raise SoakFailed(f"{planned.order.order_id} has ended as {status}, and the API shows {read}")
 
     async def ending(self, planned: PlannedOrder) -> Ended:
         """Wait for the last run of an order's saga to close; have it fixed or repaired on the way."""
@@ -75,7 +92,7 @@ class Sagas:
                 if (ended := await self._until_repaired(planned)) is not None:
                     break
         vouched = await self._operator.vouched(planned, ended.status, ended.vouched)
-        return Ended(ended.status, ended.reason, vouched, runs_lost)
+        return replace(ended, vouched=vouched, runs_lost=runs_lost)
 
     def _acts(self, planned: PlannedOrder) -> list[Coroutine[Any, Any, None]]:
         again = [self._start_again(planned)] if planned.second_start else []
@@ -84,15 +101,27 @@ class Sagas:
     async def _start_again(self, planned: PlannedOrder) -> None:
         order = planned.other if planned.second_start == "other" else planned.order
         try:
-            is_new = await self._persist(lambda: self._checkouts.start(order))
+            is_new = await self._begun_again(planned, order)
         except OrderIdConflict:
             self._book.counts["starts with other content, refused"] += 1
             if planned.second_start == "same":
                 raise SoakFailed(f"{order.order_id}: the same order was refused as another") from None
             return
+        # A process that was restarted knows no more which orders the last one has accepted (docs/api.md).
+        is_restarted = self._accepted_by.get(planned.number, pid := self._requests.harness.api.pid) != pid
+        if planned.second_start == "other" and is_restarted:
+            self._book.taken.add(planned.number)
+            self._book.counts["orders of one id, both accepted"] += 1
+            return
         if is_new or planned.second_start == "other":
             raise SoakFailed(f"{order.order_id}: a second start was accepted (new: {is_new})")
         self._book.counts["starts of the same order, joined"] += 1
+
+    async def _begun_again(self, planned: PlannedOrder, order: CheckoutInput) -> bool:
+        if not planned.is_through_door:
+            return await self._persist(lambda: self._checkouts.start(order))
+        await self._placed(planned, order)
+        return False
 
     async def _interrupt(self, planned: PlannedOrder) -> None:
         assert planned.interruption is not None
@@ -101,7 +130,7 @@ class Sagas:
         said = await interrupt(
             kind,
             self._requests.saga(name),
-            lambda: self._checkouts.cancel(name, "the customer has changed her mind"),
+            lambda: self._called_off(planned),
         )
         self._book.counts[f"{kind} {said}"] += 1
         if kind != "terminate" and said == "accepted":
@@ -109,6 +138,13 @@ class Sagas:
         if planned.starts_again and said == "accepted":
             is_new = await self._persist(lambda: self._checkouts.start(planned.order))
             self._book.counts[f"starts after a termination, {'a new run' if is_new else 'joined a repair'}"] += 1
+
+    async def _called_off(self, planned: PlannedOrder) -> None:
+        name = planned.order.order_id
+        if planned.is_through_door:
+            await self._requests.door.cancel(name)
+        else:
+            await self._checkouts.cancel(name, "the customer has changed her mind")
 
     async def _was_asked(self, planned: PlannedOrder) -> bool:
         """Whether a cancel came while the run was open: Temporal says yes to one that comes after its end, too."""
@@ -125,14 +161,29 @@ class Sagas:
             except WorkflowFailureError as failure:
                 return _ended(failure.cause)
             except RPCError as error:
+                is_not_found = error.status is RPCStatusCode.NOT_FOUND
+                if is_not_found and planned.is_through_door:
+                    row = await self._persist(lambda: self._requests.row(planned.order.order_id))
+                    if row is not None and row["status"] in ENDINGS:
+                        return Ended(row["status"], row["reason"] or "", is_in_a_batch=True)
                 # Not found: written by hand, and no sweep has seen it yet.
-                if error.status is RPCStatusCode.NOT_FOUND and not planned.is_by_hand:
+                elif is_not_found and not planned.is_by_hand:
                     raise SoakFailed(
                         f"{planned.order.order_id} was acknowledged, and Temporal has no such run"
                     ) from None
                 await asyncio.sleep(PAUSE_SECONDS)
             else:
                 return Ended(status.status, status.reason or "", resolved(status))
+
+    async def _in_database(self, order: CheckoutInput) -> Ended:
+        """Wait until an order that was accepted has ended, and return how."""
+        while True:
+            row = await self._persist(lambda: self._requests.row(order.order_id))
+            if row is not None and row["fingerprint"] != order.fingerprint:
+                raise SoakFailed(f"{order.order_id}: its customer was told that it is accepted, and another has its id")
+            if row is not None and row["status"] in ENDINGS:
+                return Ended(row["status"], row["reason"] or "", is_in_a_batch=True)
+            await asyncio.sleep(PAUSE_SECONDS)
 
     async def _until_repaired(self, planned: PlannedOrder) -> Ended | None:
         """Wait until a terminated order has ended in the database, by its last deed or by a sweep's.
@@ -164,115 +215,3 @@ def _ended(cause: BaseException) -> Ended | None:
         status: CheckoutStatus = value_to_type(CheckoutStatus, cause.details[0])
         return Ended(status.status, status.reason or "", resolved(status))
     raise SoakFailed(f"a saga ended in a way of its own: {cause!r}")
-
-
-_FIRST_TASK_ENDS = 4
-"""The number of the event that ends a run's first workflow task; a reset goes back to there."""
-
-
-class Repeats:
-    def __init__(self, requests: Requests, sagas: Sagas) -> None:
-        self._requests = requests
-        self._book, self._checkouts, self._persist = requests.book, requests.checkouts, requests.persist
-        self._sagas = sagas
-
-    async def run_again(self, planned: PlannedOrder) -> None:
-        """Run an order again as the plan says, and require that nothing comes of it."""
-        again, ended = planned.again, self._book.endings[planned.number]
-        if again is None or ended == NEVER_BEGUN:
-            return
-        async with self._refusing([planned], again.gives_up_in, again.seconds):
-            kind = await self._begin(planned, again.kind)
-            second = await self._sagas.ending(planned)
-        self._book.special.add(planned.number)
-        gave_up = f", refused in {again.gives_up_in}" if again.gives_up_in else ""
-        self._book.counts[f"second runs of {ended} orders, {kind}{gave_up}"] += 1
-        await self._require_same(planned, ended, f"a second run ({kind}{gave_up})")
-        if second.status != ended:
-            raise SoakFailed(f"{planned.order.order_id} is {ended}, and its second run tells {second}")
-
-    async def load_anew(self, batch: PlannedBatch, orders: Sequence[PlannedOrder]) -> None:
-        """Load the orders of a batch that have ended in another batch, and require that nothing comes of it."""
-        again = regrouped(batch, orders)
-        if batch.regrouping is None or not again:
-            return
-        refused = batch.regrouping.gives_up_in
-        async with self._refusing(again, refused, batch.regrouping.seconds):
-            content = [planned.order for planned in again]
-            outcomes = await self._persist(lambda: self._checkouts.process(content))
-            for planned, outcome in zip(again, outcomes, strict=True):
-                ended = self._book.endings[planned.number]
-                if outcome.status == DELEGATED:
-                    output = (await self._sagas.ending(planned)).status
-                    self._book.special.add(planned.number)
-                else:
-                    output = outcome.status
-                if output != ended:
-                    raise SoakFailed(f"{planned.order.order_id} is {ended}, and a load grouped anew tells {output}")
-        for planned in again:
-            await self._require_same(planned, self._book.endings[planned.number], "a load grouped anew")
-        self._book.counts["orders of loads grouped anew" + (f", refused in {refused}" if refused else "")] += len(again)
-
-    async def _begin(self, planned: PlannedOrder, kind: str) -> str:
-        """Begin a second run; return which kind it became, since there may be no run that could be reset."""
-        workflow_id = checkout_workflow_id(planned.order.order_id)
-        saga = self._requests.saga(planned.order.order_id)
-        while (
-            run := await self._persist(lambda: self._requests.newest_run(saga))
-        ) is not None and run.status is WorkflowExecutionStatus.RUNNING:
-            # The repair of a sweep that read the order's row before its terminated run had written the ending.
-            await self._sagas.ending(planned)
-            self._book.counts["repairs of orders that had ended"] += 1
-            await self._require_same(planned, self._book.endings[planned.number], "a repair that came late")
-        if run is None:
-            await self._persist(lambda: self._checkouts.start(planned.order))
-            return "started beside its batch's"
-        if kind == "reset":
-            request = ResetWorkflowExecutionRequest(
-                namespace=self._requests.client.namespace,
-                workflow_execution=WorkflowExecution(workflow_id=workflow_id, run_id=run.run_id),
-                reason="the soak resets it",
-                workflow_task_finish_event_id=_FIRST_TASK_ENDS,
-                request_id=f"soak-reset-{planned.order.order_id}",
-            )
-            await self._persist(lambda: self._requests.client.workflow_service.reset_workflow_execution(request))
-            return "reset"
-        await self._persist(lambda: self._start_anew(planned, workflow_id))
-        return "after retention"
-
-    async def _start_anew(self, planned: PlannedOrder, workflow_id: str) -> None:
-        with suppress(WorkflowAlreadyStartedError):  # an answer was lost
-            await self._requests.client.start_workflow(
-                CHECKOUT_WORKFLOW,
-                planned.order,
-                id=workflow_id,
-                task_queue=CHECKOUT_TASK_QUEUE,
-                task_timeout=WORKFLOW_TASK,
-                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-            )
-
-    @asynccontextmanager
-    async def _refusing(self, orders: Iterable[PlannedOrder], step: str | None, seconds: float) -> AsyncIterator[None]:
-        """Have Postgres refuse what asks for a step of these orders, for so long from now on."""
-        if step is None:
-            yield
-            return
-        files = [refusal(self._requests.harness.refused, planned.order.order_id, step) for planned in orders]
-        for file in files:
-            file.touch()
-        lifting = asyncio.create_task(_lift(files, seconds))
-        try:
-            yield
-        finally:
-            await lifting
-
-    async def _require_same(self, planned: PlannedOrder, status: str, what: str) -> None:
-        row = await self._persist(lambda: self._requests.row(planned.order.order_id))
-        if row is None or row["status"] != status:
-            raise SoakFailed(f"{planned.order.order_id} was {status}; after {what} it is {row and row['status']}")
-
-
-async def _lift(files: Iterable[Path], seconds: float) -> None:
-    await asyncio.sleep(seconds)
-    for file in files:
-        file.unlink()

@@ -230,7 +230,7 @@ class Verdict:
         special = {self._plan.order_id(number) for number in self._book.special} & self._with_sagas
         chosen = {checkout_workflow_id(name): name in special for name in {*sagas[:: max(1, every // 4)], *special}}
         chosen |= dict.fromkeys(batches[:: max(1, every // 10)], False)
-        chosen |= {name: True for name, batch in self._promises.workflows.items() if batch.interruption}
+        chosen |= {name: True for name, batch in self._promises.workflows.items() if batch and batch.interruption}
         for workflow_id, is_special in chosen.items():
             run_ids: list[str | None] = [None]
             if is_special:

@@ -145,6 +145,20 @@ def test_ten_thousand_orders_meet_every_kind_of_everything() -> None:
     assert all(500 <= fault.at < 9_500 for fault in faults)
 
 
+def test_ten_thousand_orders_come_over_http_in_every_kind() -> None:
+    plan = Plan(1, 10_000)
+    orders = [order for order in plan.all_orders() if order.is_through_door]
+
+    assert 0.4 < len(orders) / sum(order.batch is None for order in plan.all_orders()) < 0.6
+    assert {order.kind for order in orders} == set(KINDS)
+    assert {order.interruption and order.interruption.kind for order in orders} == {None, "update"}
+    assert {order.second_start for order in orders} == {None, "same", "other"}
+    assert any(order.broken for order in orders)
+    assert not any(order.batch or order.is_by_hand for order in orders)
+    repeated = {order.again.gives_up_in for order in orders if order.again}
+    assert repeated == {None, *STEPS}
+
+
 def test_every_order_comes_once_by_itself_or_in_a_batch() -> None:
     plan = Plan(3, 5_000)
     numbers: list[int] = []
