@@ -253,4 +253,4 @@ async def _current(services: Services, asked: Asked) -> Order:
         return await shown.by_row(services, found)
     if services.stop.is_set():  # its saga may take as long to answer as this process has left
         return shown.begun(services, placed)
-    return await shown.by_saga(services, placed)
+    return await shown.accepted(services, placed)

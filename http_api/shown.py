@@ -96,7 +96,7 @@ async def find(services: Services, order_id: str) -> Order:
             pass
         raise
     if found is None:
-        return await by_saga(services, await _order_of(services, order_id))
+        return await accepted(services, await _order_of(services, order_id))
     return await by_row(services, found)
 
 
@@ -117,11 +117,23 @@ def begun(services: Services, placed: CheckoutInput) -> Order:
     return _of_status(services, placed, CheckoutStatus(placed.order_id, OrderStatusWord.RUNNING))
 
 
+async def accepted(services: Services, order: CheckoutInput) -> Order:
+    """Show an order of which no more need be known than that Temporal has it."""
+    try:
+        return await by_saga(services, order)
+    except (Problem, RPCError):
+        return begun(services, order)
+
+
 async def by_saga(services: Services, order: CheckoutInput) -> Order:
-    """Show an order that the database does not have, or cannot be asked for, as its saga has it."""
+    """Show an order that the database does not have, or cannot be asked for, as its saga has it.
+
+    Raises:
+        Problem, RPCError: Temporal does not answer: it may have ended.
+    """
     try:
         status = await answered(services.temporal.checkouts.status(order.order_id), _ASK_SECONDS)
-    except (ClientError, Problem, RPCError):
+    except ClientError:  # it is open, and no worker answers
         return begun(services, order)
     return _of_status(services, order, status)
 

@@ -11,6 +11,7 @@ from temporalio.client import Client
 
 from adapters.temporal import DATA_CONVERTER
 from devstack.stack import DevStack
+from sagafence import DatabaseUnavailable
 from sagafence.devservers.ports import free_port
 from tests.conftest import Shop
 from tests.http_api.conftest import TEA, Api, reader_url, serving
@@ -84,6 +85,26 @@ async def test_without_postgres_orders_are_placed_shown_by_their_sagas_and_fixed
     for answer in not_read:
         assert (answer.status_code, answer.json()["type"]) == (503, "about:blank#database-away")
     assert (ready.status_code, ready.json()) == (200, {"postgres": "away", "temporal": "ok"})
+
+
+async def test_without_postgres_an_order_is_not_said_to_run_when_its_saga_gives_no_answer_in_time(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(_order_id: str) -> None:
+        raise DatabaseUnavailable("away")
+
+    async def silent(_order_id: str) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(api.services.reads, "order", away)
+    placed = await api.place(TEA, idempotency_key="once")
+    monkeypatch.setattr(api.services.temporal.checkouts, "status", silent)
+
+    again = await api.place(TEA, idempotency_key="once")
+    shown = await api.call("GET", placed.json()["links"]["self"])
+
+    assert (placed.status_code, again.status_code, again.json()["status"]) == (201, 200, "running")
+    assert (shown.status_code, shown.json()["type"]) == (503, "about:blank#database-away")
 
 
 async def test_without_either_it_is_not_ready_and_alive(tmp_path: Path) -> None:

@@ -158,9 +158,20 @@ MUTANTS = (
         "order-without-a-row-is-unknown",
         "an order that was just accepted would not be found",
         _SHOWN,
-        "        return await by_saga(services, await _order_of(services, order_id))\n    return await by_row",
+        "        return await accepted(services, await _order_of(services, order_id))\n    return await by_row",
         '        raise NoSuchOrder("gone")\n    return await by_row',
         at(_READING, "test_an_order_that_the_database_does_not_have_yet_is_shown_by_its_saga"),
+    ),
+    Mutant(
+        "silence-is-running",
+        "with Postgres away an order that has ended would be shown as running where Temporal is slow",
+        _SHOWN,
+        "            return await by_saga(services, await _order_of(services, order_id))\n        except",
+        "            return await accepted(services, await _order_of(services, order_id))\n        except",
+        at(
+            "tests/http_api/test_away.py",
+            "test_without_postgres_an_order_is_not_said_to_run_when_its_saga_gives_no_answer_in_time",
+        ),
     ),
     Mutant(
         "page-leaves-out-its-equals",
