@@ -12,13 +12,13 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Response
 from temporalio.service import RPCError
 
-from adapters.order_query import FoundOrder
 from client import executions
 from client.failures import ClientError, NoSuchOrder
 from domain.bulk import DELEGATED, ORDER_ID_CONFLICT, OWNED, UNKNOWN
 from domain.identifiers import identifier_problem
-from domain.model import ENDINGS, CheckoutInput, OrderLine, OrderStatus, order_id_conflict
+from domain.model import ENDINGS, CheckoutInput, OrderLine, OrderStatus
 from http_api import seats, shown
+from http_api.conflicts import conflict, is_anothers
 from http_api.models import NewOrder, Order, digits_alone
 from http_api.problems import Fault, Problem, documented, invalid, temporal_is_away
 from http_api.seats import PATIENCE_SECONDS, Asked, Batched
@@ -89,11 +89,14 @@ async def place_order(  # noqa: PLR0913, PLR0917 - what a request has
     if not principal.may_act_for(placed.customer):
         raise Problem(HTTPStatus.FORBIDDEN, "customer", "The key of this request is for other customers.")
     asked = Asked(placed, order.order_id is not None, asyncio.get_running_loop().time() + wait)
-    is_alone = own_workflow or placed.order_id in services.begun
-    found, is_new, batched = (None, False, Batched()) if is_alone else await _in_a_batch(services, asked)
+    has_rival = services.recent.of(placed.order_id) not in {None, placed.fingerprint}
+    found, is_new, batched = None, False, Batched(is_blocked=has_rival)
+    if not (own_workflow or has_rival):
+        found, is_new, batched = await _in_a_batch(services, asked)
     if found is None:
         found, is_begun = await _in_a_workflow_of_its_own(services, asked, batched)
         is_new = is_new or is_begun
+    services.recent.add(placed.order_id, placed.fingerprint)
     headers = {"Location": found.links.self} | ({} if is_new else {"Idempotency-Replayed": "true"})
     status = HTTPStatus.CREATED if is_new else HTTPStatus.OK
     # As it is: FastAPI would validate it, which takes a quarter of the request.
@@ -141,14 +144,14 @@ async def _in_a_batch(services: Services, asked: Asked) -> tuple[Order | None, b
         is_new = outcome is not None and batched.is_first and outcome.reason != OWNED
         return None, is_new, batched
     if outcome.status == ORDER_ID_CONFLICT:
-        raise _conflict(asked)
+        raise conflict(asked)
     found = None
     with suppress(SagaError):
         found = await services.reads.order(order.order_id)
     if found is None:
         return shown.by_outcome(services, outcome, order, workflow_id), batched.is_first, batched
-    if _is_anothers(found, order):
-        raise _conflict(asked)
+    if is_anothers(found, order):
+        raise conflict(asked)
     is_ours = found.record.batch_workflow_id == workflow_id
     batch = workflow_id if is_ours else None
     return await shown.by_row(services, found, batch=batch), batched.is_first and is_ours, batched
@@ -158,7 +161,6 @@ async def _in_a_workflow_of_its_own(services: Services, asked: Asked, batched: B
     """Start an order's own saga, or join the one it has; return the order, and whether it is new."""
     order = asked.order
     is_new, is_known = await _start(services, asked, batched)
-    services.begun.add(order.order_id)
     if asked.seconds_left > 0:
         await _until_ended(services, order.order_id, asked.seconds_left)
     elif is_new and not is_known:  # nobody is asked
@@ -175,20 +177,20 @@ async def _start(services: Services, asked: Asked, batched: Batched) -> tuple[bo
     placed, found = asked.order, None
     with suppress(SagaError):
         found = await services.reads.order(placed.order_id)
-    if found is not None and _is_anothers(found, placed):
-        raise _conflict(asked)
+    if found is not None and is_anothers(found, placed):
+        raise conflict(asked)
     if found is not None and (found.record.status in ENDINGS or found.record.batch_workflow_id):
         is_ours = found.record.batch_workflow_id == batched.workflow_id
         return batched.is_first and is_ours, True  # it has ended meanwhile
     if batched.is_blocked and not await _has_a_saga(services, placed.order_id):
-        raise temporal_is_away()  # whose id it is, will be known when that batch has ended
+        raise temporal_is_away()  # whose id it is, will be known when that batch has ended, or Postgres is back
     try:
         start = services.temporal.checkouts.start(placed)
         return await answered(start, ANSWER_SECONDS - PATIENCE_SECONDS) and found is None, found is not None
     except ClientError:
         if batched.workflow_id and batched.outcome is None:  # its batch may still be first
             raise temporal_is_away() from None
-        raise _conflict(asked) from None
+        raise conflict(asked) from None
 
 
 async def _has_a_saga(services: Services, order_id: str) -> bool:
@@ -197,26 +199,6 @@ async def _has_a_saga(services: Services, order_id: str) -> bool:
     except NoSuchOrder:
         return False
     return True
-
-
-def _is_anothers(found: FoundOrder, placed: CheckoutInput) -> bool:
-    """Return whether the id of an order belongs to one with other content."""
-    record = found.record
-    if record.fingerprint is not None:  # one inserted by hand has none until a saga has seen it
-        return record.fingerprint != placed.fingerprint
-    return (record.customer, frozenset(record.lines)) != (placed.customer, frozenset(placed.lines))
-
-
-def _conflict(asked: Asked) -> Problem:
-    if asked.is_chosen:
-        why = order_id_conflict(asked.order.order_id)
-        return Problem(HTTPStatus.CONFLICT, "order-id-conflict", f"{why}. Choose another order_id.")
-    return Problem(
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-        "idempotency-key-reused",
-        "This Idempotency-Key was sent with another order before. Use a new key for a new order.",
-        errors=[Fault(pointer="Idempotency-Key", detail="it belongs to an order with other content")],
-    )
 
 
 async def _until_ended(services: Services, order_id: str, seconds: float) -> None:
@@ -248,8 +230,8 @@ async def _current(services: Services, asked: Asked) -> Order:
     with suppress(SagaError):
         found = await services.reads.order(placed.order_id)
     if found is not None:
-        if _is_anothers(found, placed):
-            raise _conflict(asked)
+        if is_anothers(found, placed):
+            raise conflict(asked)
         return await shown.by_row(services, found)
     if services.stop.is_set():  # its saga may take as long to answer as this process has left
         return shown.begun(services, placed)

@@ -1,24 +1,25 @@
-"""Which orders this process has lately given a workflow of their own."""
+"""Which orders this process has lately accepted."""
 
 MOST = 20_000
 
 
 class RecentOrders:
-    """The ids of the latest so many orders that were accepted and need not be in the database yet.
+    """The latest so many orders by id, each with the fingerprint of its content.
 
-    In a batch, another order of such an id could be written first, and the one that was accepted would not be bought.
-    With a workflow of its own Temporal compares the two. Of what another process has accepted nothing is known here:
-    docs/api.md says what comes of that.
+    An order that was accepted need not be in the database yet, nor in a workflow of its own: another one of its id
+    could be written first, or be accepted while Postgres is away. Of what another process has accepted nothing is known
+    here; docs/api.md says what comes of that.
     """
 
     def __init__(self) -> None:
-        self._ids: dict[str, None] = {}
+        self._fingerprints: dict[str, str] = {}
 
-    def __contains__(self, order_id: str) -> bool:
-        return order_id in self._ids
+    def of(self, order_id: str) -> str | None:
+        """Return the fingerprint of the order with this id; None where none is known."""
+        return self._fingerprints.get(order_id)
 
-    def add(self, order_id: str) -> None:
+    def add(self, order_id: str, fingerprint: str) -> None:
         """Add an order, for the oldest where there are too many."""
-        self._ids[order_id] = None
-        if len(self._ids) > MOST:
-            del self._ids[next(iter(self._ids))]
+        self._fingerprints[order_id] = fingerprint
+        if len(self._fingerprints) > MOST:
+            del self._fingerprints[next(iter(self._fingerprints))]

@@ -44,7 +44,7 @@ class Batched(NamedTuple):
     is_first: bool = False
     """Whether no other caller asked for it before."""
     is_blocked: bool = False
-    """Whether another order of its id is in a batch that has not ended."""
+    """Whether another order of its id was accepted, or is in a batch that has not ended."""
 
 
 async def batched(services: Services, asked: Asked) -> Batched:

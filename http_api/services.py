@@ -39,8 +39,8 @@ class Services:
     """None gives each order a workflow of its own."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the process is about to end; see `end`."""
-    begun: RecentOrders = field(default_factory=RecentOrders, init=False)
-    """Those that this process has given a workflow of their own."""
+    recent: RecentOrders = field(default_factory=RecentOrders, init=False)
+    """Those that were accepted here."""
     _limits: set[asyncio.Timeout] = field(default_factory=set, init=False)
 
     @asynccontextmanager

@@ -41,6 +41,15 @@ def without_postgres(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api.services.reads, "order", away)
 
 
+def refuse_seats(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no order come into a batch any more."""
+
+    def full(_order: object) -> None:
+        raise Full("no seat is left")
+
+    monkeypatch.setattr(api.services.batcher, "seat", full)
+
+
 def answer_late(monkeypatch: pytest.MonkeyPatch, *, seconds: float) -> None:
     """Let every batch be known to have ended so much later than it has."""
     usual = batch_runs.outcomes
@@ -265,6 +274,7 @@ async def test_with_postgres_away_for_the_api_anothers_id_is_a_conflict_all_the_
     chosen = f"web {uuid.uuid4().hex}"
 
     first = await grouping.place({**TEA, "order_id": chosen}, wait=20)
+    grouping.services.recent = recent.RecentOrders()  # another process has accepted it
     other = await grouping.place({**buys("erin", ("poster", 1)), "order_id": chosen}, wait=20)
 
     assert (first.status_code, other.status_code) == (201, 409)
@@ -287,21 +297,41 @@ async def test_of_two_orders_with_one_id_the_second_is_not_accepted_while_the_fi
     assert (other.status_code, other.json()["type"]) == (503, "about:blank#not-known")
 
 
-async def test_an_order_that_has_a_workflow_of_its_own_is_not_overtaken_by_another_of_its_id_in_a_batch(
+async def test_an_order_that_was_accepted_is_not_overtaken_by_another_of_its_id(
     grouping: Api, shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = shop.order().order_id
     first = await grouping.place({**TEA, "order_id": chosen}, alone=True)  # no worker has seen it yet
-
-    def no_seat(_order: object) -> None:
-        raise Full("it would be written first")
-
-    monkeypatch.setattr(grouping.services.batcher, "seat", no_seat)
+    refuse_seats(grouping, monkeypatch)
 
     other = await grouping.place({**buys("erin", ("poster", 1)), "order_id": chosen})
+
+    assert (first.status_code, other.status_code) == (201, 409)
+
+
+@pytest.mark.usefixtures("worker")
+async def test_with_postgres_away_an_id_that_another_order_has_is_not_given_away(
+    grouping: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = f"web {uuid.uuid4().hex}"
+    first = await grouping.place({**TEA, "order_id": chosen}, wait=20)
+    refuse_seats(grouping, monkeypatch)
+    without_postgres(grouping, monkeypatch)
+
+    other = await grouping.place({**buys("erin", ("poster", 1)), "order_id": chosen})
+
+    assert (first.status_code, other.status_code, other.json()["type"]) == (201, 503, "about:blank#not-known")
+
+
+@pytest.mark.usefixtures("worker")
+async def test_an_id_is_its_orders_in_the_database_whatever_was_accepted_since(grouping: Api) -> None:
+    chosen = f"web {uuid.uuid4().hex}"
+    first = await grouping.place({**TEA, "order_id": chosen}, wait=20)
+    grouping.services.recent.add(chosen, "of another order, accepted while Postgres was away")
+
     again = await grouping.place({**TEA, "order_id": chosen})
 
-    assert (first.status_code, other.status_code, again.status_code) == (201, 409, 200)
+    assert (first.status_code, again.status_code) == (201, 200)
 
 
 def test_only_the_latest_orders_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,9 +339,9 @@ def test_only_the_latest_orders_are_remembered(monkeypatch: pytest.MonkeyPatch) 
     orders = recent.RecentOrders()
 
     for order_id in "abcc":
-        orders.add(order_id)
+        orders.add(order_id, f"of {order_id}")
 
-    assert [each in orders for each in "abc"] == [False, True, True]
+    assert [orders.of(each) for each in "abc"] == [None, "of b", "of c"]
 
 
 @pytest.mark.usefixtures("worker")

@@ -267,8 +267,8 @@ MUTANTS = (
         "own-workflow-is-not-given",
         "nobody could have a history of an order of its own",
         _PLACE,
-        "if is_alone else await",
-        "if False else await",
+        "    if not (own_workflow or has_rival):",
+        "    if not has_rival:",
         at(_DOOR, "test_an_order_has_a_workflow_of_its_own_for_those_who_ask"),
     ),
     Mutant(

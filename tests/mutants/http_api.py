@@ -20,6 +20,8 @@ _READS = "http_api/reads.py"
 _KEYS = "http_api/keys.py"
 _EVENTS = "http_api/events.py"
 _SERVICES = "http_api/services.py"
+_CONFLICTS = "http_api/conflicts.py"
+_GROUPING = "tests/http_api/test_grouping.py"
 _SERVER = "http_api/server.py"
 _EDGE = "http_api/edge.py"
 _OIDC = "http_api/oidc.py"
@@ -46,14 +48,14 @@ MUTANTS = (
         "row-is-not-read-before-a-start",
         "after Temporal's retention a repeat would run the order again, and a batch's order get a second saga",
         _PLACE,
-        f"    with suppress(SagaError):\n{_READ}    if found is not None and _is_anothers(found, placed):\n",
-        "    if found is not None and _is_anothers(found, placed):\n",
+        f"    with suppress(SagaError):\n{_READ}    if found is not None and is_anothers(found, placed):\n",
+        "    if found is not None and is_anothers(found, placed):\n",
         at(_PLACING, "test_an_order_of_a_batch_is_replayed_and_no_second_saga_begun"),
     ),
     Mutant(
         "other-content-is-a-replay",
         "another order under a used key would be answered as if it had been placed",
-        _PLACE,
+        _CONFLICTS,
         "        return record.fingerprint != placed.fingerprint\n",
         "        return False\n",
         at(_PLACING, "test_a_key_with_another_order_is_refused"),
@@ -61,7 +63,7 @@ MUTANTS = (
     Mutant(
         "order-by-hand-is-anybodys",
         "a caller who sends its id would be shown the order of another customer, and block its saga",
-        _PLACE,
+        _CONFLICTS,
         "    return (record.customer, frozenset(record.lines)) != (placed.customer, frozenset(placed.lines))\n",
         "    return False\n",
         at(_PLACING, "test_an_order_by_hand_is_started_by_its_own_content_alone"),
@@ -78,7 +80,7 @@ MUTANTS = (
         "anothers-order-is-the-answer",
         "where a batch writes the order of the same id first, the caller would be shown that order as theirs",
         _PLACE,
-        "        if _is_anothers(found, placed):\n            raise _conflict(asked)\n",
+        "        if is_anothers(found, placed):\n            raise conflict(asked)\n",
         "",
         at(_PLACING, "test_an_order_that_a_batch_writes_meanwhile_is_not_shown_as_the_callers"),
     ),
@@ -479,11 +481,12 @@ MUTANTS = (
         "accepted-orders-are-overtaken",
         "another order of its id would be bought, in a batch, and the one that was accepted would not",
         "http_api/placing.py",
-        "    services.begun.add(order.order_id)\n",
+        "    services.recent.add(placed.order_id, placed.fingerprint)\n",
         "",
         at(
-            "tests/http_api/test_grouping.py",
-            "test_an_order_that_has_a_workflow_of_its_own_is_not_overtaken_by_another_of_its_id_in_a_batch",
+            _GROUPING,
+            "test_an_order_that_was_accepted_is_not_overtaken_by_another_of_its_id",
+            "test_with_postgres_away_an_id_that_another_order_has_is_not_given_away",
         ),
     ),
     Mutant(

@@ -40,6 +40,8 @@ class Book:
     """Orders whose histories have an unusual shape: all of them are replayed."""
     taken: set[int] = field(default_factory=set)
     """Orders whose id went to another content, which came first: that one was booked."""
+    rivals: set[int] = field(default_factory=set)
+    """Orders over HTTP whose id two processes of the API have given, each to another content."""
     suspects: set[int] = field(default_factory=set)
     ways: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)

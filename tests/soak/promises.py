@@ -67,11 +67,9 @@ def _disagreement(plan: Plan, book: Book, name: str, run: Run, status: str | Non
     if run.closed is WorkflowExecutionStatus.TERMINATED:
         is_planned = planned.interruption is not None and planned.interruption.kind == "terminate"
         return None if is_planned else f"{name} was terminated, and nobody did it"
-    # Either content may be the first of a batch's order; over HTTP the one that was accepted last, after a restart.
-    is_taken = planned.number in book.taken
-    is_strangers = planned.second_start == "other" and (not is_taken if planned.batch else is_taken)
-    if is_strangers and run.said == "rejected":
-        status = "rejected"  # this content came too late and was refused
+    is_strangers = planned.batch is not None and planned.second_start == "other" and planned.number not in book.taken
+    if (is_strangers or planned.number in book.rivals) and run.said == "rejected":
+        status = "rejected"  # the other content came too late and was refused; what the database has stands
     if run.closed is None or status not in _AGREES.get(run.closed, set()) or (run.said and run.said != status):
         return f"{name}: its run is {run.closed} ({run.said}), the database says {status}"
     return None

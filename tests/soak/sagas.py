@@ -56,8 +56,8 @@ class Sagas:
             self._usual_seconds += 0.1 * (time.monotonic() - begun - self._usual_seconds)
         for act in acts:
             await act
-        if planned.number in self._book.taken:
-            planned, ended = replace(planned, order=planned.other), await self._in_database(planned.other)
+        if planned.number in self._book.rivals:
+            planned, ended = await self._first_of_two(planned)
         is_asked = planned.number in self._accepted_cancels
         if is_asked and ended.status == "completed" and planned.can_be_recalled:
             is_asked = await self._persist(lambda: self._was_asked(planned))
@@ -107,10 +107,10 @@ class Sagas:
             if planned.second_start == "same":
                 raise SoakFailed(f"{order.order_id}: the same order was refused as another") from None
             return
-        # A process that was restarted knows no more which orders the last one has accepted (docs/api.md).
+        # A process that was restarted knows no more what the last one has accepted (docs/api.md).
         is_restarted = self._accepted_by.get(planned.number, pid := self._requests.harness.api.pid) != pid
         if planned.second_start == "other" and is_restarted:
-            self._book.taken.add(planned.number)
+            self._book.rivals.add(planned.number)
             self._book.counts["orders of one id, both accepted"] += 1
             return
         if is_new or planned.second_start == "other":
@@ -175,14 +175,16 @@ class Sagas:
             else:
                 return Ended(status.status, status.reason or "", resolved(status))
 
-    async def _in_database(self, order: CheckoutInput) -> Ended:
-        """Wait until an order that was accepted has ended, and return how."""
+    async def _first_of_two(self, planned: PlannedOrder) -> tuple[PlannedOrder, Ended]:
+        """Wait until one of two orders of an id has ended, and return which one has it, and how it has ended."""
+        name = planned.order.order_id
         while True:
-            row = await self._persist(lambda: self._requests.row(order.order_id))
-            if row is not None and row["fingerprint"] != order.fingerprint:
-                raise SoakFailed(f"{order.order_id}: its customer was told that it is accepted, and another has its id")
+            row = await self._persist(lambda: self._requests.row(name))
             if row is not None and row["status"] in ENDINGS:
-                return Ended(row["status"], row["reason"] or "", is_in_a_batch=True)
+                if row["fingerprint"] == planned.other.fingerprint:
+                    self._book.taken.add(planned.number)
+                    planned = replace(planned, order=planned.other)
+                return planned, Ended(row["status"], row["reason"] or "", is_in_a_batch=True)
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def _until_repaired(self, planned: PlannedOrder) -> Ended | None:
