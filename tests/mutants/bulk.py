@@ -58,11 +58,11 @@ MUTANTS = (
     ),
     Mutant(
         "batch-goes-on-by-sagas-after-a-cancel",
-        "a step that fails in the moment of a cancel would have its orders completed all the same",
+        "a batch that was called off before the deploy would not replay; one of today is held by `_is_called_off`",
         _WORKFLOW,
         "            if self._cancellation.is_requested:  # whatever",
         "            if False:  # whatever",
-        at(BULK, "test_a_cancel_during_an_attempt_that_then_fails_leaves_every_order_cancelled"),
+        at(REPLAY, "test_a_recorded_history_replays[bulk-together-called-off]"),
     ),
     Mutant(
         "batch-keeps-its-reason-to-itself",
