@@ -132,7 +132,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--concurrency", type=int, default=60)
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--faults-per-thousand", type=int, default=36)
-    parser.add_argument("--patience", type=float, default=100.0, help="seconds without an ending until it is broken off")
+    parser.add_argument(
+        "--patience", type=float, default=100.0, help="seconds without an ending until it is broken off"
+    )
     parser.add_argument("--unplanned-percent", type=float, default=2.0, help="refusals that faults may cost")
     parser.add_argument("--replay-every", type=int, default=50, help="replay one of so many histories")
     parser.add_argument("--dump", type=Path, help="where to write why it failed")
