@@ -85,7 +85,7 @@ class Sagas:
         deadline = time.monotonic() + _SHOWN_SECONDS
         while (read := await self._persist(lambda: self._requests.door.status(planned.order.order_id))) != status:
             # With Postgres away all that the API knows may be a repeat's saga, which is under way.
-            if read != "running" or time.monotonic() > deadline:
+            if read not in {"running", "unwinding"} or time.monotonic() > deadline:
                 raise SoakFailed(f"{planned.order.order_id} has ended as {status}, and the API shows {read}")
             await asyncio.sleep(PAUSE_SECONDS)
 
