@@ -175,6 +175,11 @@ class Promises:
             if (problem := self._of_outcome(outcome, rows.get(outcome.order_id), planned, with_sagas))
         ]
 
+    def _may_be_recalled(self, stands: Outcome) -> bool:
+        """Return whether a cancel may have come after the batch's end, to a saga that a repeat had begun beside it."""
+        planned = self._plan.order(self._plan.number_of(stands.order_id))
+        return planned.is_through_door and planned.interruption is not None
+
     def _of_outcome(
         self, outcome: Outcome, row: asyncpg.Record | None, planned: _Wanted, with_sagas: AbstractSet[str]
     ) -> str | None:
@@ -193,6 +198,7 @@ class Promises:
         if not is_its_own:
             return "the database has another order under this id"
         stands = Outcome(*list(row.values())[:6])
-        if outcome.status not in ENDINGS or outcome != stands:
+        was_recalled = (outcome.status, stands.status) == ("completed", "cancelled") and self._may_be_recalled(stands)
+        if outcome.status not in ENDINGS or (outcome != stands and not was_recalled):
             return f"the database says {stands}"
         return None
