@@ -14,8 +14,8 @@ from tests.soak.plan import FAULTS
 
 ORDERS, SEED = 300, 36
 """Few orders, and yet batches that are cancelled, terminated, loaded again, started twice, and overlapped."""
-STUCK_ORDERS, STUCK_SEED = 6, 9
-"""A batch of five, and one order that comes by itself."""
+STUCK_ORDERS, STUCK_SEED = 6, 13
+"""A batch of five, and one order that comes by itself, and not over HTTP."""
 
 
 def soak(*arguments: object, timeout: float) -> subprocess.CompletedProcess[str]:
