@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import asyncpg
 import pytest
 
-from devstack.stack import ROLE, DevStack, psql
+from devstack.stack import READER, DevStack, psql
 from domain.policies import RESERVE
 from tests.faults.lab.proxy import Proxy
 from tests.faults.sites import Site, must_end, said, until
@@ -92,8 +92,9 @@ async def test_a_server_without_a_free_connection_delays_orders_and_costs_none(s
         fired["sessions ended"] += await site.end_sessions()
         try:
             while True:
+                # Of another role than the service's, whose sessions are ended.
                 taken.append(
-                    await asyncpg.connect(site.stack.postgres.url(site.database.name, ROLE, driver="postgresql"))
+                    await asyncpg.connect(site.stack.postgres.url(site.database.name, READER, driver="postgresql"))
                 )
         except asyncpg.TooManyConnectionsError:
             return site.failed_attempts("53300") >= 5

@@ -24,9 +24,10 @@ ODD = ("-m", "tests.faults.odd_workers")
 async def lost_tasks(site: Site, load: Load) -> Counter[str]:
     """Count what Temporal gave up waiting for: no worker reported how it went."""
     lost: Counter[str] = Counter(attempts=0, workflow_tasks=0)
-    for order in load.orders:
-        handle = site.client.get_workflow_handle(checkout_workflow_id(order.order_id))
-        async for event in handle.fetch_history_events():
+    rows = await site.database.fetch("SELECT order_id, batch_workflow_id FROM orders")
+    assert {row[0] for row in rows} >= {order.order_id for order in load.orders}
+    for workflow_id in {row[1] or checkout_workflow_id(row[0]) for row in rows}:
+        async for event in site.client.get_workflow_handle(workflow_id).fetch_history_events():
             if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED:
                 failure = event.activity_task_started_event_attributes.last_failure
                 lost["attempts"] += failure.HasField("timeout_failure_info")

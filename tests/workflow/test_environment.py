@@ -68,7 +68,10 @@ async def test_an_order_waits_in_whatever_step_and_completes_once_it_is_put_righ
         at_the_end = (await handle.describe()).typed_search_attributes
 
     assert status.status == "running"
-    assert (status.reason or "").startswith("waiting until it is fixed: Postgres refuses the service: ")
+    says = ("Postgres refuses the service: ", f"the database lacks something, which {at} uses: ")
+    assert (status.reason or "").startswith(
+        tuple(f"waiting until it is fixed: {what_is_wrong}" for what_is_wrong in says)
+    )
     assert attributes.get(policies.FAILED_STEP) == status.steps[-1].step
     assert ended == "completed"
     assert at_the_end.get(policies.FAILED_STEP) is None
