@@ -125,10 +125,11 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > MOST_HEADER_BYTES:
             self._end(too_long(MOST_HEADER_BYTES))
-        elif not self._has_offer():
-            if not self._names_its_host():
-                self._end(no_host())
-                return
+        elif self._has_offer():
+            pass  # it is read once more, without the offer
+        elif not self._names_its_host():
+            self._end(no_host())
+        else:
             is_full = max(len(self.connections), len(self.tasks)) >= MOST_CONNECTIONS and self.url != _ALIVE
             self.app = last_answer(too_many(MOST_CONNECTIONS)) if is_full else self.config.loaded_app
             super().on_headers_complete()

@@ -25,6 +25,7 @@ from http_api.server import Server
 from http_api.services import Services
 from http_api.tail import Tail
 from http_api.temporal import Temporal
+from sagafence import DatabaseUnavailable
 from sagafence.devservers.ports import free_port
 from tests.conftest import Shop, cloned_database
 
@@ -134,6 +135,15 @@ async def worker(shop: Shop) -> AsyncIterator[Worker]:
     """A worker for the API's orders."""
     async with shop.working() as running:
         yield running
+
+
+def without_postgres(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the API read no order any more."""
+
+    async def away(_order_id: str) -> None:
+        raise DatabaseUnavailable("away")
+
+    monkeypatch.setattr(api.services.reads, "order", away)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,9 @@ from temporalio.client import Client
 
 from adapters.temporal import DATA_CONVERTER
 from devstack.stack import DevStack
-from sagafence import DatabaseUnavailable
 from sagafence.devservers.ports import free_port
 from tests.conftest import Shop
-from tests.http_api.conftest import TEA, Api, reader_url, serving
+from tests.http_api.conftest import TEA, Api, reader_url, serving, without_postgres
 from tests.workflow.sagas import until
 
 NO_DATABASE = "postgresql+asyncpg://checkout_reader@127.0.0.1:{port}/checkout"
@@ -90,13 +89,10 @@ async def test_without_postgres_orders_are_placed_shown_by_their_sagas_and_fixed
 async def test_without_postgres_an_order_is_not_said_to_run_when_its_saga_gives_no_answer_in_time(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def away(_order_id: str) -> None:
-        raise DatabaseUnavailable("away")
-
     async def silent(_order_id: str) -> None:
         raise TimeoutError
 
-    monkeypatch.setattr(api.services.reads, "order", away)
+    without_postgres(api, monkeypatch)
     placed = await api.place(TEA, idempotency_key="once")
     monkeypatch.setattr(api.services.temporal.checkouts, "status", silent)
 

@@ -16,9 +16,8 @@ from client.batcher import Batcher, BatchPolicy
 from client.failures import Full, NoSuchOrder
 from devstack.stack import DevStack
 from http_api import recent
-from sagafence import DatabaseUnavailable
 from tests.conftest import Shop
-from tests.http_api.conftest import TEA, Api, reader_url, serving
+from tests.http_api.conftest import TEA, Api, reader_url, serving, without_postgres
 from tests.workflow.sagas import forget, until
 
 
@@ -30,15 +29,6 @@ async def batches_of(shop: Shop) -> list[tuple[str | None, int]]:
     """Return the workflows of batches, and how many orders each has checked out."""
     rows = await shop.database.fetch("SELECT batch_workflow_id, count(*) FROM orders GROUP BY 1 ORDER BY 2")
     return [(row[0], row[1]) for row in rows]
-
-
-def without_postgres(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the API read no order any more."""
-
-    async def away(_order_id: str) -> None:
-        raise DatabaseUnavailable("away")
-
-    monkeypatch.setattr(api.services.reads, "order", away)
 
 
 def refuse_seats(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

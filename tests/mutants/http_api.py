@@ -493,8 +493,8 @@ MUTANTS = (
         "any-number-of-hosts",
         "what a proxy takes for one host's request could be answered as another's",
         _SERVER,
-        "            if not self._names_its_host():",
-        "            if False:",
+        "        elif not self._names_its_host():",
+        "        elif False:",
         at(_EDGE_TESTS, "test_a_request_names_its_host_once"),
     ),
     Mutant(

@@ -89,7 +89,7 @@ async def soak(harness: Harness, plan: Plan, chosen: argparse.Namespace) -> Repo
             tasks = [
                 background.create_task(work)
                 for work in (
-                    *(auditor.run(), watchdog.run(), injector.watch_workers()),
+                    *(auditor.run(), watchdog.run(), injector.watch_processes()),
                     *(sweep(checkouts, book, idle_for) for idle_for in _STOOD_STILL),
                 )
             ]

@@ -49,14 +49,14 @@ class Door:
             raise OrderIdConflict(answer.text)
         return _status(answer, 200, 201)
 
-    async def cancel(self, order_id: str) -> None:
+    async def cancel(self, order_id: str, reason: str) -> None:
         """Cancel an order.
 
         Raises:
             Refused, NoSuchOrder, Unanswered: as they say.
         """
         path = f"/v1/orders/{quote(order_id)}/cancel"
-        answer = await self._ask("POST", path, json={"reason": "the customer has changed her mind"})
+        answer = await self._ask("POST", path, json={"reason": reason})
         if answer.status_code == 409:
             raise Refused(answer.text)
         if answer.status_code == 404:

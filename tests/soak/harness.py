@@ -4,12 +4,10 @@ import asyncio
 import contextlib
 import os
 import shutil
-import sys
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from signal import SIGKILL
 from typing import Any, TypeVar
 
 import asyncpg
@@ -19,11 +17,9 @@ from temporalio.service import RetryConfig
 
 from adapters.temporal import DATA_CONVERTER
 from client.checkouts import Checkouts
-from devstack.stack import DATABASE, READER, ROLE, ROOT, DevStack, psql
+from devstack.stack import DATABASE, ROLE, DevStack, psql
 from domain.policies import CHECKOUT_TASK_QUEUE
 from http_api.keys import KeyFile, Scope
-from sagafence.devservers.ports import free_port
-from sagafence.devservers.process import ChildProcess
 from tests.faults.lab.proxy import Proxy
 from tests.soak.catalogue import Catalogue, seeding
 from tests.soak.worker import REFUSED
@@ -62,7 +58,8 @@ class Harness:
         self.password_file = folder / "password"
         self.refused = folder / "refused"
         """Where the workers read what Postgres refuses; see tests/soak/worker.py."""
-        self.api, self.api_url, self.api_key = self._build_api()
+        self.api_url = f"http://127.0.0.1:{self._stack.ports.api}"
+        self.api_key = KeyFile(self._stack.api_keys_file).create("soak", tuple(Scope), None)
         self._wanted = workers
         # Threads that live as long as what they start (see `ChildProcess`).
         self._hands = ThreadPoolExecutor(max_workers=workers + 4, thread_name_prefix="hands")
@@ -85,37 +82,19 @@ class Harness:
                 CHECKOUT_SWEEP_EVERY_SECONDS="10",
                 CHECKOUT_DATABASE_PASSWORD_FILE=str(self.password_file),
             )
-        self.api.start()
-
-    def _build_api(self) -> tuple[ChildProcess, str, str]:
-        port, keys = free_port(), self.folder / "keys.json"
-        environment = self._stack.environment(
-            CHECKOUT_DATABASE_URL=self.postgres.url(DATABASE, READER),
-            CHECKOUT_API_PORT=str(port),
-            CHECKOUT_API_KEYS_FILE=str(keys),
-            CHECKOUT_API_REQUESTS_PER_SECOND="10000",
-            CHECKOUT_LOG_LEVEL="WARNING",
-        )
-        command = [sys.executable, str(ROOT / "api.py")]
-        log = self.folder / "api.log"
-        api = ChildProcess("api", command, log=log, env=environment, cwd=ROOT, death_signal=SIGKILL)
-        return api, f"http://127.0.0.1:{port}", KeyFile(keys).create("soak", tuple(Scope), None)
+        self.api = self._stack.start_api(CHECKOUT_API_REQUESTS_PER_SECOND="10000", CHECKOUT_LOG_LEVEL="WARNING")
 
     async def by_hand(self, act: Callable[..., _T], *arguments: Any, **named: Any) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._hands, lambda: act(*arguments, **named))
 
     def stop(self) -> None:
         """Stop everything, also in the middle of a fault. The data stay until `remove`."""
-        self._kill_all()
+        self.workers.kill()
         self._hands.shutdown(cancel_futures=True)
-        self._kill_all()
+        self.workers.kill()
         for link in self.links.values():
             link.stop()
         self._stack.stop()
-
-    def _kill_all(self) -> None:
-        self.workers.kill()
-        self.api.kill()
 
     def remove(self) -> None:
         self.postgres.remove()

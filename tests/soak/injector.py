@@ -30,6 +30,8 @@ _EVIDENCE_SECONDS = 60.0
 _READY_SECONDS = 60.0
 _DRAIN_SECONDS = 90.0
 _API_ENDS_SECONDS = 15.0
+_TRIES = 3
+"""How often the environment is changed until a worker notices."""
 _AHEAD = 40
 """How many orders may be started while a fault that is due waits for its target."""
 
@@ -97,28 +99,19 @@ class FaultInjector:
     async def until_ready(self) -> None:
         await asyncio.gather(*(self._until_polling(worker) for worker in self._harness.workers))
 
-    async def watch_workers(self) -> None:
+    async def watch_processes(self) -> None:
         while True:
-            for number, worker in enumerate(self._harness.workers):
-                if not self._target(f"worker {number}").locked() and not worker.running:
-                    raise SoakFailed(f"{worker.name} ended by itself with {worker.returncode}:\n{worker.tail()}")
-            await self._watch_api()
+            children = {f"worker {number}": worker for number, worker in enumerate(self._harness.workers)}
+            for target, child in {**children, "api": self._harness.api}.items():
+                if not self._target(target).locked() and not child.running:
+                    raise SoakFailed(f"{child.name} ended by itself with {child.returncode}:\n{child.tail()}")
             await asyncio.sleep(1)
-
-    async def _watch_api(self) -> None:
-        api = self._harness.api
-        if not self._target("api").locked() and not api.running:
-            raise SoakFailed(f"{api.name} ended by itself with {api.returncode}:\n{api.tail()}")
 
     @property
     def has_downtime(self) -> bool:
         """Whether no order can move: a server is away, or every worker is."""
-        servers = {name for name in self._away if not name.startswith("worker")}
-        return bool(servers) or (bool(self._harness.workers) and not self._has_worker)
-
-    @property
-    def _has_worker(self) -> bool:
-        return any(f"worker {number}" not in self._away for number in range(len(self._harness.workers)))
+        workers = {name for name in self._away if name.startswith("worker")}
+        return bool(self._away - workers) or (bool(workers) and len(workers) == len(self._harness.workers))
 
     async def _inject(self, fault: PlannedFault) -> None:
         record = Injected(fault, 0.0)
@@ -172,13 +165,7 @@ class FaultInjector:
 
     async def _drain_worker(self, fault: PlannedFault) -> str | None:
         worker, name = await self._running_worker(fault)
-        worker.signal(SIGTERM)
-        try:
-            status = await self._harness.by_hand(worker.wait, _DRAIN_SECONDS)
-        except TimeoutError:
-            raise SoakFailed(f"{worker.name} did not drain in {_DRAIN_SECONDS:g} s:\n{worker.tail()}") from None
-        if status not in {0, -SIGTERM}:  # the signal, where it comes before the worker listens to it
-            raise SoakFailed(f"{worker.name} drained with status {status}:\n{worker.tail()}")
+        status = await self._stop(worker, _DRAIN_SECONDS)
         self._away.add(name)
         await asyncio.sleep(fault.seconds)
         await self._start_again(worker)
@@ -195,16 +182,21 @@ class FaultInjector:
 
     async def _stop_api(self, fault: PlannedFault) -> str | None:
         api = self._harness.api
-        api.signal(SIGTERM)
-        try:
-            status = await self._harness.by_hand(api.wait, _API_ENDS_SECONDS)
-        except TimeoutError:
-            raise SoakFailed(f"{api.name} did not end in {_API_ENDS_SECONDS:g} s:\n{api.tail()}") from None
-        if status not in {0, -SIGTERM}:  # the signal, where it comes before the API listens to it
-            raise SoakFailed(f"{api.name} ended with status {status}:\n{api.tail()}")
+        status = await self._stop(api, _API_ENDS_SECONDS)
         await asyncio.sleep(fault.seconds)
         await self._harness.by_hand(api.start)
         return f"ended with {status}"
+
+    async def _stop(self, child: ChildProcess, within_seconds: float) -> int:
+        """Have a process end by itself, and return its status."""
+        child.signal(SIGTERM)
+        try:
+            status = await self._harness.by_hand(child.wait, within_seconds)
+        except TimeoutError:
+            raise SoakFailed(f"{child.name} did not end in {within_seconds:g} s:\n{child.tail()}") from None
+        if status not in {0, -SIGTERM}:  # the signal, where it comes before the process listens to it
+            raise SoakFailed(f"{child.name} ended with status {status}:\n{child.tail()}")
+        return status
 
     async def _start_again(self, worker: ChildProcess) -> None:
         async with self._is_as_needed:
@@ -237,14 +229,15 @@ class FaultInjector:
             await asyncio.sleep(0.2)
 
     async def _change_environment(self, fault: PlannedFault) -> str | None:
-        while True:
+        for _ in range(_TRIES):
             async with self._is_as_needed:
-                if self._has_worker:  # one that is to start waits for our end, and nobody else would notice the change
-                    self._away.add("postgres")
-                    evidence = await self._environment.acts[fault.kind](fault)
-                    self._away.discard("postgres")
-                    return evidence
-            await asyncio.sleep(0.2)
+                self._away.add("postgres")
+                evidence = await self._environment.acts[fault.kind](fault)
+                self._away.discard("postgres")
+            if evidence:
+                return evidence
+            # No worker was there to notice it: those that are to start have waited for our end, and are first now.
+        return None
 
     async def _restart_postgres(self, fault: PlannedFault) -> str | None:
         postgres = self._harness.postgres

@@ -132,11 +132,12 @@ class Sagas:
     async def _interrupt(self, planned: PlannedOrder) -> None:
         assert planned.interruption is not None
         name, kind = planned.order.order_id, planned.interruption.kind
+        canceller = self._requests.door if planned.is_through_door else self._checkouts
         await asyncio.sleep(planned.interruption.after * self._usual_seconds)
         said = await interrupt(
             kind,
             self._requests.saga(name),
-            lambda: self._called_off(planned),
+            lambda: canceller.cancel(name, "the customer has changed her mind"),
         )
         self._book.counts[f"{kind} {said}"] += 1
         if kind != "terminate" and said == "accepted":
@@ -144,13 +145,6 @@ class Sagas:
         if planned.starts_again and said == "accepted":
             is_new = await self._persist(lambda: self._checkouts.start(planned.order))
             self._book.counts[f"starts after a termination, {'a new run' if is_new else 'joined a repair'}"] += 1
-
-    async def _called_off(self, planned: PlannedOrder) -> None:
-        name = planned.order.order_id
-        if planned.is_through_door:
-            await self._requests.door.cancel(name)
-        else:
-            await self._checkouts.cancel(name, "the customer has changed her mind")
 
     async def _was_asked(self, planned: PlannedOrder) -> bool:
         """Whether a cancel came while the run was open: Temporal says yes to one that comes after its end, too."""
