@@ -12,7 +12,7 @@ from devstack.stack import ROOT
 from tests.soak.model import NEVER_BEGUN
 from tests.soak.plan import FAULTS
 
-ORDERS, SEED = 300, 36
+ORDERS, SEED = 300, 723
 """Few orders, and yet batches that are cancelled, terminated, loaded again, started twice, and overlapped."""
 STUCK_ORDERS, STUCK_SEED = 6, 13
 """A batch of five, and one order that comes by itself, and not over HTTP."""
