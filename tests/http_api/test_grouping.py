@@ -246,7 +246,8 @@ async def test_those_in_a_long_line_wait_as_long_as_it_moves_and_are_then_told_t
     grouping: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grouping.services.batcher = Batcher(lambda: grouping.services.temporal.checkouts, BatchPolicy(most=2, at_once=1))
-    answer_late(monkeypatch, seconds=0.4)
+    # The line is looked at after four seconds: no batch begins just then, whose start is not answered yet.
+    answer_late(monkeypatch, seconds=0.7)
     answers = await placed_at_once(grouping, [TEA] * 40)
 
     assert {answer.status_code for answer in answers} == {201, 503}
