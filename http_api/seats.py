@@ -79,7 +79,7 @@ async def _started(services: Services, batcher: Batcher, seat: Seat) -> str | No
         Problem: Temporal does not answer.
     """
     now = asyncio.get_running_loop().time
-    began = now()
+    began, was_in_line = now(), True
     while True:
         try:
             async with services.waiting(PATIENCE_SECONDS):
@@ -87,8 +87,10 @@ async def _started(services: Services, batcher: Batcher, seat: Seat) -> str | No
         except TimeoutError:
             is_over = services.stop.is_set() or now() > began + _LONGEST_IN_LINE_SECONDS
             if not batcher.is_waiting(seat):
-                if is_over:
+                # One that was in line a moment ago has just been asked for.
+                if services.stop.is_set() or (is_over and not was_in_line):
                     raise temporal_is_away() from None
+                was_in_line = False
             elif not batcher.has_ended_within(_LONGEST_SECONDS):
                 raise
             elif is_over:

@@ -8,8 +8,11 @@ from importlib.resources import files
 OLDEST_SERVER = 14
 """The oldest major version of PostgreSQL that is supported."""
 VERSION_TABLE = "sagafence_schema"
-FIX = "Run `python -m sagafence schema | psql ...` as the owner of the database, or await sagafence.install(engine)."
-"""What to do where they are not there."""
+FIX = (
+    "Run what makes its tables, as the owner of the database: a migration of your own, or where there is none "
+    "`python -m sagafence schema | psql ...` or sagafence.install(engine)."
+)
+"""What to do where they are not there. Tables of the same names beside those of a migration would be a second truth."""
 
 _TABLE = re.compile(r"^CREATE TABLE IF NOT EXISTS (\w+) \(\n(.*?)^\)", re.MULTILINE | re.DOTALL)
 # A constraint begins with a word in capitals, and what goes on in the next line is indented more.

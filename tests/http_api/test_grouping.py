@@ -12,10 +12,10 @@ import pytest
 from temporalio.service import RPCError
 
 from client import batch_runs
-from client.batcher import Batcher, BatchPolicy
+from client.batcher import Batcher, BatchPolicy, Seat
 from client.failures import Full, NoSuchOrder
 from devstack.stack import DevStack
-from http_api import recent
+from http_api import recent, seats
 from tests.conftest import Shop
 from tests.http_api.conftest import TEA, Api, reader_url, serving, without_postgres
 from tests.workflow.sagas import forget, until
@@ -246,8 +246,7 @@ async def test_those_in_a_long_line_wait_as_long_as_it_moves_and_are_then_told_t
     grouping: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grouping.services.batcher = Batcher(lambda: grouping.services.temporal.checkouts, BatchPolicy(most=2, at_once=1))
-    # The line is looked at after four seconds: no batch begins just then, whose start is not answered yet.
-    answer_late(monkeypatch, seconds=0.7)
+    answer_late(monkeypatch, seconds=0.5)
     answers = await placed_at_once(grouping, [TEA] * 40)
 
     assert {answer.status_code for answer in answers} == {201, 503}
@@ -255,6 +254,31 @@ async def test_those_in_a_long_line_wait_as_long_as_it_moves_and_are_then_told_t
     assert len(placed) > 6, "these have waited for more than a second"
     assert all("/bulk-" in answer.json()["links"]["history"] for answer in placed)
     assert {answer.json()["type"] for answer in answers if answer.status_code == 503} == {"about:blank#full"}
+
+
+@pytest.mark.usefixtures("worker")
+async def test_an_order_that_is_picked_at_the_end_of_its_time_in_line_waits_for_its_start_all_the_same(
+    grouping: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batcher, usual_begin, was_looked_at = grouping.services.batcher, batch_runs.begin, asyncio.Event()
+    assert batcher
+    usual_look = batcher.is_waiting
+
+    def is_waiting(seat: Seat) -> bool:
+        was_looked_at.set()
+        return usual_look(seat)
+
+    async def begin(*given: Any) -> None:
+        await was_looked_at.wait()
+        await usual_begin(*given)
+
+    monkeypatch.setattr(seats, "_LONGEST_IN_LINE_SECONDS", 0)
+    monkeypatch.setattr(batcher, "is_waiting", is_waiting)
+    monkeypatch.setattr(batch_runs, "begin", begin)
+
+    answer = await grouping.place(TEA, wait=20)
+
+    assert (answer.status_code, answer.json()["status"]) == (201, "completed")
 
 
 @pytest.mark.usefixtures("worker")

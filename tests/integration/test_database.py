@@ -498,7 +498,10 @@ def test_the_sqlstate_alone_decides_who_must_act(kind: type[SagaError], code: st
     ("words", "says"),
     [
         ('relation "hotels" does not exist', "Is it migrated, and does the role's search_path find the table?"),
-        ('relation "step_fence" does not exist', "Run `python -m sagafence schema | psql ...`"),
+        (
+            'relation "step_fence" does not exist',
+            "Run what makes its tables, as the owner of the database: a migration of your own",
+        ),
     ],
 )
 def test_what_the_database_lacks_is_said_with_the_mend(words: str, says: str) -> None:

@@ -329,6 +329,17 @@ MUTANTS = (
         at(_DOOR, "test_a_repeat_past_temporals_retention_is_a_repeat"),
     ),
     Mutant(
+        "line-ends-while-a-start-is-answered",
+        "an order that waited for its turn and got it would be answered as if Temporal were away",
+        _LINE,
+        "(is_over and not was_in_line)",
+        "is_over",
+        at(
+            _DOOR,
+            "test_an_order_that_is_picked_at_the_end_of_its_time_in_line_waits_for_its_start_all_the_same",
+        ),
+    ),
+    Mutant(
         "slow-batch-costs-a-workflow-each",
         "on a busy machine each order would get a workflow of its own besides its batch, which makes it busier",
         _LINE,
