@@ -1,6 +1,13 @@
 """Faults in the library's tables, the sagas' rows, the sweep and retention."""
 
-from tests.mutants.killers import LIBRARY_REGISTRY, LIBRARY_RETENTION, LIBRARY_SCHEMA, LIBRARY_SWEEP, at
+from tests.mutants.killers import (
+    LIBRARY_REGISTRY,
+    LIBRARY_RETENTION,
+    LIBRARY_RETENTION_BESIDE_RUNS,
+    LIBRARY_SCHEMA,
+    LIBRARY_SWEEP,
+    at,
+)
 from tests.mutants.mutant import Mutant
 
 _TABLES = "sagafence/tables.py"
@@ -231,6 +238,17 @@ MUTANTS = (
         "     WHERE state = 'ended' AND purged_at IS NULL AND ended_at <",
         "     WHERE purged_at IS NULL AND coalesce(ended_at, updated_at) <",
         at(LIBRARY_RETENTION, "test_a_saga_that_has_not_ended_is_never_touched_however_old"),
+    ),
+    Mutant(
+        "purge-touches-sagas-past-their-pivot",
+        "what is held, or lost, after its pivot would not find its results any more, and be stuck there",
+        _RETENTION,
+        "     WHERE state = 'ended' AND purged_at IS NULL AND ended_at <",
+        "     WHERE state IN ('ended', 'past_pivot') AND purged_at IS NULL AND coalesce(ended_at, updated_at) <",
+        at(
+            LIBRARY_RETENTION_BESIDE_RUNS,
+            "test_retention_between_the_pivot_and_the_step_after_it_deletes_nothing_and_no_provider_is_called_again",
+        ),
     ),
     Mutant(
         "purge-takes-the-evidence-away",

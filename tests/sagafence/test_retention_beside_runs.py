@@ -12,9 +12,11 @@ from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 
 from sagafence import Purged, PurgeInput, Sweep, SweepInput, SweepReport, UndoOutcome, purge, sweep_activities
+from sagafence.testing.faults import Faults
 from tests.resets import reset
 from tests.sagafence.elsewhere import Elsewhere
 from tests.sagafence.elsewhere_steps import Order
+from tests.sagafence.elsewhere_story import Fulfil
 from tests.sagafence.scenes import ALLOW_ENDS, REFUSE_ENDS, ended
 from tests.sagafence.trip_story import BookTrip
 from tests.sagafence.trips import BEFORE_ITS_FIRST_TASK, Trips, call_late
@@ -23,13 +25,13 @@ ALL = Counter({"room": 1, "seat": 2, "ticket": 1, "greeting": 1})
 AT_ONCE = timedelta(0)
 
 
-async def _sweep(trips: Trips) -> SweepReport:
+async def _sweep(saga: Trips | Elsewhere) -> SweepReport:
     """Sweep, and delete whatever has ended, tombstones and all."""
     queue = f"sweep-{uuid.uuid4().hex[:12]}"
-    activities = sweep_activities(trips.engine, trips.client)
-    async with Worker(trips.client, task_queue=queue, workflows=[Sweep], activities=activities):
+    activities = sweep_activities(saga.engine, saga.client)
+    async with Worker(saga.client, task_queue=queue, workflows=[Sweep], activities=activities):
         asked = SweepInput(idle_seconds=0, purge=PurgeInput(0, 0))
-        return await trips.client.execute_workflow(Sweep.run, asked, id=queue, task_queue=queue)
+        return await saga.client.execute_workflow(Sweep.run, asked, id=queue, task_queue=queue)
 
 
 async def _failure(handle: WorkflowHandle[Any, Any]) -> tuple[str | None, str]:
@@ -82,11 +84,44 @@ async def test_nothing_of_a_saga_that_is_held_stuck_or_repaired_is_deleted_and_n
     assert [await trips.effects(handle) for handle in sagas] == [ALL, Counter(), ALL, ALL, ALL]
 
 
-async def _rows(trips: Trips) -> set[tuple[Any, ...]]:
-    rows = await trips.database.fetch(
+async def _rows(saga: Trips | Elsewhere) -> set[tuple[Any, ...]]:
+    rows = await saga.database.fetch(
         "SELECT saga_id, step, result::text FROM step_fence UNION ALL SELECT saga_id, 'saga', input::text FROM sagas"
+        " UNION ALL SELECT saga_id, step, key FROM external_steps"
     )
     return {tuple(row) for row in rows}
+
+
+async def test_retention_between_the_pivot_and_the_step_after_it_deletes_nothing_and_no_provider_is_called_again(
+    elsewhere: Elsewhere,
+) -> None:
+    order_id = f"order-{uuid.uuid4().hex[:12]}"
+    faults = Faults(order_id)
+    no_mail = faults.fail("write", "before", times=None, is_final=True)
+    async with elsewhere.working(interceptors=[faults]):
+        lost = await elsewhere.start(order_id)
+        await elsewhere.until(lost, "stuck")
+        before = await _rows(elsewhere)
+
+        purged = await purge(elsewhere.engine, AT_ONCE, tombstones_older_than=AT_ONCE)
+
+        assert (purged, await _rows(elsewhere), await elsewhere.saga_state()) == (Purged(), before, "past_pivot")
+        assert await elsewhere.held() == (1, 1, 1, 0)
+        await lost.terminate("lost")
+        swept = await _sweep(elsewhere)
+        repaired = elsewhere.client.get_workflow_handle(order_id)
+        await elsewhere.until(repaired, "stuck")
+        again = await _sweep(elsewhere)
+        assert await _rows(elsewhere) == before
+        no_mail.stop()
+        await repaired.execute_update(Fulfil.retry)
+        await repaired.result()
+
+    assert (swept.started, swept.purged, again.started, again.purged) == ([order_id], Purged(), [], Purged())
+    assert await elsewhere.held() == (1, 1, 1, 1)
+    assert [len(sent) for sent in elsewhere.requests()] == [1, 1, 1]
+    [row] = await elsewhere.database.fetch("SELECT state, outcome FROM sagas")
+    assert tuple(row) == ("ended", "completed")
 
 
 async def test_sagas_run_to_their_ends_while_retention_deletes_all_that_has_ended_all_the_time(trips: Trips) -> None:
