@@ -69,7 +69,7 @@ async def test_a_trip_that_is_refused_leaves_nothing(world: World, hotel: str, f
 
 
 STEPS = (
-    Step("room", do="take_room", undo="free_room", effect={"rooms": +1}),
+    Step("room", do="take_room", undo="free_room", effect={"rooms": +1}, is_transaction=True),
     Step(
         "seat",
         do="book_seat",
@@ -78,7 +78,14 @@ STEPS = (
         calls="POST /seats",
         undo_calls="DELETE /seats/",
     ),
-    Step("invoice", do="send_invoice", undo="send_invoice.settle", effect={"invoices": +1}, is_irrevocable=True),
+    Step(
+        "invoice",
+        do="send_invoice",
+        undo="send_invoice.settle",
+        effect={"invoices": +1},
+        is_irrevocable=True,
+        is_transaction=True,
+    ),
 )
 
 

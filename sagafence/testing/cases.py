@@ -33,6 +33,7 @@ class Kind(StrEnum):
     DO_GIVES_UP = "do-gives-up"
     DO_REPORT_LOST = "do-report-lost"
     DO_REPORT_LOST_FOR_GOOD = "do-report-lost-for-good"
+    DO_COMMIT_LOST = "do-commit-lost"
     DO_LATE = "do-late"
     DO_LATE_AFTER_A_REPEAT = "do-late-after-a-repeat"
     DO_STUCK = "do-stuck"
@@ -46,6 +47,7 @@ class Kind(StrEnum):
 
     UNDO_FAILS_THEN_WORKS = "undo-fails-then-works"
     UNDO_REPEATED = "undo-repeated"
+    UNDO_COMMIT_LOST = "undo-commit-lost"
     UNDO_LATE = "undo-late"
     UNDO_STUCK = "undo-stuck"
     UNDO_CANCELLED_BEFORE = "undo-cancelled-before"
@@ -76,6 +78,7 @@ STORIES = {
     Kind.DO_GIVES_UP: f"{{do}} failed {TIMES} times without effect and was not tried again",
     Kind.DO_REPORT_LOST: "{do} took effect, its report was lost, and it was tried again",
     Kind.DO_REPORT_LOST_FOR_GOOD: "{do} took effect and was reported as failed for good",
+    Kind.DO_COMMIT_LOST: "{do} had run when its COMMIT failed and all was rolled back, and it was tried again",
     Kind.DO_LATE: "an attempt of {do} timed out, the saga ended, and only then did the attempt act",
     Kind.DO_LATE_AFTER_A_REPEAT: "an attempt of {do} timed out, a second one worked, and the first acted after the end",
     Kind.DO_STUCK: "{do} failed for good, again and again, until it was mended and tried again",
@@ -86,6 +89,7 @@ STORIES = {
     Kind.CANCEL_BESIDE_REPORT: "a cancel was asked for at the moment at which {do} reported",
     Kind.UNDO_FAILS_THEN_WORKS: f"{{undo}} failed {TIMES} times without effect, and would then have worked",
     Kind.UNDO_REPEATED: "{undo} took effect, its report was lost, and it was tried again",
+    Kind.UNDO_COMMIT_LOST: "{undo} had run when its COMMIT failed and all was rolled back, and it was tried again",
     Kind.UNDO_LATE: "an attempt of {undo} timed out, a second one worked, and the first acted after the end",
     Kind.UNDO_STUCK: "{undo} failed for good, round after round, until it was fixed and tried again",
     Kind.UNDO_CANCELLED_BEFORE: "a cancel was asked for while {undo} had begun and had no effect yet",
@@ -111,6 +115,7 @@ _COMPLETE = {
     Kind.PLAIN,
     Kind.DO_FAILS_THEN_WORKS,
     Kind.DO_REPORT_LOST,
+    Kind.DO_COMMIT_LOST,
     Kind.DO_LATE_AFTER_A_REPEAT,
     Kind.DO_RESTARTED_BEFORE,
     Kind.DO_RESTARTED_AFTER,
@@ -127,6 +132,7 @@ _GIVING_UP = {
     Kind.PROVIDER_ANSWERS_LATE,
     Kind.PROVIDER_ACTS_LATE,
 }
+_COMMITS = {Kind.DO_COMMIT_LOST, Kind.UNDO_COMMIT_LOST}
 _BESIDE = {Kind.BESIDE_A_REFUSAL_BEFORE, Kind.BESIDE_A_REFUSAL_AFTER}
 _OF_A_PROVIDER = {kind for kind in Kind if "provider-" in kind.value}
 _UNDOS = {kind for kind in Kind if kind.value.startswith("undo-")}
@@ -225,6 +231,7 @@ def _concerns(plan: Plan, step: Step, kind: Kind, *, can_be_retried: bool) -> bo
     makes_no_sense = (
         (kind in {Kind.UNDO_STUCK, Kind.DO_STUCK} and not can_be_retried)
         or (kind in _OF_A_PROVIDER and not (step.undo_calls if kind in _UNDOS else step.calls))
+        or (kind in _COMMITS and not step.is_transaction)
         or (kind is Kind.PROVIDER_ACTS_LATE and not step.can_be_late)
         or (kind in _BESIDE and not plan.beside(step))
         # Nothing settles what became of it, so it must not give up.

@@ -39,6 +39,8 @@ class Step:
     can_be_late: bool = True
     """Whether a request may come to the provider after the undo: true where the undo keeps it from acting then, false
     where the provider promises that it does not come so late."""
+    is_transaction: bool = False
+    """The step is one transaction through SQLAlchemy, as that of `@local` is, and so is its undo: each is lost once."""
 
 
 class Together:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from sagafence.testing.cases import ONE_ATTEMPT, TIMES, Case, Ending, Kind
+from sagafence.testing.commits import RUNS as COMMITS
 from sagafence.testing.common import begin_unwind, require_fired, require_undo_without_do, step_of
 from sagafence.testing.description import SagaUnderTest
 from sagafence.testing.faults import Fault, Gate, Moment
@@ -315,5 +316,6 @@ _RUNS: dict[Kind, Callable[[Trial], Awaitable[None]]] = {
     Kind.DO_RESTARTED_AFTER: _do_restarted_after,
     Kind.UNDO_RESTARTED_BEFORE: _undo_restarted_before,
     Kind.UNDO_RESTARTED_AFTER: _undo_restarted_after,
+    **COMMITS,
     **STRUCK,
 }

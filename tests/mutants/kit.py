@@ -1,11 +1,12 @@
 """Faults in the test kit: what it would not notice, and where it would cry wolf."""
 
-from tests.mutants.killers import KIT_MOVING, KIT_UNIT, PLUGIN, STRIKES, at
+from tests.mutants.killers import KIT_MOVING, KIT_ON_DECLARED, KIT_UNIT, PLUGIN, STRIKES, at
 from tests.mutants.mutant import Mutant
 
 _LOCAL_FIRST = "test_a_correct_saga_whose_steps_are_local_first_keeps_its_promises"
 _CORRECT = "test_a_correct_saga_keeps_its_promises"
 _CAUGHT = "test_a_mistake_is_caught"
+_LOST = "test_an_effect_outside_of_the_transaction_is_found_where_the_transaction_is_lost"
 
 MUTANTS = (
     Mutant(
@@ -23,6 +24,23 @@ MUTANTS = (
         "        names = {*self.least, *self.most, *change}",
         "        names = {*self.least, *self.most}",
         at(KIT_UNIT, "test_bounds_allow_what_is_between_them_and_nothing_else"),
+    ),
+    Mutant(
+        "kit-keeps-the-transaction-that-it-loses",
+        "a request that a step sends outside of its transaction would pass",
+        "sagafence/testing/commits.py",
+        '    event.listen(Engine, "commit", lose)\n    try:\n        yield loss\n    finally:\n'
+        '        event.remove(Engine, "commit", lose)\n',
+        "    loss.has_come = True\n    yield loss\n",
+        at(KIT_ON_DECLARED, f"{_LOST}[room-do-commit-lost-+2]"),
+    ),
+    Mutant(
+        "kit-loses-the-transactions-of-other-steps",
+        "a case would be green although the step that it is about lost nothing",
+        "sagafence/testing/commits.py",
+        " and trial.faults.name_of(info.activity_type, info.activity_id) == name:",
+        ":",
+        at(KIT_ON_DECLARED, "test_a_case_whose_step_never_comes_to_a_commit_proves_nothing_and_says_so"),
     ),
     Mutant(
         "kit-turns-back-after-the-pivot",

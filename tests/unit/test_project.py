@@ -106,6 +106,7 @@ LIBRARY = {
     "sagafence.bound_external": {"sagafence", "sqlalchemy"},
     "sagafence.external_steps": {"sagafence", "temporalio", "sqlalchemy"},
     "sagafence.testing": {"sagafence.testing", "temporalio"},
+    "sagafence.testing.commits": {"sagafence.testing", "temporalio", "sqlalchemy"},  # in the cases that need it
     "sagafence.devservers": {"sagafence.devservers", "psutil"},
     "sagafence_pytest": {"sagafence.testing", "sagafence.devservers", "temporalio", "sqlalchemy", "pytest"},
 }
@@ -160,6 +161,13 @@ def test_the_starter_loads_nothing_that_could_reach_the_database() -> None:
     done = subprocess.run([sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert not set(done.stdout.split()) & {"sqlalchemy", "asyncpg", "activities", "workflows"}
+
+
+def test_the_test_kit_loads_no_database() -> None:
+    loaded = "import sagafence.testing.plays, sys; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert not set(done.stdout.split()) & {"sqlalchemy", "asyncpg"}
 
 
 def test_the_api_loads_nothing_that_could_do_a_step() -> None:

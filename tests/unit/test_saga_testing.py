@@ -31,6 +31,7 @@ NOTE = Step("note", do="take_note", effect={"notes": +1})
 OF_ALL = {Kind.PLAIN, Kind.CANCEL_AT_THE_START}
 OF_A_PROVIDER = {kind for kind in Kind if "provider-" in kind}
 BESIDE = {kind for kind in Kind if kind.startswith("beside-")}
+COMMITS = {Kind.DO_COMMIT_LOST, Kind.UNDO_COMMIT_LOST}
 UNDOS = {kind for kind in Kind if kind.startswith("undo-")}
 
 
@@ -41,13 +42,25 @@ def kinds(step: Step, *steps: Step | Together) -> set[Kind]:
 
 
 def test_every_kind_of_case_that_concerns_a_step_is_generated_once_for_it() -> None:
-    everything = set(Kind) - OF_ALL - {Kind.DO_STUCK}
+    everything = set(Kind) - OF_ALL - COMMITS - {Kind.DO_STUCK}
 
     assert kinds(ROOM, ROOM, SEAT) == kinds(SEAT, ROOM, SEAT) == everything - OF_A_PROVIDER - BESIDE
     assert kinds(ROOM, Together(ROOM, SEAT)) == everything - OF_A_PROVIDER
     assert kinds(TENANT, Together(ROOM, TENANT)) == everything
     cases = matrix([ROOM, Together(SEAT, TENANT)], can_be_retried=True)
     assert len({str(case) for case in cases}) == len(cases)
+
+
+def test_only_a_step_that_is_a_transaction_loses_it() -> None:
+    step, pivot, forward = (dataclasses.replace(one, is_transaction=True) for one in (ROOM, PLANE, NOTE))
+    lost = {(str(case), case.ending) for case in matrix([SEAT, step, pivot, forward]) if case.kind in COMMITS}
+
+    assert lost == {
+        ("room-do-commit-lost", Ending.COMPLETED),
+        ("room-undo-commit-lost", Ending.UNDONE),
+        ("plane-do-commit-lost", Ending.COMPLETED),
+        ("note-do-commit-lost", Ending.COMPLETED),
+    }
 
 
 def test_what_is_after_the_point_of_no_return_cannot_turn_the_saga_back() -> None:

@@ -20,8 +20,8 @@ TENANT = Step(
     undo_calls="DELETE /tenants/",
 )
 STEPS = (
-    Step("subdomain", do="reserve_subdomain", undo="release_subdomain", effect={"subdomains": 1}),
-    Together(Step("seat", do="take_seat", undo="free_seat", effect={"seats": 1}), TENANT),
+    Step("subdomain", do="reserve_subdomain", undo="release_subdomain", effect={"subdomains": 1}, is_transaction=True),
+    Together(Step("seat", do="take_seat", undo="free_seat", effect={"seats": 1}, is_transaction=True), TENANT),
     Step("billing", do="bill", undo="bill.settle", effect={"invoices": 1}, is_irrevocable=True, calls="POST /invoices"),
     Step("welcome", do="send_welcome", effect={"mails": 1}, calls="POST /mails"),
 )
