@@ -7,6 +7,7 @@ A token's `scope` names what its holder may do, as `checkout:buy`, `checkout:rea
 import asyncio
 import json
 import logging
+import urllib.error
 import urllib.request
 from typing import Any
 
@@ -73,8 +74,12 @@ class OpenIdProvider:
 
     def _keys_url(self) -> str:
         where = f"{self._issuer.rstrip('/')}/.well-known/openid-configuration"
-        with urllib.request.urlopen(where, timeout=_FETCH_SECONDS) as answer:  # noqa: S310 - the settings' own URL
-            document = json.loads(answer.read(_MOST_BYTES))
+        try:
+            with urllib.request.urlopen(where, timeout=_FETCH_SECONDS) as answer:  # noqa: S310 - the settings' own URL
+                document = json.loads(answer.read(_MOST_BYTES))
+        except urllib.error.HTTPError as error:
+            error.close()  # it holds the connection
+            raise
         if document.get("issuer") != self._issuer:
             raise ValueError(f"{where} is of another issuer")
         return str(document["jwks_uri"])

@@ -23,7 +23,15 @@ RETRY_SECONDS = 2
 _SPREAD_SECONDS = 4
 """So far apart those come back who were all turned away in one moment."""
 
+# As RFC 9110 names them: older Pythons have the names before it, and a title does not hang on the interpreter.
+_NAMES = {413: "Content Too Large", 422: "Unprocessable Content"}
+
 _log = logging.getLogger("checkout.api")
+
+
+def name_of(status: HTTPStatus) -> str:
+    """Return what a status is called, the same with every Python."""
+    return _NAMES.get(status, status.phrase)
 
 
 def retry_milliseconds() -> int:
@@ -77,7 +85,7 @@ class Problem(Exception):
         """Make the answer."""
         document = ProblemDocument(
             type=f"about:blank#{self.kind}",
-            title=self.status.phrase,
+            title=name_of(self.status),
             status=self.status,
             detail=self.detail,
             errors=list(self.errors) or None,
@@ -133,7 +141,7 @@ def invalid(*errors: Fault) -> Problem:
 def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
     """Describe for OpenAPI which problems a route answers with, beside those of all."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
-    return {status.value: {"description": status.phrase, "content": content} for status in statuses}
+    return {status.value: {"description": name_of(status), "content": content} for status in statuses}
 
 
 def internal() -> Problem:
@@ -215,7 +223,7 @@ def _of_http(error: HTTPException) -> Problem:
         HTTPStatus.METHOD_NOT_ALLOWED: "This address does not take this method; see Allow, and /docs.",
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is larger than any request needs: split it.",
     }
-    kind = status.phrase.lower().replace(" ", "-")
+    kind = name_of(status).lower().replace(" ", "-")
     return Problem(status, kind, advice.get(status, str(error.detail)), headers=error.headers)
 
 

@@ -4,9 +4,11 @@ import asyncio
 import base64
 import json
 import threading
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.error import HTTPError
 
 import jwt
 import pytest
@@ -152,6 +154,25 @@ async def test_a_provider_that_is_away_is_no_refusal(api: Api, provider: Provide
     back = await api.call("GET", "/v1/orders", key=token(provider))
 
     assert (away.status_code, away.json()["type"], back.status_code) == (503, "about:blank#cannot-authenticate", 200)
+
+
+async def test_the_connection_of_a_failed_answer_is_closed(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    provider.is_away = True
+    heard: list[HTTPError] = []
+    fetch = urllib.request.urlopen
+
+    def urlopen(*arguments: Any, **options: Any) -> Any:
+        try:
+            return fetch(*arguments, **options)
+        except HTTPError as error:
+            heard.append(error)
+            raise
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    with pytest.raises(ProviderAway, match="503"):
+        await OpenIdProvider(provider.issuer, AUDIENCE).principal(token(provider))
+
+    assert [error.closed for error in heard] == [True]
 
 
 async def test_a_configuration_of_another_issuer_is_not_taken(provider: Provider) -> None:

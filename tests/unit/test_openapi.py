@@ -6,6 +6,7 @@ import sys
 from http import HTTPStatus
 
 from devstack.stack import ROOT
+from http_api.problems import name_of
 
 _MAKE = "python api.py --openapi > docs/openapi.json"
 
@@ -16,6 +17,12 @@ def test_the_description_of_the_api_is_the_one_of_todays_code() -> None:
     ).stdout
 
     assert (ROOT / "docs/openapi.json").read_text(encoding="utf-8") == printed, f"run: {_MAKE}"
+
+
+def test_a_status_is_called_the_same_with_every_python() -> None:
+    named = [HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.NOT_FOUND]
+
+    assert [name_of(status) for status in named] == ["Content Too Large", "Unprocessable Content", "Not Found"]
 
 
 def test_every_kind_of_problem_is_documented_with_its_status_and_no_other() -> None:
