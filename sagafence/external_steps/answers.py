@@ -42,7 +42,7 @@ class Heard:
 
     def evidence(self, n: int) -> Evidence:
         """Give it as the row of call `n` has it."""
-        said = "" if self.error is None else f": {type(self.error).__name__}: {self.error}"
+        said = "" if self.error is None else f": {_name_of(self.error)}: {_message_of(self.error)}"
         clean = f"{self.answer.value}{said}".replace("\0", "").encode("utf-8", "replace").decode()
         return Evidence(n, clean[:500], self.answer is Answer.STORED_FAILURE)
 
@@ -50,11 +50,19 @@ class Heard:
         """Give the provider's final no as JSON, so that a repeat raises it again."""
         if self.answer is not Answer.REFUSED or not isinstance(self.error, ApplicationError):
             return None
-        kept = {"type": self.error.type or type(self.error).__name__, "message": self.error.message}
+        kept = {"type": _name_of(self.error), "message": _message_of(self.error)}
         try:
             return as_jsonb({**kept, "details": list(self.error.details)})
         except (TypeError, ValueError):
             return as_jsonb({**kept, "details": []})
+
+
+def _name_of(error: Exception) -> str:
+    return (error.type if isinstance(error, ApplicationError) else None) or type(error).__name__
+
+
+def _message_of(error: Exception) -> str:
+    return error.message if isinstance(error, ApplicationError) else str(error)  # whose text begins with its name
 
 
 async def hear_do(calls: Calls[Out], key: Key, request: Any) -> Heard:

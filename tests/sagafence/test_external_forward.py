@@ -121,6 +121,7 @@ async def test_a_call_that_was_turned_away_is_sent_again_without_keys_too(bench:
         await step.do()
 
     assert await step.do() == 1
+    assert [status for _, _, status in await step.calls_made()] == ["rejected: CallRejected: 429", "ok"]
 
 
 async def test_a_refusal_is_raised_again_under_its_own_name(bench: MakeBench) -> None:
