@@ -78,14 +78,14 @@ class Api:
 
 @asynccontextmanager
 async def serving(
-    client: Client, task_queue: str, database_url: str, folder: Path, *, rate: float = 10_000, together: bool = False
+    client: Client, task_queue: str, database_url: str, folder: Path, *, together: bool = False
 ) -> AsyncIterator[Api]:
     """Serve inside the block."""
     engine = create_reader_engine(database_url)
     reads, keys = Reads(engine), KeyFile(folder / "keys.json")
     temporal = Temporal(client, task_queue, UI)
     batcher = Batcher(lambda: temporal.checkouts) if together else None
-    services = Services(reads, Tail(reads), temporal, keys, None, Rates(rate), batcher)
+    services = Services(reads, Tail(reads), temporal, keys, None, Rates(10_000), batcher)
     port = free_port()
     server = Server(build_door(services), services, host="127.0.0.1", port=port)
     task = asyncio.create_task(server.serve())

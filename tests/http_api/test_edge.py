@@ -27,6 +27,15 @@ async def raw(api: Api, *parts: bytes, pause: float = 0) -> bytes:
         writer.close()
 
 
+async def until_ending(api: Api) -> None:
+    """Wait until a connection takes no more requests."""
+
+    async def is_ending() -> bool:
+        return any(each._is_ending for each in api.server.server_state.connections)  # type: ignore[union-attr]
+
+    await until(is_ending)
+
+
 def problem_in(answer: bytes) -> tuple[int, str]:
     """Read the last answer of a connection: give its status and its kind of problem."""
     head, _, body = answer.partition(b"\r\n\r\n")
@@ -117,16 +126,20 @@ async def test_blank_lines_do_not_keep_a_connection(api: Api, monkeypatch: pytes
 
 
 async def test_a_slow_second_request_leaves_the_first_its_answer(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "HEADER_SECONDS", 0.1)
+    is_read = asyncio.Event()
 
     async def slow() -> tuple[list[object], int]:
-        await asyncio.sleep(0.4)
+        monkeypatch.setattr(server, "HEADER_SECONDS", 0.1)  # for the second: the headers of this one have come
+        await is_read.wait()
         return [], 0
 
     monkeypatch.setattr(api.services.reads, "findings", slow)
     first = f"GET /v1/audit HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {api.key}\r\n\r\n".encode()
 
-    answer = await raw(api, first, b"GET /v1/audit HTTP/1.1\r\n", pause=0.05)
+    answering = asyncio.create_task(raw(api, first, b"GET /v1/audit HTTP/1.1\r\n", pause=0.05))
+    await until_ending(api)
+    is_read.set()
+    answer = await answering
 
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b"is_clean" in answer
@@ -266,11 +279,7 @@ async def test_no_http_behind_a_request_leaves_it_its_answer(api: Api, monkeypat
     first = f"GET /v1/audit HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {api.key}\r\n\r\n".encode()
 
     answering = asyncio.create_task(raw(api, first, b"\x16\x03\x01", pause=0.1))
-
-    async def is_ending() -> bool:
-        return any(each._is_ending for each in api.server.server_state.connections)  # type: ignore[union-attr]
-
-    await until(is_ending)
+    await until_ending(api)
     is_read.set()
     answer = await answering
     assert answer.startswith(b"HTTP/1.1 200 ")

@@ -207,7 +207,7 @@ async def test_no_server_outlives_a_killed_owner_and_the_next_start_at_once_on_w
     servers = kill_owner(OWNER, temporary, str(tmp_path), *map(str, ports))
     database, cluster = new_postgres(port=ports[0]), new_temporal(port=ports[1], file=True)
 
-    assert wait_gone(servers, timeout=5) == []
+    assert wait_gone(servers, timeout=30) == []
     database.start()
     cluster.start()
 

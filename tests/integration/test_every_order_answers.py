@@ -257,6 +257,14 @@ async def test_a_list_has_the_orders_of_batches_and_those_by_hand_each_once(run_
         running = await start_batch(shop, under_way)
         await gate.reached()
         await shop.accept_by_hand(by_hand)
+        ended = {checkout_workflow_id(order.order_id) for order in (own, handed_over[0])}
+
+        async def are_visible() -> bool:
+            query = f"TaskQueue = '{shop.task_queue}' AND WorkflowType = 'Checkout'"
+            runs = [run async for run in shop.client.list_workflows(query)]
+            return {run.id for run in runs} == ended and all(run.close_time for run in runs)
+
+        await until(are_visible)
         found = await listed(run_starter)
         by_status = {
             status: set(await listed(run_starter, "--status", status))

@@ -315,7 +315,7 @@ def test_a_worker_takes_sigterm_before_it_has_imported_anything(
                 assert starting.poll() is None
             assert "temporal_sdk_bridge" not in (process / "maps").read_text()
             starting.terminate()
-            assert starting.wait(5) == status
+            assert starting.wait(DEADLINE_SECONDS) == status
         finally:
             starting.kill()
 

@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 
 import pytest
-from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
+from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError, WorkflowUpdateStage
 from temporalio.exceptions import ApplicationError, CancelledError
 
 from sagafence import PostgresFence, Resolution, UndoOutcome, Verdict
@@ -13,6 +13,7 @@ from tests.sagafence.trip_story import BookTrip, IssueTicket
 from tests.sagafence.trips import Trips, call_late
 
 ALL = Counter({"room": 1, "seat": 2, "ticket": 1, "greeting": 1})
+ACCEPTED = WorkflowUpdateStage.ACCEPTED
 
 
 def _cause(failed: pytest.ExceptionInfo[WorkflowFailureError]) -> ApplicationError:
@@ -70,13 +71,15 @@ async def test_a_cancel_before_the_pivot_undoes_everything(trips: Trips, by: str
     async with trips.working():
         handle = await trips.start()
         await attempt.has_come.wait()
-        asked = handle.execute_update(BookTrip.cancel, "changed my mind") if by == "update" else handle.cancel()
-        waiting = asyncio.ensure_future(asked)
-        await asyncio.sleep(0)
+        if by == "update":
+            asked = await handle.start_update(BookTrip.cancel, "changed my mind", wait_for_stage=ACCEPTED)
+        else:
+            await handle.cancel()
         attempt.may_go.set()
         with pytest.raises(WorkflowFailureError) as failed:
             await handle.result()
-        await waiting
+        if by == "update":
+            await asked.result()
 
     expected = "SagaCancelled" if by == "update" else None
     assert getattr(failed.value.cause, "type", None) == expected
@@ -91,14 +94,14 @@ async def test_a_cancel_that_comes_while_the_pivot_acts_is_refused_where_it_took
         handle = await trips.start()
         await attempt.has_come.wait()
         if by == "update":
-            waiting = asyncio.ensure_future(handle.execute_update(BookTrip.cancel, "changed my mind"))
+            asked = await handle.start_update(BookTrip.cancel, "changed my mind", wait_for_stage=ACCEPTED)
         else:
             await handle.cancel()
         attempt.may_go.set()
         await handle.result()
         if by == "update":
             with pytest.raises(WorkflowUpdateFailedError):
-                await waiting
+                await asked.result()
 
     assert await trips.effects(handle) == ALL
 
@@ -243,9 +246,11 @@ async def test_a_cancel_of_a_second_run_takes_nothing_back_that_the_first_has_pa
             await handle.execute_update(BookTrip.retry)
             await handle.result()
         trips.steps.hold("room")  # for ever: its code must not run again
+        begun = trips.steps.hold("before room")  # it cannot end before it is cancelled
         again = await trips.start_again(handle)
-        await trips.until_begun(again)
+        await begun.has_come.wait()
         await again.cancel()
+        begun.may_go.set()
         await again.result()
 
     assert await trips.effects(handle) == ALL

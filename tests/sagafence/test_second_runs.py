@@ -1,15 +1,16 @@
 """A second run of a declared saga that comes less far than the first: nothing that the first one did is left behind."""
 
-import asyncio
 from collections import Counter
 from typing import Any
 
 import pytest
-from temporalio.client import WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError
+from temporalio.client import WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError, WorkflowUpdateStage
 
 from sagafence import Resolution, Verdict
 from tests.sagafence.trip_story import BookTrip
 from tests.sagafence.trips import Trips
+
+ACCEPTED = WorkflowUpdateStage.ACCEPTED
 
 
 async def _lost_before_its_pivot(trips: Trips) -> WorkflowHandle[BookTrip, Any]:
@@ -84,9 +85,9 @@ async def test_a_cancel_that_was_accepted_is_not_forgotten_with_its_run(trips: T
     async with trips.working():
         handle = await trips.start()
         await attempt.has_come.wait()
-        asked = asyncio.create_task(handle.execute_update(BookTrip.cancel, "found it cheaper"))
+        asked = await handle.start_update(BookTrip.cancel, "found it cheaper", wait_for_stage=ACCEPTED)
         attempt.may_go.set()
-        await asked
+        await asked.result()
         await trips.until(handle, "stuck")
         await handle.terminate("lost")
         trips.steps.broken.clear()
@@ -126,10 +127,12 @@ async def test_what_is_cancelled_before_its_first_step_goes_on_past_the_pivot_of
 async def test_a_cancel_update_of_a_run_whose_predecessor_has_passed_the_pivot_is_refused(trips: Trips) -> None:
     handle = await _lost_after_its_pivot(trips)
     again = await trips.start_again(handle)
+    begun = trips.steps.hold("before room")  # it cannot end before it is asked
     async with trips.working():
-        asked = asyncio.create_task(again.execute_update(BookTrip.cancel, "early"))
+        asked = await again.start_update(BookTrip.cancel, "early", wait_for_stage=ACCEPTED)
+        begun.may_go.set()
         with pytest.raises(WorkflowUpdateFailedError):
-            await asked
+            await asked.result()
         await again.result()
 
     assert await _state(trips) == ("ended", "completed")

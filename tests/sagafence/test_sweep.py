@@ -74,14 +74,23 @@ class Ground:
         name = f"{first}-{uuid.uuid4().hex[:8]}"
         return replace(Opening(name, kind, self.queue, {"first": first}), **more)
 
-    async def started(self, first: str = "runs", kind: str = "Move", **options: Any) -> WorkflowHandle[Any, Any]:
+    async def started(self, first: str = "runs", kind: str = "Move") -> WorkflowHandle[Any, Any]:
         """Start a saga, and return when its step has written the row."""
         saga = self.opening(first, kind)
-        handle = await self.client.start_workflow(kind, saga.input, id=saga.saga_id, task_queue=self.queue, **options)
+        handle = await self.client.start_workflow(kind, saga.input, id=saga.saga_id, task_queue=self.queue)
         async with asyncio.timeout(30):
             while saga.saga_id not in self.seen:
                 await asyncio.sleep(0.01)
         return handle
+
+    async def timing_out(self, kind: str) -> WorkflowHandle[Any, Any]:
+        """Start a saga whose row is there, and whose run nobody works on until its time is over."""
+        await self.bare.open(saga := self.opening("runs", kind))
+        self.seen.add(saga.saga_id)
+        nowhere, soon = "nobody-works-here", timedelta(seconds=1)
+        return await self.client.start_workflow(
+            kind, saga.input, id=saga.saga_id, task_queue=nowhere, execution_timeout=soon
+        )
 
     async def sweep(self, **more: Any) -> SweepReport:
         return await self.client.execute_workflow(
@@ -150,8 +159,10 @@ async def stop(handle: WorkflowHandle[Any, Any], how: str) -> None:
 
 @pytest.mark.parametrize("how", ["terminated", "cancelled", "timed out", "failed"])
 async def test_a_saga_whose_run_closed_before_its_end_is_started_again_and_ends(ground: Ground, how: str) -> None:
-    options = {"execution_timeout": timedelta(seconds=3)} if how == "timed out" else {}
-    lost = await ground.started("fails" if how == "failed" else "runs", "Stay", **options)
+    if how == "timed out":
+        lost = await ground.timing_out("Stay")
+    else:
+        lost = await ground.started("fails" if how == "failed" else "runs", "Stay")
     await stop(lost, how)
 
     report = await ground.sweep()

@@ -164,10 +164,10 @@ async def forget(shop: Shop, order: CheckoutInput, workflow_id: str = "") -> Non
 
 
 async def until_tried(gates: Gates, order: CheckoutInput, name: str, *, times: int) -> None:
-    """Wait until so many attempts of an order's activity have begun."""
+    """Wait until so many attempts of an order's activity have begun, or more: they may be faster than who looks."""
 
     async def is_tried() -> bool:
-        return gates.attempts_of(order, name) == times
+        return gates.attempts_of(order, name) >= times
 
     await until(is_tried)
 
@@ -215,8 +215,13 @@ async def reset_to(shop: Shop, workflow_id: str, run_id: str | None, finish_even
     await reset(shop.client, workflow_id, run_id, finish_event_id)
 
 
-def hasty(policy: ActivityPolicy, *, give_up_ms: int | None = None, attempt_ms: int | None = None) -> ActivityPolicy:
-    """Make a policy that retries within milliseconds and, if asked to, gives up soon; it retries the same failures."""
+def hasty(
+    policy: ActivityPolicy, *, give_up_ms: int | None = None, attempt_ms: int | None = None, attempts: int = 0
+) -> ActivityPolicy:
+    """Make a policy that retries within milliseconds and, if asked to, gives up soon; it retries the same failures.
+
+    One that gives up after so many `attempts` has made them all; by the clock a slow machine may make none.
+    """
     return replace(
         policy,
         start_to_close=timedelta(milliseconds=attempt_ms) if attempt_ms else policy.start_to_close,
@@ -225,6 +230,7 @@ def hasty(policy: ActivityPolicy, *, give_up_ms: int | None = None, attempt_ms: 
             policy.retry,
             initial_interval=timedelta(milliseconds=20),
             maximum_interval=timedelta(milliseconds=100),
+            maximum_attempts=attempts or policy.retry.maximum_attempts,
         ),
     )
 

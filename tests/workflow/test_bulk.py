@@ -48,6 +48,12 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies, "BATCH", hasty(policies.BATCH, give_up_ms=2_000))
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no batch give up while the test looks, or holds it at a gate."""
+    monkeypatch.setattr(policies, "BATCH", hasty(policies.BATCH, give_up_ms=60_000))
+
+
 ENDINGS = ["completed", "rejected", "rejected", "rejected", "completed"]
 
 
@@ -349,6 +355,7 @@ async def test_a_repair_that_was_terminated_stays_one_where_a_batch_delegates_it
 # Cancelled and lost -------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("moment", ["before", "after"])
 async def test_a_cancel_during_the_checkout_undoes_what_was_not_done(
     shop: Shop, moment: Moment, monkeypatch: pytest.MonkeyPatch
@@ -372,6 +379,7 @@ async def test_a_cancel_during_the_checkout_undoes_what_was_not_done(
     assert await violations(shop) == []
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_cancel_between_two_attempts_leaves_every_order_cancelled_for_its_reason(shop: Shop) -> None:
     orders, gates = mixed(shop), Gates()
     before = await goods_and_money(shop.database)
@@ -391,6 +399,7 @@ async def test_a_cancel_between_two_attempts_leaves_every_order_cancelled_for_it
     assert await violations(shop) == []
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_cancel_during_an_attempt_that_then_fails_leaves_every_order_cancelled(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -410,12 +419,12 @@ async def test_a_cancel_during_an_attempt_that_then_fails_leaves_every_order_can
     assert await violations(shop) == []
 
 
+@pytest.mark.usefixtures("patient")
 async def test_no_saga_buys_what_was_locked_when_its_batch_was_cancelled(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cancel comes while the orders are checked out; what that leaves to sagas, nobody has begun or is lost."""
     monkeypatch.setattr(policies, "LOCAL_ATTEMPT", timedelta(milliseconds=300))
-    monkeypatch.setattr(policies, "BATCH", hasty(policies.BATCH, give_up_ms=60_000))
     orders, gates = [shop.order("alice"), shop.order("erin"), shop.order("carol", ("poster", 1))], Gates()
     key = gates_of(shop, orders)
     await between_steps(shop, key.order_id, orders[2:])
@@ -435,6 +444,7 @@ async def test_no_saga_buys_what_was_locked_when_its_batch_was_cancelled(
     assert await violations(shop) == []
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_cancel_while_orders_are_given_to_sagas_ends_those_whose_turn_has_not_come(shop: Shop) -> None:
     orders, gates = [shop.order("alice", ("no-such", 1)) for _ in range(101)], Gates()
     key = gates_of(shop, orders)
@@ -491,6 +501,7 @@ async def test_an_order_that_is_cancelled_while_its_batch_keeps_failing_is_undon
     assert await violations(shop) == []
 
 
+@pytest.mark.usefixtures("patient")
 async def test_orders_whose_end_cannot_be_written_after_a_cancel_are_repaired_each_for_its_reason(shop: Shop) -> None:
     first, second = orders = [shop.order("bob"), shop.order("alice")]
     gates, key = Gates(), gates_of(shop, orders)
@@ -524,6 +535,7 @@ async def test_a_batch_that_is_cancelled_before_its_first_step_leaves_every_orde
     assert await violations(shop) == []
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_cancelled_batch_has_repaired_what_was_left_of_its_orders_and_leaves_what_is_under_way(
     shop: Shop,
 ) -> None:

@@ -38,9 +38,9 @@ WHOLE_FENCE = "SELECT * FROM step_fence WHERE saga_id = $1 ORDER BY step"
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let each step give up after less than a second."""
+    """Let each step give up after three attempts."""
     for name in ("RESERVE", "PAY", "SHIP"):
-        monkeypatch.setattr(policies, name, hasty(getattr(policies, name), give_up_ms=700))
+        monkeypatch.setattr(policies, name, hasty(getattr(policies, name), attempts=3))
     monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO))
 
 
@@ -323,7 +323,7 @@ async def test_an_outage_that_does_not_pass_rejects_the_order(shop: Shop, name: 
 async def test_an_attempt_that_comes_after_its_undo_has_no_effect(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, name: str, policy: str
 ) -> None:
-    given_up = hasty(getattr(policies, policy), give_up_ms=400, attempt_ms=400)
+    given_up = hasty(getattr(policies, policy), attempt_ms=400, attempts=1)
     monkeypatch.setattr(policies, policy, given_up)
     before = await goods_and_money(shop.database)
     gates, order = Gates(), shop.order("alice")

@@ -228,7 +228,7 @@ async def test_the_run_that_shipped_an_order_and_never_heard_of_it_takes_it_back
 ) -> None:
     order, gates, before = shop.order(LABEL), Gates(), await goods_and_money(shop.database)
     gates.fail(order, "ship_order", "after")
-    monkeypatch.setattr(policies, "SHIP", hasty(policies.SHIP, give_up_ms=300))
+    monkeypatch.setattr(policies, "SHIP", hasty(policies.SHIP, attempts=3))
 
     async with shop.working(interceptors=(gates,)):
         ended = await how_it_ended(await shop.start(order))

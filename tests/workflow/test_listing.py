@@ -34,7 +34,11 @@ async def listed(checkouts: Checkouts, status: str | None, limit: int = 100) -> 
 
 
 async def until_visible(shop: Shop, status: str, count: int) -> None:
-    query = f"TaskQueue = '{shop.task_queue}' AND ExecutionStatus = '{status}'"
+    await until_found(shop, f"ExecutionStatus = '{status}'", count)
+
+
+async def until_found(shop: Shop, condition: str, count: int) -> None:
+    query = f"TaskQueue = '{shop.task_queue}' AND {condition}"
 
     async def is_visible() -> bool:
         return (await shop.client.count_workflows(query)).count == count
@@ -73,7 +77,10 @@ async def test_each_status_lists_its_orders_and_no_others(shop: Shop, checkouts:
         await until_status(shop, orders["stuck"], "stuck")
         for status in ("completed", "rejected", "cancelled"):
             await how_it_ended(shop.newest_run(orders[status]))
+        await until_found(shop, "WorkflowType = 'Checkout'", len(orders))
         await until_visible(shop, "Running", 3)
+        for status in ("unwinding", "stuck"):
+            await until_found(shop, f"OrderStatus = '{status}'", 1)
         everything = await listed(checkouts, None)
         found = {status: await listed(checkouts, status) for status in QUERIES}
         for status in ("running", "unwinding", "stuck"):

@@ -41,7 +41,7 @@ from workflows.checkout import CheckoutWorkflow
 @pytest.fixture(autouse=True)
 def _hasty_undos(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies, "UNDO", hasty(policies.UNDO))
-    monkeypatch.setattr(policies, "SHIP", hasty(policies.SHIP, give_up_ms=1_000))
+    monkeypatch.setattr(policies, "SHIP", hasty(policies.SHIP, attempts=3))
 
 
 @pytest.mark.parametrize("customer", ["alice", "carol"])

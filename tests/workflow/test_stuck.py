@@ -52,7 +52,7 @@ def _hasty_undos(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def ship_gives_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a label can be left behind."""
-    monkeypatch.setattr(policies, "SHIP", hasty(policies.SHIP, give_up_ms=300))
+    monkeypatch.setattr(policies, "SHIP", hasty(policies.SHIP, attempts=3))
 
 
 async def stuck_in_pay(shop: Shop) -> tuple[CheckoutInput, Handle]:

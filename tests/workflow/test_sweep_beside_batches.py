@@ -59,6 +59,7 @@ async def a_page(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> UnfinishedPage:
 async def test_orders_that_their_batch_completes_while_the_sweep_looks_are_left_alone(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, are_paid: bool
 ) -> None:
+    monkeypatch.setattr(policies, "BATCH", hasty(policies.BATCH, give_up_ms=60_000))  # it waits at a gate
     gates, orders = Gates(), [shop.order("carol"), shop.order("alice")]  # a label, and a parcel that is gone
     key = gates_of(shop, orders)
     await between_steps(shop, key.order_id, orders, are_paid=are_paid)
