@@ -108,7 +108,7 @@ class StepInput:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one order of a batch has ended: with the order's status, or `HANDED_OVER`, `ORDER_ID_CONFLICT`, `UNKNOWN`."""
+    """How one order of a batch has ended: with the order's status, or `DELEGATED`, `ORDER_ID_CONFLICT`, `UNKNOWN`."""
 
     order_id: str
     status: str

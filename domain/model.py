@@ -101,7 +101,8 @@ class CheckoutInput:
     repair: bool = False
     """Do no step: undo whatever an earlier run of this order may have left.
 
-    Set by the sweep, by a batch that delegates what it could not undo, and by a stuck run that continues as new."""
+    Set by the sweep, by a batch that delegates what it could not undo, by a cancel of an order that has not begun, and
+    by a stuck run that continues as new."""
     review_reason: str = ""
     """With `repair`: why an operator has to review the order before anything is undone. Set by the sweep alone."""
     reason: str = ""

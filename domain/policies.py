@@ -53,7 +53,7 @@ def audit_task_queue(task_queue: str) -> str:
 
 
 RESERVE = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=60), retry_policy(100, 5))
-"""Step reserve: a blip costs the shopper a tenth of a second, a database that stays away for a minute the order."""
+"""Step reserve: a short outage delays the order by a tenth of a second; after a minute it is rejected."""
 PAY = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=120), retry_policy(200, 10))
 """Step pay: outlasts a restart or a failover of Postgres."""
 SHIP = ActivityPolicy(timedelta(seconds=5), timedelta(minutes=15), retry_policy(500, 30))
@@ -63,9 +63,9 @@ ENVIRONMENT = ActivityPolicy(timedelta(seconds=5), None, retry_policy(500, 30))
 UNDO = ActivityPolicy(timedelta(seconds=10), timedelta(minutes=15), retry_policy(200, 60, stops_when_refused=False))
 """One round of an undo. Then the order is parked, and later rounds follow."""
 RECORD = ActivityPolicy(timedelta(seconds=10), None, retry_policy(200, 60, stops_when_refused=False))
-"""Recording what happened (close, complete, park, note, resolve): never gives up."""
+"""Recording what happened (close, complete, park, note, resolve), starting delegated sagas: never gives up."""
 BATCH = ActivityPolicy(timedelta(seconds=10), timedelta(seconds=30), retry_policy(200, 5))
-"""A step of a whole batch; then each of its orders gets a saga of its own."""
+"""The transaction of a batch, and its undoing; where it keeps failing, each order gets a saga of its own."""
 MAINTENANCE = ActivityPolicy(timedelta(seconds=60), timedelta(minutes=5), retry_policy(500, 10))
 """The sweep, the check of a file, recording what an audit found; a caller waits for the answer."""
 AUDIT = ActivityPolicy(
@@ -74,7 +74,7 @@ AUDIT = ActivityPolicy(
     retry_policy(500, 10),
     heartbeat=timedelta(seconds=30),
 )
-"""The audit, which reads every row: half a minute for a million orders (docs/performance.md), so this is for sixty."""
+"""The audit, which reads every row: half a minute for a million orders (docs/performance.md); enough for 60 million."""
 LOOKUP = ActivityPolicy(timedelta(seconds=5), timedelta(seconds=10), retry_policy(200, 2))
 """Reading an order's row for `starter.py status` and `list`: nothing depends on it, and it can be repeated."""
 
