@@ -1,9 +1,10 @@
 """The starter: starts, shows, cancels, retries and resolves orders, through Temporal alone.
 
-Exit status: 0 completed, still running, or the command did its job; 1 Temporal cannot be reached, or no worker answered
-in time; 2 wrong usage: arguments, settings, an unknown order, an order id with other content, malformed orders;
-3 the order is rejected or cancelled, or the request was refused; 4 the order is stuck or its workflow was terminated;
-5 the audit found violations; 130 interrupted, and what was started goes on.
+Exit status: 0 completed, still running, or the command did its job; 1 Temporal cannot be reached, no worker answered in
+time, `--timeout` is over, or a load has unknown outcomes; 2 wrong usage: arguments, settings, an unknown order, an
+order id with other content, malformed orders; 3 the order is rejected or cancelled, or the request was refused; 4 the
+order is stuck or its workflow was terminated; 5 the audit found violations; 130 interrupted, and what was started goes
+on.
 """
 
 import os

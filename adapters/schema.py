@@ -31,8 +31,9 @@ _WHOLE = frozenset({"table", "column", "trigger", "function"})
 _log = logging.getLogger("checkout.schema")
 
 REMEDY = """Run setup.sql on it as its owner: psql -d checkout -f setup.sql
-What is still missing then was changed by hand: setup.sql never changes an existing table, nor a setting that
-ALTER DATABASE or ALTER ROLE ... IN DATABASE has put before the role's. Change it back to what setup.sql has."""
+What is still missing then was changed by hand: setup.sql puts back no constraint, default or column that was dropped,
+nor a setting that ALTER DATABASE or ALTER ROLE ... IN DATABASE has put before the role's. Change it back to what
+setup.sql has."""
 
 
 class Fact(NamedTuple):

@@ -27,8 +27,8 @@ from http_api.services import Services
 _DESCRIPTION = """
 Orders of the checkout saga: each ends completed, rejected or cancelled, or is stuck and waits for an operator.
 
-Every error is an RFC 9457 problem whose `detail` says what to do. A 503 says that it is not known whether the request
-was carried out: repeat it as it is. Amounts are in minor units of the currency.
+Every error is an RFC 9457 problem whose `detail` says what to do. After a 503, whose `detail` says whether anything
+was done, repeat the request as it is. Amounts are in minor units of the currency.
 """
 _FOR_ALL = documented(
     HTTPStatus.UNAUTHORIZED,

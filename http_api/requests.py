@@ -50,7 +50,7 @@ async def cancel_order(
 async def retry_order(
     order_id: OrderIdInPath, request: OperatorRequest, services: Given, principal: Operator
 ) -> Accepted:
-    """Retry the failed undos of a stuck order, once the cause is fixed. A round may last a quarter of an hour."""
+    """Retry the failed undos of a stuck order, once the cause is fixed. Each undo may take a quarter of an hour."""
     known = await _checked(services, principal, order_id, request.reason)
     asked = services.temporal.orders.request_retry(known, request.reason, principal.actor)
     answer = await answered(asked, _ASK_SECONDS)
