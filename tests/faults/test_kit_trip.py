@@ -51,7 +51,9 @@ async def test_a_trip_keeps_its_promises(case: Case, trips: SagaUnderTest) -> No
 
 
 def test_there_is_a_case_for_every_kind_and_step() -> None:
-    elsewhere = {kind for kind in Kind if "provider-" in kind or kind.startswith(("beside-", "do-stuck"))}
+    elsewhere = {
+        kind for kind in Kind if "provider-" in kind or "commit-" in kind or kind.startswith(("beside-", "do-stuck"))
+    }
 
     cases = {str(case) for case in matrix(STEPS, can_be_retried=True)}
 
