@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         translated_errors,
         violated_constraint,
     )
+    from sagafence.external_steps.people import resolve_late
     from sagafence.fence import GATE, FenceKey, Undoing, do_once, limited_refusals, resolve_once, undo_once
     from sagafence.lost import sweep_activities
     from sagafence.postgres import PostgresFence
@@ -88,6 +89,7 @@ _LOADED_LATE = {
     "ddl": "sagafence.tables",
     **dict.fromkeys(("SchemaMissing", "check", "install"), "sagafence.schema"),
     "purge": "sagafence.retention",
+    "resolve_late": "sagafence.external_steps.people",
     "sweep_activities": "sagafence.lost",
 }
 
@@ -165,6 +167,7 @@ __all__ = [
     "local",
     "perform",
     "purge",
+    "resolve_late",
     "resolve_once",
     "retry_policy",
     "single_statement",

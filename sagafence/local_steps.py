@@ -18,7 +18,7 @@ from sagafence.calls import Resolution, SagaInput, Settled, StepCall, Way
 from sagafence.database import transaction
 from sagafence.declare import Forward, Pivot, SagaSteps, Step
 from sagafence.errors import SagaError, StepAlreadyCompensated
-from sagafence.external_steps.sql import say
+from sagafence.external_steps.people import say
 from sagafence.fence import FenceKey, close_fence, fence_row, limited_refusals, resolve_once, stored_result
 from sagafence.registry import Opening, State, begin_unwind, enter, move
 from sagafence.undo import UndoOutcome, UndoResult

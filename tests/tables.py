@@ -26,6 +26,7 @@ from sagafence import (
     ActivityPolicy,
     DatabaseRefusedStatement,
     IdempotencyConflict,
+    OutcomeUnknown,
     Refusal,
     SagaError,
 )
@@ -147,6 +148,8 @@ def _failures() -> Iterator[Row]:
         undo = "retried" if is_retried else "not retried"
         if failure is DatabaseRefusedStatement:
             undo = f"{UNDO_ATTEMPTS_WHEN_REFUSED} refusals"
+        if failure is OutcomeUnknown:
+            undo = "retried while a repeat may tell"
         meaning = _linked(failure.__doc__ or "").split(". ")[0].rstrip(".")
         yield f"`{name}`", kind, meaning, "retried" if is_outage else "not retried", undo
 

@@ -40,11 +40,13 @@ class Heard:
     result: str | None = None
     error: Exception | None = None
 
+    def __str__(self) -> str:
+        said = "" if self.error is None else f": {_name_of(self.error)}: {_message_of(self.error)}"
+        return f"{self.answer.value}{said}".replace("\0", "").encode("utf-8", "replace").decode()[:500]
+
     def evidence(self, n: int) -> Evidence:
         """Give it as the row of call `n` has it."""
-        said = "" if self.error is None else f": {_name_of(self.error)}: {_message_of(self.error)}"
-        clean = f"{self.answer.value}{said}".replace("\0", "").encode("utf-8", "replace").decode()
-        return Evidence(n, clean[:500], self.answer is Answer.STORED_FAILURE)
+        return Evidence(n, str(self), self.answer is Answer.STORED_FAILURE)
 
     def refusal(self) -> str | None:
         """Give the provider's final no as JSON, so that a repeat raises it again."""

@@ -20,7 +20,7 @@ from sagafence.external_steps.state import (
 )
 
 CLAIMS_BEFORE_ASKING = 5
-"""How many claims in a row may settle nothing before another way is tried: a look, or a person."""
+"""How many claims in a row may settle nothing before a look is tried, or a question put down for a person."""
 
 
 def settled(step: Step, *, pivot: bool) -> tuple[Step, Next]:
@@ -48,8 +48,7 @@ def begin_undo(  # noqa: PLR0911 - one way out for each way to settle
         # The provider is asked, so no person is: a void under way may yet make their word untrue.
         n = step.permitted + 1
         return step._replace(permitted=n, question=None), Next(Act.VOID, n, was_quiet=facts.quiet(step, now))
-    may_claim = facts.repeats and step.seal is Seal.OPEN and facts.within_window(step.first, now)
-    if may_claim and (step.doubts < CLAIMS_BEFORE_ASKING or not facts.can_look):
+    if facts.may_repeat(step, now) and (step.doubts < CLAIMS_BEFORE_ASKING or not facts.can_look):
         was_quiet = facts.quiet(step, now)
         step, n = permitted(step, now)
         return step, Next(Act.SEND, n, was_quiet=was_quiet)
@@ -119,7 +118,7 @@ def heard_claim(  # noqa: PLR0911, PLR0913 - an answer, and what held when its c
 
 def _unsettled(facts: Facts, step: Step) -> tuple[Step, Next]:
     if step.doubts < CLAIMS_BEFORE_ASKING:
-        return step, Next(Act.RETRY)
+        return step, Next(Act.ASK if step.question is Question.IS_IT_THERE else Act.RETRY)
     return (step, Next(Act.AGAIN)) if facts.can_look else asking(step)
 
 

@@ -12,6 +12,7 @@ from sagafence.external_steps.state import (
     Step,
     asking,
     done,
+    known,
     permitted,
 )
 
@@ -68,7 +69,7 @@ def happened(facts: Facts, step: Step, less: Step) -> Step:
         return done(less, facts)
     if step.phase in CLOSING:
         seal = Seal.SEALED if facts.seals and step.seal is not Seal.FOREIGN else step.seal
-        return less._replace(known=True, seal=seal)
+        return known(less)._replace(seal=seal)
     contradicts = step.phase is Phase.NEVER or (step.phase is Phase.UNDONE and not step.known)
     if contradicts and not facts.voids:
         return less._replace(question=Question.CAME_LATE)

@@ -101,7 +101,7 @@ async def _ask(work: Work[Out], opened: sql.Opened, move: _Move, *, pivot: bool)
         if following.act is Act.RETRY:
             # An error of the author's own code stays what it is.
             return _Move(following, None, heard.error or NotSettledYet(f"{work.name}: nothing was settled"))
-        return _Move(following, None, await work.failure(connection, now, step, following))
+        return _Move(following, None, await work.failure(connection, now, step, following, heard))
 
     return await work.recorded(record)
 

@@ -1,4 +1,4 @@
-"""The rows of an external step: locked and read, written, and told to a person."""
+"""The rows of an external step: locked and read, and written."""
 
 import hashlib
 import json
@@ -9,10 +9,9 @@ from typing import Any
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from sagafence.errors import OutcomeUnknown
 from sagafence.external_steps.state import Act, Next, Phase, Question, Seal, Step
 from sagafence.fence import FenceKey
-from sagafence.provider import Key, Provider, Verdict
+from sagafence.provider import Key, Provider
 
 _COLUMNS = """
     s.fingerprint, s.key, s.undo_key, s.generation, s.request, s.phase, s.seal, s.permitted, s.doubts, s.result,
@@ -56,19 +55,6 @@ _ANSWER = text("""
 _BURY = text("""
     UPDATE external_calls SET live = false
     WHERE saga_id = :saga_id AND step = :step AND live AND NOT n = ANY (CAST(:live AS integer[]))
-""")
-_TOLD = text("""
-    SELECT n, kind, live, CAST(permitted_at AS text) AS permitted_at, CAST(answered_at AS text) AS answered_at, status
-    FROM external_calls WHERE saga_id = :saga_id AND step = :step
-""")
-_LATE_UNTIL = text("SELECT CAST(to_timestamp(CAST(:at AS float8)) AS text)")
-_SAY = text("""
-    INSERT INTO saga_verdicts (saga_id, step, verdict, who, why, result)
-    VALUES (:saga_id, :step, :verdict, :who, :why, CAST(:result AS jsonb))
-""")
-_SAID = text("""
-    SELECT verdict = :verdict AND who = :who AND why = :why FROM saga_verdicts
-    WHERE verdict_id = (SELECT max(verdict_id) FROM saga_verdicts WHERE saga_id = :saga_id AND step = :step)
 """)
 _KINDS = {Act.VOID: "void", Act.REVERSE: "reverse"}
 
@@ -194,53 +180,6 @@ async def save(  # noqa: PLR0913 - a row has so many parts
     values = {name: value for name, value in step._asdict().items() if name not in {"live", "reversing", "known"}}
     written = {**identity, **values, "key": str(keys), "undo_key": keys.undo, "result": result, "refusal": refusal}
     await connection.execute(_SAVE, written)
-
-
-async def outcome_unknown(  # noqa: PLR0913 - all that a person must know
-    connection: AsyncConnection, key: FenceKey, provider: Provider, opened: Opened, step: Step, *, late_until: float
-) -> OutcomeUnknown:
-    """Make the failure that asks a person, with all that helps to answer."""
-    calls = (await connection.execute(_TOLD, _identity(key))).mappings().all()
-    finite = step.last is not None and late_until < float("inf")
-    until = (await connection.execute(_LATE_UNTIL, {"at": late_until})).scalar_one() if finite else None
-    details = {
-        "saga_id": key.saga_id,
-        "step": key.step,
-        "provider": provider.name,
-        "key": str(opened.key),
-        "undo_key": opened.key.undo,
-        "question": step.question,
-        "late_until": until,
-        "calls": sorted((dict(call) for call in calls), key=lambda call: call["n"]),
-    }
-    asked = step.question or Question.IS_IT_THERE
-    return OutcomeUnknown(
-        f"{key.step} of {key.saga_id}: {_ASKED[asked]} (provider {provider.name}, key {opened.key})", details=[details]
-    )
-
-
-_ASKED = {
-    Question.IS_IT_THERE: "its outcome is unknown. Is there an object with this key?",
-    Question.DID_IT_HAPPEN: "the provider only repeats an error. Nothing more can come; did it happen?",
-    Question.WHOSE_IS_THE_KEY: "the provider has other content under its key. What is it?",
-    Question.WAS_IT_REVERSED: "the outcome of its reversal is unknown. Was it reversed?",
-    Question.CAME_LATE: "a success was heard after it was settled. Is there an object to reverse?",
-}
-
-
-async def say(  # noqa: PLR0913 - a verdict, and who stands for it
-    connection: AsyncConnection, key: FenceKey, verdict: Verdict, *, who: str, why: str, result: str | None
-) -> None:
-    """Log a person's verdict."""
-    await connection.execute(
-        _SAY, {**_identity(key), "verdict": verdict.value, "who": who, "why": why, "result": result}
-    )
-
-
-async def was_said(connection: AsyncConnection, key: FenceKey, verdict: Verdict, *, who: str, why: str) -> bool:
-    """Whether this very verdict was the last one: its sender repeats it, since the answer was lost."""
-    said = await connection.execute(_SAID, {**_identity(key), "verdict": verdict.value, "who": who, "why": why})
-    return bool(said.scalar_one_or_none())
 
 
 def _identity(key: FenceKey) -> dict[str, Any]:

@@ -139,6 +139,10 @@ class Facts:
             return True
         return now + self.late < first + self.kept
 
+    def may_repeat(self, step: Step, now: float) -> bool:
+        """Whether the request may be sent again under its key, to find out what became of it."""
+        return self.repeats and step.seal is Seal.OPEN and self.within_window(step.first, now)
+
     def aged_at(self, step: Step) -> float:
         """Give the instant after which every call is too old to act and every effect is visible."""
         return -math.inf if step.last is None else step.last + self.late + self.lag
@@ -183,10 +187,17 @@ def asking(step: Step, question: Question | None = None) -> tuple[Step, Next]:
 
 def arrived(facts: Facts, step: Step) -> Step:
     """Note that an object was seen. Where its key, or a single call, allows no second one, nothing else can come."""
+    step = known(step)
     if facts.seals and step.seal is not Seal.FOREIGN:
-        return step._replace(known=True, seal=Seal.SEALED)
+        return step._replace(seal=Seal.SEALED)
     alone = not facts.has_keys and len(step.live) <= 1
-    return step._replace(known=True, live=frozenset() if alone else step.live)
+    return step._replace(live=frozenset() if alone else step.live)
+
+
+def known(step: Step) -> Step:
+    """Note that it happened. Whoever was asked whether it did may have looked before it did: their word is void."""
+    is_answered = not step.known and step.seal is not Seal.FOREIGN
+    return step._replace(known=True, question=None if is_answered else step.question)
 
 
 def done(step: Step, facts: Facts) -> Step:

@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from sagafence.database import transaction
 from sagafence.errors import CompensationImpossible, InvalidInput, VerdictRefused
-from sagafence.external_steps import sql
+from sagafence.external_steps import people, sql
 from sagafence.external_steps.answers import Calls
 from sagafence.external_steps.doing import do
 from sagafence.external_steps.settling import settle
@@ -137,7 +137,7 @@ class ExternalSteps:
             opened = await sql.lock_row(connection, key)
             if opened is None:
                 raise VerdictRefused(f"{key.step} of {key.saga_id} was never called: nothing is asked")
-            if opened.step.question is None and await sql.was_said(connection, key, verdict, who=who, why=why):
+            if opened.step.question is None and await people.was_said(connection, key, verdict, who=who, why=why):
                 return
             if verdict is Verdict.HAPPENED and needs_result and result is None and not opened.step.known:
                 raise VerdictRefused(f"{key.step} of {key.saga_id}: say what its result is, as its do would return it")
@@ -145,7 +145,7 @@ class ExternalSteps:
             if isinstance(step, str):
                 raise VerdictRefused(f"{key.step} of {key.saga_id}: {verdict.value} does not count: {step}")
             kept = dumped if verdict is Verdict.HAPPENED and not opened.step.known else None
-            await sql.say(connection, key, verdict, who=who, why=why, result=kept)
+            await people.say(connection, key, verdict, who=who, why=why, result=kept)
             await sql.save(connection, key, opened, step, result=kept)
             if pivot:
                 await pivot.note(connection, step)

@@ -3,6 +3,8 @@
 from sagafence.external_steps.state import Facts, Phase, Question, Seal, Step, done
 from sagafence.provider import Verdict
 
+SETTLED_ALREADY = "it is settled already: reverse by hand what came late, and say undone_by_hand"
+
 
 def said(facts: Facts, step: Step, verdict: Verdict, now: float) -> Step | str:
     """Take a person's word on a parked step, or say why it does not count yet."""
@@ -25,8 +27,7 @@ def _why_not(facts: Facts, step: Step, verdict: Verdict, now: float) -> str | No
     if step.question is None:
         return "no person is asked about it"
     if step.question is Question.CAME_LATE:
-        reopens = verdict is Verdict.HAPPENED
-        return "it is settled already: reverse by hand what came late, and say undone_by_hand" if reopens else None
+        return SETTLED_ALREADY if verdict is Verdict.HAPPENED else None
     # Whoever has seen the object has seen that its call arrived; where no second one can act, that is enough.
     alone = not facts.provider.duplicates and (facts.seals or len(step.live) <= 1)
     is_last = verdict is Verdict.HAPPENED or (verdict is Verdict.UNDONE_BY_HAND and step.phase is not Phase.INTENDED)

@@ -17,9 +17,9 @@ from sagafence.errors import (
     NotSettledYet,
     StepAlreadyCompensated,
 )
-from sagafence.external_steps import sql
-from sagafence.external_steps.answers import Calls, refused_again
-from sagafence.external_steps.state import Act, Facts, Next, Step
+from sagafence.external_steps import people, sql
+from sagafence.external_steps.answers import Calls, Heard, refused_again
+from sagafence.external_steps.state import Act, Facts, Next, Question, Step
 from sagafence.fence import FenceKey
 from sagafence.provider import Out, Provider, Settles
 
@@ -129,12 +129,20 @@ class Work(Generic[Out]):
             return await record(connection)
 
     async def failure(
-        self, connection: AsyncConnection, opened: sql.Opened, step: Step, following: Next
+        self,
+        connection: AsyncConnection,
+        opened: sql.Opened,
+        step: Step,
+        following: Next,
+        heard: Heard | None = None,
     ) -> Exception | None:
-        """Give what to raise of a move, once its transaction is committed."""
+        """Give what to raise of a move, once its transaction is committed; `heard` is what the move was made after."""
         if following.act is Act.ASK:
             late_until = self.facts.aged_at(step)
-            return await sql.outcome_unknown(connection, self.key, self.provider, opened, step, late_until=late_until)
+            told = await people.told(connection, self.key, self.provider, opened, step, late_until=late_until)
+            # An outage may end before its round does: only where no repeat can tell is a person asked at once.
+            may_tell = step.question is Question.IS_IT_THERE and self.facts.may_repeat(step, opened.now)
+            return people.repeated(told, heard) if may_tell else people.asked(told)
         if following.act is Act.WAIT:
             left = timedelta(seconds=max(0.0, (following.until or opened.now) - opened.now)) + _SPARE
             return NotSettledYet(

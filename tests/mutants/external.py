@@ -11,6 +11,9 @@ _SQL = "sagafence/external_steps/sql.py"
 _DOING = "sagafence/external_steps/doing.py"
 _SETTLING = "sagafence/external_steps/settling.py"
 _STEPS = "sagafence/external_steps/steps.py"
+_WORK = "sagafence/external_steps/work.py"
+_PEOPLE = "sagafence/external_steps/people.py"
+_COMMAND = "sagafence/__main__.py"
 
 
 def _model(scene: str) -> str:
@@ -212,6 +215,81 @@ MUTANTS = (
         at(EXTERNAL_MODEL, _model("pivot: void blocks")),
     ),
     Mutant(
+        "external-outage-asks-a-person",
+        "an outage of seconds behind a gateway would leave a saga stuck for an hour",
+        _WORK,
+        "            return people.repeated(told, heard) if may_tell else people.asked(told)\n",
+        "            return people.asked(told)\n",
+        at(EXTERNAL_UNDO, "test_an_outage_is_waited_out_while_a_repeat_may_tell"),
+    ),
+    Mutant(
+        "external-nobody-is-asked-after-repeats",
+        "at the end of its round a saga would be stuck with a bare 503, and no word on it would count",
+        _BACKWARD,
+        "Next(Act.ASK if step.question is Question.IS_IT_THERE else Act.RETRY)",
+        "Next(Act.RETRY)",
+        at(EXTERNAL_UNDO, "test_an_outage_is_waited_out_while_a_repeat_may_tell"),
+    ),
+    Mutant(
+        "external-asks-nobody-past-the-window",
+        "a person would be asked a round late, although no repeat may be sent",
+        _WORK,
+        " and self.facts.may_repeat(step, opened.now)\n",
+        "\n",
+        at(EXTERNAL_UNDO, "test_a_person_is_asked_at_once_where_no_repeat_may_be_sent_any_more"),
+    ),
+    Mutant(
+        "external-repeat-hurries-the-provider",
+        "a provider that says when to come again would be asked at once",
+        _PEOPLE,
+        "        next_retry_delay=failed.next_retry_delay if failed else None,\n",
+        "",
+        at(
+            EXTERNAL_UNDO,
+            "test_a_repeat_that_may_tell_comes_when_the_provider_wants_it_and_not_where_its_author_gives_up",
+        ),
+    ),
+    Mutant(
+        "external-question-grows-without-bound",
+        "after days of an outage its list of calls would be too long for a history",
+        _PEOPLE,
+        " AND (n <= 10 OR n > CAST(:permitted AS integer) - 10)",
+        "",
+        at(EXTERNAL_UNDO, "test_a_question_of_a_long_outage_lists_its_first_and_its_last_calls"),
+    ),
+    Mutant(
+        "external-word-from-before-it-happened",
+        "what a repeat has made since a person looked would stay for ever",
+        _STATE,
+        "question=None if is_answered else step.question)",
+        "question=step.question)",
+        at(EXTERNAL_PEOPLE, "test_a_word_from_before_a_repeat_has_told_does_not_count"),
+    ),
+    Mutant(
+        "external-late-word-answers-any-question",
+        "a saga's own question would be gone without anybody having answered it",
+        _PEOPLE,
+        " AND question = 'came_late'\n",
+        "\n",
+        at(EXTERNAL_PEOPLE, "test_a_word_on_what_did_not_come_late_is_refused_with_what_to_do"),
+    ),
+    Mutant(
+        "external-late-word-is-not-logged",
+        "nobody would know who said it, and why",
+        _PEOPLE,
+        "            await say(connection, key, verdict, who=who, why=why, result=None)\n",
+        "            pass\n",
+        at(EXTERNAL_PEOPLE, "test_a_success_that_came_after_the_saga_has_ended_is_closed_by_a_person_too"),
+    ),
+    Mutant(
+        "external-late-word-claims-to-be-recorded",
+        "a refused word would look like a recorded one",
+        _COMMAND,
+        '        sys.stderr.write(f"not recorded: {error}\\n")\n        return _EXIT_FAILED\n',
+        '        sys.stderr.write(f"not recorded: {error}\\n")\n',
+        at(EXTERNAL_PEOPLE, "test_the_command_records_the_word_and_says_why_where_it_does_not"),
+    ),
+    Mutant(
         "external-hasty-never",
         "a call under way would act after a person has said that it never did",
         _VERDICTS,
@@ -239,7 +317,7 @@ MUTANTS = (
         "external-verdict-is-not-logged",
         "nobody would know who said it, and why",
         _STEPS,
-        "            await sql.say(connection, key, verdict, who=who, why=why, result=kept)\n",
+        "            await people.say(connection, key, verdict, who=who, why=why, result=kept)\n",
         "",
         at(EXTERNAL_PEOPLE, "test_undone_by_hand_ends_it"),
     ),

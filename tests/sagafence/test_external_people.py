@@ -1,9 +1,16 @@
 """What a person says of an external step whose outcome is unknown: each word is logged, and leads on."""
 
+import asyncio
+import os
+import subprocess
+import sys
+from functools import partial
+from urllib.parse import urlsplit
+
 import pytest
 
-from sagafence import InvalidInput, StepAlreadyCompensated, UndoOutcome, UndoResult
-from sagafence.errors import OutcomeUnknown, VerdictRefused
+from sagafence import InvalidInput, StepAlreadyCompensated, UndoOutcome, UndoResult, resolve_late
+from sagafence.errors import CallRejected, OutcomeUnknown, VerdictRefused
 from sagafence.provider import Happened, Never, Provider, Settles, Verdict
 from tests.sagafence.bench import HOUR, Bench, NoAnswer
 from tests.sagafence.conftest import MakeBench
@@ -156,16 +163,114 @@ async def test_a_reversal_that_never_arrived_is_sent_again_when_a_person_says_th
 
 async def test_a_success_that_came_after_all_is_closed_by_a_person(bench: MakeBench) -> None:
     step = bench(Provider("p", Settles.BY_LOOKING_UP, late_by_at_most=HOUR), can_look=True)
-    step.http.faults.append(Fault.WAITS)
-    async with step.held_do():
-        await step.grow_older(2 * HOUR)
-        await step.undo()
+    await came_late(step)
 
     with pytest.raises(VerdictRefused, match="by hand"):
         await step.resolve(Verdict.HAPPENED, 1)
     await step.resolve(Verdict.UNDONE_BY_HAND)
 
     assert (await step.phase(), await step.row("question")) == ("undone", None)
+
+
+async def test_a_word_from_before_a_repeat_has_told_does_not_count(bench: MakeBench) -> None:
+    """Ann looks and finds nothing; then a repeat has the effect; then she says so."""
+    step = bench(REPEATING)
+    step.http.faults += [Fault.LATE, *[Fault.REJECTS_429] * 5]
+    with pytest.raises(ConnectionError):
+        await step.do()
+    for _ in range(5):
+        with pytest.raises((CallRejected, OutcomeUnknown)):
+            await step.undo()
+    assert (await step.row("question"), step.http.live) == ("is_it_there", 0)
+    step.http.faults += [Fault.NONE, Fault.REJECTS_429]
+    with pytest.raises(NoAnswer):
+        await step.undo()
+
+    with pytest.raises(VerdictRefused, match="no person is asked"):
+        await step.resolve(Verdict.NEVER)
+
+    assert ((await step.undo()).outcome, step.http.live) == (UndoOutcome.REVERSED, 0)
+
+
+async def came_late(step: Bench) -> None:
+    """Have a success heard after its step was settled as never."""
+    step.http.faults.append(Fault.WAITS)
+    async with step.held_do() as doing:
+        await step.grow_older(2 * HOUR)
+        await step.undo()
+    with pytest.raises(StepAlreadyCompensated):
+        await doing
+    assert await step.row("question") == "came_late"
+
+
+async def test_a_success_that_came_after_the_saga_has_ended_is_closed_by_a_person_too(
+    bench: MakeBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    step = bench(Provider("p", Settles.BY_LOOKING_UP, late_by_at_most=HOUR), can_look=True)
+    await came_late(step)
+    [logged] = [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
+
+    for _ in range(2):  # its answer was lost
+        await resolve_late(step.engine, "saga-1", "buy", Verdict.UNDONE_BY_HAND, who="ann", why="cancelled it")
+
+    assert "`python -m sagafence resolve-late`" in logged
+    assert (await step.phase(), await step.row("question")) == ("undone", None)
+    [row] = await step.database.fetch("SELECT saga_id, step, verdict, who, why FROM saga_verdicts")
+    assert tuple(row) == ("saga-1", "buy", "undone_by_hand", "ann", "cancelled it")
+
+
+async def test_a_word_on_what_did_not_come_late_is_refused_with_what_to_do(bench: MakeBench) -> None:
+    step = bench(BY_A_PERSON)
+    said: dict[str, str] = {"who": "ann", "why": "I looked"}
+    late = partial(resolve_late, step.engine, "saga-1", "buy")
+    with pytest.raises(VerdictRefused, match="no external step of that name"):
+        await late(Verdict.NEVER, **said)
+    await parked(step)
+    with pytest.raises(VerdictRefused, match=r"is is_it_there, .* the update resolve"):
+        await late(Verdict.NEVER, **said)
+    await step.resolve(Verdict.HAPPENED, 1)
+    await step.undo()
+    with pytest.raises(VerdictRefused, match="no success came late"):
+        await late(Verdict.NEVER, **said)
+    with pytest.raises(VerdictRefused, match="reverse by hand what came late"):
+        await late(Verdict.HAPPENED, **said)
+    with pytest.raises(InvalidInput):
+        await late(Verdict.NEVER, who="ann", why=" ")
+
+    assert await step.database.value("SELECT count(*) FROM saga_verdicts") == 1
+
+
+async def test_the_command_records_the_word_and_says_why_where_it_does_not(bench: MakeBench) -> None:
+    step = bench(Provider("p", Settles.BY_LOOKING_UP, late_by_at_most=HOUR), can_look=True)
+    await came_late(step)
+
+    async def run(url: str, *arguments: str, **more: str) -> tuple[int, str]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "sagafence", "resolve-late", *arguments, "--who=ann", "--why=gone",
+            *([f"--database={url}"] if url else []),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **more},
+        )  # fmt: skip
+        output, _ = await asyncio.wait_for(process.communicate(), 60)
+        return process.returncode or 0, output.decode()
+
+    url, of_this = step.database.admin_url, ("saga-1", "buy", "undone_by_hand")
+    recorded = await run(f"{url}?application_name=ann", *of_this)
+    others = [
+        await run(url, "saga-2", "buy", "never"),
+        await run("postgresql://127.0.0.1:1/nothing", *of_this),
+        await run("mysql://here", *of_this),
+        await run(url, "saga-1", "buy", "happened"),
+    ]
+    where = urlsplit(url)
+    like_psql = {"PGHOST": str(where.hostname), "PGPORT": str(where.port), "PGUSER": str(where.username)}
+    like_psql |= {"PGPASSWORD": where.password or "", "PGDATABASE": where.path[1:]}
+    again = await run("", *of_this, **like_psql)
+
+    assert recorded == again == (0, "buy of saga-1: undone_by_hand, says ann\n")
+    assert [status for status, _ in others] == [1, 1, 1, 2]
+    assert all(output.startswith("not recorded: ") for _, output in others[:3])
+    assert "Traceback" not in str(others)
+    assert await step.row("question") is None
 
 
 @pytest.mark.parametrize("verdict", Verdict)

@@ -107,6 +107,21 @@ async def test_a_cancel_of_a_second_run_undoes_nothing_while_the_pivot_of_the_fi
     assert await elsewhere.held() == ALL
 
 
+async def test_a_round_goes_on_past_the_question_while_a_repeat_may_tell(elsewhere: Elsewhere) -> None:
+    do, first_round, of_the_second = [Fault.ACTS_AND_HANGS_UP, *[Fault.GATEWAY_503] * 2], 3, 2
+    elsewhere.crm.faults.extend(do + [Fault.GATEWAY_503] * (first_round + of_the_second))
+    async with elsewhere.working():
+        handle = await elsewhere.start()
+        stuck = await elsewhere.until(handle, "stuck")
+        after = await handle.execute_update(Fulfil.retry)
+        with pytest.raises(WorkflowFailureError):
+            await handle.result()
+
+    assert [step.detail for step in stuck.steps if step.state == "stuck"] == ["NoAnswer: 503"]
+    assert after.state != "stuck"
+    assert await elsewhere.held() == NONE
+
+
 async def test_a_verdict_that_does_not_count_yet_is_refused_with_its_reason(elsewhere: Elsewhere) -> None:
     elsewhere.billing.faults.extend([Fault.LATE] + [Fault.REJECTS_429] * 3)
     async with elsewhere.working():

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from temporalio.exceptions import ApplicationError
 
 from sagafence import IdempotencyConflict, StepAlreadyCompensated, UndoOutcome, UndoResult
 from sagafence.errors import CallRejected, CompensationImpossible, NotSettledYet, OutcomeUnknown
@@ -119,6 +120,80 @@ async def test_a_stored_error_that_nobody_marks_asks_after_some_claims(bench: Ma
         await step.undo()
 
     assert await step.phase() == "undoing"
+
+
+async def asked_after_repeats(step: Bench) -> OutcomeUnknown:
+    """Have repeats on the way back hear nothing until there is a question."""
+    step.http.faults += [Fault.GATEWAY_503] * 5
+    for _ in range(4):
+        with pytest.raises(NoAnswer):
+            await step.undo()
+    with pytest.raises(OutcomeUnknown) as asked:
+        await step.undo()
+    return asked.value
+
+
+async def test_an_outage_is_waited_out_while_a_repeat_may_tell(bench: MakeBench) -> None:
+    """The saga is stuck at the end of the round, not after five calls; each failure from then on says what to do."""
+    step = bench(REPEATING)
+    await unheard(step, Fault.ACTS_AND_HANGS_UP)
+    failures = [await asked_after_repeats(step)]
+    step.http.faults += [Fault.GATEWAY_503] * 12
+    for _ in range(12):
+        with pytest.raises(OutcomeUnknown) as asked:
+            await step.undo()
+        failures.append(asked.value)
+
+    assert not any(failure.non_retryable for failure in failures)
+    assert all("a repeat may tell, the last one heard unknown: NoAnswer: 503" in str(each) for each in failures)
+    assert (await step.row("question"), await step.undo(), step.http.live) == ("is_it_there", REVERSED, 0)
+
+
+async def test_a_repeat_that_may_tell_comes_when_the_provider_wants_it_and_not_where_its_author_gives_up(
+    bench: MakeBench,
+) -> None:
+    step = bench(REPEATING)
+    await unheard(step, Fault.ACTS_AND_HANGS_UP)
+    await asked_after_repeats(step)
+    told: list[tuple[bool, Any]] = []
+
+    for failure in (CallRejected("429", next_retry_delay=MINUTE), ApplicationError("no", non_retryable=True)):
+
+        async def fail(*_: object, failure: Exception = failure) -> int:
+            raise failure
+
+        with pytest.raises(OutcomeUnknown) as asked:
+            await step.steps.undo(step.key, step.request, replace(step.calls(), do=fail))
+        told.append((asked.value.non_retryable, asked.value.next_retry_delay))
+
+    assert told == [(False, MINUTE), (True, None)]
+
+
+async def test_a_person_is_asked_at_once_where_no_repeat_may_be_sent_any_more(bench: MakeBench) -> None:
+    step = bench(EXPIRING)
+    await unheard(step, Fault.ACTS_AND_HANGS_UP)
+    assert not (await asked_after_repeats(step)).non_retryable
+
+    await step.grow_older(HOUR)
+    with pytest.raises(OutcomeUnknown) as asked:
+        await step.undo()
+
+    assert asked.value.non_retryable
+    assert "a repeat may tell" not in str(asked.value)
+
+
+async def test_a_question_of_a_long_outage_lists_its_first_and_its_last_calls(bench: MakeBench) -> None:
+    step = bench(REPEATING)
+    await unheard(step, Fault.ACTS_AND_HANGS_UP)
+    await step.database.run(
+        "INSERT INTO external_calls (saga_id, step, n, kind, live) "
+        "SELECT 'saga-1', 'buy', n, 'claim', true FROM generate_series(2, 500) n; "
+        "UPDATE external_steps SET permitted = 500"
+    )
+
+    asked = await asked_after_repeats(step)
+
+    assert [call["n"] for call in asked.details[0]["calls"]] == [*range(1, 11), *range(496, 506)]
 
 
 async def test_behind_a_stored_error_a_look_finds_the_effect(bench: MakeBench) -> None:

@@ -95,6 +95,7 @@ FORBIDDEN = {
 LIBRARY = {
     "sagafence": {"sagafence", "temporalio"},
     "sagafence.database": {"sagafence", "temporalio", "sqlalchemy", "asyncpg"},
+    "sagafence.__main__": {"sagafence", "sqlalchemy", "asyncpg"},  # one command alone, when it is given
     "sagafence.fence": {"sagafence", "temporalio", "sqlalchemy"},
     "sagafence.local_steps": {"sagafence", "temporalio", "sqlalchemy"},
     "sagafence.postgres": {"sagafence", "temporalio", "sqlalchemy"},
