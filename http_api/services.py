@@ -1,6 +1,7 @@
 """What the routes work with, and who calls them."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from client.batcher import Batcher
+from domain.text import tidy
 from http_api.keys import KeyFile, KeysUnusable, Scope
 from http_api.oidc import OpenIdProvider, ProviderAway
 from http_api.principal import Principal, of_key
@@ -20,6 +22,8 @@ from http_api.reads import Reads
 from http_api.recent import RecentOrders
 from http_api.tail import Tail
 from http_api.temporal import Temporal
+
+_log = logging.getLogger("checkout.api")
 
 _BEARER = HTTPBearer(auto_error=False, description="An API key, or an access token of the OpenID provider.")
 _MOST_TOKEN_CHARACTERS = 8_192
@@ -110,7 +114,8 @@ async def _principal(services: Services, token: str) -> Principal:
                 return of_key(key)
             if services.oidc and (principal := await services.oidc.principal(token)):
                 return principal
-        except (KeysUnusable, ProviderAway):
+        except (KeysUnusable, ProviderAway) as error:
+            _log.warning("nobody can be authenticated: %s", tidy(str(error)))
             raise Problem(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "cannot-authenticate",

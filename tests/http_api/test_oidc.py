@@ -145,7 +145,9 @@ async def test_what_the_provider_has_not_signed_for_us_is_refused(provider: Prov
     assert await oidc.principal(token(provider)) is not None
 
 
-async def test_a_provider_that_is_away_is_no_refusal(api: Api, provider: Provider) -> None:
+async def test_a_provider_that_is_away_is_no_refusal(
+    api: Api, provider: Provider, caplog: pytest.LogCaptureFixture
+) -> None:
     api.services.oidc = OpenIdProvider(provider.issuer, AUDIENCE)
     provider.is_away = True
 
@@ -154,6 +156,7 @@ async def test_a_provider_that_is_away_is_no_refusal(api: Api, provider: Provide
     back = await api.call("GET", "/v1/orders", key=token(provider))
 
     assert (away.status_code, away.json()["type"], back.status_code) == (503, "about:blank#cannot-authenticate", 200)
+    assert "nobody can be authenticated: " in caplog.text
 
 
 async def test_the_connection_of_a_failed_answer_is_closed(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,9 @@ async def test_a_revoked_key_opens_nothing_from_the_next_request_on(shared: Api)
     assert (before.status_code, after.status_code) == (200, 401)
 
 
-async def test_keys_that_cannot_be_read_let_nobody_in_and_are_no_refusal(api: Api, tmp_path: Path) -> None:
+async def test_keys_that_cannot_be_read_let_nobody_in_and_are_no_refusal(
+    api: Api, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file = tmp_path / "keys.json"
     kept = file.read_text()
     file.write_text("{")
@@ -125,6 +127,7 @@ async def test_keys_that_cannot_be_read_let_nobody_in_and_are_no_refusal(api: Ap
     file.write_text(kept)
 
     assert (answer.status_code, answer.json()["type"]) == (503, "about:blank#cannot-authenticate")
+    assert f"nobody can be authenticated: the API keys in {file} cannot be read: " in caplog.text
     assert (await api.call("GET", "/v1/orders")).status_code == 200
     file.unlink()
     assert (await api.call("GET", "/v1/orders")).status_code == 401

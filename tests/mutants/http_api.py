@@ -29,6 +29,14 @@ _READ = "        found = await services.reads.order(placed.order_id)\n"
 
 MUTANTS = (
     Mutant(
+        "api-nobody-says-why-no-key-is-good",
+        "every caller would be turned away, and no log would say whether of a file or of a provider",
+        "http_api/services.py",
+        '            _log.warning("nobody can be authenticated: %s", tidy(str(error)))\n',
+        "",
+        at("tests/http_api/test_who_may.py", "test_keys_that_cannot_be_read_let_nobody_in_and_are_no_refusal"),
+    ),
+    Mutant(
         "order-id-of-the-key-alone",
         "two shops with the same key would share an order",
         _PLACE,

@@ -96,7 +96,8 @@ class Elsewhere(SagaSteps):
     async def register(self, key: Key, night: Night) -> int:
         answer = await self._registry.post("/names", json={"reference": key, "hotel": night.hotel})
         if answer.status_code == 409:
-            wait = timedelta(seconds=int(answer.headers.get("Retry-After", "1")))
+            after = answer.headers.get("Retry-After", "")  # seconds, or a date
+            wait = timedelta(seconds=int(after)) if after.isdecimal() else None
             raise CallRejected("another request is worked on", next_retry_delay=wait)
         answer.raise_for_status()
         return int(answer.json()["id"])
