@@ -50,7 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("sagafence").addHandler(logging.NullHandler())  # the failure says it, once
     try:
         asyncio.run(_resolve_late(given))
-    except (SagaError, ImportError) as error:
+    except ImportError as error:
+        sys.stderr.write(f"not recorded: {error}. pip install 'sagafence[postgres]'\n")
+        return _EXIT_FAILED
+    except SagaError as error:
         sys.stderr.write(f"not recorded: {error}\n")
         return _EXIT_FAILED
     return _print(f"{given.step} of {given.saga_id}: {given.verdict}, says {given.who}\n")

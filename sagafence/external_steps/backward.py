@@ -106,10 +106,10 @@ def heard_claim(  # noqa: PLR0911, PLR0913 - an answer, and what held when its c
         alone = not facts.provider.duplicates and (not less.live or (sent.was_quiet and step.permitted == n))
         if facts.stores_errors or alone:
             return settled(less, pivot=pivot)
-        less = less._replace(doubts=step.doubts + 1)
         if facts.late < math.inf:
-            return less, facts.wait(less)
-        return _unsettled(facts, less)
+            return less._replace(doubts=step.doubts + 1), facts.wait(less)
+        # Refused, and what was permitted before may still act: a repeat hears the same.
+        return _unsettled(facts, less._replace(doubts=CLAIMS_BEFORE_ASKING))
     noted = about_this_call(facts, step, less, answer, now)
     if noted.known or facts.answered(noted) or noted.seal is not step.seal:
         return noted, Next(Act.AGAIN)

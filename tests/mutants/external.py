@@ -223,6 +223,14 @@ MUTANTS = (
         at(EXTERNAL_UNDO, "test_an_outage_is_waited_out_while_a_repeat_may_tell"),
     ),
     Mutant(
+        "external-refusal-of-a-claim-asks-nobody",
+        "a saga would be stuck at a refusal, and no word on it would count for five rounds",
+        _BACKWARD,
+        "        return _unsettled(facts, less._replace(doubts=CLAIMS_BEFORE_ASKING))\n",
+        "        return _unsettled(facts, less._replace(doubts=step.doubts + 1))\n",
+        at(EXTERNAL_UNDO, "test_a_refusal_that_is_not_stored_asks_a_person_at_once_where_nothing_bounds_lateness"),
+    ),
+    Mutant(
         "external-nobody-is-asked-after-repeats",
         "at the end of its round a saga would be stuck with a bare 503, and no word on it would count",
         _BACKWARD,

@@ -349,6 +349,22 @@ async def test_a_refusal_that_is_not_stored_counts_only_when_it_was_quiet_before
     assert await step.undo() == NOTHING
 
 
+@pytest.mark.parametrize("pivot", [False, True], ids=["step", "pivot"])
+async def test_a_refusal_that_is_not_stored_asks_a_person_at_once_where_nothing_bounds_lateness(
+    bench: MakeBench, *, pivot: bool
+) -> None:
+    step = bench(replace(REPEATING, keeps=Keeps.SUCCESSES))
+    await unheard(step, Fault.LATE)
+    step.http.faults.append(Fault.REFUSES_402)
+
+    with pytest.raises(OutcomeUnknown) as asked:
+        await (step.settle() if pivot else step.undo())
+
+    assert asked.value.non_retryable
+    assert "the last one heard refused: NoCredit" in str(asked.value)
+    assert await step.row("question") == "is_it_there"
+
+
 async def test_a_void_that_does_not_block_is_repeated_once_it_is_quiet(bench: MakeBench) -> None:
     """Counterexample 13."""
     step = bench(replace(VOIDING, void_blocks=False, late_by_at_most=HOUR))
