@@ -6,6 +6,7 @@ usage.
 
 import argparse
 import asyncio
+import io
 import logging
 import os
 import sys
@@ -17,6 +18,7 @@ from sagafence.provider import Verdict
 from sagafence.tables import script
 
 _EXIT_FAILED = 1
+_NEXT = "Where the saga is stuck at it, send it the update retry."
 _VERDICTS = [verdict.value for verdict in (Verdict.UNDONE_BY_HAND, Verdict.NEVER)]
 
 
@@ -43,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     late.add_argument("verdict", metavar="VERDICT", choices=_VERDICTS, help=" or ".join(_VERDICTS))
     late.add_argument("--who", required=True, help="who says it")
     late.add_argument("--why", required=True, help="what they saw")
-    late.add_argument("--database", metavar="URL", help="postgresql://...; without it as psql: PGHOST, PGDATABASE, ...")
+    late.add_argument(
+        "--database", metavar="URL", help="postgresql://...; or PGHOST, PGPORT, PGUSER, PGPASSWORD and PGDATABASE"
+    )
     given = parser.parse_args(arguments)
     if given.command == "schema":
         return _print(script())
@@ -53,10 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError as error:
         sys.stderr.write(f"not recorded: {error}. pip install 'sagafence[postgres]'\n")
         return _EXIT_FAILED
+    except ValueError:  # its text may have a part of a password
+        sys.stderr.write("not recorded: the URL of --database, or a variable PG..., cannot be read\n")
+        return _EXIT_FAILED
     except SagaError as error:
         sys.stderr.write(f"not recorded: {error}\n")
         return _EXIT_FAILED
-    return _print(f"{given.step} of {given.saga_id}: {given.verdict}, says {given.who}\n")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    _print(f"{given.step} of {given.saga_id}: {given.verdict}, says {given.who}. {_NEXT}\n")
+    return 0  # recorded, whoever hears of it
 
 
 async def _resolve_late(given: argparse.Namespace) -> None:
@@ -66,9 +76,10 @@ async def _resolve_late(given: argparse.Namespace) -> None:
 
     from sagafence.external_steps.people import resolve_late  # noqa: PLC0415
 
-    # The driver reads the URL, and the variables, as psql does; SQLAlchemy would not take a `?sslmode=`.
+    # The driver reads URL and variables as libpq does; SQLAlchemy would not take a `?sslmode=`.
+    url = given.database and given.database.replace("postgresql+asyncpg:", "postgresql:", 1)
     engine = create_async_engine(
-        "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(given.database), poolclass=NullPool
+        "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(url), poolclass=NullPool
     )
     await resolve_late(engine, given.saga_id, given.step, Verdict(given.verdict), who=given.who, why=given.why)
 

@@ -126,8 +126,8 @@ class OutcomeUnknown(SagaError):
     """Nobody but a person can say whether a step had its effect elsewhere.
 
     Its only detail says what to look for: `saga_id`, `step`, `provider`, `key`, `undo_key`, `question`, `late_until`,
-    and `calls`, the first and the last ten, with their times and answers. Retried within a round of an undo where the
-    request may be repeated, since a repeat may tell too.
+    and `calls`, the first and the last ten, with their times and answers. Retried within a round of an undo, or of
+    settling a pivot, where the request may be repeated, since a repeat may tell too.
     """
 
 

@@ -20,7 +20,10 @@ from sagafence.external_steps.state import (
 )
 
 CLAIMS_BEFORE_ASKING = 5
-"""How many claims in a row may settle nothing before a look is tried, or a question put down for a person."""
+"""How many claims in a row may settle nothing before a look is tried, or a question put down for a person.
+
+Counted when they are permitted: one that hangs until its attempt is over is never heard.
+"""
 
 
 def settled(step: Step, *, pivot: bool) -> tuple[Step, Next]:
@@ -50,7 +53,8 @@ def begin_undo(  # noqa: PLR0911 - one way out for each way to settle
         return step._replace(permitted=n, question=None), Next(Act.VOID, n, was_quiet=facts.quiet(step, now))
     if facts.may_repeat(step, now) and (step.doubts < CLAIMS_BEFORE_ASKING or not facts.can_look):
         was_quiet = facts.quiet(step, now)
-        step, n = permitted(step, now)
+        question = Question.IS_IT_THERE if step.doubts >= CLAIMS_BEFORE_ASKING else step.question
+        step, n = permitted(step._replace(doubts=step.doubts + 1, question=question), now)
         return step, Next(Act.SEND, n, was_quiet=was_quiet)
     return (step, Next(Act.LOOK)) if facts.can_look else asking(step)
 
@@ -107,13 +111,13 @@ def heard_claim(  # noqa: PLR0911, PLR0913 - an answer, and what held when its c
         if facts.stores_errors or alone:
             return settled(less, pivot=pivot)
         if facts.late < math.inf:
-            return less._replace(doubts=step.doubts + 1), facts.wait(less)
+            return less, facts.wait(less)
         # Refused, and what was permitted before may still act: a repeat hears the same.
         return _unsettled(facts, less._replace(doubts=CLAIMS_BEFORE_ASKING))
     noted = about_this_call(facts, step, less, answer, now)
     if noted.known or facts.answered(noted) or noted.seal is not step.seal:
         return noted, Next(Act.AGAIN)
-    return _unsettled(facts, noted._replace(doubts=step.doubts + 1))
+    return _unsettled(facts, noted)
 
 
 def _unsettled(facts: Facts, step: Step) -> tuple[Step, Next]:
@@ -150,6 +154,13 @@ def heard_reversal(facts: Facts, step: Step, n: int, answer: Answer) -> tuple[St
     if step.seal is Seal.SEALED or facts.answered(step):
         return settled(step, pivot=False)
     return step, Next(Act.AGAIN)
+
+
+def look_failed(facts: Facts, step: Step, now: float) -> tuple[Step, Next]:
+    """Go on with repeats where a look tells nothing either, and put the question down."""
+    if step.phase not in CLOSING or not facts.may_repeat(step, now):
+        return step, Next(Act.RETRY)
+    return asking(step)
 
 
 def looked_undo(  # noqa: PLR0911, PLR0913 - a look, and when it was

@@ -1,20 +1,17 @@
 """The way forward: intent, permission, call, record."""
 
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sagafence.database import transaction
-from sagafence.external_steps import people, sql
+from sagafence.external_steps import sql
 from sagafence.external_steps.answers import Heard, hear_do
 from sagafence.external_steps.forward import begin_do, heard_do, looked_do
-from sagafence.external_steps.state import Act, Answer, Phase, Question, Step
+from sagafence.external_steps.state import Act, Answer, Phase, Step
 from sagafence.external_steps.work import ROUNDS, Work
 from sagafence.provider import Out
-
-_log = logging.getLogger("sagafence.external_steps")
 
 Enter = Callable[[AsyncConnection], Awaitable[bool]]
 
@@ -67,8 +64,6 @@ async def _record(work: Work[Out], n: int, heard: Heard) -> tuple[Step, Any]:
     async def record(connection: AsyncConnection) -> tuple[Step, Any]:
         opened = await work.lock(connection)
         step = heard_do(work.facts, opened.step, n, heard.answer, opened.now)
-        if step.question is Question.CAME_LATE and opened.step.question is not Question.CAME_LATE:
-            _log.error("%s: a success was heard after it was settled: %s", work.name, people.REMEDY)
         result = heard.result if not opened.step.known else None
         refusal = heard.refusal() if step.phase is Phase.NEVER else None
         evidence = heard.evidence(n)

@@ -10,7 +10,7 @@ from sagafence.database import transaction
 from sagafence.errors import InvalidInput, OutcomeUnknown, VerdictRefused
 from sagafence.external_steps.answers import Heard
 from sagafence.external_steps.sql import Opened
-from sagafence.external_steps.state import Question, Step
+from sagafence.external_steps.state import Phase, Question, Step
 from sagafence.external_steps.verdicts import SETTLED_ALREADY
 from sagafence.fence import FenceKey
 from sagafence.provider import Provider, Verdict
@@ -34,7 +34,7 @@ _CLOSE_LATE = text("""
     UPDATE external_steps SET question = NULL, updated_at = clock_timestamp()
     WHERE saga_id = :saga_id AND step = :step AND question = 'came_late'
 """)
-_QUESTION = text("SELECT question FROM external_steps WHERE saga_id = :saga_id AND step = :step")
+_QUESTION = text("SELECT question, phase FROM external_steps WHERE saga_id = :saga_id AND step = :step FOR UPDATE")
 
 REMEDY = "reverse it by hand where there is one, and say so with `python -m sagafence resolve-late`"
 """What to do about a success that came late, for the log."""
@@ -75,11 +75,13 @@ def asked(told: dict[str, Any]) -> OutcomeUnknown:
 def repeated(told: dict[str, Any], heard: Heard | None) -> OutcomeUnknown:
     """Make the failure that asks a person, unless a repeat tells before the round ends."""
     failed = heard.error if heard and isinstance(heard.error, ApplicationError) else None
-    last = f"; a repeat may tell, the last one heard {heard}" if heard else ""
+    is_final = failed is not None and failed.non_retryable
+    may_tell = "" if is_final else "; a repeat may tell"
+    last = f"; the last call heard {heard}" if heard else ""
     return OutcomeUnknown(
-        f"{_asks(told)}{last})",
+        f"{_asks(told)}{may_tell}{last})",
         details=[told],
-        non_retryable=failed is not None and failed.non_retryable,
+        non_retryable=is_final,
         next_retry_delay=failed.next_retry_delay if failed else None,
     )
 
@@ -131,8 +133,10 @@ async def resolve_late(  # noqa: PLR0913 - a verdict, and who stands for it
     async with transaction(engine) as connection:
         if (await connection.execute(_CLOSE_LATE, key.parameters())).rowcount:
             await say(connection, key, verdict, who=who, why=why, result=None)
-        elif not await was_said(connection, key, verdict, who=who, why=why):
-            row = (await connection.execute(_QUESTION, key.parameters())).one_or_none()
+            return
+        row = (await connection.execute(_QUESTION, key.parameters())).one_or_none()
+        may_repeat = row is not None and row.question is None and row.phase in {Phase.UNDONE, Phase.NEVER}
+        if not (may_repeat and await was_said(connection, key, verdict, who=who, why=why)):
             raise VerdictRefused(f"{name}: {_not_late(row)}")
 
 

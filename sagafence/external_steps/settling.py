@@ -10,8 +10,15 @@ from sagafence.database import transaction
 from sagafence.errors import NotSettledYet
 from sagafence.external_steps import sql
 from sagafence.external_steps.answers import Heard, hear_do, hear_undo
-from sagafence.external_steps.backward import begin_undo, heard_claim, heard_reversal, heard_void, looked_undo
-from sagafence.external_steps.state import Act, Next, Phase, Step
+from sagafence.external_steps.backward import (
+    begin_undo,
+    heard_claim,
+    heard_reversal,
+    heard_void,
+    look_failed,
+    looked_undo,
+)
+from sagafence.external_steps.state import Act, Answer, Next, Phase, Question, Step
 from sagafence.external_steps.work import ROUNDS, Work
 from sagafence.provider import Known, Out, Unknown
 
@@ -36,11 +43,12 @@ class _Move:
     following: Next
     result: Any
     failure: Exception | None
+    heard: Heard | None = None
 
 
 async def settle(work: Work[Out], mark: Mark, *, pivot: bool) -> Ended:
     """Settle a step. Whatever it asks the provider was permitted before, by a transaction that has committed."""
-    was_voided, was_over = False, True
+    was_voided, was_over, heard = False, True, None
     for _ in range(ROUNDS):
         async with transaction(work.engine) as connection:
             await mark(connection)
@@ -50,23 +58,28 @@ async def settle(work: Work[Out], mark: Mark, *, pivot: bool) -> Ended:
             move = _Move(following, opened.result, await work.failure(connection, opened, step, following))
         was_over = was_over and opened.step.phase in {Phase.UNDONE, Phase.RESOLVED}
         if move.failure is None and move.following.act is Act.LOOK:
-            move = await _look(work, opened, step, pivot=pivot)
+            move = await _look(work, opened, step, heard, pivot=pivot)
         if move.failure is None and move.following.act in {Act.SEND, Act.VOID, Act.REVERSE}:
             was_voided = was_voided or move.following.act is Act.VOID
             move = await _ask(work, opened, move, pivot=pivot)
+            heard = move.heard
         if move.failure is not None:
             raise move.failure
         if move.following.act in {Act.SETTLED, Act.FORWARD}:
             async with transaction(work.engine) as connection:
                 last = await work.lock(connection)
             goes_forward = move.following.act is Act.FORWARD
-            return Ended(goes_forward, last.result, last.step.known, was_voided, was_over)
+            is_known = last.step.known and last.step.question is not Question.CAME_LATE
+            return Ended(goes_forward, last.result, is_known, was_voided, was_over)
     raise work.restless()
 
 
-async def _look(work: Work[Out], opened: sql.Opened, before: Step, *, pivot: bool) -> _Move:
+async def _look(work: Work[Out], opened: sql.Opened, before: Step, heard: Heard | None, *, pivot: bool) -> _Move:
     assert work.calls.look is not None
-    found = await work.calls.look(opened.key, opened.request)
+    try:
+        found = await work.calls.look(opened.key, opened.request)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it tells nothing
+        return await _without_a_look(work, Heard(Answer.UNKNOWN, error=error), error)
     shown = None if found is None else work.calls.dump(found)
     async with transaction(work.engine) as connection:
         now = await work.lock(connection)
@@ -81,7 +94,15 @@ async def _look(work: Work[Out], opened: sql.Opened, before: Step, *, pivot: boo
         )
         result = sql.as_jsonb(shown) if found is not None and not now.step.known else None
         await work.save(connection, now, step, permits=following, result=result)
-        return _Move(following, shown, await work.failure(connection, now, step, following))
+        return _Move(following, shown, await work.failure(connection, now, step, following, heard))
+
+
+async def _without_a_look(work: Work[Out], heard: Heard, error: Exception) -> _Move:
+    async with transaction(work.engine) as connection:
+        now = await work.lock(connection)
+        step, following = look_failed(work.facts, now.step, now.now)
+        await work.save(connection, now, step)
+        return _Move(following, None, await work.failure(connection, now, step, following, heard) or error)
 
 
 async def _ask(work: Work[Out], opened: sql.Opened, move: _Move, *, pivot: bool) -> _Move:
@@ -101,7 +122,7 @@ async def _ask(work: Work[Out], opened: sql.Opened, move: _Move, *, pivot: bool)
         if following.act is Act.RETRY:
             # An error of the author's own code stays what it is.
             return _Move(following, None, heard.error or NotSettledYet(f"{work.name}: nothing was settled"))
-        return _Move(following, None, await work.failure(connection, now, step, following, heard))
+        return _Move(following, None, await work.failure(connection, now, step, following, heard), heard)
 
     return await work.recorded(record)
 

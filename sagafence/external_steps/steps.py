@@ -63,7 +63,7 @@ class ExternalSteps:
         """Settle the step, and reverse its effect where it had one. Afterwards no late call leaves an effect.
 
         Raises:
-            OutcomeUnknown: only a person can say.
+            OutcomeUnknown: only a person can say; retryable, while a repeat may tell too.
             NotSettledYet: a call may still be under way; its `next_retry_delay` says when none can be.
             IdempotencyConflict: the row belongs to another request, whose effect must stay.
             Exception: whatever the undo raised.
@@ -87,7 +87,8 @@ class ExternalSteps:
         """Find out whether a pivot happened, and never reverse it. Afterwards the answer stays what it is.
 
         Raises:
-            OutcomeUnknown: only a person can say. Nothing before the pivot may be undone meanwhile.
+            OutcomeUnknown: only a person can say; retryable, while a repeat may tell too. Nothing before the pivot may
+                be undone meanwhile.
             NotSettledYet: a call may still be under way; its `next_retry_delay` says when none can be.
             IdempotencyConflict: the row belongs to another request.
         """

@@ -92,6 +92,8 @@ class Work(Generic[Out]):
         refusal: str | None = None,
     ) -> None:
         """Write the row as it is now, and what the saga has to know of its pivot."""
+        if step.question is Question.CAME_LATE and opened.step.question is not Question.CAME_LATE:
+            _log.error("%s: a success was heard after it was settled: %s", self.name, people.REMEDY)
         await sql.save(
             connection,
             self.key,

@@ -228,8 +228,8 @@ async def test_a_word_on_what_did_not_come_late_is_refused_with_what_to_do(bench
     await parked(step)
     with pytest.raises(VerdictRefused, match=r"is is_it_there, .* the update resolve"):
         await late(Verdict.NEVER, **said)
-    await step.resolve(Verdict.HAPPENED, 1)
-    await step.undo()
+    await step.grow_older(2 * HOUR)
+    await step.resolve(Verdict.NEVER, **said)
     with pytest.raises(VerdictRefused, match="no success came late"):
         await late(Verdict.NEVER, **said)
     with pytest.raises(VerdictRefused, match="reverse by hand what came late"):
@@ -246,19 +246,21 @@ async def test_the_command_records_the_word_and_says_why_where_it_does_not(bench
 
     async def run(url: str, *arguments: str, **more: str) -> tuple[int, str]:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "sagafence", "resolve-late", *arguments, "--who=ann", "--why=gone",
+            sys.executable, "-m", "sagafence", "resolve-late", *arguments, "--who=Zoë", "--why=gone",
             *([f"--database={url}"] if url else []),
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **more},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONIOENCODING": "ascii", **more},
         )  # fmt: skip
         output, _ = await asyncio.wait_for(process.communicate(), 60)
         return process.returncode or 0, output.decode()
 
+    said = "buy of saga-1: undone_by_hand, says Zo\\xeb."
     url, of_this = step.database.admin_url, ("saga-1", "buy", "undone_by_hand")
-    recorded = await run(f"{url}?application_name=ann", *of_this)
+    recorded = await run(f"{url}?application_name=ann".replace(":", "+asyncpg:", 1), *of_this)
     others = [
         await run(url, "saga-2", "buy", "never"),
         await run("postgresql://127.0.0.1:1/nothing", *of_this),
         await run("mysql://here", *of_this),
+        await run("postgresql://ann:a/secret@localhost/x", *of_this),
         await run(url, "saga-1", "buy", "happened"),
     ]
     where = urlsplit(url)
@@ -266,9 +268,10 @@ async def test_the_command_records_the_word_and_says_why_where_it_does_not(bench
     like_psql |= {"PGPASSWORD": where.password or "", "PGDATABASE": where.path[1:]}
     again = await run("", *of_this, **like_psql)
 
-    assert recorded == again == (0, "buy of saga-1: undone_by_hand, says ann\n")
-    assert [status for status, _ in others] == [1, 1, 1, 2]
-    assert all(output.startswith("not recorded: ") for _, output in others[:3])
+    assert recorded == again == (0, f"{said} Where the saga is stuck at it, send it the update retry.\n")
+    assert [status for status, _ in others] == [1, 1, 1, 1, 2]
+    assert all(output.startswith("not recorded: ") for _, output in others[:4])
+    assert "secret" not in str(others)
     assert "Traceback" not in str(others)
     assert await step.row("question") is None
 

@@ -1,5 +1,6 @@
 """External steps on the way back, over HTTP: close, seal or wait, know, reverse, settle."""
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -145,7 +146,7 @@ async def test_an_outage_is_waited_out_while_a_repeat_may_tell(bench: MakeBench)
         failures.append(asked.value)
 
     assert not any(failure.non_retryable for failure in failures)
-    assert all("a repeat may tell, the last one heard unknown: NoAnswer: 503" in str(each) for each in failures)
+    assert all("a repeat may tell; the last call heard unknown: NoAnswer: 503" in str(each) for each in failures)
     assert (await step.row("question"), await step.undo(), step.http.live) == ("is_it_there", REVERSED, 0)
 
 
@@ -167,6 +168,60 @@ async def test_a_repeat_that_may_tell_comes_when_the_provider_wants_it_and_not_w
         told.append((asked.value.non_retryable, asked.value.next_retry_delay))
 
     assert told == [(False, MINUTE), (True, None)]
+
+
+async def test_a_lookup_that_is_away_too_ends_no_repeats_and_there_is_a_question(bench: MakeBench) -> None:
+    async def away(*_: object) -> int | None:
+        raise NoAnswer("no look")
+
+    step = bench(REPEATING, can_look=True)
+    step.look_instead = away
+    await unheard(step, Fault.ACTS_AND_HANGS_UP)
+
+    assert "the last call heard unknown: NoAnswer: no look" in str(await asked_after_repeats(step))
+    assert (await step.undo(), step.http.live) == (REVERSED, 0)
+
+
+@pytest.mark.parametrize("can_look", [False, True])
+async def test_calls_that_hang_until_their_attempt_is_over_lead_to_a_question(
+    bench: MakeBench, *, can_look: bool
+) -> None:
+    step = bench(REPEATING, can_look=can_look)
+    await unheard(step, Fault.LATE)
+
+    async def hang(*_: object) -> int:
+        await asyncio.sleep(60)
+        return 0
+
+    hanging = replace(step.calls(), do=hang)
+    for _ in range(5):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(step.steps.undo(step.key, step.request, hanging), 0.3)
+    with pytest.raises(OutcomeUnknown if can_look else TimeoutError):
+        await asyncio.wait_for(step.steps.undo(step.key, step.request, hanging), 0.3)
+
+    assert await step.row("question") == "is_it_there"
+    assert (await step.undo(), step.http.live) == (REVERSED, 0)
+
+
+async def test_a_success_that_a_repeat_hears_after_another_undo_has_settled_is_no_reversal(
+    bench: MakeBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    step = bench(replace(REPEATING, keeps=Keeps.OBJECTS, late_by_at_most=MINUTE))
+    await unheard(step, Fault.LATE)
+    step.http.faults.append(Fault.WAITS)
+    step.http.is_held.clear()
+    first = asyncio.create_task(step.undo())
+    await asyncio.wait_for(step.http.is_held.wait(), 20)
+    await step.grow_older(HOUR)
+    step.http.faults.append(Fault.REFUSES_402)
+    assert await step.undo() == NOTHING
+
+    step.http.may_go_on.set()
+
+    assert (await first).outcome is not UndoOutcome.REVERSED
+    assert await step.row("question") == "came_late"
+    assert "a success was heard after it was settled" in caplog.text
 
 
 async def test_a_person_is_asked_at_once_where_no_repeat_may_be_sent_any_more(bench: MakeBench) -> None:
@@ -361,7 +416,8 @@ async def test_a_refusal_that_is_not_stored_asks_a_person_at_once_where_nothing_
         await (step.settle() if pivot else step.undo())
 
     assert asked.value.non_retryable
-    assert "the last one heard refused: NoCredit" in str(asked.value)
+    assert "the last call heard refused: NoCredit" in str(asked.value)
+    assert "a repeat may tell" not in str(asked.value)
     assert await step.row("question") == "is_it_there"
 
 
