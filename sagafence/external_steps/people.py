@@ -91,6 +91,16 @@ def _asks(told: dict[str, Any]) -> str:
     return f"{told['step']} of {told['saga_id']}: {question} (provider {told['provider']}, key {told['key']}"
 
 
+def require_signature(who: str, why: str) -> None:
+    """Refuse a word that nobody stands for, or that has no reason.
+
+    Raises:
+        InvalidInput: one of the two is blank.
+    """
+    if not who.strip() or not why.strip():
+        raise InvalidInput("a verdict needs who says it and why")
+
+
 async def say(  # noqa: PLR0913 - a verdict, and who stands for it
     connection: AsyncConnection, key: FenceKey, verdict: Verdict, *, who: str, why: str, result: str | None
 ) -> None:
@@ -125,8 +135,7 @@ async def resolve_late(  # noqa: PLR0913 - a verdict, and who stands for it
         VerdictRefused: nothing came late of that step, or the verdict is that it happened.
         InvalidInput: nobody is named, or no reason.
     """
-    if not who.strip() or not why.strip():
-        raise InvalidInput("a verdict needs who says it and why")
+    require_signature(who, why)
     name, key = f"{step} of {saga_id}", FenceKey(saga_id, step, "")
     if verdict is Verdict.HAPPENED:
         raise VerdictRefused(f"{name}: {verdict} does not count: {SETTLED_ALREADY}")

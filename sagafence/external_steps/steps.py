@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from sagafence.database import transaction
-from sagafence.errors import CompensationImpossible, InvalidInput, VerdictRefused
+from sagafence.errors import CompensationImpossible, VerdictRefused
 from sagafence.external_steps import people, sql
 from sagafence.external_steps.answers import Calls
 from sagafence.external_steps.doing import do
@@ -129,8 +129,7 @@ class ExternalSteps:
             VerdictRefused: nothing is asked, nobody has said what the result is, or a call or a reversal may still be
                 under way.
         """
-        if not who.strip() or not why.strip():
-            raise InvalidInput("a verdict needs who says it and why")
+        people.require_signature(who, why)
         facts, dumped = Facts(self._provider, can_look=False), sql.as_jsonb(result)
         async with transaction(self._engine) as connection:
             if pivot:
