@@ -79,7 +79,7 @@ async def _look(work: Work[Out], opened: sql.Opened, before: Step, heard: Heard 
     try:
         found = await work.calls.look(opened.key, opened.request)
     except Exception as error:  # noqa: BLE001 - whatever it is, it tells nothing
-        return await _without_a_look(work, Heard(Answer.UNKNOWN, error=error), error)
+        return await _without_a_look(work, Heard(Answer.UNKNOWN, error=error))
     shown = None if found is None else work.calls.dump(found)
     async with transaction(work.engine) as connection:
         now = await work.lock(connection)
@@ -97,12 +97,12 @@ async def _look(work: Work[Out], opened: sql.Opened, before: Step, heard: Heard 
         return _Move(following, shown, await work.failure(connection, now, step, following, heard))
 
 
-async def _without_a_look(work: Work[Out], heard: Heard, error: Exception) -> _Move:
+async def _without_a_look(work: Work[Out], heard: Heard) -> _Move:
     async with transaction(work.engine) as connection:
         now = await work.lock(connection)
         step, following = look_failed(work.facts, now.step, now.now)
         await work.save(connection, now, step)
-        return _Move(following, None, await work.failure(connection, now, step, following, heard) or error)
+        return _Move(following, None, await work.failure(connection, now, step, following, heard) or heard.error)
 
 
 async def _ask(work: Work[Out], opened: sql.Opened, move: _Move, *, pivot: bool) -> _Move:
