@@ -16,7 +16,8 @@ def said(facts: Facts, step: Step, verdict: Verdict, now: float) -> Step | str:
     if verdict is Verdict.HAPPENED:
         return _happened(facts, step)
     if step.phase is Phase.UNDOING:
-        return step._replace(phase=Phase.RESOLVED)
+        # Only after "never" does a success that is heard yet contradict what was said.
+        return step._replace(phase=Phase.UNDONE if verdict is Verdict.NEVER else Phase.RESOLVED)
     if step.phase is Phase.SETTLING:
         return step._replace(phase=Phase.NEVER)
     # Not closed: the next attempt is sent under the next key.

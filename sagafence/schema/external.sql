@@ -7,7 +7,7 @@
 --   undoing   closed for new calls; being settled and reversed    -> undone, resolved, done (there is no way back)
 --   settling  a pivot, closed for new calls; being settled        -> done, never
 --   undone    no effect is left and none can come
---   resolved  a person said so
+--   resolved  a person has undone it by hand
 CREATE TABLE IF NOT EXISTS external_steps (
     saga_id        text        NOT NULL,
     step           text        NOT NULL,

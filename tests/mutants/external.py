@@ -314,6 +314,14 @@ MUTANTS = (
         at(EXTERNAL_PEOPLE, "test_a_word_on_what_did_not_come_late_is_refused_with_what_to_do"),
     ),
     Mutant(
+        "external-never-hears-nothing-more",
+        "what came after a person had said never would stay for ever, and nobody would know",
+        _VERDICTS,
+        "Phase.UNDONE if verdict is Verdict.NEVER else Phase.RESOLVED",
+        "Phase.RESOLVED",
+        at(EXTERNAL_PEOPLE, "test_a_success_that_is_heard_after_a_word_is_asked_about_where_it_contradicts_it"),
+    ),
+    Mutant(
         "external-late-word-is-not-logged",
         "nobody would know who said it, and why",
         _PEOPLE,

@@ -40,7 +40,7 @@ async def test_never_does_not_count_while_a_call_may_be_under_way(bench: MakeBen
     await step.grow_older(2 * HOUR)
     await step.resolve(Verdict.NEVER)
 
-    assert (await step.phase(), await step.undo()) == ("resolved", UndoResult(UndoOutcome.ALREADY_UNDONE))
+    assert (await step.phase(), await step.undo()) == ("undone", UndoResult(UndoOutcome.ALREADY_UNDONE))
 
 
 async def test_happened_is_reversed(bench: MakeBench) -> None:
@@ -203,6 +203,23 @@ async def came_late(step: Bench) -> None:
     assert await step.row("question") == "came_late"
 
 
+@pytest.mark.parametrize(("verdict", "question"), [(Verdict.NEVER, "came_late"), (Verdict.UNDONE_BY_HAND, None)])
+async def test_a_success_that_is_heard_after_a_word_is_asked_about_where_it_contradicts_it(
+    verdict: Verdict, question: str | None, bench: MakeBench
+) -> None:
+    step = bench(BY_A_PERSON)
+    step.http.faults.append(Fault.WAITS)
+    async with step.held_do() as doing:
+        with pytest.raises(OutcomeUnknown):
+            await step.undo()
+        await step.grow_older(2 * HOUR)
+        await step.resolve(verdict)
+    with pytest.raises(StepAlreadyCompensated):
+        await doing
+
+    assert await step.row("question") == question
+
+
 async def test_a_success_that_came_after_the_saga_has_ended_is_closed_by_a_person_too(
     bench: MakeBench, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -229,9 +246,9 @@ async def test_a_word_on_what_did_not_come_late_is_refused_with_what_to_do(bench
     with pytest.raises(VerdictRefused, match=r"is is_it_there, .* the update resolve"):
         await late(Verdict.NEVER, **said)
     await step.grow_older(2 * HOUR)
-    await step.resolve(Verdict.NEVER, **said)
+    await step.resolve(Verdict.UNDONE_BY_HAND, **said)
     with pytest.raises(VerdictRefused, match="no success came late"):
-        await late(Verdict.NEVER, **said)
+        await late(Verdict.UNDONE_BY_HAND, **said)
     with pytest.raises(VerdictRefused, match="reverse by hand what came late"):
         await late(Verdict.HAPPENED, **said)
     with pytest.raises(InvalidInput):
