@@ -37,10 +37,7 @@ class Settled:
 
 @dataclass(frozen=True)
 class Resolution:
-    """What an operator says of a stuck step, for the update `resolve` of a `SagaWorkflow`. It is recorded for good.
-
-    It is taken of an external step also while its undo, or its pivot's settlement, is tried and a person is asked.
-    """
+    """What an operator says of a stuck step, for the update `resolve` of a `SagaWorkflow`. It is recorded for good."""
 
     step: str
     """The step's name as `SagaStatus` shows it."""

@@ -188,32 +188,24 @@ class Saga(InsistingStack):
         """Whether an unwind has begun."""
         return self._phase is not Phase.FORWARD
 
-    def judge(self, resolution: Resolution, *, was_stuck: bool) -> None:
-        """Act on what an operator has said of a step that was stuck, or in a round, once that is recorded."""
+    def judge(self, resolution: Resolution) -> None:
+        """Act on what an operator says of a stuck step, once that is recorded."""
         step = self._step_of(resolution.step)
-        # Of these, the next round finds in their row what was said.
-        if not (_is_external(step) or isinstance(step, Forward)):
+        is_external = step.is_external if isinstance(step, EarlierStep) else isinstance(step, External)
+        # Of other steps than these, the next round finds in their row what was said.
+        if not (is_external or isinstance(step, Forward)):
             self.resolve(resolution.step, f"{resolution.verdict}: {resolution.why}")
-        if was_stuck:
-            self.retry()
-        else:
-            self._retry_requested = True  # the round's last attempt may be lost, and have read no word before
+        self.retry()
 
     def refusal_of(self, resolution: Resolution) -> str | None:
         """Say why a resolution cannot be taken, or None."""
-        if resolution.step not in self.stuck_steps and not self._may_be_asked(resolution.step):
+        if resolution.step not in self.stuck_steps:
             return f"{resolution.step} is not stuck; stuck: {', '.join(self.stuck_steps) or 'nothing'}"
         if record := _RECORDS.get(resolution.step):
             return f"the {record} is not recorded yet, which nobody can do by hand: retry once the database takes it"
         if self._phase is Phase.SETTLED:
             return f"{resolution.step} has no way back: the saga only goes forward, so retry it"
         return why_not(resolution, self._step_of(resolution.step))
-
-    def _may_be_asked(self, name: str) -> bool:
-        """Whether a round of an external step is under way: whether a person is asked meanwhile, its row knows."""
-        entry = next((entry for entry in self._stack if entry.step == name), None)
-        is_under_way = entry is not None and entry.rounds and entry.state in {StepState.UNDOING, StepState.RUNNING}
-        return bool(is_under_way) and _is_external(self._step_of(name))
 
     def begun(self, name: str) -> tuple[str, Any, str]:
         """Return how a step was begun: as which activity, with which input, and which of its calls it is."""
@@ -322,10 +314,6 @@ class Saga(InsistingStack):
 
     def _entry(self, name: str) -> Compensation:
         return next(entry for entry in self._stack if entry.step == name)
-
-
-def _is_external(step: Step[Any, Any] | EarlierStep) -> bool:
-    return step.is_external if isinstance(step, EarlierStep) else isinstance(step, External)
 
 
 def _typed(value: Any, kind: Any) -> Any:

@@ -278,8 +278,7 @@ class SagaWorkflow(Generic[In, Out]):
 
     @workflow.update
     async def resolve(self, resolution: Resolution) -> SagaStatus:
-        """Record what an operator says of a stuck step, or of an external one in a round, and act on it."""
-        was_stuck = resolution.step in self._the_saga.stuck_steps
+        """Record what an operator says of a stuck step, and act on it."""
         activity, given, instance = self._the_saga.begun(resolution.step)
         try:
             await workflow.execute_activity(
@@ -290,7 +289,7 @@ class SagaWorkflow(Generic[In, Out]):
             )
         except ActivityError as error:
             raise InvalidInput(f"the resolution was not taken: {describe(error)}") from error
-        self._the_saga.judge(resolution, was_stuck=was_stuck)
+        self._the_saga.judge(resolution)
         return self.status()
 
     @resolve.validator

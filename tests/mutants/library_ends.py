@@ -2,7 +2,6 @@
 
 from tests.mutants.killers import (
     DECLARED_SAGA,
-    LIBRARY_EXTERNAL_SAGAS,
     LIBRARY_RECORDS,
     LIBRARY_RESET,
     LIBRARY_RETENTION_BESIDE_RUNS,
@@ -35,22 +34,6 @@ MUTANTS = (
         "        _raise_bug(failures)  # at once: then what this workflow task would have begun is not begun\n",
         "",
         at(LIBRARY_TOGETHER, "test_a_pivot_beside_another_step_stops_the_story_before_either_is_begun"),
-    ),
-    Mutant(
-        "word-waits-for-the-end-of-the-round",
-        "a person who knows what became of a step would wait for a quarter of an hour, or for ever",
-        _STORY,
-        " and not self._may_be_asked(resolution.step)",
-        "",
-        at(LIBRARY_EXTERNAL_SAGAS, "test_a_word_is_taken_while_a_round_goes_on_and_ends_it[False]"),
-    ),
-    Mutant(
-        "word-in-a-round-is-found-an-hour-later",
-        "where the round's last attempt is lost, its saga would be stuck although it is resolved",
-        _STORY,
-        "            self._retry_requested = True  # the round's last attempt",
-        "            pass  # the round's last attempt",
-        at(LIBRARY_EXTERNAL_SAGAS, "test_a_word_is_taken_while_a_round_goes_on_and_ends_it[True]"),
     ),
     Mutant(
         "unwind-is-commanded-otherwise",

@@ -1,6 +1,5 @@
 """The ways of a declared saga, one scene each, for record.py: every ending, and every way there."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -10,9 +9,8 @@ from temporalio.client import WorkflowFailureError, WorkflowHandle, WorkflowUpda
 
 from sagafence import Resolution, Verdict, purge
 from tests.sagafence.elsewhere import Elsewhere
-from tests.sagafence.elsewhere_steps import NoAnswer
 from tests.sagafence.elsewhere_story import Fulfil
-from tests.sagafence.http_provider import Fault, send
+from tests.sagafence.http_provider import Fault
 from tests.sagafence.trip_story import BookTrip
 from tests.sagafence.trips import Trips
 
@@ -25,8 +23,6 @@ REFUSE_ENDS = """
     CREATE TRIGGER refuse BEFORE UPDATE ON sagas FOR EACH ROW EXECUTE FUNCTION refuse()
 """
 ALLOW_ENDS = "DROP FUNCTION refuse CASCADE"
-LAST_UNDO = "undo-tenant-2"
-"""The undo's second round."""
 
 
 def booked(*fails: str) -> Scene:
@@ -133,30 +129,6 @@ async def settled_by_a_person(_: Trips, elsewhere: Elsewhere) -> Handle:
     return handle
 
 
-async def said_in_a_round(elsewhere: Elsewhere, *, is_last_attempt_lost: bool) -> Handle:
-    """Have an operator say that they have undone a step, in the round in which the provider is asked about it."""
-    elsewhere.crm.faults.extend([Fault.ACTS_AND_HANGS_UP, *[Fault.GATEWAY_503] * 7, Fault.WAITS])
-    handle = await elsewhere.start()
-    await elsewhere.until(handle, "stuck")
-    await handle.start_update(Fulfil.retry, wait_for_stage=WorkflowUpdateStage.ACCEPTED)
-    await elsewhere.crm.is_held.wait()
-    await send(elsewhere.crm.port, "DELETE", "/things/1", "by hand")
-    said = Resolution("tenant", Verdict.UNDONE_BY_HAND, "ann", "deleted in their console")
-    await handle.execute_update(Fulfil.resolve, said)
-    if is_last_attempt_lost:
-        undo = elsewhere.client.get_async_activity_handle(workflow_id=handle.id, run_id=None, activity_id=LAST_UNDO)
-        await undo.fail(NoAnswer("its worker was lost"))
-        async with asyncio.timeout(20):  # the next round by itself is an hour away
-            await ended(handle)
-    elsewhere.crm.may_go_on.set()
-    return handle
-
-
-async def said_in_a_lost_round(_: Trips, elsewhere: Elsewhere) -> Handle:
-    """Have that round end without having read what was said."""
-    return await said_in_a_round(elsewhere, is_last_attempt_lost=True)
-
-
 async def ended(handle: Handle) -> None:
     """Wait for the end of a run, whatever it is."""
     with suppress(WorkflowFailureError):
@@ -182,5 +154,4 @@ SCENES: dict[str, Scene] = {
     "pivot-unknown-that-happened": unknown_pivot(happened=True),
     "pivot-unknown-that-never-happened": unknown_pivot(happened=False),
     "settled-by-a-person": settled_by_a_person,
-    "said-in-a-lost-round": said_in_a_lost_round,
 }

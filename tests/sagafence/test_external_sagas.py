@@ -11,7 +11,6 @@ from tests.sagafence.elsewhere import Elsewhere
 from tests.sagafence.elsewhere_steps import Order
 from tests.sagafence.elsewhere_story import Fulfil
 from tests.sagafence.http_provider import Fault
-from tests.sagafence.scenes import said_in_a_round
 from tests.sagafence.trips import BEFORE_ITS_FIRST_TASK, call_late
 
 ALL, NONE = (1, 1, 1, 1), (0, 0, 0, 0)
@@ -121,19 +120,6 @@ async def test_a_round_goes_on_past_the_question_while_a_repeat_may_tell(elsewhe
     assert [step.detail for step in stuck.steps if step.state == "stuck"] == ["NoAnswer: 503"]
     assert after.state != "stuck"
     assert await elsewhere.held() == NONE
-
-
-@pytest.mark.parametrize("is_last_attempt_lost", [False, True])
-async def test_a_word_is_taken_while_a_round_goes_on_and_ends_it(
-    elsewhere: Elsewhere, is_last_attempt_lost: bool
-) -> None:
-    async with elsewhere.working():
-        handle = await said_in_a_round(elsewhere, is_last_attempt_lost=is_last_attempt_lost)
-        with pytest.raises(WorkflowFailureError):
-            await handle.result()
-
-    assert (await elsewhere.held(), elsewhere.crm.reversals) == (NONE, 1)
-    assert await elsewhere.database.value("SELECT phase FROM external_steps WHERE step = 'tenant'") == "resolved"
 
 
 async def test_a_verdict_that_does_not_count_yet_is_refused_with_its_reason(elsewhere: Elsewhere) -> None:
