@@ -279,7 +279,8 @@ class SagaWorkflow(Generic[In, Out]):
     @workflow.update
     async def resolve(self, resolution: Resolution) -> SagaStatus:
         """Record what an operator says of a stuck step, and act on it."""
-        activity, given, instance = self._the_saga.begun(resolution.step)
+        saga = self._the_saga  # another takes its place where the story is told again meanwhile
+        activity, given, instance = saga.begun(resolution.step)
         try:
             await workflow.execute_activity(
                 RESOLVE_ACTIVITY,
@@ -289,7 +290,7 @@ class SagaWorkflow(Generic[In, Out]):
             )
         except ActivityError as error:
             raise InvalidInput(f"the resolution was not taken: {describe(error)}") from error
-        self._the_saga.judge(resolution)
+        saga.judge(resolution)
         return self.status()
 
     @resolve.validator

@@ -17,6 +17,7 @@ EVERY = {
     # tests/sagafence and tests/unit
     "test_a_call_whose_answer_is_lost_is_repeated_under_its_key": 3,
     "test_a_compose_file_with_a_mistake_is_refused": 3,
+    "test_a_fault_anywhere_in_the_compose_file_is_seen": 11,
     "test_a_pivot_that_was_called_before_a_reset_is_voided_or_found_to_stand_and_not_called_again": 3,
     "test_a_saga_comes_to_its_end_on_a_worker_that_keeps_no_workflow_in_memory": 3,
     "test_a_saga_that_is_reset_on_its_way_forward_does_every_step_once": 5,
@@ -130,6 +131,7 @@ SLOW_TESTS = frozenset(
         "test_an_order_of_a_batch_that_temporal_has_forgotten_has_no_history",
         "test_an_order_whose_history_may_be_gone_links_to_one_only_where_it_is",
         # tests/integration and tests/unit
+        "test_a_fault_anywhere_in_the_compose_file_is_seen",
         "test_a_mutant_is_killed_by_a_failing_test_and_survives_a_blind_one",
         "test_a_port_that_somebody_has_is_named_and_how_to_find_them",
         "test_no_text_from_outside_acts_at_an_edge",

@@ -29,6 +29,14 @@ _SECOND_RUN_AT_PIVOT = "test_a_cancel_of_a_second_run_undoes_nothing_while_the_p
 
 MUTANTS = (
     Mutant(
+        "word-is-given-to-another-telling",
+        "an operator's word would stop a workflow that is past its pivot, until a deploy",
+        _WORKFLOW,
+        "        saga.judge(resolution)\n",
+        "        self._the_saga.judge(resolution)\n",
+        at(DECLARED_SAGA, "test_what_an_operator_says_while_the_story_is_told_again_stops_nothing"),
+    ),
+    Mutant(
         "declared-undo-past-the-pivot-is-let-in",
         "an undo that outlives its run would take back what cannot be taken back",
         _LOCAL,

@@ -17,7 +17,7 @@ def document(**variables: str) -> dict[str, Any]:
     """Give the file with these variables set and all others at their defaults."""
     text = COMPOSE_FILE.read_text(encoding="utf-8")
     resolved = VARIABLE.sub(lambda found: variables.get(found[1]) or _unset(found), text).replace("$$", "$")
-    read: dict[str, Any] = yaml.safe_load(resolved)
+    read: dict[str, Any] = yaml.load(resolved, Loader=yaml.CSafeLoader)  # safe_load, eight times as fast
     return read
 
 

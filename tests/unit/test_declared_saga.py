@@ -57,12 +57,18 @@ class Books:
     """The step whose result comes although the step is to be cancelled."""
     undone: list[str] = field(default_factory=list)
     resolved: list[tuple[str, str]] = field(default_factory=list)
+    may_resolve: asyncio.Event = field(default_factory=asyncio.Event)
+    """Whether what an operator says can be recorded now."""
+    is_resolving: bool = False
     reason: str | None = None
 
     async def call(self, activity: str, *given: Any, args: tuple[Any, ...] = (), **__: Any) -> Any:
         """Run an activity."""
         await asyncio.sleep(0)
         args = args or given
+        if activity == "sagafence.resolve":
+            self.is_resolving = True
+            await self.may_resolve.wait()
         if activity.startswith("sagafence."):
             return self._library(activity, *args)
         if activity == "issue_ticket.settle":
@@ -140,6 +146,7 @@ async def _wait(condition: Callable[[], bool], **_: Any) -> None:
 def books(monkeypatch: pytest.MonkeyPatch) -> Books:
     """A saga that nothing has happened in yet."""
     made = Books()
+    made.may_resolve.set()
     for name, stand_in in {
         "execute_activity": made.call,
         "wait_condition": _wait,
@@ -327,6 +334,25 @@ async def test_what_an_operator_says_of_an_earlier_runs_step_is_recorded_under_i
         await asyncio.wait_for(running, 5)
 
     assert (books.resolved, books.ended_as) == ([("book_seat", "there")], "cancelled")
+
+
+async def test_what_an_operator_says_while_the_story_is_told_again_stops_nothing(books: Books) -> None:
+    books.broken, books.refuses = set(EVERY[:3]), ["ticket"]
+    saga: Any = BookTrip()
+    running = asyncio.create_task(saga.run(Trip("t")))
+    await _until(lambda: saga.status().state == "stuck")
+    books.may_resolve.clear()
+    saying = asyncio.create_task(saga.resolve(Resolution("seat/back", Verdict.UNDONE_BY_HAND, "ann", "I rang them")))
+    await _until(lambda: books.is_resolving)
+    books.state, books.refuses = "past_pivot", ["room"]  # an undo finds it so
+    await saga.retry()
+    await _until(lambda: [step.step for step in saga.status().steps if step.state == "stuck"] == ["room"])
+    books.may_resolve.set()
+    await asyncio.wait_for(saying, 5)
+    await saga.retry()
+    await asyncio.wait_for(running, 5)
+
+    assert books.ended_as == "completed"
 
 
 async def test_a_cancel_that_a_steps_result_overtakes_is_heard_by_what_the_story_waits_for(
