@@ -1,7 +1,7 @@
 """`python -m sagafence schema` prints the SQL that makes the library's tables; `resolve-late` records a person's word.
 
 Exit status: 0 the SQL is printed, or the word is recorded; 1 it could not be, and standard error says why; 2 wrong
-usage.
+usage; 130 interrupted.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from sagafence.provider import Verdict
 from sagafence.tables import script
 
 _EXIT_FAILED = 1
+_EXIT_INTERRUPTED = 130
 _NEXT = "Where the saga is stuck at it, send it the update retry."
 _VERDICTS = [verdict.value for verdict in (Verdict.UNDONE_BY_HAND, Verdict.NEVER)]
 
@@ -63,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SagaError as error:
         sys.stderr.write(f"not recorded: {error}\n")
         return _EXIT_FAILED
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: it may be recorded; say it again, which is safe\n")
+        return _EXIT_INTERRUPTED
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     _print(f"{given.step} of {given.saga_id}: {given.verdict}, says {given.who}. {_NEXT}\n")

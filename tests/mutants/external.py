@@ -322,6 +322,14 @@ MUTANTS = (
         at(EXTERNAL_PEOPLE, "test_a_success_that_is_heard_after_a_word_is_asked_about_where_it_contradicts_it"),
     ),
     Mutant(
+        "external-late-word-is-interrupted-in-twenty-lines",
+        "who gives up would read a traceback and not know whether it is recorded",
+        _COMMAND,
+        "    except KeyboardInterrupt:\n",
+        "    except ZeroDivisionError:\n",
+        at(EXTERNAL_PEOPLE, "test_the_command_that_waits_for_the_row_can_be_interrupted"),
+    ),
+    Mutant(
         "external-late-word-is-not-logged",
         "nobody would know who said it, and why",
         _PEOPLE,

@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from functools import partial
 from urllib.parse import urlsplit
 
 import pytest
+from sqlalchemy import text
 
 from sagafence import InvalidInput, StepAlreadyCompensated, UndoOutcome, UndoResult, resolve_late
 from sagafence.errors import CallRejected, OutcomeUnknown, VerdictRefused
@@ -257,18 +259,43 @@ async def test_a_word_on_what_did_not_come_late_is_refused_with_what_to_do(bench
     assert await step.database.value("SELECT count(*) FROM saga_verdicts") == 1
 
 
+async def command(*arguments: str, **more: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sagafence", "resolve-late", *arguments, "--who=Zoë", "--why=gone"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", **more},
+    )
+
+
+async def ended(process: asyncio.subprocess.Process) -> tuple[int, str]:
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    return process.returncode or 0, output.decode()
+
+
+async def test_the_command_that_waits_for_the_row_can_be_interrupted(bench: MakeBench) -> None:
+    step = bench(Provider("p", Settles.BY_LOOKING_UP, late_by_at_most=HOUR), can_look=True)
+    await came_late(step)
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%came_late%'"
+    async with step.engine.begin() as holder:
+        await holder.execute(text("SELECT FROM external_steps FOR UPDATE"))
+        process = await command("saga-1", "buy", "undone_by_hand", f"--database={step.database.admin_url}")
+        async with asyncio.timeout(20):
+            while not await step.database.value(waits):
+                await asyncio.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        said = await ended(process)
+
+    assert said == (130, "interrupted: it may be recorded; say it again, which is safe\n")
+    assert await step.row("question") == "came_late"
+
+
 async def test_the_command_records_the_word_and_says_why_where_it_does_not(bench: MakeBench) -> None:
     step = bench(Provider("p", Settles.BY_LOOKING_UP, late_by_at_most=HOUR), can_look=True)
     await came_late(step)
 
     async def run(url: str, *arguments: str, **more: str) -> tuple[int, str]:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "sagafence", "resolve-late", *arguments, "--who=Zoë", "--why=gone",
-            *([f"--database={url}"] if url else []),
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONIOENCODING": "ascii", **more},
-        )  # fmt: skip
-        output, _ = await asyncio.wait_for(process.communicate(), 60)
-        return process.returncode or 0, output.decode()
+        return await ended(await command(*arguments, *([f"--database={url}"] if url else []), **more))
 
     said = "buy of saga-1: undone_by_hand, says Zo\\xeb."
     url, of_this = step.database.admin_url, ("saga-1", "buy", "undone_by_hand")
