@@ -114,6 +114,7 @@ class BoundExternalStep:
             said.verdict,
             who=said.who,
             why=said.why,
+            looked_at=said.looked_at,
             result=said.result,
             needs_result=kind is not Any and not may_be_none(kind),
             pivot=self._pivot_of(key),

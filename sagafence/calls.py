@@ -1,6 +1,7 @@
 """What a saga's workflow and its activities say to each other, besides a step's own input and result."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -48,6 +49,9 @@ class Resolution:
     """How they know: for the record."""
     result: Any = None
     """The step's result, as JSON, where it happened."""
+    looked_at: datetime | None = None
+    """When they looked, or undid it, with its time zone. Of an external step each verdict but `HAPPENED` needs it: a
+    call that has acted since makes it untrue."""
 
 
 class Way(StrEnum):

@@ -10,11 +10,24 @@ from sagafence.declare import External, Forward, Pivot, Step
 from sagafence.provider import Verdict
 from sagafence.signature import may_be_none
 
+_LOOKED_AT = '"looked_at": "2026-11-30T09:00:00Z"'
+
+
+def is_external(step: Step[Any, Any] | EarlierStep) -> bool:
+    """Whether the step's effect is with a provider."""
+    return step.is_external if isinstance(step, EarlierStep) else isinstance(step, External)
+
 
 def why_not(said: Resolution, step: Step[Any, Any] | EarlierStep) -> str | None:
     """Say why a resolution cannot be taken, or None."""
     if isinstance(step, EarlierStep):
-        return _why_not_of_an_earlier_run(said, step)
+        problem = _why_not_of_an_earlier_run(said, step)
+    else:
+        problem = _why_not_of_this_run(said, step)
+    return problem or _why_not_of_its_time(said, step)
+
+
+def _why_not_of_this_run(said: Resolution, step: Step[Any, Any]) -> str | None:
     if isinstance(step, (Pivot, Forward)) and said.verdict is Verdict.UNDONE_BY_HAND:
         return f"{said.step} is not being undone: say whether it {Verdict.HAPPENED} or {Verdict.NEVER} did"
     is_told = said.result is not None or not isinstance(step, External)
@@ -25,6 +38,14 @@ def why_not(said: Resolution, step: Step[Any, Any] | EarlierStep) -> str | None:
     if isinstance(step, Pivot):
         return f"{said.step} is in the database, which knows what became of it: retry once it answers"
     return _unless(said, Verdict.HAPPENED if isinstance(step, Forward) else Verdict.UNDONE_BY_HAND)
+
+
+def _why_not_of_its_time(said: Resolution, step: Step[Any, Any] | EarlierStep) -> str | None:
+    if said.looked_at is not None:
+        return None if said.looked_at.tzinfo else f"looked_at has no time zone: write it as {_LOOKED_AT}"
+    if not is_external(step) or said.verdict is Verdict.HAPPENED:
+        return None
+    return f"say when you looked, or undid it ({_LOOKED_AT}): a call that has acted since makes {said.verdict} untrue"
 
 
 def _why_not_of_an_earlier_run(said: Resolution, step: EarlierStep) -> str | None:

@@ -24,12 +24,12 @@ from sagafence.compensation import (
     describe,
     find_cause,
 )
-from sagafence.declare import External, Forward, In, Out, Pivot, Step, Undoable
+from sagafence.declare import Forward, In, Out, Pivot, Step, Undoable
 from sagafence.errors import IdempotencyConflict
 from sagafence.insisting import END_ACTIVITY, InsistingStack, is_settled
 from sagafence.misuse import wrong_verb
 from sagafence.policy import UNDO_POLICY
-from sagafence.resolutions import why_not
+from sagafence.resolutions import is_external, why_not
 from sagafence.signature import SagaMisuse
 from sagafence.stack import Phase
 from sagafence.undo import UndoResult
@@ -191,9 +191,8 @@ class Saga(InsistingStack):
     def judge(self, resolution: Resolution) -> None:
         """Act on what an operator says of a stuck step, once that is recorded."""
         step = self._step_of(resolution.step)
-        is_external = step.is_external if isinstance(step, EarlierStep) else isinstance(step, External)
         # Of other steps than these, the next round finds in their row what was said.
-        if not (is_external or isinstance(step, Forward)):
+        if not (is_external(step) or isinstance(step, Forward)):
             self.resolve(resolution.step, f"{resolution.verdict}: {resolution.why}")
         self.retry()
 

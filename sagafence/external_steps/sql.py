@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import uuid
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,10 @@ _LOCK = text(f"""
 """)  # noqa: S608 - put together from our own constants
 # A statement of its own: the one that waited for the lock would see the calls as they were before.
 _LIVE = text("SELECT n, kind FROM external_calls WHERE saga_id = :saga_id AND step = :step AND live")
+_LAST_CHANGE = text("""
+    SELECT CAST(extract(epoch FROM max(greatest(permitted_at, answered_at))) AS float8) FROM external_calls
+    WHERE saga_id = :saga_id AND step = :step
+""")
 _SAVE = text("""
     UPDATE external_steps SET
         phase = :phase, seal = :seal, permitted = :permitted, doubts = :doubts, stands = :stands, reversed = :reversed,
@@ -180,6 +185,12 @@ async def save(  # noqa: PLR0913 - a row has so many parts
     values = {name: value for name, value in step._asdict().items() if name not in {"live", "reversing", "known"}}
     written = {**identity, **values, "key": str(keys), "undo_key": keys.undo, "result": result, "refusal": refusal}
     await connection.execute(_SAVE, written)
+
+
+async def last_change(connection: AsyncConnection, key: FenceKey) -> float:
+    """Give the instant at which a call was last permitted or answered; minus infinity without one."""
+    found: float | None = (await connection.execute(_LAST_CHANGE, _identity(key))).scalar_one()
+    return -math.inf if found is None else found
 
 
 def _identity(key: FenceKey) -> dict[str, Any]:

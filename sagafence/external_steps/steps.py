@@ -1,6 +1,7 @@
 """External steps on Postgres: do, undo, settle, and what a person says."""
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -110,6 +111,7 @@ class ExternalSteps:
         *,
         who: str,
         why: str,
+        looked_at: datetime | None = None,
         result: Any = None,
         needs_result: bool = False,
         pivot: PivotOf | None = None,
@@ -121,13 +123,14 @@ class ExternalSteps:
             verdict: what the person says.
             who: who it is.
             why: what they saw.
+            looked_at: when they saw it, or undid it; None: just now.
             result: the step's result as JSON, where they say that it happened and nobody else knows it.
             needs_result: whether None is no result of this step.
             pivot: the saga that the step is the pivot of.
 
         Raises:
-            VerdictRefused: nothing is asked, nobody has said what the result is, or a call or a reversal may still be
-                under way.
+            VerdictRefused: nothing is asked, nobody has said what the result is, or a call or a reversal may have acted
+                since that look.
         """
         people.require_signature(who, why)
         facts, dumped = Facts(self._provider, can_look=False), sql.as_jsonb(result)
@@ -141,7 +144,8 @@ class ExternalSteps:
                 return
             if verdict is Verdict.HAPPENED and needs_result and result is None and not opened.step.known:
                 raise VerdictRefused(f"{key.step} of {key.saga_id}: say what its result is, as its do would return it")
-            step = said(facts, opened.step, verdict, opened.now)
+            at = min(opened.now, looked_at.timestamp()) if looked_at else opened.now
+            step = said(facts, opened.step, verdict, at, await sql.last_change(connection, key))
             if isinstance(step, str):
                 raise VerdictRefused(f"{key.step} of {key.saga_id}: {verdict.value} does not count: {step}")
             kept = dumped if verdict is Verdict.HAPPENED and not opened.step.known else None

@@ -110,12 +110,20 @@ def done_over_undone(facts: Facts, step: Step, n: int, answer: Answer, now: floa
     return done(step, facts) if answer is Answer.OK else forward.heard_do(facts, step, n, answer, now)
 
 
-def hasty_word(facts: Facts, step: Step, verdict: Any, now: float) -> Step | str:
-    return verdicts.said(facts, step._replace(live=frozenset()), verdict, now)
+def hasty_word(facts: Facts, step: Step, verdict: Any, looked_at: float, changed: float) -> Step | str:
+    return verdicts.said(facts, step._replace(live=frozenset()), verdict, looked_at, changed)
 
 
-def word_beside_a_reversal(facts: Facts, step: Step, verdict: Any, now: float) -> Step | str:
-    return verdicts.said(facts, step._replace(reversing=frozenset()), verdict, now)
+def word_beside_a_reversal(facts: Facts, step: Step, verdict: Any, looked_at: float, changed: float) -> Step | str:
+    return verdicts.said(facts, step._replace(reversing=frozenset()), verdict, looked_at, changed)
+
+
+def look_of_before(facts: Facts, step: Step, verdict: Any, _looked_at: float, changed: float) -> Step | str:
+    return verdicts.said(facts, step, verdict, 0, changed)
+
+
+def look_before_the_answer(facts: Facts, step: Step, verdict: Any, looked_at: float, _changed: float) -> Step | str:
+    return verdicts.said(facts, step, verdict, looked_at, -math.inf)
 
 
 def sends_again(facts: Facts, step: Step, now: float) -> tuple[Step, Next]:
@@ -275,6 +283,16 @@ MISTAKES = (
         "undone by hand while a reversal is under way",
         "reversed",
         _wrong(provider(PERSON, late=1, **_ADDITIVE), undos=2, said=word_beside_a_reversal),
+    ),
+    Mistake(
+        "a look counts that is older than what was under way",
+        "E",
+        _wrong(provider(PERSON, late=1), said=look_of_before),
+    ),
+    Mistake(
+        "a look from before an answer was heard counts",
+        "E",
+        _wrong(provider(PERSON, FIRST), faults=1, said=look_before_the_answer),
     ),
     Mistake("without keys it is sent again", "E1", _wrong(provider(PERSON), begin_do=sends_again), "18"),
     Mistake(

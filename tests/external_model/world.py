@@ -6,6 +6,7 @@ one answer heard or lost, one tick. Instants are relative: 0 is now, -2 is two t
 grows no older, so there is no horizon.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -88,6 +89,10 @@ class World(NamedTuple):
     workers: tuple[Worker, ...] = ()
     faults: int = 0
     told_undone: bool = False
+    looked: int | None = None
+    """When a person has looked and found nothing, which they have not said yet."""
+    looked_since: bool = False
+    """Whether that was after the last permission, and the last answer that is recorded."""
 
 
 Move = tuple[str, World]
@@ -151,6 +156,7 @@ def tick(facts: Facts, scene: Scene, world: World) -> World | None:
         keys=tuple((key, older(made, forget), *rest) for key, made, *rest in world.keys),
         undo_keys=tuple((key, older(made, forget)) for key, made in world.undo_keys),
         lost=tuple((*request[:3], older(request[3], oldest)) for request in world.lost),
+        looked=older(world.looked, old),
         workers=tuple(
             w._replace(age=older(w.age, oldest if w.at in moving else old))
             if w.at in {*moving, "look", "looked"}
@@ -297,6 +303,8 @@ def begins(scene: Scene, facts: Facts, world: World, worker: Worker) -> Worked:
 
 def goes_on(world: World, worker: Worker, following: Next, result: int) -> Worked:
     step, label = world.step, f"{following.act.value} ({world.step.phase})"
+    if following.act in {Act.SEND, Act.VOID, Act.REVERSE}:
+        world = world._replace(looked_since=False)
     if following.act is Act.SEND or following.act is Act.VOID:
         return label, world, Worker(worker.does, "permitted", following, step.generation)
     if following.act is Act.REVERSE:
@@ -311,7 +319,7 @@ def goes_on(world: World, worker: Worker, following: Next, result: int) -> Worke
 
 
 def records(scene: Scene, facts: Facts, world: World, worker: Worker) -> Worked:
-    rules, sent, answer = scene.rules, worker.sent, worker.answer
+    rules, sent, answer, world = scene.rules, worker.sent, worker.answer, world._replace(looked_since=False)
     hit = answer in {Answer.OK, Answer.STANDS} and worker.effect >= 0 and not world.step.known
     result = worker.effect if hit else world.result
     if worker.does == "do":
@@ -345,15 +353,21 @@ def uses_look(scene: Scene, facts: Facts, world: World, worker: Worker) -> Worke
 
 
 def person(scene: Scene, facts: Facts, world: World) -> Iterator[Move]:
-    """Let a truthful person look at the provider's books and say what is there."""
+    """Let a truthful person look at the provider's books and say what is there; that nothing is, at any time later."""
     if world.step.question is None:
         return
     there = [number for number, effect in enumerate(world.effects) if effect[0]]
-    closing = world.step.phase is Phase.UNDOING
-    for verdict in [Verdict.HAPPENED, Verdict.UNDONE_BY_HAND] if there else [Verdict.NEVER]:
-        if verdict is Verdict.UNDONE_BY_HAND and not closing:
+    if not there and world.looked is None:
+        yield "person: finds nothing", world._replace(looked=0, looked_since=True)
+    if world.looked is not None:
+        changed = -math.inf if world.looked_since else math.inf
+        step = scene.rules.said(facts, world.step, Verdict.NEVER, world.looked, changed)
+        after = world._replace(looked=None, looked_since=False)
+        yield "person: never", after if isinstance(step, str) else after._replace(step=step)
+    for verdict in [Verdict.HAPPENED, Verdict.UNDONE_BY_HAND] if there else []:
+        if verdict is Verdict.UNDONE_BY_HAND and world.step.phase is not Phase.UNDOING:
             continue
-        step = scene.rules.said(facts, world.step, verdict, 0)
+        step = scene.rules.said(facts, world.step, verdict, 0, -math.inf)
         if isinstance(step, str):
             continue
         after = world._replace(step=step)

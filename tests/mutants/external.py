@@ -1,6 +1,14 @@
 """Faults in the protocol of external steps: each guard is broken once."""
 
-from tests.mutants.killers import EXTERNAL_FORWARD, EXTERNAL_MODEL, EXTERNAL_PEOPLE, EXTERNAL_UNDO, PROVIDER, at
+from tests.mutants.killers import (
+    EXTERNAL_FORWARD,
+    EXTERNAL_MODEL,
+    EXTERNAL_PEOPLE,
+    EXTERNAL_UNDO,
+    LIBRARY_EXTERNAL_SAGAS,
+    PROVIDER,
+    at,
+)
 from tests.mutants.mutant import Mutant
 
 _STATE = "sagafence/external_steps/state.py"
@@ -314,6 +322,54 @@ MUTANTS = (
         at(EXTERNAL_PEOPLE, "test_a_word_on_what_did_not_come_late_is_refused_with_what_to_do"),
     ),
     Mutant(
+        "external-look-counts-as-of-now",
+        "what a repeat has done since a person looked would stay for ever",
+        "sagafence/external_steps/steps.py",
+        "at = min(opened.now, looked_at.timestamp()) if looked_at else opened.now",
+        "at = opened.now",
+        at(EXTERNAL_PEOPLE, "test_a_look_from_before_a_repeat_has_acted_does_not_count[False]"),
+    ),
+    Mutant(
+        "external-look-of-tomorrow",
+        "whose clock is fast would say never while a call may still act",
+        "sagafence/external_steps/steps.py",
+        "min(opened.now, looked_at.timestamp())",
+        "looked_at.timestamp()",
+        at(EXTERNAL_PEOPLE, "test_never_does_not_count_while_a_call_may_be_under_way"),
+    ),
+    Mutant(
+        "external-look-from-before-a-stored-error",
+        "what the error hides would stay for ever",
+        _VERDICTS,
+        "        return looked_at > changed and looked_at >= step.last + facts.lag\n",
+        "        return True\n",
+        at(EXTERNAL_PEOPLE, "test_a_look_from_before_an_error_was_found_to_be_stored_does_not_count"),
+    ),
+    Mutant(
+        "external-look-from-before-an-answer",
+        "what the last call did would stay for ever",
+        _VERDICTS,
+        "facts.answered(step) and looked_at > changed",
+        "facts.answered(step)",
+        at(EXTERNAL_PEOPLE, "test_a_look_from_before_the_last_answer_does_not_count"),
+    ),
+    Mutant(
+        "external-never-of-what-happened",
+        "an effect that is known would be given up for none",
+        _VERDICTS,
+        "verdict is Verdict.NEVER and step.known",
+        "False",
+        at(EXTERNAL_PEOPLE, "test_never_is_no_word_on_what_is_known_to_have_happened"),
+    ),
+    Mutant(
+        "external-word-without-its-time",
+        "an old look would count as one of now",
+        "sagafence/resolutions.py",
+        "    return problem or _why_not_of_its_time(said, step)\n",
+        "    return problem\n",
+        at(LIBRARY_EXTERNAL_SAGAS, "test_a_word_that_does_not_say_when_they_looked_is_refused[never]"),
+    ),
+    Mutant(
         "external-never-hears-nothing-more",
         "what came after a person had said never would stay for ever, and nobody would know",
         _VERDICTS,
@@ -349,7 +405,7 @@ MUTANTS = (
         "external-hasty-never",
         "a call under way would act after a person has said that it never did",
         _VERDICTS,
-        "    if not nothing_comes and not (alone and is_last):\n",
+        "    if not _nothing_came_after(facts, step, looked_at, changed) and not (alone and is_last):\n",
         "    if False:\n",
         at(EXTERNAL_PEOPLE, "test_never_does_not_count_while_a_call_may_be_under_way"),
     ),
@@ -357,7 +413,7 @@ MUTANTS = (
         "external-word-beside-a-reversal",
         "what is undone by hand would be paid back a second time by a reversal under way",
         _VERDICTS,
-        "    if could_add and step.rev_last is not None and now <= step.rev_last + facts.late:\n",
+        "    if could_add and step.rev_last is not None and looked_at <= step.rev_last + facts.late:\n",
         "    if False:\n",
         at(EXTERNAL_PEOPLE, "test_undone_by_hand_does_not_count_while_a_reversal_may_be_under_way"),
     ),

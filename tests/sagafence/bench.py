@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,16 @@ class Bench:
     async def settle(self) -> Happened[int] | Never:
         return await self.steps.settle(self.key, self.request, self.calls())
 
-    async def resolve(self, verdict: Verdict, result: Any = None, *, who: str = "ann", why: str = "I looked") -> None:
-        await self.steps.resolve(self.key, verdict, who=who, why=why, result=result)
+    async def resolve(
+        self,
+        verdict: Verdict,
+        result: Any = None,
+        *,
+        who: str = "ann",
+        why: str = "I looked",
+        looked_at: datetime | None = None,
+    ) -> None:
+        await self.steps.resolve(self.key, verdict, who=who, why=why, result=result, looked_at=looked_at)
 
     async def row(self, column: str) -> Any:
         return await self.database.value(f"SELECT {column} FROM external_steps")

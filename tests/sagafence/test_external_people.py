@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from sqlalchemy import text
 
 from sagafence import InvalidInput, StepAlreadyCompensated, UndoOutcome, UndoResult, resolve_late
 from sagafence.errors import CallRejected, OutcomeUnknown, VerdictRefused
+from sagafence.external_steps.backward import CLAIMS_BEFORE_ASKING
 from sagafence.provider import Happened, Never, Provider, Settles, Verdict
 from tests.sagafence.bench import HOUR, Bench, NoAnswer
 from tests.sagafence.conftest import MakeBench
@@ -36,8 +38,9 @@ async def test_never_does_not_count_while_a_call_may_be_under_way(bench: MakeBen
     step = bench(BY_A_PERSON)
     await parked(step, acts=False)
 
-    with pytest.raises(VerdictRefused, match="under way"):
-        await step.resolve(Verdict.NEVER)
+    for looked_at in (None, datetime.now(UTC) + 2 * HOUR):  # by a clock that is fast
+        with pytest.raises(VerdictRefused, match="under way"):
+            await step.resolve(Verdict.NEVER, looked_at=looked_at)
     assert await step.database.fetch("SELECT FROM saga_verdicts") == []
     await step.grow_older(2 * HOUR)
     await step.resolve(Verdict.NEVER)
@@ -205,6 +208,65 @@ async def came_late(step: Bench) -> None:
     assert await step.row("question") == "came_late"
 
 
+@pytest.mark.parametrize("pivot", [False, True])
+async def test_a_look_from_before_a_repeat_has_acted_does_not_count(bench: MakeBench, pivot: bool) -> None:
+    step = bench(Provider("p", Settles.BY_REPEATING, late_by_at_most=HOUR))
+    undo = step.settle if pivot else step.undo
+    step.http.faults += [Fault.LATE, *[Fault.GATEWAY_503] * CLAIMS_BEFORE_ASKING, Fault.ACTS_AND_HANGS_UP]
+    with pytest.raises(ConnectionError):
+        await step.do()
+    for _ in range(CLAIMS_BEFORE_ASKING):
+        with pytest.raises((NoAnswer, OutcomeUnknown)):
+            await undo()
+    found, looked_at = step.http.live, datetime.now(UTC)
+    with pytest.raises(OutcomeUnknown):
+        await undo()
+    await step.grow_older(2 * HOUR)
+
+    with pytest.raises(VerdictRefused, match="look again"):
+        await step.resolve(Verdict.NEVER, looked_at=looked_at - 2 * HOUR)
+
+    await undo()
+    assert (found, step.http.live) == (0, 1 if pivot else 0)
+
+
+async def test_a_look_from_before_an_error_was_found_to_be_stored_does_not_count(bench: MakeBench) -> None:
+    step = bench(REPEATING)
+    step.http.faults.append(Fault.ACTS_AND_500)
+    looked_at = datetime.now(UTC)
+    with pytest.raises(NoAnswer):
+        await step.do()
+    with pytest.raises(OutcomeUnknown):
+        await step.undo()
+
+    with pytest.raises(VerdictRefused, match="look again"):
+        await step.resolve(Verdict.NEVER, looked_at=looked_at)
+    await step.resolve(Verdict.HAPPENED, 1)
+
+    assert ((await step.undo()).outcome, step.http.live) == (UndoOutcome.REVERSED, 0)
+
+
+async def test_a_look_from_before_the_last_answer_does_not_count(bench: MakeBench) -> None:
+    step = bench(BY_A_PERSON)
+    await parked(step)
+    await step.database.run("UPDATE external_calls SET live = false, answered_at = clock_timestamp()")
+    ago = datetime.now(UTC) - timedelta(minutes=1)
+
+    with pytest.raises(VerdictRefused, match="look again"):
+        await step.resolve(Verdict.NEVER, looked_at=ago)
+    await step.resolve(Verdict.NEVER, looked_at=datetime.now(UTC) + HOUR)
+
+
+async def test_never_is_no_word_on_what_is_known_to_have_happened(bench: MakeBench) -> None:
+    step = bench(BY_A_PERSON)
+    await parked(step)
+    await step.database.run("UPDATE external_steps SET result = '1', question = 'was_it_reversed'")
+    await step.grow_older(2 * HOUR)
+
+    with pytest.raises(VerdictRefused, match="known to have happened"):
+        await step.resolve(Verdict.NEVER)
+
+
 @pytest.mark.parametrize(("verdict", "question"), [(Verdict.NEVER, "came_late"), (Verdict.UNDONE_BY_HAND, None)])
 async def test_a_success_that_is_heard_after_a_word_is_asked_about_where_it_contradicts_it(
     verdict: Verdict, question: str | None, bench: MakeBench
@@ -248,7 +310,7 @@ async def test_a_word_on_what_did_not_come_late_is_refused_with_what_to_do(bench
     with pytest.raises(VerdictRefused, match=r"is is_it_there, .* the update resolve"):
         await late(Verdict.NEVER, **said)
     await step.grow_older(2 * HOUR)
-    await step.resolve(Verdict.UNDONE_BY_HAND, **said)
+    await step.resolve(Verdict.UNDONE_BY_HAND)  # in the same words
     with pytest.raises(VerdictRefused, match="no success came late"):
         await late(Verdict.UNDONE_BY_HAND, **said)
     with pytest.raises(VerdictRefused, match="reverse by hand what came late"):

@@ -1,6 +1,7 @@
 """Whole sagas with effects at providers over HTTP: lost answers, an unknown pivot, second runs, an operator's word."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
@@ -127,12 +128,28 @@ async def test_a_verdict_that_does_not_count_yet_is_refused_with_its_reason(else
     async with elsewhere.working():
         handle = await elsewhere.start()
         await elsewhere.until(handle, "stuck")
+        said = Resolution("bill", Verdict.NEVER, "ann", "I think so", looked_at=datetime.now(UTC))
         with pytest.raises(WorkflowUpdateFailedError) as refused:
-            await handle.execute_update(Fulfil.resolve, Resolution("bill", Verdict.NEVER, "ann", "I think so"))
+            await handle.execute_update(Fulfil.resolve, said)
         await handle.terminate("the test is over")
 
     assert isinstance(refused.value.cause, ApplicationError)
     assert refused.value.cause.message.startswith("the resolution was not taken: VerdictRefused: bill of ")
+
+
+@pytest.mark.parametrize("verdict", [Verdict.NEVER, Verdict.UNDONE_BY_HAND])
+async def test_a_word_that_does_not_say_when_they_looked_is_refused(elsewhere: Elsewhere, verdict: Verdict) -> None:
+    elsewhere.crm.faults.extend([Fault.ACTS_AND_500, *[Fault.GATEWAY_503] * 6])
+    said = Resolution("tenant", verdict, "ann", "I looked")
+    async with elsewhere.working():
+        handle = await elsewhere.start()
+        await elsewhere.until(handle, "stuck")
+        for looked_at, why in ((None, "say when you looked"), (datetime(2026, 11, 30), "has no time zone")):  # noqa: DTZ001
+            with pytest.raises(WorkflowUpdateFailedError) as refused:
+                await handle.execute_update(Fulfil.resolve, replace(said, looked_at=looked_at))
+            assert isinstance(refused.value.cause, ApplicationError)
+            assert why in refused.value.cause.message
+        await handle.terminate("the test is over")
 
 
 async def test_an_operator_settles_what_nobody_can_find_out(elsewhere: Elsewhere) -> None:

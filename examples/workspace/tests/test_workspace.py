@@ -1,6 +1,7 @@
 """Opening a workspace keeps its promises, whatever goes wrong with a step, an undo, a worker or the provider."""
 
 import asyncio
+from datetime import UTC, datetime
 
 import pytest
 from httpx import AsyncClient
@@ -99,7 +100,8 @@ async def test_where_only_a_person_can_say_they_look_and_say_it(world: World, st
 async def test_a_person_who_says_that_it_was_never_billed_has_the_rest_undone(world: World) -> None:
     async with world.worker():
         handle = await where_only_a_person_can_say(world, "billing", "/invoices")
-        word = Resolution("billing", Verdict.NEVER, who="ana", why="their list has none of this workspace")
+        why = "their list has none of this workspace"
+        word = Resolution("billing", Verdict.NEVER, who="ana", why=why, looked_at=datetime.now(UTC))
         await handle.execute_update(OpenWorkspace.resolve, word)
         with pytest.raises(WorkflowFailureError):
             await handle.result()
