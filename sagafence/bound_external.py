@@ -14,12 +14,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sagafence.calls import Resolution, Settled, StepCall, Way
 from sagafence.database import single_statement
 from sagafence.declare import External, Forward, Pivot, SagaSteps
+from sagafence.errors import VerdictRefused
 from sagafence.external_steps import Calls, ExternalSteps
 from sagafence.external_steps.state import Phase, Step
 from sagafence.fence import FenceKey
 from sagafence.local_steps import from_json, opening_of, refuse_while_unwinding, step_key, to_json
 from sagafence.provider import Happened, Key, Seen
 from sagafence.registry import Opening, State, begin_unwind, enter, lock, move
+from sagafence.resolutions import instant
 from sagafence.signature import may_be_none
 from sagafence.undo import UndoOutcome, UndoResult
 
@@ -108,13 +110,15 @@ class BoundExternalStep:
 
     async def resolve(self, given: Any, call: StepCall, said: Resolution) -> None:
         """Record an operator's word."""
+        if (looked_at := instant(said.looked_at)) is None:  # a workflow of an earlier release has let it through
+            raise VerdictRefused(f"{said.step}: say it again, with when you looked (looked_at)")
         key, kind = await self._stored_key(given, call), self._step.result_type
         await self._protocol.resolve(
             key,
             said.verdict,
             who=said.who,
             why=said.why,
-            looked_at=said.looked_at,
+            looked_at=looked_at,
             result=said.result,
             needs_result=kind is not Any and not may_be_none(kind),
             pivot=self._pivot_of(key),

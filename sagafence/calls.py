@@ -1,7 +1,6 @@
 """What a saga's workflow and its activities say to each other, besides a step's own input and result."""
 
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -49,9 +48,9 @@ class Resolution:
     """How they know: for the record."""
     result: Any = None
     """The step's result, as JSON, where it happened."""
-    looked_at: datetime | None = None
-    """When they looked, or undid it, with its time zone. Of an external step each verdict but `HAPPENED` needs it: a
-    call that has acted since makes it untrue."""
+    looked_at: str = ""
+    """When they looked, or undid it: ISO 8601 with its time zone, `2026-11-30T09:00:00Z`. A word on an external step
+    needs it: what has acted since makes it untrue."""
 
 
 class Way(StrEnum):

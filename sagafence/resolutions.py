@@ -1,5 +1,6 @@
 """What an operator may say of a stuck step."""
 
+from datetime import datetime
 from typing import Any
 
 from temporalio import workflow
@@ -9,8 +10,6 @@ from sagafence.compensation import describe
 from sagafence.declare import External, Forward, Pivot, Step
 from sagafence.provider import Verdict
 from sagafence.signature import may_be_none
-
-_LOOKED_AT = '"looked_at": "2026-11-30T09:00:00Z"'
 
 
 def is_external(step: Step[Any, Any] | EarlierStep) -> bool:
@@ -41,11 +40,20 @@ def _why_not_of_this_run(said: Resolution, step: Step[Any, Any]) -> str | None:
 
 
 def _why_not_of_its_time(said: Resolution, step: Step[Any, Any] | EarlierStep) -> str | None:
-    if said.looked_at is not None:
-        return None if said.looked_at.tzinfo else f"looked_at has no time zone: write it as {_LOOKED_AT}"
-    if not is_external(step) or said.verdict is Verdict.HAPPENED:
+    if not is_external(step) or instant(said.looked_at) is not None:
         return None
-    return f"say when you looked, or undid it ({_LOOKED_AT}): a call that has acted since makes {said.verdict} untrue"
+    wrong = f"{said.looked_at!r} is no time with its zone; " if said.looked_at else ""
+    wanted = 'say when you looked, or undid it: "looked_at": "2026-11-30T09:00:00Z"'
+    return f"{wrong}{wanted}; what has acted since makes it untrue"
+
+
+def instant(written: str) -> datetime | None:
+    """Read a time that has its zone, in ISO 8601; None where it is none."""
+    try:
+        read = datetime.fromisoformat(written.strip().upper())
+    except ValueError:
+        return None
+    return read if read.tzinfo else None
 
 
 def _why_not_of_an_earlier_run(said: Resolution, step: EarlierStep) -> str | None:

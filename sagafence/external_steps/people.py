@@ -1,5 +1,6 @@
 """What a person is asked about an external step, and the words that they have said of it."""
 
+import math
 from typing import Any
 
 from sqlalchemy import Row, text
@@ -53,8 +54,9 @@ async def told(  # noqa: PLR0913 - all that a person must know
 ) -> dict[str, Any]:
     """Gather all that helps to answer: `OutcomeUnknown` names the parts."""
     calls = await connection.execute(_CALLS, {**key.parameters(), "permitted": step.permitted})
-    finite = step.last is not None and late_until < float("inf")
-    until = (await connection.execute(_LATE_UNTIL, {"at": late_until})).scalar_one() if finite else None
+    until = (
+        (await connection.execute(_LATE_UNTIL, {"at": late_until})).scalar_one() if math.isfinite(late_until) else None
+    )
     return {
         "saga_id": key.saga_id,
         "step": key.step,

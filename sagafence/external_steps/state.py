@@ -151,6 +151,20 @@ class Facts:
         """Whether every permission is that old. Counted from the last one: the first says nothing about others."""
         return now > self.aged_at(step)
 
+    def visible_at(self, step: Step) -> float:
+        """Give the instant from which a look shows all that has acted before the last call was permitted or sealed."""
+        return -math.inf if step.last is None else step.last + self.lag
+
+    def reversed_by(self, step: Step) -> float:
+        """Give the instant after which every reversal is too old to act, and every one that has acted is visible."""
+        return -math.inf if step.rev_last is None else step.rev_last + self.late + self.lag
+
+    def late_until(self, step: Step) -> float:
+        """Give the instant after which a person's look shows what is asked."""
+        if step.question is Question.WAS_IT_REVERSED:
+            return self.reversed_by(step)
+        return self.visible_at(step) if step.seal is Seal.SILENT else self.aged_at(step)
+
     def answered(self, step: Step) -> bool:
         """Whether every call was answered, and no copy of one can be under way."""
         return not step.live and not self.provider.duplicates

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from sagafence.database import transaction
-from sagafence.errors import CompensationImpossible, VerdictRefused
+from sagafence.errors import CompensationImpossible, InvalidInput, VerdictRefused
 from sagafence.external_steps import people, sql
 from sagafence.external_steps.answers import Calls
 from sagafence.external_steps.doing import do
@@ -123,7 +123,7 @@ class ExternalSteps:
             verdict: what the person says.
             who: who it is.
             why: what they saw.
-            looked_at: when they saw it, or undid it; None: just now.
+            looked_at: when they saw it, or undid it, with its time zone; None: just now.
             result: the step's result as JSON, where they say that it happened and nobody else knows it.
             needs_result: whether None is no result of this step.
             pivot: the saga that the step is the pivot of.
@@ -131,8 +131,11 @@ class ExternalSteps:
         Raises:
             VerdictRefused: nothing is asked, nobody has said what the result is, or a call or a reversal may have acted
                 since that look.
+            InvalidInput: nobody is named, or no reason; or the time has no zone.
         """
         people.require_signature(who, why)
+        if looked_at and not looked_at.tzinfo:
+            raise InvalidInput("looked_at needs its time zone")
         facts, dumped = Facts(self._provider, can_look=False), sql.as_jsonb(result)
         async with transaction(self._engine) as connection:
             if pivot:

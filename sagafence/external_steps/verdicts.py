@@ -1,5 +1,8 @@
 """The rules of what a person says: each word leads on, and none counts while a call could still contradict it."""
 
+import math
+from datetime import UTC, datetime
+
 from sagafence.external_steps.state import Facts, Phase, Question, Seal, Step, done
 from sagafence.provider import Verdict
 
@@ -31,27 +34,42 @@ def _why_not(facts: Facts, step: Step, verdict: Verdict, looked_at: float, chang
     if step.question is None:
         return "no person is asked about it"
     if step.question is Question.CAME_LATE:
-        return SETTLED_ALREADY if verdict is Verdict.HAPPENED else None
+        return SETTLED_ALREADY if verdict is Verdict.HAPPENED else _unless_after(looked_at, changed)
     if verdict is Verdict.NEVER and step.known:
-        return "it is known to have happened"
+        return f"it is known to have happened; where nothing of it is left, say {Verdict.UNDONE_BY_HAND}"
     # Whoever has seen the object has seen that its call arrived; where no second one can act, that is enough.
     alone = not facts.provider.duplicates and (facts.seals or len(step.live) <= 1)
     is_last = verdict is Verdict.HAPPENED or (verdict is Verdict.UNDONE_BY_HAND and step.phase is not Phase.INTENDED)
-    if not _nothing_came_after(facts, step, looked_at, changed) and not (alone and is_last):
-        return "a call may have acted after that look, or be under way still; look again once none is"
+    if not (alone and is_last):
+        why_not = _something_may_have_come(facts, step, looked_at, changed)
+    else:
+        why_not = None if verdict is Verdict.HAPPENED else _unless_after(looked_at, changed)
+    if why_not:
+        return why_not
     could_add = bool(step.reversing) and not facts.provider.reversal_is_idempotent
-    if could_add and step.rev_last is not None and looked_at <= step.rev_last + facts.late:
-        return "a reversal may have acted after that look, or be under way still; look again once none is"
-    return None
+    return _unless_after(looked_at, facts.reversed_by(step), "a reversal") if could_add else None
 
 
-def _nothing_came_after(facts: Facts, step: Step, looked_at: float, changed: float) -> bool:
-    """Whether the look was after all that was sent could act, and showed it."""
-    if step.seal is Seal.SILENT and step.last is not None:
-        return looked_at > changed and looked_at >= step.last + facts.lag
-    if step.seal is not Seal.OPEN or facts.aged(step, looked_at):
-        return True
-    return facts.answered(step) and looked_at > changed
+def _something_may_have_come(facts: Facts, step: Step, looked_at: float, changed: float) -> str | None:
+    """Say until when what was sent may act, where the look was before that; `changed` shows all that is answered."""
+    if step.seal is Seal.OPEN and not facts.answered(step):
+        return _unless_after(looked_at, facts.aged_at(step))
+    if step.seal is Seal.OPEN and facts.aged(step, looked_at):
+        return None
+    if step.seal is Seal.SILENT and looked_at < facts.visible_at(step):
+        return _look_again(facts.visible_at(step))
+    return _unless_after(looked_at, changed)
+
+
+def _unless_after(looked_at: float, instant: float, call: str = "a call") -> str | None:
+    return None if looked_at > instant else _look_again(instant, call)
+
+
+def _look_again(instant: float, call: str = "a call") -> str:
+    if instant == math.inf:
+        return f"{call} may be under way still, and nothing bounds how late it is: the provider has no late_by_at_most"
+    after = datetime.fromtimestamp(math.ceil(instant), UTC).isoformat()
+    return f"{call} may have acted after that look, or be under way still: look again after {after}"
 
 
 def _happened(facts: Facts, step: Step) -> Step:

@@ -140,7 +140,7 @@ class Work(Generic[Out]):
     ) -> Exception | None:
         """Give what to raise of a move, once its transaction is committed; `heard` is what the move was made after."""
         if following.act is Act.ASK:
-            late_until = self.facts.aged_at(step)
+            late_until = self.facts.late_until(step)
             told = await people.told(connection, self.key, self.provider, opened, step, late_until=late_until)
             # An outage may end before its round does: only where no repeat can tell is a person asked at once.
             may_tell = step.question is Question.IS_IT_THERE and self.facts.may_repeat(step, opened.now)

@@ -122,6 +122,10 @@ def look_of_before(facts: Facts, step: Step, verdict: Any, _looked_at: float, ch
     return verdicts.said(facts, step, verdict, 0, changed)
 
 
+def look_before_a_reversal(facts: Facts, step: Step, verdict: Any, looked_at: float, changed: float) -> Step | str:
+    return verdicts.said(facts, step._replace(rev_last=None), verdict, looked_at, changed)
+
+
 def look_before_the_answer(facts: Facts, step: Step, verdict: Any, looked_at: float, _changed: float) -> Step | str:
     return verdicts.said(facts, step, verdict, looked_at, -math.inf)
 
@@ -288,6 +292,11 @@ MISTAKES = (
         "a look counts that is older than what was under way",
         "E",
         _wrong(provider(PERSON, late=1), said=look_of_before),
+    ),
+    Mistake(
+        "a look that is older than a reversal counts",
+        "reversed",
+        _wrong(provider(PERSON, late=1, **_ADDITIVE), dos=1, undos=3, said=look_before_a_reversal),
     ),
     Mistake(
         "a look from before an answer was heard counts",

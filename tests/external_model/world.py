@@ -89,9 +89,9 @@ class World(NamedTuple):
     workers: tuple[Worker, ...] = ()
     faults: int = 0
     told_undone: bool = False
-    looked: int | None = None
-    """When a person has looked and found nothing, which they have not said yet."""
-    looked_since: bool = False
+    seen: tuple[int, int] | None = None
+    """When a person has looked, and which effect they have seen or -1, which they have not said yet."""
+    seen_since: bool = False
     """Whether that was after the last permission, and the last answer that is recorded."""
 
 
@@ -156,7 +156,7 @@ def tick(facts: Facts, scene: Scene, world: World) -> World | None:
         keys=tuple((key, older(made, forget), *rest) for key, made, *rest in world.keys),
         undo_keys=tuple((key, older(made, forget)) for key, made in world.undo_keys),
         lost=tuple((*request[:3], older(request[3], oldest)) for request in world.lost),
-        looked=older(world.looked, old),
+        seen=world.seen and (older(world.seen[0], old), world.seen[1]),
         workers=tuple(
             w._replace(age=older(w.age, oldest if w.at in moving else old))
             if w.at in {*moving, "look", "looked"}
@@ -194,6 +194,8 @@ def creates(  # noqa: C901 - one branch for each way to answer
         yield "refuses a voided key", world, Answer.REFUSED, -1, False
         return
     old = next((entry for entry in world.keys if entry[0] == key), None)
+    if old is not None and world.faults:
+        yield "finds other content under the key", less, Answer.KEY_REUSED, -1, False
     if old is not None:
         answer = Answer.STORED_FAILURE if old[2] is Answer.UNKNOWN else old[2]
         yield f"replays {answer.value}", world, answer, old[3], False
@@ -304,7 +306,7 @@ def begins(scene: Scene, facts: Facts, world: World, worker: Worker) -> Worked:
 def goes_on(world: World, worker: Worker, following: Next, result: int) -> Worked:
     step, label = world.step, f"{following.act.value} ({world.step.phase})"
     if following.act in {Act.SEND, Act.VOID, Act.REVERSE}:
-        world = world._replace(looked_since=False)
+        world = world._replace(seen_since=False)
     if following.act is Act.SEND or following.act is Act.VOID:
         return label, world, Worker(worker.does, "permitted", following, step.generation)
     if following.act is Act.REVERSE:
@@ -319,7 +321,7 @@ def goes_on(world: World, worker: Worker, following: Next, result: int) -> Worke
 
 
 def records(scene: Scene, facts: Facts, world: World, worker: Worker) -> Worked:
-    rules, sent, answer, world = scene.rules, worker.sent, worker.answer, world._replace(looked_since=False)
+    rules, sent, answer, world = scene.rules, worker.sent, worker.answer, world._replace(seen_since=False)
     hit = answer in {Answer.OK, Answer.STANDS} and worker.effect >= 0 and not world.step.known
     result = worker.effect if hit else world.result
     if worker.does == "do":
@@ -353,27 +355,33 @@ def uses_look(scene: Scene, facts: Facts, world: World, worker: Worker) -> Worke
 
 
 def person(scene: Scene, facts: Facts, world: World) -> Iterator[Move]:
-    """Let a truthful person look at the provider's books and say what is there; that nothing is, at any time later."""
+    """Let a truthful person look at the provider's books, and say at any time later what was there."""
     if world.step.question is None:
         return
     there = [number for number, effect in enumerate(world.effects) if effect[0]]
-    if not there and world.looked is None:
-        yield "person: finds nothing", world._replace(looked=0, looked_since=True)
-    if world.looked is not None:
-        changed = -math.inf if world.looked_since else math.inf
-        step = scene.rules.said(facts, world.step, Verdict.NEVER, world.looked, changed)
-        after = world._replace(looked=None, looked_since=False)
-        yield "person: never", after if isinstance(step, str) else after._replace(step=step)
-    for verdict in [Verdict.HAPPENED, Verdict.UNDONE_BY_HAND] if there else []:
-        if verdict is Verdict.UNDONE_BY_HAND and world.step.phase is not Phase.UNDOING:
-            continue
-        step = scene.rules.said(facts, world.step, verdict, 0, -math.inf)
-        if isinstance(step, str):
-            continue
-        after = world._replace(step=step)
-        if verdict is Verdict.HAPPENED:
-            after = after._replace(result=there[0])
-        if verdict is Verdict.UNDONE_BY_HAND:
+    if world.seen is None:
+        yield "person: looks", world._replace(seen=(0, there[0] if there else -1), seen_since=True)
+        if there and world.step.phase is Phase.UNDOING:
             gone = tuple((False, born, key) for _, born, key in world.effects)
-            after = after._replace(effects=gone, reversals=world.reversals + len(there))
-        yield f"person: {verdict.value}", after._replace(told_undone=after.told_undone or step.phase is Phase.RESOLVED)
+            after = world._replace(effects=gone, reversals=world.reversals + len(there))
+            yield from says(scene, facts, world, after, Verdict.UNDONE_BY_HAND, 0, -math.inf)
+        return
+    age, effect = world.seen
+    changed, after = -math.inf if world.seen_since else math.inf, world._replace(seen=None, seen_since=False)
+    if effect >= 0:
+        yield from says(scene, facts, after, after._replace(result=effect), Verdict.HAPPENED, age, changed)
+    elif world.step.known and world.step.phase is Phase.UNDOING:
+        yield from says(scene, facts, after, after, Verdict.UNDONE_BY_HAND, age, changed)
+    else:
+        yield from says(scene, facts, after, after, Verdict.NEVER, age, changed)
+
+
+def says(
+    scene: Scene, facts: Facts, refused: World, taken: World, verdict: Verdict, age: int, changed: float
+) -> Iterator[Move]:
+    step = scene.rules.said(facts, refused.step, verdict, age, changed)
+    if isinstance(step, str):
+        yield f"person: {verdict.value} does not count", refused
+        return
+    told = taken.told_undone or step.phase is Phase.RESOLVED
+    yield f"person: {verdict.value}", taken._replace(step=step, told_undone=told)

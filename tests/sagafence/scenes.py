@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from temporalio.client import WorkflowFailureError, WorkflowHandle, WorkflowUpdateStage
@@ -124,9 +124,14 @@ async def settled_by_a_person(_: Trips, elsewhere: Elsewhere) -> Handle:
     elsewhere.mail.faults.append(Fault.ACTS_AND_500)
     handle = await elsewhere.start()
     await elsewhere.until(handle, "stuck")
-    said = Resolution("mail", Verdict.HAPPENED, "ann", "it is in their log", 1)
+    said = Resolution("mail", Verdict.HAPPENED, "ann", "it is in their log", 1, just_now())
     await handle.execute_update(Fulfil.resolve, said)
     return handle
+
+
+def just_now() -> str:
+    """Say when an operator has looked."""
+    return datetime.now(UTC).isoformat()
 
 
 async def ended(handle: Handle) -> None:

@@ -16,7 +16,7 @@ from sagafence import InvalidInput, StepAlreadyCompensated, UndoOutcome, UndoRes
 from sagafence.errors import CallRejected, OutcomeUnknown, VerdictRefused
 from sagafence.external_steps.backward import CLAIMS_BEFORE_ASKING
 from sagafence.provider import Happened, Never, Provider, Settles, Verdict
-from tests.sagafence.bench import HOUR, Bench, NoAnswer
+from tests.sagafence.bench import HOUR, MINUTE, Bench, NoAnswer
 from tests.sagafence.conftest import MakeBench
 from tests.sagafence.http_provider import Fault
 
@@ -244,6 +244,84 @@ async def test_a_look_from_before_an_error_was_found_to_be_stored_does_not_count
     await step.resolve(Verdict.HAPPENED, 1)
 
     assert ((await step.undo()).outcome, step.http.live) == (UndoOutcome.REVERSED, 0)
+
+
+@pytest.mark.parametrize("pivot", [False, True])
+async def test_a_look_from_before_the_key_was_found_to_be_anothers_does_not_count(
+    bench: MakeBench, pivot: bool
+) -> None:
+    step = bench(Provider("p", Settles.BY_REPEATING))
+    step.http.faults.append(Fault.LATE)
+    with pytest.raises(ConnectionError):
+        await step.do()
+    looked_at = datetime.now(UTC)
+    step.http.arrive()
+    await step.database.run("""UPDATE external_steps SET request = '{"size": 4}'""")  # another build sends more fields
+    with pytest.raises(OutcomeUnknown, match="other content under its key"):
+        await (step.settle() if pivot else step.undo())
+
+    with pytest.raises(VerdictRefused, match="look again"):
+        await step.resolve(Verdict.NEVER, looked_at=looked_at)
+    await step.resolve(Verdict.HAPPENED, 1, looked_at=datetime.now(UTC))
+
+    await (step.settle() if pivot else step.undo())
+    assert step.http.live == (1 if pivot else 0)
+
+
+@pytest.mark.parametrize("lag", [timedelta(0), HOUR])
+async def test_a_look_from_before_a_late_reversal_reverses_nothing_twice(bench: MakeBench, lag: timedelta) -> None:
+    step = bench(Provider("p", Settles.BY_A_PERSON, late_by_at_most=HOUR, sight_lags_by=lag))
+    await step.do()
+    step.http.faults.append(Fault.LATE)
+    with pytest.raises(ConnectionError):
+        await step.undo()
+    await step.database.run("UPDATE external_steps SET last_at = last_at - interval '2 days'")
+    with pytest.raises(OutcomeUnknown) as asked:
+        await step.undo()
+    step.http.arrive()
+    until = datetime.fromisoformat(asked.value.details[0]["late_until"])
+    await step.grow_older(HOUR)
+
+    assert until > datetime.now(UTC) + HOUR / 2 + lag
+    with pytest.raises(VerdictRefused, match="a reversal may have acted"):
+        await step.resolve(Verdict.HAPPENED, looked_at=until - HOUR - timedelta(seconds=1))
+    await step.grow_older(lag + MINUTE)
+    await step.resolve(Verdict.UNDONE_BY_HAND, looked_at=until - HOUR + timedelta(minutes=2))
+    assert ((await step.undo()).outcome, step.http.reversals) == (UndoOutcome.ALREADY_UNDONE, 1)
+
+
+async def test_a_stored_error_is_asked_about_until_a_look_shows_what_it_hides(bench: MakeBench) -> None:
+    step = bench(Provider("p", Settles.BY_REPEATING, sight_lags_by=HOUR))
+    step.http.faults.append(Fault.ACTS_AND_500)
+    with pytest.raises(NoAnswer):
+        await step.do()
+    with pytest.raises(OutcomeUnknown) as asked:
+        await step.undo()
+
+    assert datetime.fromisoformat(asked.value.details[0]["late_until"]) > datetime.now(UTC) + HOUR / 2
+    with pytest.raises(VerdictRefused, match=r"look again after 20..-..-..T..:..:..\+00:00"):
+        await step.resolve(Verdict.NEVER)
+
+
+async def test_by_hand_from_before_the_last_repeat_does_not_count(bench: MakeBench) -> None:
+    step = bench(BY_A_PERSON)
+    await parked(step)
+
+    with pytest.raises(VerdictRefused, match="look again"):
+        await step.resolve(Verdict.UNDONE_BY_HAND, looked_at=datetime(2026, 1, 1, tzinfo=UTC))
+    with pytest.raises(InvalidInput, match="time zone"):
+        await step.resolve(Verdict.UNDONE_BY_HAND, looked_at=datetime(2026, 1, 1))  # noqa: DTZ001
+
+
+async def test_a_look_from_before_a_late_success_does_not_close_it(bench: MakeBench) -> None:
+    step = bench(Provider("p", Settles.BY_LOOKING_UP, late_by_at_most=HOUR), can_look=True)
+    looked_at = datetime.now(UTC)
+    await came_late(step)
+
+    with pytest.raises(VerdictRefused, match="look again"):
+        await step.resolve(Verdict.NEVER, looked_at=looked_at)
+
+    assert await step.row("question") == "came_late"
 
 
 async def test_a_look_from_before_the_last_answer_does_not_count(bench: MakeBench) -> None:

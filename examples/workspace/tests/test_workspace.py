@@ -90,18 +90,23 @@ async def test_where_only_a_person_can_say_they_look_and_say_it(world: World, st
     async with world.worker():
         handle = await where_only_a_person_can_say(world, step, path)
         assert (await world.counts(handle.id))["tenants"] == 1
-        word = Resolution(step, Verdict.HAPPENED, who="ana", why="it is in their list, number 77", result=77)
+        why = "it is in their list, number 77"
+        word = Resolution(step, Verdict.HAPPENED, who="ana", why=why, result=77, looked_at=just_now())
         await handle.execute_update(OpenWorkspace.resolve, word)
         opened = await handle.result()
 
     assert 77 in {opened.invoice_id, opened.mail_id}
 
 
+def just_now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
 async def test_a_person_who_says_that_it_was_never_billed_has_the_rest_undone(world: World) -> None:
     async with world.worker():
         handle = await where_only_a_person_can_say(world, "billing", "/invoices")
         why = "their list has none of this workspace"
-        word = Resolution("billing", Verdict.NEVER, who="ana", why=why, looked_at=datetime.now(UTC))
+        word = Resolution("billing", Verdict.NEVER, who="ana", why=why, looked_at=just_now())
         await handle.execute_update(OpenWorkspace.resolve, word)
         with pytest.raises(WorkflowFailureError):
             await handle.result()
