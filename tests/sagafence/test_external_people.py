@@ -10,7 +10,6 @@ from functools import partial
 from urllib.parse import urlsplit
 
 import pytest
-from sqlalchemy import text
 
 from sagafence import InvalidInput, StepAlreadyCompensated, UndoOutcome, UndoResult, resolve_late
 from sagafence.errors import CallRejected, OutcomeUnknown, VerdictRefused
@@ -417,8 +416,8 @@ async def test_the_command_that_waits_for_the_row_can_be_interrupted(bench: Make
     step = bench(Provider("p", Settles.BY_LOOKING_UP, late_by_at_most=HOUR), can_look=True)
     await came_late(step)
     waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%came_late%'"
-    async with step.engine.begin() as holder:
-        await holder.execute(text("SELECT FROM external_steps FOR UPDATE"))
+    async with step.database.connected() as holder, holder.transaction():
+        await holder.execute("SELECT FROM external_steps FOR UPDATE")
         process = await command("saga-1", "buy", "undone_by_hand", f"--database={step.database.admin_url}")
         async with asyncio.timeout(20):
             while not await step.database.value(waits):
