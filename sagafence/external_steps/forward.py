@@ -55,7 +55,9 @@ def about_this_call(facts: Facts, step: Step, less: Step, answer: Answer, now: f
     if answer is Answer.REJECTED:
         return less
     if answer is Answer.KEY_REUSED:
-        return less if step.known else less._replace(seal=Seal.FOREIGN)
+        # A void that is under way decides; a person's word could be made untrue by it.
+        is_voided = facts.voids and not facts.provider.frees_keys and step.phase in CLOSING
+        return less if step.known or is_voided else less._replace(seal=Seal.FOREIGN)
     if answer is Answer.STORED_FAILURE and facts.stores_errors:
         # What it hides happened before this answer, so a look that is younger by the lag sees it.
         return less if step.seal is not Seal.OPEN else less._replace(seal=Seal.SILENT, last=now)

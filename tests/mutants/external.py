@@ -394,6 +394,14 @@ MUTANTS = (
         at(EXTERNAL_PEOPLE, "test_a_stored_error_is_asked_about_until_a_look_shows_what_it_hides"),
     ),
     Mutant(
+        "external-asks-beside-a-void",
+        "a person would say that a payment stands which a void under way takes back",
+        _FORWARD,
+        "step.known or is_voided",
+        "step.known",
+        at(EXTERNAL_UNDO, "test_a_pivot_whose_void_is_under_way_is_asked_of_the_provider_and_of_no_person"),
+    ),
+    Mutant(
         "external-never-of-what-happened",
         "an effect that is known would be given up for none",
         _VERDICTS,

@@ -8,7 +8,7 @@ import pytest
 from temporalio.exceptions import ApplicationError
 
 from sagafence import IdempotencyConflict, StepAlreadyCompensated, UndoOutcome, UndoResult
-from sagafence.errors import CallRejected, CompensationImpossible, NotSettledYet, OutcomeUnknown
+from sagafence.errors import CallRejected, CompensationImpossible, KeyReused, NotSettledYet, OutcomeUnknown
 from sagafence.provider import Happened, Keeps, Key, Never, Provider, Seen, Settles, Stands
 from tests.sagafence.bench import HOUR, MINUTE, Bench, NoAnswer, NoCredit
 from tests.sagafence.conftest import MakeBench
@@ -667,3 +667,17 @@ async def test_a_step_that_is_being_settled_as_a_pivot_is_not_reversed(bench: Ma
 
     with pytest.raises(CompensationImpossible):
         await step.undo()
+
+
+async def test_a_pivot_whose_void_is_under_way_is_asked_of_the_provider_and_of_no_person(bench: MakeBench) -> None:
+    step = bench(Provider("p", Settles.BY_VOIDING, keeps=Keeps.FIRST_ANSWERS))
+    step.http.faults += [Fault.WAITS, Fault.LATE]
+    async with step.held_do() as doing:
+        with pytest.raises(ConnectionError):
+            await step.settle()
+        step.http.keys[step.http.sent("POST")[0]] = (201, {"size": 4}, {"id": 1})  # by another build
+    with pytest.raises(KeyReused):
+        await doing
+
+    assert await step.settle() == Never()
+    assert await step.row("seal") == "open"
