@@ -338,12 +338,12 @@ MUTANTS = (
         at(EXTERNAL_PEOPLE, "test_never_does_not_count_while_a_call_may_be_under_way"),
     ),
     Mutant(
-        "external-look-from-before-a-stored-error",
-        "what the error hides would stay for ever",
+        "external-look-from-before-another-content",
+        "what the first call made before its key was found to be another's would stay for ever",
         _VERDICTS,
         "    return _unless_after(looked_at, changed)\n",
         "    return None\n",
-        at(EXTERNAL_PEOPLE, "test_a_look_from_before_an_error_was_found_to_be_stored_does_not_count"),
+        at(EXTERNAL_PEOPLE, "test_a_look_from_before_the_key_was_found_to_be_anothers_does_not_count[False]"),
     ),
     Mutant(
         "external-look-from-before-an-answer",
