@@ -1,7 +1,6 @@
 """docker-compose.yml as Compose reads it, once with no variable set and once with a value of its own for each."""
 
 import re
-from functools import cache
 from typing import Any
 
 import yaml
@@ -30,14 +29,12 @@ def services(**variables: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-@cache
 def variables() -> dict[str, str]:
     """Name every variable of the file with its default; one that has to be set has none."""
     found = VARIABLE.findall(COMPOSE_FILE.read_text(encoding="utf-8"))
     return {name: default if kind == "-" else "" for name, kind, default in found}
 
 
-@cache
 def required() -> frozenset[str]:
     """Name the variables without which Compose does nothing."""
     return frozenset(
