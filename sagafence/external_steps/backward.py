@@ -175,10 +175,10 @@ def looked_undo(  # noqa: PLR0911, PLR0913 - a look, and when it was
         return reversal(facts, arrived(facts, step), now)
     if step.token() != token:
         return step, Next(Act.AGAIN)
-    if step.seal is Seal.SILENT and step.last is not None:
-        if looked_at >= step.last + facts.lag:
+    if step.seal is Seal.SILENT:
+        if looked_at >= facts.visible_at(step):
             return settled(step, pivot=pivot)
-        return step, Next(Act.WAIT, until=step.last + facts.lag)
+        return step, Next(Act.WAIT, until=facts.visible_at(step))
     if facts.aged(step, looked_at):
         return settled(step, pivot=pivot)
     following = facts.wait(step)
